@@ -1,0 +1,139 @@
+package storage
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Actor is who makes a change, and why. Both are kept in the audit trail.
+type Actor struct {
+	Name   string // os:NAME, client:ID, or keyturn for the server itself
+	Reason string
+}
+
+// Event is what a change says of itself in the audit trail.
+type Event struct {
+	Type    string         // NOUN.VERB, for instance client.create
+	Target  string         // the id of what was changed
+	Details map[string]any // never a secret
+}
+
+// AuditRecord is one link of the audit trail.
+type AuditRecord struct {
+	Seq      int64  `db:"seq" json:"seq"`
+	Time     Time   `db:"time" json:"time"`
+	Type     string `db:"type" json:"type"`
+	Actor    string `db:"actor" json:"actor"`
+	Target   string `db:"target" json:"target"`
+	Reason   string `db:"reason" json:"reason"`
+	Details  Object `db:"details" json:"details"`
+	PrevHash string `db:"prev_hash" json:"prev_hash"`
+	Hash     string `db:"hash" json:"hash"`
+}
+
+// UseAuditKey sets the key that chains the audit trail. Nothing that must be audited can be changed before.
+func (d *DB) UseAuditKey(key []byte) { d.auditKey.Store(&key) }
+
+// audit appends a record inside the transaction of what it tells. The row of audit_head orders the records: it stays locked until the
+// transaction ends.
+func (t *tx) audit(by Actor, now time.Time, e Event) error {
+	key := t.db.auditKey.Load()
+	if key == nil {
+		return errors.New("audit: no key to chain the record with")
+	}
+	details := []byte("{}")
+	if e.Details != nil {
+		var err error
+		if details, err = json.Marshal(e.Details); err != nil {
+			return fmt.Errorf("audit: %w", err)
+		}
+	}
+	r := AuditRecord{Time: At(now), Type: e.Type, Actor: by.Name, Target: e.Target, Reason: by.Reason, Details: details}
+	head := struct {
+		Seq  int64  `db:"seq"`
+		Hash string `db:"hash"`
+	}{}
+	if err := t.get(&head, `UPDATE audit_head SET seq = seq + 1 WHERE id = 1 RETURNING seq, hash`); err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	r.Seq, r.PrevHash = head.Seq, head.Hash
+	r.Hash = r.chain(*key)
+	if _, err := t.change(`INSERT INTO audit (seq, time, type, actor, target, reason, details, prev_hash, hash)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		r.Seq, r.Time, r.Type, r.Actor, r.Target, r.Reason, string(r.Details), r.PrevHash, r.Hash); err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	if _, err := t.change(`UPDATE audit_head SET hash = $1 WHERE id = 1`, r.Hash); err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	return nil
+}
+
+// chain is the hash of a record: HMAC-SHA256 over its fields, each with its length before it, and the hash of the record before.
+func (r AuditRecord) chain(key []byte) string {
+	h := hmac.New(sha256.New, key)
+	number := make([]byte, 8)
+	for _, n := range []int64{r.Seq, r.Time.UnixMilli()} {
+		binary.BigEndian.PutUint64(number, uint64(n))
+		h.Write(number)
+	}
+	for _, field := range []string{r.Type, r.Actor, r.Target, r.Reason, string(r.Details), r.PrevHash} {
+		binary.BigEndian.PutUint64(number, uint64(len(field)))
+		h.Write(number)
+		h.Write([]byte(field))
+	}
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
+}
+
+// AuditFilter narrows AuditRecords; its zero value takes everything.
+type AuditFilter struct {
+	Since time.Time
+	Type  string
+}
+
+// AuditRecords lists the trail, oldest first.
+func (d *DB) AuditRecords(ctx context.Context, f AuditFilter) ([]AuditRecord, error) {
+	since := int64(0)
+	if !f.Since.IsZero() {
+		since = f.Since.UnixMilli()
+	}
+	records := []AuditRecord{}
+	err := d.all(ctx, "audit records", &records, `SELECT seq, time, type, actor, target, reason, details, prev_hash, hash
+		FROM audit WHERE time >= $1 AND ($2 = '' OR type = $2) ORDER BY seq`, since, f.Type)
+	return records, err
+}
+
+// VerifyAudit follows the chain from its first record to its head and names the first record that is not as it was written. It
+// returns how many records it read.
+func (d *DB) VerifyAudit(ctx context.Context) (int64, error) {
+	key := d.auditKey.Load()
+	if key == nil {
+		return 0, errors.New("audit: no key to check the chain with")
+	}
+	records, err := d.AuditRecords(ctx, AuditFilter{})
+	if err != nil {
+		return 0, err
+	}
+	var head AuditRecord
+	if err := d.get(ctx, "audit head", &head, `SELECT seq, hash FROM audit_head WHERE id = 1`); err != nil {
+		return 0, err
+	}
+	previous := ""
+	for i, r := range records {
+		if r.Seq != int64(i)+1 || r.PrevHash != previous || !hmac.Equal([]byte(r.Hash), []byte(r.chain(*key))) {
+			return int64(i), fmt.Errorf("audit: record %d is not as it was written, or a record before it is missing", r.Seq)
+		}
+		previous = r.Hash
+	}
+	if head.Seq != int64(len(records)) || head.Hash != previous {
+		return int64(len(records)), fmt.Errorf("audit: the trail ends at record %d, its head says %d", len(records), head.Seq)
+	}
+	return int64(len(records)), nil
+}

@@ -1,0 +1,106 @@
+package storage
+
+import (
+	"context"
+	"time"
+)
+
+// Client is an application, or a resource server if Resource is set.
+type Client struct {
+	ID                 string   `db:"id" json:"client_id"`
+	Public             bool     `db:"public" json:"public"`
+	SecretHash         string   `db:"secret_hash" json:"-"`
+	PreviousSecretHash string   `db:"previous_secret_hash" json:"-"`
+	PreviousExpiresAt  *Time    `db:"previous_expires_at" json:"previous_expires_at"` // until when the secret before the last rotation works
+	Grants             List     `db:"grants" json:"grants"`                           // RFC 6749 grant types
+	Scope              string   `db:"scope" json:"scope"`                             // space-separated, RFC 6749 §3.3
+	Audiences          List     `db:"audiences" json:"audiences"`                     // the first is the default
+	Resource           string   `db:"resource" json:"resource"`                       // the audience it answers for, "" for none
+	AccessTTL          Duration `db:"access_ttl" json:"access_ttl"`                   // 0: the server's
+	Epoch              int64    `db:"epoch" json:"-"`                                 // moves on to end all grants of the client at once
+	CreatedAt          Time     `db:"created_at" json:"created_at"`
+	UpdatedAt          Time     `db:"updated_at" json:"updated_at"`
+	DisabledAt         *Time    `db:"disabled_at" json:"disabled_at"`
+}
+
+const clientColumns = `id, public, secret_hash, previous_secret_hash, previous_expires_at, grants, scope, audiences, resource, access_ttl,
+	epoch, created_at, updated_at, disabled_at`
+
+// CreateClient inserts the client. Its epoch begins at the moment of its creation, so that no grant of a deleted client of the same id
+// comes back to life. ErrConflict if the id is taken.
+func (d *DB) CreateClient(ctx context.Context, by Actor, c Client) error {
+	return d.inTx(ctx, "create client", func(t *tx) error {
+		if _, err := t.change(`INSERT INTO clients (`+clientColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
+			c.ID, c.Public, c.SecretHash, c.PreviousSecretHash, c.PreviousExpiresAt, c.Grants, c.Scope, c.Audiences, c.Resource, c.AccessTTL,
+			c.CreatedAt.UnixMilli(), c.CreatedAt, c.UpdatedAt, c.DisabledAt); err != nil {
+			return err
+		}
+		return t.audit(by, c.CreatedAt.Time, Event{"client.create", c.ID, c.details()})
+	})
+}
+
+// details is what the audit trail keeps of a client.
+func (c Client) details() map[string]any {
+	return map[string]any{"public": c.Public, "grants": c.Grants, "scope": c.Scope, "audiences": c.Audiences, "resource": c.Resource,
+		"access_ttl": c.AccessTTL}
+}
+
+// Client reads one client. ErrNotFound if there is none of that id.
+func (d *DB) Client(ctx context.Context, id string) (Client, error) {
+	var c Client
+	return c, d.get(ctx, "client", &c, `SELECT `+clientColumns+` FROM clients WHERE id = $1`, id)
+}
+
+// Clients lists all clients by id.
+func (d *DB) Clients(ctx context.Context) ([]Client, error) {
+	clients := []Client{}
+	return clients, d.all(ctx, "clients", &clients, `SELECT `+clientColumns+` FROM clients ORDER BY id`)
+}
+
+// UpdateClient writes grants, scope, audiences, resource and access TTL, unless the client was updated after it was read (ErrConflict).
+func (d *DB) UpdateClient(ctx context.Context, by Actor, c Client, now time.Time) error {
+	return d.inTx(ctx, "update client", func(t *tx) error {
+		n, err := t.change(`UPDATE clients SET grants = $1, scope = $2, audiences = $3, resource = $4, access_ttl = $5, updated_at = $6
+			WHERE id = $7 AND updated_at = $8`, c.Grants, c.Scope, c.Audiences, c.Resource, c.AccessTTL, At(now), c.ID, c.UpdatedAt)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return ErrConflict
+		}
+		return t.audit(by, now, Event{"client.update", c.ID, c.details()})
+	})
+}
+
+// DisableClient lets the client neither authenticate nor use its tokens.
+func (d *DB) DisableClient(ctx context.Context, by Actor, id string, now time.Time) error {
+	return d.changeClient(ctx, by, id, now, Event{"client.disable", id, nil},
+		`UPDATE clients SET disabled_at = COALESCE(disabled_at, $1) WHERE id = $2`, At(now), id)
+}
+
+// EnableClient takes a DisableClient back.
+func (d *DB) EnableClient(ctx context.Context, by Actor, id string, now time.Time) error {
+	return d.changeClient(ctx, by, id, now, Event{"client.enable", id, nil}, `UPDATE clients SET disabled_at = NULL WHERE id = $1`, id)
+}
+
+// DeleteClient removes the client. Its grants are dead without it.
+func (d *DB) DeleteClient(ctx context.Context, by Actor, id string, now time.Time) error {
+	return d.changeClient(ctx, by, id, now, Event{"client.delete", id, nil}, `DELETE FROM clients WHERE id = $1`, id)
+}
+
+// RotateSecret sets a new secret; the one before works until keepUntil, any older one no longer.
+func (d *DB) RotateSecret(ctx context.Context, by Actor, id, hash string, keepUntil, now time.Time) error {
+	return d.changeClient(ctx, by, id, now, Event{"client.rotate-secret", id, map[string]any{"previous_expires_at": At(keepUntil)}},
+		`UPDATE clients SET previous_secret_hash = secret_hash, previous_expires_at = $1, secret_hash = $2 WHERE id = $3 AND NOT public`,
+		At(keepUntil), hash, id)
+}
+
+// changeClient makes one change of a client that is there, with its audit record.
+func (d *DB) changeClient(ctx context.Context, by Actor, id string, now time.Time, e Event, query string, args ...any) error {
+	return d.inTx(ctx, e.Type, func(t *tx) error {
+		if err := t.changeOne(query, args...); err != nil {
+			return err
+		}
+		return t.audit(by, now, e)
+	})
+}

@@ -1,0 +1,216 @@
+package storage
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	mathrand "math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+)
+
+var (
+	// ErrNotFound says that the row that was named does not exist.
+	ErrNotFound = errors.New("not found")
+	// ErrConflict says that the name is taken, or that somebody else made the change first.
+	ErrConflict = errors.New("conflict")
+	// ErrUnavailable says that the database could not be asked, or that the outcome of a statement is unknown. Trying again is safe.
+	ErrUnavailable = errors.New("database unavailable")
+	// ErrNoDatabase says that there is no database yet and that Options.Create was not set.
+	ErrNoDatabase = errors.New("no database")
+	// ErrSchema says that the schema is newer than this program, or older and not to be migrated.
+	ErrSchema = errors.New("schema version")
+)
+
+// Kind is one of the two databases.
+type Kind string
+
+// The databases that keyturn runs on.
+const (
+	SQLite   Kind = "sqlite"
+	Postgres Kind = "postgres"
+)
+
+// Options say which database to open and what may be done to it.
+type Options struct {
+	URL           string // sqlite:FILE or postgres://…
+	AllowInsecure bool   // PostgreSQL on another host without sslmode=verify-full
+	Create        bool   // make the SQLite file if there is none
+	Migrate       bool   // bring an older schema up to date
+	// Guard is asked before anything is written to a database that already has a schema.
+	Guard func(context.Context, *DB) error
+}
+
+// DB is one open database. It is safe for concurrent use.
+type DB struct {
+	kind     Kind
+	read     *sqlx.DB // SQLite: a read-only pool
+	write    *sqlx.DB // SQLite: one connection; PostgreSQL: the same pool as read
+	deadline time.Duration
+	auditKey atomic.Pointer[[]byte]
+}
+
+// Open opens the database, checks that its schema is the one this program knows and, with o.Migrate, brings an older one up to date.
+func Open(ctx context.Context, o Options) (*DB, error) {
+	kind, target, err := parseURL(o.URL)
+	if err != nil {
+		return nil, err
+	}
+	var db *DB
+	if kind == SQLite {
+		db, err = openSQLite(target, o.Create)
+	} else {
+		db, err = openPostgres(target, o.AllowInsecure)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := db.prepareSchema(ctx, o); err != nil {
+		db.Close()
+		return nil, err
+	}
+	return db, nil
+}
+
+// Kind tells which database this is.
+func (d *DB) Kind() Kind { return d.kind }
+
+// Close ends all connections.
+func (d *DB) Close() error {
+	if d.read == d.write {
+		return d.write.Close()
+	}
+	return errors.Join(d.read.Close(), d.write.Close())
+}
+
+// Ping asks the database for an answer, through the connection that writes.
+func (d *DB) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, d.deadline)
+	defer cancel()
+	var one int
+	return d.fault("ping", d.write.GetContext(ctx, &one, `SELECT 1`))
+}
+
+// Stats tells the state of the pool that writes.
+func (d *DB) Stats() sql.DBStats { return d.write.Stats() }
+
+// get reads one row into dest. ErrNotFound if there is none.
+func (d *DB) get(ctx context.Context, op string, dest any, query string, args ...any) error {
+	ctx, cancel := context.WithTimeout(ctx, d.deadline)
+	defer cancel()
+	return d.fault(op, d.read.GetContext(ctx, dest, query, args...))
+}
+
+// all reads all rows into dest, a pointer to a slice.
+func (d *DB) all(ctx context.Context, op string, dest any, query string, args ...any) error {
+	ctx, cancel := context.WithTimeout(ctx, d.deadline)
+	defer cancel()
+	return d.fault(op, d.read.SelectContext(ctx, dest, query, args...))
+}
+
+// change runs one autocommit statement and tells how many rows it changed. A caller that goes away does not cut it short: lib/pq
+// answers a cancelled context by closing the connection, and whether the statement ran would be unknown.
+func (d *DB) change(ctx context.Context, op, query string, args ...any) (int64, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.deadline)
+	defer cancel()
+	res, err := d.write.ExecContext(ctx, query, args...)
+	if err != nil {
+		return 0, d.fault(op, err)
+	}
+	n, err := res.RowsAffected()
+	return n, d.fault(op, err)
+}
+
+// changeReturning runs one autocommit statement with RETURNING and reads its one row into dest. ErrNotFound if it changed nothing.
+func (d *DB) changeReturning(ctx context.Context, op string, dest any, query string, args ...any) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.deadline)
+	defer cancel()
+	return d.fault(op, d.write.GetContext(ctx, dest, query, args...))
+}
+
+// tx is one open transaction.
+type tx struct {
+	*sqlx.Tx
+	ctx context.Context
+	db  *DB
+}
+
+func (t *tx) get(dest any, query string, args ...any) error {
+	return t.GetContext(t.ctx, dest, query, args...)
+}
+
+func (t *tx) all(dest any, query string, args ...any) error {
+	return t.SelectContext(t.ctx, dest, query, args...)
+}
+
+// change runs one statement and tells how many rows it changed.
+func (t *tx) change(query string, args ...any) (int64, error) {
+	res, err := t.ExecContext(t.ctx, query, args...)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+// changeOne is change for a row that must be there: otherwise ErrNotFound.
+func (t *tx) changeOne(query string, args ...any) error {
+	n, err := t.change(query, args...)
+	if err == nil && n == 0 {
+		err = ErrNotFound
+	}
+	return err
+}
+
+// inTx runs f in one transaction, at most three times when the database asks for a repetition (serialisation failure, deadlock).
+func (d *DB) inTx(ctx context.Context, op string, f func(*tx) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.deadline)
+	defer cancel()
+	for try := 1; ; try++ {
+		err := d.inTxOnce(ctx, f)
+		if err == nil || try == 3 || !isRepeatable(err) {
+			return d.fault(op, err)
+		}
+		time.Sleep(time.Duration(mathrand.Int64N(int64(20*time.Millisecond) * int64(try))))
+	}
+}
+
+func (d *DB) inTxOnce(ctx context.Context, f func(*tx) error) error {
+	t, err := d.write.BeginTxx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := f(&tx{Tx: t, ctx: ctx, db: d}); err != nil {
+		t.Rollback()
+		return err
+	}
+	return t.Commit()
+}
+
+// fault names the operation and tells the errors of this package from those of the driver.
+func (d *DB) fault(op string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, sql.ErrNoRows):
+		return fmt.Errorf("%s: %w", op, ErrNotFound)
+	case isUnique(err):
+		return fmt.Errorf("%s: %w", op, ErrConflict)
+	case isUnavailable(err):
+		return fmt.Errorf("%s: %w: %w", op, ErrUnavailable, err)
+	default:
+		return fmt.Errorf("%s: %w", op, err)
+	}
+}
+
+// randomID is an id that is never handed out twice: 62 random bits.
+func randomID() int64 {
+	var b [8]byte
+	rand.Read(b[:])
+	return int64(binary.BigEndian.Uint64(b[:])&(math.MaxInt64>>1)) | 1
+}

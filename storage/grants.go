@@ -1,0 +1,280 @@
+package storage
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// GrantID is the id of a grant: the hour in which it expires (20 bits), a shard (6 bits, zero today), random (37 bits). Rows that die
+// together lie together, so that clean-up is a range of the primary key.
+type GrantID int64
+
+const (
+	grantRandomBits = 37
+	grantHourShift  = grantRandomBits + 6
+)
+
+// NewGrantID makes an id for a grant that expires at the moment given.
+func NewGrantID(expires time.Time) GrantID {
+	var b [8]byte
+	rand.Read(b[:])
+	random := int64(binary.BigEndian.Uint64(b[:]) & (1<<grantRandomBits - 1))
+	return GrantID(expires.Unix()/3600<<grantHourShift | random)
+}
+
+// ParseGrantID reads the text form: 16 hexadecimal digits, the sid of tokens.
+func ParseGrantID(s string) (GrantID, error) {
+	n, err := strconv.ParseInt(s, 16, 64)
+	if err != nil || GrantID(n).String() != s {
+		return 0, fmt.Errorf("grant id: 16 hexadecimal digits, not %q", s)
+	}
+	return GrantID(n), nil
+}
+
+func (id GrantID) String() string { return fmt.Sprintf("%016x", int64(id)) }
+
+// MarshalText writes the text form.
+func (id GrantID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// Grant is one login: the row from which a refresh token and its access tokens come.
+type Grant struct {
+	ID            GrantID `db:"id" json:"id"`
+	UserID        int64   `db:"user_id" json:"-"`
+	UserEpoch     int64   `db:"user_epoch" json:"-"`   // that of the user when the grant was made
+	ClientEpoch   int64   `db:"client_epoch" json:"-"` // that of the client when the grant was made
+	ClientID      string  `db:"client_id" json:"client_id"`
+	FamilyHash    string  `db:"family_hash" json:"-"` // SHA-256 of the family secret; "" for a grant without refresh tokens
+	Generation    int64   `db:"generation" json:"generation"`
+	KID           string  `db:"kid" json:"-"`                   // the signing key of the newest access token
+	Scope         string  `db:"scope" json:"scope"`             // all that was granted
+	Audience      string  `db:"audience" json:"audience"`       // all that were granted, space-separated; the first is the default
+	CreatedAt     Time    `db:"created_at" json:"created_at"`   // the moment of the login
+	RotatedAt     Time    `db:"rotated_at" json:"last_used_at"` // of the newest refresh, or the login
+	ExpiresAt     Time    `db:"expires_at" json:"expires_at"`
+	IdleExpiresAt Time    `db:"idle_expires_at" json:"idle_expires_at"`
+	RevokedAt     *Time   `db:"revoked_at" json:"revoked_at"`
+	RevokedReason *string `db:"revoked_reason" json:"revoked_reason"`
+}
+
+// GrantState is a grant with all that decides whether it is alive, read in one statement.
+type GrantState struct {
+	Grant
+	Sub              *string `db:"sub" json:"sub"` // nil: the user is gone
+	Username         *string `db:"username" json:"username"`
+	Roles            List    `db:"roles" json:"-"`
+	UserEpochNow     *int64  `db:"user_epoch_now" json:"-"`
+	UserDisabledAt   *Time   `db:"user_disabled_at" json:"-"`
+	ClientEpochNow   *int64  `db:"client_epoch_now" json:"-"` // nil: the client is gone
+	ClientDisabledAt *Time   `db:"client_disabled_at" json:"-"`
+}
+
+// Live tells whether tokens of the grant may be used at the moment given. An access token outlives the idle limit of the refresh
+// token, so that limit is asked separately.
+func (s GrantState) Live(now time.Time) bool {
+	return s.RevokedAt == nil && now.Before(s.ExpiresAt.Time) &&
+		s.UserEpochNow != nil && *s.UserEpochNow == s.UserEpoch && s.UserDisabledAt == nil &&
+		s.ClientEpochNow != nil && *s.ClientEpochNow == s.ClientEpoch && s.ClientDisabledAt == nil
+}
+
+const grantStateQuery = `SELECT g.id, g.user_id, g.user_epoch, g.client_epoch, g.client_id, g.family_hash, g.generation, g.kid, g.scope, g.audience,
+	g.created_at, g.rotated_at, g.expires_at, g.idle_expires_at, g.revoked_at, g.revoked_reason,
+	u.sub, u.username, COALESCE(u.roles, '[]') AS roles, u.epoch AS user_epoch_now, u.disabled_at AS user_disabled_at,
+	c.epoch AS client_epoch_now, c.disabled_at AS client_disabled_at
+	FROM grants g LEFT JOIN users u ON u.id = g.user_id LEFT JOIN clients c ON c.id = g.client_id`
+
+// GrantState reads one grant. ErrNotFound if there is none.
+func (d *DB) GrantState(ctx context.Context, id GrantID) (GrantState, error) {
+	var s GrantState
+	return s, d.get(ctx, "grant", &s, grantStateQuery+` WHERE g.id = $1`, id)
+}
+
+// GrantFilter narrows Grants and RevokeGrants; its zero value takes everything.
+type GrantFilter struct {
+	Username string
+	ClientID string
+}
+
+// Grants lists grants that have not expired, newest first.
+func (d *DB) Grants(ctx context.Context, f GrantFilter, now time.Time) ([]GrantState, error) {
+	grants := []GrantState{}
+	return grants, d.all(ctx, "grants", &grants, grantStateQuery+` WHERE g.expires_at > $1 AND ($2 = '' OR u.username = $2)
+		AND ($3 = '' OR g.client_id = $3) ORDER BY g.created_at DESC, g.id`, At(now), f.Username, f.ClientID)
+}
+
+// LoginView is what a password login must know, read in one statement.
+type LoginView struct {
+	User     User // the zero value if there is no such user
+	Found    bool
+	Familiar bool     // the user has logged in from this address before
+	Account  Failures // of the account, from addresses that are not familiar
+	Address  Failures // of the address, for accounts that are not familiar with it
+	Pair     Failures // of the account from this address
+	Grants   int      // live grants of the user at the client
+}
+
+// LoginKey names what a LoginView is read for.
+type LoginKey struct {
+	Username, ClientID, Address              string
+	AccountBucket, AddressBucket, PairBucket string
+}
+
+type loginRow struct {
+	ID           *int64  `db:"id"`
+	Sub          *string `db:"sub"`
+	Username     *string `db:"username"`
+	PasswordHash *string `db:"password_hash"`
+	Roles        List    `db:"roles"`
+	Epoch        *int64  `db:"epoch"`
+	DisabledAt   *Time   `db:"disabled_at"`
+	Familiar     bool    `db:"familiar"`
+	AccountCount int64   `db:"account_count"`
+	AccountLast  Time    `db:"account_last"`
+	AddressCount int64   `db:"address_count"`
+	AddressLast  Time    `db:"address_last"`
+	PairCount    int64   `db:"pair_count"`
+	PairLast     Time    `db:"pair_last"`
+	Grants       int     `db:"grants"`
+}
+
+// LoginView reads the user, if there is one, the failures that were counted, and how many grants are alive.
+func (d *DB) LoginView(ctx context.Context, k LoginKey, now time.Time) (LoginView, error) {
+	var r loginRow
+	err := d.get(ctx, "login view", &r, `SELECT u.id, u.sub, u.username, u.password_hash, COALESCE(u.roles, '[]') AS roles, u.epoch, u.disabled_at,
+		f.user_id IS NOT NULL AS familiar,
+		COALESCE(t1.failures, 0) AS account_count, COALESCE(t1.last_at, 0) AS account_last,
+		COALESCE(t2.failures, 0) AS address_count, COALESCE(t2.last_at, 0) AS address_last,
+		COALESCE(t3.failures, 0) AS pair_count, COALESCE(t3.last_at, 0) AS pair_last,
+		(SELECT COUNT(*) FROM grants g WHERE g.user_id = u.id AND g.client_id = $2 AND g.revoked_at IS NULL AND g.idle_expires_at > $7) AS grants
+		FROM (SELECT 1 AS one) always
+		LEFT JOIN users u ON u.username = $1
+		LEFT JOIN familiar_addresses f ON f.user_id = u.id AND f.address = $3
+		LEFT JOIN throttle t1 ON t1.bucket = $4
+		LEFT JOIN throttle t2 ON t2.bucket = $5
+		LEFT JOIN throttle t3 ON t3.bucket = $6`,
+		k.Username, k.ClientID, k.Address, k.AccountBucket, k.AddressBucket, k.PairBucket, At(now))
+	v := LoginView{
+		Found: r.ID != nil, Familiar: r.Familiar, Grants: r.Grants,
+		Account: Failures{r.AccountCount, r.AccountLast.Time},
+		Address: Failures{r.AddressCount, r.AddressLast.Time},
+		Pair:    Failures{r.PairCount, r.PairLast.Time},
+	}
+	if v.Found {
+		v.User = User{ID: *r.ID, Sub: *r.Sub, Username: *r.Username, PasswordHash: *r.PasswordHash, Roles: r.Roles, Epoch: *r.Epoch, DisabledAt: r.DisabledAt}
+	}
+	return v, err
+}
+
+// CreateGrant inserts the row of a login, in one statement that asks again whether the user and the client are still as they were
+// read: ErrNotFound if not.
+func (d *DB) CreateGrant(ctx context.Context, g Grant) error {
+	n, err := d.change(ctx, "create grant", `INSERT INTO grants (id, user_id, user_epoch, client_epoch, client_id, family_hash, generation,
+		kid, scope, audience, created_at, rotated_at, expires_at, idle_expires_at)
+		SELECT CAST($1 AS BIGINT), u.id, u.epoch, c.epoch, c.id, $2, 0, $3, $4, $5, CAST($6 AS BIGINT), CAST($6 AS BIGINT), CAST($7 AS BIGINT), CAST($8 AS BIGINT)
+		FROM users u, clients c WHERE u.id = $9 AND u.epoch = $10 AND u.disabled_at IS NULL AND c.id = $11 AND c.epoch = $12 AND c.disabled_at IS NULL`,
+		g.ID, g.FamilyHash, g.KID, g.Scope, g.Audience, g.CreatedAt, g.ExpiresAt, g.IdleExpiresAt, g.UserID, g.UserEpoch, g.ClientID, g.ClientEpoch)
+	if err == nil && n == 0 {
+		err = fmt.Errorf("create grant: %w", ErrNotFound)
+	}
+	return err
+}
+
+// EndOldestGrants ends the oldest live grants of the user at the client until at most keep are left: a script that logs in at every
+// call must not fill the table.
+func (d *DB) EndOldestGrants(ctx context.Context, by Actor, userID int64, clientID string, keep int, now time.Time) error {
+	return d.inTx(ctx, "end oldest grants", func(t *tx) error {
+		var live []GrantID
+		if err := t.all(&live, `SELECT id FROM grants WHERE user_id = $1 AND client_id = $2 AND revoked_at IS NULL AND idle_expires_at > $3
+			ORDER BY created_at, id`, userID, clientID, At(now)); err != nil {
+			return err
+		}
+		for len(live) > keep {
+			if err := t.endGrant(by, live[0], "limit", now); err != nil {
+				return err
+			}
+			live = live[1:]
+		}
+		return nil
+	})
+}
+
+// endGrant revokes one grant with its audit record. A grant that has ended already is left as it is.
+func (t *tx) endGrant(by Actor, id GrantID, reason string, now time.Time) error {
+	n, err := t.change(`UPDATE grants SET revoked_at = $1, revoked_reason = $2 WHERE id = $3 AND revoked_at IS NULL`, At(now), reason, id)
+	if err != nil || n == 0 {
+		return err
+	}
+	return t.audit(by, now, Event{"grant.revoke", id.String(), map[string]any{"reason": reason}})
+}
+
+// RevokeGrant ends the grant, which must belong to the client and, if familyHash is not "", to that family. It tells whether there was
+// a grant to end.
+func (d *DB) RevokeGrant(ctx context.Context, by Actor, id GrantID, clientID, familyHash string, now time.Time) (bool, error) {
+	ended := false
+	err := d.inTx(ctx, "revoke grant", func(t *tx) error {
+		n, err := t.change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'revoked' WHERE id = $2 AND client_id = $3
+			AND ($4 = '' OR family_hash = $4) AND revoked_at IS NULL AND expires_at > $1`, At(now), id, clientID, familyHash)
+		if ended = n > 0; err != nil || !ended {
+			return err
+		}
+		return t.audit(by, now, Event{"grant.revoke", id.String(), map[string]any{"reason": "revoked"}})
+	})
+	return ended, err
+}
+
+// RevokeGrantByID ends one grant for an administrator. ErrNotFound if there is none of that id.
+func (d *DB) RevokeGrantByID(ctx context.Context, by Actor, id GrantID, now time.Time) error {
+	return d.inTx(ctx, "revoke grant", func(t *tx) error {
+		var found GrantID
+		if err := t.get(&found, `SELECT id FROM grants WHERE id = $1`, id); err != nil {
+			return err
+		}
+		return t.endGrant(by, id, "revoked by administrator", now)
+	})
+}
+
+// RevokeUserGrants ends all grants of a user by moving its epoch on. ErrNotFound if there is no such user.
+func (d *DB) RevokeUserGrants(ctx context.Context, by Actor, username string, now time.Time) error {
+	return d.changeUser(ctx, by, username, now, "user.revoke-grants", func(t *tx) error {
+		return t.changeOne(`UPDATE users SET epoch = epoch + 1 WHERE username = $1`, username)
+	})
+}
+
+// RevokeClientGrants ends all grants of a client by moving its epoch on. ErrNotFound if there is no such client.
+func (d *DB) RevokeClientGrants(ctx context.Context, by Actor, clientID string, now time.Time) error {
+	return d.changeClient(ctx, by, clientID, now, Event{"client.revoke-grants", clientID, nil}, `UPDATE clients SET epoch = epoch + 1 WHERE id = $1`, clientID)
+}
+
+// RevokeAllGrants ends every grant by moving the epoch of every client on.
+func (d *DB) RevokeAllGrants(ctx context.Context, by Actor, now time.Time) error {
+	return d.inTx(ctx, "revoke all grants", func(t *tx) error {
+		if _, err := t.change(`UPDATE clients SET epoch = epoch + 1`); err != nil {
+			return err
+		}
+		return t.audit(by, now, Event{"grant.revoke-all", "", nil})
+	})
+}
+
+// CleanExpired deletes at most limit grants whose hour of expiry is over: a range of the primary key. It tells how many went.
+func (d *DB) CleanExpired(ctx context.Context, limit int, now time.Time) (int64, error) {
+	before := (now.Unix()/3600 - 1) << grantHourShift
+	return d.change(ctx, "clean expired grants", `DELETE FROM grants WHERE id IN (SELECT id FROM grants WHERE id < $1 ORDER BY id LIMIT $2)`, before, limit)
+}
+
+// CleanEnded looks at limit grants after the id given, in the order of the primary key, and deletes those that have been idle-expired
+// or revoked since before ended. It returns where to go on, 0 at the end of the table, and how many went.
+func (d *DB) CleanEnded(ctx context.Context, after GrantID, limit int, ended time.Time) (next GrantID, n int64, err error) {
+	var last *GrantID
+	if err := d.get(ctx, "clean ended grants", &last, `SELECT MAX(id) FROM (SELECT id FROM grants WHERE id > $1 ORDER BY id LIMIT $2) span`, after, limit); err != nil {
+		return 0, 0, err
+	}
+	if last == nil {
+		return 0, 0, nil
+	}
+	n, err = d.change(ctx, "clean ended grants", `DELETE FROM grants WHERE id > $1 AND id <= $2 AND (idle_expires_at < $3 OR revoked_at < $3)`,
+		after, *last, At(ended))
+	return *last, n, err
+}

@@ -1,0 +1,17 @@
+package storage
+
+import "context"
+
+// Meta reads a named value: the stamp of a development database, the canary of the master key. ErrNotFound if it was never set.
+func (d *DB) Meta(ctx context.Context, name string) (string, error) {
+	var value string
+	return value, d.get(ctx, "meta", &value, `SELECT value FROM meta WHERE name = $1`, name)
+}
+
+// SetMetaOnce sets a named value unless it is set, and returns the one that stands.
+func (d *DB) SetMetaOnce(ctx context.Context, name, value string) (string, error) {
+	if _, err := d.change(ctx, "set meta", `INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING`, name, value); err != nil {
+		return "", err
+	}
+	return d.Meta(ctx, name)
+}

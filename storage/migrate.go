@@ -1,0 +1,100 @@
+package storage
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+)
+
+//go:embed schema/*.sql
+var schemaFiles embed.FS
+
+// SchemaStatus tells the version of the schema in the database and the newest that this program knows.
+type SchemaStatus struct {
+	Version int64 `json:"version"`
+	Known   int64 `json:"known"`
+	Pending int64 `json:"pending"`
+}
+
+// SchemaStatus reads the versions and changes nothing.
+func (d *DB) SchemaStatus(ctx context.Context) (SchemaStatus, error) {
+	files, err := fs.Glob(schemaFiles, "schema/*.sql")
+	if err != nil {
+		return SchemaStatus{}, err
+	}
+	s := SchemaStatus{Known: int64(len(files))}
+	exists, err := d.tableExists(ctx, "schema_version")
+	if err == nil && exists {
+		err = d.get(ctx, "schema version", &s.Version, `SELECT COALESCE(MAX(version_id), 0) FROM schema_version WHERE is_applied`)
+	}
+	s.Pending = max(0, s.Known-s.Version)
+	return s, err
+}
+
+// tableExists looks in the catalogue, the one place where the two databases need different texts.
+func (d *DB) tableExists(ctx context.Context, table string) (bool, error) {
+	query := `SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = $1`
+	if d.kind == Postgres {
+		query = `SELECT COUNT(*) FROM pg_catalog.pg_tables WHERE tablename = $1 AND schemaname = ANY (current_schemas(false))`
+	}
+	var n int
+	err := d.get(ctx, "catalogue", &n, query, table)
+	return n > 0, err
+}
+
+// prepareSchema brings the schema to the version of this program, or says why it does not. The guard is asked first.
+func (d *DB) prepareSchema(ctx context.Context, o Options) error {
+	s, err := d.SchemaStatus(ctx)
+	if err != nil {
+		return err
+	}
+	if s.Version > s.Known {
+		return fmt.Errorf("%w: the database has version %d, this keyturn knows %d: run a newer keyturn", ErrSchema, s.Version, s.Known)
+	}
+	if s.Version > 0 && o.Guard != nil {
+		if err := o.Guard(ctx, d); err != nil {
+			return err
+		}
+	}
+	if s.Pending == 0 {
+		return nil
+	}
+	if !o.Migrate {
+		return fmt.Errorf("%w: the database has version %d, this keyturn needs %d: run `keyturn migrate up`", ErrSchema, s.Version, s.Known)
+	}
+	return d.migrate(ctx)
+}
+
+// migrate applies what is pending. On PostgreSQL a session lock keeps a second replica waiting until the first is done.
+func (d *DB) migrate(ctx context.Context) error {
+	sub, err := fs.Sub(schemaFiles, "schema")
+	if err != nil {
+		return err
+	}
+	options := []goose.ProviderOption{goose.WithTableName("schema_version"), goose.WithDisableGlobalRegistry(true)}
+	dialect := goose.DialectSQLite3
+	if d.kind == Postgres {
+		dialect = goose.DialectPostgres
+		locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 60))
+		if err != nil {
+			return err
+		}
+		options = append(options, goose.WithSessionLocker(locker))
+	}
+	p, err := goose.NewProvider(dialect, d.write.DB, sub, options...)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	if _, err := p.Up(ctx); err != nil {
+		return fmt.Errorf("migrate: %w", errors.Join(err, nil))
+	}
+	return d.tuneGrants(ctx)
+}

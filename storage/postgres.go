@@ -1,0 +1,162 @@
+package storage
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+)
+
+// parseURL tells which database a URL names. The target is the file for SQLite and the whole URL for PostgreSQL. The URL may hold a
+// password, so no error repeats it.
+func parseURL(raw string) (kind Kind, target string, err error) {
+	switch {
+	case strings.HasPrefix(raw, "sqlite:"):
+		path := strings.TrimPrefix(raw, "sqlite:")
+		if path == "" || strings.ContainsAny(path, "?\x00") {
+			return "", "", errors.New("database: sqlite: takes the path of a file, as in sqlite:keyturn.db")
+		}
+		return SQLite, path, nil
+	case strings.HasPrefix(raw, "postgres://"), strings.HasPrefix(raw, "postgresql://"):
+		return Postgres, raw, nil
+	}
+	return "", "", errors.New("database: begins with neither sqlite: nor postgres://")
+}
+
+// CheckURL tells whether Open would take the URL, without opening anything.
+func CheckURL(raw string, allowInsecure bool) error {
+	kind, target, err := parseURL(raw)
+	if err != nil || kind == SQLite {
+		return err
+	}
+	_, err = postgresDSN(target, allowInsecure)
+	return err
+}
+
+// openPostgres opens a small pool: about eight connections a replica do more than thirty-two. Timeouts are those of the session, so a
+// statement ends in the database as well when keyturn has stopped waiting for it.
+func openPostgres(raw string, allowInsecure bool) (*DB, error) {
+	dsn, err := postgresDSN(raw, allowInsecure)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := sqlx.Open("postgres", dsn)
+	if err != nil {
+		return nil, errors.New("database: the postgres:// URL cannot be used: " + withoutURL(err))
+	}
+	pool.SetMaxOpenConns(8)
+	pool.SetMaxIdleConns(8)
+	pool.SetConnMaxIdleTime(5 * time.Minute)
+	return &DB{kind: Postgres, read: pool, write: pool, deadline: 1500 * time.Millisecond}, nil
+}
+
+func postgresDSN(raw string, allowInsecure bool) (string, error) {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "", errors.New("database: the postgres:// URL does not parse: " + withoutURL(err))
+	}
+	q := u.Query()
+	local := localHost(u, q)
+	switch mode := q.Get("sslmode"); {
+	case mode == "" && local:
+		q.Set("sslmode", "disable")
+	case mode != "verify-full" && !local && !allowInsecure:
+		return "", errors.New("database: PostgreSQL on another host needs sslmode=verify-full in the URL (or --allow-insecure-database, in words, to do without)")
+	case mode == "":
+		q.Set("sslmode", "require")
+	}
+	for name, value := range map[string]string{
+		"statement_timeout": "2000", "lock_timeout": "1000", "connect_timeout": "2",
+		"application_name": "keyturn", "binary_parameters": "yes",
+	} {
+		if !q.Has(name) {
+			q.Set(name, value)
+		}
+	}
+	u.RawQuery = q.Encode()
+	return u.String(), nil
+}
+
+// localHost tells whether the connection stays on this machine: a loopback address or a Unix socket.
+func localHost(u *url.URL, q url.Values) bool {
+	hosts := u.Hostname()
+	if h := q.Get("host"); h != "" {
+		hosts = h
+	}
+	if a := q.Get("hostaddr"); a != "" {
+		hosts = a
+	}
+	for host := range strings.SplitSeq(hosts, ",") {
+		ip := net.ParseIP(host)
+		if host != "" && host != "localhost" && host[0] != '/' && (ip == nil || !ip.IsLoopback()) {
+			return false
+		}
+	}
+	return true
+}
+
+func withoutURL(err error) string {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err.Error()
+	}
+	return "see the manual of the database setting"
+}
+
+func postgresCode(err error) (code string, ok bool) {
+	var e *pq.Error
+	if !errors.As(err, &e) {
+		return "", false
+	}
+	return string(e.Code), true
+}
+
+// isUnavailable tells a database that cannot answer now from one that was asked something wrong. SQLSTATE classes: 08 connection,
+// 25006 read-only (a standby), 40 repeat, 53 resources, 55P03 lock, 57 operator, 58 system.
+func isUnavailable(err error) bool {
+	if code, ok := sqliteCode(err); ok {
+		return sqliteUnavailable(code)
+	}
+	if code, ok := postgresCode(err); ok {
+		switch code[:2] {
+		case "08", "40", "53", "57", "58":
+			return true
+		}
+		return code == "25006" || code == "55P03"
+	}
+	var network net.Error
+	return errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.EOF) ||
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+}
+
+func isRepeatable(err error) bool {
+	code, ok := postgresCode(err)
+	return ok && (code == "40001" || code == "40P01")
+}
+
+func isUnique(err error) bool {
+	if code, ok := sqliteCode(err); ok {
+		return sqliteUnique(code)
+	}
+	code, ok := postgresCode(err)
+	return ok && code == "23505"
+}
+
+// tuneGrants leaves room on each page of grants, so that a refresh rewrites its row in place (HOT update).
+func (d *DB) tuneGrants(ctx context.Context) error {
+	if d.kind != Postgres {
+		return nil
+	}
+	if _, err := d.write.ExecContext(ctx, `ALTER TABLE grants SET (fillfactor = 90)`); err != nil {
+		return fmt.Errorf("fillfactor: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,134 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// RefreshOutcome is what the presentation of a refresh token turned out to be.
+type RefreshOutcome string
+
+// The outcomes of a refresh.
+const (
+	RefreshFresh RefreshOutcome = "fresh" // the newest token: rotated
+	RefreshAhead RefreshOutcome = "ahead" // newer than the database knows, which has lost its tail: rotated and audited
+	RefreshRetry RefreshOutcome = "retry" // the token just replaced, within the window, its successor unused: nothing changed
+	RefreshReuse RefreshOutcome = "reuse" // any other token that was replaced: the grant has been ended
+	RefreshDead  RefreshOutcome = "dead"  // no live grant of this client and family: nothing changed
+)
+
+// Refresh is one presentation of a refresh token whose MAC is right.
+type Refresh struct {
+	ID          GrantID
+	Generation  int64 // of the token
+	FamilyHash  string
+	ClientID    string
+	KID         string        // the key that will sign the access token
+	IdleTTL     time.Duration // how long the successor may rest
+	RetryWindow time.Duration // 0: every second use is reuse
+}
+
+// RefreshGrant rotates the grant. A fresh token is one autocommit statement that asks again for everything that can have changed since
+// the token was issued; only when it changes nothing is the row read to say why. When a driver sends the statement again after a cut
+// connection, the second run finds the row as the first left it, and the answer is that of a retry: the same successor.
+//
+// The state returned is that after the refresh; the successor has its Generation, and was first issued at its RotatedAt.
+func (d *DB) RefreshGrant(ctx context.Context, r Refresh, now time.Time) (GrantState, RefreshOutcome, error) {
+	s, err := d.rotate(ctx, r, now)
+	if err == nil {
+		return s, RefreshFresh, nil
+	}
+	if !errors.Is(err, ErrNotFound) {
+		return GrantState{}, "", err
+	}
+	// The row is read through the connection that writes: on SQLite, a reader's snapshot may be older than the statement.
+	err = d.changeReturning(ctx, "refresh", &s, grantStateQuery+` WHERE g.id = $1`, r.ID)
+	if errors.Is(err, ErrNotFound) {
+		return GrantState{}, RefreshDead, nil
+	}
+	if err != nil {
+		return GrantState{}, "", err
+	}
+	switch outcome := r.Classify(s, now); outcome {
+	case RefreshAhead:
+		return d.catchUp(ctx, r, now)
+	case RefreshReuse:
+		return s, outcome, d.endReused(ctx, r, s, now)
+	case RefreshFresh:
+		// The row became fresh between the two statements: not for a MACed token, unless the clock was stepped. The client may try again.
+		return GrantState{}, "", fmt.Errorf("refresh: %w: the grant changed meanwhile", ErrUnavailable)
+	default:
+		return s, outcome, nil
+	}
+}
+
+// Classify says what the presentation of a token is to a grant in this state. It changes nothing.
+func (r Refresh) Classify(s GrantState, now time.Time) RefreshOutcome {
+	switch {
+	case s.ClientID != r.ClientID || s.FamilyHash != r.FamilyHash || r.FamilyHash == "":
+		return RefreshDead
+	case !s.Live(now) || !now.Before(s.IdleExpiresAt.Time):
+		return RefreshDead
+	case s.Generation == r.Generation:
+		return RefreshFresh
+	case s.Generation < r.Generation:
+		return RefreshAhead
+	case s.Generation == r.Generation+1 && now.Sub(s.RotatedAt.Time) < r.RetryWindow:
+		return RefreshRetry
+	default:
+		return RefreshReuse
+	}
+}
+
+const rotateReturning = ` RETURNING id, user_id, user_epoch, client_epoch, client_id, family_hash, generation, kid, scope, audience, created_at,
+	rotated_at, expires_at, idle_expires_at, revoked_at, revoked_reason,
+	(SELECT u.sub FROM users u WHERE u.id = user_id) AS sub,
+	(SELECT u.username FROM users u WHERE u.id = user_id) AS username,
+	(SELECT u.roles FROM users u WHERE u.id = user_id) AS roles`
+
+const rotateSet = `UPDATE grants AS g SET generation = $1, rotated_at = $2,
+	idle_expires_at = CASE WHEN g.expires_at < $3 THEN g.expires_at ELSE $3 END, kid = $4
+	WHERE g.id = $5 AND g.family_hash = $6 AND g.client_id = $7 AND g.revoked_at IS NULL AND g.expires_at > $2 AND g.idle_expires_at > $2
+	AND EXISTS (SELECT 1 FROM users u WHERE u.id = g.user_id AND u.disabled_at IS NULL AND u.epoch = g.user_epoch)
+	AND EXISTS (SELECT 1 FROM clients c WHERE c.id = g.client_id AND c.disabled_at IS NULL AND c.epoch = g.client_epoch)`
+
+func (r Refresh) rotateArgs(now time.Time) []any {
+	return []any{r.Generation + 1, At(now), At(now.Add(r.IdleTTL)), r.KID, r.ID, r.FamilyHash, r.ClientID, r.Generation}
+}
+
+// rotate is the statement of a fresh token. ErrNotFound if it changes nothing.
+func (d *DB) rotate(ctx context.Context, r Refresh, now time.Time) (GrantState, error) {
+	var s GrantState
+	return s, d.changeReturning(ctx, "refresh", &s, rotateSet+` AND g.generation = $8`+rotateReturning, r.rotateArgs(now)...)
+}
+
+// catchUp follows a token that is newer than the row: its MAC proves that keyturn issued it, so the database has lost its tail
+// (failover, restored backup). It stands beside rotate, and not as <= in one statement, because this one must be audited.
+func (d *DB) catchUp(ctx context.Context, r Refresh, now time.Time) (GrantState, RefreshOutcome, error) {
+	var s GrantState
+	err := d.inTx(ctx, "refresh ahead", func(t *tx) error {
+		if err := t.get(&s, rotateSet+` AND g.generation < $8`+rotateReturning, r.rotateArgs(now)...); err != nil {
+			return err
+		}
+		return t.audit(Actor{Name: "client:" + r.ClientID}, now, Event{"grant.ahead", r.ID.String(), map[string]any{"generation": r.Generation}})
+	})
+	if errors.Is(err, ErrNotFound) {
+		return GrantState{}, "", fmt.Errorf("refresh: %w: the grant changed meanwhile", ErrUnavailable)
+	}
+	return s, RefreshAhead, err
+}
+
+// endReused ends the grant of a token that was used twice. The row must still be past the token.
+func (d *DB) endReused(ctx context.Context, r Refresh, s GrantState, now time.Time) error {
+	return d.inTx(ctx, "refresh reuse", func(t *tx) error {
+		n, err := t.change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'reuse'
+			WHERE id = $2 AND family_hash = $3 AND generation > $4 AND revoked_at IS NULL`, At(now), r.ID, r.FamilyHash, r.Generation)
+		if err != nil || n == 0 {
+			return err
+		}
+		return t.audit(Actor{Name: "client:" + r.ClientID}, now, Event{"grant.reuse", r.ID.String(),
+			map[string]any{"presented": r.Generation, "current": s.Generation}})
+	})
+}

@@ -1,0 +1,100 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// SQLitePath is the file of a sqlite: URL, or "" for another database.
+func SQLitePath(databaseURL string) string {
+	kind, target, err := parseURL(databaseURL)
+	if err != nil || kind != SQLite {
+		return ""
+	}
+	return target
+}
+
+// openSQLite opens the file with one connection that writes and a pool that reads. Everything that holds per connection stands in the
+// data source name: a PRAGMA by Exec would reach one connection of the pool. WAL with synchronous=FULL loses no answered commit at a
+// power cut; secure_delete overwrites the private half of a key that is destroyed.
+func openSQLite(path string, create bool) (*DB, error) {
+	if err := ensureFile(path, create); err != nil {
+		return nil, err
+	}
+	dsn := func(extra string) string {
+		u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath()}
+		u.RawQuery = "_busy_timeout=5000&_journal_mode=WAL&_foreign_keys=1&_synchronous=FULL&_pragma=secure_delete(1)" + extra
+		return u.String()
+	}
+	write, err := sqlx.Open("sqlite", dsn("&_txlock=immediate"))
+	if err != nil {
+		return nil, err
+	}
+	write.SetMaxOpenConns(1)
+	read, err := sqlx.Open("sqlite", dsn("&_query_only=1"))
+	if err != nil {
+		write.Close()
+		return nil, err
+	}
+	read.SetMaxOpenConns(8)
+	read.SetMaxIdleConns(8)
+	return &DB{kind: SQLite, read: read, write: write, deadline: 5 * time.Second}, nil
+}
+
+// ensureFile makes the database file before SQLite does, so that it and the -wal and -shm files beside it, which take over its mode,
+// are 0600 under every umask.
+func ensureFile(path string, create bool) error {
+	info, err := os.Stat(path)
+	if err == nil {
+		if info.IsDir() {
+			return fmt.Errorf("database %s is a folder: name a file", path)
+		}
+		return nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("database: %w", err)
+	}
+	if _, err := os.Stat(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("database %s: its folder does not exist: make it first", path)
+	}
+	if !create {
+		return fmt.Errorf("%w at %s: `keyturn migrate up` or `keyturn serve` makes one, --database names another", ErrNoDatabase, path)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	return f.Close()
+}
+
+func sqliteCode(err error) (code int, ok bool) {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return 0, false
+	}
+	return e.Code(), true
+}
+
+func sqliteUnavailable(code int) bool {
+	switch code & 0xff {
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY,
+		sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+		return true
+	}
+	return false
+}
+
+func sqliteUnique(code int) bool {
+	return code == sqlite3.SQLITE_CONSTRAINT_UNIQUE || code == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
+}

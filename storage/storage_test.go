@@ -1,0 +1,55 @@
+package storage_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/storage"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+func TestMain(m *testing.M) { storagetest.Main(m) }
+
+var (
+	ctx   = context.Background()
+	noon  = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	admin = storage.Actor{Name: "os:test", Reason: "test"}
+)
+
+// mustUser creates a user of that name.
+func mustUser(t testing.TB, db *storage.DB, name string) storage.User {
+	t.Helper()
+	u, err := db.CreateUser(ctx, admin, storage.User{Sub: "usr_" + name, Username: name, PasswordHash: "hash", Roles: storage.List{"reader"}, CreatedAt: storage.At(noon)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+// mustClient creates a confidential client of that id.
+func mustClient(t testing.TB, db *storage.DB, id string) storage.Client {
+	t.Helper()
+	if err := db.CreateClient(ctx, admin, storage.Client{ID: id, SecretHash: "hash", Grants: storage.List{"password", "refresh_token"},
+		Scope: "a b", Audiences: storage.List{"https://api.example"}, CreatedAt: storage.At(noon), UpdatedAt: storage.At(noon)}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := db.Client(ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// mustGrant makes a login of the user at the client, at noon, for a day, resting for at most an hour.
+func mustGrant(t testing.TB, db *storage.DB, u storage.User, c storage.Client) storage.Grant {
+	t.Helper()
+	expires := noon.Add(24 * time.Hour)
+	g := storage.Grant{ID: storage.NewGrantID(expires), UserID: u.ID, UserEpoch: u.Epoch, ClientID: c.ID, ClientEpoch: c.Epoch, FamilyHash: "family",
+		KID: "kid", Scope: "a b", Audience: "https://api.example", CreatedAt: storage.At(noon), ExpiresAt: storage.At(expires),
+		IdleExpiresAt: storage.At(noon.Add(time.Hour))}
+	if err := db.CreateGrant(ctx, g); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}

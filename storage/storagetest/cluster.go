@@ -1,0 +1,145 @@
+package storagetest
+
+import (
+	"bytes"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"syscall"
+	"time"
+
+	_ "github.com/lib/pq" // the driver of the connection that makes databases
+)
+
+// cluster is one throwaway PostgreSQL: data, socket and log in one folder.
+type cluster struct {
+	folder string
+	server *exec.Cmd
+	ended  chan error
+	admin  *sql.DB
+}
+
+// newCluster makes a cluster and waits until it answers. Nothing of it is durable: it is as fast as it can be.
+func newCluster() (*cluster, error) {
+	bin, err := binaries()
+	if err != nil {
+		return nil, err
+	}
+	folder, err := os.MkdirTemp("", "keyturn-pg-")
+	if err != nil {
+		return nil, err
+	}
+	c := &cluster{folder: folder, ended: make(chan error, 1)}
+	attr, err := c.unprivileged()
+	if err != nil {
+		return nil, err
+	}
+	data := filepath.Join(folder, "data")
+	initdb := exec.Command(filepath.Join(bin, "initdb"), "-D", data, "-U", "keyturn", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+	initdb.SysProcAttr, initdb.Dir = attr, folder
+	if out, err := initdb.CombinedOutput(); err != nil {
+		os.RemoveAll(folder)
+		return nil, fmt.Errorf("initdb: %w: %s", err, bytes.TrimSpace(out))
+	}
+	c.server = exec.Command(filepath.Join(bin, "postgres"), "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off",
+		"-c", "full_page_writes=off", "-c", "max_connections=200", "-c", "shared_buffers=64MB", "-c", "autovacuum=off")
+	c.server.SysProcAttr, c.server.Dir = attr, folder
+	if err := c.start(); err != nil {
+		c.stop()
+		return nil, err
+	}
+	return c, nil
+}
+
+// binaries finds the folder of the newest installed server: Debian keeps it out of PATH.
+func binaries() (string, error) {
+	if path, err := exec.LookPath("initdb"); err == nil {
+		return filepath.Dir(path), nil
+	}
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	if len(found) == 0 {
+		return "", errors.New("no PostgreSQL server binaries: install Debian's postgresql package, or put initdb and postgres into PATH")
+	}
+	return filepath.Dir(found[len(found)-1]), nil
+}
+
+// unprivileged makes the processes those of the user postgres, or nobody, when the tests run as root, which PostgreSQL refuses.
+func (c *cluster) unprivileged() (*syscall.SysProcAttr, error) {
+	attr := &syscall.SysProcAttr{}
+	dieWithParent(attr)
+	if os.Getuid() != 0 {
+		return attr, nil
+	}
+	u, err := user.Lookup("postgres")
+	if err != nil {
+		if u, err = user.Lookup("nobody"); err != nil {
+			return nil, err
+		}
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		return nil, err
+	}
+	gid, err := strconv.Atoi(u.Gid)
+	if err != nil {
+		return nil, err
+	}
+	attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	return attr, os.Chown(c.folder, uid, gid)
+}
+
+// start runs the server on a thread that lives as long as the test binary: the kernel ends the server with that thread, so that a
+// killed test leaves no server behind.
+func (c *cluster) start() error {
+	log, err := os.Create(filepath.Join(c.folder, "log"))
+	if err != nil {
+		return err
+	}
+	c.server.Stdout, c.server.Stderr = log, log
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		err := c.server.Start()
+		started <- err
+		if err == nil {
+			c.ended <- c.server.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+	if c.admin, err = sql.Open("postgres", c.url("postgres")); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if err = c.admin.Ping(); err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			out, _ := os.ReadFile(log.Name())
+			return fmt.Errorf("PostgreSQL did not start: %w\n%s", err, out)
+		}
+	}
+}
+
+// stop ends the server and removes its folder.
+func (c *cluster) stop() {
+	if c.admin != nil {
+		c.admin.Close()
+	}
+	if c.server != nil && c.server.Process != nil {
+		c.server.Process.Signal(syscall.SIGQUIT)
+		select {
+		case <-c.ended:
+		case <-time.After(10 * time.Second):
+			c.server.Process.Kill()
+		}
+	}
+	os.RemoveAll(c.folder)
+}

@@ -1,0 +1,100 @@
+// Package storagetest gives tests a real SQLite and a real PostgreSQL.
+//
+// The PostgreSQL is a throwaway cluster, started from the installed server binaries at its first use in a test binary, in a temporary
+// folder, on a Unix socket, and stopped by [Main]. Without server binaries its tests are skipped, loudly; with
+// KEYTURN_TEST_POSTGRES=required, as `make test` sets it, they fail.
+package storagetest
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/keyturn/keyturn/storage"
+)
+
+// Main runs the tests of a package and then stops the cluster that they have started. Call it from TestMain.
+func Main(m *testing.M) {
+	code := m.Run()
+	stopCluster()
+	os.Exit(code)
+}
+
+// AuditKey chains the audit trail of databases that Each opens.
+var AuditKey = []byte("a key for the audit trail in tests")
+
+// Each runs the test once on each database, opened on a fresh schema.
+func Each(t *testing.T, test func(t *testing.T, db *storage.DB)) {
+	EachURL(t, func(t *testing.T, databaseURL string) { test(t, MustOpen(t, databaseURL)) })
+}
+
+// EachURL runs the test once on each database, given by its URL, which names a database that holds nothing.
+func EachURL(t *testing.T, test func(t *testing.T, databaseURL string)) {
+	t.Run("sqlite", func(t *testing.T) { test(t, SQLiteURL(t)) })
+	t.Run("postgres", func(t *testing.T) { test(t, PostgresURL(t)) })
+}
+
+// SQLiteURL names a file that does not exist yet.
+func SQLiteURL(t testing.TB) string {
+	return "sqlite:" + filepath.Join(t.TempDir(), "keyturn.db")
+}
+
+var databases atomic.Int64
+
+// PostgresURL names a new, empty database.
+func PostgresURL(t testing.TB) string {
+	c := mustCluster(t)
+	name := fmt.Sprintf("test_%d", databases.Add(1))
+	if _, err := c.admin.Exec("CREATE DATABASE " + name); err != nil {
+		t.Fatal(err)
+	}
+	return c.url(name)
+}
+
+// MustOpen opens the database, makes its schema and gives its audit trail a key. It is closed when the test ends.
+func MustOpen(t testing.TB, databaseURL string) *storage.DB {
+	t.Helper()
+	db, err := storage.Open(context.Background(), storage.Options{URL: databaseURL, Create: true, Migrate: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	db.UseAuditKey(AuditKey)
+	return db
+}
+
+var (
+	startCluster sync.Once
+	running      *cluster
+	startErr     error
+)
+
+func mustCluster(t testing.TB) *cluster {
+	t.Helper()
+	startCluster.Do(func() { running, startErr = newCluster() })
+	if startErr == nil {
+		return running
+	}
+	if os.Getenv("KEYTURN_TEST_POSTGRES") == "required" {
+		t.Fatalf("PostgreSQL is required here: %v", startErr)
+	}
+	fmt.Fprintf(os.Stderr, "\n*** SKIPPED ON POSTGRESQL: %s: %v ***\n\n", t.Name(), startErr)
+	t.Skipf("no PostgreSQL: %v", startErr)
+	return nil
+}
+
+func stopCluster() {
+	if running != nil {
+		running.stop()
+	}
+}
+
+func (c *cluster) url(database string) string {
+	q := url.Values{"host": {c.folder}, "sslmode": {"disable"}}
+	return (&url.URL{Scheme: "postgres", User: url.User("keyturn"), Path: "/" + database, RawQuery: q.Encode()}).String()
+}

@@ -1,0 +1,98 @@
+package storage
+
+import (
+	"context"
+	"time"
+)
+
+// User is a resource owner.
+type User struct {
+	ID           int64  `db:"id" json:"-"`
+	Sub          string `db:"sub" json:"sub"` // opaque, never used again, never a client id
+	Username     string `db:"username" json:"username"`
+	PasswordHash string `db:"password_hash" json:"-"` // PHC string; "" for a user without a password
+	Roles        List   `db:"roles" json:"roles"`
+	Epoch        int64  `db:"epoch" json:"-"` // moves on to end all grants of the user at once
+	CreatedAt    Time   `db:"created_at" json:"created_at"`
+	DisabledAt   *Time  `db:"disabled_at" json:"disabled_at"`
+}
+
+const userColumns = `id, sub, username, password_hash, roles, epoch, created_at, disabled_at`
+
+// CreateUser inserts the user, with a new id. ErrConflict if the username is taken.
+func (d *DB) CreateUser(ctx context.Context, by Actor, u User) (User, error) {
+	u.ID = randomID()
+	return u, d.inTx(ctx, "create user", func(t *tx) error {
+		if _, err := t.change(`INSERT INTO users (`+userColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+			u.ID, u.Sub, u.Username, u.PasswordHash, u.Roles, u.Epoch, u.CreatedAt, u.DisabledAt); err != nil {
+			return err
+		}
+		return t.audit(by, u.CreatedAt.Time, Event{"user.create", u.Sub, map[string]any{"username": u.Username, "roles": u.Roles}})
+	})
+}
+
+// User reads one user. ErrNotFound if there is none of that username.
+func (d *DB) User(ctx context.Context, username string) (User, error) {
+	var u User
+	return u, d.get(ctx, "user", &u, `SELECT `+userColumns+` FROM users WHERE username = $1`, username)
+}
+
+// Users lists all users by username.
+func (d *DB) Users(ctx context.Context) ([]User, error) {
+	users := []User{}
+	return users, d.all(ctx, "users", &users, `SELECT `+userColumns+` FROM users ORDER BY username`)
+}
+
+// DisableUser ends all grants of the user and lets no new one begin.
+func (d *DB) DisableUser(ctx context.Context, by Actor, username string, now time.Time) error {
+	return d.changeUser(ctx, by, username, now, "user.disable", func(t *tx) error {
+		return t.changeOne(`UPDATE users SET disabled_at = COALESCE(disabled_at, $1), epoch = epoch + 1 WHERE username = $2`, At(now), username)
+	})
+}
+
+// EnableUser takes a DisableUser back. Grants that it ended stay ended.
+func (d *DB) EnableUser(ctx context.Context, by Actor, username string, now time.Time) error {
+	return d.changeUser(ctx, by, username, now, "user.enable", func(t *tx) error {
+		return t.changeOne(`UPDATE users SET disabled_at = NULL WHERE username = $1`, username)
+	})
+}
+
+// DeleteUser removes the user. Its grants are dead without it; its sub is never used again.
+func (d *DB) DeleteUser(ctx context.Context, by Actor, username string, now time.Time) error {
+	return d.changeUser(ctx, by, username, now, "user.delete", func(t *tx) error {
+		if _, err := t.change(`DELETE FROM familiar_addresses WHERE user_id IN (SELECT id FROM users WHERE username = $1)`, username); err != nil {
+			return err
+		}
+		return t.changeOne(`DELETE FROM users WHERE username = $1`, username)
+	})
+}
+
+// SetPassword replaces the hash, ends all grants of the user and forgets the account's failed logins, which are counted in bucket.
+func (d *DB) SetPassword(ctx context.Context, by Actor, username, hash, bucket string, now time.Time) error {
+	return d.changeUser(ctx, by, username, now, "user.passwd", func(t *tx) error {
+		if _, err := t.change(`DELETE FROM throttle WHERE bucket = $1`, bucket); err != nil {
+			return err
+		}
+		return t.changeOne(`UPDATE users SET password_hash = $1, epoch = epoch + 1 WHERE username = $2`, hash, username)
+	})
+}
+
+// Rehash replaces a hash by one of the same password under a better policy, unless the password has been changed since.
+func (d *DB) Rehash(ctx context.Context, userID int64, old, hash string) error {
+	_, err := d.change(ctx, "rehash", `UPDATE users SET password_hash = $1 WHERE id = $2 AND password_hash = $3`, hash, userID, old)
+	return err
+}
+
+// changeUser makes one change of a user that is there, with its audit record.
+func (d *DB) changeUser(ctx context.Context, by Actor, username string, now time.Time, event string, change func(*tx) error) error {
+	return d.inTx(ctx, event, func(t *tx) error {
+		var sub string
+		if err := t.get(&sub, `SELECT sub FROM users WHERE username = $1`, username); err != nil {
+			return err
+		}
+		if err := change(t); err != nil {
+			return err
+		}
+		return t.audit(by, now, Event{event, sub, map[string]any{"username": username}})
+	})
+}
