@@ -59,8 +59,8 @@ func (d *DB) ChangeKeys(ctx context.Context, by Actor, c KeyChange, now time.Tim
 	return d.inTx(ctx, c.Event.Type, func(t *tx) error {
 		for _, u := range c.Update {
 			n, err := t.change(`UPDATE signing_keys SET state = $1, private_key = $2, activated_at = $3, deactivated_at = $4, retires_at = $5,
-				revoked_at = $6, reason = $7, mac = $8 WHERE kid = $9 AND mac = $10`, u.To.State, u.To.PrivateKey, u.To.ActivatedAt,
-				u.To.DeactivatedAt, u.To.RetiresAt, u.To.RevokedAt, u.To.Reason, u.To.MAC, u.From.KID, u.From.MAC)
+				revoked_at = $6, reason = $7, mac = $8 WHERE kid = $9 AND mac = $10 AND signs_until = $11`, u.To.State, u.To.PrivateKey,
+				u.To.ActivatedAt, u.To.DeactivatedAt, u.To.RetiresAt, u.To.RevokedAt, u.To.Reason, u.To.MAC, u.From.KID, u.From.MAC, u.From.SignsUntil)
 			if err != nil {
 				return err
 			}
@@ -79,10 +79,13 @@ func (d *DB) ChangeKeys(ctx context.Context, by Actor, c KeyChange, now time.Tim
 	})
 }
 
-// ExtendSigning moves on the moment after which no token of the key is alive. It never moves back.
-func (d *DB) ExtendSigning(ctx context.Context, kid string, until time.Time) error {
-	_, err := d.change(ctx, "extend signing", `UPDATE signing_keys SET signs_until = $1 WHERE kid = $2 AND state = 'current' AND signs_until < $1`, At(until), kid)
-	return err
+// ReserveSigning moves on the moment after which no token of the current key is alive, never back, and returns it. ErrNotFound if the
+// key is not the current one.
+func (d *DB) ReserveSigning(ctx context.Context, kid string, until time.Time) (time.Time, error) {
+	var reserved Time
+	err := d.changeReturning(ctx, "reserve signing", &reserved, `UPDATE signing_keys SET signs_until = CASE WHEN signs_until < $1 THEN $1 ELSE signs_until END
+		WHERE kid = $2 AND state = 'current' RETURNING signs_until`, At(until), kid)
+	return reserved.Time, err
 }
 
 // SecretKey is a sealed symmetric key: of refresh tokens, of client secrets, of the audit trail.

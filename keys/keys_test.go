@@ -1,0 +1,375 @@
+package keys_test
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/storage"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+func TestMain(m *testing.M) { storagetest.Main(m) }
+
+var (
+	ctx   = context.Background()
+	noon  = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	admin = storage.Actor{Name: "os:test", Reason: "test"}
+)
+
+// clock is a time that tests step.
+type clock struct{ at atomic.Int64 }
+
+func newClock() *clock {
+	c := &clock{}
+	c.at.Store(noon.UnixNano())
+	return c
+}
+
+func (c *clock) now() time.Time       { return time.Unix(0, c.at.Load()).UTC() }
+func (c *clock) step(d time.Duration) { c.at.Add(int64(d)) }
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mustSign signs a token that expires at the moment given.
+func mustSign(t *testing.T, r *keys.Ring, expires time.Time) (token, kid string) {
+	t.Helper()
+	s, err := r.Signer(ctx, expires)
+	must(t, err)
+	token, err = s.Sign([]byte(`{"sub":"x"}`))
+	must(t, err)
+	return token, s.KID
+}
+
+func published(t *testing.T, r *keys.Ring) map[string]bool {
+	t.Helper()
+	var set struct{ Keys []map[string]string }
+	must(t, json.Unmarshal(r.JWKS().Body, &set))
+	kids := map[string]bool{}
+	for _, k := range set.Keys {
+		for _, private := range []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"} {
+			if _, ok := k[private]; ok {
+				t.Errorf("the JWKS holds %q", private)
+			}
+		}
+		if k["kty"] != "RSA" || k["use"] != "sig" || k["alg"] != "RS256" || k["n"] == "" || k["e"] != "AQAB" {
+			t.Errorf("JWKS entry %v", k)
+		}
+		kids[k["kid"]] = true
+	}
+	return kids
+}
+
+func states(r *keys.Ring) map[storage.KeyState]int {
+	count := map[storage.KeyState]int{}
+	for _, row := range r.Rows() {
+		count[row.State]++
+	}
+	return count
+}
+
+// The life of keys by schedule alone: each token's key stays published until the token has expired.
+func TestLifeBySchedule(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		c := newClock()
+		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		if got := states(r); !cmp.Equal(got, map[storage.KeyState]int{"current": 1, "next": 1}) {
+			t.Fatalf("at the start %v", got)
+		}
+		token, first := mustSign(t, r, c.now().Add(10*time.Minute))
+		if len(published(t, r)) != 2 || r.JWKS().MaxAge != 5*time.Minute {
+			t.Errorf("published %v for %v", published(t, r), r.JWKS().MaxAge)
+		}
+		c.step(keystest.Config.RotationInterval - time.Minute)
+		must(t, r.Maintain(ctx))
+		if age := r.JWKS().MaxAge; age != time.Minute {
+			t.Errorf("a minute before the rotation max-age is %v", age)
+		}
+		_, kid := mustSign(t, r, c.now().Add(time.Hour))
+		if kid != first {
+			t.Error("rotated too early")
+		}
+		c.step(time.Minute)
+		must(t, r.Maintain(ctx))
+		_, second := mustSign(t, r, c.now().Add(10*time.Minute))
+		if got := states(r); second == first || !cmp.Equal(got, map[storage.KeyState]int{"current": 1, "next": 1, "previous": 1}) {
+			t.Errorf("after the rotation %v", got)
+		}
+		for _, row := range r.Rows() {
+			if row.State == storage.KeyPrevious && row.PrivateKey != "" {
+				t.Error("the private half of the previous key is kept")
+			}
+		}
+		// The last token of the first key was to live for an hour less a minute from here on.
+		c.step(time.Hour - time.Minute)
+		must(t, r.Maintain(ctx))
+		if !published(t, r)[first] {
+			t.Error("the previous key left before its last token expired")
+		}
+		c.step(time.Minute + keys.Skew + keystest.Config.JWKSMaxAge)
+		must(t, r.Maintain(ctx))
+		if published(t, r)[first] || states(r)[storage.KeyRetired] != 1 {
+			t.Error("the previous key did not retire")
+		}
+		if _, err := r.Verify(token); err != nil {
+			t.Error("a retired key verifies no more:", err)
+		}
+		if _, err := db.VerifyAudit(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestRotateRefusesAYoungKey(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		c := newClock()
+		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		var young *keys.TooYoungError
+		if _, err := r.Rotate(ctx, admin, false); !errors.As(err, &young) || !young.Earliest.Equal(noon.Add(24*time.Hour)) {
+			t.Fatal(err)
+		}
+		plan, err := r.PlanRotation(ctx, true)
+		must(t, err)
+		forced, err := r.Rotate(ctx, admin, true)
+		must(t, err)
+		if forced.Current != plan.Current || forced.Previous != plan.Previous {
+			t.Errorf("planned %+v, done %+v", plan, forced)
+		}
+		c.step(24 * time.Hour)
+		must(t, r.Poll(ctx))
+		if _, err := r.Rotate(ctx, admin, false); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Many replicas rotate at once from one state: one rotation happens.
+func TestConcurrentRotationsMakeOne(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		c, generate := newClock(), keystest.Generator()
+		var rings []*keys.Ring
+		for range 5 {
+			rings = append(rings, keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate))
+		}
+		c.step(25 * time.Hour)
+		for _, r := range rings {
+			must(t, r.Poll(ctx))
+		}
+		results := make(chan error)
+		for i := range 20 {
+			go func() {
+				_, err := rings[i%5].Rotate(ctx, admin, false)
+				results <- err
+			}()
+		}
+		done := 0
+		for range 20 {
+			var young *keys.TooYoungError
+			switch err := <-results; {
+			case err == nil:
+				done++
+			case !errors.Is(err, storage.ErrConflict) && !errors.As(err, &young):
+				t.Error(err)
+			}
+		}
+		if done != 1 {
+			t.Errorf("%d rotations", done)
+		}
+		must(t, rings[0].Poll(ctx))
+		if got := states(rings[0]); !cmp.Equal(got, map[storage.KeyState]int{"current": 1, "next": 1, "previous": 1}) {
+			t.Error(got)
+		}
+	})
+}
+
+// A replica that does not know of a rotation yet still signs with the key before; that key's retirement must count such a token too.
+func TestRetirementCountsTokensOfSlowReplicas(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		c, generate := newClock(), keystest.Generator()
+		fast := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
+		slow := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
+		expires := c.now().Add(10 * time.Minute)
+		_, first := mustSign(t, slow, expires)
+		_, err := fast.Rotate(ctx, admin, true)
+		must(t, err)
+		if _, kid := mustSign(t, slow, expires); kid != first {
+			t.Error("the slow replica is not slow")
+		}
+		if _, kid := mustSign(t, slow, expires.Add(time.Hour)); kid == first {
+			t.Error("signed for longer than the row of the key says")
+		}
+		must(t, fast.Poll(ctx))
+		for _, row := range fast.Rows() {
+			if row.KID == first && row.RetiresAt.Before(expires) {
+				t.Errorf("retires at %v, a token lives until %v", row.RetiresAt, expires)
+			}
+		}
+	})
+}
+
+func TestStaleViewRefuses(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		c := newClock()
+		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		token, _ := mustSign(t, r, c.now().Add(time.Minute))
+		c.step(keys.StaleAfter + time.Millisecond)
+		if _, err := r.Signer(ctx, c.now()); !errors.Is(err, keys.ErrStale) {
+			t.Error("signs:", err)
+		}
+		if _, err := r.Verify(token); !errors.Is(err, keys.ErrStale) {
+			t.Error("verifies:", err)
+		}
+		if err := r.Healthy(); !errors.Is(err, keys.ErrStale) {
+			t.Error("healthy:", err)
+		}
+		if len(published(t, r)) != 2 {
+			t.Error("the JWKS is gone")
+		}
+	})
+}
+
+func TestVerifyRefuses(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		c := newClock()
+		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		token, kid := mustSign(t, r, c.now().Add(time.Minute))
+		payload, err := r.Verify(token)
+		if err != nil || string(payload) != `{"sub":"x"}` {
+			t.Fatal(string(payload), err)
+		}
+		parts := strings.Split(token, ".")
+		withHeader := func(h string) string {
+			return base64.RawURLEncoding.EncodeToString([]byte(h)) + "." + parts[1] + "." + parts[2]
+		}
+		cases := map[string]string{
+			"empty": "", "two parts": parts[0] + "." + parts[1], "four parts": token + ".x", "JSON serialisation": `{"payload":"e30"}`,
+			"alg none":         withHeader(`{"alg":"none","kid":"` + kid + `","typ":"at+jwt"}`),
+			"HS256":            withHeader(`{"alg":"HS256","kid":"` + kid + `","typ":"at+jwt"}`),
+			"typ JWT":          withHeader(`{"alg":"RS256","kid":"` + kid + `","typ":"JWT"}`),
+			"unknown kid":      withHeader(`{"alg":"RS256","kid":"x","typ":"at+jwt"}`),
+			"crit":             withHeader(`{"alg":"RS256","kid":"` + kid + `","typ":"at+jwt","crit":["x"],"x":1}`),
+			"embedded jwk":     withHeader(`{"alg":"RS256","kid":"` + kid + `","typ":"at+jwt","jwk":{}}`),
+			"other signature":  parts[0] + "." + parts[1] + "." + parts[2][:10] + "AAAA" + parts[2][14:],
+			"line feed":        parts[0] + "." + parts[1] + ".\n" + parts[2],
+			"other payload":    parts[0] + "." + base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"y"}`)) + "." + parts[2],
+			"padded signature": token + "=",
+		}
+		alphabet := "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+		for _, last := range alphabet {
+			if altered := token[:len(token)-1] + string(last); altered != token {
+				cases["last character "+string(last)] = altered
+			}
+		}
+		for name, text := range cases {
+			if _, err := r.Verify(text); !errors.Is(err, keys.ErrToken) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	})
+}
+
+// Whoever can write the table can neither change the state of a key nor swap rows without being found out.
+func TestAlteredRowIsLeftOut(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		c := newClock()
+		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		rows := r.Rows()
+		for _, row := range rows {
+			to := row
+			to.State = storage.KeyPrevious
+			if row.State == storage.KeyCurrent {
+				must(t, db.ChangeKeys(ctx, admin, storage.KeyChange{Event: storage.Event{Type: "test"}, Update: []storage.KeyUpdate{{From: row, To: to}}}, c.now()))
+			}
+		}
+		must(t, r.Poll(ctx))
+		if len(r.Rows()) != 1 || len(published(t, r)) != 1 {
+			t.Error("the altered row is used")
+		}
+		if err := r.Maintain(ctx); err == nil {
+			t.Error("what is missing was replaced silently")
+		}
+		if err := r.Healthy(); err == nil {
+			t.Error("healthy")
+		}
+	})
+}
+
+func TestWrongMasterWritesNothing(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		keystest.MustRing(t, storagetest.MustOpen(t, url), time.Now, keystest.Generator())
+		other := keystest.MustMaster(t, 2)
+		guard := func(ctx context.Context, db *storage.DB) error { return keys.CheckMaster(ctx, db, other) }
+		_, err := storage.Open(ctx, storage.Options{URL: url, Migrate: true, Guard: guard})
+		if !errors.Is(err, keys.ErrWrongMaster) {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestMasterFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "master.key")
+	must(t, keys.CreateMaster(path))
+	if err := keys.CreateMaster(path); !errors.Is(err, os.ErrExist) {
+		t.Error("overwrites:", err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Error(info.Mode(), err)
+	}
+	if _, err := keys.ReadMaster(path); err != nil {
+		t.Error(err)
+	}
+	must(t, os.Chmod(path, 0o640))
+	if _, err := keys.ReadMaster(path); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+		t.Error(err)
+	}
+	for content, ok := range map[string]bool{
+		strings.Repeat("ab", 32):       true,
+		strings.Repeat("\x01", 32):     true,
+		strings.Repeat("A", 43) + "=":  true,
+		strings.Repeat("A", 43) + "\n": true,
+		strings.Repeat("ab", 16):       true, // 32 bytes as they are
+		"":                             false,
+		"short":                        false,
+		strings.Repeat("A", 44):        false,
+	} {
+		must(t, os.WriteFile(path, []byte(content), 0o600))
+		must(t, os.Chmod(path, 0o600))
+		if _, err := keys.ReadMaster(path); (err == nil) != ok {
+			t.Errorf("%q: %v", content, err)
+		}
+	}
+}
+
+func TestConfigProblems(t *testing.T) {
+	if p := keystest.Config.Problems(); p != nil {
+		t.Error(p)
+	}
+	for name, change := range map[string]func(*keys.Config){
+		"bits":               func(c *keys.Config) { c.Bits = 1024 },
+		"no max-age":         func(c *keys.Config) { c.JWKSMaxAge = 0 },
+		"long max-age":       func(c *keys.Config) { c.JWKSMaxAge = 13 * time.Hour },
+		"interval too short": func(c *keys.Config) { c.RotationInterval = time.Hour },
+	} {
+		c := keystest.Config
+		change(&c)
+		if p := c.Problems(); len(p) != 1 {
+			t.Errorf("%s: %v", name, p)
+		}
+	}
+}

@@ -1,0 +1,72 @@
+// Package keystest gives tests signing keys without the wait for them.
+package keystest
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"io"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/storage"
+)
+
+var (
+	mu   sync.Mutex
+	pool []*rsa.PrivateKey
+)
+
+// Generator hands out key pairs, each once, from a pool that all tests of a binary share.
+func Generator() func(bits int) (*rsa.PrivateKey, error) {
+	used := 0
+	return func(bits int) (*rsa.PrivateKey, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if used == len(pool) {
+			k, err := rsa.GenerateKey(rand.Reader, bits)
+			if err != nil {
+				return nil, err
+			}
+			pool = append(pool, k)
+		}
+		used++
+		return pool[used-1], nil
+	}
+}
+
+// Config is the default schedule.
+var Config = keys.Config{RotationInterval: 90 * 24 * time.Hour, PublishLead: 24 * time.Hour, JWKSMaxAge: 5 * time.Minute, Bits: 2048}
+
+// Quiet is a log that nobody reads.
+var Quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+
+// MustMaster is the master key of all bytes b.
+func MustMaster(t testing.TB, b byte) *keys.Master {
+	t.Helper()
+	key := make([]byte, keys.MasterSize)
+	for i := range key {
+		key[i] = b
+	}
+	m, err := keys.NewMaster(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// MustRing opens a ring on the database, at the time that now tells, and lets it make its first keys.
+func MustRing(t testing.TB, db *storage.DB, now func() time.Time, generate func(int) (*rsa.PrivateKey, error)) *keys.Ring {
+	t.Helper()
+	r, err := keys.Open(context.Background(), db, MustMaster(t, 1), Config, keys.Options{Now: now, Generate: generate, Log: Quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Maintain(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
