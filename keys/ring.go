@@ -34,6 +34,8 @@ var (
 	ErrStale = errors.New("no signing key of which this replica is sure")
 	// ErrToken says that a text is no token that a key of this ring signed. It never says more.
 	ErrToken = errors.New("not a token of this server")
+	// ErrRevoked says that a text names a key that has been revoked. Whether that key signed it is not asked any more.
+	ErrRevoked = errors.New("the key has been revoked")
 )
 
 // Ring is the keys of one replica. It is safe for concurrent use.
@@ -60,6 +62,7 @@ type view struct {
 	readAt   time.Time
 	rows     []storage.SigningKey // intact ones only
 	public   map[string]*rsa.PublicKey
+	revoked  map[string]bool
 	signer   jose.Signer // of the current key; nil if there is none
 	kid      string
 	jwks     []byte
@@ -133,7 +136,7 @@ func (r *Ring) Poll(ctx context.Context) error {
 // newView builds a view from rows. A row that does not carry the MAC of its state is left out and named; nothing takes its place.
 func (r *Ring) newView(rows []storage.SigningKey, readAt time.Time) (*view, error) {
 	old := r.view.Load()
-	v := &view{readAt: readAt, public: map[string]*rsa.PublicKey{}}
+	v := &view{readAt: readAt, public: map[string]*rsa.PublicKey{}, revoked: map[string]bool{}}
 	var published []jose.JSONWebKey
 	for _, row := range rows {
 		if !r.master.rowIntact(row) {
@@ -142,6 +145,7 @@ func (r *Ring) newView(rows []storage.SigningKey, readAt time.Time) (*view, erro
 		}
 		v.rows = append(v.rows, row)
 		if row.State == storage.KeyRevoked {
+			v.revoked[row.KID] = true
 			continue
 		}
 		public, _, err := publicOf(row)
@@ -261,7 +265,7 @@ func (r *Ring) Signer(ctx context.Context, expires time.Time) (Signer, error) {
 }
 
 // Verify returns the payload of an access token that a key of this ring signed and that has not been revoked. The token must be a compact
-// JWS in canonical base64url with exactly the header that Sign makes. ErrToken otherwise; ErrStale if this replica cannot be sure.
+// JWS in canonical base64url with exactly the header that Sign makes. ErrToken or ErrRevoked otherwise; ErrStale if this replica cannot be sure.
 func (r *Ring) Verify(token string) (payload []byte, err error) {
 	v, err := r.fresh()
 	if err != nil {
@@ -273,6 +277,9 @@ func (r *Ring) Verify(token string) (payload []byte, err error) {
 	}
 	public := v.public[kid]
 	if public == nil {
+		if v.revoked[kid] {
+			return nil, ErrRevoked
+		}
 		return nil, ErrToken
 	}
 	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{signingAlg})

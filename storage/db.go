@@ -58,16 +58,7 @@ type DB struct {
 
 // Open opens the database, checks that its schema is the one this program knows and, with o.Migrate, brings an older one up to date.
 func Open(ctx context.Context, o Options) (*DB, error) {
-	kind, target, err := parseURL(o.URL)
-	if err != nil {
-		return nil, err
-	}
-	var db *DB
-	if kind == SQLite {
-		db, err = openSQLite(target, o.Create)
-	} else {
-		db, err = openPostgres(target, o.AllowInsecure)
-	}
+	db, err := connect(o)
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +67,28 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		return nil, err
 	}
 	return db, nil
+}
+
+func connect(o Options) (*DB, error) {
+	kind, target, err := parseURL(o.URL)
+	switch {
+	case err != nil:
+		return nil, err
+	case kind == SQLite:
+		return openSQLite(target, o.Create)
+	default:
+		return openPostgres(target, o.AllowInsecure)
+	}
+}
+
+// StatusOf tells the version of the schema of a database that need not be one this program can open, and changes nothing.
+func StatusOf(ctx context.Context, o Options) (SchemaStatus, error) {
+	db, err := connect(o)
+	if err != nil {
+		return SchemaStatus{}, err
+	}
+	defer db.Close()
+	return db.SchemaStatus(ctx)
 }
 
 // Kind tells which database this is.

@@ -1,0 +1,125 @@
+// Package api is what travels on the wire between keyturn and others: paths, parameter names, answers and errors, in the words of the
+// RFCs. It needs the standard library only, so that a client may import it.
+package api
+
+// Paths of the public listener.
+const (
+	PathToken      = "/token"
+	PathRevoke     = "/revoke"
+	PathIntrospect = "/introspect"
+	PathJWKS       = "/.well-known/jwks.json"
+	PathMetadata   = "/.well-known/oauth-authorization-server" // an issuer's path goes after it, RFC 8414 §3.1
+	PathOpenAPI    = "/openapi.yaml"
+	PathLivez      = "/livez"
+	PathReadyz     = "/readyz"
+	PathMetrics    = "/metrics" // of the admin listener only
+)
+
+// Parameters of the forms.
+const (
+	ParamGrantType     = "grant_type"      // RFC 6749 §4.3.2, §6
+	ParamClientID      = "client_id"       // RFC 6749 §2.3.1
+	ParamClientSecret  = "client_secret"   // RFC 6749 §2.3.1
+	ParamUsername      = "username"        // RFC 6749 §4.3.2
+	ParamPassword      = "password"        // RFC 6749 §4.3.2
+	ParamScope         = "scope"           // RFC 6749 §3.3
+	ParamResource      = "resource"        // RFC 8707 §2
+	ParamRefreshToken  = "refresh_token"   // RFC 6749 §6
+	ParamToken         = "token"           // RFC 7009 §2.1, RFC 7662 §2.1
+	ParamTokenTypeHint = "token_type_hint" // RFC 7009 §2.1, RFC 7662 §2.1; keyturn needs no hint
+)
+
+// Grant types.
+const (
+	GrantPassword     = "password"      // RFC 6749 §4.3
+	GrantRefreshToken = "refresh_token" // RFC 6749 §6
+)
+
+// Client authentication methods, RFC 7591 §2.
+const (
+	AuthBasic = "client_secret_basic"
+	AuthPost  = "client_secret_post"
+	AuthNone  = "none"
+)
+
+// TokenResponse is the success body of /token, RFC 6749 §5.1.
+type TokenResponse struct {
+	AccessToken  string `json:"access_token"`
+	TokenType    string `json:"token_type"`              // always Bearer, RFC 6750
+	ExpiresIn    int64  `json:"expires_in"`              // seconds
+	RefreshToken string `json:"refresh_token,omitempty"` // RFC 6749 §6; absent for clients without that grant
+	Scope        string `json:"scope,omitempty"`         // of the access token, RFC 6749 §3.3
+	Username     string `json:"username,omitempty"`      // of the password grant only
+}
+
+// AccessToken is the claims of an access token, RFC 9068 §2.2. Times are unix seconds.
+type AccessToken struct {
+	Issuer   string   `json:"iss"`
+	Subject  string   `json:"sub"`
+	Audience string   `json:"aud"` // one, RFC 9068 §3
+	ClientID string   `json:"client_id"`
+	Expires  int64    `json:"exp"`
+	IssuedAt int64    `json:"iat"`
+	ID       string   `json:"jti"`
+	Scope    string   `json:"scope"`     // RFC 9068 §2.2.3
+	AuthTime int64    `json:"auth_time"` // of the login, RFC 9068 §2.2.1
+	Session  string   `json:"sid"`       // the grant
+	Roles    []string `json:"roles,omitempty"`
+}
+
+// Introspection is the answer of /introspect, RFC 7662 §2.2. A token that is not live, or not for the eyes of the caller, has Active
+// alone.
+type Introspection struct {
+	Active    bool     `json:"active"`
+	Issuer    string   `json:"iss,omitempty"`
+	Subject   string   `json:"sub,omitempty"`
+	Audience  string   `json:"aud,omitempty"`
+	ClientID  string   `json:"client_id,omitempty"`
+	Username  string   `json:"username,omitempty"`
+	Scope     string   `json:"scope,omitempty"`
+	Expires   int64    `json:"exp,omitempty"` // unix seconds
+	IssuedAt  int64    `json:"iat,omitempty"` // unix seconds
+	ID        string   `json:"jti,omitempty"`
+	TokenType string   `json:"token_type,omitempty"` // Bearer, or refresh_token
+	Session   string   `json:"sid,omitempty"`
+	Roles     []string `json:"roles,omitempty"`
+}
+
+// Revocation is the success body of /revoke: {}. RFC 7009 §2.2 leaves it to the server.
+type Revocation struct{}
+
+// Metadata is the authorization server metadata, RFC 8414 §2.
+type Metadata struct {
+	Issuer                   string   `json:"issuer"`
+	TokenEndpoint            string   `json:"token_endpoint"`
+	RevocationEndpoint       string   `json:"revocation_endpoint"`
+	IntrospectionEndpoint    string   `json:"introspection_endpoint"`
+	JWKSURI                  string   `json:"jwks_uri"`
+	ResponseTypes            []string `json:"response_types_supported"` // none: there is no authorization endpoint
+	GrantTypes               []string `json:"grant_types_supported"`
+	TokenAuthMethods         []string `json:"token_endpoint_auth_methods_supported"`
+	RevocationAuthMethods    []string `json:"revocation_endpoint_auth_methods_supported"`
+	IntrospectionAuthMethods []string `json:"introspection_endpoint_auth_methods_supported"`
+}
+
+// Code is an error code.
+type Code string
+
+// Error codes.
+const (
+	InvalidRequest         Code = "invalid_request"         // RFC 6749 §5.2
+	InvalidClient          Code = "invalid_client"          // RFC 6749 §5.2
+	InvalidGrant           Code = "invalid_grant"           // RFC 6749 §5.2
+	UnauthorizedClient     Code = "unauthorized_client"     // RFC 6749 §5.2
+	UnsupportedGrantType   Code = "unsupported_grant_type"  // RFC 6749 §5.2
+	InvalidScope           Code = "invalid_scope"           // RFC 6749 §5.2
+	InvalidTarget          Code = "invalid_target"          // RFC 8707 §2
+	TemporarilyUnavailable Code = "temporarily_unavailable" // RFC 6749 §4.1.2.1; try again after Retry-After
+	ServerError            Code = "server_error"            // RFC 6749 §4.1.2.1
+)
+
+// Error is the error body of /token, /revoke and /introspect, RFC 6749 §5.2.
+type Error struct {
+	Code        Code   `json:"error"`
+	Description string `json:"error_description,omitempty"` // ASCII without " and \, for the developer of the client
+}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyturn/keyturn/server"
+)
+
+func (a *app) auditCommand() *cobra.Command {
+	verify := a.verb("verify", "Check that no record of the trail was changed or removed", cobra.NoArgs, false, func(ctx context.Context, admin *server.Admin, _ []string) error {
+		n, err := admin.VerifyAudit(ctx)
+		if err == nil {
+			a.say("%d records, each as it was written", n)
+		}
+		return err
+	})
+	return noun("audit", "The trail of what was changed, by whom and why", a.auditList(), verify)
+}
+
+func (a *app) auditList() *cobra.Command {
+	var since, kind string
+	c := a.verb("list", "List the audit trail, oldest first", cobra.NoArgs, false, func(ctx context.Context, admin *server.Admin, _ []string) error {
+		from, err := parseSince(since, time.Now())
+		if err != nil {
+			return err
+		}
+		records, err := admin.Audit(ctx, from, kind)
+		if err != nil {
+			return err
+		}
+		return a.print(records, func() {
+			var rows [][]string
+			for _, r := range records {
+				rows = append(rows, []string{strconv.FormatInt(r.Seq, 10), moment(&r.Time), r.Type, r.Actor, orDash(r.Target), orDash(r.Reason), string(r.Details)})
+			}
+			a.table([]string{"SEQ", "TIME", "TYPE", "ACTOR", "TARGET", "REASON", "DETAILS"}, rows)
+		})
+	})
+	c.Flags().StringVar(&since, "since", "", "only records since a time (2026-01-31T12:00:00Z) or for a span (24h, 7d)")
+	c.Flags().StringVar(&kind, "type", "", "only records of this type")
+	return c
+}
+
+// parseSince reads a moment, or a span before now.
+func parseSince(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	for _, layout := range []string{time.RFC3339, time.DateOnly} {
+		if t, err := time.Parse(layout, text); err == nil {
+			return t, nil
+		}
+	}
+	var span server.Duration
+	if err := span.UnmarshalText([]byte(text)); err != nil {
+		return time.Time{}, usageError{fmt.Errorf("--since: %q is neither a time such as 2026-01-31T12:00:00Z nor a span such as 24h", text)}
+	}
+	return now.Add(-time.Duration(span)), nil
+}

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/keyturn/keyturn/server"
+)
+
+func (a *app) clientCommand() *cobra.Command {
+	one := func(use, short string, act func(*server.Admin, context.Context, string) error, done string) *cobra.Command {
+		return a.verb(use+" ID", short, cobra.ExactArgs(1), false, func(ctx context.Context, admin *server.Admin, args []string) error {
+			if err := act(admin, ctx, args[0]); err != nil {
+				return err
+			}
+			a.say("client %s %s", args[0], done)
+			return nil
+		})
+	}
+	return noun("client", "Applications and resource servers",
+		a.clientCreate(), a.clientList(), a.clientShow(), a.clientUpdate(), a.clientRotateSecret(),
+		one("enable", "Let a disabled client authenticate again", (*server.Admin).EnableClient, "enabled"),
+		one("disable", "Let a client neither authenticate nor use its tokens", (*server.Admin).DisableClient, "disabled: its tokens are inactive"),
+		one("delete", "Remove a client and its grants", (*server.Admin).DeleteClient, "deleted with its grants"))
+}
+
+// clientFlags are what describes a client.
+type clientFlags struct {
+	grants, scope, audiences []string
+	resource, accessTTL      string
+}
+
+func (f *clientFlags) add(flags *pflag.FlagSet) {
+	flags.StringSliceVar(&f.grants, "grant", nil, "grant type that the client may use: password, refresh_token")
+	flags.StringArrayVar(&f.scope, "scope", nil, "scope that the client may have, words separated by spaces")
+	flags.StringSliceVar(&f.audiences, "audience", nil, "URI of a resource that the client gets tokens for; the first is the default")
+	flags.StringVar(&f.resource, "resource", "", "URI of the resource that this client serves: it may introspect tokens for it")
+	flags.StringVar(&f.accessTTL, "access-ttl", "", "lifetime of the client's access tokens, at most 1h (default: the server's)")
+}
+
+// apply sets what was given on the command line.
+func (f *clientFlags) apply(flags *pflag.FlagSet, spec *server.ClientSpec) error {
+	if flags.Changed("grant") {
+		spec.Grants = f.grants
+	}
+	if flags.Changed("scope") {
+		spec.Scope = strings.Join(f.scope, " ")
+	}
+	if flags.Changed("audience") {
+		spec.Audiences = f.audiences
+	}
+	if flags.Changed("resource") {
+		spec.Resource = f.resource
+	}
+	if f.accessTTL != "" {
+		if err := spec.AccessTTL.UnmarshalText([]byte(f.accessTTL)); err != nil {
+			return usageError{err}
+		}
+	}
+	return nil
+}
+
+func (a *app) clientCreate() *cobra.Command {
+	var f clientFlags
+	var public, secretStdin bool
+	var c *cobra.Command
+	c = a.verb("create ID", "Make a client; its secret is printed once", cobra.ExactArgs(1), true, func(ctx context.Context, admin *server.Admin, args []string) error {
+		spec := server.ClientSpec{ID: args[0], Public: public}
+		if err := f.apply(c.Flags(), &spec); err != nil {
+			return err
+		}
+		if secretStdin {
+			var err error
+			if spec.Secret, err = readLine(a.stdin); err != nil {
+				return err
+			}
+		}
+		made, err := admin.CreateClient(ctx, spec)
+		if err != nil {
+			return err
+		}
+		return a.print(made, func() {
+			a.pairs([2]string{"client_id", made.ID}, [2]string{"client_secret", orDash(made.Secret)})
+			if made.Secret != "" {
+				a.say("Keep the secret now: it is not shown again.")
+			}
+		})
+	})
+	f.add(c.Flags())
+	c.Flags().BoolVar(&public, "public", false, "the client cannot keep a secret")
+	c.Flags().BoolVar(&secretStdin, "secret-stdin", false, "read the secret from standard input instead of making one")
+	return c
+}
+
+func (a *app) clientList() *cobra.Command {
+	return a.verb("list", "List clients", cobra.NoArgs, false, func(ctx context.Context, admin *server.Admin, _ []string) error {
+		clients, err := admin.Clients(ctx)
+		if err != nil {
+			return err
+		}
+		return a.print(clients, func() {
+			var rows [][]string
+			for _, c := range clients {
+				rows = append(rows, []string{c.ID, clientKind(c), orDash(strings.Join(c.Grants, " ")), orDash(c.Scope), orDash(strings.Join(c.Audiences, " ")),
+					orDash(c.Resource), moment(c.DisabledAt)})
+			}
+			a.table([]string{"CLIENT", "KIND", "GRANTS", "SCOPE", "AUDIENCES", "RESOURCE", "DISABLED"}, rows)
+		})
+	})
+}
+
+func clientKind(c server.Client) string {
+	if c.Public {
+		return "public"
+	}
+	return "confidential"
+}
+
+func (a *app) printClient(c server.Client) error {
+	return a.print(c, func() {
+		a.pairs([2]string{"client_id", c.ID}, [2]string{"kind", clientKind(c)}, [2]string{"grants", orDash(strings.Join(c.Grants, " "))},
+			[2]string{"scope", orDash(c.Scope)}, [2]string{"audiences", orDash(strings.Join(c.Audiences, " "))}, [2]string{"resource", orDash(c.Resource)},
+			[2]string{"access_ttl", orDash(accessTTL(c))}, [2]string{"created_at", moment(&c.CreatedAt)}, [2]string{"disabled_at", moment(c.DisabledAt)})
+	})
+}
+
+func accessTTL(c server.Client) string {
+	if c.AccessTTL == 0 {
+		return ""
+	}
+	return time.Duration(c.AccessTTL).String()
+}
+
+func (a *app) clientShow() *cobra.Command {
+	return a.verb("show ID", "Show a client", cobra.ExactArgs(1), false, func(ctx context.Context, admin *server.Admin, args []string) error {
+		c, err := admin.Client(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		return a.printClient(c)
+	})
+}
+
+func (a *app) clientUpdate() *cobra.Command {
+	var f clientFlags
+	var c *cobra.Command
+	c = a.verb("update ID", "Change what a client may do; what is not named stays", cobra.ExactArgs(1), false, func(ctx context.Context, admin *server.Admin, args []string) error {
+		var bad error
+		updated, err := admin.UpdateClient(ctx, args[0], func(spec *server.ClientSpec) { bad = f.apply(c.Flags(), spec) })
+		if bad != nil || err != nil {
+			return firstError(bad, err)
+		}
+		return a.printClient(updated)
+	})
+	f.add(c.Flags())
+	return c
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *app) clientRotateSecret() *cobra.Command {
+	var keep string
+	var secretStdin bool
+	c := a.verb("rotate-secret ID", "Give a client a new secret; both work until the old one lapses", cobra.ExactArgs(1), false, func(ctx context.Context, admin *server.Admin, args []string) error {
+		var span server.Duration
+		if err := span.UnmarshalText([]byte(keep)); err != nil {
+			return usageError{err}
+		}
+		secret := ""
+		if secretStdin {
+			var err error
+			if secret, err = readLine(a.stdin); err != nil {
+				return err
+			}
+		}
+		rotated, err := admin.RotateSecret(ctx, args[0], secret, time.Duration(span))
+		if err != nil {
+			return err
+		}
+		return a.print(rotated, func() {
+			a.pairs([2]string{"client_id", rotated.ClientID}, [2]string{"client_secret", rotated.Secret}, [2]string{"previous_expires_at", moment(&rotated.PreviousExpiresAt)})
+		})
+	})
+	c.Flags().StringVar(&keep, "keep", "24h", "how long the old secret works")
+	c.Flags().BoolVar(&secretStdin, "secret-stdin", false, "read the secret from standard input instead of making one")
+	return c
+}

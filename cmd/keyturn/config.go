@@ -1,0 +1,244 @@
+package main
+
+import (
+	"encoding"
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/confmap"
+	"github.com/knadh/koanf/v2"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/keyturn/keyturn/server"
+)
+
+// Scopes of settings: which commands take them as flags. Environment and file count for all commands.
+const (
+	scopeAll      = ""
+	scopeDatabase = "database"
+	scopeKeys     = "keys"
+	scopeUser     = "user"
+)
+
+// setting is one field of server.Config.
+type setting struct {
+	key, flag, env, standard, help, scope string
+	index                                 int
+	kind                                  reflect.Type
+}
+
+// settings are all fields of server.Config, in its order.
+var settings = func() []setting {
+	t := reflect.TypeFor[server.Config]()
+	var all []setting
+	for i := range t.NumField() {
+		f := t.Field(i)
+		key := f.Tag.Get("key")
+		all = append(all, setting{key: key, flag: strings.ReplaceAll(key, "_", "-"), env: "KEYTURN_" + strings.ToUpper(key),
+			standard: f.Tag.Get("default"), help: f.Tag.Get("help"), scope: f.Tag.Get("scope"), index: i, kind: f.Type})
+	}
+	return all
+}()
+
+// addSettings adds the settings of some scopes, or all, as flags, and --config.
+func addSettings(flags *pflag.FlagSet, scopes ...string) {
+	if flags.Lookup("config") == nil {
+		flags.String("config", "", "YAML file with settings (environment KEYTURN_CONFIG)")
+	}
+	for _, s := range settings {
+		if !slices.Contains(scopes, scopeAll) && !slices.Contains(scopes, s.scope) || flags.Lookup(s.flag) != nil {
+			continue
+		}
+		switch s.kind.Kind() {
+		case reflect.Bool:
+			flags.Bool(s.flag, s.standard == "true", s.help)
+		case reflect.Slice:
+			flags.StringSlice(s.flag, nil, s.help)
+		default:
+			flags.String(s.flag, s.standard, s.help)
+		}
+	}
+}
+
+// config reads the configuration: flag over environment over KEYTURN_*_FILE over file over default. The error is a *server.ConfigError
+// with everything that is wrong.
+func (a *app) config(flags *pflag.FlagSet, forServe bool) (server.Config, error) {
+	k := koanf.New("\x00") // no setting is nested
+	problems := a.loadLayers(k, flags)
+	var c server.Config
+	target := reflect.ValueOf(&c).Elem()
+	for _, s := range settings {
+		if err := assign(target.Field(s.index), k.Get(s.key)); err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", s.key, err))
+		}
+	}
+	if len(problems) == 0 {
+		problems = c.Problems(forServe)
+	} else {
+		problems = append(problems, withoutZeros(c.Problems(forServe), problems)...)
+	}
+	if len(problems) > 0 {
+		return c, &server.ConfigError{Problems: problems}
+	}
+	return c, nil
+}
+
+// withoutZeros leaves out what is said of settings that could not be read at all.
+func withoutZeros(problems, unread []error) []error {
+	return slices.DeleteFunc(problems, func(p error) bool {
+		key, _, _ := strings.Cut(p.Error(), ":")
+		return slices.ContainsFunc(unread, func(u error) bool { return strings.HasPrefix(u.Error(), key+":") })
+	})
+}
+
+// loadLayers loads the sources of settings, the weakest first.
+func (a *app) loadLayers(k *koanf.Koanf, flags *pflag.FlagSet) (problems []error) {
+	load := func(values map[string]any, errs ...error) {
+		problems = append(problems, errs...)
+		if err := k.Load(confmap.Provider(values, ""), nil); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	standards := map[string]any{}
+	for _, s := range settings {
+		standards[s.key] = s.standard
+	}
+	load(standards)
+	fromFile, errs := readConfigFile(a.configPath(flags))
+	load(fromFile, errs...)
+	fromEnv, errs := a.readEnvironment()
+	load(fromEnv, errs...)
+	fromFlags := map[string]any{}
+	for _, s := range settings {
+		if f := flags.Lookup(s.flag); f != nil && f.Changed {
+			fromFlags[s.key] = f.Value.String()
+			if list, ok := f.Value.(pflag.SliceValue); ok {
+				fromFlags[s.key] = list.GetSlice()
+			}
+		}
+	}
+	load(fromFlags)
+	return problems
+}
+
+func (a *app) configPath(flags *pflag.FlagSet) string {
+	if f := flags.Lookup("config"); f != nil && f.Value.String() != "" {
+		return f.Value.String()
+	}
+	return a.getenv("KEYTURN_CONFIG")
+}
+
+// readConfigFile reads a YAML file. A key that is no setting is refused: it would be a setting that silently does nothing.
+func readConfigFile(path string) (map[string]any, []error) {
+	if path == "" {
+		return nil, nil
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, []error{fmt.Errorf("config: %w", err)}
+	}
+	values, err := yaml.Parser().Unmarshal(content)
+	if err != nil {
+		return nil, []error{fmt.Errorf("config: %s: %w", path, err)}
+	}
+	var problems []error
+	for key := range values {
+		if !slices.ContainsFunc(settings, func(s setting) bool { return s.key == key }) {
+			problems = append(problems, fmt.Errorf("config: %s: unknown key %q", path, key))
+			delete(values, key)
+		}
+	}
+	return values, problems
+}
+
+// readEnvironment reads KEYTURN_* and the files that KEYTURN_*_FILE name. A setting from both is refused: which one counts should not
+// have to be guessed, least of all of a secret.
+func (a *app) readEnvironment() (values map[string]any, problems []error) {
+	values = map[string]any{}
+	for _, s := range settings {
+		value, file := a.getenv(s.env), a.getenv(s.env+"_FILE")
+		switch {
+		case value != "" && file != "":
+			problems = append(problems, fmt.Errorf("%s: %s and %s_FILE are both set: unset one", s.key, s.env, s.env))
+		case value != "":
+			values[s.key] = value
+		case file != "":
+			content, err := os.ReadFile(file)
+			if err != nil {
+				problems = append(problems, fmt.Errorf("%s: %s_FILE: %w", s.key, s.env, err))
+				continue
+			}
+			values[s.key] = strings.TrimRight(string(content), "\r\n")
+		}
+	}
+	return values, problems
+}
+
+// assign writes a value of any layer into a field.
+func assign(field reflect.Value, value any) error {
+	if list, ok := field.Addr().Interface().(*server.List); ok {
+		return assignList(list, value)
+	}
+	if _, ok := value.([]any); ok || value == nil {
+		return errors.New("takes one value")
+	}
+	text := fmt.Sprint(value)
+	if u, ok := field.Addr().Interface().(encoding.TextUnmarshaler); ok {
+		return u.UnmarshalText([]byte(text))
+	}
+	switch field.Kind() {
+	case reflect.Bool:
+		if text != "true" && text != "false" {
+			return fmt.Errorf("%q is neither true nor false", text)
+		}
+		field.SetBool(text == "true")
+	case reflect.Int:
+		var n int64
+		if _, err := fmt.Sscanf(text, "%d", &n); err != nil || fmt.Sprint(n) != text {
+			return fmt.Errorf("%q is not a number", text)
+		}
+		field.SetInt(n)
+	default:
+		field.SetString(text)
+	}
+	return nil
+}
+
+func assignList(list *server.List, value any) error {
+	switch v := value.(type) {
+	case []string:
+		*list = v
+	case []any:
+		for _, item := range v {
+			*list = append(*list, fmt.Sprint(item))
+		}
+	case string:
+		for item := range strings.SplitSeq(v, ",") {
+			if item = strings.TrimSpace(item); item != "" {
+				*list = append(*list, item)
+			}
+		}
+	default:
+		return errors.New("takes a list")
+	}
+	return nil
+}
+
+func (a *app) configCommand() *cobra.Command {
+	validate := &cobra.Command{Use: "validate", Short: "Tell everything that is wrong with the configuration of serve", Args: cobra.NoArgs}
+	addSettings(validate.Flags(), scopeAll)
+	validate.RunE = func(c *cobra.Command, _ []string) error {
+		if _, err := a.config(c.Flags(), true); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.stderr, "the configuration is valid")
+		return nil
+	}
+	return noun("config", "The configuration", validate)
+}

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/keyturn/keyturn/server"
+)
+
+func (a *app) serveCommand() *cobra.Command {
+	c := &cobra.Command{Use: "serve", Short: "Run the server", Args: cobra.NoArgs}
+	addSettings(c.Flags(), scopeAll)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		config, err := a.config(c.Flags(), true)
+		if err != nil {
+			return err
+		}
+		return a.serve(c.Context(), config)
+	}
+	return c
+}
+
+// serve runs until SIGTERM or an interrupt. A second one ends the process at once.
+func (a *app) serve(ctx context.Context, config server.Config) error {
+	ctx, stop := untilSignal(ctx)
+	defer stop()
+	s, err := server.Open(ctx, config, server.Options{Log: server.NewLog(config, a.stderr, a.onTerminal())})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	listeners, err := server.Listen(config)
+	if err != nil {
+		return err
+	}
+	return s.Serve(ctx, listeners)
+}
+
+// untilSignal ends the context at the first signal, and then lets signals have their usual effect.
+func untilSignal(ctx context.Context) (context.Context, func()) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+func (a *app) onTerminal() bool {
+	f, ok := a.stderr.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}

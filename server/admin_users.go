@@ -1,0 +1,195 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/storage"
+)
+
+// discard is the log of work that reports by its results.
+var discard = slog.New(slog.NewTextHandler(io.Discard, nil))
+
+// newSub is an opaque subject identifier: 128 random bits after subPrefix.
+func newSub() string {
+	b := make([]byte, 16)
+	rand.Read(b)
+	return subPrefix + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b))
+}
+
+// CreateUser makes a user. ErrInvalid if name, password or a role breaks a rule, ErrConflict if the name is taken.
+func (a *Admin) CreateUser(ctx context.Context, name, password string, roles []string) (storage.User, error) {
+	name, err := a.username(name)
+	if err != nil {
+		return storage.User{}, err
+	}
+	for _, role := range roles {
+		if !isScopeToken(role) || len(role) > maxClientID {
+			return storage.User{}, invalid("role %q: printable ASCII without space, \" and \\", role)
+		}
+	}
+	hash, err := a.hashPassword(password)
+	if err != nil {
+		return storage.User{}, err
+	}
+	return a.db.CreateUser(ctx, a.by, storage.User{Sub: newSub(), Username: name, PasswordHash: hash, Roles: unique(roles),
+		CreatedAt: storage.At(a.now())})
+}
+
+// username is the canonical form of a name that a person typed.
+func (a *Admin) username(name string) (string, error) {
+	canonical, err := canonicalUsername(name)
+	if err != nil || strings.HasPrefix(canonical, subPrefix) {
+		return "", invalid("username %q: 1 to 255 bytes of letters, digits, marks and ASCII punctuation without spaces (RFC 8265), not beginning with %s", name, subPrefix)
+	}
+	return canonical, nil
+}
+
+// hashPassword checks a new password against the policy: long enough, nothing else (NIST SP 800-63B).
+func (a *Admin) hashPassword(password string) (string, error) {
+	canonical, err := canonicalPassword(password)
+	switch {
+	case err != nil || strings.ContainsAny(password, "\x00\r\n"):
+		return "", invalid("password: it holds a character that RFC 8265 does not allow in passwords, such as a control character")
+	case utf8.RuneCountInString(canonical) < a.config.PasswordMinLength:
+		return "", invalid("password: at least %d characters; a few words make a good one", a.config.PasswordMinLength)
+	case len(password) > maxPassword || len(canonical) > maxPassword:
+		return "", invalid("password: at most %d bytes", maxPassword)
+	}
+	return newPasswordHash(a.config.hashPolicy(), canonical).String(), nil
+}
+
+// Users lists all users.
+func (a *Admin) Users(ctx context.Context) ([]storage.User, error) { return a.db.Users(ctx) }
+
+// User reads one user. ErrNotFound.
+func (a *Admin) User(ctx context.Context, name string) (storage.User, error) {
+	name, err := a.username(name)
+	if err != nil {
+		return storage.User{}, err
+	}
+	return a.db.User(ctx, name)
+}
+
+// SetPassword gives the user another password, ends all its grants and lifts its throttle. ErrNotFound, ErrInvalid.
+func (a *Admin) SetPassword(ctx context.Context, name, password string) error {
+	name, err := a.username(name)
+	if err != nil {
+		return err
+	}
+	hash, err := a.hashPassword(password)
+	if err != nil {
+		return err
+	}
+	return a.db.SetPassword(ctx, a.by, name, hash, accountBucket(name), a.now())
+}
+
+// EnableUser lets a disabled user log in again. ErrNotFound.
+func (a *Admin) EnableUser(ctx context.Context, name string) error {
+	return a.onUser(ctx, name, a.db.EnableUser)
+}
+
+// DisableUser ends all grants of the user and lets no new one begin. ErrNotFound.
+func (a *Admin) DisableUser(ctx context.Context, name string) error {
+	return a.onUser(ctx, name, a.db.DisableUser)
+}
+
+// DeleteUser removes the user and with it its grants. ErrNotFound.
+func (a *Admin) DeleteUser(ctx context.Context, name string) error {
+	return a.onUser(ctx, name, a.db.DeleteUser)
+}
+
+// RevokeUserGrants ends all grants of the user. ErrNotFound.
+func (a *Admin) RevokeUserGrants(ctx context.Context, name string) error {
+	return a.onUser(ctx, name, a.db.RevokeUserGrants)
+}
+
+func (a *Admin) onUser(ctx context.Context, name string, change func(context.Context, storage.Actor, string, time.Time) error) error {
+	name, err := a.username(name)
+	if err != nil {
+		return err
+	}
+	return change(ctx, a.by, name, a.now())
+}
+
+// Grants lists the grants that have not expired, newest first; user and client narrow the list unless "".
+func (a *Admin) Grants(ctx context.Context, user, client string) ([]storage.GrantState, error) {
+	if user != "" {
+		var err error
+		if user, err = a.username(user); err != nil {
+			return nil, err
+		}
+	}
+	return a.db.Grants(ctx, storage.GrantFilter{Username: user, ClientID: client}, a.now())
+}
+
+// RevokeGrant ends one grant. ErrNotFound, ErrInvalid.
+func (a *Admin) RevokeGrant(ctx context.Context, id string) error {
+	grant, err := storage.ParseGrantID(id)
+	if err != nil {
+		return invalid("%v", err)
+	}
+	return a.db.RevokeGrantByID(ctx, a.by, grant, a.now())
+}
+
+// RevokeClientGrants ends all grants of the client. ErrNotFound.
+func (a *Admin) RevokeClientGrants(ctx context.Context, id string) error {
+	return a.db.RevokeClientGrants(ctx, a.by, id, a.now())
+}
+
+// RevokeAllGrants ends every grant there is.
+func (a *Admin) RevokeAllGrants(ctx context.Context) error {
+	return a.db.RevokeAllGrants(ctx, a.by, a.now())
+}
+
+// SigningKeys lists all signing keys whose rows are intact, newest first.
+func (a *Admin) SigningKeys() []storage.SigningKey { return a.ring.Rows() }
+
+// RotateKeys makes the next key the current one. It is refused (ErrRefused) while verifiers may not have seen that key, unless forced.
+func (a *Admin) RotateKeys(ctx context.Context, force bool) (keys.Rotation, error) {
+	if err := a.beginKeys(ctx); err != nil {
+		return keys.Rotation{}, err
+	}
+	return a.ring.Rotate(ctx, a.by, force)
+}
+
+// PlanRotation tells what RotateKeys would do, and changes nothing.
+func (a *Admin) PlanRotation(ctx context.Context, force bool) (keys.Rotation, error) {
+	return a.ring.PlanRotation(ctx, force)
+}
+
+// beginKeys makes the first keys of a database that no server has used yet.
+func (a *Admin) beginKeys(ctx context.Context) error {
+	if len(a.ring.Rows()) > 0 {
+		return nil
+	}
+	return a.ring.Maintain(ctx)
+}
+
+// Audit lists the audit trail, oldest first.
+func (a *Admin) Audit(ctx context.Context, since time.Time, kind string) ([]storage.AuditRecord, error) {
+	return a.db.AuditRecords(ctx, storage.AuditFilter{Since: since, Type: kind})
+}
+
+// VerifyAudit checks the chain of the audit trail and tells how many records it has.
+func (a *Admin) VerifyAudit(ctx context.Context) (int64, error) { return a.db.VerifyAudit(ctx) }
+
+// SchemaStatus tells the version of the schema.
+func (a *Admin) SchemaStatus(ctx context.Context) (storage.SchemaStatus, error) {
+	return a.db.SchemaStatus(ctx)
+}
+
+// SchemaOf tells the version of the schema without opening more than the database, and changes nothing.
+func SchemaOf(ctx context.Context, c Config) (storage.SchemaStatus, error) {
+	if problems := c.Problems(false); problems != nil {
+		return storage.SchemaStatus{}, &ConfigError{problems}
+	}
+	return storage.StatusOf(ctx, storage.Options{URL: c.Database, AllowInsecure: c.AllowInsecureDatabase})
+}

@@ -1,0 +1,111 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/storage"
+)
+
+// statusOf tells the status of each error code.
+var statusOf = map[api.Code]int{
+	api.InvalidRequest:         http.StatusBadRequest,
+	api.InvalidClient:          http.StatusUnauthorized,
+	api.InvalidGrant:           http.StatusBadRequest,
+	api.UnauthorizedClient:     http.StatusBadRequest,
+	api.UnsupportedGrantType:   http.StatusBadRequest,
+	api.InvalidScope:           http.StatusBadRequest,
+	api.InvalidTarget:          http.StatusBadRequest,
+	api.TemporarilyUnavailable: http.StatusServiceUnavailable,
+	api.ServerError:            http.StatusInternalServerError,
+}
+
+// failure is an error that a client may see.
+type failure struct {
+	body       api.Error
+	status     int           // 0: that of the code
+	retryAfter time.Duration // for TemporarilyUnavailable
+}
+
+func (f *failure) Error() string { return string(f.body.Code) + ": " + f.body.Description }
+
+func fail(code api.Code, description string) error {
+	return &failure{body: api.Error{Code: code, Description: description}}
+}
+
+func failWith(status int, code api.Code, description string) *failure {
+	return &failure{body: api.Error{Code: code, Description: description}, status: status}
+}
+
+// tooMany is 429 for a caller that has used up its own budget.
+func tooMany(retryAfter time.Duration) error {
+	return &failure{body: api.Error{Code: api.TemporarilyUnavailable, Description: "too many failed requests: try again later"},
+		status: http.StatusTooManyRequests, retryAfter: retryAfter}
+}
+
+// unavailable is 503 for work that cannot be done now and may be tried again.
+func unavailable(retryAfter time.Duration) *failure {
+	return &failure{body: api.Error{Code: api.TemporarilyUnavailable, Description: "the server cannot answer now: try again later"}, retryAfter: retryAfter}
+}
+
+// visible is what a client sees of an error: itself if it is meant for clients, else a fixed text.
+func visible(err error) *failure {
+	var f *failure
+	switch {
+	case errors.As(err, &f):
+		return f
+	case errors.Is(err, storage.ErrUnavailable), errors.Is(err, keys.ErrStale), errors.Is(err, errBusy):
+		return unavailable(retrySoon)
+	default:
+		return &failure{body: api.Error{Code: api.ServerError, Description: "internal error: the log of the server has it under the request id"}}
+	}
+}
+
+func (f *failure) httpStatus() int {
+	if f.status != 0 {
+		return f.status
+	}
+	return statusOf[f.body.Code]
+}
+
+const challenge = `Basic realm="keyturn", charset="UTF-8"`
+
+// writeError answers with an error body, RFC 6749 §5.2.
+func writeError(w http.ResponseWriter, f *failure) {
+	status := f.httpStatus()
+	if f.body.Code == api.InvalidClient {
+		w.Header().Set("WWW-Authenticate", challenge)
+	}
+	if f.retryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(max(1, int(f.retryAfter.Round(time.Second)/time.Second))))
+	}
+	writeJSON(w, status, f.body)
+}
+
+// writeJSON answers with a body that nobody may store, RFC 6749 §5.1.
+func writeJSON(w http.ResponseWriter, status int, body any) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(body); err != nil {
+		status, body = http.StatusInternalServerError, nil
+		b.Reset()
+		b.WriteString(`{"error":"server_error"}` + "\n")
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Pragma", "no-cache")
+	h.Set("Content-Length", strconv.Itoa(b.Len()))
+	w.WriteHeader(status)
+	w.Write(b.Bytes())
+}
+
+// retrySoon is what a client is told to wait when the database is away.
+const retrySoon = time.Second

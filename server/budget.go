@@ -1,0 +1,84 @@
+package server
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// maxBudgets bounds each of the two generations of budgets that a replica remembers.
+const maxBudgets = 20_000
+
+// budgets are token buckets by key, in the memory of one replica: what is used up comes back evenly over a period. How many it holds is
+// bounded: when a generation is full, the one before it is forgotten.
+type budgets struct {
+	size   int
+	period time.Duration
+	mu     sync.Mutex
+	young  map[string]*rate.Limiter
+	old    map[string]*rate.Limiter
+}
+
+func newBudgets(size int, period time.Duration) *budgets {
+	return &budgets{size: size, period: period, young: map[string]*rate.Limiter{}}
+}
+
+// wait tells how long the key must wait until its budget holds one again; 0 if it does now.
+func (b *budgets) wait(key string, now time.Time) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l := b.young[key]
+	if l == nil {
+		l = b.old[key]
+	}
+	if l == nil {
+		return 0
+	}
+	missing := 1 - l.TokensAt(now)
+	if missing <= 0 {
+		return 0
+	}
+	return max(time.Second, time.Duration(missing*float64(b.period)/float64(b.size)))
+}
+
+// spend takes one from the budget of the key.
+func (b *budgets) spend(key string, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l := b.young[key]
+	if l == nil {
+		if l = b.old[key]; l == nil {
+			l = rate.NewLimiter(rate.Limit(float64(b.size)/b.period.Seconds()), b.size)
+		}
+		if len(b.young) >= maxBudgets {
+			b.old, b.young = b.young, map[string]*rate.Limiter{}
+		}
+		b.young[key] = l
+	}
+	l.AllowN(now, 1)
+}
+
+// clientFailures are the budgets of failed client authentications: of a client from an address, and of an address whatever the client.
+// Nobody uses up the budget of a client at another address.
+type clientFailures struct{ pair, address *budgets }
+
+// newClientFailures allows three times as many failures as a user has: secrets are long, and deployments make mistakes.
+func newClientFailures(failures int, window time.Duration) clientFailures {
+	return clientFailures{newBudgets(3*failures, window), newBudgets(30*failures, window)}
+}
+
+func (f clientFailures) wait(clientID string, address netip.Addr, now time.Time) time.Duration {
+	return max(f.pair.wait(pairKey(clientID, address), now), f.address.wait(address.String(), now))
+}
+
+func (f clientFailures) spend(clientID string, address netip.Addr, now time.Time) {
+	f.pair.spend(pairKey(clientID, address), now)
+	f.address.spend(address.String(), now)
+}
+
+// pairKey keeps ids short, whatever was sent as one.
+func pairKey(clientID string, address netip.Addr) string {
+	return clientID[:min(len(clientID), maxClientID+1)] + "\x00" + address.String()
+}

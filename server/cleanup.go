@@ -1,0 +1,71 @@
+package server
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+)
+
+// Clean-up, in bounded batches by one replica at a time.
+const (
+	cleanUpInterval = time.Minute
+	cleanUpBatch    = 1000
+	cleanUpBatches  = 200            // of each kind in one round
+	keepEnded       = 24 * time.Hour // how long a grant that has ended can still be listed
+	keepFailures    = 24 * time.Hour
+	keepStale       = 90 * 24 * time.Hour
+)
+
+// cleanUp deletes what is over, every minute or so, until the context ends.
+func (s *Server) cleanUp(ctx context.Context) {
+	for {
+		pause := cleanUpInterval/2 + rand.N(cleanUpInterval)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		if err := s.cleanUpOnce(ctx); err != nil && ctx.Err() == nil {
+			s.log.Error("clean-up failed", "error", err.Error())
+		}
+	}
+}
+
+// cleanUpOnce is one round, if this replica has the lease. Every batch may be run by two replicas at once without harm.
+func (s *Server) cleanUpOnce(ctx context.Context) error {
+	now := s.now()
+	mine, err := s.db.Lease(ctx, "clean-up", s.replica, 2*cleanUpInterval, now)
+	if err != nil || !mine {
+		return err
+	}
+	for range cleanUpBatches {
+		n, err := s.db.CleanExpired(ctx, cleanUpBatch, now)
+		if err != nil {
+			return err
+		}
+		if s.metrics.cleaned.Add(float64(n)); n < cleanUpBatch {
+			break
+		}
+	}
+	if err := s.cleanEnded(ctx, now); err != nil {
+		return err
+	}
+	n, err := s.db.CleanThrottle(ctx, s.config.LoginFailures, now.Add(-keepFailures), now.Add(-keepStale), cleanUpBatch)
+	s.metrics.cleaned.Add(float64(n))
+	return err
+}
+
+// cleanEnded walks along the primary key and deletes what was revoked or has rested too long. It goes on where the last round stopped.
+func (s *Server) cleanEnded(ctx context.Context, now time.Time) error {
+	for range cleanUpBatches {
+		next, n, err := s.db.CleanEnded(ctx, s.cleanedTo, cleanUpBatch, now.Add(-keepEnded))
+		if err != nil {
+			return err
+		}
+		s.metrics.cleaned.Add(float64(n))
+		if s.cleanedTo = next; next == 0 {
+			return nil
+		}
+	}
+	return nil
+}

@@ -1,0 +1,137 @@
+package server
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/storage"
+)
+
+// presented is what a request says of its client, before anything of it is believed.
+type presented struct {
+	id, secret string
+	method     string // api.AuthBasic, api.AuthPost or api.AuthNone; "" if nothing usable was sent
+}
+
+// errClient is the one answer to every failed client authentication: an unknown client, a disabled one and a wrong secret look alike
+// (RFC 6749 §5.2).
+var errClient = fail(api.InvalidClient, "client authentication failed")
+
+// readClient finds the credentials of the client in header or form (RFC 6749 §2.3). More than one method is an invalid request.
+func readClient(h http.Header, f form) (presented, error) {
+	authorization := h.Values("Authorization")
+	id, secret := f[api.ParamClientID], f[api.ParamClientSecret]
+	if len(authorization) > 1 || len(authorization) == 1 && secret != "" {
+		return presented{}, fail(api.InvalidRequest, "more than one client authentication method")
+	}
+	if len(authorization) == 0 {
+		switch {
+		case id == "":
+			return presented{}, nil
+		case secret == "":
+			return presented{id: id, method: api.AuthNone}, nil
+		}
+		return presented{id: id, secret: secret, method: api.AuthPost}, nil
+	}
+	p, ok := parseBasic(authorization[0])
+	if ok && id != "" && id != p.id {
+		return presented{}, fail(api.InvalidRequest, "client_id in the body is another than that of the Authorization header")
+	}
+	return p, nil
+}
+
+// parseBasic reads Basic credentials whose two parts are form-urlencoded (RFC 6749 §2.3.1, RFC 7617 §2).
+func parseBasic(header string) (presented, bool) {
+	scheme, encoded, _ := strings.Cut(header, " ")
+	if !strings.EqualFold(scheme, "Basic") {
+		return presented{}, false
+	}
+	decoded, err := base64.StdEncoding.Strict().DecodeString(strings.TrimLeft(encoded, " "))
+	if err != nil {
+		return presented{}, false
+	}
+	rawID, rawSecret, ok := strings.Cut(string(decoded), ":")
+	if !ok {
+		return presented{}, false
+	}
+	id, err1 := url.QueryUnescape(rawID)
+	secret, err2 := url.QueryUnescape(rawSecret)
+	if err1 != nil || err2 != nil || id == "" || !utf8.ValidString(id) || strings.ContainsAny(id, "\x00\r\n") {
+		return presented{}, false
+	}
+	return presented{id: id, secret: secret, method: api.AuthBasic}, true
+}
+
+// authenticate tells which client sent the request. A client or address that keeps failing meets 429 before its secret is judged.
+func (s *Server) authenticate(ctx context.Context, q *request) error {
+	p, err := readClient(q.http.Header, q.form)
+	if err != nil {
+		return err
+	}
+	if wait := s.clientFailures.wait(p.id, q.address, s.now()); wait > 0 {
+		s.event(q, "throttle", "client authentication")
+		return tooMany(wait)
+	}
+	c, err := s.clientOf(ctx, p)
+	q.clientID = c.ID
+	if errors.Is(err, errClient) {
+		s.clientFailures.spend(p.id, q.address, s.now())
+		s.event(q, "client authentication", "failed")
+	}
+	if err == nil {
+		q.client = c
+	}
+	return err
+}
+
+// clientOf finds the client and judges its credentials. With errClient it returns the client as well, if there is one of that id.
+func (s *Server) clientOf(ctx context.Context, p presented) (storage.Client, error) {
+	if p.method == "" {
+		return storage.Client{}, errClient
+	}
+	c, err := s.db.Client(ctx, p.id)
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return storage.Client{}, err
+	}
+	known := err == nil
+	right := s.secretMatches(c, p.secret)
+	if !known || c.DisabledAt != nil {
+		return c, errClient
+	}
+	if c.Public {
+		// A public client has no secret to send (RFC 6749 §2.3.1); sending one means that it takes itself for another.
+		if p.method != api.AuthNone {
+			return c, errClient
+		}
+		return c, nil
+	}
+	if p.method == api.AuthNone || !right {
+		return c, errClient
+	}
+	return c, nil
+}
+
+// secretMatches compares with both live secrets of the client, in the same time whatever comes of it.
+func (s *Server) secretMatches(c storage.Client, secret string) bool {
+	hash := hashClientSecret(s.ring.Secrets().ClientSecretKey(), secret)
+	current := hmac.Equal([]byte(hash), []byte(c.SecretHash))
+	previous := hmac.Equal([]byte(hash), []byte(c.PreviousSecretHash))
+	live := c.PreviousExpiresAt != nil && s.now().Before(c.PreviousExpiresAt.Time)
+	return current || previous && live
+}
+
+// hashClientSecret is HMAC-SHA256 under a key that lies sealed in the database: generated secrets have 256 bits, and those that people
+// bring cannot be guessed from a copy of the database alone.
+func hashClientSecret(key []byte, secret string) string {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(secret))
+	return "hmac-sha256$" + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}

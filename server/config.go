@@ -1,0 +1,258 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/storage"
+)
+
+// Config is the configuration of keyturn. Each field is one setting: its name in the key tag (flag --a-b, environment KEYTURN_A_B, file
+// a_b), its default and its manual. A field that is marked as a scope belongs to those commands as well as to serve.
+type Config struct {
+	Issuer       string `key:"issuer" help:"URL of this server as its clients and verifiers know it; https, or http for a loopback host"`
+	Listen       string `key:"listen" default:"127.0.0.1:8080" help:"address of the public listener"`
+	AdminListen  string `key:"admin_listen" default:"127.0.0.1:8081" help:"address of the admin listener (metrics, health)"`
+	BehindProxy  bool   `key:"behind_proxy" default:"false" help:"a proxy in front ends TLS: allow a plaintext listener that is not loopback"`
+	TLSCertFile  string `key:"tls_cert_file" help:"PEM certificate chain of the public listener"`
+	TLSKeyFile   string `key:"tls_key_file" help:"PEM private key of the public listener"`
+	TrustedProxy List   `key:"trusted_proxies" help:"CIDRs of proxies whose X-Forwarded-For counts"`
+	CORSOrigins  List   `key:"cors_origins" help:"browser origins that may call /token and /revoke"`
+
+	Database              string `key:"database" default:"sqlite:keyturn.db" scope:"database" help:"sqlite:FILE or postgres://USER:PASSWORD@HOST/NAME?sslmode=verify-full"`
+	AllowInsecureDatabase bool   `key:"allow_insecure_database" default:"false" scope:"database" help:"allow PostgreSQL on another host without sslmode=verify-full"`
+	MasterKeyFile         string `key:"master_key_file" scope:"database" help:"file with the master key, mode 0600 (default: keyturn-master.key beside the SQLite file)"`
+	Migrate               bool   `key:"migrate" default:"true" scope:"database" help:"bring an older database schema up to date"`
+
+	AccessTTL          Duration `key:"access_ttl" default:"10m" scope:"keys" help:"lifetime of access tokens, at most 1h"`
+	RefreshIdleTTL     Duration `key:"refresh_idle_ttl" default:"14d" help:"a refresh token that rests this long expires"`
+	RefreshMaxTTL      Duration `key:"refresh_max_ttl" default:"90d" help:"a login ends after this long, however often it is refreshed"`
+	RefreshRetryWindow Duration `key:"refresh_retry_window" default:"10s" help:"how long a client may repeat a refresh and get the same answer; 0 for never"`
+
+	KeyRotationInterval Duration `key:"key_rotation_interval" default:"90d" scope:"keys" help:"how long a signing key signs"`
+	KeyPublishLead      Duration `key:"key_publish_lead" default:"24h" scope:"keys" help:"how long a signing key is published before it signs"`
+	JWKSMaxAge          Duration `key:"jwks_max_age" default:"5m" scope:"keys" help:"how long verifiers may keep the JWKS"`
+	KeyBits             int      `key:"key_bits" default:"2048" scope:"keys" help:"size of new RSA keys: 2048, 3072 or 4096"`
+
+	PasswordGrant      bool     `key:"password_grant" default:"true" help:"offer the password grant at all"`
+	PasswordMinLength  int      `key:"password_min_length" default:"15" scope:"user" help:"characters that a new password must have"`
+	PasswordHashMemory Size     `key:"password_hash_memory" default:"19MiB" scope:"user" help:"memory of one argon2id hash"`
+	PasswordHashSlots  int      `key:"password_hash_slots" default:"0" help:"password hashes computed at once (default: number of CPUs)"`
+	LoginFailures      int      `key:"login_failures" default:"10" help:"failed logins of an account before it is throttled"`
+	LoginWindow        Duration `key:"login_window" default:"15m" help:"how long a throttled account waits"`
+
+	LogFormat string `key:"log_format" scope:"database" help:"text or json (default: text on a terminal, else json)"`
+	LogLevel  string `key:"log_level" default:"info" scope:"database" help:"debug, info, warn or error"`
+}
+
+// Bounds of the lifetimes.
+const (
+	maxAccessTTL   = time.Hour // RFC 6750 §5.3
+	minAccessTTL   = time.Second
+	maxRefreshTTL  = 10 * 365 * 24 * time.Hour
+	maxRetryWindow = 5 * time.Minute
+)
+
+// Problems tells everything that is wrong with the configuration, each with its fix. forServe asks for what only serve needs, too.
+func (c Config) Problems(forServe bool) []error {
+	var problems []error
+	add := func(err error) {
+		if err != nil {
+			problems = append(problems, err)
+		}
+	}
+	refuse := func(bad bool, format string, args ...any) {
+		if bad {
+			add(fmt.Errorf(format, args...))
+		}
+	}
+	add(storage.CheckURL(c.Database, c.AllowInsecureDatabase))
+	refuse(c.masterKeyPath() == "", "master_key_file: is required with PostgreSQL: `openssl rand -base64 32` makes the content, chmod 600 the file")
+	problems = append(problems, c.Keys().Problems()...)
+	refuse(c.AccessTTL < Duration(minAccessTTL) || c.AccessTTL > Duration(maxAccessTTL), "access_ttl: %v is not between 1s and 1h", c.AccessTTL)
+	refuse(c.RefreshMaxTTL < c.AccessTTL || c.RefreshMaxTTL > Duration(maxRefreshTTL), "refresh_max_ttl: %v is not between access_ttl and 10 years", c.RefreshMaxTTL)
+	refuse(c.RefreshIdleTTL < Duration(time.Second), "refresh_idle_ttl: %v is less than 1s", c.RefreshIdleTTL)
+	refuse(c.RefreshRetryWindow < 0 || c.RefreshRetryWindow > Duration(maxRetryWindow), "refresh_retry_window: %v is not between 0 and 5m", c.RefreshRetryWindow)
+	refuse(c.PasswordMinLength < 8 || c.PasswordMinLength > 256, "password_min_length: %d is not between 8 and 256", c.PasswordMinLength)
+	refuse(c.PasswordHashMemory < 7<<20 || c.PasswordHashMemory > maxHashMemory<<10, "password_hash_memory: %v is not between 7MiB and 1GiB", c.PasswordHashMemory)
+	refuse(c.PasswordHashSlots < 0 || c.PasswordHashSlots > 1024, "password_hash_slots: %d is not between 1 and 1024 (0: number of CPUs)", c.PasswordHashSlots)
+	refuse(c.LoginFailures < 1 || c.LoginFailures > maxConsecutive, "login_failures: %d is not between 1 and 100", c.LoginFailures)
+	refuse(c.LoginWindow < Duration(time.Second) || c.LoginWindow > Duration(24*time.Hour), "login_window: %v is not between 1s and 24h", c.LoginWindow)
+	refuse(c.LogFormat != "" && c.LogFormat != "text" && c.LogFormat != "json", "log_format: %q is neither text nor json", c.LogFormat)
+	_, err := c.logLevel()
+	add(err)
+	if forServe {
+		problems = append(problems, c.listenerProblems()...)
+	}
+	return problems
+}
+
+// listenerProblems tells what is wrong with issuer, listeners, proxies and origins.
+func (c Config) listenerProblems() []error {
+	var problems []error
+	add := func(err error) {
+		if err != nil {
+			problems = append(problems, err)
+		}
+	}
+	add(checkIssuer(c.Issuer))
+	add(checkListener("listen", c.Listen, c.BehindProxy || c.TLSCertFile != ""))
+	add(checkListener("admin_listen", c.AdminListen, true))
+	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
+		add(errors.New("tls_cert_file, tls_key_file: set both or none"))
+	}
+	_, err := c.trustedProxies()
+	add(err)
+	for _, origin := range c.CORSOrigins {
+		add(checkOrigin(origin))
+	}
+	return problems
+}
+
+// checkIssuer wants an https URL without query and fragment (RFC 8414 §2), or http for a loopback host.
+func checkIssuer(issuer string) error {
+	if issuer == "" {
+		return errors.New("issuer: is required: the URL of this server as its clients and verifiers know it, for instance https://auth.example.com")
+	}
+	u, err := url.Parse(issuer)
+	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.HasSuffix(issuer, "#") {
+		return fmt.Errorf("issuer: %q is not a URL without user, query and fragment", issuer)
+	}
+	if strings.HasSuffix(issuer, "/") || u.EscapedPath() != u.JoinPath().EscapedPath() && u.Path != "" {
+		return fmt.Errorf("issuer: %q must not end in / or hold empty or dotted path segments", issuer)
+	}
+	if u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())) {
+		return fmt.Errorf("issuer: %q must be https (http only for a loopback host)", issuer)
+	}
+	return nil
+}
+
+func checkListener(name, address string, anywhere bool) error {
+	host, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %q is not HOST:PORT", name, address)
+	}
+	if !anywhere && !isLoopback(host) {
+		return fmt.Errorf("%s: %q is not a loopback address: set tls_cert_file and tls_key_file, or behind_proxy if a proxy in front ends TLS", name, address)
+	}
+	return nil
+}
+
+// checkOrigin wants an origin as browsers send it (RFC 6454 §6.2): scheme://host[:port] and nothing else.
+func checkOrigin(origin string) error {
+	u, err := url.Parse(origin)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || origin != u.Scheme+"://"+u.Host || strings.ToLower(origin) != origin {
+		return fmt.Errorf("cors_origins: %q is not an origin as browsers send it, for instance https://app.example.com", origin)
+	}
+	return nil
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+func (c Config) trustedProxies() ([]netip.Prefix, error) {
+	var prefixes []netip.Prefix
+	for _, text := range c.TrustedProxy {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("trusted_proxies: %q is not a CIDR, for instance 10.0.0.0/8", text)
+		}
+		prefixes = append(prefixes, prefix)
+	}
+	return prefixes, nil
+}
+
+// Keys is the schedule of the signing keys.
+func (c Config) Keys() keys.Config {
+	return keys.Config{RotationInterval: time.Duration(c.KeyRotationInterval), PublishLead: time.Duration(c.KeyPublishLead),
+		JWKSMaxAge: time.Duration(c.JWKSMaxAge), Bits: c.KeyBits}
+}
+
+func (c Config) hashPolicy() hashPolicy {
+	return hashPolicy{memory: uint32(c.PasswordHashMemory >> 10), time: 2, lanes: 1}
+}
+
+func (c Config) hashSlots() int {
+	if c.PasswordHashSlots == 0 {
+		return runtime.NumCPU()
+	}
+	return c.PasswordHashSlots
+}
+
+// Duration is a span of time in settings: as Go writes it, and with d for days.
+type Duration time.Duration
+
+// UnmarshalText reads "10m", "1h30m", "14d".
+func (d *Duration) UnmarshalText(text []byte) error {
+	s := string(text)
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 16)
+		*d = Duration(time.Duration(n) * 24 * time.Hour)
+		if err == nil {
+			return nil
+		}
+	} else if span, err := time.ParseDuration(s); err == nil {
+		*d = Duration(span)
+		return nil
+	}
+	return fmt.Errorf("%q is not a duration such as 10s, 15m, 24h or 90d", s)
+}
+
+func (d Duration) String() string {
+	if span := time.Duration(d); span != 0 && span%(24*time.Hour) == 0 {
+		return strconv.Itoa(int(span/(24*time.Hour))) + "d"
+	}
+	return strings.TrimSuffix(strings.TrimSuffix(time.Duration(d).String(), "0s"), "0m")
+}
+
+// MarshalText writes what UnmarshalText reads.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// Size is an amount of memory in bytes.
+type Size int64
+
+// UnmarshalText reads "19MiB", "64MB", "1GiB" or a number of bytes.
+func (b *Size) UnmarshalText(text []byte) error {
+	s, unit := string(text), int64(1)
+	for _, u := range []struct {
+		name string
+		size int64
+	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"MB", 1e6}, {"GB", 1e9}, {"kB", 1e3}} {
+		if rest, ok := strings.CutSuffix(s, u.name); ok {
+			s, unit = rest, u.size
+			break
+		}
+	}
+	n, err := strconv.ParseUint(s, 10, 31)
+	if err != nil {
+		return fmt.Errorf("%q is not a size such as 19MiB", text)
+	}
+	*b = Size(int64(n) * unit)
+	return nil
+}
+
+func (b Size) String() string {
+	if b%(1<<20) == 0 {
+		return strconv.FormatInt(int64(b>>20), 10) + "MiB"
+	}
+	return strconv.FormatInt(int64(b), 10)
+}
+
+// MarshalText writes what UnmarshalText reads.
+func (b Size) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
+
+// List is a list in settings: a sequence in the file, separated by commas elsewhere.
+type List []string

@@ -1,0 +1,47 @@
+package server
+
+import (
+	"net/http"
+	"slices"
+)
+
+// cors lets pages of the configured origins, and of no other, call an endpoint (Fetch standard; RFC 9700 §2.6). It answers their preflight
+// requests.
+func (s *Server) cors(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Add("Vary", "Origin")
+		origin := r.Header.Get("Origin")
+		if origin != "" && slices.Contains(s.config.CORSOrigins, origin) {
+			w.Header().Set("Access-Control-Allow-Origin", origin)
+			w.Header().Set("Access-Control-Expose-Headers", "Retry-After, WWW-Authenticate, X-Request-Id")
+			if isPreflight(r) {
+				allowMethod(w, http.MethodPost)
+				return
+			}
+		}
+		h(w, r)
+	}
+}
+
+// anyOrigin lets every page read what is public anyway. Credentials are never allowed.
+func anyOrigin(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Access-Control-Allow-Origin", "*")
+		if isPreflight(r) {
+			allowMethod(w, http.MethodGet)
+			return
+		}
+		h(w, r)
+	}
+}
+
+func isPreflight(r *http.Request) bool {
+	return r.Method == http.MethodOptions && r.Header.Get("Origin") != "" && r.Header.Get("Access-Control-Request-Method") != ""
+}
+
+func allowMethod(w http.ResponseWriter, method string) {
+	w.Header().Set("Access-Control-Allow-Methods", method)
+	w.Header().Set("Access-Control-Allow-Headers", "Authorization, Content-Type")
+	w.Header().Set("Access-Control-Max-Age", "600")
+	w.WriteHeader(http.StatusNoContent)
+}

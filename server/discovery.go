@@ -1,0 +1,76 @@
+package server
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keyturn/keyturn"
+	"github.com/keyturn/keyturn/api"
+)
+
+// jwks is GET /.well-known/jwks.json (RFC 7517 §5), from memory.
+func (s *Server) jwks(w http.ResponseWriter, r *http.Request) {
+	set := s.ring.JWKS()
+	w.Header().Set("Cache-Control", fmt.Sprintf("public, max-age=%d", set.MaxAge/time.Second))
+	w.Header().Set("ETag", set.ETag)
+	if etagMatches(r.Header.Get("If-None-Match"), set.ETag) {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	s.metrics.jwks.Inc()
+	document(w, "application/jwk-set+json", set.Body)
+}
+
+// metadata is GET /.well-known/oauth-authorization-server (RFC 8414 §3). Nothing in it comes from the request.
+func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
+	body, err := json.Marshal(s.describe())
+	if err != nil {
+		writeError(w, visible(err))
+		return
+	}
+	w.Header().Set("Cache-Control", "public, max-age=300")
+	document(w, "application/json", body)
+}
+
+func (s *Server) describe() api.Metadata {
+	grants := []string{api.GrantPassword, api.GrantRefreshToken}
+	if !s.config.PasswordGrant {
+		grants = grants[1:]
+	}
+	secret := []string{api.AuthBasic, api.AuthPost}
+	any := append(secret, api.AuthNone)
+	issuer := s.config.Issuer
+	return api.Metadata{
+		Issuer: issuer, TokenEndpoint: issuer + api.PathToken, RevocationEndpoint: issuer + api.PathRevoke,
+		IntrospectionEndpoint: issuer + api.PathIntrospect, JWKSURI: issuer + api.PathJWKS, ResponseTypes: []string{}, GrantTypes: grants,
+		TokenAuthMethods: any, RevocationAuthMethods: any, IntrospectionAuthMethods: secret,
+	}
+}
+
+// openAPI is GET /openapi.yaml: the contract of this listener.
+func (s *Server) openAPI(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Cache-Control", "public, max-age=300")
+	document(w, "application/yaml", keyturn.OpenAPI)
+}
+
+// document writes a body; net/http leaves it out for HEAD.
+func document(w http.ResponseWriter, mediaType string, body []byte) {
+	w.Header().Set("Content-Type", mediaType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.Write(body)
+}
+
+// etagMatches compares weakly, RFC 9110 §13.1.2.
+func etagMatches(header, etag string) bool {
+	for candidate := range strings.SplitSeq(header, ",") {
+		candidate = strings.TrimSpace(candidate)
+		if candidate == "*" || strings.TrimPrefix(candidate, "W/") == etag {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,122 @@
+package server
+
+import (
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/keyturn/keyturn/api"
+)
+
+// maxBody is the size of the largest form in bytes.
+const maxBody = 64 << 10
+
+// form is the parameters of a request, each once. An empty value is no value (RFC 6749 §3.2).
+type form map[string]string
+
+// credentials may stand in a form, never in a URL, which ends up in logs (RFC 6749 §2.3.1).
+var credentials = map[string]bool{
+	api.ParamClientSecret: true, api.ParamPassword: true, api.ParamUsername: true, api.ParamRefreshToken: true, api.ParamToken: true,
+	"access_token": true, "client_assertion": true,
+}
+
+// readForm reads and parses the form of a request: one application/x-www-form-urlencoded body of at most maxBody bytes.
+func readForm(w http.ResponseWriter, r *http.Request) (form, error) {
+	if err := checkQuery(r.URL.RawQuery); err != nil {
+		return nil, err
+	}
+	if err := checkMediaType(r.Header); err != nil {
+		return nil, err
+	}
+	tooLarge := failWith(http.StatusRequestEntityTooLarge, api.InvalidRequest, "the body is larger than 65536 bytes")
+	if r.ContentLength > maxBody {
+		w.Header().Set("Connection", "close")
+		return nil, tooLarge
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		var size *http.MaxBytesError
+		if errors.As(err, &size) {
+			return nil, tooLarge
+		}
+		return nil, fail(api.InvalidRequest, "the body could not be read")
+	}
+	return parseForm(string(body))
+}
+
+// checkQuery refuses credentials in the query. Everything else in it is ignored.
+func checkQuery(query string) error {
+	for pair := range strings.SplitSeq(query, "&") {
+		name, _, _ := strings.Cut(pair, "=")
+		if plain, err := url.QueryUnescape(name); err == nil {
+			name = plain
+		}
+		if credentials[name] {
+			return fail(api.InvalidRequest, "credentials belong into the body, not into the URL: treat what was sent as known to others")
+		}
+	}
+	return nil
+}
+
+// checkMediaType wants exactly one Content-Type, the form's, in UTF-8 (RFC 6749 App. B; media types ignore case, RFC 9110 §8.3.1).
+func checkMediaType(h http.Header) error {
+	values := h.Values("Content-Type")
+	if len(values) == 1 {
+		mediaType, params, err := mime.ParseMediaType(values[0])
+		charset, given := params["charset"]
+		if err == nil && mediaType == "application/x-www-form-urlencoded" && (!given || strings.EqualFold(charset, "utf-8")) &&
+			h.Get("Content-Encoding") == "" {
+			return nil
+		}
+	}
+	return fail(api.InvalidRequest, "send one body of type application/x-www-form-urlencoded in UTF-8")
+}
+
+// parseForm parses a form body. Unlike net/url it refuses a parameter that is there twice (RFC 6749 §3.2), a malformed escape, and
+// text that a database, a log or a header could take for something else.
+func parseForm(body string) (form, error) {
+	f, seen := form{}, map[string]bool{}
+	repeatedResource := false
+	for pair := range strings.SplitSeq(body, "&") {
+		if pair == "" {
+			continue
+		}
+		rawName, rawValue, _ := strings.Cut(pair, "=")
+		name, err := unescape(rawName)
+		if err != nil {
+			return nil, err
+		}
+		value, err := unescape(rawValue)
+		if err != nil {
+			return nil, err
+		}
+		if seen[name] && name != api.ParamResource {
+			return nil, fail(api.InvalidRequest, "a parameter is there more than once")
+		}
+		repeatedResource = repeatedResource || seen[name]
+		seen[name] = true
+		if value != "" {
+			f[name] = value
+		}
+	}
+	if repeatedResource {
+		// RFC 8707 §2 allows several; a token of keyturn is for one.
+		return nil, fail(api.InvalidTarget, "resource is there more than once: a token is for one")
+	}
+	return f, nil
+}
+
+func unescape(s string) (string, error) {
+	plain, err := url.QueryUnescape(s)
+	if err != nil {
+		return "", fail(api.InvalidRequest, "malformed percent-encoding")
+	}
+	if !utf8.ValidString(plain) || strings.ContainsAny(plain, "\x00\r\n") {
+		return "", fail(api.InvalidRequest, "NUL, CR, LF or invalid UTF-8 in a parameter")
+	}
+	return plain, nil
+}

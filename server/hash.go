@@ -1,0 +1,136 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/argon2"
+)
+
+// Bounds of the parameters of a stored hash: what is outside is refused, not computed (argon2 panics on zeros and takes all memory on
+// large ones).
+const (
+	maxHashMemory = 1 << 20 // KiB
+	maxHashTime   = 16
+	maxHashLanes  = 16
+)
+
+// hashPolicy is how new passwords are hashed: argon2id, RFC 9106.
+type hashPolicy struct {
+	memory uint32 // KiB
+	time   uint32
+	lanes  uint8
+}
+
+// passwordHash is one argon2id hash with its parameters.
+type passwordHash struct {
+	hashPolicy
+	salt, sum []byte
+}
+
+func newPasswordHash(p hashPolicy, password string) passwordHash {
+	salt := make([]byte, 16)
+	rand.Read(salt)
+	return passwordHash{p, salt, argon2.IDKey([]byte(password), salt, p.time, p.memory, p.lanes, 32)}
+}
+
+// String is the PHC string of the hash.
+func (h passwordHash) String() string {
+	b64 := base64.RawStdEncoding
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, h.memory, h.time, h.lanes,
+		b64.EncodeToString(h.salt), b64.EncodeToString(h.sum))
+}
+
+// matches computes the hash of the password under the same parameters and compares in constant time.
+func (h passwordHash) matches(password string) bool {
+	sum := argon2.IDKey([]byte(password), h.salt, h.time, h.memory, h.lanes, uint32(len(h.sum)))
+	return subtle.ConstantTimeCompare(sum, h.sum) == 1
+}
+
+// weaker tells whether the hash is below the policy in any respect.
+func (h passwordHash) weaker(p hashPolicy) bool {
+	return h.memory < p.memory || h.time < p.time || len(h.sum) < 32 || len(h.salt) < 16
+}
+
+var errHash = errors.New("not an argon2id hash in PHC form with parameters in bounds")
+
+// parsePasswordHash reads a PHC string.
+func parsePasswordHash(s string) (passwordHash, error) {
+	var h passwordHash
+	parts := strings.Split(s, "$")
+	if len(parts) != 6 || parts[0] != "" || parts[1] != "argon2id" || parts[2] != "v=19" {
+		return h, errHash
+	}
+	var memory, times, lanes uint32
+	n, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &memory, &times, &lanes)
+	if err != nil || n != 3 || fmt.Sprintf("m=%d,t=%d,p=%d", memory, times, lanes) != parts[3] {
+		return h, errHash
+	}
+	if times < 1 || times > maxHashTime || lanes < 1 || lanes > maxHashLanes || memory < 8*lanes || memory > maxHashMemory {
+		return h, errHash
+	}
+	b64 := base64.RawStdEncoding.Strict()
+	salt, err1 := b64.DecodeString(parts[4])
+	sum, err2 := b64.DecodeString(parts[5])
+	if err1 != nil || err2 != nil || len(salt) < 8 || len(salt) > 64 || len(sum) < 16 || len(sum) > 64 {
+		return h, errHash
+	}
+	return passwordHash{hashPolicy{memory, times, uint8(lanes)}, salt, sum}, nil
+}
+
+// errBusy says that the queue in front of the hash slots is full, or that waiting in it took too long.
+var errBusy = errors.New("password hashing is busy")
+
+// hasher bounds how many hashes are computed at once, how many callers wait for one, and for how long.
+type hasher struct {
+	policy  hashPolicy
+	dummy   passwordHash // of a password that nobody has
+	slots   chan struct{}
+	waiting atomic.Int64
+	refused atomic.Int64
+}
+
+const (
+	waitersPerSlot = 32
+	maxHashWait    = time.Second
+)
+
+func newHasher(p hashPolicy, slots int) *hasher {
+	random := make([]byte, 32)
+	rand.Read(random)
+	return &hasher{policy: p, dummy: newPasswordHash(p, string(random)), slots: make(chan struct{}, slots)}
+}
+
+// acquire waits for a slot. The caller must release it.
+func (h *hasher) acquire(ctx context.Context) error {
+	select {
+	case h.slots <- struct{}{}:
+		return nil
+	default:
+	}
+	defer h.waiting.Add(-1)
+	if h.waiting.Add(1) > int64(waitersPerSlot*cap(h.slots)) {
+		h.refused.Add(1)
+		return errBusy
+	}
+	patience := time.NewTimer(maxHashWait)
+	defer patience.Stop()
+	select {
+	case h.slots <- struct{}{}:
+		return nil
+	case <-patience.C:
+		h.refused.Add(1)
+		return errBusy
+	case <-ctx.Done():
+		return errBusy
+	}
+}
+
+func (h *hasher) release() { <-h.slots }

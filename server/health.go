@@ -1,0 +1,62 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+)
+
+// check is one thing that a server needs to be able to serve. Its advice is for the log: a stranger gets to know no more than its name.
+type check struct {
+	name string
+	run  func(context.Context) error
+}
+
+func (s *Server) checks() []check {
+	return []check{
+		{"serving", func(context.Context) error {
+			if s.stopping.Load() {
+				return errors.New("stopping")
+			}
+			return nil
+		}},
+		{"database", s.db.Ping},
+		{"schema", func(ctx context.Context) error {
+			status, err := s.db.SchemaStatus(ctx)
+			if err == nil && status.Pending > 0 {
+				err = errors.New("migrations are pending")
+			}
+			return err
+		}},
+		{"keys", func(context.Context) error { return s.ring.Healthy() }},
+	}
+}
+
+// livez tells that the process answers; it asks nothing else.
+func (s *Server) livez(w http.ResponseWriter, r *http.Request) {
+	text := "ok"
+	if r.URL.Query().Has("verbose") {
+		text = "process ok\nok"
+	}
+	plain(w, http.StatusOK, text)
+}
+
+// readyz tells whether this replica can serve.
+func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
+	status, verdict := http.StatusOK, "ok"
+	var lines []string
+	for _, c := range s.checks() {
+		if err := c.run(r.Context()); err != nil {
+			s.log.Warn("not ready", "check", c.name, "error", err.Error())
+			status, verdict = http.StatusServiceUnavailable, "not ready"
+			lines = append(lines, c.name+" failed")
+			continue
+		}
+		lines = append(lines, c.name+" ok")
+	}
+	if !r.URL.Query().Has("verbose") {
+		lines = nil
+	}
+	plain(w, status, strings.Join(append(lines, verdict), "\n"))
+}

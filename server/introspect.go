@@ -1,0 +1,85 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/storage"
+)
+
+// introspect is POST /introspect, RFC 7662. Whether a token is alive is always asked of the database: there is nothing that could
+// serve a revoked one. For anyone who may not know, and for anything not alive, the answer is Active alone.
+func (s *Server) introspect(ctx context.Context, q *request) (any, error) {
+	text := q.form[api.ParamToken]
+	if text == "" {
+		return nil, fail(api.InvalidRequest, "token is missing")
+	}
+	if q.client.Public {
+		return nil, errClient // RFC 7662 §2.1 wants authorization, which a public client cannot show
+	}
+	if t, ok := openRefreshToken(s.ring.Secrets(), text); ok {
+		return s.introspectRefreshToken(ctx, q, t)
+	}
+	claims, at, err := s.readAccessToken(text)
+	if err != nil {
+		return nil, err
+	}
+	if at == unknown {
+		return s.unknownToken(q)
+	}
+	if at == over || q.client.ID != claims.ClientID && (q.client.Resource == "" || q.client.Resource != claims.Audience) {
+		return api.Introspection{}, nil
+	}
+	g, live, err := s.accessGrant(ctx, claims)
+	if err != nil || !live {
+		return api.Introspection{}, err
+	}
+	return api.Introspection{
+		Active: true, Issuer: claims.Issuer, Subject: claims.Subject, Audience: claims.Audience, ClientID: claims.ClientID, Username: *g.Username,
+		Scope: claims.Scope, Expires: claims.Expires, IssuedAt: claims.IssuedAt, ID: claims.ID, TokenType: "Bearer", Session: claims.Session,
+		Roles: claims.Roles,
+	}, nil
+}
+
+// introspectRefreshToken shows the newest refresh token of a grant to its own client.
+func (s *Server) introspectRefreshToken(ctx context.Context, q *request, t refreshToken) (any, error) {
+	g, err := s.db.GrantState(ctx, t.grant)
+	if errors.Is(err, storage.ErrNotFound) {
+		return api.Introspection{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	r := storage.Refresh{Generation: int64(t.generation), FamilyHash: t.familyHash(), ClientID: q.client.ID}
+	if outcome := r.Classify(g, s.now()); outcome != storage.RefreshFresh && outcome != storage.RefreshAhead {
+		return api.Introspection{}, nil
+	}
+	audience, err := target([]string{firstWord(g.Audience)}, q.client, "")
+	if err != nil {
+		audience = ""
+	}
+	return api.Introspection{
+		Active: true, Issuer: s.config.Issuer, Subject: *g.Sub, Audience: audience, ClientID: g.ClientID, Username: *g.Username, Scope: g.Scope,
+		Expires: g.IdleExpiresAt.Unix(), IssuedAt: g.RotatedAt.Unix(), ID: g.ID.String() + "." + strconv.FormatUint(uint64(t.generation), 10),
+		TokenType: "refresh_token", Session: g.ID.String(), Roles: g.Roles,
+	}, nil
+}
+
+// A resource server may ask for this many tokens that were never issued, and gets them back evenly over the period.
+const (
+	unknownTokens       = 200
+	unknownTokensPeriod = 10 * time.Minute
+)
+
+// unknownToken answers for a text that is no token of this server. Who asks for many of them is looking for one (RFC 7662 §4).
+func (s *Server) unknownToken(q *request) (any, error) {
+	if wait := s.scans.wait(q.client.ID, s.now()); wait > 0 {
+		s.event(q, "throttle", "introspection")
+		return nil, tooMany(wait)
+	}
+	s.scans.spend(q.client.ID, s.now())
+	return api.Introspection{}, nil
+}

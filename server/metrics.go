@@ -1,0 +1,107 @@
+package server
+
+import (
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// metrics are what Prometheus reads. No label takes a value that a stranger chooses.
+type metrics struct {
+	registry      *prometheus.Registry
+	requests      *prometheus.HistogramVec
+	tokens        *prometheus.CounterVec
+	refreshes     *prometheus.CounterVec
+	loginFailures *prometheus.CounterVec
+	signed        *prometheus.CounterVec
+	jwks          prometheus.Counter
+	cleaned       prometheus.Counter
+	handler       http.Handler
+}
+
+func newMetrics(s *Server) *metrics {
+	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "keyturn_http_request_duration_seconds", Help: "Duration of requests.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}}, []string{"route", "method", "code"}),
+		tokens:        counters("keyturn_token_requests_total", "Requests to /token by grant and outcome.", "grant", "outcome"),
+		refreshes:     counters("keyturn_refreshes_total", "Presentations of refresh tokens by what they turned out to be.", "kind"),
+		loginFailures: counters("keyturn_login_failures_total", "Failed logins by reason.", "reason"),
+		signed:        counters("keyturn_tokens_signed_total", "Access tokens signed by key.", "kid"),
+		jwks:          prometheus.NewCounter(prometheus.CounterOpts{Name: "keyturn_jwks_responses_total", Help: "Key sets sent, without 304."}),
+		cleaned:       prometheus.NewCounter(prometheus.CounterOpts{Name: "keyturn_cleaned_rows_total", Help: "Rows that clean-up deleted."}),
+	}
+	m.registry.MustRegister(m.requests, m.tokens, m.refreshes, m.loginFailures, m.signed, m.jwks, m.cleaned,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.buildInfo())
+	m.registry.MustRegister(s.gauges()...)
+	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+	return m
+}
+
+// gauges are read when Prometheus asks.
+func (s *Server) gauges() []prometheus.Collector {
+	gauge := func(name, help string, read func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read)
+	}
+	return []prometheus.Collector{
+		gauge("keyturn_password_hashes_running", "Password hashes being computed.", func() float64 { return float64(len(s.hasher.slots)) }),
+		gauge("keyturn_password_hashes_waiting", "Logins waiting for a hash slot.", func() float64 { return float64(s.hasher.waiting.Load()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_password_hashes_refused_total", Help: "Logins refused because hashing was busy."},
+			func() float64 { return float64(s.hasher.refused.Load()) }),
+		gauge("keyturn_database_connections", "Open connections to the database.", func() float64 { return float64(s.db.Stats().OpenConnections) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_database_wait_seconds_total", Help: "Time spent waiting for a connection."},
+			func() float64 { return s.db.Stats().WaitDuration.Seconds() }),
+	}
+}
+
+func (s *Server) buildInfo() prometheus.Collector {
+	version := Version()
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keyturn_build_info", Help: "Always 1.",
+		ConstLabels: prometheus.Labels{"version": version.Version, "go": version.Go}}, func() float64 { return 1 })
+}
+
+// VersionInfo is what `keyturn version` prints.
+type VersionInfo struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit"`
+	Go      string `json:"go"`
+}
+
+// Version reads what the Go linker knows of the build.
+func Version() VersionInfo {
+	v := VersionInfo{Version: "(devel)"}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return v
+	}
+	v.Go = info.GoVersion
+	if info.Main.Version != "" {
+		v.Version = info.Main.Version
+	}
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" {
+			v.Commit = setting.Value
+		}
+	}
+	return v
+}
+
+func (m *metrics) serve(w http.ResponseWriter, r *http.Request) { m.handler.ServeHTTP(w, r) }
+
+// observe counts one request. A method that HTTP does not know is counted as other.
+func (m *metrics) observe(route, method string, status int, took time.Duration) {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+	default:
+		method = "other"
+	}
+	m.requests.WithLabelValues(route, method, strconv.Itoa(status)).Observe(took.Seconds())
+}

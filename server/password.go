@@ -1,0 +1,200 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"golang.org/x/text/secure/precis"
+
+	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/storage"
+)
+
+const (
+	// maxPassword is the size of the longest password in bytes.
+	maxPassword = 1024
+	// maxUsername is the size of the longest username in bytes.
+	maxUsername = 255
+	// maxGrants is how many grants of one user at one client are alive; a further login ends the oldest.
+	maxGrants = 100
+)
+
+// errLogin is the one answer to every login that fails: unknown user, wrong password, disabled, throttled (RFC 6749 §5.2).
+var errLogin = fail(api.InvalidGrant, "the username or the password is wrong, or the account cannot be used now")
+
+// canonicalUsername is the one form of a name for look-up, throttle and audit: RFC 8265 §3.3, UsernameCaseMapped.
+func canonicalUsername(name string) (string, error) {
+	canonical, err := precis.UsernameCaseMapped.String(name)
+	if err == nil && (canonical == "" || len(canonical) > maxUsername) {
+		err = errors.New("between 1 and 255 bytes")
+	}
+	return canonical, err
+}
+
+// canonicalPassword is the one form of a password: RFC 8265 §4.2, OpaqueString.
+func canonicalPassword(password string) (string, error) { return precis.OpaqueString.String(password) }
+
+// password is the resource owner password credentials grant, RFC 6749 §4.3: one read, one hash, one insert.
+func (s *Server) password(ctx context.Context, q *request) (api.TokenResponse, error) {
+	none := api.TokenResponse{}
+	name, password := q.form[api.ParamUsername], q.form[api.ParamPassword]
+	if name == "" || password == "" {
+		return none, fail(api.InvalidRequest, "username or password is missing")
+	}
+	scope, err := narrow(q.client.Scope, q.client, q.form[api.ParamScope])
+	if err != nil {
+		return none, err
+	}
+	granted := q.client.Audiences
+	if asked := q.form[api.ParamResource]; asked != "" {
+		granted = storage.List{asked}
+	}
+	audience, err := target(granted, q.client, "")
+	if err != nil {
+		return none, err
+	}
+	view, err := s.login(ctx, q, name, password)
+	if err != nil {
+		return none, err
+	}
+	return s.beginGrant(ctx, q, view, login{scope: scope, audience: audience, granted: granted})
+}
+
+// login is the outcome of a password grant before its row is written.
+type login struct {
+	scope, audience string
+	granted         []string // audiences that a refresh may name
+}
+
+// login judges name and password. errLogin if they do not fit, whatever the reason, after the same work.
+func (s *Server) login(ctx context.Context, q *request, name, password string) (storage.LoginView, error) {
+	if len(password) > maxPassword {
+		s.loginFailed(q, "password too long")
+		return storage.LoginView{}, errLogin
+	}
+	name, nameErr := canonicalUsername(name)
+	password, passwordErr := canonicalPassword(password)
+	k := loginKey(name, q.client.ID, q.address)
+	view, err := s.db.LoginView(ctx, k, s.now())
+	if err != nil {
+		return view, err
+	}
+	q.username = view.User.Username
+	if err := s.hasher.acquire(ctx); err != nil {
+		return view, err
+	}
+	defer s.hasher.release()
+	a, err := s.throttle.begin(ctx, k, view, s.now())
+	if err != nil {
+		return view, err
+	}
+	stored, usable := s.storedHash(view)
+	matches := stored.matches(password)
+	switch {
+	case a == nil:
+		s.loginFailed(q, "throttled")
+		return view, errLogin
+	case !matches || !usable || nameErr != nil || passwordErr != nil:
+		s.loginFailed(q, reasonOf(view, usable))
+		if err := a.failed(ctx, s.now()); err != nil {
+			return view, err
+		}
+		return view, errLogin
+	}
+	return view, s.loginSucceeded(ctx, a, k, view, stored, password)
+}
+
+// storedHash is the hash to compare with: that of the user, or one that no password matches.
+func (s *Server) storedHash(view storage.LoginView) (h passwordHash, usable bool) {
+	if view.Found && view.User.PasswordHash != "" {
+		h, err := parsePasswordHash(view.User.PasswordHash)
+		if err == nil {
+			return h, view.User.DisabledAt == nil
+		}
+		s.log.Error("a stored password hash cannot be used", "sub", view.User.Sub, "error", err)
+	}
+	return s.hasher.dummy, false
+}
+
+// reasonOf tells the log, and nobody else, why a login failed.
+func reasonOf(view storage.LoginView, usable bool) string {
+	switch {
+	case !view.Found:
+		return "unknown user"
+	case view.User.DisabledAt != nil:
+		return "disabled user"
+	case !usable:
+		return "no usable password"
+	default:
+		return "wrong password"
+	}
+}
+
+func (s *Server) loginFailed(q *request, reason string) {
+	s.metrics.loginFailures.WithLabelValues(reason).Inc()
+	if reason == "throttled" {
+		s.event(q, "throttle", "login")
+	}
+	s.event(q, "login", "failed", "reason", reason)
+}
+
+// loginSucceeded settles the throttle, remembers the address, and hashes the password again if the policy is above the stored hash.
+func (s *Server) loginSucceeded(ctx context.Context, a *attempt, k storage.LoginKey, view storage.LoginView, stored passwordHash, password string) error {
+	if err := a.succeeded(ctx); err != nil {
+		return err
+	}
+	if !view.Familiar {
+		if err := s.db.AddFamiliarAddress(ctx, view.User.ID, k.Address, s.now()); err != nil {
+			return err
+		}
+	}
+	if stored.weaker(s.hasher.policy) {
+		return s.db.Rehash(ctx, view.User.ID, view.User.PasswordHash, newPasswordHash(s.hasher.policy, password).String())
+	}
+	return nil
+}
+
+// beginGrant writes the row of a login and issues its first tokens.
+func (s *Server) beginGrant(ctx context.Context, q *request, view storage.LoginView, l login) (api.TokenResponse, error) {
+	none := api.TokenResponse{}
+	now := s.now().Truncate(time.Millisecond)
+	expires := now.Add(time.Duration(s.config.RefreshMaxTTL))
+	accessExpires := s.lifetime(q.client, now, expires)
+	signer, err := s.ring.Signer(ctx, accessExpires)
+	if err != nil {
+		return none, err
+	}
+	t := refreshToken{grant: storage.NewGrantID(expires), family: newFamily()}
+	g := storage.Grant{
+		ID: t.grant, UserID: view.User.ID, UserEpoch: view.User.Epoch, ClientID: q.client.ID, ClientEpoch: q.client.Epoch, KID: signer.KID,
+		Scope: l.scope, Audience: strings.Join(l.granted, " "), CreatedAt: storage.At(now), ExpiresAt: storage.At(expires),
+		IdleExpiresAt: storage.At(now.Add(min(time.Duration(s.config.RefreshIdleTTL), time.Duration(s.config.RefreshMaxTTL)))),
+	}
+	refreshable := hasGrant(q.client, api.GrantRefreshToken)
+	if refreshable {
+		g.FamilyHash = t.familyHash()
+	}
+	if view.Grants >= maxGrants {
+		if err := s.db.EndOldestGrants(ctx, storage.Actor{Name: "keyturn"}, view.User.ID, q.client.ID, maxGrants-1, now); err != nil {
+			return none, err
+		}
+	}
+	err = s.db.CreateGrant(ctx, g)
+	if errors.Is(err, storage.ErrNotFound) { // the user or the client was changed since they were read
+		s.loginFailed(q, "changed meanwhile")
+		return none, errLogin
+	}
+	if err != nil {
+		return none, err
+	}
+	response, err := s.respond(signer, ticket{grant: g.ID, sub: view.User.Sub, clientID: q.client.ID, audience: l.audience, scope: l.scope,
+		roles: view.User.Roles, authTime: now, issued: now, expires: accessExpires})
+	if refreshable {
+		response.RefreshToken = t.seal(s.ring.Secrets(), now)
+	}
+	response.Username = view.User.Username
+	s.event(q, "login", "ok", "sub", view.User.Sub, "sid", g.ID.String())
+	return response, err
+}

@@ -1,0 +1,110 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/storage"
+)
+
+// errRefresh is the one answer to every refresh token that cannot be used (RFC 6749 §5.2).
+var errRefresh = fail(api.InvalidGrant, "the refresh token is invalid, expired, revoked or was used before")
+
+// refresh is the refresh grant, RFC 6749 §6: a forged token costs no query, a fresh one is one statement.
+func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, error) {
+	none := api.TokenResponse{}
+	text := q.form[api.ParamRefreshToken]
+	if text == "" {
+		return none, fail(api.InvalidRequest, "refresh_token is missing")
+	}
+	t, ok := openRefreshToken(s.ring.Secrets(), text)
+	if !ok || t.generation == math.MaxUint32 {
+		s.event(q, "refresh", "failed", "reason", "malformed")
+		return none, errRefresh
+	}
+	now := s.now().Truncate(time.Millisecond)
+	// The latest moment that the access token can expire; the grant may end before.
+	signer, err := s.ring.Signer(ctx, s.lifetime(q.client, now, now.Add(maxAccessTTL)))
+	if err != nil {
+		return none, err
+	}
+	r := storage.Refresh{ID: t.grant, Generation: int64(t.generation), FamilyHash: t.familyHash(), ClientID: q.client.ID, KID: signer.KID,
+		IdleTTL: time.Duration(s.config.RefreshIdleTTL), RetryWindow: time.Duration(s.config.RefreshRetryWindow)}
+	if err := s.checkBeforeRotation(ctx, q, r, now); err != nil {
+		return none, err
+	}
+	g, outcome, err := s.db.RefreshGrant(ctx, r, now)
+	if err != nil {
+		return none, err
+	}
+	s.metrics.refreshes.WithLabelValues(string(outcome)).Inc()
+	if outcome == storage.RefreshDead || outcome == storage.RefreshReuse {
+		s.event(q, "refresh", "failed", "reason", string(outcome), "sid", t.grant.String())
+		return none, errRefresh
+	}
+	s.event(q, "refresh", "ok", "kind", string(outcome), "sid", t.grant.String())
+	return s.refreshed(q, signer, t, g, now)
+}
+
+// checkBeforeRotation refuses a scope or resource that cannot be given while the token is still as it was. It reads the grant only when
+// there is something to check: the request names one, or the client was updated while grants of today can have been made before.
+func (s *Server) checkBeforeRotation(ctx context.Context, q *request, r storage.Refresh, now time.Time) error {
+	updated := q.client.UpdatedAt.After(q.client.CreatedAt.Time) && now.Sub(q.client.UpdatedAt.Time) < time.Duration(s.config.RefreshMaxTTL)
+	if q.form[api.ParamScope] == "" && q.form[api.ParamResource] == "" && !updated {
+		return nil
+	}
+	g, err := s.db.GrantState(ctx, r.ID)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil // the refresh itself says so
+	}
+	if err != nil {
+		return err
+	}
+	if outcome := r.Classify(g, now); outcome == storage.RefreshDead || outcome == storage.RefreshReuse {
+		return nil // the refresh itself says so, and ends the grant
+	}
+	_, _, err = rights(q, g)
+	return err
+}
+
+// rights are scope and audience of the access token of a refresh.
+func rights(q *request, g storage.GrantState) (scope, audience string, err error) {
+	if scope, err = narrow(g.Scope, q.client, q.form[api.ParamScope]); err != nil {
+		return "", "", err
+	}
+	if scope == "" && g.Scope != "" {
+		return "", "", fail(api.InvalidScope, "the client may have none of the scope of the grant any more")
+	}
+	audience, err = target(strings.Fields(g.Audience), q.client, q.form[api.ParamResource])
+	return scope, audience, err
+}
+
+// refreshed answers with a fresh access token and the successor of the refresh token, computed again from the row.
+func (s *Server) refreshed(q *request, signer keys.Signer, t refreshToken, g storage.GrantState, now time.Time) (api.TokenResponse, error) {
+	scope, audience, err := rights(q, g)
+	if err != nil {
+		return api.TokenResponse{}, err
+	}
+	response, err := s.respond(signer, ticket{grant: g.ID, sub: *g.Sub, clientID: g.ClientID, audience: audience, scope: scope, roles: g.Roles,
+		authTime: g.CreatedAt.Time, issued: now, expires: s.lifetime(q.client, now, g.ExpiresAt.Time)})
+	t.generation = uint32(g.Generation)
+	response.RefreshToken = t.seal(s.ring.Secrets(), g.RotatedAt.Time)
+	return response, err
+}
+
+// respond signs the access token and builds the body that all grants share.
+func (s *Server) respond(signer keys.Signer, t ticket) (api.TokenResponse, error) {
+	token, err := s.accessToken(signer, t)
+	if err != nil {
+		return api.TokenResponse{}, err
+	}
+	return api.TokenResponse{AccessToken: token, TokenType: "Bearer", ExpiresIn: t.expires.Unix() - t.issued.Unix(), Scope: t.scope}, nil
+}
+
+func hasGrant(c storage.Client, grant string) bool { return slices.Contains(c.Grants, grant) }

@@ -1,0 +1,48 @@
+package server
+
+import (
+	"context"
+
+	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/storage"
+)
+
+// revoke is POST /revoke, RFC 7009: any token of a grant, whatever its type and generation, ends the grant of the client that presents
+// it. A token that is nobody's, or another client's, is none of this client's business, and gone as far as it can tell (RFC 7009 §2.2).
+func (s *Server) revoke(ctx context.Context, q *request) (any, error) {
+	text := q.form[api.ParamToken]
+	if text == "" {
+		return nil, fail(api.InvalidRequest, "token is missing")
+	}
+	id, family, ok, err := s.grantOf(text, q.client.ID)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		s.event(q, "revocation", "nothing to revoke")
+		return api.Revocation{}, nil
+	}
+	ended, err := s.db.RevokeGrant(ctx, storage.Actor{Name: "client:" + q.client.ID}, id, q.client.ID, family, s.now())
+	if err != nil {
+		return nil, err
+	}
+	outcome := "nothing to revoke"
+	if ended {
+		outcome = "ok"
+	}
+	s.event(q, "revocation", outcome, "sid", id.String())
+	return api.Revocation{}, nil
+}
+
+// grantOf tells which grant a token of the client belongs to: from the token alone, without a query.
+func (s *Server) grantOf(text, clientID string) (id storage.GrantID, familyHash string, ok bool, err error) {
+	if t, ok := openRefreshToken(s.ring.Secrets(), text); ok {
+		return t.grant, t.familyHash(), true, nil
+	}
+	claims, at, err := s.readAccessToken(text)
+	if err != nil || at != timely || claims.ClientID != clientID {
+		return 0, "", false, err
+	}
+	id, err = storage.ParseGrantID(claims.Session)
+	return id, "", err == nil, nil
+}

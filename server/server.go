@@ -1,0 +1,202 @@
+package server
+
+import (
+	"context"
+	"crypto/rsa"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	cryptorand "crypto/rand"
+
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/storage"
+)
+
+// Options are the server's sources of time, keys and words. The zero value is useful.
+type Options struct {
+	Now      func() time.Time                        // nil: time.Now
+	Generate func(bits int) (*rsa.PrivateKey, error) // nil: rsa.GenerateKey
+	Log      *slog.Logger                            // nil: nothing is logged
+	Dev      bool                                    // the database is, or becomes, one of `keyturn dev`
+}
+
+// Server is one replica of keyturn.
+type Server struct {
+	config         Config
+	store          store
+	db             *storage.DB
+	ring           *keys.Ring
+	now            func() time.Time
+	log            *slog.Logger
+	hasher         *hasher
+	throttle       *throttle
+	clientFailures clientFailures
+	scans          *budgets
+	metrics        *metrics
+	trusted        []netip.Prefix
+	replica        string          // names this process in leases
+	cleanedTo      storage.GrantID // how far the clean-up loop, which alone uses it, has walked
+	stopping       atomic.Bool
+}
+
+// Open checks the configuration, opens database and keys, and lets the keys begin if there are none. *ConfigError tells all that is
+// wrong with the configuration.
+func Open(ctx context.Context, c Config, o Options) (*Server, error) {
+	if problems := c.Problems(true); problems != nil {
+		return nil, &ConfigError{problems}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = discard
+	}
+	st, err := openStore(ctx, c, true, keys.Options{Now: o.Now, Generate: o.Generate, Log: o.Log})
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		config: c, store: st, db: st.db, ring: st.ring, now: o.Now, log: o.Log, hasher: newHasher(c.hashPolicy(), c.hashSlots()),
+		throttle:       newThrottle(st.db, c.LoginFailures, time.Duration(c.LoginWindow)),
+		clientFailures: newClientFailures(c.LoginFailures, time.Duration(c.LoginWindow)),
+		scans:          newBudgets(unknownTokens, unknownTokensPeriod), replica: randomHex(8),
+	}
+	s.metrics = newMetrics(s)
+	s.trusted, _ = c.trustedProxies() // checked above
+	if err := s.begin(ctx, o.Dev); err != nil {
+		st.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// begin stamps a new database of dev, checks the stamp of any, and makes the first keys.
+func (s *Server) begin(ctx context.Context, dev bool) error {
+	if dev && len(s.ring.Rows()) == 0 {
+		if _, err := s.db.SetMetaOnce(ctx, metaStamp, stampDev); err != nil {
+			return err
+		}
+	}
+	if err := checkStamp(ctx, s.db, dev); err != nil {
+		return err
+	}
+	return s.ring.Maintain(ctx)
+}
+
+// Close ends the connections to the database.
+func (s *Server) Close() error { return s.store.close() }
+
+// Bounds of the listeners.
+const (
+	maxHeader       = 16 << 10
+	headerTimeout   = 5 * time.Second
+	requestTimeout  = 15 * time.Second
+	responseTimeout = 30 * time.Second
+	idleTimeout     = 2 * time.Minute
+	drainTimeout    = 8 * time.Second
+)
+
+// Listeners are the two open ports of a server.
+type Listeners struct{ Public, Admin net.Listener }
+
+// Listen opens the ports of the configuration.
+func Listen(c Config) (Listeners, error) {
+	var l Listeners
+	var err error
+	if l.Public, err = net.Listen("tcp", c.Listen); err != nil {
+		return l, fmt.Errorf("listen: %w", err)
+	}
+	if l.Admin, err = net.Listen("tcp", c.AdminListen); err != nil {
+		l.Public.Close()
+		return l, fmt.Errorf("admin_listen: %w", err)
+	}
+	return l, nil
+}
+
+// Serve answers on both listeners, keeps the keys and cleans up until the context ends. Then it is not ready first, finishes what is in
+// flight, and returns.
+func (s *Server) Serve(ctx context.Context, l Listeners) error {
+	defer l.Public.Close()
+	defer l.Admin.Close()
+	tlsConfig, err := s.tlsConfig()
+	if err != nil {
+		return err
+	}
+	public, admin := s.httpServer(s.Public()), s.httpServer(s.Admin())
+	loops, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	running.Go(func() { s.ring.Run(loops) })
+	running.Go(func() { s.cleanUp(loops) })
+	failed := make(chan error, 2)
+	go func() {
+		if tlsConfig == nil {
+			failed <- public.Serve(l.Public)
+			return
+		}
+		public.TLSConfig = tlsConfig
+		failed <- public.ServeTLS(l.Public, "", "")
+	}()
+	go func() { failed <- admin.Serve(l.Admin) }()
+	s.log.Info("serving", "issuer", s.config.Issuer, "listen", l.Public.Addr().String(), "admin_listen", l.Admin.Addr().String(),
+		"tls", tlsConfig != nil, "database", string(s.db.Kind()))
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+	}
+	err = errors.Join(err, s.stop(public, admin))
+	stopLoops()
+	running.Wait()
+	return err
+}
+
+// stop finishes what is in flight, within drainTimeout.
+func (s *Server) stop(servers ...*http.Server) error {
+	s.stopping.Store(true)
+	s.log.Info("stopping")
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	var err error
+	for _, server := range servers {
+		if e := server.Shutdown(ctx); e != nil {
+			err = errors.Join(err, fmt.Errorf("stop: %w", e), server.Close())
+		}
+	}
+	return err
+}
+
+func (s *Server) httpServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout, WriteTimeout: responseTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: maxHeader - 4096, // net/http reads 4096 bytes more than it is told
+		ErrorLog:       log.New(io.Discard, "", 0),
+	}
+}
+
+// tlsConfig is nil for a plaintext listener.
+func (s *Server) tlsConfig() (*tls.Config, error) {
+	if s.config.TLSCertFile == "" {
+		return nil, nil
+	}
+	cert, err := tls.LoadX509KeyPair(s.config.TLSCertFile, s.config.TLSKeyFile)
+	if err != nil {
+		return nil, &ConfigError{[]error{fmt.Errorf("tls_cert_file, tls_key_file: %w", err)}}
+	}
+	return &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}, nil
+}
+
+func randomHex(n int) string {
+	b := make([]byte, n)
+	cryptorand.Read(b)
+	return hex.EncodeToString(b)
+}

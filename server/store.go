@@ -1,0 +1,141 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/storage"
+)
+
+// masterKeyName is the file of the master key beside an SQLite database.
+const masterKeyName = "keyturn-master.key"
+
+// metaStamp marks a database that dev has made; serve refuses it.
+const (
+	metaStamp = "stamp"
+	stampDev  = "dev"
+)
+
+// store is database and keys, opened together.
+type store struct {
+	db   *storage.DB
+	ring *keys.Ring
+}
+
+func (s store) close() error { return s.db.Close() }
+
+// masterKeyPath is where the master key lies; "" if nothing says it.
+func (c Config) masterKeyPath() string {
+	if c.MasterKeyFile != "" {
+		return c.MasterKeyFile
+	}
+	if file := storage.SQLitePath(c.Database); file != "" {
+		return filepath.Join(filepath.Dir(file), masterKeyName)
+	}
+	return ""
+}
+
+// openStore opens database and keys. With create it makes an SQLite database, and its master key, that are not there yet. A master key
+// that does not belong to the database is found out before anything is written.
+func openStore(ctx context.Context, c Config, create bool, o keys.Options) (store, error) {
+	master, err := openMaster(c, create)
+	if err != nil {
+		return store{}, err
+	}
+	db, err := storage.Open(ctx, storage.Options{URL: c.Database, AllowInsecure: c.AllowInsecureDatabase, Create: create, Migrate: c.Migrate,
+		Guard: func(ctx context.Context, db *storage.DB) error { return keys.CheckMaster(ctx, db, master) }})
+	if err != nil {
+		return store{}, withMasterPath(err, c)
+	}
+	ring, err := keys.Open(ctx, db, master, c.Keys(), o)
+	if err != nil {
+		db.Close()
+		return store{}, withMasterPath(err, c)
+	}
+	return store{db, ring}, nil
+}
+
+func withMasterPath(err error, c Config) error {
+	if errors.Is(err, keys.ErrWrongMaster) {
+		return fmt.Errorf("%w: %s is another's: point --master-key-file to the one that was used before", err, c.masterKeyPath())
+	}
+	return err
+}
+
+// openMaster reads the master key, or makes one for an SQLite database that holds nothing yet.
+func openMaster(c Config, create bool) (*keys.Master, error) {
+	path := c.masterKeyPath()
+	m, err := keys.ReadMaster(path)
+	if !errors.Is(err, os.ErrNotExist) {
+		return m, err
+	}
+	file := storage.SQLitePath(c.Database)
+	if file == "" {
+		return nil, fmt.Errorf("master key: %s does not exist: `openssl rand -base64 32 > %s && chmod 600 %s` makes one for a new database", path, path, path)
+	}
+	if info, err := os.Stat(file); err == nil && info.Size() > 0 {
+		return nil, fmt.Errorf("master key: %s does not exist, but %s does, and was sealed under it: bring the key file back, or name it with --master-key-file", path, file)
+	}
+	if !create {
+		return nil, fmt.Errorf("%w at %s: `keyturn migrate up` or `keyturn serve` makes one, --database names another", storage.ErrNoDatabase, file)
+	}
+	if _, err := os.Stat(filepath.Dir(file)); err != nil {
+		return nil, fmt.Errorf("database %s: its folder does not exist: make it first", file)
+	}
+	if err := keys.CreateMaster(path); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	return keys.ReadMaster(path)
+}
+
+// checkStamp tells whether the database was made for the purpose: by dev, or not.
+func checkStamp(ctx context.Context, db *storage.DB, dev bool) error {
+	stamp, err := db.Meta(ctx, metaStamp)
+	if errors.Is(err, storage.ErrNotFound) {
+		stamp, err = "", nil
+	}
+	if err != nil {
+		return err
+	}
+	switch {
+	case stamp == stampDev && !dev:
+		return &ConfigError{[]error{errors.New("database: it was made by `keyturn dev`, its secrets are known to everybody: use another one")}}
+	case stamp != stampDev && dev:
+		return errors.New("database: it was not made by `keyturn dev`, which would add a demo user to it: use another folder")
+	}
+	return nil
+}
+
+// ConfigError is a configuration that keyturn does not run with: all its problems at once.
+type ConfigError struct{ Problems []error }
+
+func (e *ConfigError) Error() string { return errors.Join(e.Problems...).Error() }
+
+// NewLog is the log of the configuration, for a writer that is a terminal or not.
+func NewLog(c Config, w interface{ Write([]byte) (int, error) }, terminal bool) *slog.Logger {
+	level, _ := c.logLevel()
+	o := &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey && len(groups) == 0 {
+			a.Value = slog.TimeValue(a.Value.Time().UTC())
+		}
+		return a
+	}}
+	if c.LogFormat == "text" || c.LogFormat == "" && terminal {
+		return slog.New(slog.NewTextHandler(w, o))
+	}
+	return slog.New(slog.NewJSONHandler(w, o))
+}
+
+func (c Config) logLevel() (slog.Level, error) {
+	var level slog.Level
+	switch c.LogLevel {
+	case "debug", "info", "warn", "error":
+		return level, level.UnmarshalText([]byte(c.LogLevel))
+	}
+	return level, fmt.Errorf("log_level: %q is none of debug, info, warn, error", c.LogLevel)
+}

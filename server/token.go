@@ -1,0 +1,95 @@
+package server
+
+import (
+	"context"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/storage"
+)
+
+// token is POST /token (RFC 6749 §3.2): what all grants share, then the grant.
+func (s *Server) token(ctx context.Context, q *request) (any, error) {
+	grant := q.form[api.ParamGrantType]
+	var issue func(context.Context, *request) (api.TokenResponse, error)
+	switch grant {
+	case "":
+		return nil, fail(api.InvalidRequest, "grant_type is missing")
+	case api.GrantPassword:
+		issue = s.password
+	case api.GrantRefreshToken:
+		issue = s.refresh
+	}
+	if issue == nil || grant == api.GrantPassword && !s.config.PasswordGrant {
+		s.metrics.tokens.WithLabelValues("other", string(api.UnsupportedGrantType)).Inc()
+		return nil, fail(api.UnsupportedGrantType, "grant_type is none of grant_types_supported")
+	}
+	if !slices.Contains(q.client.Grants, grant) {
+		s.metrics.tokens.WithLabelValues(grant, string(api.UnauthorizedClient)).Inc()
+		return nil, fail(api.UnauthorizedClient, "the client is not registered for this grant_type")
+	}
+	response, err := issue(ctx, q)
+	if err != nil {
+		s.metrics.tokens.WithLabelValues(grant, string(visible(err).body.Code)).Inc()
+		return nil, err
+	}
+	s.metrics.tokens.WithLabelValues(grant, "ok").Inc()
+	return response, nil
+}
+
+// isScopeToken tells whether a word is a scope-token, RFC 6749 App. A.4: printable ASCII without space, " and \.
+func isScopeToken(word string) bool {
+	for i := range len(word) {
+		if c := word[i]; c < 0x21 || c > 0x7e || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return word != ""
+}
+
+// narrow is the scope of a token: all words of granted that the client may still have, or those that were asked for. Asking for a word
+// that is in only one of them is refused (RFC 6749 §3.3, §6).
+func narrow(granted string, c storage.Client, asked string) (string, error) {
+	registered := strings.Fields(c.Scope)
+	var allowed []string
+	for _, word := range strings.Fields(granted) {
+		if slices.Contains(registered, word) {
+			allowed = append(allowed, word)
+		}
+	}
+	if asked == "" {
+		return strings.Join(allowed, " "), nil
+	}
+	var words []string
+	for word := range strings.SplitSeq(asked, " ") {
+		if !isScopeToken(word) {
+			return "", fail(api.InvalidScope, "scope is not a list of words with one space between")
+		}
+		if !slices.Contains(allowed, word) {
+			return "", fail(api.InvalidScope, "scope goes beyond what the client or the grant may have")
+		}
+		if !slices.Contains(words, word) {
+			words = append(words, word)
+		}
+	}
+	return strings.Join(words, " "), nil
+}
+
+// target is the audience of a token: the resource that was asked for, if it was granted and the client may still name it, else the
+// first of those (RFC 8707 §2, §2.2).
+func target(granted []string, c storage.Client, asked string) (string, error) {
+	for _, audience := range granted {
+		if slices.Contains(c.Audiences, audience) && (asked == "" || asked == audience) {
+			return audience, nil
+		}
+	}
+	return "", fail(api.InvalidTarget, "resource is none that the client or the grant may have")
+}
+
+// isResource tells whether a text is a resource indicator: an absolute URI without fragment (RFC 8707 §2).
+func isResource(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && u.IsAbs() && !strings.ContainsAny(text, "# ") && (u.Host != "" || u.Opaque != "")
+}

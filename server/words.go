@@ -1,0 +1,8 @@
+package server
+
+import "strings"
+
+func firstWord(s string) string {
+	word, _, _ := strings.Cut(s, " ")
+	return word
+}
