@@ -42,6 +42,8 @@ const (
 	issuer   = "http://127.0.0.1:8080"
 	secret   = "a secret of the app: + % & = \u00e9"
 	password = "correct horse battery staple"
+
+	publicClient = "page"
 )
 
 // clock is a time that tests step.
@@ -140,7 +142,7 @@ func (h *harness) provision() {
 	for _, spec := range []ClientSpec{
 		{ID: "app", Grants: both, Scope: "read write", Audiences: []string{"https://api.example", "https://mail.example"}, Secret: secret},
 		{ID: "other", Grants: both, Scope: "read write", Audiences: []string{"https://api.example"}, Secret: secret},
-		{ID: "page", Grants: both, Scope: "read", Audiences: []string{"https://api.example"}, Public: true},
+		{ID: publicClient, Grants: both, Scope: "read", Audiences: []string{"https://api.example"}, Public: true},
 		{ID: "once", Grants: []string{api.GrantPassword}, Scope: "read", Audiences: []string{"https://api.example"}, Secret: secret},
 		{ID: "rs", Resource: "https://api.example", Secret: secret},
 		{ID: "rs2", Resource: "https://mail.example", Secret: secret},
@@ -203,9 +205,12 @@ func (h *harness) post(path, client string, form ...string) response {
 	for i := 0; i < len(form); i += 2 {
 		values.Add(form[i], form[i+1])
 	}
+	if client == publicClient {
+		values.Set("client_id", client)
+	}
 	r := must(http.NewRequest(http.MethodPost, h.http.URL+path, strings.NewReader(values.Encode())))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	if client != "" {
+	if client != "" && client != publicClient {
 		r.Header.Set("Authorization", basic(client, secret))
 	}
 	return h.send(r)

@@ -1,0 +1,153 @@
+package server
+
+import (
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"bufio"
+
+	"golang.org/x/tools/txtar"
+)
+
+var update = flag.Bool("update", false, "write what the server answers into the transcripts")
+
+// TestTranscripts plays the conversations of testdata/*.txtar, byte for byte as they go over the wire, on both databases. Each case is
+// two files: NAME.request and NAME.response. $WORDS stand for tokens and credentials, Content-Length and Connection: close are added to
+// a request that has none, and the three headers that never repeat are masked.
+func TestTranscripts(t *testing.T) {
+	files := must(filepath.Glob("testdata/*.txtar"))
+	if len(files) == 0 {
+		t.Fatal("no transcripts")
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			each(t, func(t *testing.T, h *harness) { playTranscript(t, h, file) })
+		})
+	}
+}
+
+func playTranscript(t *testing.T, h *harness, file string) {
+	archive := must(txtar.ParseFile(file))
+	words := transcriptWords(h)
+	for i := 0; i+1 < len(archive.Files); i += 2 {
+		name, isRequest := strings.CutSuffix(archive.Files[i].Name, ".request")
+		if !isRequest || archive.Files[i+1].Name != name+".response" {
+			t.Fatalf("%s: not a request with its response", archive.Files[i].Name)
+		}
+		request := wire(words.Replace(string(archive.Files[i].Data)))
+		raw := h.rawExchange(request)
+		checkAgainstContract(t, name, request, raw)
+		got := mask(raw)
+		if *update {
+			archive.Files[i+1].Data = []byte(got)
+		} else if want := string(archive.Files[i+1].Data); got != want {
+			t.Errorf("%s:\n got: %s\nwant: %s", name, got, want)
+		}
+	}
+	if *update {
+		must(0, os.WriteFile(file, txtar.Format(archive), 0o644))
+	}
+}
+
+// transcriptWords are what a transcript cannot hold literally.
+func transcriptWords(h *harness) *strings.Replacer {
+	used := h.login("app")
+	current := h.refresh("app", used.RefreshToken).tokens(h.t)
+	h.refresh("app", current.RefreshToken).tokens(h.t) // now used.RefreshToken is past every window
+	revoked := h.login("app")
+	h.post("/revoke", "app", "token", revoked.RefreshToken)
+	live := h.login("app")
+	page := h.login("page")
+	forged := []byte(live.RefreshToken)
+	forged[20] ^= 1
+	alteredAccess := live.AccessToken[:len(live.AccessToken)-10] + "AAAAAAAAAA"
+	return strings.NewReplacer(
+		"$APP", basic("app", secret), "$OTHER", basic("other", secret), "$ONCE", basic("once", secret), "$RS2", basic("rs2", secret), "$RS", basic("rs", secret),
+		"$WRONG", basic("app", "not the secret of app"), "$NOBODY", basic("nobody", secret), "$PAGE_BASIC", basic("page", "x"),
+		"$SECRET", formEscape(secret), "$PASSWORD", formEscape(password),
+		"$USED", used.RefreshToken, "$REVOKED", revoked.RefreshToken, "$DEAD_ACCESS", revoked.AccessToken, "$LIVE", live.RefreshToken, "$ACCESS", live.AccessToken,
+		"$PAGE_REFRESH", page.RefreshToken, "$FORGED", string(forged), "$ALTERED_ACCESS", alteredAccess, "$TRUNCATED", live.RefreshToken[:40],
+		"$LARGE", strings.Repeat("x", maxBody), "$LONG_PASSWORD", strings.Repeat("p", maxPassword+1),
+	)
+}
+
+func formEscape(s string) string {
+	return strings.NewReplacer("%", "%25", "+", "%2B", "&", "%26", "=", "%3D", " ", "+").Replace(s)
+}
+
+// wire turns the text of a request into its bytes.
+func wire(text string) string {
+	head, body, _ := strings.Cut(strings.TrimSuffix(text, "\n"), "\n\n")
+	lines := strings.Split(head, "\n")
+	lines = append(lines, "Host: 127.0.0.1:8080", "Connection: close")
+	if !strings.Contains(head, "Transfer-Encoding") && (body != "" || strings.HasPrefix(head, "POST")) {
+		lines = append(lines, fmt.Sprintf("Content-Length: %d", len(body)))
+	}
+	return strings.Join(lines, "\r\n") + "\r\n\r\n" + body
+}
+
+var (
+	volatile = regexp.MustCompile(`(?m)^(Date|X-Request-Id|Etag): .*$`)
+	tokens   = regexp.MustCompile(`"(access_token|refresh_token|jti|sid|sub)":"[^"]*"`)
+)
+
+// mask hides what never repeats, and shows the rest as it is.
+func mask(raw string) string {
+	raw = strings.ReplaceAll(raw, "\r\n", "\n")
+	raw = volatile.ReplaceAllString(raw, "$1: …")
+	return strings.TrimRight(tokens.ReplaceAllString(raw, `"$1":"…"`), "\n") + "\n"
+}
+
+func checkAgainstContract(t *testing.T, name, request, raw string) {
+	t.Helper()
+	r := must(http.ReadRequest(bufio.NewReader(strings.NewReader(request))))
+	res, err := http.ReadResponse(bufio.NewReader(strings.NewReader(raw)), r)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	_, body, _ := strings.Cut(raw, "\r\n\r\n")
+	if err := validate(r, res, []byte(body)); err != nil {
+		t.Errorf("%s: not valid against openapi.yaml: %v", name, err)
+	}
+}
+
+// A validator that takes everything would make every test above say nothing.
+func TestContractRefuses(t *testing.T) {
+	r := must(http.NewRequest(http.MethodPost, issuer+"/token", nil))
+	good := http.Header{"Content-Type": {"application/json"}, "Cache-Control": {"no-store"}, "Pragma": {"no-cache"},
+		"X-Request-Id": {"1"}, "X-Content-Type-Options": {"nosniff"}}
+	for name, c := range map[string]struct {
+		status int
+		drop   string
+		body   string
+		valid  bool
+	}{
+		"valid":           {400, "", `{"error":"invalid_request"}`, true},
+		"unknown code":    {400, "", `{"error":"else"}`, false},
+		"quote":           {400, "", `{"error":"invalid_request","error_description":"a \"quote\""}`, false},
+		"more":            {400, "", `{"error":"invalid_request","stack":"x"}`, false},
+		"unknown status":  {418, "", `{"error":"invalid_request"}`, false},
+		"may be stored":   {400, "Cache-Control", `{"error":"invalid_request"}`, false},
+		"no request id":   {400, "X-Request-Id", `{"error":"invalid_request"}`, false},
+		"other type":      {400, "Content-Type", `{"error":"invalid_request"}`, false},
+		"token as error":  {200, "", `{"error":"invalid_request"}`, false},
+		"no expiry":       {200, "", `{"access_token":"a.b.c","token_type":"Bearer"}`, false},
+		"expiry is text":  {200, "", `{"access_token":"a.b.c","token_type":"Bearer","expires_in":"600"}`, false},
+		"no challenge":    {401, "", `{"error":"invalid_client"}`, false},
+		"no retry-after":  {503, "", `{"error":"temporarily_unavailable"}`, false},
+		"other than JSON": {400, "", `<html>`, false},
+	} {
+		h := good.Clone()
+		h.Del(c.drop)
+		err := validate(r, &http.Response{StatusCode: c.status, Header: h}, []byte(c.body))
+		if (err == nil) != c.valid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
