@@ -120,17 +120,17 @@ func postgresCode(err error) (code string, ok bool) {
 }
 
 // isUnavailable tells a database that cannot answer now from one that was asked something wrong. SQLSTATE classes: 08 connection,
-// 25006 read-only (a standby), 40 repeat, 53 resources, 55P03 lock, 57 operator, 58 system.
+// 25006 read-only (a standby), 40 repeat, 53 resources, 55 not in a state to answer, 57 operator, 58 system.
 func isUnavailable(err error) bool {
 	if code, ok := sqliteCode(err); ok {
 		return sqliteUnavailable(code)
 	}
 	if code, ok := postgresCode(err); ok {
 		switch code[:2] {
-		case "08", "40", "53", "57", "58":
+		case "08", "40", "53", "55", "57", "58":
 			return true
 		}
-		return code == "25006" || code == "55P03"
+		return code == "25006"
 	}
 	var network net.Error
 	return errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.EOF) ||

@@ -56,6 +56,24 @@ func PostgresURL(t testing.TB) string {
 	return c.url(name)
 }
 
+// CutOff makes a PostgreSQL database unreachable: its connections end and new ones are refused. Call the result to bring it back.
+func CutOff(t testing.TB, databaseURL string) (restore func()) {
+	t.Helper()
+	u, err := url.Parse(databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := u.Path[1:]
+	exec := func(query string) {
+		if _, err := mustCluster(t).admin.Exec(query); err != nil {
+			t.Error(err)
+		}
+	}
+	exec("ALTER DATABASE " + name + " ALLOW_CONNECTIONS false")
+	exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '" + name + "'")
+	return func() { exec("ALTER DATABASE " + name + " ALLOW_CONNECTIONS true") }
+}
+
 // MustOpen opens the database, makes its schema and gives its audit trail a key. It is closed when the test ends.
 func MustOpen(t testing.TB, databaseURL string) *storage.DB {
 	t.Helper()

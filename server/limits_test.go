@@ -1,0 +1,300 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// loginFrom logs in as a request from the address given would, through a trusted proxy.
+func (h *harness) loginFrom(address, username, password string) response {
+	h.t.Helper()
+	body := "grant_type=password&username=" + username + "&password=" + strings.ReplaceAll(password, " ", "+")
+	r := must(http.NewRequest(http.MethodPost, h.http.URL+"/token", strings.NewReader(body)))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("Authorization", basic("app", secret))
+	r.Header.Set("X-Forwarded-For", "198.51.100.9, "+address)
+	return h.send(r)
+}
+
+// eachThrottled runs a test on a replica that trusts its proxy.
+func eachThrottled(t *testing.T, test func(t *testing.T, h *harness)) {
+	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+		c := testConfig(databaseURL)
+		c.TrustedProxy = List{"127.0.0.0/8"}
+		c.PasswordHashSlots = 4
+		h := open(t, c, nil)
+		h.provision()
+		test(t, h)
+	})
+}
+
+// Strangers who guess are throttled; the owner, from where she has logged in before, is not.
+func TestThrottleSparesTheOwner(t *testing.T) {
+	eachThrottled(t, func(t *testing.T, h *harness) {
+		h.loginFrom("192.0.2.1", "alice", password).tokens(t)
+		for i := range 30 {
+			if r := h.loginFrom(fmt.Sprintf("203.0.113.%d", i), "Alice", "wrong"); r.code(t) != "invalid_grant" {
+				t.Fatal(r.body)
+			}
+		}
+		throttled := h.loginFrom("203.0.113.200", "alice", password)
+		wrong := h.loginFrom("203.0.113.200", "alice", "wrong")
+		if throttled.body != wrong.body || throttled.status != wrong.status {
+			t.Errorf("throttled: %d %s, wrong: %d %s", throttled.status, throttled.body, wrong.status, wrong.body)
+		}
+		h.loginFrom("192.0.2.1", "alice", password).tokens(t)
+		h.loginFrom("203.0.113.201", "alice", password).tokens(t) // her login has lifted the throttle
+	})
+}
+
+// A limit of ten is ten, however many guesses arrive at once over two replicas.
+func TestParallelGuesses(t *testing.T) {
+	eachThrottled(t, func(t *testing.T, h *harness) {
+		replica := open(t, h.config, h.clock)
+		before := strings.Count(h.log.String()+replica.log.String(), `"reason":"wrong password"`)
+		var guesses sync.WaitGroup
+		var busy atomic.Int64
+		for i := range 200 {
+			guesses.Go(func() {
+				r := []*harness{h, replica}[i%2].loginFrom("203.0.113.1", "alice", "wrong")
+				if r.status == http.StatusServiceUnavailable {
+					busy.Add(1)
+				} else if r.status != http.StatusBadRequest {
+					t.Errorf("%d %s", r.status, r.body)
+				}
+			})
+		}
+		guesses.Wait()
+		judged := strings.Count(h.log.String()+replica.log.String(), `"reason":"wrong password"`) - before
+		// One replica may judge one guess before it knows of the other's.
+		if judged > 11 || judged == 0 {
+			t.Errorf("%d guesses were judged, %d were refused as busy", judged, busy.Load())
+		}
+		h.step(time.Minute)
+		if r := h.loginFrom("203.0.113.2", "alice", password); busy.Load() < 180 && r.status != 400 {
+			t.Errorf("not throttled: %d", r.status)
+		}
+		h.step(3 * time.Hour)
+		h.loginFrom("203.0.113.2", "alice", password).tokens(t)
+	})
+}
+
+// The delay grows, and after a hundred failures in a row nobody unknown is judged any more; a new password ends that.
+func TestThrottleGrowsAndEnds(t *testing.T) {
+	eachThrottled(t, func(t *testing.T, h *harness) {
+		k := loginKey("alice", "app", netip.MustParseAddr("203.0.113.1"))
+		for range 10 {
+			h.loginFrom("203.0.113.1", "alice", "wrong")
+		}
+		h.step(15*time.Minute - time.Second)
+		if h.loginFrom("203.0.113.1", "alice", password).status != 400 {
+			t.Error("judged within the window")
+		}
+		h.step(time.Second)
+		h.loginFrom("203.0.113.1", "alice", "wrong") // the one guess of this window
+		h.step(29 * time.Minute)
+		if h.loginFrom("203.0.113.1", "alice", password).status != 400 {
+			t.Error("the delay does not grow")
+		}
+		for range maxConsecutive {
+			must(h.server.db.AddFailure(ctx, k.AccountBucket, 0, h.clock.now()))
+		}
+		h.step(24 * time.Hour)
+		if h.loginFrom("203.0.113.1", "alice", password).status != 400 {
+			t.Error("judged after a hundred failures in a row")
+		}
+		must(0, h.admin.SetPassword(ctx, "alice", password))
+		h.loginFrom("203.0.113.1", "alice", password).tokens(t)
+	})
+}
+
+func TestForgedForwardedForDoesNotCount(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) { // no proxy is trusted here
+		for i := range 12 {
+			h.loginFrom(fmt.Sprintf("203.0.113.%d", i), "alice", "wrong")
+		}
+		if h.loginFrom("203.0.113.99", "alice", password).status != 400 {
+			t.Error("a forged address gives a new budget")
+		}
+	})
+}
+
+func TestClientAddress(t *testing.T) {
+	trusted := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	for _, c := range []struct{ peer, forwarded, want string }{
+		{"192.0.2.1:1", "203.0.113.1", "192.0.2.1"},
+		{"10.0.0.1:1", "", "10.0.0.1"},
+		{"10.0.0.1:1", "203.0.113.1", "203.0.113.1"},
+		{"10.0.0.1:1", "198.51.100.1, 203.0.113.1, 10.0.0.2", "203.0.113.1"},
+		{"10.0.0.1:1", "garbage, 10.0.0.2", "10.0.0.2"},
+		{"10.0.0.1:1", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"},
+		{"[::ffff:10.0.0.1]:1", "203.0.113.1", "203.0.113.1"},
+	} {
+		r := &http.Request{RemoteAddr: c.peer, Header: http.Header{}}
+		if c.forwarded != "" {
+			r.Header.Set("X-Forwarded-For", c.forwarded)
+		}
+		if got := clientAddress(r, trusted).String(); got != c.want {
+			t.Errorf("%+v: %s", c, got)
+		}
+	}
+}
+
+func TestClientsThatKeepFailing(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		try := func(id, secret string) response {
+			r := must(http.NewRequest(http.MethodPost, h.http.URL+"/introspect", strings.NewReader("token=x")))
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			r.Header.Set("Authorization", basic(id, secret))
+			return h.send(r)
+		}
+		for range 30 {
+			if r := try("app", "wrong"); r.status != 401 {
+				t.Fatal(r.status, r.body)
+			}
+		}
+		if r := try("app", secret); r.status != 429 || r.header.Get("Retry-After") == "" {
+			t.Errorf("%d %s", r.status, r.body)
+		}
+		if r := try("rs", secret); r.status != 200 {
+			t.Errorf("another client suffers: %d %s", r.status, r.body)
+		}
+		h.step(time.Minute)
+		if r := try("app", secret); r.status != 200 {
+			t.Errorf("the budget does not come back: %d %s", r.status, r.body)
+		}
+	})
+}
+
+func TestScanOfIntrospection(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		tokens := h.login("app")
+		refused := 0
+		for i := range 300 {
+			switch r := h.post("/introspect", "rs", "token", fmt.Sprintf("guess%d", i)); r.status {
+			case 429:
+				refused++
+			case 200:
+			default:
+				t.Fatal(r.status, r.body)
+			}
+		}
+		if refused != 300-unknownTokens {
+			t.Errorf("%d refused", refused)
+		}
+		if !h.active("rs", tokens.AccessToken) || h.post("/introspect", "rs2", "token", "guess").status != 200 {
+			t.Error("others, or honest questions, suffer")
+		}
+	})
+}
+
+// More logins at once than slots and queue: the rest is told to come back, and nothing else stops.
+func TestHashQueue(t *testing.T) {
+	h := open(t, testConfig(sqliteURL(t)), nil)
+	hashing := newHasher(h.config.hashPolicy(), 1)
+	must(0, hashing.acquire(ctx))
+	results := make(chan error)
+	for range waitersPerSlot + 10 {
+		go func() { results <- hashing.acquire(ctx) }()
+	}
+	for range 10 {
+		if err := <-results; !errors.Is(err, errBusy) {
+			t.Error(err)
+		}
+	}
+	hashing.release()
+	if err := <-results; err != nil {
+		t.Error("the freed slot went to nobody:", err)
+	}
+	for range waitersPerSlot - 1 {
+		if err := <-results; !errors.Is(err, errBusy) {
+			t.Error("waited beyond its patience:", err)
+		}
+	}
+	if hashing.waiting.Load() != 0 || hashing.refused.Load() != waitersPerSlot+9 {
+		t.Errorf("%d wait, %d refused", hashing.waiting.Load(), hashing.refused.Load())
+	}
+}
+
+func TestHeaderAndBodyBounds(t *testing.T) {
+	h := open(t, testConfig(sqliteURL(t)), nil)
+	head := "POST /token HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+	large := h.rawExchange(head + "X-Large: " + strings.Repeat("x", maxHeader) + "\r\nContent-Length: 0\r\n\r\n")
+	if !strings.HasPrefix(large, "HTTP/1.1 431 ") {
+		t.Errorf("%.40q", large)
+	}
+	if fits := h.rawExchange(head + "X-Large: " + strings.Repeat("x", maxHeader-1024) + "\r\nContent-Length: 0\r\n\r\n"); !strings.HasPrefix(fits, "HTTP/1.1 401 ") {
+		t.Errorf("%.40q", fits)
+	}
+	// The announced body never comes: the answer must not wait for it.
+	if early := h.rawExchange(head + "Content-Length: 100000000\r\n\r\n"); !strings.HasPrefix(early, "HTTP/1.1 413 ") {
+		t.Errorf("%.40q", early)
+	}
+	chunk := fmt.Sprintf("%x\r\n%s\r\n", 32<<10, strings.Repeat("x", 32<<10))
+	if chunked := h.rawExchange(head + "Transfer-Encoding: chunked\r\n\r\n" + chunk + chunk + chunk + "0\r\n\r\n"); !strings.HasPrefix(chunked, "HTTP/1.1 413 ") {
+		t.Errorf("%.40q", chunked)
+	}
+}
+
+func TestCORS(t *testing.T) {
+	c := testConfig(sqliteURL(t))
+	c.CORSOrigins = List{"https://app.example"}
+	h := open(t, c, nil)
+	call := func(method, path, origin string) http.Header {
+		r := must(http.NewRequest(method, h.http.URL+path, nil))
+		r.Header.Set("Origin", origin)
+		if method == http.MethodOptions {
+			r.Header.Set("Access-Control-Request-Method", "POST")
+		}
+		return h.send(r).header
+	}
+	for _, path := range []string{"/token", "/revoke"} {
+		for _, method := range []string{http.MethodPost, http.MethodOptions} {
+			if got := call(method, path, "https://app.example").Get("Access-Control-Allow-Origin"); got != "https://app.example" {
+				t.Errorf("%s %s: %q", method, path, got)
+			}
+			for _, origin := range []string{"https://app.example.evil", "https://APP.example", "null", "http://app.example"} {
+				if got := call(method, path, origin).Get("Access-Control-Allow-Origin"); got != "" {
+					t.Errorf("%s %s from %s: %q", method, path, origin, got)
+				}
+			}
+		}
+		if call(http.MethodPost, path, "https://x.example").Get("Vary") != "Origin" {
+			t.Error("no Vary")
+		}
+	}
+	if h := call(http.MethodPost, "/introspect", "https://app.example"); h.Get("Access-Control-Allow-Origin") != "" {
+		t.Error("/introspect allows an origin")
+	}
+	for _, path := range []string{"/.well-known/jwks.json", "/.well-known/oauth-authorization-server"} {
+		if h := call(http.MethodGet, path, "https://x.example"); h.Get("Access-Control-Allow-Origin") != "*" || h.Get("Access-Control-Allow-Credentials") != "" {
+			t.Error(path, h)
+		}
+	}
+}
+
+func TestJWKSCaching(t *testing.T) {
+	h := open(t, testConfig(sqliteURL(t)), nil)
+	first := h.get("/.well-known/jwks.json")
+	if first.header.Get("Cache-Control") != "public, max-age=300" || first.header.Get("Content-Type") != "application/jwk-set+json" {
+		t.Error(first.header)
+	}
+	r := must(http.NewRequest(http.MethodGet, h.http.URL+"/.well-known/jwks.json", nil))
+	r.Header.Set("If-None-Match", `"else", W/`+first.header.Get("ETag"))
+	if again := h.send(r); again.status != http.StatusNotModified || again.body != "" {
+		t.Error(again.status)
+	}
+	head := h.send(must(http.NewRequest(http.MethodHead, h.http.URL+"/.well-known/jwks.json", nil)))
+	if head.status != 200 || head.body != "" || head.header.Get("ETag") != first.header.Get("ETag") || head.header.Get("Content-Length") == "" {
+		t.Error(head)
+	}
+}
