@@ -46,6 +46,14 @@ var settings = func() []setting {
 	return all
 }()
 
+// settingFlag marks the flags of settings: a command may have a flag of its own by the same name, as client create has --access-ttl.
+const settingFlag = "setting"
+
+func isSetting(f *pflag.Flag) bool {
+	_, ok := f.Annotations[settingFlag]
+	return ok
+}
+
 // addSettings adds the settings of some scopes, or all, as flags, and --config.
 func addSettings(flags *pflag.FlagSet, scopes ...string) {
 	if flags.Lookup("config") == nil {
@@ -63,6 +71,7 @@ func addSettings(flags *pflag.FlagSet, scopes ...string) {
 		default:
 			flags.String(s.flag, s.standard, s.help)
 		}
+		flags.Lookup(s.flag).Annotations = map[string][]string{settingFlag: nil}
 	}
 }
 
@@ -116,7 +125,7 @@ func (a *app) loadLayers(k *koanf.Koanf, flags *pflag.FlagSet) (problems []error
 	load(fromEnv, errs...)
 	fromFlags := map[string]any{}
 	for _, s := range settings {
-		if f := flags.Lookup(s.flag); f != nil && f.Changed {
+		if f := flags.Lookup(s.flag); f != nil && f.Changed && isSetting(f) {
 			fromFlags[s.key] = f.Value.String()
 			if list, ok := f.Value.(pflag.SliceValue); ok {
 				fromFlags[s.key] = list.GetSlice()

@@ -21,8 +21,15 @@ import (
 // Main runs the tests of a package and then stops the cluster that they have started. Call it from TestMain.
 func Main(m *testing.M) {
 	code := m.Run()
-	stopCluster()
+	Stop()
 	os.Exit(code)
+}
+
+// Stop stops the cluster that tests have started, for a TestMain that is not Main.
+func Stop() {
+	if running != nil {
+		running.stop()
+	}
 }
 
 // AuditKey chains the audit trail of databases that Each opens.
@@ -104,12 +111,6 @@ func mustCluster(t testing.TB) *cluster {
 	fmt.Fprintf(os.Stderr, "\n*** SKIPPED ON POSTGRESQL: %s: %v ***\n\n", t.Name(), startErr)
 	t.Skipf("no PostgreSQL: %v", startErr)
 	return nil
-}
-
-func stopCluster() {
-	if running != nil {
-		running.stop()
-	}
 }
 
 func (c *cluster) url(database string) string {

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// stopping stops the PostgreSQL of the tests after them.
+type stopping struct{ *testing.M }
+
+func (m stopping) Run() int {
+	defer storagetest.Stop()
+	return m.M.Run()
+}
+
+func TestMain(m *testing.M) {
+	testscript.Main(stopping{m}, map[string]func(){"keyturn": main})
+}
+
+// TestScripts runs testdata/script/*.txtar on both databases. A script finds an empty database in KEYTURN_DATABASE and a master key in
+// KEYTURN_MASTER_KEY_FILE, two free ports in $PORT and $ADMIN_PORT, and `ready` to wait for a server.
+func TestScripts(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+		testscript.Run(t, testscript.Params{
+			Dir: "testdata/script",
+			Setup: func(e *testscript.Env) error {
+				// Each script has a database of its own; the URL of this subtest tells the kind.
+				own := "sqlite:" + filepath.Join(e.WorkDir, "keyturn.db")
+				if strings.HasPrefix(databaseURL, "postgres") {
+					own = storagetest.PostgresURL(t)
+				}
+				e.Setenv("KEYTURN_DATABASE", own)
+				e.Setenv("KIND", strings.SplitN(own, ":", 2)[0])
+				master := filepath.Join(e.WorkDir, "master.key")
+				e.Setenv("KEYTURN_MASTER_KEY_FILE", master)
+				e.Setenv("PORT", freePort(t))
+				e.Setenv("ADMIN_PORT", freePort(t))
+				return os.WriteFile(master, []byte(strings.Repeat("ab", 32)+"\n"), 0o600)
+			},
+			Cmds: map[string]func(*testscript.TestScript, bool, []string){"ready": ready, "status": status, "setenv-from": setenvFrom},
+			Condition: func(name string) (bool, error) {
+				return strings.HasPrefix(databaseURL, name), nil
+			},
+			RequireExplicitExec: true,
+			RequireUniqueNames:  true,
+		})
+	})
+}
+
+func freePort(t testing.TB) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+// ready waits until a URL answers 200.
+func ready(ts *testscript.TestScript, _ bool, args []string) {
+	if err := waitFor(args[0]); err != nil {
+		ts.Fatalf("%v", err)
+	}
+}
+
+func waitFor(url string) error {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if r, err := http.Get(url); err == nil {
+			if r.Body.Close(); r.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("%s does not answer 200", url)
+}
+
+// status runs a program and wants the exit code given: status 4 keyturn keys rotate.
+func status(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	code := 0
+	if exit, ok := err.(*exec.ExitError); ok {
+		code = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if fmt.Sprint(code) != args[0] {
+		ts.Fatalf("exit code %d, want %s", code, args[0])
+	}
+}
+
+// setenvFrom sets a variable to what a regular expression's group finds in a file: setenv-from SECRET stdout '"client_secret": "(.*)"'.
+func setenvFrom(ts *testscript.TestScript, _ bool, args []string) {
+	found := regexp.MustCompile(args[2]).FindStringSubmatch(ts.ReadFile(args[1]))
+	if found == nil {
+		ts.Fatalf("%s is not in %s", args[2], args[1])
+	}
+	ts.Setenv(args[0], found[1])
+}

@@ -1,0 +1,83 @@
+package keyturn_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/keyturn/keyturn"
+
+// arrows are all the imports there may be between the packages of the program.
+var arrows = map[string][]string{
+	"":            {},
+	"api":         {},
+	"storage":     {},
+	"keys":        {"storage"},
+	"server":      {"", "api", "keys", "storage"},
+	"cmd/keyturn": {"server"},
+}
+
+// strangers are imports that a package must not know, with everything below them.
+var strangers = map[string][]string{
+	"storage":     {"net/http", "github.com/go-jose", "github.com/gorilla", "github.com/spf13"},
+	"keys":        {"net/http", "github.com/gorilla", "github.com/spf13"},
+	"server":      {"github.com/spf13", "github.com/knadh", "modernc.org/sqlite", "github.com/lib/pq", "github.com/jmoiron/sqlx"},
+	"cmd/keyturn": {"github.com/go-jose", "github.com/gorilla", "modernc.org/sqlite", "github.com/lib/pq", "github.com/jmoiron/sqlx"},
+}
+
+func TestImports(t *testing.T) {
+	seen := map[string]bool{}
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		from := strings.TrimPrefix(filepath.ToSlash(filepath.Dir(path)), ".")
+		if strings.HasSuffix(from, "test") { // storagetest, keystest: for tests alone
+			return nil
+		}
+		allowed, known := arrows[from]
+		if !known {
+			t.Errorf("%s: no place for a package here", path)
+		}
+		seen[from] = true
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, spec := range f.Imports {
+			name, _ := strconv.Unquote(spec.Path.Value)
+			checkImport(t, path, from, name, allowed)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(seen) != len(arrows) {
+		t.Errorf("packages %v, arrows for %d", seen, len(arrows))
+	}
+}
+
+func checkImport(t *testing.T, path, from, name string, allowed []string) {
+	t.Helper()
+	if to, inside := strings.CutPrefix(name, module); inside {
+		if to = strings.TrimPrefix(to, "/"); !slices.Contains(allowed, to) {
+			t.Errorf("%s: imports %s", path, name)
+		}
+		return
+	}
+	for _, stranger := range strangers[from] {
+		if name == stranger || strings.HasPrefix(name, stranger+"/") {
+			t.Errorf("%s: imports %s", path, name)
+		}
+	}
+	if from == "api" && strings.Contains(strings.SplitN(name, "/", 2)[0], ".") {
+		t.Errorf("%s: imports %s: api needs the standard library only", path, name)
+	}
+}
