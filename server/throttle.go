@@ -73,8 +73,8 @@ func loginKey(username, clientID string, address netip.Addr) storage.LoginKey {
 	}
 }
 
-// begin is called with what was read for a login. It returns nil if the login must not be judged. Otherwise exactly one of failed,
-// succeeded and abandoned must follow.
+// begin is called with what was read for a login. It returns nil if the login must not be judged. Otherwise exactly one of failed
+// and succeeded must follow.
 func (t *throttle) begin(ctx context.Context, k storage.LoginKey, v storage.LoginView, now time.Time) (*attempt, error) {
 	a := &attempt{throttle: t}
 	if v.Familiar {
@@ -101,7 +101,7 @@ func (t *throttle) begin(ctx context.Context, k storage.LoginKey, v storage.Logi
 		}
 		// Of many that were let through by the same reading, those within the limit are judged, and beyond it only the first.
 		if count+t.uncounted(b.name) > b.limit && count != b.read.Count+1 {
-			return nil, a.abandonedAfter(ctx, i+1)
+			return nil, a.abandoned(ctx, i+1)
 		}
 	}
 	return a, nil
@@ -211,15 +211,9 @@ func (a *attempt) succeeded(ctx context.Context) error {
 	return nil
 }
 
-// abandoned ends an attempt that was not judged, and takes back what was counted in advance.
-func (a *attempt) abandoned(ctx context.Context) error { return a.abandonedAfter(ctx, len(a.buckets)) }
-
-// abandonedAfter is abandoned for an attempt of which only the first n buckets were counted.
-func (a *attempt) abandonedAfter(ctx context.Context, n int) error {
+// abandoned ends an attempt that must not be judged, and takes back what was counted of it in its first n buckets.
+func (a *attempt) abandoned(ctx context.Context, n int) error {
 	defer a.throttle.leave(a)
-	if !a.counted {
-		return nil
-	}
 	for _, b := range a.buckets[:n] {
 		if err := a.throttle.db.TakeFailure(ctx, b.name); err != nil {
 			return err
