@@ -45,6 +45,7 @@ func TestScripts(t *testing.T) {
 				e.Setenv("KIND", strings.SplitN(own, ":", 2)[0])
 				master := filepath.Join(e.WorkDir, "master.key")
 				e.Setenv("KEYTURN_MASTER_KEY_FILE", master)
+				e.Setenv("KEYTURN_PASSWORD_HASH_MEMORY", "7MiB") // the race detector makes hashing slow
 				e.Setenv("PORT", freePort(t))
 				e.Setenv("ADMIN_PORT", freePort(t))
 				return os.WriteFile(master, []byte(strings.Repeat("ab", 32)+"\n"), 0o600)
