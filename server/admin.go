@@ -270,6 +270,7 @@ func (a *Admin) RotateSecret(ctx context.Context, id, secret string, keep time.D
 type (
 	Client       = storage.Client
 	User         = storage.User
+	Grant        = storage.GrantState
 	Time         = storage.Time
 	SchemaStatus = storage.SchemaStatus
 )

@@ -127,7 +127,28 @@ func (a *Admin) Grants(ctx context.Context, user, client string) ([]storage.Gran
 			return nil, err
 		}
 	}
-	return a.db.Grants(ctx, storage.GrantFilter{Username: user, ClientID: client}, a.now())
+	grants, err := a.db.Grants(ctx, storage.GrantFilter{Username: user, ClientID: client}, a.now())
+	for i := range grants {
+		tellEnding(&grants[i], a.now())
+	}
+	return grants, err
+}
+
+// tellEnding gives a reason to a grant that ended without a mark on its own row: with its user or its client.
+func tellEnding(g *storage.GrantState, now time.Time) {
+	if g.RevokedReason == nil && !g.Live(now) {
+		reason := "ended with its user or client"
+		g.RevokedReason = &reason
+	}
+}
+
+// Grant reads one grant by its text id. ErrNotFound, ErrInvalid.
+func (a *Admin) Grant(ctx context.Context, id string) (storage.GrantState, error) {
+	grant, err := storage.ParseGrantID(id)
+	if err != nil {
+		return storage.GrantState{}, invalid("%v", err)
+	}
+	return a.db.GrantState(ctx, grant)
 }
 
 // RevokeGrant ends one grant. ErrNotFound, ErrInvalid.

@@ -3,8 +3,12 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
+	"time"
+
+	"github.com/keyturn/keyturn/storage"
 )
 
 // check is one thing that a server needs to be able to serve. Its advice is for the log: a stranger gets to know no more than its name.
@@ -30,7 +34,22 @@ func (s *Server) checks() []check {
 			return err
 		}},
 		{"keys", func(context.Context) error { return s.ring.Healthy() }},
+		{"clock", func(ctx context.Context) error { return clockAgrees(ctx, s.db) }},
 	}
+}
+
+// maxClockSkew is how far the clock of a replica may be from that of its database.
+const maxClockSkew = 30 * time.Second
+
+func clockAgrees(ctx context.Context, db *storage.DB) error {
+	theirs, err := db.Clock(ctx)
+	if err != nil {
+		return err
+	}
+	if skew := time.Since(theirs); skew.Abs() > maxClockSkew {
+		return fmt.Errorf("the clock is %v off that of the database", skew)
+	}
+	return nil
 }
 
 // livez tells that the process answers; it asks nothing else.

@@ -150,6 +150,16 @@ func isUnique(err error) bool {
 	return ok && code == "23505"
 }
 
+// Clock is the time of the database: that of this machine for SQLite. Replicas on one PostgreSQL agree by it.
+func (d *DB) Clock(ctx context.Context) (time.Time, error) {
+	if d.kind != Postgres {
+		return time.Now(), nil
+	}
+	var at Time
+	err := d.get(ctx, "clock", &at, `SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)`)
+	return at.Time, err
+}
+
 // tuneGrants leaves room on each page of grants, so that a refresh rewrites its row in place (HOT update).
 func (d *DB) tuneGrants(ctx context.Context) error {
 	if d.kind != Postgres {

@@ -14,11 +14,18 @@ import (
 func (a *app) clientCommand() *cobra.Command {
 	one := func(use, short string, act func(*server.Admin, context.Context, string) error, done string) *cobra.Command {
 		return a.verb(use+" ID", short, cobra.ExactArgs(1), false, func(ctx context.Context, admin *server.Admin, args []string) error {
+			row, err := admin.Client(ctx, args[0])
+			if err != nil {
+				return err
+			}
 			if err := act(admin, ctx, args[0]); err != nil {
 				return err
 			}
+			if now, err := admin.Client(ctx, args[0]); err == nil {
+				row = now // else it was deleted: the row is what it was
+			}
 			a.say("client %s %s", args[0], done)
-			return nil
+			return a.print(row, func() {})
 		})
 	}
 	return noun("client", "Applications and resource servers",

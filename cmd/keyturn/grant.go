@@ -55,7 +55,10 @@ func (a *app) grantRevoke() *cobra.Command {
 		if named != 1 {
 			return usageError{errors.New("name exactly one of ID, --user, --client and --all")}
 		}
-		var err error
+		rows, err := revokedRows(ctx, admin, args, user, client)
+		if err != nil {
+			return err
+		}
 		switch {
 		case user != "":
 			err = admin.RevokeUserGrants(ctx, user)
@@ -66,13 +69,35 @@ func (a *app) grantRevoke() *cobra.Command {
 		default:
 			err = admin.RevokeGrant(ctx, args[0])
 		}
-		if err == nil {
-			a.say("ended: refresh tokens are dead and introspection is inactive; access tokens verify offline until they expire")
+		if err != nil {
+			return err
 		}
-		return err
+		a.say("ended: refresh tokens are dead and introspection is inactive; access tokens verify offline until they expire")
+		if !a.json {
+			return nil
+		}
+		ended, err := rows()
+		if err != nil {
+			return err
+		}
+		return a.print(ended, func() {})
 	})
 	c.Flags().StringVar(&user, "user", "", "all grants of this user")
 	c.Flags().StringVar(&client, "client", "", "all grants of this client")
 	c.Flags().BoolVar(&all, "all", false, "all grants there are")
 	return c
+}
+
+// revokedRows checks that the grant exists and returns how to read, afterwards, the rows that were named.
+func revokedRows(ctx context.Context, admin *server.Admin, args []string, user, client string) (func() ([]server.Grant, error), error) {
+	if len(args) == 0 {
+		return func() ([]server.Grant, error) { return admin.Grants(ctx, user, client) }, nil
+	}
+	if _, err := admin.Grant(ctx, args[0]); err != nil {
+		return nil, err
+	}
+	return func() ([]server.Grant, error) {
+		g, err := admin.Grant(ctx, args[0])
+		return []server.Grant{g}, err
+	}, nil
 }

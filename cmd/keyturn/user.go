@@ -12,11 +12,18 @@ import (
 func (a *app) userCommand() *cobra.Command {
 	one := func(use, short string, act func(*server.Admin, context.Context, string) error, done string) *cobra.Command {
 		return a.verb(use+" NAME", short, cobra.ExactArgs(1), false, func(ctx context.Context, admin *server.Admin, args []string) error {
+			row, err := admin.User(ctx, args[0])
+			if err != nil {
+				return err
+			}
 			if err := act(admin, ctx, args[0]); err != nil {
 				return err
 			}
+			if now, err := admin.User(ctx, args[0]); err == nil {
+				row = now // else it was deleted: the row is what it was
+			}
 			a.say("user %s %s", args[0], done)
-			return nil
+			return a.print(row, func() {})
 		})
 	}
 	return noun("user", "People who log in",
@@ -82,7 +89,8 @@ func (a *app) userShow() *cobra.Command {
 func (a *app) userPasswd() *cobra.Command {
 	var passwordStdin bool
 	c := a.verb("passwd NAME", "Give a user another password and end its grants", cobra.ExactArgs(1), false, func(ctx context.Context, admin *server.Admin, args []string) error {
-		if _, err := admin.User(ctx, args[0]); err != nil {
+		u, err := admin.User(ctx, args[0])
+		if err != nil {
 			return err
 		}
 		password, err := a.readSecret(passwordStdin, "password-stdin", "New password of "+args[0])
@@ -93,7 +101,7 @@ func (a *app) userPasswd() *cobra.Command {
 			return err
 		}
 		a.say("user %s has another password: all grants have ended", args[0])
-		return nil
+		return a.print(u, func() {})
 	})
 	addSettings(c.Flags(), scopeUser)
 	c.Flags().BoolVar(&passwordStdin, "password-stdin", false, "read the password from standard input")
