@@ -127,7 +127,7 @@ func TestLifeBySchedule(t *testing.T) {
 		if published(t, r)[first] || states(r)[storage.KeyRetired] != 1 {
 			t.Error("the previous key did not retire")
 		}
-		if _, err := r.Verify(token); err != nil {
+		if _, _, err := r.Verify(token); err != nil {
 			t.Error("a retired key verifies no more:", err)
 		}
 		if _, err := db.VerifyAudit(ctx); err != nil {
@@ -232,7 +232,7 @@ func TestStaleViewRefuses(t *testing.T) {
 		if _, err := r.Signer(ctx, c.now()); !errors.Is(err, keys.ErrStale) {
 			t.Error("signs:", err)
 		}
-		if _, err := r.Verify(token); !errors.Is(err, keys.ErrStale) {
+		if _, _, err := r.Verify(token); !errors.Is(err, keys.ErrStale) {
 			t.Error("verifies:", err)
 		}
 		if err := r.Healthy(); !errors.Is(err, keys.ErrStale) {
@@ -249,8 +249,8 @@ func TestVerifyRefuses(t *testing.T) {
 		c := newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
 		token, kid := mustSign(t, r, c.now().Add(time.Minute))
-		payload, err := r.Verify(token)
-		if err != nil || string(payload) != `{"sub":"x"}` {
+		payload, signedBy, err := r.Verify(token)
+		if err != nil || string(payload) != `{"sub":"x"}` || signedBy != kid {
 			t.Fatal(string(payload), err)
 		}
 		parts := strings.Split(token, ".")
@@ -277,35 +277,116 @@ func TestVerifyRefuses(t *testing.T) {
 			}
 		}
 		for name, text := range cases {
-			if _, err := r.Verify(text); !errors.Is(err, keys.ErrToken) {
+			if _, _, err := r.Verify(text); !errors.Is(err, keys.ErrToken) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
 	})
 }
 
-// Whoever can write the table can neither change the state of a key nor swap rows without being found out.
-func TestAlteredRowIsLeftOut(t *testing.T) {
-	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
-		c := newClock()
-		r := keystest.MustRing(t, db, c.now, keystest.Generator())
-		rows := r.Rows()
-		for _, row := range rows {
-			to := row
-			to.State = storage.KeyPrevious
-			if row.State == storage.KeyCurrent {
-				must(t, db.ChangeKeys(ctx, admin, storage.KeyChange{Event: storage.Event{Type: "test"}, Update: []storage.KeyUpdate{{From: row, To: to}}}, c.now()))
-			}
+// Whoever can write the table can neither change the state of a key, nor add, remove or put back a row, without being found out: no view
+// takes the place of the one that is there, which then grows too old to be used.
+func TestAlteredRowsMakeNoView(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		for name, statements := range map[string][]string{
+			"a state is changed":  {`UPDATE signing_keys SET state = 'previous' WHERE state = 'current'`},
+			"a moment is changed": {`UPDATE signing_keys SET retires_at = retires_at + 1 WHERE state = 'previous'`},
+			"a row is removed":    {`DELETE FROM signing_keys WHERE state = 'revoked'`},
+			"a revoked row is put back as it was": {`UPDATE signing_keys SET state = 'previous' WHERE state = 'current'`,
+				`DELETE FROM signing_keys WHERE state = 'revoked'`, `INSERT INTO signing_keys SELECT * FROM kept_keys WHERE state = 'current'`},
+			"the version is put back":          {`UPDATE key_set SET version = 0, mac = ''`},
+			"the set is put back":              {`DELETE FROM key_set`, `INSERT INTO key_set SELECT * FROM kept_set`},
+			"two private halves change places": {`UPDATE signing_keys SET private_key = (SELECT s.private_key FROM signing_keys s WHERE s.state = 'next') WHERE state = 'current'`},
+			"a MAC is no MAC":                  {`UPDATE signing_keys SET mac = '' WHERE state = 'next'`},
+			"there is no set":                  {`DELETE FROM key_set`},
+		} {
+			t.Run(name, func(t *testing.T) {
+				url := storagetest.Another(t, url)
+				c, db := newClock(), storagetest.MustOpen(t, url)
+				r := keystest.MustRing(t, db, c.now, keystest.Generator())
+				_, kid := mustSign(t, r, c.now())
+				raw := storagetest.Raw(t, url)
+				storagetest.MustExec(t, raw, keepKeys...)
+				_, err := r.Revoke(ctx, admin, kid, false)
+				must(t, err)
+				_, err = r.Rotate(ctx, admin, true)
+				must(t, err)
+				keysBefore := published(t, r)
+				storagetest.MustExec(t, raw, statements...)
+				var altered *keys.AlteredError
+				if err := r.Poll(ctx); !errors.As(err, &altered) || len(altered.Problems) == 0 {
+					t.Errorf("polled: %v", err)
+				}
+				if err := r.Maintain(ctx); !errors.As(err, &altered) {
+					t.Errorf("maintained: %v", err)
+				}
+				if _, err := r.Revoke(ctx, admin, kid, false); !errors.As(err, &altered) {
+					t.Errorf("revoked: %v", err)
+				}
+				if !cmp.Equal(published(t, r), keysBefore) {
+					t.Error("the view has changed")
+				}
+				c.step(keys.StaleAfter + time.Millisecond)
+				if err := r.Healthy(); err == nil {
+					t.Error("healthy")
+				}
+				if _, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{Now: c.now, Log: keystest.Quiet}); !errors.As(err, &altered) {
+					t.Errorf("a new replica: %v", err)
+				}
+				mendsByRevokingAll(t, db, c)
+			})
 		}
-		must(t, r.Poll(ctx))
-		if len(r.Rows()) != 1 || len(published(t, r)) != 1 {
-			t.Error("the altered row is used")
+	})
+}
+
+// mendsByRevokingAll checks that a person sees what was altered, and gets out of it by throwing every key away.
+func mendsByRevokingAll(t *testing.T, db *storage.DB, c *clock) {
+	t.Helper()
+	r, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{Now: c.now, Generate: keystest.Generator(), Log: keystest.Quiet, Tolerant: true})
+	must(t, err)
+	status, err := r.Status(ctx)
+	must(t, err)
+	if status.Level != keys.LevelCritical || status.Problems[0].Advice == "" {
+		t.Errorf("%+v", status)
+	}
+	if _, err := r.Rotate(ctx, admin, true); err == nil {
+		t.Error("rotates altered rows")
+	}
+	if _, err := r.Revoke(ctx, admin, r.Rows()[0].KID, true); err != nil {
+		t.Fatal("not mended:", err)
+	}
+	if err := r.Maintain(ctx); err != nil || r.Healthy() != nil {
+		t.Error(err, r.Healthy())
+	}
+	for _, row := range r.Rows() {
+		if (row.State == storage.KeyCurrent || row.State == storage.KeyNext) && row.PublishedAt.Before(c.now().Truncate(time.Millisecond)) {
+			t.Error("an old key is in use")
 		}
-		if err := r.Maintain(ctx); err == nil {
-			t.Error("what is missing was replaced silently")
+	}
+}
+
+// keepKeys copies the tables of the signing keys as they are; bringBack restores them.
+var (
+	keepKeys  = []string{`CREATE TABLE kept_keys AS SELECT * FROM signing_keys`, `CREATE TABLE kept_set AS SELECT * FROM key_set`}
+	bringBack = []string{`DELETE FROM signing_keys`, `INSERT INTO signing_keys SELECT * FROM kept_keys`, `DELETE FROM key_set`, `INSERT INTO key_set SELECT * FROM kept_set`}
+)
+
+// A replica never goes back to an older state of the tables, even if keyturn wrote all of it.
+func TestOlderSetMakesNoView(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		c, db := newClock(), storagetest.MustOpen(t, url)
+		r, raw := keystest.MustRing(t, db, c.now, keystest.Generator()), storagetest.Raw(t, url)
+		token, kid := mustSign(t, r, c.now().Add(time.Minute))
+		storagetest.MustExec(t, raw, keepKeys...)
+		_, err := r.Revoke(ctx, admin, kid, false)
+		must(t, err)
+		storagetest.MustExec(t, raw, bringBack...)
+		var altered *keys.AlteredError
+		if err := r.Poll(ctx); !errors.As(err, &altered) {
+			t.Fatal(err)
 		}
-		if err := r.Healthy(); err == nil {
-			t.Error("healthy")
+		if _, _, err := r.Verify(token); !errors.Is(err, keys.ErrRevoked) {
+			t.Error("the key is revived:", err)
 		}
 	})
 }

@@ -10,44 +10,112 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 )
 
 // MasterSize is the size of a master key in bytes.
 const MasterSize = 32
+
+// masterIDSize is the size of its id.
+const masterIDSize = 8
 
 // Labels of the keys that are derived from the master key with HKDF-SHA256 (RFC 5869), one for each use.
 const (
 	labelID   = "keyturn master key id v1"
 	labelWrap = "keyturn wrap v1"
 	labelRow  = "keyturn signing key row v1"
+	labelSet  = "keyturn signing key set v1"
 )
 
-// ErrWrongMaster says that the master key is not the one under which this database was sealed.
-var ErrWrongMaster = errors.New("the master key does not belong to this database")
+// ErrWrongMaster says that something was sealed under a master key that this keyturn does not have.
+var ErrWrongMaster = errors.New("sealed under another master key")
 
-// Master is the key outside the database that seals all private key material inside it.
+// Master is the key outside the database that seals all private key material inside it, or several of them while one takes over from
+// another: all of them open, and the database says which one seals. It is immutable.
 type Master struct {
-	id   string // 8 bytes of hex that name the key and tell nothing of it
+	keys []masterKey // at least one
+}
+
+// masterKey is what is derived from the 32 bytes of one master key.
+type masterKey struct {
+	id   string // masterIDSize bytes as hex, which name the key and tell nothing of it
 	wrap []byte
 	row  []byte
+	set  []byte
 }
 
-// NewMaster derives from the 32 bytes of a master key what is needed of it.
-func NewMaster(key []byte) (*Master, error) {
-	if len(key) != MasterSize {
-		return nil, fmt.Errorf("master key: %d bytes, not %d", len(key), MasterSize)
-	}
-	derive := func(label string, size int) []byte {
-		b, err := hkdf.Key(sha256.New, key, nil, label, size)
-		if err != nil {
-			panic(err) // a size that HKDF cannot give is a mistake in this file
+// NewMaster derives from the 32 bytes of each master key what is needed of it.
+func NewMaster(keys ...[]byte) (*Master, error) {
+	m := &Master{}
+	for _, key := range keys {
+		if len(key) != MasterSize {
+			return nil, fmt.Errorf("master key: %d bytes, not %d", len(key), MasterSize)
 		}
-		return b
+		derive := func(label string, size int) []byte {
+			b, err := hkdf.Key(sha256.New, key, nil, label, size)
+			if err != nil {
+				panic(err) // a size that HKDF cannot give is a mistake in this file
+			}
+			return b
+		}
+		k := masterKey{id: hex.EncodeToString(derive(labelID, masterIDSize)), wrap: derive(labelWrap, 32), row: derive(labelRow, 32), set: derive(labelSet, 32)}
+		if m.byID(k.id) == nil {
+			m.keys = append(m.keys, k)
+		}
 	}
-	return &Master{id: hex.EncodeToString(derive(labelID, 8)), wrap: derive(labelWrap, 32), row: derive(labelRow, 32)}, nil
+	if len(m.keys) == 0 {
+		return nil, errors.New("master key: there is none")
+	}
+	return m, nil
 }
 
-// ReadMaster reads a master key file: 32 bytes as base64 or hex text, or as they are. A file that others may read is refused.
+// byID is the key of that id, or nil.
+func (m *Master) byID(id string) *masterKey {
+	for i := range m.keys {
+		if m.keys[i].id == id {
+			return &m.keys[i]
+		}
+	}
+	return nil
+}
+
+// sealing is m with the key of that id first: the one that seals.
+func (m *Master) sealing(id string) *Master {
+	ordered := &Master{keys: slices.Clone(m.keys)}
+	slices.SortStableFunc(ordered.keys, func(a, b masterKey) int {
+		switch {
+		case a.id == id && b.id != id:
+			return -1
+		case b.id == id && a.id != id:
+			return 1
+		}
+		return 0
+	})
+	return ordered
+}
+
+// with is m and the keys of another.
+func (m *Master) with(other *Master) *Master {
+	all := &Master{keys: slices.Clone(m.keys)}
+	for _, k := range other.keys {
+		if all.byID(k.id) == nil {
+			all.keys = append(all.keys, k)
+		}
+	}
+	return all
+}
+
+// ID names the key that seals, and tells nothing of it.
+func (m *Master) ID() string { return m.keys[0].id }
+
+// Single tells whether m is one key.
+func (m *Master) Single() bool { return len(m.keys) == 1 }
+
+// Holds tells whether m has all keys of another.
+func (m *Master) Holds(other *Master) bool { return len(m.with(other).keys) == len(m.keys) }
+
+// ReadMaster reads a master key file: 32 bytes as base64 or hex text, one key in a line, or one key as it is. A file that others may
+// read is refused.
 func ReadMaster(path string) (*Master, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -60,18 +128,31 @@ func ReadMaster(path string) (*Master, error) {
 	if err != nil {
 		return nil, fmt.Errorf("master key: %w", err)
 	}
-	key, ok := decodeMaster(content)
+	keys, ok := decodeMaster(content)
 	if !ok {
 		return nil, fmt.Errorf("master key: %s holds neither base64 nor hex of 32 bytes: `openssl rand -base64 32` makes one", path)
 	}
-	return NewMaster(key)
+	return NewMaster(keys...)
 }
 
-func decodeMaster(content []byte) ([]byte, bool) {
+func decodeMaster(content []byte) (keys [][]byte, ok bool) {
 	if len(content) == MasterSize {
-		return content, true
+		return [][]byte{content}, true
 	}
-	text := string(bytes.TrimSpace(content))
+	for line := range bytes.Lines(content) {
+		if line = bytes.TrimSpace(line); len(line) == 0 {
+			continue
+		}
+		key, ok := decodeMasterLine(string(line))
+		if !ok {
+			return nil, false
+		}
+		keys = append(keys, key)
+	}
+	return keys, len(keys) > 0
+}
+
+func decodeMasterLine(text string) ([]byte, bool) {
 	for _, decode := range []func(string) ([]byte, error){
 		hex.DecodeString, base64.StdEncoding.DecodeString, base64.RawStdEncoding.DecodeString,
 		base64.URLEncoding.DecodeString, base64.RawURLEncoding.DecodeString,
@@ -87,11 +168,43 @@ func decodeMaster(content []byte) ([]byte, bool) {
 func CreateMaster(path string) error {
 	key := make([]byte, MasterSize)
 	rand.Read(key)
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	return writeMaster(path, os.O_CREATE|os.O_EXCL, base64.StdEncoding.EncodeToString(key)+"\n")
+}
+
+// AppendMaster adds the keys of the file from to the file to, which keeps owner and mode, so that servers that read it open what is
+// sealed under either.
+func AppendMaster(to, from string) error {
+	old, err := os.ReadFile(to)
 	if err != nil {
 		return fmt.Errorf("master key: %w", err)
 	}
-	_, err = f.WriteString(base64.StdEncoding.EncodeToString(key) + "\n")
+	content, err := os.ReadFile(from)
+	if err != nil {
+		return fmt.Errorf("master key: %w", err)
+	}
+	if len(old) == MasterSize {
+		return fmt.Errorf("master key: %s holds the bytes of one key as they are, to which no line can be added: write them as base64", to)
+	}
+	keys, ok := decodeMaster(content)
+	if !ok {
+		return fmt.Errorf("master key: %s holds no master key", from)
+	}
+	var lines string
+	if len(old) > 0 && old[len(old)-1] != '\n' {
+		lines = "\n"
+	}
+	for _, key := range keys {
+		lines += base64.StdEncoding.EncodeToString(key) + "\n"
+	}
+	return writeMaster(to, os.O_APPEND, lines)
+}
+
+func writeMaster(path string, flag int, text string) error {
+	f, err := os.OpenFile(path, flag|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("master key: %w", err)
+	}
+	_, err = f.WriteString(text)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("master key: %w", err)
 	}

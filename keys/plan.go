@@ -8,8 +8,12 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Skew is how far the clock of a verifier may be behind without refusing a token whose key it looks up again.
-const Skew = time.Minute
+const (
+	// Skew is how far the clock of a verifier may be behind without refusing a token whose key it looks up again.
+	Skew = time.Minute
+	// IncidentMaxAge is how long the JWKS may be kept after a key was revoked, until every verifier has had the time to see the new set.
+	IncidentMaxAge = time.Minute
+)
 
 // Config is the schedule of the signing keys.
 type Config struct {
@@ -17,6 +21,7 @@ type Config struct {
 	PublishLead      time.Duration // how long a key is in the JWKS before it signs
 	JWKSMaxAge       time.Duration // how long a verifier may keep the JWKS
 	Bits             int           // of a new RSA key: 2048, 3072 or 4096
+	TokenTTL         time.Duration // the longest life of a token; plans are made with it, what is done follows SigningKey.SignsUntil
 }
 
 // Problems tells every rule that the schedule breaks, with its numbers: what could leave a verifier without the key of a live token.
@@ -64,7 +69,7 @@ func Due(rows []storage.SigningKey, c Config, now time.Time) []Step {
 		steps = append(steps, Step{Kind: StepBegin})
 	case next == nil:
 		steps = append(steps, Step{Kind: StepPublish})
-	case current == nil || !now.Before(RotatesAt(*current, *next, c)):
+	case current == nil || !now.Before(rotatesAt(rows, c)):
 		steps = append(steps, Step{Kind: StepRotate})
 	}
 	for _, k := range rows {
@@ -75,36 +80,77 @@ func Due(rows []storage.SigningKey, c Config, now time.Time) []Step {
 	return steps
 }
 
-// RotatesAt is the moment of the planned rotation from current to next.
-func RotatesAt(current, next storage.SigningKey, c Config) time.Time {
-	interval, lead := current.ActivatedAt.Add(c.RotationInterval), next.PublishedAt.Add(c.PublishLead)
-	if lead.After(interval) {
-		return lead
+// rotatesAt is the moment of the planned rotation: after the interval and not before the next key is safe, or, when a leak calls for a
+// second rotation, as soon as it is. The zero time if there is no current or no next key.
+func rotatesAt(rows []storage.SigningKey, c Config) time.Time {
+	current, next := find(rows, storage.KeyCurrent), find(rows, storage.KeyNext)
+	if current == nil || next == nil {
+		return time.Time{}
 	}
-	return interval
+	safe := safeFrom(rows, c)
+	if secondRotation(rows) {
+		return safe
+	}
+	return later(current.ActivatedAt.Add(c.RotationInterval), safe)
 }
 
-// MaxAge is how long the JWKS may be kept: at most jwks_max_age and half the lead, and never past a planned change.
+// safeFrom is the moment from which the next key may sign without a verifier that keeps the JWKS missing it: the longer of the lead at
+// its publication and that of today.
+func safeFrom(rows []storage.SigningKey, c Config) time.Time {
+	next := find(rows, storage.KeyNext)
+	if secondRotation(rows) {
+		return next.SafeFrom.Time
+	}
+	return later(next.SafeFrom.Time, next.PublishedAt.Add(c.PublishLead))
+}
+
+// lastRevocation is when a key was revoked last; the zero time if none was.
+func lastRevocation(rows []storage.SigningKey) (at time.Time) {
+	for _, k := range rows {
+		if k.RevokedAt != nil {
+			at = later(at, k.RevokedAt.Time)
+		}
+	}
+	return at
+}
+
+// secondRotation tells whether a rotation is owed that makes verifiers drop a revoked key. Some keep a key set for ever and fetch it
+// again only when they meet a kid that is not in it. As long as the current key is older than the revocation, they may never meet one.
+func secondRotation(rows []storage.SigningKey) bool {
+	current, next, revoked := find(rows, storage.KeyCurrent), find(rows, storage.KeyNext), lastRevocation(rows)
+	return current != nil && next != nil && !revoked.IsZero() && current.PublishedAt.Before(revoked) && !next.PublishedAt.Before(revoked)
+}
+
+// incident tells whether a revoked key may still be trusted by verifiers that keep the JWKS for as long as they were told.
+func incident(rows []storage.SigningKey, c Config, now time.Time) bool {
+	revoked := lastRevocation(rows)
+	return secondRotation(rows) || !revoked.IsZero() && now.Before(exposedUntil(revoked, c))
+}
+
+// exposedUntil is the moment after which no verifier that obeys max-age trusts a key that was revoked at the moment given.
+func exposedUntil(revoked time.Time, c Config) time.Time { return revoked.Add(c.JWKSMaxAge + Skew) }
+
+// MaxAge is how long the JWKS may be kept: at most jwks_max_age and half the lead, never past a planned change, and a minute at most
+// during an incident. Whole seconds.
 func MaxAge(rows []storage.SigningKey, c Config, now time.Time) time.Duration {
 	age := min(c.JWKSMaxAge, c.PublishLead/2)
-	if current, next := find(rows, storage.KeyCurrent), find(rows, storage.KeyNext); current != nil && next != nil {
-		age = min(age, RotatesAt(*current, *next, c).Sub(now))
+	if at := rotatesAt(rows, c); !at.IsZero() {
+		age = min(age, at.Sub(now))
 	}
 	for _, k := range rows {
 		if k.State == storage.KeyPrevious {
 			age = min(age, k.RetiresAt.Sub(now))
 		}
 	}
+	if incident(rows, c, now) {
+		age = min(age, IncidentMaxAge)
+	}
 	return max(age, 0).Truncate(time.Second)
 }
 
 // retirement is when a key that stops signing leaves the JWKS: after its last token, and after the last copy of the JWKS.
 func retirement(k storage.SigningKey, c Config, now time.Time) time.Time {
-	last := k.SignsUntil.Time
-	if last.Before(now) {
-		last = now
-	}
-	return last.Add(Skew + c.JWKSMaxAge)
+	return later(k.SignsUntil.Time, now).Add(Skew + c.JWKSMaxAge)
 }
 
 // find returns the first row in a state, or nil.
@@ -115,6 +161,13 @@ func find(rows []storage.SigningKey, state storage.KeyState) *storage.SigningKey
 		}
 	}
 	return nil
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 func isNotFound(err error) bool { return errors.Is(err, storage.ErrNotFound) }

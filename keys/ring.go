@@ -4,9 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -41,13 +38,13 @@ var (
 // Ring is the keys of one replica. It is safe for concurrent use.
 type Ring struct {
 	db       *storage.DB
-	master   *Master
 	config   Config
 	options  Options
-	secrets  atomic.Pointer[Secrets]
+	master   atomic.Pointer[Master]
 	view     atomic.Pointer[view]
 	reserved sync.Map   // kid -> time.Time: until when this replica may sign without asking
 	polling  sync.Mutex // one poll at a time
+	looked   time.Time  // when Maintain last asked whether an old refresh key is in use; Maintain alone uses it
 }
 
 // Options are the ring's sources of time, keys and words. The zero value is useful.
@@ -55,19 +52,10 @@ type Options struct {
 	Now      func() time.Time                        // nil: time.Now
 	Generate func(bits int) (*rsa.PrivateKey, error) // nil: rsa.GenerateKey
 	Log      *slog.Logger                            // nil: slog.Default
-}
-
-// view is what a replica knows of the keys. It is immutable.
-type view struct {
-	readAt   time.Time
-	rows     []storage.SigningKey // intact ones only
-	public   map[string]*rsa.PublicKey
-	revoked  map[string]bool
-	signer   jose.Signer // of the current key; nil if there is none
-	kid      string
-	jwks     []byte
-	etag     string
-	problems []string
+	// ReadMaster reads the master key again, when something turns up that was sealed under another. nil: it does not change.
+	ReadMaster func() (*Master, error)
+	// Tolerant opens a ring whose rows were altered, so that a person can see it and act. It neither signs nor verifies.
+	Tolerant bool
 }
 
 // Open claims the database for the master key, makes the symmetric keys that are missing and reads the signing keys. It makes no
@@ -82,30 +70,28 @@ func Open(ctx context.Context, db *storage.DB, m *Master, c Config, o Options) (
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	r := &Ring{db: db, master: m, config: c, options: o}
+	r := &Ring{db: db, config: c, options: o}
+	r.master.Store(m)
 	if err := claimDatabase(ctx, db, m); err != nil {
 		return nil, err
 	}
-	secrets, err := openSecrets(ctx, db, m, o.Now())
-	if err != nil {
+	if err := beginSecrets(ctx, db, m, o.Now()); err != nil {
 		return nil, err
 	}
-	r.secrets.Store(secrets)
 	return r, r.Poll(ctx)
 }
 
-// Secrets are the symmetric keys.
-func (r *Ring) Secrets() *Secrets { return r.secrets.Load() }
-
-// Run polls the rows every second and takes the steps that are due, until the context ends.
+// Run polls the rows every second, and when another replica tells of a change, and takes the steps that are due, until the context ends.
 func (r *Ring) Run(ctx context.Context) {
 	tick := time.NewTicker(PollInterval)
 	defer tick.Stop()
+	changes := r.db.KeyChanges(ctx)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-changes:
 		}
 		if err := r.Maintain(ctx); err != nil && ctx.Err() == nil {
 			r.options.Log.Error("signing keys: poll failed", "error", err)
@@ -113,100 +99,79 @@ func (r *Ring) Run(ctx context.Context) {
 	}
 }
 
-// Poll reads the rows into a new view.
+// Poll reads the rows into a new view. What was sealed under a master key that this replica does not have makes it read the master key
+// again. Rows that were altered outside keyturn (*AlteredError) make no view: nothing takes the place of what is missing.
 func (r *Ring) Poll(ctx context.Context) error {
 	r.polling.Lock()
 	defer r.polling.Unlock()
 	readAt := r.options.Now()
-	rows, err := r.db.SigningKeys(ctx)
+	set, err := r.db.KeySet(ctx)
 	if err != nil {
 		return err
 	}
-	v, err := r.newView(rows, readAt)
+	secrets, err := r.db.SecretKeys(ctx)
 	if err != nil {
 		return err
 	}
-	if old := r.view.Load(); len(v.problems) > 0 && (old == nil || fmt.Sprint(old.problems) != fmt.Sprint(v.problems)) {
-		r.options.Log.Error("signing keys: rows left out", "problems", v.problems)
+	v, err := r.newView(set, secrets, readAt)
+	if errors.Is(err, ErrWrongMaster) && r.rereadMaster() {
+		v, err = r.newView(set, secrets, readAt)
 	}
+	if err != nil {
+		return err
+	}
+	r.db.UseAuditKey(v.secrets.byPurpose[purposeAudit][0].key)
 	r.view.Store(v)
 	return nil
 }
 
-// newView builds a view from rows. A row that does not carry the MAC of its state is left out and named; nothing takes its place.
-func (r *Ring) newView(rows []storage.SigningKey, readAt time.Time) (*view, error) {
-	old := r.view.Load()
-	v := &view{readAt: readAt, public: map[string]*rsa.PublicKey{}, revoked: map[string]bool{}}
-	var published []jose.JSONWebKey
-	for _, row := range rows {
-		if !r.master.rowIntact(row) {
-			v.problems = append(v.problems, fmt.Sprintf("key %s: its row was altered outside keyturn", row.KID))
-			continue
-		}
-		v.rows = append(v.rows, row)
-		if row.State == storage.KeyRevoked {
-			v.revoked[row.KID] = true
-			continue
-		}
-		public, _, err := publicOf(row)
-		if err != nil {
-			return nil, err
-		}
-		v.public[row.KID] = public
-		if row.State != storage.KeyRetired {
-			published = append(published, jose.JSONWebKey{Key: public, KeyID: row.KID, Algorithm: row.Alg, Use: "sig"})
-		}
+// rereadMaster takes over the master keys that stand in the file today, besides those it has. It tells whether there are new ones.
+func (r *Ring) rereadMaster() bool {
+	if r.options.ReadMaster == nil {
+		return false
 	}
-	if err := v.render(published); err != nil {
-		return nil, err
-	}
-	return v, v.takeSigner(r.master, old)
-}
-
-// render writes the JWKS (RFC 7517 §5) once for all requests.
-func (v *view) render(published []jose.JSONWebKey) error {
-	if published == nil {
-		published = []jose.JSONWebKey{}
-	}
-	body, err := json.Marshal(jose.JSONWebKeySet{Keys: published})
+	today, err := r.options.ReadMaster()
 	if err != nil {
-		return fmt.Errorf("JWKS: %w", err)
+		r.options.Log.Error("master key: cannot be read again", "error", err)
+		return false
 	}
-	sum := sha256.Sum256(body)
-	v.jwks, v.etag = body, `"`+base64.RawURLEncoding.EncodeToString(sum[:12])+`"`
-	return nil
+	have := r.master.Load()
+	if have.Holds(today) {
+		return false
+	}
+	r.master.Store(have.with(today))
+	r.options.Log.Info("master key: the file holds a new key, taken over", "id", today.ID())
+	return true
 }
 
-// takeSigner opens the current key, or takes the signer over from the view before if it is the same key.
-func (v *view) takeSigner(m *Master, old *view) error {
-	current := find(v.rows, storage.KeyCurrent)
-	if current == nil {
-		return nil
-	}
-	v.kid = current.KID
-	if old != nil && old.kid == v.kid {
-		v.signer = old.signer
-		return nil
-	}
-	private, err := m.privateOf(*current)
-	if err != nil {
-		return err
-	}
-	key := jose.SigningKey{Algorithm: signingAlg, Key: jose.JSONWebKey{Key: private, KeyID: current.KID}}
-	v.signer, err = jose.NewSigner(key, (&jose.SignerOptions{}).WithType("at+jwt"))
-	return err
-}
-
-// fresh is the view, unless it is too old to be trusted.
+// fresh is the view, unless it is too old to be trusted or shows altered rows.
 func (r *Ring) fresh() (*view, error) {
 	v := r.view.Load()
 	if age := r.options.Now().Sub(v.readAt); age > StaleAfter || age < -StaleAfter {
 		return nil, fmt.Errorf("%w: the keys were read %v ago", ErrStale, age)
 	}
+	if v.altered != nil {
+		return nil, v.altered
+	}
 	return v, nil
 }
 
-// Healthy tells whether this replica could sign now, and what is wrong with the rows if anything is.
+// intact reads the rows anew and returns them, unless they were altered.
+func (r *Ring) intact(ctx context.Context) (*view, error) {
+	if err := r.Poll(ctx); err != nil {
+		return nil, err
+	}
+	v := r.view.Load()
+	if v.altered != nil {
+		return nil, v.altered
+	}
+	return v, nil
+}
+
+// Intact tells how the rows of the view of a tolerant ring were altered outside keyturn (*AlteredError); nil if they were not.
+func (r *Ring) Intact() error { return r.view.Load().altered }
+
+// Healthy tells whether this replica could sign now.
 func (r *Ring) Healthy() error {
 	v, err := r.fresh()
 	if err != nil {
@@ -214,9 +179,6 @@ func (r *Ring) Healthy() error {
 	}
 	if v.signer == nil {
 		return fmt.Errorf("%w: there is no current key", ErrStale)
-	}
-	if len(v.problems) > 0 {
-		return errors.New(v.problems[0])
 	}
 	return nil
 }
@@ -264,32 +226,33 @@ func (r *Ring) Signer(ctx context.Context, expires time.Time) (Signer, error) {
 	}
 }
 
-// Verify returns the payload of an access token that a key of this ring signed and that has not been revoked. The token must be a compact
-// JWS in canonical base64url with exactly the header that Sign makes. ErrToken or ErrRevoked otherwise; ErrStale if this replica cannot be sure.
-func (r *Ring) Verify(token string) (payload []byte, err error) {
+// Verify returns the payload of an access token that a key of this ring signed and that has not been revoked, and the kid. The token must
+// be a compact JWS in canonical base64url with exactly the header that Sign makes. ErrToken or ErrRevoked otherwise; ErrStale if this
+// replica cannot be sure.
+func (r *Ring) Verify(token string) (payload []byte, kid string, err error) {
 	v, err := r.fresh()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	kid, ok := tokenKID(token)
 	if !ok {
-		return nil, ErrToken
+		return nil, "", ErrToken
 	}
 	public := v.public[kid]
 	if public == nil {
 		if v.revoked[kid] {
-			return nil, ErrRevoked
+			return nil, "", ErrRevoked
 		}
-		return nil, ErrToken
+		return nil, "", ErrToken
 	}
 	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{signingAlg})
 	if err != nil {
-		return nil, ErrToken
+		return nil, "", ErrToken
 	}
 	if payload, err = jws.Verify(public); err != nil {
-		return nil, ErrToken
+		return nil, "", ErrToken
 	}
-	return payload, nil
+	return payload, kid, nil
 }
 
 // JWKS is the public half of the ring as verifiers get it.
@@ -299,11 +262,37 @@ type JWKS struct {
 	MaxAge time.Duration // how long it may be kept
 }
 
-// JWKS serves the keys from memory, also while the database is away.
+// JWKS serves the keys from memory, also while the database is away; then it may be kept for a minute only, since a key may have been
+// revoked meanwhile.
 func (r *Ring) JWKS() JWKS {
-	v := r.view.Load()
-	return JWKS{v.jwks, v.etag, MaxAge(v.rows, r.config, r.options.Now())}
+	v, now := r.view.Load(), r.options.Now()
+	age := MaxAge(v.rows, r.config, now)
+	if now.Sub(v.readAt) > StaleAfter {
+		age = min(age, IncidentMaxAge)
+	}
+	return JWKS{v.jwks, v.etag, age}
 }
 
-// Rows are the intact rows of the view, newest first.
+// Lives tells the past and the planned future of all keys of the view, oldest first; nothing of rows that were altered.
+func (r *Ring) Lives() []Life {
+	v := r.view.Load()
+	if v.altered != nil {
+		return []Life{}
+	}
+	return Lives(v.rows, r.config, r.options.Now())
+}
+
+// Rows are the rows of the view, newest first.
 func (r *Ring) Rows() []storage.SigningKey { return r.view.Load().rows }
+
+// Secrets are the symmetric keys of the view, however old it is.
+func (r *Ring) Secrets() *Secrets { return r.view.Load().secrets }
+
+// FreshSecrets are the symmetric keys. ErrStale if a new one may have been made that this replica does not know.
+func (r *Ring) FreshSecrets() (*Secrets, error) {
+	v, err := r.fresh()
+	if err != nil {
+		return nil, err
+	}
+	return v.secrets, nil
+}

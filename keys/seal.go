@@ -1,13 +1,16 @@
 package keys
 
 import (
+	"cmp"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/keyturn/keyturn/storage"
@@ -26,8 +29,8 @@ type binding struct {
 	Public  string // SHA-256 of the public half, if there is one
 }
 
-func (m *Master) aead() cipher.AEAD {
-	block, err := aes.NewCipher(m.wrap)
+func (k masterKey) aead() cipher.AEAD {
+	block, err := aes.NewCipher(k.wrap)
 	if err == nil {
 		var gcm cipher.AEAD
 		if gcm, err = cipher.NewGCMWithRandomNonce(block); err == nil {
@@ -37,8 +40,8 @@ func (m *Master) aead() cipher.AEAD {
 	panic(err) // the size of the wrapping key is a constant
 }
 
-func (m *Master) bind(purpose, id string, public []byte) []byte {
-	b := binding{Version: sealVersion, Master: m.id, Purpose: purpose, ID: id}
+func (k masterKey) bind(purpose, id string, public []byte) []byte {
+	b := binding{Version: sealVersion, Master: k.id, Purpose: purpose, ID: id}
 	if public != nil {
 		sum := sha256.Sum256(public)
 		b.Public = base64.RawURLEncoding.EncodeToString(sum[:])
@@ -52,49 +55,123 @@ func (m *Master) bind(purpose, id string, public []byte) []byte {
 
 // seal encrypts a secret for one purpose and id.
 func (m *Master) seal(purpose, id string, public, secret []byte) string {
-	box := m.aead().Seal(nil, nil, secret, m.bind(purpose, id, public))
-	return sealVersion + "." + m.id + "." + base64.RawURLEncoding.EncodeToString(box)
+	k := m.keys[0]
+	box := k.aead().Seal(nil, nil, secret, k.bind(purpose, id, public))
+	return sealVersion + "." + k.id + "." + base64.RawURLEncoding.EncodeToString(box)
 }
 
-// open decrypts what seal made, or tells why it cannot.
+// open decrypts what seal made under any of the keys, or tells why it cannot.
 func (m *Master) open(purpose, id string, public []byte, sealed string) ([]byte, error) {
 	version, rest, _ := strings.Cut(sealed, ".")
 	master, text, ok := strings.Cut(rest, ".")
 	if !ok || version != sealVersion {
 		return nil, fmt.Errorf("sealed %s %s: not in a form that this keyturn knows", purpose, id)
 	}
-	if master != m.id {
+	k := m.byID(master)
+	if k == nil {
 		return nil, fmt.Errorf("sealed %s %s: %w", purpose, id, ErrWrongMaster)
 	}
 	box, err := base64.RawURLEncoding.Strict().DecodeString(text)
 	if err != nil {
 		return nil, fmt.Errorf("sealed %s %s: %w", purpose, id, err)
 	}
-	secret, err := m.aead().Open(nil, nil, box, m.bind(purpose, id, public))
+	secret, err := k.aead().Open(nil, nil, box, k.bind(purpose, id, public))
 	if err != nil {
 		return nil, fmt.Errorf("sealed %s %s: it was altered, or it belongs to another row", purpose, id)
 	}
 	return secret, nil
 }
 
+// sealedUnder is the id of the master key under which a text was sealed or a MAC was made.
+func sealedUnder(text string) string {
+	text = strings.TrimPrefix(text, sealVersion+".")
+	id, _, _ := strings.Cut(text, ".")
+	return id
+}
+
+// isMasterID tells whether a text can be the id of a master key.
+func isMasterID(text string) bool {
+	b, err := hex.DecodeString(text)
+	return err == nil && len(b) == masterIDSize
+}
+
+func mac(k *masterKey, key []byte, fields []any) string {
+	text, err := json.Marshal(fields)
+	if err != nil {
+		panic(err) // strings and numbers
+	}
+	h := hmac.New(sha256.New, key)
+	h.Write(text)
+	return k.id + "." + base64.RawURLEncoding.EncodeToString(h.Sum(nil))
+}
+
 // rowMAC authenticates all columns that decide the state of a signing key.
-func (m *Master) rowMAC(k storage.SigningKey) string {
+func (m *Master) rowMAC(k storage.SigningKey) string { return m.keys[0].rowMAC(k) }
+
+func (k *masterKey) rowMAC(row storage.SigningKey) string {
 	moment := func(t *storage.Time) int64 {
 		if t == nil {
 			return -1
 		}
 		return t.UnixMilli()
 	}
-	text, err := json.Marshal([]any{k.KID, k.State, k.Alg, k.Bits, k.PublicKey, k.PrivateKey, k.PublishedAt.UnixMilli(), moment(k.ActivatedAt),
-		moment(k.DeactivatedAt), moment(k.RetiresAt), moment(k.RevokedAt), k.Reason})
-	if err != nil {
-		panic(err) // strings and numbers
+	fields := []any{row.KID, row.State, row.Alg, row.Bits, row.PublicKey, row.PrivateKey, row.PublishedAt.UnixMilli(), moment(row.ActivatedAt),
+		moment(row.DeactivatedAt), moment(row.RetiresAt), moment(row.RevokedAt), row.Reason}
+	if !ofFirstSchema(row) {
+		fields = append(fields, row.SafeFrom.UnixMilli(), moment(row.RetiredAt))
 	}
-	mac := hmac.New(sha256.New, m.row)
-	mac.Write(text)
-	return m.id + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+	return mac(k, k.row, fields)
 }
 
-func (m *Master) rowIntact(k storage.SigningKey) bool {
-	return hmac.Equal([]byte(k.MAC), []byte(m.rowMAC(k)))
+// ofFirstSchema tells of a row that was written before there was a MAC over the set; every change of a row ends that.
+func ofFirstSchema(row storage.SigningKey) bool { return row.SafeFrom.UnixMilli() == 0 }
+
+// setMAC authenticates that these rows, and no others, are the keys at that version.
+func (m *Master) setMAC(version int64, rows []storage.SigningKey) string {
+	return m.keys[0].setMAC(version, rows)
+}
+
+func (k *masterKey) setMAC(version int64, rows []storage.SigningKey) string {
+	sorted := slices.SortedFunc(slices.Values(rows), func(a, b storage.SigningKey) int { return cmp.Compare(a.KID, b.KID) })
+	fields := []any{version}
+	for _, row := range sorted {
+		fields = append(fields, row.MAC)
+	}
+	return mac(k, k.set, fields)
+}
+
+// AlteredError says that the rows of the signing keys are not as keyturn wrote them.
+type AlteredError struct{ Problems []string }
+
+func (e *AlteredError) Error() string { return "signing keys: " + strings.Join(e.Problems, "; ") }
+
+// checkSet tells whether the rows are those of the version that the set claims, each as it was written. *AlteredError if not;
+// ErrWrongMaster if that cannot be known.
+func (m *Master) checkSet(set storage.KeySet) error {
+	var altered AlteredError
+	first := true
+	for _, row := range set.Keys {
+		k := m.byID(sealedUnder(row.MAC))
+		if k == nil && isMasterID(sealedUnder(row.MAC)) {
+			return fmt.Errorf("signing key %s: %w", row.KID, ErrWrongMaster)
+		}
+		if k == nil || !hmac.Equal([]byte(row.MAC), []byte(k.rowMAC(row))) {
+			altered.Problems = append(altered.Problems, fmt.Sprintf("the row of key %s was altered outside keyturn", row.KID))
+		}
+		first = first && ofFirstSchema(row)
+	}
+	switch k := m.byID(sealedUnder(set.MAC)); {
+	case set.Version == 0:
+		if set.MAC != "" || !first {
+			altered.Problems = append(altered.Problems, "the version of the set was altered outside keyturn")
+		}
+	case k == nil && isMasterID(sealedUnder(set.MAC)):
+		return fmt.Errorf("set of signing keys: %w", ErrWrongMaster)
+	case k == nil || !hmac.Equal([]byte(set.MAC), []byte(k.setMAC(set.Version, set.Keys))):
+		altered.Problems = append(altered.Problems, "a row was added, removed or put back outside keyturn")
+	}
+	if altered.Problems != nil {
+		return &altered
+	}
+	return nil
 }

@@ -3,6 +3,7 @@ package keys
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -17,14 +18,25 @@ const (
 	purposeAudit   = "audit"
 )
 
+var purposes = []string{purposeRefresh, purposeClient, purposeAudit}
+
+const (
+	// secretLead is how long before its use a new key of refresh tokens is made: far longer than StaleAfter, so that every replica that
+	// still answers has it when the first token comes back.
+	secretLead = time.Hour
+	// lookInterval is how often the grants are searched for one that still needs an old key.
+	lookInterval = time.Hour
+	// maxSecretNumber is the largest number of a key: it is one byte of a refresh token.
+	maxSecretNumber = 255
+)
+
 // secretKey is one symmetric key, opened.
 type secretKey struct {
-	number      byte
-	key         []byte
-	activatedAt time.Time
+	row storage.SecretKey
+	key []byte
 }
 
-// Secrets are the symmetric keys of keyturn, opened. They are immutable.
+// Secrets are the symmetric keys of keyturn, opened, each purpose in the order of activation. They are immutable.
 type Secrets struct {
 	byPurpose map[string][]secretKey
 }
@@ -33,8 +45,8 @@ type Secrets struct {
 // alone, so that a retry gets the same token from every replica.
 func (s *Secrets) RefreshKey(at time.Time) (number byte, key []byte) {
 	for _, k := range s.byPurpose[purposeRefresh] {
-		if number == 0 || !k.activatedAt.After(at) {
-			number, key = k.number, k.key
+		if number == 0 || !k.row.ActivatedAt.After(at) {
+			number, key = byte(k.row.Number), k.key
 		}
 	}
 	return number, key
@@ -43,7 +55,7 @@ func (s *Secrets) RefreshKey(at time.Time) (number byte, key []byte) {
 // RefreshKeyByNumber is the key with which a presented token claims to be MACed; nil if there is none.
 func (s *Secrets) RefreshKeyByNumber(number byte) []byte {
 	for _, k := range s.byPurpose[purposeRefresh] {
-		if k.number == number {
+		if k.row.Number == int64(number) {
 			return k.key
 		}
 	}
@@ -53,33 +65,103 @@ func (s *Secrets) RefreshKeyByNumber(number byte) []byte {
 // ClientSecretKey is the key under which client secrets are hashed: a copy of the database does not suffice to guess one.
 func (s *Secrets) ClientSecretKey() []byte { return s.byPurpose[purposeClient][0].key }
 
-// openSecrets makes the symmetric keys that are missing and opens all.
-func openSecrets(ctx context.Context, db *storage.DB, m *Master, now time.Time) (*Secrets, error) {
-	for _, purpose := range []string{purposeRefresh, purposeClient, purposeAudit} {
-		key := make([]byte, 32)
-		rand.Read(key)
-		row := storage.SecretKey{Purpose: purpose, Number: 1, Sealed: m.seal(purpose, "1", nil, key), ActivatedAt: storage.At(now)}
-		if err := db.AddSecretKey(ctx, row); err != nil {
-			return nil, err
-		}
-	}
+// newSecretRow seals a new random key.
+func (m *Master) newSecretRow(purpose string, number int64, activatedAt time.Time) storage.SecretKey {
+	key := make([]byte, 32)
+	rand.Read(key)
+	return storage.SecretKey{Purpose: purpose, Number: number, Sealed: m.sealSecret(purpose, number, key), ActivatedAt: storage.At(activatedAt)}
+}
+
+func (m *Master) sealSecret(purpose string, number int64, key []byte) string {
+	return m.seal(purpose, strconv.FormatInt(number, 10), nil, key)
+}
+
+// beginSecrets makes the first symmetric keys of a database that holds none.
+func beginSecrets(ctx context.Context, db *storage.DB, m *Master, now time.Time) error {
 	rows, err := db.SecretKeys(ctx)
-	if err != nil {
-		return nil, err
+	if err != nil || len(rows) > 0 {
+		return err
 	}
+	for _, purpose := range purposes {
+		rows = append(rows, m.newSecretRow(purpose, 1, now))
+	}
+	return db.BeginSecretKeys(ctx, rows)
+}
+
+// openSecrets opens the symmetric keys of all rows.
+func (m *Master) openSecrets(rows []storage.SecretKey) (*Secrets, error) {
 	s := &Secrets{byPurpose: map[string][]secretKey{}}
 	for _, row := range rows {
-		if row.Number < 1 || row.Number > 255 {
+		if row.Number < 1 || row.Number > maxSecretNumber {
 			return nil, fmt.Errorf("secret key %s %d: its number does not fit a token", row.Purpose, row.Number)
 		}
 		key, err := m.open(row.Purpose, strconv.FormatInt(row.Number, 10), nil, row.Sealed)
 		if err != nil {
 			return nil, err
 		}
-		s.byPurpose[row.Purpose] = append(s.byPurpose[row.Purpose], secretKey{byte(row.Number), key, row.ActivatedAt.Time})
+		s.byPurpose[row.Purpose] = append(s.byPurpose[row.Purpose], secretKey{row, key})
 	}
-	db.UseAuditKey(s.byPurpose[purposeAudit][0].key)
+	for _, purpose := range purposes {
+		if len(s.byPurpose[purpose]) == 0 {
+			return nil, fmt.Errorf("secret key %s: its row is missing", purpose)
+		}
+	}
 	return s, nil
+}
+
+// nextRefreshKey is when the next key of refresh tokens is to be made and from when on it is used: it turns with the signing keys. It is
+// a pure function.
+func nextRefreshKey(rows []secretKey, c Config, now time.Time) (due bool, activate time.Time) {
+	newest := rows[len(rows)-1].row.ActivatedAt
+	lead := min(secretLead, c.PublishLead)
+	at := newest.Add(c.RotationInterval)
+	return !now.Before(at.Add(-lead)), later(at, now.Add(lead))
+}
+
+// lapsed is the oldest key of refresh tokens, if another has taken over, and when that was. It may go once no live grant is older.
+func lapsed(rows []secretKey, now time.Time) (old *secretKey, replacedAt time.Time) {
+	if len(rows) < 2 || rows[1].row.ActivatedAt.After(now) {
+		return nil, time.Time{}
+	}
+	return &rows[0], rows[1].row.ActivatedAt.Time
+}
+
+// maintainSecrets makes the next key of refresh tokens when it is due, and removes an old one once nothing can be presented under it:
+// no refresh token, and none that was replaced, whose second use ends the grant.
+func (r *Ring) maintainSecrets(ctx context.Context, v *view) error {
+	rows, now := v.secrets.byPurpose[purposeRefresh], r.options.Now()
+	if due, activate := nextRefreshKey(rows, r.config, now); due {
+		row := v.master.newSecretRow(purposeRefresh, freeNumber(rows), activate)
+		if err := r.db.AddSecretKey(ctx, itself, row, v.version, now); err != nil && !errors.Is(err, storage.ErrConflict) {
+			return err
+		}
+		return r.Poll(ctx)
+	}
+	old, replacedAt := lapsed(rows, now)
+	if since := now.Sub(r.looked); old == nil || since >= 0 && since < lookInterval {
+		return nil
+	}
+	r.looked = now
+	used, err := r.db.HasGrantBefore(ctx, replacedAt, now)
+	if err != nil || used {
+		return err
+	}
+	if err := r.db.DeleteSecretKey(ctx, itself, old.row, now); err != nil && !errors.Is(err, storage.ErrConflict) {
+		return err
+	}
+	return r.Poll(ctx)
+}
+
+func freeNumber(rows []secretKey) int64 {
+	taken := map[int64]bool{}
+	for _, k := range rows {
+		taken[k.row.Number] = true
+	}
+	number := rows[len(rows)-1].row.Number%maxSecretNumber + 1
+	for taken[number] {
+		number = number%maxSecretNumber + 1
+	}
+	return number
 }
 
 const (
@@ -89,6 +171,7 @@ const (
 )
 
 // CheckMaster tells whether the master key belongs to the database, and writes nothing. A database that was never sealed takes any.
+// ErrWrongMaster if not.
 func CheckMaster(ctx context.Context, db *storage.DB, m *Master) error {
 	sealed, err := db.Meta(ctx, metaCanary)
 	if isNotFound(err) {
@@ -103,8 +186,10 @@ func CheckMaster(ctx context.Context, db *storage.DB, m *Master) error {
 
 // claimDatabase leaves the canary by which CheckMaster knows the master key.
 func claimDatabase(ctx context.Context, db *storage.DB, m *Master) error {
-	if _, err := db.SetMetaOnce(ctx, metaCanary, m.seal(purposeCanary, "1", nil, []byte(canaryText))); err != nil {
+	if _, err := db.SetMetaOnce(ctx, metaCanary, m.sealCanary()); err != nil {
 		return err
 	}
 	return CheckMaster(ctx, db, m)
 }
+
+func (m *Master) sealCanary() string { return m.seal(purposeCanary, "1", nil, []byte(canaryText)) }

@@ -25,7 +25,7 @@ func thumbprint(public *rsa.PublicKey) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(sum), err
 }
 
-// newRow seals a new pair as a row in state next.
+// newRow seals a new pair as a row in state next, published now.
 func (m *Master) newRow(private *rsa.PrivateKey, reason string, now time.Time) (storage.SigningKey, error) {
 	kid, err := thumbprint(&private.PublicKey)
 	if err != nil {
@@ -43,9 +43,8 @@ func (m *Master) newRow(private *rsa.PrivateKey, reason string, now time.Time) (
 		KID: kid, State: storage.KeyNext, Alg: string(signingAlg), Bits: private.N.BitLen(),
 		PublicKey:   base64.RawURLEncoding.EncodeToString(public),
 		PrivateKey:  m.seal(purposeSigningKey, kid, public, secret),
-		PublishedAt: storage.At(now), Reason: reason, SignsUntil: storage.At(now),
+		PublishedAt: storage.At(now), SafeFrom: storage.At(now), Reason: reason, SignsUntil: storage.At(now),
 	}
-	row.MAC = m.rowMAC(row)
 	return row, nil
 }
 

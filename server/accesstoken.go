@@ -68,33 +68,34 @@ const (
 	timely                  // to be asked about
 )
 
-// readAccessToken returns the claims of an access token and where it stands. The error is of a server that cannot be sure.
-func (s *Server) readAccessToken(token string) (claims api.AccessToken, at standing, err error) {
-	payload, err := s.ring.Verify(token)
+// readAccessToken returns the claims of an access token, the kid of its key and where it stands. The error is of a server that cannot be sure.
+func (s *Server) readAccessToken(token string) (claims api.AccessToken, kid string, at standing, err error) {
+	payload, kid, err := s.ring.Verify(token)
 	switch {
 	case errors.Is(err, keys.ErrToken):
-		return claims, unknown, nil
+		return claims, "", unknown, nil
 	case errors.Is(err, keys.ErrRevoked):
-		return claims, over, nil
+		return claims, "", over, nil
 	case err != nil:
-		return claims, unknown, err
+		return claims, "", unknown, err
 	}
 	if err := json.Unmarshal(payload, &claims); err != nil || claims.Issuer != s.config.Issuer {
-		return claims, unknown, nil
+		return claims, "", unknown, nil
 	}
 	if s.now().Unix() >= claims.Expires {
-		return claims, over, nil
+		return claims, kid, over, nil
 	}
-	return claims, timely, nil
+	return claims, kid, timely, nil
 }
 
-// accessGrant reads the grant of an access token, if it is that of the token and alive.
-func (s *Server) accessGrant(ctx context.Context, claims api.AccessToken) (state storage.GrantState, live bool, err error) {
+// accessGrant reads the grant of an access token, if it is that of the token and alive. The state of the key that signed it is read with
+// it, so that the revocation of a key counts at once, and not only when this replica has polled.
+func (s *Server) accessGrant(ctx context.Context, claims api.AccessToken, kid string) (state storage.TokenState, live bool, err error) {
 	id, err := storage.ParseGrantID(claims.Session)
 	if err != nil {
 		return state, false, nil
 	}
-	state, err = s.db.GrantState(ctx, id)
+	state, err = s.db.TokenState(ctx, id, kid)
 	if errors.Is(err, storage.ErrNotFound) {
 		return state, false, nil
 	}

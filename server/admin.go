@@ -25,12 +25,6 @@ var (
 	ErrInvalid = errors.New("invalid")
 )
 
-// ErrRefused tells whether a safety guard refused, which force overrides.
-func ErrRefused(err error) bool {
-	var young *keys.TooYoungError
-	return errors.As(err, &young)
-}
-
 // Admin is what people may change. It acts on the database directly, whether a server runs or not, and every change is written to the
 // audit trail under the name of the actor.
 type Admin struct {
@@ -54,12 +48,15 @@ func OpenAdmin(ctx context.Context, c Config, o AdminOptions) (*Admin, error) {
 	if problems := c.Problems(false); problems != nil {
 		return nil, &ConfigError{problems}
 	}
-	st, err := openStore(ctx, c, o.Create, keys.Options{Log: discard})
+	st, err := openStore(ctx, c, o.Create, keys.Options{Log: discard, Tolerant: true})
 	if err != nil {
 		return nil, err
 	}
 	return &Admin{config: c, store: st, db: st.db, ring: st.ring, by: storage.Actor{Name: o.Actor, Reason: o.Reason}, now: time.Now}, nil
 }
+
+// Now is the time by which Admin judges.
+func (a *Admin) Now() time.Time { return a.now() }
 
 // Close ends the connections to the database.
 func (a *Admin) Close() error { return a.store.close() }
@@ -269,6 +266,14 @@ func (a *Admin) RotateSecret(ctx context.Context, id, secret string, keep time.D
 // What Admin shows, under the names that its callers know.
 type (
 	Client       = storage.Client
+	SigningKey   = storage.SigningKey
+	KeyUse       = storage.KeyUse
+	KeyLife      = keys.Life
+	KeyMoment    = keys.Moment
+	KeyStatus    = keys.Status
+	Rotation     = keys.Rotation
+	Revocation   = keys.Revocation
+	Rewrapped    = keys.Rewrapped
 	User         = storage.User
 	Grant        = storage.GrantState
 	Time         = storage.Time

@@ -10,7 +10,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -168,30 +167,6 @@ func (a *Admin) RevokeClientGrants(ctx context.Context, id string) error {
 // RevokeAllGrants ends every grant there is.
 func (a *Admin) RevokeAllGrants(ctx context.Context) error {
 	return a.db.RevokeAllGrants(ctx, a.by, a.now())
-}
-
-// SigningKeys lists all signing keys whose rows are intact, newest first.
-func (a *Admin) SigningKeys() []storage.SigningKey { return a.ring.Rows() }
-
-// RotateKeys makes the next key the current one. It is refused (ErrRefused) while verifiers may not have seen that key, unless forced.
-func (a *Admin) RotateKeys(ctx context.Context, force bool) (keys.Rotation, error) {
-	if err := a.beginKeys(ctx); err != nil {
-		return keys.Rotation{}, err
-	}
-	return a.ring.Rotate(ctx, a.by, force)
-}
-
-// PlanRotation tells what RotateKeys would do, and changes nothing.
-func (a *Admin) PlanRotation(ctx context.Context, force bool) (keys.Rotation, error) {
-	return a.ring.PlanRotation(ctx, force)
-}
-
-// beginKeys makes the first keys of a database that no server has used yet.
-func (a *Admin) beginKeys(ctx context.Context) error {
-	if len(a.ring.Rows()) > 0 {
-		return nil
-	}
-	return a.ring.Maintain(ctx)
 }
 
 // Audit lists the audit trail, oldest first.

@@ -178,7 +178,7 @@ func (c Config) trustedProxies() ([]netip.Prefix, error) {
 // Keys is the schedule of the signing keys.
 func (c Config) Keys() keys.Config {
 	return keys.Config{RotationInterval: time.Duration(c.KeyRotationInterval), PublishLead: time.Duration(c.KeyPublishLead),
-		JWKSMaxAge: time.Duration(c.JWKSMaxAge), Bits: c.KeyBits}
+		JWKSMaxAge: time.Duration(c.JWKSMaxAge), Bits: c.KeyBits, TokenTTL: maxAccessTTL}
 }
 
 func (c Config) hashPolicy() hashPolicy {

@@ -20,10 +20,14 @@ func (s *Server) introspect(ctx context.Context, q *request) (any, error) {
 	if q.client.Public {
 		return nil, errClient // RFC 7662 §2.1 wants authorization, which a public client cannot show
 	}
-	if t, ok := openRefreshToken(s.ring.Secrets(), text); ok {
+	t, ok, err := s.readRefreshToken(text)
+	if err != nil {
+		return nil, err
+	}
+	if ok {
 		return s.introspectRefreshToken(ctx, q, t)
 	}
-	claims, at, err := s.readAccessToken(text)
+	claims, kid, at, err := s.readAccessToken(text)
 	if err != nil {
 		return nil, err
 	}
@@ -33,7 +37,7 @@ func (s *Server) introspect(ctx context.Context, q *request) (any, error) {
 	if at == over || q.client.ID != claims.ClientID && (q.client.Resource == "" || q.client.Resource != claims.Audience) {
 		return api.Introspection{}, nil
 	}
-	g, live, err := s.accessGrant(ctx, claims)
+	g, live, err := s.accessGrant(ctx, claims, kid)
 	if err != nil || !live {
 		return api.Introspection{}, err
 	}

@@ -23,7 +23,10 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 	if text == "" {
 		return none, fail(api.InvalidRequest, "refresh_token is missing")
 	}
-	t, ok := openRefreshToken(s.ring.Secrets(), text)
+	t, ok, err := s.readRefreshToken(text)
+	if err != nil {
+		return none, err
+	}
 	if !ok || t.generation == math.MaxUint32 {
 		s.event(q, "refresh", "failed", "reason", "malformed")
 		return none, errRefresh

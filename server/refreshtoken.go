@@ -62,6 +62,20 @@ func refreshMAC(key, content []byte) []byte {
 	return mac.Sum(nil)[:macSize]
 }
 
+// readRefreshToken is openRefreshToken with the keys of today. The error is of a server that cannot be sure of them: a token under a key
+// that it does not know yet is not the client's fault.
+func (s *Server) readRefreshToken(text string) (t refreshToken, ok bool, err error) {
+	if !strings.HasPrefix(text, refreshPrefix) {
+		return t, false, nil
+	}
+	secrets, err := s.ring.FreshSecrets()
+	if err != nil {
+		return t, false, err
+	}
+	t, ok = openRefreshToken(secrets, text)
+	return t, ok, nil
+}
+
 // openRefreshToken takes apart a text that this server has issued as a refresh token; ok is false for any other.
 func openRefreshToken(s *keys.Secrets, text string) (t refreshToken, ok bool) {
 	rest, ok := strings.CutPrefix(text, refreshPrefix)

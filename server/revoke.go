@@ -36,10 +36,10 @@ func (s *Server) revoke(ctx context.Context, q *request) (any, error) {
 
 // grantOf tells which grant a token of the client belongs to: from the token alone, without a query.
 func (s *Server) grantOf(text, clientID string) (id storage.GrantID, familyHash string, ok bool, err error) {
-	if t, ok := openRefreshToken(s.ring.Secrets(), text); ok {
-		return t.grant, t.familyHash(), true, nil
+	if t, ok, err := s.readRefreshToken(text); ok || err != nil {
+		return t.grant, t.familyHash(), ok, err
 	}
-	claims, at, err := s.readAccessToken(text)
+	claims, _, at, err := s.readAccessToken(text)
 	if err != nil || at != timely || claims.ClientID != clientID {
 		return 0, "", false, err
 	}

@@ -43,6 +43,7 @@ func (c Config) masterKeyPath() string {
 // openStore opens database and keys. With create it makes an SQLite database, and its master key, that are not there yet. A master key
 // that does not belong to the database is found out before anything is written.
 func openStore(ctx context.Context, c Config, create bool, o keys.Options) (store, error) {
+	o.ReadMaster = func() (*keys.Master, error) { return keys.ReadMaster(c.masterKeyPath()) }
 	master, err := openMaster(c, create)
 	if err != nil {
 		return store{}, err
@@ -62,7 +63,8 @@ func openStore(ctx context.Context, c Config, create bool, o keys.Options) (stor
 
 func withMasterPath(err error, c Config) error {
 	if errors.Is(err, keys.ErrWrongMaster) {
-		return fmt.Errorf("%w: %s is another's: point --master-key-file to the one that was used before", err, c.masterKeyPath())
+		return fmt.Errorf("master key: %s does not belong to this database (%w): name the one that was used before with --master-key-file, or add to it, as a line, the new key of a rewrap",
+			c.masterKeyPath(), err)
 	}
 	return err
 }

@@ -1,11 +1,9 @@
 package storage_test
 
 import (
-	"database/sql"
 	"strings"
 	"testing"
 
-	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -34,18 +32,7 @@ func TestTamperedAudit(t *testing.T) {
 				if n, err := db.VerifyAudit(ctx); err != nil || n != 6 {
 					t.Fatal(n, err)
 				}
-				driver, dsn := "postgres", url
-				if path := storage.SQLitePath(url); path != "" {
-					driver, dsn = "sqlite", path
-				}
-				raw, err := sql.Open(driver, dsn)
-				must(t, err)
-				defer raw.Close()
-				for _, s := range statements {
-					if _, err := raw.Exec(s); err != nil {
-						t.Fatal(err)
-					}
-				}
+				storagetest.MustExec(t, storagetest.Raw(t, url), statements...)
 				if _, err := db.VerifyAudit(ctx); err == nil || !strings.HasPrefix(err.Error(), "audit: ") {
 					t.Error("not found out:", err)
 				}

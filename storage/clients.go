@@ -60,13 +60,9 @@ func (d *DB) Clients(ctx context.Context) ([]Client, error) {
 // UpdateClient writes grants, scope, audiences, resource and access TTL, unless the client was updated after it was read (ErrConflict).
 func (d *DB) UpdateClient(ctx context.Context, by Actor, c Client, now time.Time) error {
 	return d.inTx(ctx, "update client", func(t *tx) error {
-		n, err := t.change(`UPDATE clients SET grants = $1, scope = $2, audiences = $3, resource = $4, access_ttl = $5, updated_at = $6
-			WHERE id = $7 AND updated_at = $8`, c.Grants, c.Scope, c.Audiences, c.Resource, c.AccessTTL, At(now), c.ID, c.UpdatedAt)
-		if err != nil {
+		if err := t.changeAsRead(`UPDATE clients SET grants = $1, scope = $2, audiences = $3, resource = $4, access_ttl = $5, updated_at = $6
+			WHERE id = $7 AND updated_at = $8`, c.Grants, c.Scope, c.Audiences, c.Resource, c.AccessTTL, At(now), c.ID, c.UpdatedAt); err != nil {
 			return err
-		}
-		if n == 0 {
-			return ErrConflict
 		}
 		return t.audit(by, now, Event{"client.update", c.ID, c.details()})
 	})

@@ -53,6 +53,7 @@ type DB struct {
 	read     *sqlx.DB // SQLite: a read-only pool
 	write    *sqlx.DB // SQLite: one connection; PostgreSQL: the same pool as read
 	deadline time.Duration
+	dsn      string // PostgreSQL: for the connection that listens
 	auditKey atomic.Pointer[[]byte]
 }
 
@@ -127,6 +128,26 @@ func (d *DB) all(ctx context.Context, op string, dest any, query string, args ..
 	return d.fault(op, d.read.SelectContext(ctx, dest, query, args...))
 }
 
+// reportTimeout bounds a query that may read a whole table, for people and for background work: never on the path of a request.
+const reportTimeout = 60 * time.Second
+
+// report is all for such a query.
+func (d *DB) report(ctx context.Context, op string, dest any, query string, args ...any) error {
+	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
+	defer cancel()
+	t, err := d.read.BeginTxx(ctx, nil)
+	if err != nil {
+		return d.fault(op, err)
+	}
+	defer t.Rollback()
+	if d.kind == Postgres {
+		if _, err := t.ExecContext(ctx, fmt.Sprintf(`SET LOCAL statement_timeout = %d`, reportTimeout.Milliseconds())); err != nil {
+			return d.fault(op, err)
+		}
+	}
+	return d.fault(op, t.SelectContext(ctx, dest, query, args...))
+}
+
 // change runs one autocommit statement and tells how many rows it changed. A caller that goes away does not cut it short: lib/pq
 // answers a cancelled context by closing the connection, and whether the statement ran would be unknown.
 func (d *DB) change(ctx context.Context, op, query string, args ...any) (int64, error) {
@@ -176,6 +197,15 @@ func (t *tx) changeOne(query string, args ...any) error {
 	n, err := t.change(query, args...)
 	if err == nil && n == 0 {
 		err = ErrNotFound
+	}
+	return err
+}
+
+// changeAsRead is change for a row that must be as it was read: otherwise ErrConflict.
+func (t *tx) changeAsRead(query string, args ...any) error {
+	n, err := t.change(query, args...)
+	if err == nil && n == 0 {
+		err = ErrConflict
 	}
 	return err
 }

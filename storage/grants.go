@@ -80,16 +80,37 @@ func (s GrantState) Live(now time.Time) bool {
 		s.ClientEpochNow != nil && *s.ClientEpochNow == s.ClientEpoch && s.ClientDisabledAt == nil
 }
 
-const grantStateQuery = `SELECT g.id, g.user_id, g.user_epoch, g.client_epoch, g.client_id, g.family_hash, g.generation, g.kid, g.scope, g.audience,
+const grantStateColumns = `g.id, g.user_id, g.user_epoch, g.client_epoch, g.client_id, g.family_hash, g.generation, g.kid, g.scope, g.audience,
 	g.created_at, g.rotated_at, g.expires_at, g.idle_expires_at, g.revoked_at, g.revoked_reason,
 	u.sub, u.username, COALESCE(u.roles, '[]') AS roles, u.epoch AS user_epoch_now, u.disabled_at AS user_disabled_at,
-	c.epoch AS client_epoch_now, c.disabled_at AS client_disabled_at
-	FROM grants g LEFT JOIN users u ON u.id = g.user_id LEFT JOIN clients c ON c.id = g.client_id`
+	c.epoch AS client_epoch_now, c.disabled_at AS client_disabled_at`
+
+const grantStateTables = ` FROM grants g LEFT JOIN users u ON u.id = g.user_id LEFT JOIN clients c ON c.id = g.client_id`
+
+const grantStateQuery = `SELECT ` + grantStateColumns + grantStateTables
 
 // GrantState reads one grant. ErrNotFound if there is none.
 func (d *DB) GrantState(ctx context.Context, id GrantID) (GrantState, error) {
 	var s GrantState
 	return s, d.get(ctx, "grant", &s, grantStateQuery+` WHERE g.id = $1`, id)
+}
+
+// TokenState is a grant as the bearer of one of its access tokens sees it.
+type TokenState struct {
+	GrantState
+	KeyState *KeyState `db:"key_state" json:"-"` // of the key that signed the token; nil: it is gone
+}
+
+// Live tells whether the access token may be used at the moment given, but for its own expiry.
+func (s TokenState) Live(now time.Time) bool {
+	return s.KeyState != nil && *s.KeyState != KeyRevoked && s.GrantState.Live(now)
+}
+
+// TokenState reads the grant of an access token together with the state of the key that signed it. ErrNotFound if there is no such grant.
+func (d *DB) TokenState(ctx context.Context, id GrantID, kid string) (TokenState, error) {
+	var s TokenState
+	return s, d.get(ctx, "token", &s, `SELECT `+grantStateColumns+`, k.state AS key_state`+grantStateTables+`
+		LEFT JOIN signing_keys k ON k.kid = $2 WHERE g.id = $1`, id, kid)
 }
 
 // GrantFilter narrows Grants and RevokeGrants; its zero value takes everything.
@@ -267,14 +288,21 @@ func (d *DB) CleanExpired(ctx context.Context, limit int, now time.Time) (int64,
 // CleanEnded looks at limit grants after the id given, in the order of the primary key, and deletes those that have been idle-expired
 // or revoked since before ended. It returns where to go on, 0 at the end of the table, and how many went.
 func (d *DB) CleanEnded(ctx context.Context, after GrantID, limit int, ended time.Time) (next GrantID, n int64, err error) {
-	var last *GrantID
-	if err := d.get(ctx, "clean ended grants", &last, `SELECT MAX(id) FROM (SELECT id FROM grants WHERE id > $1 ORDER BY id LIMIT $2) span`, after, limit); err != nil {
+	next, err = d.spanEnd(ctx, "clean ended grants", after, limit)
+	if err != nil || next == 0 {
 		return 0, 0, err
 	}
-	if last == nil {
-		return 0, 0, nil
-	}
 	n, err = d.change(ctx, "clean ended grants", `DELETE FROM grants WHERE id > $1 AND id <= $2 AND (idle_expires_at < $3 OR revoked_at < $3)`,
-		after, *last, At(ended))
-	return *last, n, err
+		after, next, At(ended))
+	return next, n, err
+}
+
+// spanEnd is the id of the last of limit grants after the id given, in the order of the primary key; 0 if there is none.
+func (d *DB) spanEnd(ctx context.Context, op string, after GrantID, limit int) (GrantID, error) {
+	var last *GrantID
+	err := d.get(ctx, op, &last, `SELECT MAX(id) FROM (SELECT id FROM grants WHERE id > $1 ORDER BY id LIMIT $2) span`, after, limit)
+	if err != nil || last == nil {
+		return 0, err
+	}
+	return *last, nil
 }

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -10,12 +11,15 @@ type KeyState string
 
 // The states of a signing key, in the order of its life; revoked follows on any of them.
 const (
-	KeyNext     KeyState = "next"
-	KeyCurrent  KeyState = "current"
-	KeyPrevious KeyState = "previous"
-	KeyRetired  KeyState = "retired"
-	KeyRevoked  KeyState = "revoked"
+	KeyNext     KeyState = "next"     // published, does not sign
+	KeyCurrent  KeyState = "current"  // published, signs
+	KeyPrevious KeyState = "previous" // published, verifies, its private half is destroyed
+	KeyRetired  KeyState = "retired"  // gone from the JWKS, kept as a record
+	KeyRevoked  KeyState = "revoked"  // gone from the JWKS, its tokens refused
 )
+
+// Published tells whether keys in that state are in the JWKS.
+func (s KeyState) Published() bool { return s == KeyNext || s == KeyCurrent || s == KeyPrevious }
 
 // SigningKey is the row of one RSA key pair. Its private half is sealed; "" once it has been destroyed.
 type SigningKey struct {
@@ -26,57 +30,108 @@ type SigningKey struct {
 	PublicKey     string   `db:"public_key" json:"-"` // PKIX DER, base64url
 	PrivateKey    string   `db:"private_key" json:"-"`
 	PublishedAt   Time     `db:"published_at" json:"published_at"`
+	SafeFrom      Time     `db:"safe_from" json:"-"` // when verifiers that keep the JWKS know it; may be 1970 in rows of the first schema
 	ActivatedAt   *Time    `db:"activated_at" json:"activated_at"`
 	DeactivatedAt *Time    `db:"deactivated_at" json:"-"`
 	RetiresAt     *Time    `db:"retires_at" json:"retires_at"` // when a previous key leaves the JWKS
+	RetiredAt     *Time    `db:"retired_at" json:"-"`
 	RevokedAt     *Time    `db:"revoked_at" json:"revoked_at"`
 	SignsUntil    Time     `db:"signs_until" json:"-"` // no token that it signed expires later; only ever moved on
 	Reason        string   `db:"reason" json:"reason"`
 	MAC           string   `db:"mac" json:"-"` // over all that decides its state
 }
 
-const keyColumns = `kid, state, alg, bits, public_key, private_key, published_at, activated_at, deactivated_at, retires_at, revoked_at,
-	signs_until, reason, mac`
-
-// SigningKeys lists all keys, newest first.
-func (d *DB) SigningKeys(ctx context.Context) ([]SigningKey, error) {
-	keys := []SigningKey{}
-	return keys, d.all(ctx, "signing keys", &keys, `SELECT `+keyColumns+` FROM signing_keys ORDER BY published_at DESC, kid`)
+// KeySet is all signing keys, newest first, as one change left them. Version grows with each change; MAC is over it and the MACs of the rows.
+type KeySet struct {
+	Version int64
+	MAC     string
+	Keys    []SigningKey
 }
 
-// KeyChange is a step in the life of the keys: rows to insert, and rows to rewrite, each if it is still as it was read.
+const keyColumns = `kid, state, alg, bits, public_key, private_key, published_at, safe_from, activated_at, deactivated_at, retires_at,
+	retired_at, revoked_at, signs_until, reason, mac`
+
+// KeySet reads all keys in one statement, so that rows and version belong together.
+func (d *DB) KeySet(ctx context.Context) (KeySet, error) {
+	var rows []struct {
+		SigningKey
+		SetVersion int64  `db:"set_version"`
+		SetMAC     string `db:"set_mac"`
+	}
+	err := d.all(ctx, "signing keys", &rows, `SELECT `+keyColumns+`, COALESCE((SELECT version FROM key_set WHERE id = 1), 0) AS set_version,
+		COALESCE((SELECT s.mac FROM key_set s WHERE s.id = 1), '') AS set_mac FROM signing_keys ORDER BY published_at DESC, kid`)
+	if err != nil {
+		return KeySet{}, err
+	}
+	set := KeySet{Keys: make([]SigningKey, 0, len(rows))}
+	for _, r := range rows {
+		set.Version, set.MAC, set.Keys = r.SetVersion, r.SetMAC, append(set.Keys, r.SigningKey)
+	}
+	if len(rows) > 0 {
+		return set, nil
+	}
+	var head struct {
+		Version int64  `db:"version"`
+		MAC     string `db:"mac"`
+	}
+	err = d.get(ctx, "signing keys", &head, `SELECT version, mac FROM key_set WHERE id = 1`)
+	if errors.Is(err, ErrNotFound) {
+		err = nil
+	}
+	set.Version, set.MAC = head.Version, head.MAC
+	return set, err
+}
+
+// KeyChange is a step in the life of the keys, decided on the set of one version: rows to insert, and rows to rewrite, each if it is
+// still as it was read. It leaves a set of a later version, whose MAC is given.
 type KeyChange struct {
-	Event  Event
-	Insert []SigningKey
-	Update []KeyUpdate
+	Event       Event
+	Version     int64 // of the set on which it was decided
+	NextVersion int64 // of the set that it leaves
+	SetMAC      string
+	Insert      []SigningKey
+	Update      []KeyUpdate
 }
 
 // KeyUpdate rewrites the row From as To.
 type KeyUpdate struct{ From, To SigningKey }
 
-// ChangeKeys makes one step with its audit record. ErrConflict if another replica or person made a step first.
+// ChangeKeys makes one step with its audit record, and then wakes the pollers of other replicas. ErrConflict if another replica or
+// person made a step first, or if a key signed for later than was read.
 func (d *DB) ChangeKeys(ctx context.Context, by Actor, c KeyChange, now time.Time) error {
-	return d.inTx(ctx, c.Event.Type, func(t *tx) error {
+	err := d.inTx(ctx, c.Event.Type, func(t *tx) error {
+		if err := t.moveKeySet(c); err != nil {
+			return err
+		}
+		// Rows that lose a state go first: there is one current and one next at any moment.
 		for _, u := range c.Update {
-			n, err := t.change(`UPDATE signing_keys SET state = $1, private_key = $2, activated_at = $3, deactivated_at = $4, retires_at = $5,
-				revoked_at = $6, reason = $7, mac = $8 WHERE kid = $9 AND mac = $10 AND signs_until = $11`, u.To.State, u.To.PrivateKey,
-				u.To.ActivatedAt, u.To.DeactivatedAt, u.To.RetiresAt, u.To.RevokedAt, u.To.Reason, u.To.MAC, u.From.KID, u.From.MAC, u.From.SignsUntil)
-			if err != nil {
+			if err := t.changeAsRead(`UPDATE signing_keys SET state = $1, private_key = $2, safe_from = $3, activated_at = $4, deactivated_at = $5,
+				retires_at = $6, retired_at = $7, revoked_at = $8, reason = $9, mac = $10 WHERE kid = $11 AND mac = $12 AND signs_until = $13`,
+				u.To.State, u.To.PrivateKey, u.To.SafeFrom, u.To.ActivatedAt, u.To.DeactivatedAt, u.To.RetiresAt, u.To.RetiredAt, u.To.RevokedAt,
+				u.To.Reason, u.To.MAC, u.From.KID, u.From.MAC, u.From.SignsUntil); err != nil {
 				return err
-			}
-			if n == 0 {
-				return ErrConflict
 			}
 		}
 		for _, k := range c.Insert {
-			if _, err := t.change(`INSERT INTO signing_keys (`+keyColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
-				k.KID, k.State, k.Alg, k.Bits, k.PublicKey, k.PrivateKey, k.PublishedAt, k.ActivatedAt, k.DeactivatedAt, k.RetiresAt, k.RevokedAt,
-				k.SignsUntil, k.Reason, k.MAC); err != nil {
+			if _, err := t.change(`INSERT INTO signing_keys (`+keyColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
+				k.KID, k.State, k.Alg, k.Bits, k.PublicKey, k.PrivateKey, k.PublishedAt, k.SafeFrom, k.ActivatedAt, k.DeactivatedAt, k.RetiresAt,
+				k.RetiredAt, k.RevokedAt, k.SignsUntil, k.Reason, k.MAC); err != nil {
 				return err
 			}
 		}
 		return t.audit(by, now, c.Event)
 	})
+	if err == nil {
+		d.announceKeys(ctx)
+	}
+	return err
+}
+
+// moveKeySet takes the set from the version of the change to its next. Its row stays locked until the transaction ends, so that changes
+// of the keys follow one upon another.
+func (t *tx) moveKeySet(c KeyChange) error {
+	return t.changeAsRead(`INSERT INTO key_set (id, version, mac) VALUES (1, $1, $2) ON CONFLICT (id) DO UPDATE SET version = $1, mac = $2
+		WHERE key_set.version = $3`, c.NextVersion, c.SetMAC, c.Version)
 }
 
 // ReserveSigning moves on the moment after which no token of the current key is alive, never back, and returns it. ErrNotFound if the
@@ -86,25 +141,4 @@ func (d *DB) ReserveSigning(ctx context.Context, kid string, until time.Time) (t
 	err := d.changeReturning(ctx, "reserve signing", &reserved, `UPDATE signing_keys SET signs_until = CASE WHEN signs_until < $1 THEN $1 ELSE signs_until END
 		WHERE kid = $2 AND state = 'current' RETURNING signs_until`, At(until), kid)
 	return reserved.Time, err
-}
-
-// SecretKey is a sealed symmetric key: of refresh tokens, of client secrets, of the audit trail.
-type SecretKey struct {
-	Purpose     string `db:"purpose"`
-	Number      int64  `db:"number"`
-	Sealed      string `db:"sealed"`
-	ActivatedAt Time   `db:"activated_at"`
-}
-
-// SecretKeys lists all symmetric keys.
-func (d *DB) SecretKeys(ctx context.Context) ([]SecretKey, error) {
-	keys := []SecretKey{}
-	return keys, d.all(ctx, "secret keys", &keys, `SELECT purpose, number, sealed, activated_at FROM secret_keys ORDER BY purpose, number`)
-}
-
-// AddSecretKey inserts a symmetric key unless one of its purpose and number is there already.
-func (d *DB) AddSecretKey(ctx context.Context, k SecretKey) error {
-	_, err := d.change(ctx, "add secret key", `INSERT INTO secret_keys (purpose, number, sealed, activated_at) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (purpose, number) DO NOTHING`, k.Purpose, k.Number, k.Sealed, k.ActivatedAt)
-	return err
 }

@@ -1,6 +1,9 @@
 package storage
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Meta reads a named value: the stamp of a development database, the canary of the master key. ErrNotFound if it was never set.
 func (d *DB) Meta(ctx context.Context, name string) (string, error) {
@@ -14,4 +17,14 @@ func (d *DB) SetMetaOnce(ctx context.Context, name, value string) (string, error
 		return "", err
 	}
 	return d.Meta(ctx, name)
+}
+
+// ReplaceMeta replaces a named value, with an audit record. ErrConflict if it is not the one that was read.
+func (d *DB) ReplaceMeta(ctx context.Context, by Actor, e Event, name, from, to string, now time.Time) error {
+	return d.inTx(ctx, e.Type, func(t *tx) error {
+		if err := t.changeAsRead(`UPDATE meta SET value = $1 WHERE name = $2 AND value = $3`, to, name, from); err != nil {
+			return err
+		}
+		return t.audit(by, now, e)
+	})
 }

@@ -55,7 +55,7 @@ func openPostgres(raw string, allowInsecure bool) (*DB, error) {
 	pool.SetMaxOpenConns(8)
 	pool.SetMaxIdleConns(8)
 	pool.SetConnMaxIdleTime(5 * time.Minute)
-	return &DB{kind: Postgres, read: pool, write: pool, deadline: 1500 * time.Millisecond}, nil
+	return &DB{kind: Postgres, read: pool, write: pool, deadline: 1500 * time.Millisecond, dsn: dsn}, nil
 }
 
 func postgresDSN(raw string, allowInsecure bool) (string, error) {
@@ -158,6 +158,43 @@ func (d *DB) Clock(ctx context.Context) (time.Time, error) {
 	var at Time
 	err := d.get(ctx, "clock", &at, `SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)`)
 	return at.Time, err
+}
+
+// keysChannel is the channel of NOTIFY on which a replica tells the others that the keys have changed.
+const keysChannel = "keyturn_keys"
+
+// announceKeys wakes the pollers of other replicas, outside the transaction of the change, where it would hold up every commit. Nobody
+// relies on it: they poll anyway.
+func (d *DB) announceKeys(ctx context.Context) {
+	if d.kind == Postgres {
+		d.change(ctx, "announce keys", `SELECT pg_notify($1, '')`, keysChannel)
+	}
+}
+
+// KeyChanges sends a value soon after another replica has changed the keys, until the context ends. What is missed while the connection
+// is away is not sent again. On SQLite, and where LISTEN does not work (some connection poolers), nothing is ever sent.
+func (d *DB) KeyChanges(ctx context.Context) <-chan struct{} {
+	if d.kind != Postgres {
+		return nil
+	}
+	changes := make(chan struct{}, 1)
+	listener := pq.NewListener(d.dsn, time.Second, time.Minute, nil)
+	context.AfterFunc(ctx, func() { listener.Close() })
+	go func() {
+		listener.Listen(keysChannel) // waits for the first connection, or for Close
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-listener.Notify:
+			}
+			select {
+			case changes <- struct{}{}:
+			default: // one is waiting already
+			}
+		}
+	}()
+	return changes
 }
 
 // tuneGrants leaves room on each page of grants, so that a refresh rewrites its row in place (HOT update).

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -11,51 +12,211 @@ import (
 )
 
 func (a *app) keysCommand() *cobra.Command {
-	return noun("keys", "Signing keys", a.keysList(), a.keysRotate())
+	return noun("keys", "Signing keys", a.keysList(), a.keysStatus(), a.keysTimeline(), a.keysRotate(), a.keysRevoke(), a.keysRewrap())
+}
+
+// keysVerb is a verb that knows the schedule of the keys.
+func (a *app) keysVerb(use, short string, args cobra.PositionalArgs, act func(context.Context, *server.Admin, []string) error) *cobra.Command {
+	c := a.verb(use, short, args, false, act)
+	addSettings(c.Flags(), scopeKeys)
+	return c
+}
+
+// keyRow is a key as keys list prints it.
+type keyRow struct {
+	server.SigningKey
+	LiveTokens *int64 `json:"live_tokens"` // null: not known
 }
 
 func (a *app) keysList() *cobra.Command {
-	return a.verb("list", "List signing keys, newest first", cobra.NoArgs, false, func(_ context.Context, admin *server.Admin, _ []string) error {
-		list := admin.SigningKeys()
-		return a.print(list, func() {
-			var rows [][]string
-			for _, k := range list {
-				rows = append(rows, []string{k.KID, string(k.State), k.Alg, strconv.Itoa(k.Bits), moment(&k.PublishedAt), moment(k.ActivatedAt),
-					moment(k.RetiresAt), moment(k.RevokedAt), orDash(k.Reason)})
+	return a.keysVerb("list", "List signing keys, newest first", cobra.NoArgs, func(ctx context.Context, admin *server.Admin, _ []string) error {
+		if err := admin.KeysIntact(); err != nil {
+			a.say("keyturn: %v: `keyturn keys status` tells what to do", err)
+		}
+		list := []keyRow{}
+		tokens, err := admin.LiveTokens(ctx)
+		if err != nil {
+			a.say("keyturn: live tokens could not be counted: %v", err)
+		}
+		for _, k := range admin.SigningKeys() {
+			row := keyRow{SigningKey: k}
+			if n := tokens[k.KID]; err == nil {
+				row.LiveTokens = &n
 			}
-			a.table([]string{"KID", "STATE", "ALG", "BITS", "PUBLISHED", "SIGNS SINCE", "RETIRES", "REVOKED", "REASON"}, rows)
-		})
+			list = append(list, row)
+		}
+		return a.print(list, func() { a.keyTable(list, admin.KeyLives()) })
 	})
+}
+
+// keyTable prints keys for people: what each is by shape and word, and how long it counts.
+func (a *app) keyTable(list []keyRow, lives []server.KeyLife) {
+	byKID := map[string]server.KeyLife{}
+	for _, l := range lives {
+		byKID[l.KID] = l
+	}
+	var rows [][]string
+	for _, k := range list {
+		l := byKID[k.KID]
+		private, tokens := "sealed", "?"
+		if k.PrivateKey == "" {
+			private = "destroyed"
+		}
+		if k.LiveTokens != nil {
+			tokens = strconv.FormatInt(*k.LiveTokens, 10)
+		}
+		rows = append(rows, []string{keyShape(string(k.State)), k.KID, point(l.Signs), point(&l.Leaves), tokens, private, fmt.Sprint(k.Alg, " ", k.Bits), orDash(k.Reason)})
+	}
+	a.table([]string{"STATE", "KID", "SIGNS SINCE", "VERIFIES UNTIL", "LIVE TOKENS", "PRIVATE HALF", "ALG", "REASON"}, rows)
+	if len(rows) > 0 {
+		a.say("~ is planned")
+	}
+}
+
+// keyShape is the state of a key as a shape, which needs no colour, and a word.
+func keyShape(state string) string {
+	return map[string]string{"next": "○", "current": "●", "previous": "◐", "retired": "·", "revoked": "✕"}[state] + " " + state
+}
+
+// point is a moment of a life for people.
+func point(m *server.KeyMoment) string {
+	if m == nil || m.At.IsZero() {
+		return "-"
+	}
+	t := server.Time{Time: m.At}
+	if m.Planned {
+		return "~" + moment(&t)
+	}
+	return moment(&t)
+}
+
+func (a *app) keysStatus() *cobra.Command {
+	var check bool
+	c := a.keysVerb("status", "Tell the health of the signing keys in a sentence, and each problem with advice", cobra.NoArgs, func(ctx context.Context, admin *server.Admin, _ []string) error {
+		s, err := admin.KeyStatus(ctx)
+		if err != nil {
+			return err
+		}
+		if err := a.print(s, func() { a.keyStatusText(s) }); err != nil || !check {
+			return err
+		}
+		return checkStatus(s.Level.Rank())
+	})
+	c.Flags().BoolVar(&check, "check", false, "exit with 0 for ok, 1 for a warning, 2 for anything critical, as cron and Nagios want it")
+	run := c.RunE
+	c.RunE = func(c *cobra.Command, args []string) error {
+		err := run(c, args)
+		var told checkStatus
+		var config *server.ConfigError
+		if !check || err == nil || errors.As(err, &told) || errors.As(err, &config) {
+			return err
+		}
+		fmt.Fprintf(a.stdout, "Critical: the keys cannot be judged: %v\n", err)
+		return checkStatus(2)
+	}
+	return c
+}
+
+// checkStatus is an exit code whose reason has been told.
+type checkStatus int
+
+func (checkStatus) Error() string { return "the check found problems" }
+
+func (a *app) keyStatusText(s server.KeyStatus) {
+	fmt.Fprintln(a.stdout, s.Sentence)
+	if e := s.NextEvent; e != nil {
+		fmt.Fprintf(a.stdout, "Next: at %s key %s %s.\n", moment(&server.Time{Time: e.At}), e.KID, e.What)
+	}
+	for _, p := range s.Problems {
+		fmt.Fprintf(a.stdout, "%s: %s\n  advice: %s\n", p.Level, p.Problem, p.Advice)
+	}
 }
 
 func (a *app) keysRotate() *cobra.Command {
 	var dryRun, force bool
-	c := a.verb("rotate", "Make the next key the current one; ends no session", cobra.NoArgs, false, func(ctx context.Context, admin *server.Admin, _ []string) error {
-		if a.reason == "" && !dryRun {
-			return usageError{errors.New("--reason is missing: the audit trail keeps it")}
-		}
-		act := admin.RotateKeys
+	c := a.keysVerb("rotate", "Make the next key the current one; ends no session", cobra.NoArgs, func(ctx context.Context, admin *server.Admin, _ []string) error {
 		if dryRun {
-			act = admin.PlanRotation
+			return a.planRotation(ctx, admin, force)
 		}
-		r, err := act(ctx, force)
-		if server.ErrRefused(err) {
-			a.say("keyturn: --force rotates all the same: verifiers that have cached the JWKS then refuse new tokens until they fetch it again")
-		}
-		if err != nil {
+		if err := a.needReason(); err != nil {
 			return err
 		}
+		if _, err := admin.PlanRotation(ctx, false); force && server.ErrRefused(err) {
+			a.say("keyturn: forced: %v", err)
+		}
+		r, err := admin.RotateKeys(ctx, force)
+		if err != nil {
+			return a.explainForce(err)
+		}
 		return a.print(r, func() {
-			a.pairs([2]string{"previous", orDash(r.Previous)}, [2]string{"current", r.Current}, [2]string{"next", orDash(r.Next)})
-			if dryRun {
-				a.say("Nothing was changed.")
-				return
-			}
+			a.rotationText(r)
 			a.say("Rotated. No session ends: tokens of the previous key stay valid, and its public half stays in the JWKS until the last has expired.")
 		})
 	})
-	addSettings(c.Flags(), scopeKeys)
-	c.Flags().BoolVar(&dryRun, "dry-run", false, "tell what would be done, change nothing")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "tell what would be done and the timeline to come, change nothing")
 	c.Flags().BoolVar(&force, "force", false, "rotate even if verifiers may not have seen the next key yet")
+	return c
+}
+
+func (a *app) needReason() error {
+	if a.reason == "" {
+		return usageError{errors.New("--reason is missing: the audit trail keeps it")}
+	}
+	return nil
+}
+
+func (a *app) rotationText(r server.Rotation) {
+	a.pairs([2]string{"previous", orDash(r.Previous)}, [2]string{"current", r.Current}, [2]string{"next", orDash(r.Next)})
+}
+
+// explainForce says what force would risk, where it would help.
+func (a *app) explainForce(err error) error {
+	if server.ErrRefused(err) {
+		a.say("keyturn: --force rotates all the same: verifiers that have cached the JWKS then refuse new tokens until they fetch it again")
+	}
+	return err
+}
+
+// planRotation prints what a rotation would do.
+func (a *app) planRotation(ctx context.Context, admin *server.Admin, force bool) error {
+	plan, err := admin.PlanRotation(ctx, force)
+	if err != nil {
+		return a.explainForce(err)
+	}
+	tokens, err := admin.LiveTokens(ctx)
+	if err != nil {
+		return err
+	}
+	return a.print(plan, func() {
+		a.rotationText(plan.Rotation)
+		fmt.Fprintln(a.stdout)
+		a.timelineText(plan.Lives, tokens, admin.Now())
+		a.say("Nothing was changed. A rotation ends no session: live tokens verify until they expire, whichever key signed them.")
+	})
+}
+
+func (a *app) keysRewrap() *cobra.Command {
+	var file string
+	c := a.keysVerb("rewrap", "Seal everything under a new master key; ends no session, and can be interrupted", cobra.NoArgs, func(ctx context.Context, admin *server.Admin, _ []string) error {
+		if file == "" {
+			return usageError{errors.New("--new-master-key-file is missing: `openssl rand -base64 32` makes a key")}
+		}
+		if err := a.needReason(); err != nil {
+			return err
+		}
+		done, plan, err := admin.Rewrap(ctx, file)
+		if plan.Appended {
+			a.say("keyturn: added the new master key to %s: servers that read it open what is sealed under either", plan.MasterKeyFile)
+		}
+		if err != nil {
+			return fmt.Errorf("%w (run it again to go on)", err)
+		}
+		return a.print(done, func() {
+			a.pairs([2]string{"master key", done.MasterKey}, [2]string{"signing keys sealed", strconv.Itoa(done.SigningKeys)},
+				[2]string{"symmetric keys sealed", strconv.Itoa(done.SecretKeys)}, [2]string{"left under another", strconv.Itoa(done.Left)})
+			a.say("Everything is sealed under the new master key. Now, on every host: cp %s %s. Keep the old key as long as backups from before are kept.", file, plan.MasterKeyFile)
+		})
+	})
+	c.Flags().StringVar(&file, "new-master-key-file", "", "file that holds the new master key; every host's master key file needs it as a further line first")
 	return c
 }

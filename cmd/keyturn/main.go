@@ -62,6 +62,10 @@ type usageError struct{ error }
 
 func (a *app) explain(err error) {
 	var config *server.ConfigError
+	var told checkStatus
+	if errors.As(err, &told) {
+		return
+	}
 	if errors.As(err, &config) {
 		for _, problem := range config.Problems {
 			fmt.Fprintf(a.stderr, "keyturn: %v\n", problem)
@@ -77,14 +81,18 @@ func (a *app) explain(err error) {
 func (a *app) exitCode(err error) int {
 	var config *server.ConfigError
 	var usage usageError
+	var refused refusedError
+	var check checkStatus
 	switch {
+	case errors.As(err, &check):
+		return int(check)
 	case errors.As(err, &config):
 		return exitConfig
 	case !a.began, errors.As(err, &usage), errors.Is(err, server.ErrInvalid):
 		return exitUsage
 	case errors.Is(err, server.ErrNotFound):
 		return exitNotFound
-	case server.ErrRefused(err):
+	case server.ErrRefused(err), errors.As(err, &refused):
 		return exitRefused
 	case errors.Is(err, server.ErrConflict):
 		return exitConflict

@@ -39,7 +39,7 @@ func Generator() func(bits int) (*rsa.PrivateKey, error) {
 }
 
 // Config is the default schedule.
-var Config = keys.Config{RotationInterval: 90 * 24 * time.Hour, PublishLead: 24 * time.Hour, JWKSMaxAge: 5 * time.Minute, Bits: 2048}
+var Config = keys.Config{RotationInterval: 90 * 24 * time.Hour, PublishLead: 24 * time.Hour, JWKSMaxAge: 5 * time.Minute, Bits: 2048, TokenTTL: time.Hour}
 
 // Quiet is a log that nobody reads.
 var Quiet = slog.New(slog.NewTextHandler(io.Discard, nil))

@@ -7,6 +7,7 @@ package storagetest
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"net/url"
 	"os"
@@ -91,6 +92,39 @@ func MustOpen(t testing.TB, databaseURL string) *storage.DB {
 	t.Cleanup(func() { db.Close() })
 	db.UseAuditKey(AuditKey)
 	return db
+}
+
+// Raw opens the database as somebody would who goes around keyturn. It is closed when the test ends.
+func Raw(t testing.TB, databaseURL string) *sql.DB {
+	t.Helper()
+	driver, dsn := "postgres", databaseURL
+	if file := storage.SQLitePath(databaseURL); file != "" {
+		driver, dsn = "sqlite", "file:"+file+"?_busy_timeout=5000"
+	}
+	raw, err := sql.Open(driver, dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { raw.Close() })
+	return raw
+}
+
+// MustExec runs statements on a database that Raw has opened.
+func MustExec(t testing.TB, raw *sql.DB, statements ...string) {
+	t.Helper()
+	for _, s := range statements {
+		if _, err := raw.Exec(s); err != nil {
+			t.Fatalf("%s: %v", s, err)
+		}
+	}
+}
+
+// Another names a further database of the kind of the one given, which holds nothing.
+func Another(t testing.TB, databaseURL string) string {
+	if storage.SQLitePath(databaseURL) != "" {
+		return SQLiteURL(t)
+	}
+	return PostgresURL(t)
 }
 
 var (

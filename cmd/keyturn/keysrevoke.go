@@ -1,0 +1,186 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/keyturn/keyturn/server"
+)
+
+// refusedError says that a safety guard of the command refused.
+type refusedError struct{ error }
+
+// revocationOrder is what keys revoke was asked for.
+type revocationOrder struct {
+	kid         string
+	yes, dryRun bool
+	storeLeaked bool
+	sinceText   string
+	since       time.Time
+	endGrants   string // "", since, all
+}
+
+// revocationReport is what keys revoke prints.
+type revocationReport struct {
+	server.Revocation
+	Use        []server.KeyUse `json:"use"`
+	EndedCount int64           `json:"ended_grants"`
+}
+
+func (a *app) keysRevoke() *cobra.Command {
+	var o revocationOrder
+	c := a.keysVerb("revoke KID", "Take a leaked key out of use at once, everywhere", cobra.ExactArgs(1), func(ctx context.Context, admin *server.Admin, args []string) error {
+		o.kid = args[0]
+		if err := a.checkRevocation(&o); err != nil {
+			return err
+		}
+		return a.revokeKey(ctx, admin, o)
+	})
+	f := c.Flags()
+	f.BoolVar(&o.yes, "yes", false, "do not ask: act first, then report")
+	f.BoolVar(&o.dryRun, "dry-run", false, "only tell what the key has signed, change nothing")
+	f.BoolVar(&o.storeLeaked, "store-leaked", false, "database and master key leaked: throw every private half away and make fresh keys")
+	f.StringVar(&o.sinceText, "since", "", "when the key may have leaked: count only grants used since a time (2026-01-31T12:00:00Z) or for a span (24h)")
+	f.StringVar(&o.endGrants, "end-grants", "", "end sessions as well: since (those used since --since) or all (all that had a token of the key)")
+	return c
+}
+
+func (a *app) checkRevocation(o *revocationOrder) (err error) {
+	if o.since, err = parseSince(o.sinceText, time.Now()); err != nil {
+		return err
+	}
+	switch o.endGrants {
+	case "", "all":
+	case "since":
+		if o.sinceText == "" {
+			return usageError{errors.New("--end-grants since needs --since")}
+		}
+	default:
+		return usageError{fmt.Errorf("--end-grants: %q is neither since nor all", o.endGrants)}
+	}
+	if o.dryRun {
+		return nil
+	}
+	return a.needReason()
+}
+
+// revokeKey previews and asks, or with --yes acts at once and reports what was concerned afterwards.
+func (a *app) revokeKey(ctx context.Context, admin *server.Admin, o revocationOrder) error {
+	if !o.yes {
+		use, err := admin.KeyUse(ctx, o.kid, o.since)
+		if err != nil {
+			return err
+		}
+		if o.dryRun {
+			return a.print(use, func() { a.useTable(use); a.say("Nothing was changed.") })
+		}
+		if err := a.confirmRevocation(o, use); err != nil {
+			return err
+		}
+	}
+	report := revocationReport{}
+	var err error
+	if report.Revocation, err = admin.RevokeKey(ctx, o.kid, o.storeLeaked); err != nil {
+		return err
+	}
+	if !a.json {
+		a.revocationText(report.Revocation) // before what may take a while
+	}
+	if report.Use, err = admin.KeyUse(ctx, o.kid, o.since); err != nil {
+		a.say("keyturn: the key is revoked, but what it signed could not be counted: %v", err)
+	}
+	if o.endGrants != "" {
+		if report.EndedCount, err = a.endKeyGrants(ctx, admin, o, report.Revoked); err != nil {
+			return err
+		}
+	}
+	return a.print(report, func() {
+		if o.yes {
+			a.useTable(report.Use)
+		}
+		if o.endGrants != "" {
+			a.say("Ended %d grants: their refresh tokens are dead.", report.EndedCount)
+			return
+		}
+		a.say("No session has ended: the next refresh of each gets a token of another key. To end those of this key: the same command with --end-grants all.")
+	})
+}
+
+// endKeyGrants ends the grants of all keys that were revoked together.
+func (a *app) endKeyGrants(ctx context.Context, admin *server.Admin, o revocationOrder, kids []string) (ended int64, err error) {
+	since := o.since
+	if o.endGrants == "all" {
+		since = time.Time{}
+	}
+	for _, kid := range kids {
+		n, err := admin.EndKeyGrants(ctx, kid, since)
+		ended += n
+		if err != nil {
+			return ended, fmt.Errorf("the key is revoked, but of its grants only %d were ended: run the same command again: %w", ended, err)
+		}
+	}
+	return ended, nil
+}
+
+// confirmRevocation shows what is concerned and asks on a terminal. Where there is none it refuses.
+func (a *app) confirmRevocation(o revocationOrder, use []server.KeyUse) error {
+	f, ok := a.stdin.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return refusedError{errors.New("keys revoke: there is no terminal to ask on: --yes revokes without asking, --dry-run only tells what the key has signed")}
+	}
+	a.useTable(use)
+	fmt.Fprintf(a.stderr, "Revoke key %s: every token of it is refused from now on, its holders must refresh. Type yes: ", o.kid)
+	line, err := bufio.NewReader(f).ReadString('\n')
+	if err != nil || strings.TrimSpace(line) != "yes" {
+		return refusedError{errors.New("keys revoke: not confirmed, nothing was changed")}
+	}
+	return nil
+}
+
+// useTable prints what a key has signed.
+func (a *app) useTable(use []server.KeyUse) {
+	if len(use) == 0 {
+		fmt.Fprintln(a.stdout, "No live grant can have a token of the key.")
+		return
+	}
+	var rows [][]string
+	var grants, tokens int64
+	for _, u := range use {
+		rows = append(rows, []string{u.ClientID, u.Audience, strconv.FormatInt(u.Grants, 10), strconv.FormatInt(u.Users, 10), strconv.FormatInt(u.Tokens, 10)})
+		grants, tokens = grants+u.Grants, tokens+u.Tokens
+	}
+	rows = append(rows, []string{"all", "", strconv.FormatInt(grants, 10), "", strconv.FormatInt(tokens, 10)})
+	a.table([]string{"CLIENT", "AUDIENCE", "GRANTS", "USERS", "LIVE TOKENS"}, rows)
+}
+
+// revocationText tells what was done, for how long forged tokens may still be accepted somewhere, and what to do about it.
+func (a *app) revocationText(r server.Revocation) {
+	at := func(t time.Time) string { return moment(&server.Time{Time: t}) }
+	pairs := [][2]string{{"revoked", strings.Join(r.Revoked, " ")}, {"revoked at", at(r.RevokedAt)}, {"current", r.Current}, {"next", r.Next},
+		{"exposed until", at(r.ExposedUntil)}}
+	if r.SecondRotation != nil {
+		pairs = append(pairs, [2]string{"second rotation", at(*r.SecondRotation)})
+	}
+	a.pairs(pairs...)
+	if r.Already {
+		a.say("The key was revoked before: nothing was changed.")
+	} else {
+		a.say("Revoked. The key leaves the JWKS of every replica within a second or two, and introspection refuses its tokens.")
+	}
+	a.say("Exposure: verifiers that keep the JWKS for as long as they are told may accept forged tokens until %s; those that introspect do not any more.", at(r.ExposedUntil))
+	if r.SecondRotation != nil {
+		a.say("At %s servers turn to key %s, which no verifier has cached: those that fetch the JWKS only at an unknown kid (coreos/go-oidc) drop the leaked key then.", at(*r.SecondRotation), r.Next)
+	} else {
+		a.say("Key %s signs now, which no verifier has cached: those that fetch the JWKS only at an unknown kid (coreos/go-oidc) drop the leaked key when they meet it.", r.Current)
+	}
+	a.say("Verifiers that keep keys longer (for 24 h, or while they run): restart them now. A replica that is cut off from the database still serves the leaked key: stop it.")
+}

@@ -1,0 +1,110 @@
+package keys
+
+import (
+	"slices"
+	"time"
+
+	"github.com/keyturn/keyturn/storage"
+)
+
+// Moment is one point in the life of a key.
+type Moment struct {
+	At      time.Time `json:"at"`
+	Planned bool      `json:"planned"` // it has not come yet
+}
+
+// Life is what has become of a key and, as long as nobody acts and the configuration stays, what will become of it.
+type Life struct {
+	KID       string           `json:"kid"` // "" for a key that is still to be made
+	State     storage.KeyState `json:"state"`
+	Published Moment           `json:"published"`
+	Signs     *Moment          `json:"signs"`  // since when it signs; nil: never
+	Stops     *Moment          `json:"stops"`  // when it stops signing and its private half is destroyed
+	Leaves    Moment           `json:"leaves"` // when it leaves the JWKS: then no token of it is alive, or none is accepted
+}
+
+// Lives tells the lives of all keys, oldest first, and of the one that will be made at the next rotation. It is a pure function. What is
+// overdue is planned for now.
+func Lives(rows []storage.SigningKey, c Config, now time.Time) []Life {
+	p := plan{c: c, now: now, rotation: plannedRotation(rows, c, now)}
+	lives := make([]Life, 0, len(rows)+1)
+	for _, row := range slices.Backward(rows) {
+		lives = append(lives, p.life(row))
+	}
+	if find(rows, storage.KeyNext) != nil {
+		lives = append(lives, p.signing(Life{State: storage.KeyNext, Published: Moment{p.rotation, true}}, p.rotation.Add(c.RotationInterval)))
+	}
+	slices.SortStableFunc(lives, func(a, b Life) int { return a.Published.At.Compare(b.Published.At) })
+	return lives
+}
+
+// plan is what lives are told by.
+type plan struct {
+	c        Config
+	now      time.Time
+	rotation time.Time // the next one
+}
+
+// plannedRotation is when the next rotation will be, at least now, also while its key is still to be made.
+func plannedRotation(rows []storage.SigningKey, c Config, now time.Time) time.Time {
+	at := rotatesAt(rows, c)
+	if at.IsZero() {
+		at = now
+		if current := find(rows, storage.KeyCurrent); current != nil {
+			at = later(current.ActivatedAt.Add(c.RotationInterval), now.Add(c.PublishLead))
+		}
+	}
+	return later(at, now).UTC()
+}
+
+func (p plan) life(row storage.SigningKey) Life {
+	l := Life{KID: row.KID, State: row.State, Published: past(row.PublishedAt), Signs: pastOf(row.ActivatedAt), Stops: pastOf(row.DeactivatedAt)}
+	switch row.State {
+	case storage.KeyNext:
+		return p.signing(l, p.rotation)
+	case storage.KeyCurrent:
+		l.Stops, l.Leaves = &Moment{p.rotation, true}, p.leaves(later(p.rotation.Add(p.c.TokenTTL), row.SignsUntil.Time))
+	case storage.KeyPrevious:
+		l.Leaves = Moment{later(row.RetiresAt.Time, p.now).UTC(), true}
+	case storage.KeyRetired:
+		l.Leaves = past(*retiredAt(row))
+	case storage.KeyRevoked:
+		l.Leaves = past(*row.RevokedAt)
+		if at := retiredAt(row); at != nil && at.Before(row.RevokedAt.Time) {
+			l.Leaves = past(*at)
+		}
+	}
+	return l
+}
+
+// signing is the life of a key that will sign from the moment given.
+func (p plan) signing(l Life, from time.Time) Life {
+	stops := from.Add(p.c.RotationInterval)
+	l.Signs, l.Stops = &Moment{from, true}, &Moment{stops, true}
+	l.Leaves = p.leaves(stops.Add(p.c.TokenTTL))
+	return l
+}
+
+// leaves is when a key leaves the JWKS whose last token expires at the moment given.
+func (p plan) leaves(last time.Time) Moment {
+	return Moment{last.Add(Skew + p.c.JWKSMaxAge).UTC(), true}
+}
+
+// retiredAt is when a key left the JWKS by schedule, or is to leave it; nil if that was never planned. Rows of the first schema know
+// only the plan.
+func retiredAt(row storage.SigningKey) *storage.Time {
+	if row.RetiredAt != nil {
+		return row.RetiredAt
+	}
+	return row.RetiresAt
+}
+
+func past(t storage.Time) Moment { return Moment{At: t.UTC()} }
+
+func pastOf(t *storage.Time) *Moment {
+	if t == nil {
+		return nil
+	}
+	m := past(*t)
+	return &m
+}

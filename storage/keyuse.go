@@ -1,0 +1,93 @@
+package storage
+
+import (
+	"context"
+	"time"
+)
+
+// Concern names the grants that can have had a token of one key: those that were alive while it signed, and used since a moment.
+type Concern struct {
+	KID           string
+	Since         time.Time  // used at or after; the zero value takes all
+	DeactivatedAt *time.Time // when the key stopped signing; nil: it signs
+}
+
+// KeyUse is what one client got for one audience by a key.
+type KeyUse struct {
+	ClientID string `db:"client_id" json:"client_id"`
+	Audience string `db:"audience" json:"audience"` // that of the grant, space-separated
+	Grants   int64  `db:"grants" json:"grants"`     // live, that can have had a token of the key
+	Users    int64  `db:"users" json:"users"`       // of those grants
+	Tokens   int64  `db:"tokens" json:"tokens"`     // newest access tokens of those grants that the key signed and that have not expired
+}
+
+// concerned is the condition of a Concern: $1 is now, $2 since, $3 the kid, $4 when it stopped signing, or -1.
+const concerned = `g.revoked_at IS NULL AND g.expires_at > $1 AND g.rotated_at >= $2 AND (g.kid = $3 OR (CAST($4 AS BIGINT) >= 0 AND g.created_at <= CAST($4 AS BIGINT)))`
+
+func (c Concern) args(now time.Time) []any {
+	since, until := int64(0), int64(-1)
+	if !c.Since.IsZero() {
+		since = c.Since.UnixMilli()
+	}
+	if c.DeactivatedAt != nil {
+		until = c.DeactivatedAt.UnixMilli()
+	}
+	return []any{At(now), since, c.KID, until}
+}
+
+// liveGrants joins a grant with its user and client as long as they let it live.
+const liveGrants = ` FROM grants g JOIN users u ON u.id = g.user_id AND u.epoch = g.user_epoch AND u.disabled_at IS NULL
+	JOIN clients c ON c.id = g.client_id AND c.epoch = g.client_epoch AND c.disabled_at IS NULL `
+
+// tokenAlive tells of the newest access token of a grant whether it has not expired: $1 is now, $5 the TTL of clients that have none.
+const tokenAlive = `g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $5 END > $1`
+
+// KeyUse counts the live grants that can have had a token of the key, by client and audience, most first. It reads the whole table.
+func (d *DB) KeyUse(ctx context.Context, c Concern, ttl time.Duration, now time.Time) ([]KeyUse, error) {
+	use := []KeyUse{}
+	err := d.report(ctx, "use of a key", &use, `SELECT g.client_id, g.audience, COUNT(*) AS grants, COUNT(DISTINCT g.user_id) AS users,
+		COALESCE(SUM(CASE WHEN g.kid = $3 AND `+tokenAlive+` THEN 1 ELSE 0 END), 0) AS tokens`+liveGrants+`WHERE `+concerned+`
+		GROUP BY g.client_id, g.audience ORDER BY grants DESC, g.client_id, g.audience`, append(c.args(now), Duration(ttl))...)
+	return use, err
+}
+
+// LiveTokens counts, by kid, the grants whose newest access token has not expired. It reads the whole table.
+func (d *DB) LiveTokens(ctx context.Context, ttl time.Duration, now time.Time) (map[string]int64, error) {
+	var rows []struct {
+		KID    string `db:"kid"`
+		Tokens int64  `db:"tokens"`
+	}
+	err := d.report(ctx, "live tokens", &rows, `SELECT g.kid, COUNT(*) AS tokens`+liveGrants+`WHERE g.revoked_at IS NULL AND g.expires_at > $1
+		AND g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $2 END > $1 GROUP BY g.kid`, At(now), Duration(ttl))
+	tokens := map[string]int64{}
+	for _, r := range rows {
+		tokens[r.KID] = r.Tokens
+	}
+	return tokens, err
+}
+
+// EndConcerned looks at limit grants after the id given, in the order of the primary key, and ends those of the concern, with one audit
+// record if there were any. It returns where to go on, 0 at the end of the table, and how many it ended.
+func (d *DB) EndConcerned(ctx context.Context, by Actor, c Concern, after GrantID, limit int, now time.Time) (next GrantID, n int64, err error) {
+	next, err = d.spanEnd(ctx, "end grants of a key", after, limit)
+	if err != nil || next == 0 {
+		return 0, 0, err
+	}
+	err = d.inTx(ctx, "end grants of a key", func(t *tx) error {
+		args := append(c.args(now), after, next)
+		if n, err = t.change(`UPDATE grants AS g SET revoked_at = $1, revoked_reason = 'key revoked' WHERE `+concerned+` AND g.id > $5 AND g.id <= $6`, args...); err != nil || n == 0 {
+			return err
+		}
+		return t.audit(by, now, Event{"grant.revoke-key", c.KID, map[string]any{"since": At(c.Since), "ended": n}})
+	})
+	return next, n, err
+}
+
+// HasGrantBefore tells whether a grant that may still be used was made before the moment given. It stops at the first, and reads the
+// whole table if there is none.
+func (d *DB) HasGrantBefore(ctx context.Context, made, now time.Time) (bool, error) {
+	var ids []GrantID
+	err := d.report(ctx, "old grants", &ids, `SELECT id FROM grants WHERE created_at < $1 AND expires_at > $2 AND idle_expires_at > $2 AND revoked_at IS NULL
+		AND family_hash <> '' ORDER BY id LIMIT 1`, At(made), At(now))
+	return len(ids) > 0, err
+}

@@ -1,0 +1,74 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// SecretKey is a sealed symmetric key: of refresh tokens, of client secrets, of the audit trail.
+type SecretKey struct {
+	Purpose     string `db:"purpose"`
+	Number      int64  `db:"number"`
+	Sealed      string `db:"sealed"`
+	ActivatedAt Time   `db:"activated_at"` // from when on it is the one in use
+}
+
+func (k SecretKey) name() string { return fmt.Sprintf("%s %d", k.Purpose, k.Number) }
+
+// SecretKeys lists all symmetric keys in the order of their activation.
+func (d *DB) SecretKeys(ctx context.Context) ([]SecretKey, error) {
+	keys := []SecretKey{}
+	return keys, d.all(ctx, "secret keys", &keys, `SELECT purpose, number, sealed, activated_at FROM secret_keys ORDER BY purpose, activated_at, number`)
+}
+
+const insertSecretKey = `INSERT INTO secret_keys (purpose, number, sealed, activated_at) VALUES ($1, $2, $3, $4) ON CONFLICT (purpose, number) DO NOTHING`
+
+// BeginSecretKeys inserts the first symmetric keys, unless there are some of their purposes and numbers. It is not audited: the key of
+// the audit trail is one of them.
+func (d *DB) BeginSecretKeys(ctx context.Context, keys []SecretKey) error {
+	return d.inTx(ctx, "begin secret keys", func(t *tx) error {
+		for _, k := range keys {
+			if _, err := t.change(insertSecretKey, k.Purpose, k.Number, k.Sealed, k.ActivatedAt); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// AddSecretKey inserts a further symmetric key, sealed by a replica that knows the set of signing keys of that version. ErrConflict if
+// the set has changed, with it perhaps the master key that seals, or if a key of that purpose and number is there already.
+func (d *DB) AddSecretKey(ctx context.Context, by Actor, k SecretKey, version int64, now time.Time) error {
+	e := Event{"secret.add", k.name(), map[string]any{"activated_at": k.ActivatedAt}}
+	return d.inTx(ctx, e.Type, func(t *tx) error {
+		if err := t.changeAsRead(`UPDATE key_set SET version = version WHERE id = 1 AND version = $1`, version); err != nil {
+			return err
+		}
+		if err := t.changeAsRead(insertSecretKey, k.Purpose, k.Number, k.Sealed, k.ActivatedAt); err != nil {
+			return err
+		}
+		return t.audit(by, now, e)
+	})
+}
+
+// DeleteSecretKey removes a symmetric key for good. ErrConflict if it is not there as it was read.
+func (d *DB) DeleteSecretKey(ctx context.Context, by Actor, k SecretKey, now time.Time) error {
+	return d.changeSecretKey(ctx, by, Event{"secret.retire", k.name(), nil}, now,
+		`DELETE FROM secret_keys WHERE purpose = $1 AND number = $2 AND sealed = $3`, k.Purpose, k.Number, k.Sealed)
+}
+
+// ResealSecretKey replaces the sealed text of a symmetric key. ErrConflict if it is not there as it was read.
+func (d *DB) ResealSecretKey(ctx context.Context, by Actor, k SecretKey, sealed string, now time.Time) error {
+	return d.changeSecretKey(ctx, by, Event{"secret.rewrap", k.name(), nil}, now,
+		`UPDATE secret_keys SET sealed = $1 WHERE purpose = $2 AND number = $3 AND sealed = $4`, sealed, k.Purpose, k.Number, k.Sealed)
+}
+
+func (d *DB) changeSecretKey(ctx context.Context, by Actor, e Event, now time.Time, query string, args ...any) error {
+	return d.inTx(ctx, e.Type, func(t *tx) error {
+		if err := t.changeAsRead(query, args...); err != nil {
+			return err
+		}
+		return t.audit(by, now, e)
+	})
+}
