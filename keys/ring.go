@@ -262,13 +262,16 @@ type JWKS struct {
 	MaxAge time.Duration // how long it may be kept
 }
 
-// JWKS serves the keys from memory, also while the database is away; then it may be kept for a minute only, since a key may have been
-// revoked meanwhile.
+// JWKS serves the keys from memory, also while the database is away. It may be kept the shorter the older the view is, since a key may
+// have been published meanwhile, and for a minute at most once the view is stale, since one may have been revoked.
 func (r *Ring) JWKS() JWKS {
 	v, now := r.view.Load(), r.options.Now()
 	age := MaxAge(v.rows, r.config, now)
-	if now.Sub(v.readAt) > StaleAfter {
+	switch old := now.Sub(v.readAt); {
+	case old > StaleAfter:
 		age = min(age, IncidentMaxAge)
+	case old > PollInterval:
+		age = max(age-old+PollInterval, 0).Truncate(time.Second)
 	}
 	return JWKS{v.jwks, v.etag, age}
 }

@@ -20,8 +20,11 @@ var (
 	pool []*rsa.PrivateKey
 )
 
+// Generate makes a key pair.
+type Generate = func(bits int) (*rsa.PrivateKey, error)
+
 // Generator hands out key pairs, each once, from a pool that all tests of a binary share.
-func Generator() func(bits int) (*rsa.PrivateKey, error) {
+func Generator() Generate {
 	used := 0
 	return func(bits int) (*rsa.PrivateKey, error) {
 		mu.Lock()
@@ -41,11 +44,17 @@ func Generator() func(bits int) (*rsa.PrivateKey, error) {
 // Config is the default schedule.
 var Config = keys.Config{RotationInterval: 90 * 24 * time.Hour, PublishLead: 24 * time.Hour, JWKSMaxAge: 5 * time.Minute, Bits: 2048, TokenTTL: time.Hour}
 
+// Fataler is a test, of the standard library or of rapid.
+type Fataler interface {
+	Helper()
+	Fatal(args ...any)
+}
+
 // Quiet is a log that nobody reads.
 var Quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
 // MustMaster is the master key of all bytes b.
-func MustMaster(t testing.TB, b byte) *keys.Master {
+func MustMaster(t Fataler, b byte) *keys.Master {
 	t.Helper()
 	key := make([]byte, keys.MasterSize)
 	for i := range key {
@@ -59,7 +68,7 @@ func MustMaster(t testing.TB, b byte) *keys.Master {
 }
 
 // MustRing opens a ring on the database, at the time that now tells, and lets it make its first keys.
-func MustRing(t testing.TB, db *storage.DB, now func() time.Time, generate func(int) (*rsa.PrivateKey, error)) *keys.Ring {
+func MustRing(t testing.TB, db *storage.DB, now func() time.Time, generate Generate) *keys.Ring {
 	t.Helper()
 	r, err := keys.Open(context.Background(), db, MustMaster(t, 1), Config, keys.Options{Now: now, Generate: generate, Log: Quiet})
 	if err != nil {
