@@ -42,6 +42,7 @@ type lifeModel struct {
 	promises []modelPromise
 	hasty    map[string]bool // keys that came to sign before their time: forced, or after a leak
 	revoked  map[string]bool
+	exposed  time.Time // until when a verifier may trust a revoked key, by what it was told before
 }
 
 type modelToken struct {
@@ -161,6 +162,7 @@ func (m *lifeModel) wait(r *rapid.T) {
 func (m *lifeModel) sign(r *rapid.T) {
 	i := m.drawReplica(r)
 	expires := m.clock.now().Add(rapid.SampledFrom([]time.Duration{time.Second, time.Minute, m.config.TokenTTL}).Draw(r, "ttl"))
+	before := etag(m.replicas[i])
 	signer, err := m.replicas[i].Signer(ctx, expires)
 	if m.stale(i) {
 		if !errors.Is(err, keys.ErrStale) {
@@ -170,6 +172,9 @@ func (m *lifeModel) sign(r *rapid.T) {
 	}
 	if err != nil {
 		r.Fatal(err)
+	}
+	if etag(m.replicas[i]) != before { // it has read the rows, since its key was not the current one any more
+		m.reads[i], m.informed[i] = m.clock.now(), true
 	}
 	text, err := signer.Sign([]byte(`{}`))
 	if err != nil {
@@ -195,16 +200,9 @@ func (m *lifeModel) fetch(r *rapid.T) {
 	served, now := m.replicas[i].JWKS(), m.clock.now()
 	m.caches = append(m.caches, modelCache{kidsOf(r, served.Body), now.Add(served.MaxAge)})
 	m.promises = append(m.promises, modelPromise{served.ETag, now, now.Add(served.MaxAge)})
-	if m.incident(r) && served.MaxAge > keys.IncidentMaxAge && m.informed[i] {
+	if now.Before(m.exposed) && served.MaxAge > keys.IncidentMaxAge && m.informed[i] {
 		r.Fatalf("max-age is %v while a revoked key may be trusted", served.MaxAge)
 	}
-}
-
-// incident tells whether a key was revoked just now.
-func (m *lifeModel) incident(r *rapid.T) bool {
-	return slices.ContainsFunc(m.rows(r), func(k storage.SigningKey) bool {
-		return k.RevokedAt != nil && m.clock.now().Sub(k.RevokedAt.Time) < m.config.JWKSMaxAge
-	})
 }
 
 func kidsOf(r *rapid.T, body []byte) map[string]bool {
@@ -269,6 +267,12 @@ func (m *lifeModel) revoke(r *rapid.T) {
 	m.tokens = slices.DeleteFunc(m.tokens, func(t modelToken) bool { return m.revoked[t.kid] })
 	m.hasty[done.Current] = true
 	m.changedBy(i)
+	if until := m.clock.now().Add(m.config.JWKSMaxAge); !done.Already && until.After(m.exposed) {
+		m.exposed = until
+	}
+	if done.ExposedUntil.Before(m.exposed.Truncate(time.Millisecond)) {
+		r.Fatalf("exposed until %v, it says %v", m.exposed, done.ExposedUntil)
+	}
 	if kids := kidsOf(r, m.replicas[i].JWKS().Body); kids[row.KID] || !kids[done.Current] || !kids[done.Next] {
 		r.Fatalf("after %+v the JWKS holds %v", done, kids)
 	}

@@ -122,13 +122,19 @@ func secondRotation(rows []storage.SigningKey) bool {
 }
 
 // incident tells whether a revoked key may still be trusted by verifiers that keep the JWKS for as long as they were told.
-func incident(rows []storage.SigningKey, c Config, now time.Time) bool {
-	revoked := lastRevocation(rows)
-	return secondRotation(rows) || !revoked.IsZero() && now.Before(exposedUntil(revoked, c))
+func incident(rows []storage.SigningKey, now time.Time) bool {
+	return secondRotation(rows) || now.Before(exposedUntil(rows))
 }
 
-// exposedUntil is the moment after which no verifier that obeys max-age trusts a key that was revoked at the moment given.
-func exposedUntil(revoked time.Time, c Config) time.Time { return revoked.Add(c.JWKSMaxAge + Skew) }
+// exposedUntil is the moment after which no verifier that obeys max-age trusts a revoked key; the zero time if none was revoked.
+func exposedUntil(rows []storage.SigningKey) (at time.Time) {
+	for _, k := range rows {
+		if k.ExposedUntil != nil {
+			at = later(at, k.ExposedUntil.Time)
+		}
+	}
+	return at
+}
 
 // MaxAge is how long the JWKS may be kept: at most jwks_max_age and half the lead, never past a planned change, and a minute at most
 // during an incident. Whole seconds.
@@ -142,7 +148,7 @@ func MaxAge(rows []storage.SigningKey, c Config, now time.Time) time.Duration {
 			age = min(age, k.RetiresAt.Sub(now))
 		}
 	}
-	if incident(rows, c, now) {
+	if incident(rows, now) {
 		age = min(age, IncidentMaxAge)
 	}
 	return max(age, 0).Truncate(time.Second)

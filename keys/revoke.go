@@ -18,7 +18,7 @@ type Revocation struct {
 	Current        string     `json:"current"`            // the kid that signs now
 	Next           string     `json:"next"`               // the kid that signs next
 	SecondRotation *time.Time `json:"second_rotation_at"` // to a key that no verifier has cached; nil: none is needed, the current key is such
-	ExposedUntil   time.Time  `json:"exposed_until"`      // until when verifiers that obey max-age may accept a forged token
+	ExposedUntil   time.Time  `json:"exposed_until"`      // until when verifiers that obey max-age may accept a token that was forged with any revoked key
 }
 
 // Revoke takes a leaked key out of the JWKS for good and lets another sign, in one transaction: the next key if the current one leaked.
@@ -38,7 +38,7 @@ func (r *Ring) Revoke(ctx context.Context, by storage.Actor, kid string, storeLe
 			return Revocation{}, fmt.Errorf("signing key %s: %w", kid, storage.ErrNotFound)
 		}
 		if v.rows[i].State == storage.KeyRevoked && v.altered == nil {
-			return r.outcome(v.rows, []string{kid}, v.rows[i].RevokedAt.Time, true), nil
+			return r.outcome(v.rows, []string{kid}, true), nil
 		}
 		done, err := r.revoke(ctx, by, v, v.rows[i], storeLeaked)
 		if !errors.Is(err, storage.ErrConflict) || try == 5 {
@@ -85,7 +85,7 @@ func (r *Ring) revoke(ctx context.Context, by storage.Actor, v *view, leaked sto
 		to, changed := row, true
 		switch {
 		case row.KID == leaked.KID, v.altered != nil, storeLeaked && row.State.Published():
-			to = revokedRow(row, by.Reason, now)
+			to = revokedRow(row, by.Reason, r.config, now)
 			if row.KID != leaked.KID {
 				revoked = append(revoked, row.KID)
 			}
@@ -101,26 +101,28 @@ func (r *Ring) revoke(ctx context.Context, by storage.Actor, v *view, leaked sto
 		}
 	}
 	change.Insert = append(change.Insert, fresh)
-	if rows := apply(v.rows, change); secondRotation(rows) {
-		change.Insert[len(change.Insert)-1].SafeFrom = storage.At(exposedUntil(now, r.config))
-	}
 	loseFirst(change.Update)
 	rows := apply(v.rows, change)
-	done := r.outcome(rows, revoked, now, false)
+	if secondRotation(rows) {
+		change.Insert[len(change.Insert)-1].SafeFrom = storage.At(exposedUntil(rows))
+		rows = apply(v.rows, change)
+	}
+	done := r.outcome(rows, revoked, false)
 	change.Event = event("key.revoke", leaked.KID, map[string]any{"revoked": revoked, "current": done.Current, "next": done.Next,
 		"store_leaked": storeLeaked, "exposed_until": storage.At(done.ExposedUntil)})
 	return done, r.change(ctx, by, v, change, now)
 }
 
 // revokedRow is the row of a key that has leaked.
-func revokedRow(k storage.SigningKey, reason string, now time.Time) storage.SigningKey {
-	if k.State == storage.KeyRevoked && k.RevokedAt != nil {
+func revokedRow(k storage.SigningKey, reason string, c Config, now time.Time) storage.SigningKey {
+	if k.State == storage.KeyRevoked && k.RevokedAt != nil && k.ExposedUntil != nil {
 		return k
 	}
 	if k.State == storage.KeyCurrent {
 		k.DeactivatedAt = storage.AtPtr(now)
 	}
 	k.State, k.PrivateKey, k.RevokedAt, k.Reason = storage.KeyRevoked, "", storage.AtPtr(now), reason
+	k.ExposedUntil = storage.AtPtr(now.Add(c.JWKSMaxAge + Skew))
 	return k
 }
 
@@ -137,10 +139,11 @@ func loseFirst(updates []storage.KeyUpdate) {
 	})
 }
 
-// outcome is what a revocation has led to.
-func (r *Ring) outcome(rows []storage.SigningKey, revoked []string, at time.Time, already bool) Revocation {
-	o := Revocation{Revoked: revoked, RevokedAt: at.Truncate(time.Millisecond).UTC(), Already: already, Current: kidOf(find(rows, storage.KeyCurrent)),
-		Next: kidOf(find(rows, storage.KeyNext)), ExposedUntil: exposedUntil(at, r.config).Truncate(time.Millisecond).UTC()}
+// outcome is what a revocation has led to. The key is one of the rows.
+func (r *Ring) outcome(rows []storage.SigningKey, revoked []string, already bool) Revocation {
+	i := slices.IndexFunc(rows, func(k storage.SigningKey) bool { return k.KID == revoked[0] })
+	o := Revocation{Revoked: revoked, RevokedAt: rows[i].RevokedAt.Time, Already: already, Current: kidOf(find(rows, storage.KeyCurrent)),
+		Next: kidOf(find(rows, storage.KeyNext)), ExposedUntil: exposedUntil(rows)}
 	if secondRotation(rows) {
 		second := rotatesAt(rows, r.config).UTC()
 		o.SecondRotation = &second

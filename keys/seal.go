@@ -118,7 +118,7 @@ func (k *masterKey) rowMAC(row storage.SigningKey) string {
 	fields := []any{row.KID, row.State, row.Alg, row.Bits, row.PublicKey, row.PrivateKey, row.PublishedAt.UnixMilli(), moment(row.ActivatedAt),
 		moment(row.DeactivatedAt), moment(row.RetiresAt), moment(row.RevokedAt), row.Reason}
 	if !ofFirstSchema(row) {
-		fields = append(fields, row.SafeFrom.UnixMilli(), moment(row.RetiredAt))
+		fields = append(fields, row.SafeFrom.UnixMilli(), moment(row.RetiredAt), moment(row.ExposedUntil))
 	}
 	return mac(k, k.row, fields)
 }

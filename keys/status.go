@@ -196,11 +196,10 @@ func (f facts) stepProblems(c Config, now time.Time, tell func(Level, string, st
 
 // incidentProblem tells of a leak that is not over.
 func (f facts) incidentProblem(c Config, now time.Time, tell func(Level, string, string, ...any)) {
-	if !incident(f.rows, c, now) {
+	if !incident(f.rows, now) {
 		return
 	}
-	revoked := lastRevocation(f.rows)
-	exposed := exposedUntil(revoked, c)
+	revoked, exposed := lastRevocation(f.rows), exposedUntil(f.rows)
 	if secondRotation(f.rows) {
 		tell(LevelWarning, "leave it to the servers; restart verifiers that keep a key set longer than they were told",
 			"a key was revoked at %s: verifiers that obey max-age may accept forgeries until %s, and the second rotation is at %s",

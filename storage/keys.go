@@ -36,7 +36,8 @@ type SigningKey struct {
 	RetiresAt     *Time    `db:"retires_at" json:"retires_at"` // when a previous key leaves the JWKS
 	RetiredAt     *Time    `db:"retired_at" json:"-"`
 	RevokedAt     *Time    `db:"revoked_at" json:"revoked_at"`
-	SignsUntil    Time     `db:"signs_until" json:"-"` // no token that it signed expires later; only ever moved on
+	ExposedUntil  *Time    `db:"exposed_until" json:"-"` // until when verifiers that obey max-age may trust a revoked key
+	SignsUntil    Time     `db:"signs_until" json:"-"`   // no token that it signed expires later; only ever moved on
 	Reason        string   `db:"reason" json:"reason"`
 	MAC           string   `db:"mac" json:"-"` // over all that decides its state
 }
@@ -49,7 +50,7 @@ type KeySet struct {
 }
 
 const keyColumns = `kid, state, alg, bits, public_key, private_key, published_at, safe_from, activated_at, deactivated_at, retires_at,
-	retired_at, revoked_at, signs_until, reason, mac`
+	retired_at, revoked_at, exposed_until, signs_until, reason, mac`
 
 // KeySet reads all keys in one statement, so that rows and version belong together.
 func (d *DB) KeySet(ctx context.Context) (KeySet, error) {
@@ -106,16 +107,16 @@ func (d *DB) ChangeKeys(ctx context.Context, by Actor, c KeyChange, now time.Tim
 		// Rows that lose a state go first: there is one current and one next at any moment.
 		for _, u := range c.Update {
 			if err := t.changeAsRead(`UPDATE signing_keys SET state = $1, private_key = $2, safe_from = $3, activated_at = $4, deactivated_at = $5,
-				retires_at = $6, retired_at = $7, revoked_at = $8, reason = $9, mac = $10 WHERE kid = $11 AND mac = $12 AND signs_until = $13`,
-				u.To.State, u.To.PrivateKey, u.To.SafeFrom, u.To.ActivatedAt, u.To.DeactivatedAt, u.To.RetiresAt, u.To.RetiredAt, u.To.RevokedAt,
-				u.To.Reason, u.To.MAC, u.From.KID, u.From.MAC, u.From.SignsUntil); err != nil {
+				retires_at = $6, retired_at = $7, revoked_at = $8, exposed_until = $9, reason = $10, mac = $11
+				WHERE kid = $12 AND mac = $13 AND signs_until = $14`, u.To.State, u.To.PrivateKey, u.To.SafeFrom, u.To.ActivatedAt, u.To.DeactivatedAt,
+				u.To.RetiresAt, u.To.RetiredAt, u.To.RevokedAt, u.To.ExposedUntil, u.To.Reason, u.To.MAC, u.From.KID, u.From.MAC, u.From.SignsUntil); err != nil {
 				return err
 			}
 		}
 		for _, k := range c.Insert {
-			if _, err := t.change(`INSERT INTO signing_keys (`+keyColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
+			if _, err := t.change(`INSERT INTO signing_keys (`+keyColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`,
 				k.KID, k.State, k.Alg, k.Bits, k.PublicKey, k.PrivateKey, k.PublishedAt, k.SafeFrom, k.ActivatedAt, k.DeactivatedAt, k.RetiresAt,
-				k.RetiredAt, k.RevokedAt, k.SignsUntil, k.Reason, k.MAC); err != nil {
+				k.RetiredAt, k.RevokedAt, k.ExposedUntil, k.SignsUntil, k.Reason, k.MAC); err != nil {
 				return err
 			}
 		}

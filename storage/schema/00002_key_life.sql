@@ -5,6 +5,7 @@
 
 ALTER TABLE signing_keys ADD COLUMN safe_from BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE signing_keys ADD COLUMN retired_at BIGINT;
+ALTER TABLE signing_keys ADD COLUMN exposed_until BIGINT;
 
 CREATE TABLE key_set (
     id      BIGINT PRIMARY KEY,
