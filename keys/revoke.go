@@ -65,21 +65,21 @@ func (r *Ring) revoke(ctx context.Context, by storage.Actor, v *view, leaked sto
 	if err != nil {
 		return Revocation{}, err
 	}
+	inserts := []storage.SigningKey{fresh}
 	signer := find(v.rows, storage.KeyNext)
 	if storeLeaked || signer == nil || signer.KID == leaked.KID {
 		signer = nil
 	}
 	needsSigner := storeLeaked || leaked.State == storage.KeyCurrent || find(v.rows, storage.KeyCurrent) == nil
-	var change storage.KeyChange
 	if needsSigner && signer == nil {
 		row, err := r.generate(v.master, "signs after a revocation")
 		if err != nil {
 			return Revocation{}, err
 		}
-		change.Insert = append(change.Insert, activated(row, by.Reason, r.options.Now()))
+		inserts = append(inserts, activated(row, by.Reason, row.PublishedAt.Time))
 	}
 	now := r.options.Now()
-	fresh.PublishedAt = storage.At(now)
+	change := storage.KeyChange{Insert: publishedAt(inserts, now)}
 	revoked := []string{leaked.KID}
 	for _, row := range v.rows {
 		to, changed := row, true
@@ -100,17 +100,27 @@ func (r *Ring) revoke(ctx context.Context, by storage.Actor, v *view, leaked sto
 			change.Update = append(change.Update, storage.KeyUpdate{From: row, To: to})
 		}
 	}
-	change.Insert = append(change.Insert, fresh)
 	loseFirst(change.Update)
 	rows := apply(v.rows, change)
 	if secondRotation(rows) {
-		change.Insert[len(change.Insert)-1].SafeFrom = storage.At(exposedUntil(rows))
+		change.Insert[0].SafeFrom = storage.At(exposedUntil(rows))
 		rows = apply(v.rows, change)
 	}
 	done := r.outcome(rows, revoked, false)
 	change.Event = event("key.revoke", leaked.KID, map[string]any{"revoked": revoked, "current": done.Current, "next": done.Next,
 		"store_leaked": storeLeaked, "exposed_until": storage.At(done.ExposedUntil)})
 	return done, r.change(ctx, by, v, change, now)
+}
+
+// publishedAt is rows of new keys as published, and as coming to sign, at the moment given: that of a revocation, than which they are not older.
+func publishedAt(rows []storage.SigningKey, now time.Time) []storage.SigningKey {
+	for i := range rows {
+		rows[i].PublishedAt = storage.At(now)
+		if rows[i].ActivatedAt != nil {
+			rows[i].ActivatedAt = storage.AtPtr(now)
+		}
+	}
+	return rows
 }
 
 // revokedRow is the row of a key that has leaked.

@@ -38,7 +38,7 @@ func TestRouterIsTheContract(t *testing.T) {
 			if method == "CONNECT" || method == "OPTIONS" { // OPTIONS is a preflight or 405: the tests of CORS have it
 				continue
 			}
-			r := must(http.NewRequest(method, h.http.URL+path, nil))
+			r := must(http.NewRequest(method, h.base+path, nil))
 			res := must(noRedirect.Do(r))
 			body := must(io.ReadAll(res.Body))
 			res.Body.Close()

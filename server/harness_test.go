@@ -59,6 +59,7 @@ type harness struct {
 	admin  *Admin
 	clock  *clock
 	http   *httptest.Server
+	base   string // URL of the public listener
 	log    *lockedBuffer
 }
 
@@ -111,6 +112,7 @@ func open(t testing.TB, c Config, at *clock) *harness {
 	h.http = httptest.NewUnstartedServer(s.Public())
 	h.http.Config = s.httpServer(s.Public())
 	h.http.Start()
+	h.base = h.http.URL
 	t.Cleanup(func() {
 		h.http.Close()
 		s.Close()
@@ -208,7 +210,7 @@ func (h *harness) post(path, client string, form ...string) response {
 	if client == publicClient {
 		values.Set("client_id", client)
 	}
-	r := must(http.NewRequest(http.MethodPost, h.http.URL+path, strings.NewReader(values.Encode())))
+	r := must(http.NewRequest(http.MethodPost, h.base+path, strings.NewReader(values.Encode())))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	if client != "" && client != publicClient {
 		r.Header.Set("Authorization", basic(client, secret))
@@ -236,7 +238,7 @@ func (h *harness) send(r *http.Request) response {
 
 func (h *harness) get(path string) response {
 	h.t.Helper()
-	return h.send(must(http.NewRequest(http.MethodGet, h.http.URL+path, nil)))
+	return h.send(must(http.NewRequest(http.MethodGet, h.base+path, nil)))
 }
 
 // login gets tokens for alice.

@@ -136,7 +136,7 @@ func TestEnabledUserLogsInAgain(t *testing.T) {
 func TestSecretRotation(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		try := func(secret string) int {
-			r := must(http.NewRequest(http.MethodPost, h.http.URL+"/introspect", strings.NewReader("token=x")))
+			r := must(http.NewRequest(http.MethodPost, h.base+"/introspect", strings.NewReader("token=x")))
 			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 			r.Header.Set("Authorization", basic("app", secret))
 			return h.send(r).status
@@ -240,12 +240,12 @@ func TestIssuerWithPath(t *testing.T) {
 	h := open(t, c, nil)
 	h.provision()
 	var m api.Metadata
-	res := must(http.Get(h.http.URL + "/.well-known/oauth-authorization-server/tenant"))
+	res := must(http.Get(h.base + "/.well-known/oauth-authorization-server/tenant"))
 	defer res.Body.Close()
 	must(0, json.NewDecoder(res.Body).Decode(&m))
 	for _, endpoint := range []string{m.TokenEndpoint, m.RevocationEndpoint, m.IntrospectionEndpoint, m.JWKSURI} {
 		path := strings.TrimPrefix(endpoint, "http://localhost:8080")
-		r := must(http.PostForm(h.http.URL+path, url.Values{}))
+		r := must(http.PostForm(h.base+path, url.Values{}))
 		r.Body.Close()
 		if r.StatusCode != http.StatusUnauthorized && endpoint != m.JWKSURI || r.StatusCode == http.StatusNotFound {
 			t.Errorf("%s: %d", endpoint, r.StatusCode)

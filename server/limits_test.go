@@ -18,7 +18,7 @@ import (
 func (h *harness) loginFrom(address, username, password string) response {
 	h.t.Helper()
 	body := "grant_type=password&username=" + username + "&password=" + strings.ReplaceAll(password, " ", "+")
-	r := must(http.NewRequest(http.MethodPost, h.http.URL+"/token", strings.NewReader(body)))
+	r := must(http.NewRequest(http.MethodPost, h.base+"/token", strings.NewReader(body)))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	r.Header.Set("Authorization", basic("app", secret))
 	r.Header.Set("X-Forwarded-For", "198.51.100.9, "+address)
@@ -152,7 +152,7 @@ func TestClientAddress(t *testing.T) {
 func TestClientsThatKeepFailing(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		try := func(id, secret string) response {
-			r := must(http.NewRequest(http.MethodPost, h.http.URL+"/introspect", strings.NewReader("token=x")))
+			r := must(http.NewRequest(http.MethodPost, h.base+"/introspect", strings.NewReader("token=x")))
 			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 			r.Header.Set("Authorization", basic(id, secret))
 			return h.send(r)
@@ -250,7 +250,7 @@ func TestCORS(t *testing.T) {
 	c.CORSOrigins = List{"https://app.example"}
 	h := open(t, c, nil)
 	call := func(method, path, origin string) http.Header {
-		r := must(http.NewRequest(method, h.http.URL+path, nil))
+		r := must(http.NewRequest(method, h.base+path, nil))
 		r.Header.Set("Origin", origin)
 		if method == http.MethodOptions {
 			r.Header.Set("Access-Control-Request-Method", "POST")
@@ -288,12 +288,12 @@ func TestJWKSCaching(t *testing.T) {
 	if first.header.Get("Cache-Control") != "public, max-age=300" || first.header.Get("Content-Type") != "application/jwk-set+json" {
 		t.Error(first.header)
 	}
-	r := must(http.NewRequest(http.MethodGet, h.http.URL+"/.well-known/jwks.json", nil))
+	r := must(http.NewRequest(http.MethodGet, h.base+"/.well-known/jwks.json", nil))
 	r.Header.Set("If-None-Match", `"else", W/`+first.header.Get("ETag"))
 	if again := h.send(r); again.status != http.StatusNotModified || again.body != "" {
 		t.Error(again.status)
 	}
-	head := h.send(must(http.NewRequest(http.MethodHead, h.http.URL+"/.well-known/jwks.json", nil)))
+	head := h.send(must(http.NewRequest(http.MethodHead, h.base+"/.well-known/jwks.json", nil)))
 	if head.status != 200 || head.body != "" || head.header.Get("ETag") != first.header.Get("ETag") || head.header.Get("Content-Length") == "" {
 		t.Error(head)
 	}

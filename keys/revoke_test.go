@@ -1,0 +1,222 @@
+package keys_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/storage"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// exposure is for how long a verifier that obeys max-age may trust a revoked key.
+const exposure = 5*time.Minute + keys.Skew
+
+// byState is the kid of the first key in each state.
+func byState(r *keys.Ring) map[storage.KeyState]string {
+	kids := map[storage.KeyState]string{}
+	for _, row := range r.Rows() {
+		if kids[row.State] == "" {
+			kids[row.State] = row.KID
+		}
+	}
+	return kids
+}
+
+// inEveryState is a ring with a key in each state but revoked.
+func inEveryState(t *testing.T, db *storage.DB, c *clock) *keys.Ring {
+	t.Helper()
+	r := keystest.MustRing(t, db, c.now, keystest.Generator())
+	for range 2 {
+		_, err := r.Rotate(ctx, admin, true)
+		must(t, err)
+		c.step(24 * time.Hour)
+		must(t, r.Maintain(ctx))
+	}
+	_, err := r.Rotate(ctx, admin, false)
+	must(t, err)
+	if got := states(r); !cmp.Equal(got, map[storage.KeyState]int{"retired": 2, "previous": 1, "current": 1, "next": 1}) {
+		t.Fatal(got)
+	}
+	return r
+}
+
+// A key may leak in any state. It leaves the JWKS and its tokens are refused; a key that no verifier has cached comes to sign, after the
+// time for which verifiers keep the JWKS.
+func TestRevokeFromAnyState(t *testing.T) {
+	for _, state := range []storage.KeyState{storage.KeyNext, storage.KeyCurrent, storage.KeyPrevious, storage.KeyRetired} {
+		t.Run(string(state), func(t *testing.T) {
+			storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+				c := newClock()
+				r := inEveryState(t, db, c)
+				before := byState(r)
+				token, _ := mustSign(t, r, c.now().Add(time.Minute))
+				c.step(time.Second)
+				done, err := r.Revoke(ctx, admin, before[state], false)
+				must(t, err)
+				current := before[storage.KeyCurrent]
+				if state == storage.KeyCurrent {
+					current = before[storage.KeyNext]
+				}
+				second := c.now().Add(exposure)
+				want := keys.Revocation{Revoked: []string{before[state]}, RevokedAt: c.now(), Current: current, Next: byState(r)[storage.KeyNext],
+					SecondRotation: &second, ExposedUntil: c.now().Add(exposure)}
+				if diff := cmp.Diff(want, done); diff != "" {
+					t.Error(diff)
+				}
+				if set := published(t, r); set[before[state]] || !set[current] || !set[done.Next] || r.JWKS().MaxAge != keys.IncidentMaxAge {
+					t.Errorf("the JWKS holds %v for %v", set, r.JWKS().MaxAge)
+				}
+				if _, _, err := r.Verify(token); (state == storage.KeyCurrent) != errors.Is(err, keys.ErrRevoked) {
+					t.Error("a token of the key before:", err)
+				}
+				secondRotation(t, r, c, done)
+			})
+		})
+	}
+}
+
+// secondRotation waits for the rotation that makes verifiers drop the leaked key, and for the end of the incident.
+func secondRotation(t *testing.T, r *keys.Ring, c *clock, done keys.Revocation) {
+	t.Helper()
+	c.step(exposure - time.Millisecond)
+	must(t, r.Maintain(ctx))
+	if _, kid := mustSign(t, r, c.now()); kid != done.Current {
+		t.Error("the second rotation came too early")
+	}
+	c.step(time.Millisecond)
+	must(t, r.Maintain(ctx))
+	if _, kid := mustSign(t, r, c.now()); kid != done.Next {
+		t.Error("the second rotation did not come")
+	}
+	if age := r.JWKS().MaxAge; age != keystest.Config.JWKSMaxAge {
+		t.Errorf("after the incident max-age is %v", age)
+	}
+	again, err := r.Revoke(ctx, admin, done.Revoked[0], false)
+	if err != nil || !again.Already || !again.RevokedAt.Equal(done.RevokedAt) || !again.ExposedUntil.Equal(done.ExposedUntil) || again.SecondRotation != nil {
+		t.Errorf("revoked again: %+v, %v", again, err)
+	}
+}
+
+// With the store leaked no private half from before is ever used again, and no second rotation is needed.
+func TestRevokeWithTheStoreLeaked(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		c := newClock()
+		r := inEveryState(t, db, c)
+		before, known := byState(r), map[string]bool{}
+		for _, row := range r.Rows() {
+			known[row.KID] = true
+		}
+		done, err := r.Revoke(ctx, admin, before[storage.KeyPrevious], true)
+		must(t, err)
+		if len(done.Revoked) != 3 || done.Revoked[0] != before[storage.KeyPrevious] || known[done.Current] || known[done.Next] || done.SecondRotation != nil {
+			t.Errorf("%+v", done)
+		}
+		if set := published(t, r); len(set) != 2 || !set[done.Current] || !set[done.Next] {
+			t.Errorf("the JWKS holds %v", set)
+		}
+		for _, row := range r.Rows() {
+			if known[row.KID] && row.PrivateKey != "" {
+				t.Errorf("the private half of %s is kept", row.KID)
+			}
+		}
+		c.step(exposure)
+		must(t, r.Maintain(ctx))
+		if got := byState(r); got[storage.KeyCurrent] != done.Current {
+			t.Error("rotated without need")
+		}
+	})
+}
+
+// A key that is generated takes time. What is made for a revocation is not older than it, by however little.
+func TestRevokeWhileTimeGoesBy(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		c := newClock()
+		ticking := func() time.Time {
+			c.step(time.Millisecond)
+			return c.now()
+		}
+		r := keystest.MustRing(t, db, ticking, keystest.Generator())
+		done, err := r.Revoke(ctx, admin, byState(r)[storage.KeyCurrent], true)
+		must(t, err)
+		if done.SecondRotation != nil {
+			t.Errorf("%+v", done)
+		}
+		for _, row := range r.Rows() {
+			if row.State.Published() && row.PublishedAt.Before(done.RevokedAt) {
+				t.Errorf("%s key is older than the revocation", row.State)
+			}
+		}
+	})
+}
+
+// A second leak during the incident of a first puts the second rotation off: its key must be newer than both.
+func TestRevokeTwice(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		c := newClock()
+		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		c.step(time.Hour)
+		first, err := r.Revoke(ctx, admin, byState(r)[storage.KeyCurrent], false)
+		must(t, err)
+		c.step(time.Minute)
+		must(t, r.Maintain(ctx))
+		second, err := r.Revoke(ctx, admin, first.Next, false)
+		must(t, err)
+		if second.SecondRotation == nil || !second.SecondRotation.Equal(c.now().Add(exposure)) || second.Current != first.Current || second.Next == first.Next {
+			t.Errorf("%+v", second)
+		}
+		secondRotation(t, r, c, second)
+	})
+}
+
+func TestRevokeUnknownKey(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		r := keystest.MustRing(t, db, time.Now, keystest.Generator())
+		if _, err := r.Revoke(ctx, admin, "nobody", false); !errors.Is(err, storage.ErrNotFound) {
+			t.Error(err)
+		}
+	})
+}
+
+// An answer to COMMIT is lost: the command fails, and given again it finds what it did, once.
+func TestCommitWhoseAnswerIsLost(t *testing.T) {
+	proxy := storagetest.NewProxy(t, storagetest.PostgresURL(t))
+	db := storagetest.MustOpen(t, proxy.URL)
+	c := newClock()
+	r := keystest.MustRing(t, db, c.now, keystest.Generator())
+	kid := byState(r)[storage.KeyCurrent]
+	c.step(25 * time.Hour)
+
+	proxy.LoseAnswer("COMMIT")
+	if _, err := r.Rotate(ctx, admin, false); !errors.Is(err, storage.ErrUnavailable) {
+		t.Error("rotated:", err)
+	}
+	var young *keys.TooYoungError
+	if _, err := r.Rotate(ctx, admin, false); !errors.As(err, &young) || states(r)[storage.KeyPrevious] != 1 {
+		t.Error("rotated twice:", err)
+	}
+	proxy.LoseAnswer("COMMIT")
+	if _, err := r.Revoke(ctx, admin, kid, false); !errors.Is(err, storage.ErrUnavailable) {
+		t.Error("revoked:", err)
+	}
+	if done, err := r.Revoke(ctx, admin, kid, false); err != nil || !done.Already {
+		t.Errorf("%+v, %v", done, err)
+	}
+	proxy.LoseAnswer("COMMIT")
+	if _, err := r.Rewrap(ctx, admin, newMaster(t)); !errors.Is(err, storage.ErrUnavailable) {
+		t.Error("rewrapped:", err)
+	}
+	if done, err := r.Rewrap(ctx, admin, newMaster(t)); err != nil || done.Left != 0 {
+		t.Errorf("%+v, %v", done, err)
+	}
+	if proxy.Lost() != 3 {
+		t.Errorf("%d answers were lost", proxy.Lost())
+	}
+	if _, err := db.VerifyAudit(ctx); err != nil {
+		t.Error(err)
+	}
+}

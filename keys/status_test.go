@@ -1,0 +1,172 @@
+package keys_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/storage"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// mustStatus is the health as a command sees it. The clock of the tests is far from that of PostgreSQL, which is a warning of its own.
+func mustStatus(t *testing.T, r *keys.Ring) keys.Status {
+	t.Helper()
+	s, err := r.Status(ctx)
+	must(t, err)
+	if s.Healthy != (len(s.Problems) == 0) || s.Healthy != (s.Level == keys.LevelOK) || s.Sentence == "" {
+		t.Errorf("%+v", s)
+	}
+	for _, p := range s.Problems {
+		if p.Problem == "" || p.Advice == "" {
+			t.Errorf("a problem without words: %+v", p)
+		}
+	}
+	return s
+}
+
+// problems are those that hold a text.
+func problems(s keys.Status, text string) (found []keys.Level) {
+	for _, p := range s.Problems {
+		if strings.Contains(p.Problem, text) {
+			found = append(found, p.Level)
+		}
+	}
+	return found
+}
+
+func TestStatus(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		db, generate := storagetest.MustOpen(t, url), keystest.Generator()
+		c := newClock()
+		c.at.Store(time.Now().UnixNano()) // that of the database
+		none, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{Now: c.now, Generate: generate, Log: keystest.Quiet})
+		must(t, err)
+		if s := mustStatus(t, none); !strings.Contains(s.Sentence, "no signing keys yet") {
+			t.Errorf("%+v", s)
+		}
+		r := keystest.MustRing(t, db, c.now, generate)
+		s, kids := mustStatus(t, r), byState(r)
+		if !s.Healthy || s.Current != kids["current"] || s.Next != kids["next"] || s.NextEvent == nil || s.NextEvent.KID != kids["next"] ||
+			!s.NextEvent.At.Equal(*s.NextRotationAt) || s.NextRotationAt.Sub(c.now()).Round(time.Hour) != keystest.Config.RotationInterval {
+			t.Errorf("%+v", s)
+		}
+		c.step(time.Second)
+		done, err := r.Revoke(ctx, admin, kids["current"], false)
+		must(t, err)
+		s = mustStatus(t, r)
+		if got := problems(s, "a key was revoked at"); !cmp.Equal(got, []keys.Level{keys.LevelWarning}) || s.NextEvent.KID != done.Next {
+			t.Errorf("in an incident: %+v", s)
+		}
+		// Nobody takes the steps that come due.
+		for _, late := range []struct {
+			by   time.Duration
+			want []keys.Level
+		}{{exposure + time.Minute, nil}, {time.Hour, []keys.Level{keys.LevelCritical}}} {
+			c.step(late.by)
+			if got := problems(mustStatus(t, r), "has not been made"); !cmp.Equal(got, late.want) {
+				t.Errorf("late by %v: %v", late.by, got)
+			}
+		}
+		must(t, r.Maintain(ctx))
+		if s := mustStatus(t, r); problems(s, "clock") == nil || len(s.Problems) != 1 {
+			t.Errorf("after the incident: %+v", s)
+		}
+	})
+}
+
+// What is late is a warning first and critical after a week.
+func TestStatusOfLateSteps(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		c := newClock()
+		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		_, err := r.Rotate(ctx, admin, true)
+		must(t, err)
+		for _, step := range []struct {
+			by           time.Duration
+			retire, turn []keys.Level
+		}{
+			{time.Hour, nil, nil},
+			{time.Hour, []keys.Level{keys.LevelWarning}, nil},
+			{keystest.Config.RotationInterval, []keys.Level{keys.LevelWarning}, []keys.Level{keys.LevelWarning}},
+			{7 * 24 * time.Hour, []keys.Level{keys.LevelWarning}, []keys.Level{keys.LevelCritical}},
+		} {
+			c.step(step.by)
+			s := mustStatus(t, r)
+			if got := problems(s, "was due to leave the JWKS"); !cmp.Equal(got, step.retire) {
+				t.Errorf("at %v: retirement: %v", c.now(), got)
+			}
+			if got := problems(s, "the rotation that was due"); !cmp.Equal(got, step.turn) {
+				t.Errorf("at %v: rotation: %v", c.now(), got)
+			}
+		}
+	})
+}
+
+func TestStatusOfAnUnfinishedRewrap(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		c, db := newClock(), storagetest.MustOpen(t, url)
+		keystest.MustRing(t, db, c.now, keystest.Generator())
+		faults := storagetest.NewFaults(t, url, "secret_keys")
+		r := mustOpen(t, db, c, keystest.Generator())
+		faults.Arm(1)
+		if _, err := r.Rewrap(ctx, admin, newMaster(t)); err == nil {
+			t.Fatal("not interrupted")
+		}
+		faults.Disarm()
+		if got := problems(mustStatus(t, r), "a rewrap is not finished: 4 rows"); !cmp.Equal(got, []keys.Level{keys.LevelWarning}) {
+			t.Error(got)
+		}
+	})
+}
+
+// What has been is told from the rows, what is to come from the schedule, and what comes is what was told.
+func TestLivesComeTrue(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		c := newClock()
+		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		kids, interval := byState(r), keystest.Config.RotationInterval
+		leaves := func(stops time.Time) time.Time { return stops.Add(keystest.Config.TokenTTL + keys.Skew + keystest.Config.JWKSMaxAge) }
+		turn := noon.Add(interval)
+		planned := func(at time.Time) *keys.Moment { return &keys.Moment{At: at, Planned: true} }
+		want := []keys.Life{
+			{KID: kids["current"], State: "current", Published: keys.Moment{At: noon}, Signs: &keys.Moment{At: noon}, Stops: planned(turn), Leaves: *planned(leaves(turn))},
+			{KID: kids["next"], State: "next", Published: keys.Moment{At: noon}, Signs: planned(turn), Stops: planned(turn.Add(interval)), Leaves: *planned(leaves(turn.Add(interval)))},
+			{State: "next", Published: *planned(turn), Signs: planned(turn.Add(interval)), Stops: planned(turn.Add(2 * interval)), Leaves: *planned(leaves(turn.Add(2 * interval)))},
+		}
+		byKID := cmp.Transformer("byKID", func(lives []keys.Life) map[string]keys.Life {
+			m := map[string]keys.Life{}
+			for _, l := range lives {
+				m[l.KID] = l
+			}
+			return m
+		})
+		if diff := cmp.Diff(want, r.Lives(), byKID); diff != "" {
+			t.Error(diff)
+		}
+		c.step(interval)
+		mustSignAfterPoll(t, r, c)
+		must(t, r.Maintain(ctx))
+		lives := map[string]keys.Life{}
+		for _, l := range r.Lives() {
+			lives[l.KID] = l
+		}
+		old := lives[kids["current"]]
+		if old.State != "previous" || old.Stops.Planned || !old.Stops.At.Equal(turn) || !old.Leaves.At.Before(leaves(turn).Add(2*time.Minute)) {
+			t.Errorf("%+v", old)
+		}
+		if now := lives[kids["next"]]; now.State != "current" || now.Signs.Planned || !now.Signs.At.Equal(turn) {
+			t.Errorf("%+v", now)
+		}
+	})
+}
+
+func mustSignAfterPoll(t *testing.T, r *keys.Ring, c *clock) {
+	t.Helper()
+	must(t, r.Poll(ctx))
+	mustSign(t, r, c.now().Add(time.Hour))
+}
