@@ -130,7 +130,9 @@ func TestLivesComeTrue(t *testing.T) {
 		c := newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
 		kids, interval := byState(r), keystest.Config.RotationInterval
-		leaves := func(stops time.Time) time.Time { return stops.Add(keystest.Config.TokenTTL + keys.Skew + keystest.Config.JWKSMaxAge) }
+		leaves := func(stops time.Time) time.Time {
+			return stops.Add(keystest.Config.TokenTTL + keys.Skew + keystest.Config.JWKSMaxAge)
+		}
 		turn := noon.Add(interval)
 		planned := func(at time.Time) *keys.Moment { return &keys.Moment{At: at, Planned: true} }
 		want := []keys.Life{

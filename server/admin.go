@@ -270,6 +270,7 @@ type (
 	KeyUse       = storage.KeyUse
 	KeyLife      = keys.Life
 	KeyMoment    = keys.Moment
+	KeyState     = storage.KeyState
 	KeyStatus    = keys.Status
 	Rotation     = keys.Rotation
 	Revocation   = keys.Revocation

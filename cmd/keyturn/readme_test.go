@@ -14,29 +14,39 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-var shellBlock = regexp.MustCompile("(?ms)^```sh\n(.*?)^```$")
+var shellBlock = regexp.MustCompile("(?ms)^ *```sh\n(.*?)^ *```$")
 
 var consoleBlock = regexp.MustCompile("(?ms)^```console\n(.*?)^```$")
 
 // TestReadme runs every shell block of the README, in order, in one shell. What serves runs in the background until the next block that
 // serves; what a person would copy from one answer into the next command is copied; ports are replaced by free ones.
 func TestReadme(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
+	runAsReader(t, readmePrelude+blocksOf(t, "../../README.md", 6))
+}
+
+// TestKeysPage runs every shell block of docs/keys.md beside a server whose keys turn within seconds.
+func TestKeysPage(t *testing.T) {
+	runAsReader(t, readmePrelude+keysPrelude+blocksOf(t, "../../docs/keys.md", 10))
+}
+
+// blocksOf is the shell blocks of a page, which are at least some, as a script.
+func blocksOf(t *testing.T, page string, least int) string {
+	t.Helper()
+	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var script strings.Builder
-	script.WriteString(readmePrelude)
-	blocks := shellBlock.FindAllStringSubmatch(string(readme), -1)
-	if len(blocks) < 6 {
-		t.Fatalf("%d blocks", len(blocks))
+	blocks := shellBlock.FindAllStringSubmatch(string(text), -1)
+	if len(blocks) < least {
+		t.Fatalf("%s: %d blocks", page, len(blocks))
 	}
+	var script strings.Builder
 	for _, block := range blocks {
 		for line := range strings.Lines(block[1]) {
 			script.WriteString(readmeLine(strings.TrimSpace(line)) + "\n")
 		}
 	}
-	runAsReader(t, script.String())
+	return script.String()
 }
 
 // runAsReader runs a script in a new folder, with keyturn in the path and free ports in place of those of the README.
@@ -73,6 +83,11 @@ field() { sed -nE 's/.*"'$1'": ?"([^"]*)".*/\1/p' answer; }
 trap 'stop' EXIT
 `
 
+const keysPrelude = `
+export KEYTURN_KEY_PUBLISH_LEAD=2s KEYTURN_JWKS_MAX_AGE=1s
+keyturn serve --issuer http://127.0.0.1:8080 & server=$!; ready; sleep 2
+`
+
 // readmeLine is a line of the README as a person would run it: with what is served in the background, failures of HTTP noticed, and the
 // secrets of the answer at hand for the next line.
 func readmeLine(line string) string {
@@ -81,6 +96,8 @@ func readmeLine(line string) string {
 		return "stop; keyturn dev --listen 127.0.0.1:8080 --admin-listen 127.0.0.1:8081 & server=$!; ready; sleep 2; stop"
 	case strings.HasPrefix(line, "keyturn serve"):
 		return "stop; " + line + " & server=$!; ready"
+	case strings.HasPrefix(line, "keyturn keys list"):
+		return line + "; KID=$(keyturn keys status --json | sed -nE 's/^  \"current\": \"([^\"]*)\".*/\\1/p'); test -n \"$KID\""
 	case strings.HasPrefix(line, "keyturn client create app"):
 		return line + " --json >answer; SECRET=$(field client_secret)"
 	case strings.HasPrefix(line, "keyturn client create api"):

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/server"
+)
+
+var update = flag.Bool("update", false, "write pictures anew")
+
+// The picture in docs/keys.md is what the program draws of a server in its seventh month.
+func TestTimelinePicture(t *testing.T) {
+	const day = 24 * time.Hour
+	start := time.Date(2026, 1, 1, 9, 0, 0, 0, time.UTC)
+	now := start.Add(200 * day)
+	at := func(days int) server.KeyMoment {
+		m := server.KeyMoment{At: start.Add(time.Duration(days) * day)}
+		m.Planned = m.At.After(now)
+		return m
+	}
+	life := func(kid string, state server.KeyState, published, signs, stops, leaves int) server.KeyLife {
+		s, e := at(signs), at(stops)
+		return server.KeyLife{KID: kid, State: state, Published: at(published), Signs: &s, Stops: &e, Leaves: at(leaves)}
+	}
+	got := timelineSVG([]server.KeyLife{
+		life("Cbx3gCDmItTT", "retired", 0, 0, 90, 91), life("qV5N5yinv3TG", "revoked", 0, 90, 130, 130), life("09oiMK0mXQoi", "previous", 90, 130, 199, 201),
+		life("mAen6Y9k4c44", "current", 130, 199, 289, 290), life("fpUu0CLP5g5K", "next", 199, 289, 379, 380),
+	}, now)
+	const file = "../../docs/keys.svg"
+	if *update {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s is not what the program draws: go test ./cmd/keyturn -run Picture -update", file)
+	}
+}
