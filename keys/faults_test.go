@@ -42,14 +42,14 @@ var interruptions = map[string]interrupted{
 	},
 	"revocation": {
 		act: func(_ *testing.T, r *keys.Ring, current string) error {
-			_, err := r.Revoke(ctx, admin, current, false)
+			_, err := r.Revoke(ctx, admin, keys.Leak{KID: current})
 			return err
 		},
 		settle: wantStates(map[storage.KeyState]int{"revoked": 1, "current": 1, "next": 1}), least: 6,
 	},
 	"revocation of all": {
 		act: func(_ *testing.T, r *keys.Ring, current string) error {
-			_, err := r.Revoke(ctx, admin, current, true)
+			_, err := r.Revoke(ctx, admin, keys.Leak{KID: current, Store: true})
 			return err
 		},
 		settle: wantStates(map[storage.KeyState]int{"revoked": 2, "current": 1, "next": 1}), least: 7,
@@ -134,7 +134,7 @@ func mustOpen(t *testing.T, db *storage.DB, c *clock, generate keystest.Generate
 	t.Helper()
 	both, err := keys.NewMaster(make32(1), make32(2))
 	must(t, err)
-	r, err := keys.Open(ctx, db, both, keystest.Config, keys.Options{Now: c.now, Generate: generate, Log: keystest.Quiet})
+	r, err := keys.Open(ctx, db, both, keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet})
 	must(t, err)
 	return r
 }

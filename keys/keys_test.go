@@ -302,11 +302,16 @@ func TestAlteredRowsMakeNoView(t *testing.T) {
 			"a row is removed":    {`DELETE FROM signing_keys WHERE state = 'revoked'`},
 			"a revoked row is put back as it was": {`UPDATE signing_keys SET state = 'previous' WHERE state = 'current'`,
 				`DELETE FROM signing_keys WHERE state = 'revoked'`, `INSERT INTO signing_keys SELECT * FROM kept_keys WHERE state = 'current'`},
-			"the version is put back":          {`UPDATE key_set SET version = 0, mac = ''`},
-			"the set is put back":              {`DELETE FROM key_set`, `INSERT INTO key_set SELECT * FROM kept_set`},
-			"two private halves change places": {`UPDATE signing_keys SET private_key = (SELECT s.private_key FROM signing_keys s WHERE s.state = 'next') WHERE state = 'current'`},
-			"a MAC is no MAC":                  {`UPDATE signing_keys SET mac = '' WHERE state = 'next'`},
-			"there is no set":                  {`DELETE FROM key_set`},
+			"the version is put back":               {`UPDATE key_set SET version = 0, mac = ''`},
+			"the set is put back":                   {`DELETE FROM key_set`, `INSERT INTO key_set SELECT * FROM kept_set`},
+			"two private halves change places":      {`UPDATE signing_keys SET private_key = (SELECT s.private_key FROM signing_keys s WHERE s.state = 'next') WHERE state = 'current'`},
+			"a MAC is no MAC":                       {`UPDATE signing_keys SET mac = '' WHERE state = 'next'`},
+			"there is no set":                       {`DELETE FROM key_set`},
+			"every row is removed":                  {`DELETE FROM signing_keys`},
+			"rows and set are removed":              {`DELETE FROM signing_keys`, `UPDATE key_set SET version = 0, mac = ''`},
+			"a moment is removed":                   {`UPDATE signing_keys SET activated_at = NULL WHERE state = 'current'`},
+			"a leak is to last for ever":            {`UPDATE signing_keys SET revoked_at = 7258118400000, exposed_until = 7258118400000 WHERE state = 'revoked'`},
+			"a row is made one of the first schema": {`UPDATE signing_keys SET safe_from = 0 WHERE state = 'revoked'`},
 		} {
 			t.Run(name, func(t *testing.T) {
 				url := storagetest.Another(t, url)
@@ -315,7 +320,7 @@ func TestAlteredRowsMakeNoView(t *testing.T) {
 				_, kid := mustSign(t, r, c.now())
 				raw := storagetest.Raw(t, url)
 				storagetest.MustExec(t, raw, keepKeys...)
-				_, err := r.Revoke(ctx, admin, kid, false)
+				_, err := r.Revoke(ctx, admin, keys.Leak{KID: kid})
 				must(t, err)
 				_, err = r.Rotate(ctx, admin, true)
 				must(t, err)
@@ -328,7 +333,7 @@ func TestAlteredRowsMakeNoView(t *testing.T) {
 				if err := r.Maintain(ctx); !errors.As(err, &altered) {
 					t.Errorf("maintained: %v", err)
 				}
-				if _, err := r.Revoke(ctx, admin, kid, false); !errors.As(err, &altered) {
+				if _, err := r.Revoke(ctx, admin, keys.Leak{KID: kid}); !errors.As(err, &altered) {
 					t.Errorf("revoked: %v", err)
 				}
 				if !cmp.Equal(published(t, r), keysBefore) {
@@ -338,7 +343,11 @@ func TestAlteredRowsMakeNoView(t *testing.T) {
 				if err := r.Healthy(); err == nil {
 					t.Error("healthy")
 				}
-				if _, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{Now: c.now, Log: keystest.Quiet}); !errors.As(err, &altered) {
+				fresh, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet})
+				if err == nil {
+					err = fresh.Maintain(ctx)
+				}
+				if !errors.As(err, &altered) {
 					t.Errorf("a new replica: %v", err)
 				}
 				mendsByRevokingAll(t, db, c)
@@ -350,7 +359,7 @@ func TestAlteredRowsMakeNoView(t *testing.T) {
 // mendsByRevokingAll checks that a person sees what was altered, and gets out of it by throwing every key away.
 func mendsByRevokingAll(t *testing.T, db *storage.DB, c *clock) {
 	t.Helper()
-	r, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{Now: c.now, Generate: keystest.Generator(), Log: keystest.Quiet, Tolerant: true})
+	r, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: keystest.Generator(), Log: keystest.Quiet, Tolerant: true})
 	must(t, err)
 	status, err := r.Status(ctx)
 	must(t, err)
@@ -360,8 +369,12 @@ func mendsByRevokingAll(t *testing.T, db *storage.DB, c *clock) {
 	if _, err := r.Rotate(ctx, admin, true); err == nil {
 		t.Error("rotates altered rows")
 	}
-	if _, err := r.Revoke(ctx, admin, r.Rows()[0].KID, true); err != nil {
+	done, err := r.Revoke(ctx, admin, keys.Leak{Store: true})
+	if err != nil {
 		t.Fatal("not mended:", err)
+	}
+	if done.SecondRotation != nil || !done.ExposedUntil.Equal(c.now().Add(exposure).Truncate(time.Millisecond)) && len(done.Revoked) > 0 {
+		t.Errorf("mended: %+v", done)
 	}
 	if err := r.Maintain(ctx); err != nil || r.Healthy() != nil {
 		t.Error(err, r.Healthy())
@@ -386,7 +399,7 @@ func TestOlderSetMakesNoView(t *testing.T) {
 		r, raw := keystest.MustRing(t, db, c.now, keystest.Generator()), storagetest.Raw(t, url)
 		token, kid := mustSign(t, r, c.now().Add(time.Minute))
 		storagetest.MustExec(t, raw, keepKeys...)
-		_, err := r.Revoke(ctx, admin, kid, false)
+		_, err := r.Revoke(ctx, admin, keys.Leak{KID: kid})
 		must(t, err)
 		storagetest.MustExec(t, raw, bringBack...)
 		var altered *keys.AlteredError
@@ -395,6 +408,79 @@ func TestOlderSetMakesNoView(t *testing.T) {
 		}
 		if _, _, err := r.Verify(token); !errors.Is(err, keys.ErrRevoked) {
 			t.Error("the key is revived:", err)
+		}
+		// Nor does it follow, if somebody who does not know goes on from there to the same version and beyond.
+		fresh := mustOpen(t, db, c, keystest.Generator())
+		for range 3 {
+			_, err := fresh.Rotate(ctx, admin, true)
+			must(t, err)
+			if err := r.Poll(ctx); !errors.As(err, &altered) {
+				t.Error("followed:", err)
+			}
+			if _, _, err := r.Verify(token); !errors.Is(err, keys.ErrRevoked) || published(t, r)[kid] {
+				t.Error("the key is revived:", err)
+			}
+		}
+	})
+}
+
+// A key that was revoked leaves the JWKS also when somebody alters another row at the same time.
+func TestAlteredRowsHideNoRevocation(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		c, generate := newClock(), keystest.Generator()
+		r := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
+		other := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
+		token, kid := mustSign(t, r, c.now().Add(time.Minute))
+		_, err := other.Revoke(ctx, admin, keys.Leak{KID: kid})
+		must(t, err)
+		storagetest.MustExec(t, storagetest.Raw(t, url), `UPDATE signing_keys SET reason = 'x' WHERE state = 'next'`)
+		var altered *keys.AlteredError
+		if err := r.Poll(ctx); !errors.As(err, &altered) {
+			t.Error(err)
+		}
+		if _, _, err := r.Verify(token); !errors.Is(err, keys.ErrRevoked) || published(t, r)[kid] {
+			t.Error("the leaked key is trusted:", err)
+		}
+		if _, err := r.Signer(ctx, c.now()); !errors.Is(err, keys.ErrStale) {
+			t.Error("the leaked key signs:", err)
+		}
+	})
+}
+
+// A set that names a master key that nobody has is an altered one, if no rewrap is under way.
+func TestUnknownMasterInTheSet(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		c, db := newClock(), storagetest.MustOpen(t, url)
+		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		storagetest.MustExec(t, storagetest.Raw(t, url), `UPDATE key_set SET mac = '0011223344556677.x'`,
+			`INSERT INTO secret_keys (purpose, number, sealed, activated_at) VALUES ('refresh token', 999, 'x', 0), ('of somebody', 1, 'x', 0)`)
+		if err := r.Poll(ctx); !errors.Is(err, keys.ErrWrongMaster) {
+			t.Error(err)
+		}
+		mendsByRevokingAll(t, db, c)
+	})
+}
+
+// A replica whose clock is wrong takes no step by it.
+func TestStepsByAWrongClock(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		c, fast := newClock(), newClock()
+		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		ahead, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{Now: fast.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet})
+		must(t, err)
+		before := r.JWKS().ETag
+		fast.step(2 * keystest.Config.RotationInterval)
+		if err := ahead.Maintain(ctx); err == nil || !strings.Contains(err.Error(), "clock") {
+			t.Error(err)
+		}
+		s, err := ahead.Status(ctx)
+		must(t, err)
+		if got := problems(s, "the clock of this machine"); !cmp.Equal(got, []keys.Level{keys.LevelWarning}) {
+			t.Errorf("%+v", s)
+		}
+		must(t, r.Poll(ctx))
+		if r.JWKS().ETag != before {
+			t.Error("the keys have turned")
 		}
 	})
 }

@@ -94,6 +94,27 @@ func (m *Master) sealing(id string) *Master {
 	return ordered
 }
 
+// newest is m with the key that was added last first.
+func (m *Master) newest() *Master { return m.sealing(m.keys[len(m.keys)-1].id) }
+
+// from is m without the keys that were added before that of an id, and their ids.
+func (m *Master) from(id string) (rest *Master, before []string) {
+	i := slices.IndexFunc(m.keys, func(k masterKey) bool { return k.id == id })
+	for _, k := range m.keys[:i] {
+		before = append(before, k.id)
+	}
+	return &Master{keys: m.keys[i:]}, before
+}
+
+// without is m less the keys of some ids; nil if none is left.
+func (m *Master) without(ids map[string]bool) *Master {
+	rest := slices.DeleteFunc(slices.Clone(m.keys), func(k masterKey) bool { return ids[k.id] })
+	if len(rest) == 0 {
+		return nil
+	}
+	return &Master{keys: rest}
+}
+
 // with is m and the keys of another.
 func (m *Master) with(other *Master) *Master {
 	all := &Master{keys: slices.Clone(m.keys)}

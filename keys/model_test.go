@@ -79,7 +79,7 @@ func newLifeModel(r *rapid.T, db *storage.DB) *lifeModel {
 }
 
 func (m *lifeModel) start(r *rapid.T, i int) {
-	ring, err := keys.Open(ctx, m.db, keystest.MustMaster(r, 1), m.config, keys.Options{Now: m.clock.now, Generate: m.generate, Log: keystest.Quiet})
+	ring, err := keys.Open(ctx, m.db, keystest.MustMaster(r, 1), m.config, keys.Options{Now: m.clock.now, DatabaseNow: keystest.At(m.clock.now), Generate: m.generate, Log: keystest.Quiet})
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -256,7 +256,7 @@ func (m *lifeModel) revoke(r *rapid.T) {
 	i, storeLeaked := m.drawReplica(r), rapid.IntRange(0, 3).Draw(r, "store leaked") == 0
 	rows := m.rows(r)
 	row := rows[rapid.IntRange(0, len(rows)-1).Draw(r, "row")]
-	done, err := m.replicas[i].Revoke(ctx, admin, row.KID, storeLeaked)
+	done, err := m.replicas[i].Revoke(ctx, admin, keys.Leak{KID: row.KID, Store: storeLeaked})
 	m.reads[i] = m.clock.now()
 	if err != nil {
 		r.Fatal(err)

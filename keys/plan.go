@@ -21,6 +21,7 @@ type Config struct {
 	PublishLead      time.Duration // how long a key is in the JWKS before it signs
 	JWKSMaxAge       time.Duration // how long a verifier may keep the JWKS
 	Bits             int           // of a new RSA key: 2048, 3072 or 4096
+	GrantTTL         time.Duration // the longest life of a grant: keys of refresh tokens turn slowly enough for it
 	TokenTTL         time.Duration // the longest life of a token; plans are made with it, what is done follows SigningKey.SignsUntil
 }
 
@@ -84,7 +85,7 @@ func Due(rows []storage.SigningKey, c Config, now time.Time) []Step {
 // second rotation, as soon as it is. The zero time if there is no current or no next key.
 func rotatesAt(rows []storage.SigningKey, c Config) time.Time {
 	current, next := find(rows, storage.KeyCurrent), find(rows, storage.KeyNext)
-	if current == nil || next == nil {
+	if current == nil || next == nil || current.ActivatedAt == nil {
 		return time.Time{}
 	}
 	safe := safeFrom(rows, c)

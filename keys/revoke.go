@@ -21,95 +21,133 @@ type Revocation struct {
 	ExposedUntil   time.Time  `json:"exposed_until"`      // until when verifiers that obey max-age may accept a token that was forged with any revoked key
 }
 
+// Leak is what has leaked.
+type Leak struct {
+	KID string // of one key; "" only if the store leaked
+	// Store says that whoever copied the database and the master key may have every private half: all keys in the JWKS are thrown away,
+	// and a fresh key signs at once. That also mends rows that were altered: none of them is used again.
+	Store bool
+	// NewMaster, if the store leaked, seals the fresh keys, so that the old master key opens none of them. A Rewrap must follow.
+	NewMaster *Master
+}
+
 // Revoke takes a leaked key out of the JWKS for good and lets another sign, in one transaction: the next key if the current one leaked.
 // A fresh next key, which no verifier can have cached, takes over as soon as every verifier that obeys max-age knows it, because those
-// that keep a key set for ever fetch it again only when they meet an unknown kid.
-//
-// With storeLeaked whoever copied the database and the master key may have every private half: all keys in the JWKS are thrown away, and
-// a fresh key signs at once. That also mends rows that were altered: none of them is used again. ErrNotFound if there is no such key.
-func (r *Ring) Revoke(ctx context.Context, by storage.Actor, kid string, storeLeaked bool) (Revocation, error) {
+// that keep a key set for ever fetch it again only when they meet an unknown kid. ErrNotFound if there is no such key.
+func (r *Ring) Revoke(ctx context.Context, by storage.Actor, leak Leak) (Revocation, error) {
+	if leak.NewMaster != nil {
+		r.master.Store(r.master.Load().with(leak.NewMaster))
+	}
 	for try := 1; ; try++ {
-		v, err := r.revocable(ctx, storeLeaked)
+		v, err := r.revocable(ctx, leak)
 		if err != nil {
 			return Revocation{}, err
 		}
-		i := slices.IndexFunc(v.rows, func(k storage.SigningKey) bool { return k.KID == kid })
-		if i < 0 {
-			return Revocation{}, fmt.Errorf("signing key %s: %w", kid, storage.ErrNotFound)
+		i := slices.IndexFunc(v.rows, func(k storage.SigningKey) bool { return k.KID == leak.KID })
+		if i < 0 && leak.KID != "" {
+			return Revocation{}, fmt.Errorf("signing key %s: %w", leak.KID, storage.ErrNotFound)
 		}
-		if v.rows[i].State == storage.KeyRevoked && v.altered == nil {
-			return r.outcome(v.rows, []string{kid}, true), nil
+		if !leak.Store && v.rows[i].State == storage.KeyRevoked {
+			return r.outcome(v.rows, revokedWith(v.rows, v.rows[i]), v.rows[i].RevokedAt.Time, true), nil
 		}
-		done, err := r.revoke(ctx, by, v, v.rows[i], storeLeaked)
+		done, err := r.revoke(ctx, by, v, leak)
 		if !errors.Is(err, storage.ErrConflict) || try == 5 {
-			return done, errors.Join(err, r.Poll(ctx))
+			r.pollAfter(ctx, err)
+			return done, err
 		}
 	}
 }
 
 // revocable reads the rows. Only when everything is thrown away may they be altered ones.
-func (r *Ring) revocable(ctx context.Context, storeLeaked bool) (*view, error) {
+func (r *Ring) revocable(ctx context.Context, leak Leak) (*view, error) {
 	if err := r.Poll(ctx); err != nil {
 		return nil, err
 	}
-	v := r.view.Load()
-	if v.altered != nil && !storeLeaked {
+	v := *r.view.Load()
+	if v.altered != nil && !leak.Store {
 		return nil, fmt.Errorf("%w: whoever can write the table may have read it: revoke with --store-leaked, which makes fresh keys", v.altered)
 	}
-	return v, nil
+	if leak.NewMaster != nil {
+		v.master = v.master.with(leak.NewMaster).sealing(leak.NewMaster.ID())
+	}
+	return &v, nil
+}
+
+// revokedWith is the kids of the keys that were revoked at the same moment, the one given first.
+func revokedWith(rows []storage.SigningKey, named storage.SigningKey) []string {
+	kids := []string{named.KID}
+	for _, row := range rows {
+		if row.KID != named.KID && row.RevokedAt != nil && row.RevokedAt.Equal(named.RevokedAt.Time) {
+			kids = append(kids, row.KID)
+		}
+	}
+	return kids
 }
 
 // revoke makes the change, in one transaction. The fresh keys are generated before it.
-func (r *Ring) revoke(ctx context.Context, by storage.Actor, v *view, leaked storage.SigningKey, storeLeaked bool) (Revocation, error) {
-	fresh, err := r.generateNext(v.master)
+func (r *Ring) revoke(ctx context.Context, by storage.Actor, v *view, leak Leak) (Revocation, error) {
+	inserts, err := r.replacements(v, leak, by.Reason)
 	if err != nil {
 		return Revocation{}, err
 	}
-	inserts := []storage.SigningKey{fresh}
-	signer := find(v.rows, storage.KeyNext)
-	if storeLeaked || signer == nil || signer.KID == leaked.KID {
-		signer = nil
-	}
-	needsSigner := storeLeaked || leaked.State == storage.KeyCurrent || find(v.rows, storage.KeyCurrent) == nil
-	if needsSigner && signer == nil {
-		row, err := r.generate(v.master, "signs after a revocation")
-		if err != nil {
-			return Revocation{}, err
-		}
-		inserts = append(inserts, activated(row, by.Reason, row.PublishedAt.Time))
-	}
 	now := r.options.Now()
-	change := storage.KeyChange{Insert: publishedAt(inserts, now)}
-	revoked := []string{leaked.KID}
-	for _, row := range v.rows {
-		to, changed := row, true
-		switch {
-		case row.KID == leaked.KID, v.altered != nil, storeLeaked && row.State.Published():
-			to = revokedRow(row, by.Reason, r.config, now)
-			if row.KID != leaked.KID {
-				revoked = append(revoked, row.KID)
-			}
-		case row.State == storage.KeyNext && needsSigner:
-			to = activated(row, by.Reason, now)
-		case row.State == storage.KeyNext:
-			to = retired(row, now) // it never signed; a fresh one takes its place
-		default:
-			changed = false
-		}
-		if changed {
-			change.Update = append(change.Update, storage.KeyUpdate{From: row, To: to})
-		}
-	}
-	loseFirst(change.Update)
+	change := storage.KeyChange{Insert: publishedAt(inserts, now), Update: r.withdrawals(v, leak, len(inserts) == 1, by.Reason, now)}
 	rows := apply(v.rows, change)
 	if secondRotation(rows) {
 		change.Insert[0].SafeFrom = storage.At(exposedUntil(rows))
 		rows = apply(v.rows, change)
 	}
-	done := r.outcome(rows, revoked, false)
-	change.Event = event("key.revoke", leaked.KID, map[string]any{"revoked": revoked, "current": done.Current, "next": done.Next,
-		"store_leaked": storeLeaked, "exposed_until": storage.At(done.ExposedUntil)})
+	var revoked []string
+	for _, u := range change.Update {
+		if u.To.State == storage.KeyRevoked && u.To.RevokedAt.Equal(storage.At(now).Time) {
+			revoked = append(revoked, u.To.KID)
+		}
+	}
+	slices.SortStableFunc(revoked, func(a, b string) int { return namedFirst(a, leak.KID) - namedFirst(b, leak.KID) })
+	done := r.outcome(rows, revoked, now, false)
+	change.Event = event("key.revoke", leak.KID, map[string]any{"revoked": revoked, "current": done.Current, "next": done.Next,
+		"store_leaked": leak.Store, "exposed_until": storage.At(done.ExposedUntil)})
 	return done, r.change(ctx, by, v, change, now)
+}
+
+func namedFirst(kid, named string) int {
+	if kid == named {
+		return 0
+	}
+	return 1
+}
+
+// replacements are the rows of the fresh keys: the next one, and one to sign at once if there is none that could.
+func (r *Ring) replacements(v *view, leak Leak, reason string) ([]storage.SigningKey, error) {
+	fresh, err := r.generateNext(v.master)
+	if err != nil {
+		return nil, err
+	}
+	current, next := find(v.rows, storage.KeyCurrent), find(v.rows, storage.KeyNext)
+	if !leak.Store && (current != nil && current.KID != leak.KID || next != nil && next.KID != leak.KID) {
+		return []storage.SigningKey{fresh}, nil
+	}
+	signer, err := r.generate(v.master, "signs after a revocation")
+	return []storage.SigningKey{fresh, activated(signer, reason, signer.PublishedAt.Time)}, err
+}
+
+// withdrawals are what a revocation does to the rows that are there: what leaked is revoked, and the next key, if it may, signs if the
+// current one leaked, or makes room for a fresh one. Rows that give up a state come before the one that takes it.
+func (r *Ring) withdrawals(v *view, leak Leak, nextMaySign bool, reason string, now time.Time) []storage.KeyUpdate {
+	current := find(v.rows, storage.KeyCurrent)
+	needsSigner := current == nil || current.KID == leak.KID
+	var updates, last []storage.KeyUpdate
+	for _, row := range v.rows {
+		switch {
+		case row.KID == leak.KID && row.State != storage.KeyRevoked, v.altered != nil, leak.Store && row.State.Published():
+			updates = append(updates, storage.KeyUpdate{From: row, To: revokedRow(row, reason, r.config, now)})
+		case row.State == storage.KeyNext && needsSigner && nextMaySign:
+			last = append(last, storage.KeyUpdate{From: row, To: activated(row, reason, now)})
+		case row.State == storage.KeyNext:
+			updates = append(updates, storage.KeyUpdate{From: row, To: retired(row, now)}) // it never signed; a fresh one takes its place
+		}
+	}
+	return append(updates, last...)
 }
 
 // publishedAt is rows of new keys as published, and as coming to sign, at the moment given: that of a revocation, than which they are not older.
@@ -125,9 +163,6 @@ func publishedAt(rows []storage.SigningKey, now time.Time) []storage.SigningKey 
 
 // revokedRow is the row of a key that has leaked.
 func revokedRow(k storage.SigningKey, reason string, c Config, now time.Time) storage.SigningKey {
-	if k.State == storage.KeyRevoked && k.RevokedAt != nil && k.ExposedUntil != nil {
-		return k
-	}
 	if k.State == storage.KeyCurrent {
 		k.DeactivatedAt = storage.AtPtr(now)
 	}
@@ -136,23 +171,9 @@ func revokedRow(k storage.SigningKey, reason string, c Config, now time.Time) st
 	return k
 }
 
-// loseFirst puts the rows that give up a state before the one that takes it: the schema lets one key be current and one next.
-func loseFirst(updates []storage.KeyUpdate) {
-	slices.SortStableFunc(updates, func(a, b storage.KeyUpdate) int {
-		rank := func(u storage.KeyUpdate) int {
-			if u.To.State == storage.KeyCurrent {
-				return 1
-			}
-			return 0
-		}
-		return rank(a) - rank(b)
-	})
-}
-
-// outcome is what a revocation has led to. The key is one of the rows.
-func (r *Ring) outcome(rows []storage.SigningKey, revoked []string, already bool) Revocation {
-	i := slices.IndexFunc(rows, func(k storage.SigningKey) bool { return k.KID == revoked[0] })
-	o := Revocation{Revoked: revoked, RevokedAt: rows[i].RevokedAt.Time, Already: already, Current: kidOf(find(rows, storage.KeyCurrent)),
+// outcome is what a revocation at the moment given has led to.
+func (r *Ring) outcome(rows []storage.SigningKey, revoked []string, at time.Time, already bool) Revocation {
+	o := Revocation{Revoked: revoked, RevokedAt: storage.At(at).Time, Already: already, Current: kidOf(find(rows, storage.KeyCurrent)),
 		Next: kidOf(find(rows, storage.KeyNext)), ExposedUntil: exposedUntil(rows)}
 	if secondRotation(rows) {
 		second := rotatesAt(rows, r.config).UTC()

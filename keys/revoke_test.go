@@ -2,6 +2,7 @@ package keys_test
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -56,7 +57,7 @@ func TestRevokeFromAnyState(t *testing.T) {
 				before := byState(r)
 				token, _ := mustSign(t, r, c.now().Add(time.Minute))
 				c.step(time.Second)
-				done, err := r.Revoke(ctx, admin, before[state], false)
+				done, err := r.Revoke(ctx, admin, keys.Leak{KID: before[state]})
 				must(t, err)
 				current := before[storage.KeyCurrent]
 				if state == storage.KeyCurrent {
@@ -96,7 +97,7 @@ func secondRotation(t *testing.T, r *keys.Ring, c *clock, done keys.Revocation) 
 	if age := r.JWKS().MaxAge; age != keystest.Config.JWKSMaxAge {
 		t.Errorf("after the incident max-age is %v", age)
 	}
-	again, err := r.Revoke(ctx, admin, done.Revoked[0], false)
+	again, err := r.Revoke(ctx, admin, keys.Leak{KID: done.Revoked[0]})
 	if err != nil || !again.Already || !again.RevokedAt.Equal(done.RevokedAt) || !again.ExposedUntil.Equal(done.ExposedUntil) || again.SecondRotation != nil {
 		t.Errorf("revoked again: %+v, %v", again, err)
 	}
@@ -111,7 +112,7 @@ func TestRevokeWithTheStoreLeaked(t *testing.T) {
 		for _, row := range r.Rows() {
 			known[row.KID] = true
 		}
-		done, err := r.Revoke(ctx, admin, before[storage.KeyPrevious], true)
+		done, err := r.Revoke(ctx, admin, keys.Leak{KID: before[storage.KeyPrevious], Store: true})
 		must(t, err)
 		if len(done.Revoked) != 3 || done.Revoked[0] != before[storage.KeyPrevious] || known[done.Current] || known[done.Next] || done.SecondRotation != nil {
 			t.Errorf("%+v", done)
@@ -132,6 +133,47 @@ func TestRevokeWithTheStoreLeaked(t *testing.T) {
 	})
 }
 
+// First one key leaks, then it turns out that all did: the second command does what it says, whatever the first has done.
+func TestStoreLeakedAfterAKeyLeaked(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		c := newClock()
+		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		c.step(time.Hour)
+		first, err := r.Revoke(ctx, admin, keys.Leak{KID: byState(r)[storage.KeyCurrent]})
+		must(t, err)
+		c.step(time.Second)
+		all, err := r.Revoke(ctx, admin, keys.Leak{KID: first.Revoked[0], Store: true})
+		must(t, err)
+		if all.Already || all.Current == first.Current || all.Next == first.Next || !slices.Contains(all.Revoked, first.Current) || !slices.Contains(all.Revoked, first.Next) {
+			t.Errorf("%+v after %+v", all, first)
+		}
+		again, err := r.Revoke(ctx, admin, keys.Leak{KID: first.Current})
+		if err != nil || !again.Already || len(again.Revoked) != 2 {
+			t.Errorf("%+v, %v", again, err)
+		}
+	})
+}
+
+// The old master key opens nothing of what is made after a leak of the store.
+func TestStoreLeakedWithItsMaster(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		c, db := newClock(), storagetest.MustOpen(t, url)
+		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		_, err := r.Revoke(ctx, admin, keys.Leak{Store: true, NewMaster: newMaster(t)})
+		must(t, err)
+		var under int
+		query := `SELECT COUNT(*) FROM signing_keys WHERE private_key LIKE 'v1.` + keystest.MustMaster(t, 1).ID() + `%'`
+		must(t, storagetest.Raw(t, url).QueryRow(query).Scan(&under))
+		if under != 0 {
+			t.Errorf("%d fresh keys are sealed under the leaked master key", under)
+		}
+		done, err := r.Rewrap(ctx, admin, newMaster(t))
+		if err != nil || done.Left != 0 {
+			t.Errorf("%+v, %v", done, err)
+		}
+	})
+}
+
 // A key that is generated takes time. What is made for a revocation is not older than it, by however little.
 func TestRevokeWhileTimeGoesBy(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
@@ -141,7 +183,7 @@ func TestRevokeWhileTimeGoesBy(t *testing.T) {
 			return c.now()
 		}
 		r := keystest.MustRing(t, db, ticking, keystest.Generator())
-		done, err := r.Revoke(ctx, admin, byState(r)[storage.KeyCurrent], true)
+		done, err := r.Revoke(ctx, admin, keys.Leak{KID: byState(r)[storage.KeyCurrent], Store: true})
 		must(t, err)
 		if done.SecondRotation != nil {
 			t.Errorf("%+v", done)
@@ -160,11 +202,11 @@ func TestRevokeTwice(t *testing.T) {
 		c := newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
 		c.step(time.Hour)
-		first, err := r.Revoke(ctx, admin, byState(r)[storage.KeyCurrent], false)
+		first, err := r.Revoke(ctx, admin, keys.Leak{KID: byState(r)[storage.KeyCurrent]})
 		must(t, err)
 		c.step(time.Minute)
 		must(t, r.Maintain(ctx))
-		second, err := r.Revoke(ctx, admin, first.Next, false)
+		second, err := r.Revoke(ctx, admin, keys.Leak{KID: first.Next})
 		must(t, err)
 		if second.SecondRotation == nil || !second.SecondRotation.Equal(c.now().Add(exposure)) || second.Current != first.Current || second.Next == first.Next {
 			t.Errorf("%+v", second)
@@ -176,7 +218,7 @@ func TestRevokeTwice(t *testing.T) {
 func TestRevokeUnknownKey(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		r := keystest.MustRing(t, db, time.Now, keystest.Generator())
-		if _, err := r.Revoke(ctx, admin, "nobody", false); !errors.Is(err, storage.ErrNotFound) {
+		if _, err := r.Revoke(ctx, admin, keys.Leak{KID: "nobody"}); !errors.Is(err, storage.ErrNotFound) {
 			t.Error(err)
 		}
 	})
@@ -200,10 +242,10 @@ func TestCommitWhoseAnswerIsLost(t *testing.T) {
 		t.Error("rotated twice:", err)
 	}
 	proxy.LoseAnswer("COMMIT")
-	if _, err := r.Revoke(ctx, admin, kid, false); !errors.Is(err, storage.ErrUnavailable) {
+	if _, err := r.Revoke(ctx, admin, keys.Leak{KID: kid}); !errors.Is(err, storage.ErrUnavailable) {
 		t.Error("revoked:", err)
 	}
-	if done, err := r.Revoke(ctx, admin, kid, false); err != nil || !done.Already {
+	if done, err := r.Revoke(ctx, admin, keys.Leak{KID: kid}); err != nil || !done.Already {
 		t.Errorf("%+v, %v", done, err)
 	}
 	proxy.LoseAnswer("COMMIT")

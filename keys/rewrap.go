@@ -16,24 +16,38 @@ type Rewrapped struct {
 	Left        int    `json:"left"`         // rows under any other master key, counted at the end: 0
 }
 
+// errOtherRewrap says that another rewrap seals under a key of its own.
+var errOtherRewrap = fmt.Errorf("another rewrap seals under another new master key: %w", storage.ErrConflict)
+
 // Rewrap seals everything under a new master key, row by row in small transactions. Every replica must be able to read the new key before:
 // what it seals is under the new one from the first transaction on, and what it opens may be under either. One that was interrupted is
-// finished by the next.
+// finished by the next. ErrConflict if another rewrap goes on to a third key.
 func (r *Ring) Rewrap(ctx context.Context, by storage.Actor, to *Master) (Rewrapped, error) {
 	r.master.Store(r.master.Load().with(to))
 	done := Rewrapped{MasterKey: to.ID()}
+	v, err := r.intact(ctx)
+	if err != nil {
+		return done, err
+	}
+	r.master.Store(r.master.Load().with(to)) // a key that seals nothing yet is not forgotten: it comes last
+	from := v.master.ID()
 	for try := 1; ; try++ {
-		err := r.rewrap(ctx, by, &done)
-		if !errors.Is(err, storage.ErrConflict) || try == 10 {
+		err := r.rewrap(ctx, by, from, &done)
+		if !errors.Is(err, storage.ErrConflict) || errors.Is(err, errOtherRewrap) || try == 10 {
 			return done, err
 		}
 	}
 }
 
 // rewrap goes once over everything. ErrConflict if somebody else changed a row meanwhile.
-func (r *Ring) rewrap(ctx context.Context, by storage.Actor, done *Rewrapped) error {
-	if err := r.turnMaster(ctx, by, done.MasterKey); err != nil {
+func (r *Ring) rewrap(ctx context.Context, by storage.Actor, from string, done *Rewrapped) error {
+	if err := r.turnMaster(ctx, by, from, done.MasterKey); err != nil {
 		return err
+	}
+	for _, name := range sealedMetas {
+		if err := r.resealMeta(ctx, by, name); err != nil {
+			return err
+		}
 	}
 	if err := r.resealSigningKeys(ctx, by, done); err != nil {
 		return err
@@ -41,10 +55,10 @@ func (r *Ring) rewrap(ctx context.Context, by storage.Actor, done *Rewrapped) er
 	if err := r.resealSecretKeys(ctx, by, done); err != nil {
 		return err
 	}
-	if err := r.resealCanary(ctx, by); err != nil {
+	if err := r.resealMeta(ctx, by, metaCanary); err != nil {
 		return err
 	}
-	left, err := r.underOthers(ctx)
+	left, err := r.left(ctx, done.MasterKey)
 	if done.Left = left; err == nil && left > 0 {
 		err = fmt.Errorf("rewrap: %d rows are left: %w", left, storage.ErrConflict)
 	}
@@ -52,10 +66,13 @@ func (r *Ring) rewrap(ctx context.Context, by storage.Actor, done *Rewrapped) er
 }
 
 // turnMaster makes the new master key the one that seals: that whose id the MAC of the set bears.
-func (r *Ring) turnMaster(ctx context.Context, by storage.Actor, id string) error {
+func (r *Ring) turnMaster(ctx context.Context, by storage.Actor, from, id string) error {
 	v, err := r.intact(ctx)
 	if err != nil || v.master.ID() == id && v.version > 0 {
 		return err
+	}
+	if v.master.ID() != from {
+		return errOtherRewrap
 	}
 	turned := *v
 	turned.master = v.master.sealing(id)
@@ -71,7 +88,7 @@ func (r *Ring) resealSigningKeys(ctx context.Context, by storage.Actor, done *Re
 		return err
 	}
 	for _, row := range v.rows {
-		if v.master.sealed(row) {
+		if sealedBy(row, v.master.ID()) {
 			continue
 		}
 		to, err := v.master.reseal(row)
@@ -90,9 +107,9 @@ func (r *Ring) resealSigningKeys(ctx context.Context, by storage.Actor, done *Re
 	return nil
 }
 
-// sealed tells whether nothing of a row is under another key than the first.
-func (m *Master) sealed(row storage.SigningKey) bool {
-	return sealedUnder(row.MAC) == m.ID() && (row.PrivateKey == "" || sealedUnder(row.PrivateKey) == m.ID())
+// sealedBy tells whether nothing of a row is under another key than the one of that id.
+func sealedBy(row storage.SigningKey, id string) bool {
+	return sealedUnder(row.MAC) == id && (row.PrivateKey == "" || sealedUnder(row.PrivateKey) == id)
 }
 
 // reseal is a row with its private half, if it has one, under the first key.
@@ -132,41 +149,63 @@ func (r *Ring) resealSecretKeys(ctx context.Context, by storage.Actor, done *Rew
 	return r.Poll(ctx)
 }
 
-// resealCanary comes last: by the canary a server that starts knows which master key it needs at least.
-func (r *Ring) resealCanary(ctx context.Context, by storage.Actor) error {
+// resealMeta seals a named value anew, if there is one. The canary comes last: by it a server that starts knows which master key it needs
+// at least.
+func (r *Ring) resealMeta(ctx context.Context, by storage.Actor, name string) error {
 	m := r.view.Load().master
-	sealed, err := r.db.Meta(ctx, metaCanary)
-	if err != nil || sealedUnder(sealed) == m.ID() {
+	sealed, err := r.db.Meta(ctx, name)
+	if isNotFound(err) || err == nil && sealedUnder(sealed) == m.ID() {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	return r.db.ReplaceMeta(ctx, by, event("key.rewrap", metaCanary, map[string]any{"master_key": m.ID()}), metaCanary, sealed, m.sealCanary(), r.options.Now())
+	anew := m.sealCanary() // what it says is known: it need not be opened
+	if name != metaCanary {
+		text, err := m.open(name, "1", nil, sealed)
+		if err != nil {
+			r.options.Log.Warn("a value could not be read, and is emptied", "name", name, "error", err)
+		}
+		anew = m.seal(name, "1", nil, text)
+	}
+	return r.db.ReplaceMeta(ctx, by, event("key.rewrap", name, map[string]any{"master_key": m.ID()}), name, sealed, anew, r.options.Now())
 }
 
-// underOthers counts, anew from the database, the rows under another master key than the one that seals.
-func (r *Ring) underOthers(ctx context.Context) (int, error) {
+// left counts, anew from the database, what is under another master key than the one of that id.
+func (r *Ring) left(ctx context.Context, id string) (int, error) {
 	v, err := r.intact(ctx)
 	if err != nil {
 		return 0, err
 	}
-	canary, err := r.db.Meta(ctx, metaCanary)
-	if err != nil {
-		return 0, err
+	left := v.underOthers(id)
+	for _, name := range append([]string{metaCanary}, sealedMetas...) {
+		sealed, err := r.db.Meta(ctx, name)
+		if err != nil && !isNotFound(err) {
+			return 0, err
+		}
+		if err == nil && sealedUnder(sealed) != id {
+			left++
+		}
 	}
-	left := 0
-	if sealedUnder(canary) != v.master.ID() {
-		left++
+	return left, nil
+}
+
+// underOthers counts the rows of a view, and its set, that are under another master key than the one of that id.
+func (v *view) underOthers(id string) (n int) {
+	if v.version > 0 && sealedUnder(v.setMAC) != id {
+		n++
 	}
 	for _, row := range v.rows {
-		if !v.master.sealed(row) {
-			left++
+		if !sealedBy(row, id) {
+			n++
 		}
 	}
 	for _, rows := range v.secrets.byPurpose {
 		for _, k := range rows {
-			if sealedUnder(k.row.Sealed) != v.master.ID() {
-				left++
+			if sealedUnder(k.row.Sealed) != id {
+				n++
 			}
 		}
 	}
-	return left, nil
+	return n
 }

@@ -36,7 +36,7 @@ func TestRewrapUnderARunningServer(t *testing.T) {
 		ring := func(path string) (*keys.Ring, error) {
 			m, err := keys.ReadMaster(path)
 			must(t, err)
-			return keys.Open(ctx, storagetest.MustOpen(t, url), m, keystest.Config, keys.Options{Now: c.now, Generate: keystest.Generator(), Log: keystest.Quiet,
+			return keys.Open(ctx, storagetest.MustOpen(t, url), m, keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: keystest.Generator(), Log: keystest.Quiet,
 				ReadMaster: func() (*keys.Master, error) { return keys.ReadMaster(path) }})
 		}
 		server, err := ring(file)
@@ -81,11 +81,88 @@ func TestRewrapUnderARunningServer(t *testing.T) {
 	})
 }
 
+// Who has the old master key and can write the tables is not believed by a server that has seen it go, even if its file still has it.
+func TestOldMasterIsNotBelieved(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		c, generate := newClock(), keystest.Generator()
+		server := mustOpen(t, storagetest.MustOpen(t, url), c, generate) // made by the first of the two in its file
+		must(t, server.Maintain(ctx))
+		_, err := server.Rewrap(ctx, admin, newMaster(t))
+		must(t, err)
+		must(t, server.Poll(ctx))
+		thief := mustOpen(t, storagetest.MustOpen(t, url), c, generate)
+		back, err := keys.NewMaster(make32(3))
+		must(t, err)
+		_, err = thief.Rewrap(ctx, admin, back)
+		must(t, err)
+		if err := server.Poll(ctx); !errors.Is(err, keys.ErrWrongMaster) {
+			t.Error("a master key that it was never given:", err)
+		}
+	})
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		c, generate, old := newClock(), keystest.Generator(), keystest.MustMaster(t, 1)
+		db := storagetest.MustOpen(t, url)
+		both, err := keys.NewMaster(make32(1), make32(2))
+		must(t, err)
+		keystest.MustRing(t, db, c.now, generate)
+		server, err := keys.Open(ctx, db, both, keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet,
+			ReadMaster: func() (*keys.Master, error) { return both, nil }})
+		must(t, err)
+		_, err = mustOpen(t, db, c, generate).Rewrap(ctx, admin, newMaster(t))
+		must(t, err)
+		must(t, server.Poll(ctx))
+		thief, err := keys.Open(ctx, db, newMaster(t), keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet})
+		must(t, err)
+		_, err = thief.Rewrap(ctx, admin, old)
+		must(t, err)
+		if err := server.Poll(ctx); !errors.Is(err, keys.ErrWrongMaster) {
+			t.Error("the old master key is believed:", err)
+		}
+	})
+}
+
+// Two rewraps to different keys at once: one of them does it all, the other does so after it, or says that it did not.
+func TestTwoRewrapsAtOnce(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		c, generate := newClock(), keystest.Generator()
+		keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
+		all, err := keys.NewMaster(make32(1), make32(2), make32(3))
+		must(t, err)
+		var rings []*keys.Ring
+		for range 2 {
+			r, err := keys.Open(ctx, storagetest.MustOpen(t, url), all, keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet})
+			must(t, err)
+			rings = append(rings, r)
+		}
+		results := make(chan error)
+		for i, r := range rings {
+			go func() {
+				_, err := r.Rewrap(ctx, admin, keystest.MustMaster(t, byte(2+i)))
+				results <- err
+			}()
+		}
+		errs := []error{<-results, <-results}
+		if errs[0] != nil && errs[1] != nil {
+			t.Errorf("none was finished: %v", errs)
+		}
+		for _, err := range errs {
+			if err != nil && !errors.Is(err, storage.ErrConflict) && !errors.Is(err, keys.ErrWrongMaster) {
+				t.Error(err)
+			}
+		}
+		last, err := keys.Open(ctx, storagetest.MustOpen(t, url), all, keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet})
+		must(t, err)
+		if s := mustStatus(t, last); !s.Healthy {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 // A server whose file lacks the new master key stops signing rather than go on with what it can no longer check, and recovers by itself.
 func TestRewrapWithoutTheNewKeyInTheFile(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		c, today := newClock(), keystest.MustMaster(t, 1)
-		server, err := keys.Open(ctx, db, today, keystest.Config, keys.Options{Now: c.now, Generate: keystest.Generator(), Log: keystest.Quiet,
+		server, err := keys.Open(ctx, db, today, keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: keystest.Generator(), Log: keystest.Quiet,
 			ReadMaster: func() (*keys.Master, error) { return today, nil }})
 		must(t, err)
 		must(t, server.Maintain(ctx))

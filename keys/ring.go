@@ -37,14 +37,15 @@ var (
 
 // Ring is the keys of one replica. It is safe for concurrent use.
 type Ring struct {
-	db       *storage.DB
-	config   Config
-	options  Options
-	master   atomic.Pointer[Master]
-	view     atomic.Pointer[view]
-	reserved sync.Map   // kid -> time.Time: until when this replica may sign without asking
-	polling  sync.Mutex // one poll at a time
-	looked   time.Time  // when Maintain last asked whether an old refresh key is in use; Maintain alone uses it
+	db        *storage.DB
+	config    Config
+	options   Options
+	master    atomic.Pointer[Master]
+	view      atomic.Pointer[view]
+	reserved  sync.Map        // kid -> time.Time: until when this replica may sign without asking
+	polling   sync.Mutex      // one poll at a time
+	forgotten map[string]bool // ids of master keys that are not believed any more; under polling
+	looked    time.Time       // when Maintain last asked whether an old refresh key is in use; Maintain alone uses it
 }
 
 // Options are the ring's sources of time, keys and words. The zero value is useful.
@@ -54,6 +55,8 @@ type Options struct {
 	Log      *slog.Logger                            // nil: slog.Default
 	// ReadMaster reads the master key again, when something turns up that was sealed under another. nil: it does not change.
 	ReadMaster func() (*Master, error)
+	// DatabaseNow is the time of the database. nil: its clock is asked.
+	DatabaseNow func(context.Context) (time.Time, error)
 	// Tolerant opens a ring whose rows were altered, so that a person can see it and act. It neither signs nor verifies.
 	Tolerant bool
 }
@@ -70,7 +73,10 @@ func Open(ctx context.Context, db *storage.DB, m *Master, c Config, o Options) (
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	r := &Ring{db: db, config: c, options: o}
+	if o.DatabaseNow == nil {
+		o.DatabaseNow = db.Clock
+	}
+	r := &Ring{db: db, config: c, options: o, forgotten: map[string]bool{}}
 	r.master.Store(m)
 	if err := claimDatabase(ctx, db, m); err != nil {
 		return nil, err
@@ -82,10 +88,18 @@ func Open(ctx context.Context, db *storage.DB, m *Master, c Config, o Options) (
 }
 
 // Run polls the rows every second, and when another replica tells of a change, and takes the steps that are due, until the context ends.
+// The steps may take their time, a new key above all; polling does not wait for them.
 func (r *Ring) Run(ctx context.Context) {
+	var both sync.WaitGroup
+	both.Go(func() { r.every(ctx, r.db.KeyChanges(ctx), "poll", r.Poll) })
+	both.Go(func() { r.every(ctx, nil, "upkeep", r.Maintain) })
+	both.Wait()
+}
+
+// every does something each PollInterval, and when a value comes.
+func (r *Ring) every(ctx context.Context, changes <-chan struct{}, what string, do func(context.Context) error) {
 	tick := time.NewTicker(PollInterval)
 	defer tick.Stop()
-	changes := r.db.KeyChanges(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -93,8 +107,8 @@ func (r *Ring) Run(ctx context.Context) {
 		case <-tick.C:
 		case <-changes:
 		}
-		if err := r.Maintain(ctx); err != nil && ctx.Err() == nil {
-			r.options.Log.Error("signing keys: poll failed", "error", err)
+		if err := do(ctx); err != nil && ctx.Err() == nil {
+			r.options.Log.Error("signing keys: "+what+" failed", "error", err)
 		}
 	}
 }
@@ -117,12 +131,39 @@ func (r *Ring) Poll(ctx context.Context) error {
 	if errors.Is(err, ErrWrongMaster) && r.rereadMaster() {
 		v, err = r.newView(set, secrets, readAt)
 	}
-	if err != nil {
-		return err
+	if err != nil && !(r.options.Tolerant && v.tolerate(r.master.Load(), err)) {
+		return errors.Join(err, r.heedRevocations(err, set))
 	}
 	r.db.UseAuditKey(v.secrets.byPurpose[purposeAudit][0].key)
 	r.view.Store(v)
+	r.forgetMasters(v)
 	return nil
+}
+
+// heedRevocations takes keys that were revoked out of the view also when the set makes no new one, because it was altered.
+func (r *Ring) heedRevocations(err error, set storage.KeySet) error {
+	v := r.view.Load()
+	if v == nil || !errors.As(err, new(*AlteredError)) {
+		return nil
+	}
+	less, err := v.withoutRevoked(r.master.Load(), set)
+	if err == nil {
+		r.view.Store(less)
+	}
+	return err
+}
+
+// forgetMasters lets go of the master keys before the one that seals, once nothing is under them any more: whoever has an old one and
+// can write the tables must not be believed.
+func (r *Ring) forgetMasters(v *view) {
+	if v.altered != nil || v.underOthers(v.master.ID()) > 0 {
+		return
+	}
+	rest, before := r.master.Load().from(v.master.ID())
+	for _, id := range before {
+		r.forgotten[id] = true
+	}
+	r.master.Store(rest)
 }
 
 // rereadMaster takes over the master keys that stand in the file today, besides those it has. It tells whether there are new ones.
@@ -136,12 +177,18 @@ func (r *Ring) rereadMaster() bool {
 		return false
 	}
 	have := r.master.Load()
-	if have.Holds(today) {
+	if today = today.without(r.forgotten); today == nil || have.Holds(today) {
 		return false
 	}
 	r.master.Store(have.with(today))
 	r.options.Log.Info("master key: the file holds a new key, taken over", "id", today.ID())
 	return true
+}
+
+// ClockOff is how far the clock of this replica is ahead of that of the database.
+func (r *Ring) ClockOff(ctx context.Context) (time.Duration, error) {
+	theirs, err := r.options.DatabaseNow(ctx)
+	return r.options.Now().Sub(theirs), err
 }
 
 // fresh is the view, unless it is too old to be trusted or shows altered rows.

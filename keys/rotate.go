@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,11 +11,16 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
+const eventBegin = "key.begin"
+
 // Actors of the steps that come due by themselves.
 var (
 	itself     = storage.Actor{Name: "keyturn", Reason: "schedule"}
 	afterALeak = storage.Actor{Name: "keyturn", Reason: "second rotation after a revocation"}
 )
+
+// MaxClockOff is how far the clock of a replica may be from that of the database. Beyond it the replica takes no step by its own time.
+const MaxClockOff = 30 * time.Second
 
 // Maintain polls, takes the steps that are due and polls again if there were any. That another replica was faster is a normal outcome.
 func (r *Ring) Maintain(ctx context.Context) error {
@@ -26,6 +32,9 @@ func (r *Ring) Maintain(ctx context.Context) error {
 		steps := Due(v.rows, r.config, r.options.Now())
 		if len(steps) == 0 {
 			break
+		}
+		if off, err := r.ClockOff(ctx); err != nil || off.Abs() > MaxClockOff {
+			return errors.Join(err, fmt.Errorf("the clock is %v off that of the database: no step is taken", off))
 		}
 		for _, step := range steps {
 			if err := r.take(ctx, step, v); err != nil && !errors.Is(err, storage.ErrConflict) {
@@ -57,14 +66,21 @@ func (r *Ring) take(ctx context.Context, step Step, v *view) error {
 	}
 }
 
-// begin makes the first current key. Nobody can have cached a JWKS before it, so that it needs no lead.
+// begin makes the first current key. Nobody can have cached a JWKS before it, so that it needs no lead. Where there were keys before, it
+// makes none: somebody has taken them away.
 func (r *Ring) begin(ctx context.Context, v *view) error {
+	if begun, err := r.db.HasAudit(ctx, eventBegin); err != nil || begun {
+		if v, e := r.intact(ctx); e != nil || err != nil || len(v.rows) > 0 {
+			return cmp.Or(err, e, storage.ErrConflict) // another replica has just begun
+		}
+		return &AlteredError{[]string{"there are no signing keys, and there were some: the rows were removed outside keyturn"}}
+	}
 	row, err := r.generate(v.master, "first key")
 	if err != nil {
 		return err
 	}
 	now := r.options.Now()
-	return r.change(ctx, itself, v, storage.KeyChange{Event: event("key.begin", row.KID, nil), Insert: []storage.SigningKey{activated(row, row.Reason, now)}}, now)
+	return r.change(ctx, itself, v, storage.KeyChange{Event: event(eventBegin, row.KID, nil), Insert: []storage.SigningKey{activated(row, row.Reason, now)}}, now)
 }
 
 // publish makes the next key.
@@ -100,7 +116,7 @@ type TooYoungError struct {
 }
 
 func (e *TooYoungError) Error() string {
-	return fmt.Sprintf("the next key %s has not been published for key_publish_lead yet: verifiers may refuse its tokens; safe from %s on",
+	return fmt.Sprintf("the next key %s is too young: verifiers that keep the JWKS may not know it and refuse its tokens; safe from %s on",
 		e.KID, e.Earliest.UTC().Format(time.RFC3339))
 }
 
@@ -115,7 +131,8 @@ func (r *Ring) Rotate(ctx context.Context, by storage.Actor, force bool) (Rotati
 	for try := 1; ; try++ {
 		rotation, err := r.rotate(ctx, by, v)
 		if !errors.Is(err, storage.ErrConflict) || try == 5 {
-			return rotation, errors.Join(err, r.Poll(ctx))
+			r.pollAfter(ctx, err)
+			return rotation, err
 		}
 		// Either somebody changed the keys, or the current key signed for a later moment than was read: then the same step is still to be made.
 		if v, err = r.rotatable(ctx, force); err != nil {
@@ -124,6 +141,16 @@ func (r *Ring) Rotate(ctx context.Context, by storage.Actor, force bool) (Rotati
 		if kidOf(find(v.rows, storage.KeyNext)) != expected {
 			return Rotation{}, fmt.Errorf("rotate: %w: somebody else rotated at the same time", storage.ErrConflict)
 		}
+	}
+}
+
+// pollAfter brings the view up to date after a change, if it was made. That it could not be read does not undo the change.
+func (r *Ring) pollAfter(ctx context.Context, err error) {
+	if err != nil {
+		return
+	}
+	if err := r.Poll(ctx); err != nil {
+		r.options.Log.Warn("signing keys: changed, but not read again", "error", err)
 	}
 }
 

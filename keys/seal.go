@@ -108,6 +108,11 @@ func mac(k *masterKey, key []byte, fields []any) string {
 // rowMAC authenticates all columns that decide the state of a signing key.
 func (m *Master) rowMAC(k storage.SigningKey) string { return m.keys[0].rowMAC(k) }
 
+// wrote tells whether the row is as it was when its MAC was made under this key.
+func (k *masterKey) wrote(row storage.SigningKey) bool {
+	return hmac.Equal([]byte(row.MAC), []byte(k.rowMAC(row)))
+}
+
 func (k *masterKey) rowMAC(row storage.SigningKey) string {
 	moment := func(t *storage.Time) int64 {
 		if t == nil {
@@ -155,7 +160,7 @@ func (m *Master) checkSet(set storage.KeySet) error {
 		if k == nil && isMasterID(sealedUnder(row.MAC)) {
 			return fmt.Errorf("signing key %s: %w", row.KID, ErrWrongMaster)
 		}
-		if k == nil || !hmac.Equal([]byte(row.MAC), []byte(k.rowMAC(row))) {
+		if k == nil || !k.wrote(row) || ofFirstSchema(row) && (row.RetiredAt != nil || row.ExposedUntil != nil) {
 			altered.Problems = append(altered.Problems, fmt.Sprintf("the row of key %s was altered outside keyturn", row.KID))
 		}
 		first = first && ofFirstSchema(row)

@@ -1,10 +1,12 @@
 package keys
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -92,8 +94,8 @@ func beginSecrets(ctx context.Context, db *storage.DB, m *Master, now time.Time)
 func (m *Master) openSecrets(rows []storage.SecretKey) (*Secrets, error) {
 	s := &Secrets{byPurpose: map[string][]secretKey{}}
 	for _, row := range rows {
-		if row.Number < 1 || row.Number > maxSecretNumber {
-			return nil, fmt.Errorf("secret key %s %d: its number does not fit a token", row.Purpose, row.Number)
+		if row.Number < 1 || row.Number > maxSecretNumber || !slices.Contains(purposes, row.Purpose) {
+			continue // not of keyturn: nothing can be made or read with it
 		}
 		key, err := m.open(row.Purpose, strconv.FormatInt(row.Number, 10), nil, row.Sealed)
 		if err != nil {
@@ -109,62 +111,90 @@ func (m *Master) openSecrets(rows []storage.SecretKey) (*Secrets, error) {
 	return s, nil
 }
 
-// nextRefreshKey is when the next key of refresh tokens is to be made and from when on it is used: it turns with the signing keys. It is
-// a pure function.
-func nextRefreshKey(rows []secretKey, c Config, now time.Time) (due bool, activate time.Time) {
-	newest := rows[len(rows)-1].row.ActivatedAt
-	lead := min(secretLead, c.PublishLead)
-	at := newest.Add(c.RotationInterval)
-	return !now.Before(at.Add(-lead)), later(at, now.Add(lead))
+// refreshInterval is how long a key of refresh tokens is used: it turns with the signing keys, but so slowly that there are numbers for
+// all that a grant may still need.
+func refreshInterval(c Config) time.Duration {
+	return max(c.RotationInterval, c.GrantTTL/(maxSecretNumber/2), 24*time.Hour)
 }
 
-// lapsed is the oldest key of refresh tokens, if another has taken over, and when that was. It may go once no live grant is older.
+// nextRefreshKey is when the next key of refresh tokens is to be made and from when on it is used. It is a pure function.
+func nextRefreshKey(rows []secretKey, c Config, now time.Time) (due bool, activate time.Time) {
+	at := rows[len(rows)-1].row.ActivatedAt.Add(refreshInterval(c))
+	return !now.Before(at.Add(-secretLead)), later(at, now.Add(secretLead))
+}
+
+// lapsed is the oldest key of refresh tokens, if another took over more than secretLead ago, and when that was. It may go once no live
+// grant is older.
 func lapsed(rows []secretKey, now time.Time) (old *secretKey, replacedAt time.Time) {
-	if len(rows) < 2 || rows[1].row.ActivatedAt.After(now) {
+	if len(rows) < 2 || now.Before(rows[1].row.ActivatedAt.Add(secretLead)) {
 		return nil, time.Time{}
 	}
 	return &rows[0], rows[1].row.ActivatedAt.Time
 }
 
-// maintainSecrets makes the next key of refresh tokens when it is due, and removes an old one once nothing can be presented under it:
+// maintainSecrets makes the next key of refresh tokens when it is due, and removes old ones once nothing can be presented under them:
 // no refresh token, and none that was replaced, whose second use ends the grant.
 func (r *Ring) maintainSecrets(ctx context.Context, v *view) error {
 	rows, now := v.secrets.byPurpose[purposeRefresh], r.options.Now()
 	if due, activate := nextRefreshKey(rows, r.config, now); due {
-		row := v.master.newSecretRow(purposeRefresh, freeNumber(rows), activate)
+		number, ok := freeNumber(rows)
+		if !ok {
+			return nil // Status tells
+		}
+		row := v.master.newSecretRow(purposeRefresh, number, activate)
 		if err := r.db.AddSecretKey(ctx, itself, row, v.version, now); err != nil && !errors.Is(err, storage.ErrConflict) {
 			return err
 		}
 		return r.Poll(ctx)
 	}
-	old, replacedAt := lapsed(rows, now)
-	if since := now.Sub(r.looked); old == nil || since >= 0 && since < lookInterval {
+	if since := now.Sub(r.looked); since >= 0 && since < lookInterval {
 		return nil
 	}
 	r.looked = now
-	used, err := r.db.HasGrantBefore(ctx, replacedAt, now)
-	if err != nil || used {
-		return err
-	}
-	if err := r.db.DeleteSecretKey(ctx, itself, old.row, now); err != nil && !errors.Is(err, storage.ErrConflict) {
-		return err
-	}
-	return r.Poll(ctx)
+	return r.removeLapsed(ctx, rows, now)
 }
 
-func freeNumber(rows []secretKey) int64 {
+// removeLapsed removes old keys of refresh tokens up to the first that a grant may need.
+func (r *Ring) removeLapsed(ctx context.Context, rows []secretKey, now time.Time) error {
+	for {
+		old, replacedAt := lapsed(rows, now)
+		if old == nil {
+			return nil
+		}
+		used, err := r.db.HasGrantBefore(ctx, replacedAt, now)
+		if err != nil || used {
+			return err
+		}
+		if err := r.db.DeleteSecretKey(ctx, itself, old.row, now); err != nil && !errors.Is(err, storage.ErrConflict) {
+			return err
+		}
+		if err := r.Poll(ctx); err != nil {
+			return err
+		}
+		rows = rows[1:]
+	}
+}
+
+// freeNumber is the number of the next key, unless all are in use.
+func freeNumber(rows []secretKey) (number int64, ok bool) {
 	taken := map[int64]bool{}
 	for _, k := range rows {
 		taken[k.row.Number] = true
 	}
-	number := rows[len(rows)-1].row.Number%maxSecretNumber + 1
-	for taken[number] {
-		number = number%maxSecretNumber + 1
+	last := rows[len(rows)-1].row.Number
+	for i := range int64(maxSecretNumber) {
+		if number := (last+i)%maxSecretNumber + 1; !taken[number] {
+			return number, true
+		}
 	}
-	return number
+	return 0, false
 }
 
+// sealedMetas are named values that lie sealed in the database, besides the canary. Their names are their purposes.
+var sealedMetas = []string{metaSchedule}
+
 const (
+	metaSchedule  = "schedule"
 	metaCanary    = "master key canary"
 	purposeCanary = "canary"
 	canaryText    = "this master key belongs to this database"
@@ -191,5 +221,32 @@ func claimDatabase(ctx context.Context, db *storage.DB, m *Master) error {
 	}
 	return CheckMaster(ctx, db, m)
 }
+
+// RecordSchedule leaves the settings by which servers of this database keep their keys, a text of the caller's, for commands to go by.
+func (r *Ring) RecordSchedule(ctx context.Context, text []byte) error {
+	if today, err := r.Schedule(ctx); err != nil || bytes.Equal(today, text) {
+		return err
+	}
+	return r.db.SetMeta(ctx, metaSchedule, r.view.Load().master.seal(metaSchedule, "1", nil, text))
+}
+
+// Schedule is the text that a server recorded last; nil if none has, or if it was altered.
+func (r *Ring) Schedule(ctx context.Context) ([]byte, error) {
+	sealed, err := r.db.Meta(ctx, metaSchedule)
+	if isNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	text, err := r.master.Load().open(metaSchedule, "1", nil, sealed)
+	if err != nil {
+		r.options.Log.Warn("the schedule that servers recorded cannot be read", "error", err)
+	}
+	return text, nil
+}
+
+// Follow makes the ring keep another schedule from now on. It is not for a ring that runs.
+func (r *Ring) Follow(c Config) { r.config = c }
 
 func (m *Master) sealCanary() string { return m.seal(purposeCanary, "1", nil, []byte(canaryText)) }

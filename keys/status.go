@@ -59,6 +59,7 @@ type facts struct {
 	altered  *AlteredError
 	refresh  []secretKey   // keys of refresh tokens
 	left     int           // rows under another master key than the one that seals
+	begun    bool          // there have been keys
 	clockOff time.Duration // how far the clock here is ahead of that of the database
 }
 
@@ -69,17 +70,18 @@ func (r *Ring) Status(ctx context.Context) (Status, error) {
 	}
 	v, now := r.view.Load(), r.options.Now()
 	f := facts{rows: v.rows, refresh: v.secrets.byPurpose[purposeRefresh]}
+	var err error
 	if !errors.As(v.altered, &f.altered) {
-		var err error
-		if f.left, err = r.underOthers(ctx); err != nil {
+		if f.left, err = r.left(ctx, v.master.ID()); err != nil {
 			return Status{}, err
 		}
 	}
-	theirs, err := r.db.Clock(ctx)
-	if err != nil {
+	if f.begun, err = r.db.HasAudit(ctx, eventBegin); err != nil {
 		return Status{}, err
 	}
-	f.clockOff = r.options.Now().Sub(theirs)
+	if f.clockOff, err = r.ClockOff(ctx); err != nil {
+		return Status{}, err
+	}
 	return judge(f, r.config, now), nil
 }
 
@@ -92,22 +94,18 @@ func judge(f facts, c Config, now time.Time) Status {
 			s.Level = p.Level
 		}
 	}
-	if at := rotatesAt(f.rows, c); f.altered == nil && !at.IsZero() {
-		at = at.UTC()
-		s.NextRotationAt = &at
-	}
 	if f.altered == nil {
+		if at := rotatesAt(f.rows, c).UTC(); !at.IsZero() {
+			s.NextRotationAt = &at
+		}
 		s.NextEvent = nextEvent(Lives(f.rows, c, now))
 	}
-	s.Sentence = s.sentence(len(f.rows) == 0)
+	s.Sentence = s.sentence()
 	return s
 }
 
-func (s Status) sentence(none bool) string {
-	switch {
-	case none:
-		return "There are no signing keys yet: the first start of a server makes them."
-	case s.Healthy:
+func (s Status) sentence() string {
+	if s.Healthy {
 		return fmt.Sprintf("Healthy: key %s signs, key %s is published and takes over at %s.", s.Current, s.Next, stamp(*s.NextRotationAt))
 	}
 	i := slices.IndexFunc(s.Problems, func(p Problem) bool { return p.Level == s.Level })
@@ -145,14 +143,21 @@ func (f facts) problems(c Config, now time.Time) []Problem {
 	}
 	if f.altered != nil {
 		for _, p := range f.altered.Problems {
-			tell(LevelCritical, "servers refuse to sign: bring the table back from a backup, or, since whoever can write it may have read it, `keyturn keys revoke KID --store-leaked` with the kid of any key", "%s", p)
+			tell(LevelCritical, mendRows, "%s", p)
 		}
 		return problems
 	}
-	if len(f.rows) > 0 {
+	switch {
+	case len(f.rows) > 0:
 		f.stepProblems(c, now, tell)
+	case f.begun:
+		tell(LevelCritical, mendRows, "there are no signing keys, and there were some: the rows were removed outside keyturn")
+	default:
+		tell(LevelWarning, "the first start of a server makes them", "there are no signing keys yet")
 	}
-	if due, _ := nextRefreshKey(f.refresh, c, now.Add(-lateAfter)); due {
+	if _, free := freeNumber(f.refresh); !free {
+		tell(LevelWarning, "shorten refresh_max_ttl: the key in use stays in use until the oldest grant has ended", "all numbers for keys of refresh tokens are taken by keys that some grant needs")
+	} else if due, _ := nextRefreshKey(f.refresh, c, now.Add(-lateAfter)); due {
 		tell(LevelWarning, startServer, "the next key of refresh tokens is overdue")
 	}
 	if f.left > 0 {
@@ -167,6 +172,9 @@ func (f facts) problems(c Config, now time.Time) []Problem {
 
 // Rank orders the levels: 0 ok, 1 warning, 2 critical.
 func (l Level) Rank() int { return slices.Index([]Level{LevelOK, LevelWarning, LevelCritical}, l) }
+
+const mendRows = "servers refuse to sign: bring the tables back from a backup, or, since whoever can write them may have read them, " +
+	"`keyturn keys revoke all --store-leaked`, which makes fresh keys"
 
 const startServer = "servers take this step by themselves: see that one runs, and what its log says of signing keys"
 

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -18,6 +20,7 @@ import (
 type view struct {
 	readAt  time.Time
 	version int64 // of the set
+	setMAC  string
 	rows    []storage.SigningKey
 	master  *Master // the key that seals first
 	secrets *Secrets
@@ -30,10 +33,11 @@ type view struct {
 	altered error // of a tolerant ring: how the rows were altered
 }
 
-// newView builds a view from rows that are as keyturn wrote them and not older than those it has seen.
+// newView builds a view from rows that are as keyturn wrote them and not older than those it has seen. *AlteredError if they are not, or
+// ErrWrongMaster if that cannot be known; the view then holds the rows and no more, for a person to look at.
 func (r *Ring) newView(set storage.KeySet, secretRows []storage.SecretKey, readAt time.Time) (*view, error) {
 	old, master := r.view.Load(), r.master.Load()
-	v := &view{readAt: readAt, version: set.Version, rows: set.Keys, master: master, public: map[string]*rsa.PublicKey{}, revoked: map[string]bool{}}
+	v := &view{readAt: readAt, version: set.Version, setMAC: set.MAC, rows: set.Keys, master: master, public: map[string]*rsa.PublicKey{}, revoked: map[string]bool{}}
 	if set.MAC != "" {
 		v.master = master.sealing(sealedUnder(set.MAC))
 	}
@@ -42,23 +46,74 @@ func (r *Ring) newView(set storage.KeySet, secretRows []storage.SecretKey, readA
 		return nil, err
 	}
 	err = master.checkSet(set)
-	if err == nil && old != nil && set.Version < old.version {
-		err = &AlteredError{[]string{fmt.Sprintf("the set is at version %d and was at %d: the database has gone back to an older state", set.Version, old.version)}}
-	}
-	var altered *AlteredError
-	if errors.As(err, &altered) && r.options.Tolerant {
-		v.altered = err
-		return v, nil
+	if err == nil && old != nil && old.altered == nil {
+		err = old.precedes(v)
 	}
 	if err != nil {
-		return nil, err
+		return v, err
 	}
 	return v, v.take(old)
 }
 
+// tolerate makes a view that tells how its rows were altered of one that could not be built. What mends it is not sealed under a master
+// key that an altered row names.
+func (v *view) tolerate(m *Master, err error) bool {
+	if errors.Is(err, ErrWrongMaster) {
+		err = &AlteredError{[]string{err.Error() + ": if a rewrap is under way, add its new key to the master key file here; if not, the rows were altered"}}
+	}
+	if v == nil || !errors.As(err, new(*AlteredError)) {
+		return false
+	}
+	v.altered, v.master, v.signer = err, m.newest(), nil
+	return true
+}
+
+// precedes tells whether the rows of a view may follow those of v. *AlteredError if the database has gone back to an older state.
+func (v *view) precedes(next *view) error {
+	var altered AlteredError
+	tell := func(format string, args ...any) {
+		altered.Problems = append(altered.Problems, fmt.Sprintf(format, args...))
+	}
+	switch {
+	case next.version < v.version:
+		tell("the set is at version %d and was at %d: the database has gone back to an older state", next.version, v.version)
+	case next.version == v.version && next.setMAC != v.setMAC:
+		tell("there are two sets of version %d: the database has gone back to an older state and on from there", next.version)
+	}
+	for kid := range v.revoked {
+		if i := slices.IndexFunc(next.rows, func(k storage.SigningKey) bool { return k.KID == kid }); i < 0 || next.rows[i].State != storage.KeyRevoked {
+			tell("key %s was revoked and is not any more: the database has gone back to an older state", kid)
+		}
+	}
+	if altered.Problems != nil {
+		return &altered
+	}
+	return nil
+}
+
+// withoutRevoked is v less the keys that rows of an altered set say are revoked, as far as these rows are as keyturn wrote them: whatever
+// was done to the others, a revocation counts. It is v itself if there are none.
+func (v *view) withoutRevoked(m *Master, set storage.KeySet) (*view, error) {
+	less := *v
+	less.rows, less.public, less.revoked = slices.Clone(v.rows), maps.Clone(v.public), maps.Clone(v.revoked)
+	for _, row := range set.Keys {
+		if k := m.byID(sealedUnder(row.MAC)); row.State == storage.KeyRevoked && k != nil && k.wrote(row) && v.public[row.KID] != nil {
+			delete(less.public, row.KID)
+			less.revoked[row.KID] = true
+			less.rows[slices.IndexFunc(v.rows, func(k storage.SigningKey) bool { return k.KID == row.KID })] = row
+		}
+	}
+	if len(less.revoked) == len(v.revoked) {
+		return v, nil
+	}
+	if less.revoked[v.kid] {
+		less.kid, less.signer = "", nil
+	}
+	return &less, less.render()
+}
+
 // take reads the public halves, writes the JWKS and opens the current key.
 func (v *view) take(old *view) error {
-	published := []jose.JSONWebKey{}
 	for _, row := range v.rows {
 		if row.State == storage.KeyRevoked {
 			v.revoked[row.KID] = true
@@ -69,18 +124,21 @@ func (v *view) take(old *view) error {
 			return err
 		}
 		v.public[row.KID] = public
-		if row.State.Published() {
-			published = append(published, jose.JSONWebKey{Key: public, KeyID: row.KID, Algorithm: row.Alg, Use: "sig"})
-		}
 	}
-	if err := v.render(published); err != nil {
+	if err := v.render(); err != nil {
 		return err
 	}
 	return v.takeSigner(old)
 }
 
 // render writes the JWKS (RFC 7517 §5) once for all requests.
-func (v *view) render(published []jose.JSONWebKey) error {
+func (v *view) render() error {
+	published := []jose.JSONWebKey{}
+	for _, row := range v.rows {
+		if row.State.Published() {
+			published = append(published, jose.JSONWebKey{Key: v.public[row.KID], KeyID: row.KID, Algorithm: row.Alg, Use: "sig"})
+		}
+	}
 	body, err := json.Marshal(jose.JSONWebKeySet{Keys: published})
 	if err != nil {
 		return fmt.Errorf("JWKS: %w", err)

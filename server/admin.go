@@ -41,6 +41,7 @@ type AdminOptions struct {
 	Actor  string
 	Reason string
 	Create bool
+	Given  map[string]bool // settings that the command was given; of the others, those by which servers run count
 }
 
 // OpenAdmin opens database and keys. *ConfigError tells all that is wrong with the configuration.
@@ -52,7 +53,12 @@ func OpenAdmin(ctx context.Context, c Config, o AdminOptions) (*Admin, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Admin{config: c, store: st, db: st.db, ring: st.ring, by: storage.Actor{Name: o.Actor, Reason: o.Reason}, now: time.Now}, nil
+	a := &Admin{config: c, store: st, db: st.db, ring: st.ring, by: storage.Actor{Name: o.Actor, Reason: o.Reason}, now: time.Now}
+	if err := a.followServers(ctx, o.Given); err != nil {
+		st.close()
+		return nil, err
+	}
+	return a, nil
 }
 
 // Now is the time by which Admin judges.
@@ -268,6 +274,7 @@ type (
 	Client       = storage.Client
 	SigningKey   = storage.SigningKey
 	KeyUse       = storage.KeyUse
+	Leak         = keys.Leak
 	KeyLife      = keys.Life
 	KeyMoment    = keys.Moment
 	KeyState     = storage.KeyState

@@ -11,10 +11,14 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
+// refusal is the word of a safety guard, which force overrides.
+type refusal struct{ error }
+
 // ErrRefused tells whether a safety guard refused, which force overrides.
 func ErrRefused(err error) bool {
 	var young *keys.TooYoungError
-	return errors.As(err, &young)
+	var guard refusal
+	return errors.As(err, &young) || errors.As(err, &guard)
 }
 
 // SigningKeys lists all signing keys, newest first.
@@ -89,10 +93,34 @@ func (a *Admin) KeyUse(ctx context.Context, kid string, since time.Time) ([]KeyU
 	return a.db.KeyUse(ctx, c, time.Duration(a.config.AccessTTL), a.now())
 }
 
-// RevokeKey takes a leaked key out of the JWKS for good and lets another sign. With storeLeaked every private half counts as leaked.
-// ErrNotFound.
-func (a *Admin) RevokeKey(ctx context.Context, kid string, storeLeaked bool) (Revocation, error) {
-	return a.ring.Revoke(ctx, a.by, kid, storeLeaked)
+// RevokeKey takes a leaked key out of the JWKS for good and lets another sign. With storeLeaked every private half counts as leaked, kid may
+// be "", and with newFile as well, everything is sealed under the new master key of that file from then on. ErrNotFound.
+func (a *Admin) RevokeKey(ctx context.Context, kid string, storeLeaked bool, newFile string) (Revocation, error) {
+	leak := keys.Leak{KID: kid, Store: storeLeaked}
+	if newFile != "" {
+		to, _, err := a.newMaster(newFile)
+		if err != nil {
+			return Revocation{}, err
+		}
+		leak.NewMaster = to
+	}
+	done, err := a.ring.Revoke(ctx, a.by, leak)
+	if err == nil && leak.NewMaster != nil {
+		if _, err = a.ring.Rewrap(ctx, a.by, leak.NewMaster); err != nil {
+			err = fmt.Errorf("the key is revoked and fresh ones are sealed under the new master key, but the rest is not: run `keyturn keys rewrap`: %w", err)
+		}
+	}
+	return done, err
+}
+
+// RevokedKeys is the kids of all keys that were ever revoked.
+func (a *Admin) RevokedKeys() (kids []string) {
+	for _, k := range a.ring.Rows() {
+		if k.State == storage.KeyRevoked {
+			kids = append(kids, k.KID)
+		}
+	}
+	return kids
 }
 
 // endBatch is how many grants EndKeyGrants looks at in one transaction.
@@ -120,27 +148,40 @@ type RewrapPlan struct {
 	Appended      bool   // the new key was added to it
 }
 
-// Rewrap seals everything under the new master key of a file, which it first adds to the master key file, so that servers that read that
-// file open what is sealed under either. It may be interrupted at any moment and run again.
-func (a *Admin) Rewrap(ctx context.Context, newFile string) (done Rewrapped, plan RewrapPlan, err error) {
-	plan.MasterKeyFile = a.config.masterKeyPath()
-	to, err := keys.ReadMaster(newFile)
+// errBringKey says that other hosts may have to be given the new master key before it seals anything.
+var errBringKey = errors.New("the new master key stands in the master key file of this host now: add it to that file on every other host that serves this database, as a further line, " +
+	"then run the same command again. Until they have it, those servers could not open what it seals, and would stop signing")
+
+// Rewrap seals everything under the new master key of a file. It first adds that key to the master key file, so that servers that read that
+// file open what is sealed under either. On PostgreSQL, which may have servers on other hosts, the first run does no more (ErrRefused), unless
+// forced. It may be interrupted at any moment and run again. ErrConflict if another rewrap goes on to a third key.
+func (a *Admin) Rewrap(ctx context.Context, newFile string, force bool) (done Rewrapped, plan RewrapPlan, err error) {
+	to, plan, err := a.newMaster(newFile)
 	if err != nil {
 		return done, plan, err
+	}
+	if plan.Appended && a.db.Kind() == storage.Postgres && !force {
+		return done, plan, refusal{errBringKey}
+	}
+	if done, err = a.ring.Rewrap(ctx, a.by, to); err != nil && !errors.Is(err, ErrConflict) {
+		err = fmt.Errorf("%w (run the same command again to go on)", err)
+	}
+	return done, plan, err
+}
+
+// newMaster reads the one new master key of a file and adds it to the master key file, unless it is there.
+func (a *Admin) newMaster(newFile string) (to *keys.Master, plan RewrapPlan, err error) {
+	plan.MasterKeyFile = a.config.masterKeyPath()
+	if to, err = keys.ReadMaster(newFile); err != nil {
+		return nil, plan, err
 	}
 	if !to.Single() {
-		return done, plan, invalid("%s holds several keys: the new master key is one", newFile)
+		return nil, plan, invalid("%s holds several keys: the new master key is one", newFile)
 	}
 	have, err := keys.ReadMaster(plan.MasterKeyFile)
-	if err != nil {
-		return done, plan, err
+	if err != nil || have.Holds(to) {
+		return to, plan, err
 	}
-	if !have.Holds(to) {
-		if err := keys.AppendMaster(plan.MasterKeyFile, newFile); err != nil {
-			return done, plan, err
-		}
-		plan.Appended = true
-	}
-	done, err = a.ring.Rewrap(ctx, a.by, to)
-	return done, plan, err
+	plan.Appended = true
+	return to, plan, keys.AppendMaster(plan.MasterKeyFile, newFile)
 }

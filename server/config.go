@@ -178,7 +178,8 @@ func (c Config) trustedProxies() ([]netip.Prefix, error) {
 // Keys is the schedule of the signing keys.
 func (c Config) Keys() keys.Config {
 	return keys.Config{RotationInterval: time.Duration(c.KeyRotationInterval), PublishLead: time.Duration(c.KeyPublishLead),
-		JWKSMaxAge: time.Duration(c.JWKSMaxAge), Bits: c.KeyBits, TokenTTL: maxAccessTTL}
+		JWKSMaxAge: time.Duration(c.JWKSMaxAge), Bits: c.KeyBits, TokenTTL: maxAccessTTL,
+		GrantTTL: time.Duration(c.RefreshMaxTTL)}
 }
 
 func (c Config) hashPolicy() hashPolicy {
@@ -215,7 +216,14 @@ func (d Duration) String() string {
 	if span := time.Duration(d); span != 0 && span%(24*time.Hour) == 0 {
 		return strconv.Itoa(int(span/(24*time.Hour))) + "d"
 	}
-	return strings.TrimSuffix(strings.TrimSuffix(time.Duration(d).String(), "0s"), "0m")
+	text := time.Duration(d).String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
 }
 
 // MarshalText writes what UnmarshalText reads.

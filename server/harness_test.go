@@ -103,7 +103,7 @@ func open(t testing.TB, c Config, at *clock) *harness {
 		c.MasterKeyFile = masterFile(t)
 	}
 	log := &lockedBuffer{}
-	s, err := Open(ctx, c, Options{Now: at.now, Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	s, err := Open(ctx, c, Options{Now: at.now, DatabaseNow: keystest.At(at.now), Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	if err != nil {
 		t.Fatal(err)
 	}

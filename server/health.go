@@ -6,9 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 
-	"github.com/keyturn/keyturn/storage"
+	"github.com/keyturn/keyturn/keys"
 )
 
 // check is one thing that a server needs to be able to serve. Its advice is for the log: a stranger gets to know no more than its name.
@@ -34,22 +33,16 @@ func (s *Server) checks() []check {
 			return err
 		}},
 		{"keys", func(context.Context) error { return s.ring.Healthy() }},
-		{"clock", func(ctx context.Context) error { return clockAgrees(ctx, s.db) }},
+		{"clock", s.clockAgrees},
 	}
 }
 
-// maxClockSkew is how far the clock of a replica may be from that of its database.
-const maxClockSkew = 30 * time.Second
-
-func clockAgrees(ctx context.Context, db *storage.DB) error {
-	theirs, err := db.Clock(ctx)
-	if err != nil {
-		return err
+func (s *Server) clockAgrees(ctx context.Context) error {
+	off, err := s.ring.ClockOff(ctx)
+	if err == nil && off.Abs() > keys.MaxClockOff {
+		err = fmt.Errorf("the clock is %v off that of the database", off)
 	}
-	if skew := time.Since(theirs); skew.Abs() > maxClockSkew {
-		return fmt.Errorf("the clock is %v off that of the database", skew)
-	}
-	return nil
+	return err
 }
 
 // livez tells that the process answers; it asks nothing else.

@@ -167,7 +167,7 @@ func TestRevocationReachesEveryReplica(t *testing.T) {
 		admin := must(OpenAdmin(ctx, c, AdminOptions{Actor: "os:test", Reason: "a leak"}))
 		defer admin.Close()
 		began := time.Now()
-		done := must(admin.RevokeKey(ctx, leaked, false))
+		done := must(admin.RevokeKey(ctx, leaked, false, ""))
 		committed := time.Since(began)
 		for _, r := range replicas {
 			if r.active("rs", tokens.AccessToken) {
@@ -232,7 +232,7 @@ func TestRevocationEndsWhatItIsToldTo(t *testing.T) {
 				if use := must(h.admin.KeyUse(ctx, leaked, time.Time{})); len(use) != 3 || use[1] != (KeyUse{ClientID: "other", Audience: one, Grants: 1, Users: 1}) {
 					t.Errorf("used at all: %+v", use)
 				}
-				must(h.admin.RevokeKey(ctx, leaked, false))
+				must(h.admin.RevokeKey(ctx, leaked, false, ""))
 				ended := map[string]int64{"none": 0, "since": 2, "all": 3}[end]
 				if end != "none" {
 					since := map[string]time.Time{"since": leak}[end]

@@ -77,23 +77,25 @@ func (s *Server) login(ctx context.Context, q *request, name, password string) (
 	name, nameErr := canonicalUsername(name)
 	password, passwordErr := canonicalPassword(password)
 	k := loginKey(name, q.client.ID, q.address)
+	if err := s.hasher.acquire(ctx); err != nil {
+		return storage.LoginView{}, err
+	}
+	defer s.hasher.release()
+	a := s.throttle.enter(k)
+	defer a.leave()
 	view, err := s.db.LoginView(ctx, k, s.now())
 	if err != nil {
 		return view, err
 	}
 	q.username = view.User.Username
-	if err := s.hasher.acquire(ctx); err != nil {
-		return view, err
-	}
-	defer s.hasher.release()
-	a, err := s.throttle.begin(ctx, k, view, s.now())
+	judged, err := a.judge(ctx, k, view, s.now())
 	if err != nil {
 		return view, err
 	}
 	stored, usable := s.storedHash(view)
 	matches := stored.matches(password)
 	switch {
-	case a == nil:
+	case !judged:
 		s.loginFailed(q, "throttled")
 		return view, errLogin
 	case !matches || !usable || nameErr != nil || passwordErr != nil:

@@ -25,10 +25,11 @@ import (
 
 // Options are the server's sources of time, keys and words. The zero value is useful.
 type Options struct {
-	Now      func() time.Time                        // nil: time.Now
-	Generate func(bits int) (*rsa.PrivateKey, error) // nil: rsa.GenerateKey
-	Log      *slog.Logger                            // nil: nothing is logged
-	Dev      bool                                    // the database is, or becomes, one of `keyturn dev`
+	Now         func() time.Time                         // nil: time.Now
+	DatabaseNow func(context.Context) (time.Time, error) // nil: the clock of the database is asked
+	Generate    func(bits int) (*rsa.PrivateKey, error)  // nil: rsa.GenerateKey
+	Log         *slog.Logger                             // nil: nothing is logged
+	Dev         bool                                     // the database is, or becomes, one of `keyturn dev`
 }
 
 // Server is one replica of keyturn.
@@ -62,7 +63,7 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = discard
 	}
-	st, err := openStore(ctx, c, true, keys.Options{Now: o.Now, Generate: o.Generate, Log: o.Log})
+	st, err := openStore(ctx, c, true, keys.Options{Now: o.Now, DatabaseNow: o.DatabaseNow, Generate: o.Generate, Log: o.Log})
 	if err != nil {
 		return nil, err
 	}
@@ -89,6 +90,9 @@ func (s *Server) begin(ctx context.Context, dev bool) error {
 		}
 	}
 	if err := checkStamp(ctx, s.db, dev); err != nil {
+		return err
+	}
+	if err := s.recordSchedule(ctx); err != nil {
 		return err
 	}
 	return s.ring.Maintain(ctx)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,7 +34,7 @@ type throttle struct {
 	flights map[string]flight
 }
 
-// flight counts the logins that this replica judges at the moment for one bucket.
+// flight counts the logins that this replica judges at the moment for one bucket: all, and those that are not counted in the database.
 type flight struct{ all, uncounted int64 }
 
 func newThrottle(db *storage.DB, limit int, window time.Duration) *throttle {
@@ -43,9 +44,11 @@ func newThrottle(db *storage.DB, limit int, window time.Duration) *throttle {
 // attempt is one login on its way through the throttle.
 type attempt struct {
 	throttle *throttle
-	buckets  []budget
-	counted  bool   // before it was judged
-	forget   string // the account's bucket, which a login from a familiar address empties
+	names    []string        // of every bucket that it may be counted in
+	alone    map[string]bool // buckets in which it is not counted, as no other login is under way for them
+	buckets  []budget        // in which it is judged
+	counted  bool            // before it was judged
+	forget   string          // the account's bucket, which a login from a familiar address empties
 }
 
 // budget is one bucket that a login is counted in, its limit and what was read of it.
@@ -73,10 +76,26 @@ func loginKey(username, clientID string, address netip.Addr) storage.LoginKey {
 	}
 }
 
-// begin is called with what was read for a login. It returns nil if the login must not be judged. Otherwise exactly one of failed
-// and succeeded must follow.
-func (t *throttle) begin(ctx context.Context, k storage.LoginKey, v storage.LoginView, now time.Time) (*attempt, error) {
-	a := &attempt{throttle: t}
+// enter announces a login, before what was counted for it is read: of two at once the second must see either the flight of the first or
+// its failure. leave must follow.
+func (t *throttle) enter(k storage.LoginKey) *attempt {
+	a := &attempt{throttle: t, names: []string{k.AccountBucket, k.AddressBucket, k.PairBucket}, alone: map[string]bool{}}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, name := range a.names {
+		f := t.flights[name]
+		if f.all++; f.all == 1 {
+			a.alone[name] = true
+			f.uncounted++
+		}
+		t.flights[name] = f
+	}
+	return a
+}
+
+// judge tells, by what was read for the login, whether it may be judged. If so, exactly one of failed and succeeded must follow.
+func (a *attempt) judge(ctx context.Context, k storage.LoginKey, v storage.LoginView, now time.Time) (bool, error) {
+	t := a.throttle
 	if v.Familiar {
 		a.buckets = []budget{{k.PairBucket, t.limit, maxConsecutive, v.Pair}}
 		if v.Account.Count > 0 {
@@ -87,24 +106,44 @@ func (t *throttle) begin(ctx context.Context, k storage.LoginKey, v storage.Logi
 	}
 	for _, b := range a.buckets {
 		if !t.allows(b, now) {
-			return nil, nil
+			return false, nil
 		}
 	}
-	if a.counted = t.enter(a); !a.counted {
-		return a, nil
+	if a.counted = a.mustCount(); !a.counted {
+		return true, nil
 	}
 	for i, b := range a.buckets {
 		count, err := t.db.AddFailure(ctx, b.name, t.quiet(b), now)
 		if err != nil {
-			t.leave(a)
-			return nil, err
+			return false, err
 		}
 		// Of many that were let through by the same reading, those within the limit are judged, and beyond it only the first.
 		if count+t.uncounted(b.name) > b.limit && count != b.read.Count+1 {
-			return nil, a.abandoned(ctx, i+1)
+			return false, a.takeBack(ctx, i+1)
 		}
 	}
-	return a, nil
+	return true, nil
+}
+
+// mustCount tells whether the login must be counted before it is judged: not if nothing has failed and nobody else is being judged, so that
+// an ordinary login costs no write.
+func (a *attempt) mustCount() (count bool) {
+	t := a.throttle
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, b := range a.buckets {
+		count = count || b.read.Count > 0 || !a.alone[b.name]
+	}
+	for _, name := range a.names {
+		judged := slices.ContainsFunc(a.buckets, func(b budget) bool { return b.name == name })
+		if a.alone[name] && (count || !judged) {
+			f := t.flights[name]
+			f.uncounted--
+			t.flights[name] = f
+			a.alone[name] = false
+		}
+	}
+	return count
 }
 
 // allows is the decision on one bucket: a pure function of what was read and of now.
@@ -132,49 +171,31 @@ func (t *throttle) quiet(b budget) time.Duration {
 	return t.window
 }
 
-// enter tells whether the login must be counted before it is judged: not if nothing has failed and nobody else is being judged, so that
-// an ordinary login costs no write.
-func (t *throttle) enter(a *attempt) (count bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, b := range a.buckets {
-		count = count || b.read.Count > 0 || t.flights[b.name].all > 0
-	}
-	for _, b := range a.buckets {
-		f := t.flights[b.name]
-		f.all++
-		if !count {
-			f.uncounted++
-		}
-		t.flights[b.name] = f
-	}
-	return count
-}
-
 func (t *throttle) uncounted(bucket string) int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.flights[bucket].uncounted
 }
 
-func (t *throttle) leave(a *attempt) {
+// leave ends the attempt.
+func (a *attempt) leave() {
+	t := a.throttle
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, b := range a.buckets {
-		f := t.flights[b.name]
+	for _, name := range a.names {
+		f := t.flights[name]
 		f.all--
-		if !a.counted {
+		if a.alone[name] {
 			f.uncounted--
 		}
-		if t.flights[b.name] = f; f.all <= 0 {
-			delete(t.flights, b.name)
+		if t.flights[name] = f; f.all <= 0 {
+			delete(t.flights, name)
 		}
 	}
 }
 
-// failed counts the failure, if it was not counted before, and ends the attempt.
+// failed counts the failure, if it was not counted before.
 func (a *attempt) failed(ctx context.Context, now time.Time) error {
-	defer a.throttle.leave(a)
 	if a.counted {
 		return nil
 	}
@@ -186,9 +207,8 @@ func (a *attempt) failed(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// succeeded takes back what was counted in advance, forgets the failures of the account at this address, and ends the attempt.
+// succeeded takes back what was counted in advance, and forgets the failures of the account at this address.
 func (a *attempt) succeeded(ctx context.Context) error {
-	defer a.throttle.leave(a)
 	if a.forget != "" {
 		if err := a.throttle.db.ForgetFailures(ctx, a.forget); err != nil {
 			return err
@@ -211,9 +231,8 @@ func (a *attempt) succeeded(ctx context.Context) error {
 	return nil
 }
 
-// abandoned ends an attempt that must not be judged, and takes back what was counted of it in its first n buckets.
-func (a *attempt) abandoned(ctx context.Context, n int) error {
-	defer a.throttle.leave(a)
+// takeBack takes back what was counted in the first n buckets of an attempt that must not be judged.
+func (a *attempt) takeBack(ctx context.Context, n int) error {
 	for _, b := range a.buckets[:n] {
 		if err := a.throttle.db.TakeFailure(ctx, b.name); err != nil {
 			return err

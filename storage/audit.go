@@ -110,6 +110,13 @@ func (d *DB) AuditRecords(ctx context.Context, f AuditFilter) ([]AuditRecord, er
 	return records, err
 }
 
+// HasAudit tells whether the trail has a record of the type. It may read all of it.
+func (d *DB) HasAudit(ctx context.Context, kind string) (bool, error) {
+	var seqs []int64
+	err := d.report(ctx, "audit record", &seqs, `SELECT seq FROM audit WHERE type = $1 ORDER BY seq LIMIT 1`, kind)
+	return len(seqs) > 0, err
+}
+
 // VerifyAudit follows the chain from its first record to its head and names the first record that is not as it was written. It
 // returns how many records it read.
 func (d *DB) VerifyAudit(ctx context.Context) (int64, error) {

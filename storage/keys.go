@@ -54,6 +54,14 @@ const keyColumns = `kid, state, alg, bits, public_key, private_key, published_at
 
 // KeySet reads all keys in one statement, so that rows and version belong together.
 func (d *DB) KeySet(ctx context.Context) (KeySet, error) {
+	set, err := d.keySet(ctx)
+	if err == nil && len(set.Keys) == 0 && set.Version > 0 { // without rows the version is read after them: somebody may have begun meanwhile
+		set, err = d.keySet(ctx)
+	}
+	return set, err
+}
+
+func (d *DB) keySet(ctx context.Context) (KeySet, error) {
 	var rows []struct {
 		SigningKey
 		SetVersion int64  `db:"set_version"`

@@ -19,6 +19,12 @@ func (d *DB) SetMetaOnce(ctx context.Context, name, value string) (string, error
 	return d.Meta(ctx, name)
 }
 
+// SetMeta sets a named value, whatever it was.
+func (d *DB) SetMeta(ctx context.Context, name, value string) error {
+	_, err := d.change(ctx, "set meta", `INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, value)
+	return err
+}
+
 // ReplaceMeta replaces a named value, with an audit record. ErrConflict if it is not the one that was read.
 func (d *DB) ReplaceMeta(ctx context.Context, by Actor, e Event, name, from, to string, now time.Time) error {
 	return d.inTx(ctx, e.Type, func(t *tx) error {

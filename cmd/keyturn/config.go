@@ -119,10 +119,17 @@ func (a *app) loadLayers(k *koanf.Koanf, flags *pflag.FlagSet) (problems []error
 		standards[s.key] = s.standard
 	}
 	load(standards)
+	a.given = map[string]bool{}
+	give := func(values map[string]any, errs ...error) {
+		for key := range values {
+			a.given[key] = true
+		}
+		load(values, errs...)
+	}
 	fromFile, errs := readConfigFile(a.configPath(flags))
-	load(fromFile, errs...)
+	give(fromFile, errs...)
 	fromEnv, errs := a.readEnvironment()
-	load(fromEnv, errs...)
+	give(fromEnv, errs...)
 	fromFlags := map[string]any{}
 	for _, s := range settings {
 		if f := flags.Lookup(s.flag); f != nil && f.Changed && isSetting(f) {
@@ -132,7 +139,7 @@ func (a *app) loadLayers(k *koanf.Koanf, flags *pflag.FlagSet) (problems []error
 			}
 		}
 	}
-	load(fromFlags)
+	give(fromFlags)
 	return problems
 }
 

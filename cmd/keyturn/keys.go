@@ -197,26 +197,25 @@ func (a *app) planRotation(ctx context.Context, admin *server.Admin, force bool)
 
 func (a *app) keysRewrap() *cobra.Command {
 	var file string
+	var force bool
 	c := a.keysVerb("rewrap", "Seal everything under a new master key; ends no session, and can be interrupted", cobra.NoArgs, func(ctx context.Context, admin *server.Admin, _ []string) error {
 		if file == "" {
 			return usageError{errors.New("--new-master-key-file is missing: `openssl rand -base64 32` makes a key")}
 		}
-		if err := a.needReason(); err != nil {
-			return err
-		}
-		done, plan, err := admin.Rewrap(ctx, file)
+		done, plan, err := admin.Rewrap(ctx, file, force)
 		if plan.Appended {
 			a.say("keyturn: added the new master key to %s: servers that read it open what is sealed under either", plan.MasterKeyFile)
 		}
 		if err != nil {
-			return fmt.Errorf("%w (run it again to go on)", err)
+			return err
 		}
 		return a.print(done, func() {
 			a.pairs([2]string{"master key", done.MasterKey}, [2]string{"signing keys sealed", strconv.Itoa(done.SigningKeys)},
 				[2]string{"symmetric keys sealed", strconv.Itoa(done.SecretKeys)}, [2]string{"left under another", strconv.Itoa(done.Left)})
-			a.say("Everything is sealed under the new master key. Now, on every host: cp %s %s. Keep the old key as long as backups from before are kept.", file, plan.MasterKeyFile)
+			a.say("Everything is sealed under the new master key. Now, on every host: cp %s %s, and restart the servers if the old key has leaked. Keep the old key as long as backups from before are kept.", file, plan.MasterKeyFile)
 		})
 	})
 	c.Flags().StringVar(&file, "new-master-key-file", "", "file that holds the new master key; every host's master key file needs it as a further line first")
+	c.Flags().BoolVar(&force, "force", false, "with PostgreSQL: go on without asking whether other hosts have the new key")
 	return c
 }

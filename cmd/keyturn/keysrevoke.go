@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -24,6 +25,7 @@ type revocationOrder struct {
 	kid         string
 	yes, dryRun bool
 	storeLeaked bool
+	newMaster   string // file
 	sinceText   string
 	since       time.Time
 	endGrants   string // "", since, all
@@ -38,7 +40,7 @@ type revocationReport struct {
 
 func (a *app) keysRevoke() *cobra.Command {
 	var o revocationOrder
-	c := a.keysVerb("revoke KID", "Take a leaked key out of use at once, everywhere", cobra.ExactArgs(1), func(ctx context.Context, admin *server.Admin, args []string) error {
+	c := a.keysVerb("revoke KID", "Take a leaked key out of use at once, everywhere; KID may be all with --store-leaked", cobra.ExactArgs(1), func(ctx context.Context, admin *server.Admin, args []string) error {
 		o.kid = args[0]
 		if err := a.checkRevocation(&o); err != nil {
 			return err
@@ -49,6 +51,7 @@ func (a *app) keysRevoke() *cobra.Command {
 	f.BoolVar(&o.yes, "yes", false, "do not ask: act first, then report")
 	f.BoolVar(&o.dryRun, "dry-run", false, "only tell what the key has signed, change nothing")
 	f.BoolVar(&o.storeLeaked, "store-leaked", false, "database and master key leaked: throw every private half away and make fresh keys")
+	f.StringVar(&o.newMaster, "new-master-key-file", "", "with --store-leaked: file that holds a new master key, under which everything is sealed from now on")
 	f.StringVar(&o.sinceText, "since", "", "when the key may have leaked: count only grants used since a time (2026-01-31T12:00:00Z) or for a span (24h)")
 	f.StringVar(&o.endGrants, "end-grants", "", "end sessions as well: since (those used since --since) or all (all that had a token of the key)")
 	return c
@@ -57,6 +60,15 @@ func (a *app) keysRevoke() *cobra.Command {
 func (a *app) checkRevocation(o *revocationOrder) (err error) {
 	if o.since, err = parseSince(o.sinceText, time.Now()); err != nil {
 		return err
+	}
+	if o.newMaster != "" && !o.storeLeaked {
+		return usageError{errors.New("--new-master-key-file is for --store-leaked: `keyturn keys rewrap` changes the master key without a leak")}
+	}
+	if o.kid == "all" {
+		if !o.storeLeaked {
+			return usageError{errors.New("revoke all needs --store-leaked: it throws every private half away")}
+		}
+		o.kid = ""
 	}
 	switch o.endGrants {
 	case "", "all":
@@ -76,12 +88,12 @@ func (a *app) checkRevocation(o *revocationOrder) (err error) {
 // revokeKey previews and asks, or with --yes acts at once and reports what was concerned afterwards.
 func (a *app) revokeKey(ctx context.Context, admin *server.Admin, o revocationOrder) error {
 	if !o.yes {
-		use, err := admin.KeyUse(ctx, o.kid, o.since)
+		use, err := a.keyUse(ctx, admin, o)
 		if err != nil {
 			return err
 		}
 		if o.dryRun {
-			return a.print(use, func() { a.useTable(use); a.say("Nothing was changed.") })
+			return a.print(use, func() { a.useTable(a.stdout, use); a.say("Nothing was changed.") })
 		}
 		if err := a.confirmRevocation(o, use); err != nil {
 			return err
@@ -89,23 +101,27 @@ func (a *app) revokeKey(ctx context.Context, admin *server.Admin, o revocationOr
 	}
 	report := revocationReport{}
 	var err error
-	if report.Revocation, err = admin.RevokeKey(ctx, o.kid, o.storeLeaked); err != nil {
+	if report.Revocation, err = admin.RevokeKey(ctx, o.kid, o.storeLeaked, o.newMaster); err != nil {
 		return err
 	}
 	if !a.json {
-		a.revocationText(report.Revocation) // before what may take a while
+		a.revocationText(report.Revocation, o) // before what may take a while
 	}
-	if report.Use, err = admin.KeyUse(ctx, o.kid, o.since); err != nil {
+	if report.Use, err = a.keyUse(ctx, admin, o); err != nil {
 		a.say("keyturn: the key is revoked, but what it signed could not be counted: %v", err)
 	}
 	if o.endGrants != "" {
-		if report.EndedCount, err = a.endKeyGrants(ctx, admin, o, report.Revoked); err != nil {
+		kids := report.Revoked
+		if o.storeLeaked {
+			kids = admin.RevokedKeys() // those of a run before as well
+		}
+		if report.EndedCount, err = a.endKeyGrants(ctx, admin, o, kids); err != nil {
 			return err
 		}
 	}
 	return a.print(report, func() {
-		if o.yes {
-			a.useTable(report.Use)
+		if o.yes && o.kid != "" {
+			a.useTable(a.stdout, report.Use)
 		}
 		if o.endGrants != "" {
 			a.say("Ended %d grants: their refresh tokens are dead.", report.EndedCount)
@@ -113,6 +129,14 @@ func (a *app) revokeKey(ctx context.Context, admin *server.Admin, o revocationOr
 		}
 		a.say("No session has ended: the next refresh of each gets a token of another key. To end those of this key: the same command with --end-grants all.")
 	})
+}
+
+// keyUse is what the key has signed; of all keys nothing is told, since there is no end to what may be forged with them.
+func (a *app) keyUse(ctx context.Context, admin *server.Admin, o revocationOrder) ([]server.KeyUse, error) {
+	if o.kid == "" {
+		return []server.KeyUse{}, nil
+	}
+	return admin.KeyUse(ctx, o.kid, o.since)
 }
 
 // endKeyGrants ends the grants of all keys that were revoked together.
@@ -137,8 +161,12 @@ func (a *app) confirmRevocation(o revocationOrder, use []server.KeyUse) error {
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return refusedError{errors.New("keys revoke: there is no terminal to ask on: --yes revokes without asking, --dry-run only tells what the key has signed")}
 	}
-	a.useTable(use)
-	fmt.Fprintf(a.stderr, "Revoke key %s: every token of it is refused from now on, its holders must refresh. Type yes: ", o.kid)
+	what := "all keys: every token"
+	if o.kid != "" {
+		a.useTable(a.stderr, use)
+		what = "key " + o.kid + ": every token of it"
+	}
+	fmt.Fprintf(a.stderr, "Revoke %s is refused from now on, its holders must refresh. Type yes: ", what)
 	line, err := bufio.NewReader(f).ReadString('\n')
 	if err != nil || strings.TrimSpace(line) != "yes" {
 		return refusedError{errors.New("keys revoke: not confirmed, nothing was changed")}
@@ -147,9 +175,9 @@ func (a *app) confirmRevocation(o revocationOrder, use []server.KeyUse) error {
 }
 
 // useTable prints what a key has signed.
-func (a *app) useTable(use []server.KeyUse) {
+func (a *app) useTable(w io.Writer, use []server.KeyUse) {
 	if len(use) == 0 {
-		fmt.Fprintln(a.stdout, "No live grant can have a token of the key.")
+		fmt.Fprintln(w, "No live grant can have a token of the key.")
 		return
 	}
 	var rows [][]string
@@ -159,11 +187,11 @@ func (a *app) useTable(use []server.KeyUse) {
 		grants, tokens = grants+u.Grants, tokens+u.Tokens
 	}
 	rows = append(rows, []string{"all", "", strconv.FormatInt(grants, 10), "", strconv.FormatInt(tokens, 10)})
-	a.table([]string{"CLIENT", "AUDIENCE", "GRANTS", "USERS", "LIVE TOKENS"}, rows)
+	table(w, []string{"CLIENT", "AUDIENCE", "GRANTS", "USERS", "LIVE TOKENS"}, rows)
 }
 
 // revocationText tells what was done, for how long forged tokens may still be accepted somewhere, and what to do about it.
-func (a *app) revocationText(r server.Revocation) {
+func (a *app) revocationText(r server.Revocation, o revocationOrder) {
 	at := func(t time.Time) string { return moment(&server.Time{Time: t}) }
 	pairs := [][2]string{{"revoked", strings.Join(r.Revoked, " ")}, {"revoked at", at(r.RevokedAt)}, {"current", r.Current}, {"next", r.Next},
 		{"exposed until", at(r.ExposedUntil)}}
@@ -177,10 +205,17 @@ func (a *app) revocationText(r server.Revocation) {
 		a.say("Revoked. The key leaves the JWKS of every replica within a second or two, and introspection refuses its tokens.")
 	}
 	a.say("Exposure: verifiers that keep the JWKS for as long as they are told may accept forged tokens until %s; those that introspect do not any more.", at(r.ExposedUntil))
-	if r.SecondRotation != nil {
+	switch {
+	case r.SecondRotation != nil:
 		a.say("At %s servers turn to key %s, which no verifier has cached: those that fetch the JWKS only at an unknown kid (coreos/go-oidc) drop the leaked key then.", at(*r.SecondRotation), r.Next)
-	} else {
+	case !r.Already:
 		a.say("Key %s signs now, which no verifier has cached: those that fetch the JWKS only at an unknown kid (coreos/go-oidc) drop the leaked key when they meet it.", r.Current)
+	}
+	if o.storeLeaked && o.newMaster == "" {
+		a.say("The fresh keys are sealed under the same master key: if it leaked, run this again with --new-master-key-file, which makes others under a new one.")
+	}
+	if o.newMaster != "" {
+		a.say("Everything is sealed under the new master key, which was added to the master key file of this host. Servers on other hosts stop signing until their file has it: now, on every host, put it in the place of the old one, and restart the servers.")
 	}
 	a.say("Verifiers that keep keys longer (for 24 h, or while they run): restart them now. A replica that is cut off from the database still serves the leaked key: stop it.")
 }

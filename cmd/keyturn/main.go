@@ -55,6 +55,7 @@ type app struct {
 	json           bool
 	output         string
 	reason         string
+	given          map[string]bool // settings that were given, by whatever source
 }
 
 // usageError says that a command was given something that it does not take.
@@ -142,7 +143,7 @@ func (a *app) verb(use, short string, args cobra.PositionalArgs, create bool, ac
 		if err != nil {
 			return err
 		}
-		admin, err := server.OpenAdmin(c.Context(), config, server.AdminOptions{Actor: a.actor(), Reason: a.reason, Create: create})
+		admin, err := server.OpenAdmin(c.Context(), config, server.AdminOptions{Actor: a.actor(), Reason: a.reason, Create: create, Given: a.given})
 		if err != nil {
 			return err
 		}

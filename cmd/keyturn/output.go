@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -22,9 +23,11 @@ func (a *app) print(data any, text func()) error {
 	return e.Encode(data)
 }
 
-// table prints rows under a heading.
-func (a *app) table(heading []string, rows [][]string) {
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+// table prints rows under a heading on stdout.
+func (a *app) table(heading []string, rows [][]string) { table(a.stdout, heading, rows) }
+
+func table(to io.Writer, heading []string, rows [][]string) {
+	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, strings.Join(heading, "\t"))
 	for _, row := range rows {
 		fmt.Fprintln(w, strings.Join(row, "\t"))

@@ -24,6 +24,9 @@ func (a *app) keysTimeline() *cobra.Command {
 		if file != "" {
 			return os.WriteFile(file, timelineSVG(lives, admin.Now()), 0o644)
 		}
+		if err := admin.KeysIntact(); err != nil {
+			return fmt.Errorf("%w: `keyturn keys status` tells what to do", err)
+		}
 		tokens, err := admin.LiveTokens(ctx)
 		if err != nil {
 			return err

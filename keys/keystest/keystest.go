@@ -50,6 +50,11 @@ type Fataler interface {
 	Fatal(args ...any)
 }
 
+// At is the clock of a database that tells the time of the test.
+func At(now func() time.Time) func(context.Context) (time.Time, error) {
+	return func(context.Context) (time.Time, error) { return now(), nil }
+}
+
 // Quiet is a log that nobody reads.
 var Quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
@@ -70,7 +75,7 @@ func MustMaster(t Fataler, b byte) *keys.Master {
 // MustRing opens a ring on the database, at the time that now tells, and lets it make its first keys.
 func MustRing(t testing.TB, db *storage.DB, now func() time.Time, generate Generate) *keys.Ring {
 	t.Helper()
-	r, err := keys.Open(context.Background(), db, MustMaster(t, 1), Config, keys.Options{Now: now, Generate: generate, Log: Quiet})
+	r, err := keys.Open(context.Background(), db, MustMaster(t, 1), Config, keys.Options{Now: now, DatabaseNow: At(now), Generate: generate, Log: Quiet})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,60 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+)
+
+// schedule is what commands must know of the servers of their database: by these settings keys live, and verifiers keep what they were
+// told. The server that started last has recorded it.
+type schedule struct {
+	AccessTTL           Duration `json:"access_ttl"`
+	RefreshMaxTTL       Duration `json:"refresh_max_ttl"`
+	KeyRotationInterval Duration `json:"key_rotation_interval"`
+	KeyPublishLead      Duration `json:"key_publish_lead"`
+	JWKSMaxAge          Duration `json:"jwks_max_age"`
+	KeyBits             int      `json:"key_bits"`
+}
+
+func (s *Server) recordSchedule(ctx context.Context) error {
+	c := s.config
+	text, err := json.Marshal(schedule{c.AccessTTL, c.RefreshMaxTTL, c.KeyRotationInterval, c.KeyPublishLead, c.JWKSMaxAge, c.KeyBits})
+	if err != nil {
+		return fmt.Errorf("schedule: %w", err)
+	}
+	return s.ring.RecordSchedule(ctx, text)
+}
+
+// followServers takes over, of the settings that were not given to a command, those by which servers run.
+func (a *Admin) followServers(ctx context.Context, given map[string]bool) error {
+	text, err := a.ring.Schedule(ctx)
+	if err != nil || text == nil {
+		return err
+	}
+	var s schedule
+	if err := json.Unmarshal(text, &s); err != nil {
+		return fmt.Errorf("schedule: %w", err)
+	}
+	c := &a.config
+	for _, setting := range []struct {
+		key    string
+		follow func()
+	}{
+		{"access_ttl", func() { c.AccessTTL = s.AccessTTL }},
+		{"refresh_max_ttl", func() { c.RefreshMaxTTL = s.RefreshMaxTTL }},
+		{"key_rotation_interval", func() { c.KeyRotationInterval = s.KeyRotationInterval }},
+		{"key_publish_lead", func() { c.KeyPublishLead = s.KeyPublishLead }},
+		{"jwks_max_age", func() { c.JWKSMaxAge = s.JWKSMaxAge }},
+		{"key_bits", func() { c.KeyBits = s.KeyBits }},
+	} {
+		if !given[setting.key] {
+			setting.follow()
+		}
+	}
+	if problems := c.Keys().Problems(); problems != nil {
+		return &ConfigError{problems}
+	}
+	a.ring.Follow(c.Keys())
+	return nil
+}
