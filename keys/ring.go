@@ -22,6 +22,8 @@ const (
 	// StaleAfter is how old the view of a replica may be before it refuses to sign or to call a token active, rather than trust a key
 	// that may have been revoked.
 	StaleAfter = 10 * time.Second
+	// outageAfter is how long polls must have failed for the database to have been away.
+	outageAfter = 3 * PollInterval
 	// signAhead is how far beyond a token's expiry the row of its key is moved on, so that not every token writes to it.
 	signAhead = time.Minute
 )
@@ -42,7 +44,8 @@ type Ring struct {
 	options   Options
 	master    atomic.Pointer[Master]
 	view      atomic.Pointer[view]
-	reserved  sync.Map        // kid -> time.Time: until when this replica may sign without asking
+	reserved  sync.Map // kid -> time.Time: until when this replica may sign without asking
+	outage    atomic.Pointer[storage.Span]
 	polling   sync.Mutex      // one poll at a time
 	forgotten map[string]bool // ids of master keys that are not believed any more; under polling
 	looked    time.Time       // when Maintain last asked whether an old refresh key is in use; Maintain alone uses it
@@ -135,6 +138,9 @@ func (r *Ring) Poll(ctx context.Context) error {
 		return errors.Join(err, r.heedRevocations(err, set))
 	}
 	r.db.UseAuditKey(v.secrets.byPurpose[purposeAudit][0].key)
+	if old := r.view.Load(); old != nil && readAt.Sub(old.readAt) > outageAfter {
+		r.outage.Store(&storage.Span{From: old.readAt, To: r.options.Now()})
+	}
 	r.view.Store(v)
 	r.forgetMasters(v)
 	return nil
@@ -217,6 +223,14 @@ func (r *Ring) intact(ctx context.Context) (*view, error) {
 
 // Intact tells how the rows of the view of a tolerant ring were altered outside keyturn (*AlteredError); nil if they were not.
 func (r *Ring) Intact() error { return r.view.Load().altered }
+
+// Outage is the last time for which this replica could not read the database; the zero value if there was none.
+func (r *Ring) Outage() storage.Span {
+	if span := r.outage.Load(); span != nil {
+		return *span
+	}
+	return storage.Span{}
+}
 
 // Healthy tells whether this replica could sign now.
 func (r *Ring) Healthy() error {

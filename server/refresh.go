@@ -38,7 +38,8 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 		return none, err
 	}
 	r := storage.Refresh{ID: t.grant, Generation: int64(t.generation), FamilyHash: t.familyHash(), ClientID: q.client.ID, KID: signer.KID,
-		IdleTTL: time.Duration(s.config.RefreshIdleTTL), RetryWindow: time.Duration(s.config.RefreshRetryWindow)}
+		IdleTTL: time.Duration(s.config.RefreshIdleTTL), RetryWindow: time.Duration(s.config.RefreshRetryWindow),
+		Outage: s.ring.Outage()}
 	if err := s.checkBeforeRotation(ctx, q, r, now); err != nil {
 		return none, err
 	}

@@ -138,10 +138,12 @@ func (s *Server) answer(w http.ResponseWriter, q *request, endpoint func(context
 	if q.form, err = readForm(w, q.http); err != nil {
 		return nil, err
 	}
-	if err := s.authenticate(q.http.Context(), q); err != nil {
+	ctx, cancel := context.WithTimeout(q.http.Context(), s.db.Patience())
+	defer cancel()
+	if err := s.authenticate(ctx, q); err != nil {
 		return nil, err
 	}
-	return endpoint(q.http.Context(), q)
+	return endpoint(ctx, q)
 }
 
 // exchange is what the log and the metrics tell of one request.

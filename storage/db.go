@@ -114,18 +114,21 @@ func (d *DB) Ping(ctx context.Context) error {
 // Stats tells the state of the pool that writes.
 func (d *DB) Stats() sql.DBStats { return d.write.Stats() }
 
+// Patience is how long all that one request asks of the database may take together.
+func (d *DB) Patience() time.Duration { return d.deadline + d.deadline/5 }
+
 // get reads one row into dest. ErrNotFound if there is none.
 func (d *DB) get(ctx context.Context, op string, dest any, query string, args ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, d.deadline)
 	defer cancel()
-	return d.fault(op, d.read.GetContext(ctx, dest, query, args...))
+	return d.fault(op, d.again(ctx, func() error { return d.read.GetContext(ctx, dest, query, args...) }))
 }
 
 // all reads all rows into dest, a pointer to a slice.
 func (d *DB) all(ctx context.Context, op string, dest any, query string, args ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, d.deadline)
 	defer cancel()
-	return d.fault(op, d.read.SelectContext(ctx, dest, query, args...))
+	return d.fault(op, d.again(ctx, func() error { return d.read.SelectContext(ctx, dest, query, args...) }))
 }
 
 // reportTimeout bounds a query that may read a whole table, for people and for background work: never on the path of a request.
@@ -148,24 +151,67 @@ func (d *DB) report(ctx context.Context, op string, dest any, query string, args
 	return d.fault(op, t.SelectContext(ctx, dest, query, args...))
 }
 
-// change runs one autocommit statement and tells how many rows it changed. A caller that goes away does not cut it short: lib/pq
-// answers a cancelled context by closing the connection, and whether the statement ran would be unknown.
-func (d *DB) change(ctx context.Context, op, query string, args ...any) (int64, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.deadline)
-	defer cancel()
-	res, err := d.write.ExecContext(ctx, query, args...)
-	if err != nil {
-		return 0, d.fault(op, err)
+// unhurried is the context of a write: a caller that goes away does not cut it short, since lib/pq answers a cancelled context by closing
+// the connection, and whether the statement ran would be unknown. The deadline of the caller counts all the same.
+func (d *DB) unhurried(ctx context.Context) (context.Context, context.CancelFunc) {
+	end := time.Now().Add(d.deadline)
+	if callers, ok := ctx.Deadline(); ok && callers.Before(end) {
+		end = callers
 	}
-	n, err := res.RowsAffected()
+	return context.WithDeadline(context.WithoutCancel(ctx), end)
+}
+
+// again runs one statement, or one transaction, and again if the database says that it was rolled back and may be repeated (serialisation
+// failure, deadlock: at most three times), or that this connection only reads, as after a failover (once, on another connection). What was
+// cut off is not run again here: whether it ran is unknown.
+func (d *DB) again(ctx context.Context, run func() error) error {
+	reconnected := false
+	for try := 1; ; try++ {
+		err := run()
+		switch {
+		case isRepeatable(err) && try < 3:
+			pause(ctx, time.Duration(mathrand.Int64N(int64(20*time.Millisecond)*int64(try))))
+		case isReadOnly(err) && !reconnected:
+			reconnected = true
+			d.reconnect()
+		default:
+			return err
+		}
+	}
+}
+
+func pause(ctx context.Context, span time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(span):
+	}
+}
+
+// reconnect closes the connections that rest: a role is asked of PostgreSQL only when one is opened.
+func (d *DB) reconnect() {
+	d.write.SetMaxIdleConns(0)
+	d.write.SetMaxIdleConns(poolSize)
+}
+
+// change runs one autocommit statement and tells how many rows it changed.
+func (d *DB) change(ctx context.Context, op, query string, args ...any) (n int64, err error) {
+	ctx, cancel := d.unhurried(ctx)
+	defer cancel()
+	err = d.again(ctx, func() error {
+		res, err := d.write.ExecContext(ctx, query, args...)
+		if err == nil {
+			n, err = res.RowsAffected()
+		}
+		return err
+	})
 	return n, d.fault(op, err)
 }
 
 // changeReturning runs one autocommit statement with RETURNING and reads its one row into dest. ErrNotFound if it changed nothing.
 func (d *DB) changeReturning(ctx context.Context, op string, dest any, query string, args ...any) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.deadline)
+	ctx, cancel := d.unhurried(ctx)
 	defer cancel()
-	return d.fault(op, d.write.GetContext(ctx, dest, query, args...))
+	return d.fault(op, d.again(ctx, func() error { return d.write.GetContext(ctx, dest, query, args...) }))
 }
 
 // tx is one open transaction.
@@ -210,17 +256,11 @@ func (t *tx) changeAsRead(query string, args ...any) error {
 	return err
 }
 
-// inTx runs f in one transaction, at most three times when the database asks for a repetition (serialisation failure, deadlock).
+// inTx runs f in one transaction, and again when the database asks for it.
 func (d *DB) inTx(ctx context.Context, op string, f func(*tx) error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.deadline)
+	ctx, cancel := d.unhurried(ctx)
 	defer cancel()
-	for try := 1; ; try++ {
-		err := d.inTxOnce(ctx, f)
-		if err == nil || try == 3 || !isRepeatable(err) {
-			return d.fault(op, err)
-		}
-		time.Sleep(time.Duration(mathrand.Int64N(int64(20*time.Millisecond) * int64(try))))
-	}
+	return d.fault(op, d.again(ctx, func() error { return d.inTxOnce(ctx, f) }))
 }
 
 func (d *DB) inTxOnce(ctx context.Context, f func(*tx) error) error {

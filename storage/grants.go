@@ -190,12 +190,14 @@ func (d *DB) LoginView(ctx context.Context, k LoginKey, now time.Time) (LoginVie
 }
 
 // CreateGrant inserts the row of a login, in one statement that asks again whether the user and the client are still as they were
-// read: ErrNotFound if not.
+// read: ErrNotFound if not. When a driver sends it again after a cut connection, the second run finds the row of the first.
 func (d *DB) CreateGrant(ctx context.Context, g Grant) error {
 	n, err := d.change(ctx, "create grant", `INSERT INTO grants (id, user_id, user_epoch, client_epoch, client_id, family_hash, generation,
 		kid, scope, audience, created_at, rotated_at, expires_at, idle_expires_at)
 		SELECT CAST($1 AS BIGINT), u.id, u.epoch, c.epoch, c.id, $2, 0, $3, $4, $5, CAST($6 AS BIGINT), CAST($6 AS BIGINT), CAST($7 AS BIGINT), CAST($8 AS BIGINT)
-		FROM users u, clients c WHERE u.id = $9 AND u.epoch = $10 AND u.disabled_at IS NULL AND c.id = $11 AND c.epoch = $12 AND c.disabled_at IS NULL`,
+		FROM users u, clients c WHERE u.id = $9 AND u.epoch = $10 AND u.disabled_at IS NULL AND c.id = $11 AND c.epoch = $12 AND c.disabled_at IS NULL
+		ON CONFLICT (id) DO UPDATE SET kid = excluded.kid WHERE grants.family_hash = excluded.family_hash AND grants.user_id = excluded.user_id
+		AND grants.client_id = excluded.client_id AND grants.created_at = excluded.created_at AND grants.generation = 0 AND grants.revoked_at IS NULL`,
 		g.ID, g.FamilyHash, g.KID, g.Scope, g.Audience, g.CreatedAt, g.ExpiresAt, g.IdleExpiresAt, g.UserID, g.UserEpoch, g.ClientID, g.ClientEpoch)
 	if err == nil && n == 0 {
 		err = fmt.Errorf("create grant: %w", ErrNotFound)

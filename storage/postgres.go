@@ -41,6 +41,9 @@ func CheckURL(raw string, allowInsecure bool) error {
 	return err
 }
 
+// poolSize is how many connections a replica keeps.
+const poolSize = 8
+
 // openPostgres opens a small pool: about eight connections a replica do more than thirty-two. Timeouts are those of the session, so a
 // statement ends in the database as well when keyturn has stopped waiting for it.
 func openPostgres(raw string, allowInsecure bool) (*DB, error) {
@@ -52,8 +55,8 @@ func openPostgres(raw string, allowInsecure bool) (*DB, error) {
 	if err != nil {
 		return nil, errors.New("database: the postgres:// URL cannot be used: " + withoutURL(err))
 	}
-	pool.SetMaxOpenConns(8)
-	pool.SetMaxIdleConns(8)
+	pool.SetMaxOpenConns(poolSize)
+	pool.SetMaxIdleConns(poolSize)
 	pool.SetConnMaxIdleTime(5 * time.Minute)
 	return &DB{kind: Postgres, read: pool, write: pool, deadline: 1500 * time.Millisecond, dsn: dsn}, nil
 }
@@ -140,6 +143,12 @@ func isUnavailable(err error) bool {
 func isRepeatable(err error) bool {
 	code, ok := postgresCode(err)
 	return ok && (code == "40001" || code == "40P01")
+}
+
+// isReadOnly tells of a connection to a server that has become a standby.
+func isReadOnly(err error) bool {
+	code, ok := postgresCode(err)
+	return ok && code == "25006"
 }
 
 func isUnique(err error) bool {

@@ -28,6 +28,19 @@ type Refresh struct {
 	KID         string        // the key that will sign the access token
 	IdleTTL     time.Duration // how long the successor may rest
 	RetryWindow time.Duration // 0: every second use is reuse
+	Outage      Span          // the last time that the database was away: the window does not run meanwhile
+}
+
+// Span is a time from one moment to another.
+type Span struct{ From, To time.Time }
+
+// retryUntil is when the window ends that a rotation at the moment given has opened.
+func (r Refresh) retryUntil(rotated time.Time) time.Time {
+	until := rotated.Add(r.RetryWindow)
+	if r.RetryWindow > 0 && rotated.Before(r.Outage.To) && r.Outage.From.Before(until) {
+		until = r.Outage.To.Add(r.RetryWindow)
+	}
+	return until
 }
 
 // RefreshGrant rotates the grant. A fresh token is one autocommit statement that asks again for everything that can have changed since
@@ -75,7 +88,7 @@ func (r Refresh) Classify(s GrantState, now time.Time) RefreshOutcome {
 		return RefreshFresh
 	case s.Generation < r.Generation:
 		return RefreshAhead
-	case s.Generation == r.Generation+1 && now.Sub(s.RotatedAt.Time) < r.RetryWindow:
+	case s.Generation == r.Generation+1 && now.Before(r.retryUntil(s.RotatedAt.Time)):
 		return RefreshRetry
 	default:
 		return RefreshReuse

@@ -44,8 +44,8 @@ func openSQLite(path string, create bool) (*DB, error) {
 		write.Close()
 		return nil, err
 	}
-	read.SetMaxOpenConns(8)
-	read.SetMaxIdleConns(8)
+	read.SetMaxOpenConns(poolSize)
+	read.SetMaxIdleConns(poolSize)
 	return &DB{kind: SQLite, read: read, write: write, deadline: 5 * time.Second}, nil
 }
 
