@@ -38,13 +38,18 @@ func TestRewrapKilled(t *testing.T) {
 		if out, err := keyturn("keys", "rotate", "--force", "--reason", "test").Output(); err != nil {
 			t.Fatal(err, string(out))
 		}
+		began := time.Now()
+		if out, err := keyturn("keys", "list").Output(); err != nil {
+			t.Fatal(err, string(out))
+		}
+		start := time.Since(began) // most of a run goes by before there is anything to interrupt
 		kills := 0
 		for n, digit := range strings.Split("bcdef", "") {
 			next := write("next.key", digit)
 			rewrap := func() *exec.Cmd {
 				return keyturn("keys", "rewrap", "--new-master-key-file", next, "--reason", "test", "--json")
 			}
-			for pause := time.Duration(n) * 2 * time.Millisecond; ; pause += 5 * time.Millisecond {
+			for pause := start/2 + start*time.Duration(n)/50; ; pause += start / 10 {
 				c := rewrap()
 				if err := c.Start(); err != nil {
 					t.Fatal(err)

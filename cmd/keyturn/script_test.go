@@ -26,6 +26,7 @@ func (m stopping) Run() int {
 }
 
 func TestMain(m *testing.M) {
+	os.Setenv("GORACE", "atexit_sleep_ms=10") // the race detector has programs wait a second before they end
 	testscript.Main(stopping{m}, map[string]func(){"keyturn": main})
 }
 
@@ -41,6 +42,7 @@ func TestScripts(t *testing.T) {
 				if strings.HasPrefix(databaseURL, "postgres") {
 					own = storagetest.PostgresURL(t)
 				}
+				e.Setenv("GORACE", os.Getenv("GORACE"))
 				e.Setenv("KEYTURN_DATABASE", own)
 				e.Setenv("KIND", strings.SplitN(own, ":", 2)[0])
 				master := filepath.Join(e.WorkDir, "master.key")
