@@ -21,10 +21,11 @@ const masterIDSize = 8
 
 // Labels of the keys that are derived from the master key with HKDF-SHA256 (RFC 5869), one for each use.
 const (
-	labelID   = "keyturn master key id v1"
-	labelWrap = "keyturn wrap v1"
-	labelRow  = "keyturn signing key row v1"
-	labelSet  = "keyturn signing key set v1"
+	labelID     = "keyturn master key id v1"
+	labelWrap   = "keyturn wrap v1"
+	labelRow    = "keyturn signing key row v1"
+	labelSet    = "keyturn signing key set v1"
+	labelAnchor = "keyturn anchor v1"
 )
 
 // ErrWrongMaster says that something was sealed under a master key that this keyturn does not have.
@@ -38,10 +39,11 @@ type Master struct {
 
 // masterKey is what is derived from the 32 bytes of one master key.
 type masterKey struct {
-	id   string // masterIDSize bytes as hex, which name the key and tell nothing of it
-	wrap []byte
-	row  []byte
-	set  []byte
+	id     string // masterIDSize bytes as hex, which name the key and tell nothing of it
+	wrap   []byte
+	row    []byte
+	set    []byte
+	anchor []byte
 }
 
 // NewMaster derives from the 32 bytes of each master key what is needed of it.
@@ -58,7 +60,8 @@ func NewMaster(keys ...[]byte) (*Master, error) {
 			}
 			return b
 		}
-		k := masterKey{id: hex.EncodeToString(derive(labelID, masterIDSize)), wrap: derive(labelWrap, 32), row: derive(labelRow, 32), set: derive(labelSet, 32)}
+		k := masterKey{id: hex.EncodeToString(derive(labelID, masterIDSize)), wrap: derive(labelWrap, 32), row: derive(labelRow, 32), set: derive(labelSet, 32),
+			anchor: derive(labelAnchor, 32)}
 		if m.byID(k.id) == nil {
 			m.keys = append(m.keys, k)
 		}

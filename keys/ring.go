@@ -22,8 +22,6 @@ const (
 	// StaleAfter is how old the view of a replica may be before it refuses to sign or to call a token active, rather than trust a key
 	// that may have been revoked.
 	StaleAfter = 10 * time.Second
-	// outageAfter is how long polls must have failed for the database to have been away.
-	outageAfter = 3 * PollInterval
 	// signAhead is how far beyond a token's expiry the row of its key is moved on, so that not every token writes to it.
 	signAhead = time.Minute
 )
@@ -48,6 +46,7 @@ type Ring struct {
 	outage    atomic.Pointer[storage.Span]
 	polling   sync.Mutex      // one poll at a time
 	forgotten map[string]bool // ids of master keys that are not believed any more; under polling
+	away      bool            // the last poll failed; under polling
 	looked    time.Time       // when Maintain last asked whether an old refresh key is in use; Maintain alone uses it
 }
 
@@ -87,7 +86,15 @@ func Open(ctx context.Context, db *storage.DB, m *Master, c Config, o Options) (
 	if err := beginSecrets(ctx, db, m, o.Now()); err != nil {
 		return nil, err
 	}
-	return r, r.Poll(ctx)
+	if err := r.Poll(ctx); err != nil {
+		return nil, err
+	}
+	// Nobody may have served since the last heartbeat.
+	last, err := db.Mark(ctx, storage.MarkHeartbeat)
+	if err == nil && !last.IsZero() {
+		r.outage.Store(&storage.Span{From: last, To: o.Now()})
+	}
+	return r, err
 }
 
 // Run polls the rows every second, and when another replica tells of a change, and takes the steps that are due, until the context ends.
@@ -122,12 +129,9 @@ func (r *Ring) Poll(ctx context.Context) error {
 	r.polling.Lock()
 	defer r.polling.Unlock()
 	readAt := r.options.Now()
-	set, err := r.db.KeySet(ctx)
+	set, secrets, err := r.read(ctx)
 	if err != nil {
-		return err
-	}
-	secrets, err := r.db.SecretKeys(ctx)
-	if err != nil {
+		r.away = true
 		return err
 	}
 	v, err := r.newView(set, secrets, readAt)
@@ -138,12 +142,22 @@ func (r *Ring) Poll(ctx context.Context) error {
 		return errors.Join(err, r.heedRevocations(err, set))
 	}
 	r.db.UseAuditKey(v.secrets.byPurpose[purposeAudit][0].key)
-	if old := r.view.Load(); old != nil && readAt.Sub(old.readAt) > outageAfter {
+	if old := r.view.Load(); old != nil && r.away {
 		r.outage.Store(&storage.Span{From: old.readAt, To: r.options.Now()})
 	}
+	r.away = false
 	r.view.Store(v)
 	r.forgetMasters(v)
 	return nil
+}
+
+func (r *Ring) read(ctx context.Context) (storage.KeySet, []storage.SecretKey, error) {
+	set, err := r.db.KeySet(ctx)
+	if err != nil {
+		return set, nil, err
+	}
+	secrets, err := r.db.SecretKeys(ctx)
+	return set, secrets, err
 }
 
 // heedRevocations takes keys that were revoked out of the view also when the set makes no new one, because it was altered.
@@ -224,7 +238,7 @@ func (r *Ring) intact(ctx context.Context) (*view, error) {
 // Intact tells how the rows of the view of a tolerant ring were altered outside keyturn (*AlteredError); nil if they were not.
 func (r *Ring) Intact() error { return r.view.Load().altered }
 
-// Outage is the last time for which this replica could not read the database; the zero value if there was none.
+// Outage is the last time for which this replica could not read the database, or was not there itself; the zero value if there was none.
 func (r *Ring) Outage() storage.Span {
 	if span := r.outage.Load(); span != nil {
 		return *span

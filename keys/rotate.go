@@ -267,7 +267,7 @@ func (r *Ring) change(ctx context.Context, by storage.Actor, v *view, c storage.
 	for i := range c.Insert {
 		c.Insert[i].MAC = v.master.rowMAC(c.Insert[i])
 	}
-	c.Version, c.NextVersion = v.version, v.version+1
+	c.Version, c.NextVersion = v.version, max(v.version+1, v.leastVersion)
 	if v.altered != nil { // the version may be altered too: the next one must be later than any that a replica has seen
 		c.NextVersion = max(c.NextVersion, now.UnixMilli())
 	}

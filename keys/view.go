@@ -18,19 +18,20 @@ import (
 
 // view is what a replica knows of the keys. It is immutable.
 type view struct {
-	readAt  time.Time
-	version int64 // of the set
-	setMAC  string
-	rows    []storage.SigningKey
-	master  *Master // the key that seals first
-	secrets *Secrets
-	public  map[string]*rsa.PublicKey // of all keys that are not revoked
-	revoked map[string]bool
-	signer  jose.Signer // of the current key; nil if there is none
-	kid     string
-	jwks    []byte
-	etag    string
-	altered error // of a tolerant ring: how the rows were altered
+	readAt       time.Time
+	version      int64 // of the set
+	setMAC       string
+	leastVersion int64 // that the next change must have at least
+	rows         []storage.SigningKey
+	master       *Master // the key that seals first
+	secrets      *Secrets
+	public       map[string]*rsa.PublicKey // of all keys that are not revoked
+	revoked      map[string]bool
+	signer       jose.Signer // of the current key; nil if there is none
+	kid          string
+	jwks         []byte
+	etag         string
+	altered      error // of a tolerant ring: how the rows were altered
 }
 
 // newView builds a view from rows that are as keyturn wrote them and not older than those it has seen. *AlteredError if they are not, or

@@ -174,9 +174,6 @@ func (a *Admin) Audit(ctx context.Context, since time.Time, kind string) ([]stor
 	return a.db.AuditRecords(ctx, storage.AuditFilter{Since: since, Type: kind})
 }
 
-// VerifyAudit checks the chain of the audit trail and tells how many records it has.
-func (a *Admin) VerifyAudit(ctx context.Context) (int64, error) { return a.db.VerifyAudit(ctx) }
-
 // SchemaStatus tells the version of the schema.
 func (a *Admin) SchemaStatus(ctx context.Context) (storage.SchemaStatus, error) {
 	return a.db.SchemaStatus(ctx)

@@ -30,6 +30,7 @@ type Config struct {
 	Database              string `key:"database" default:"sqlite:keyturn.db" scope:"database" help:"sqlite:FILE or postgres://USER:PASSWORD@HOST/NAME?sslmode=verify-full"`
 	AllowInsecureDatabase bool   `key:"allow_insecure_database" default:"false" scope:"database" help:"allow PostgreSQL on another host without sslmode=verify-full"`
 	MasterKeyFile         string `key:"master_key_file" scope:"database" help:"file with the master key, mode 0600 (default: keyturn-master.key beside the SQLite file)"`
+	AnchorFile            string `key:"anchor_file" scope:"database" help:"file in which this host remembers how far its database had come (default: beside the master key)"`
 	Migrate               bool   `key:"migrate" default:"true" scope:"database" help:"bring an older database schema up to date"`
 
 	AccessTTL          Duration `key:"access_ttl" default:"10m" scope:"keys" help:"lifetime of access tokens, at most 1h"`

@@ -110,7 +110,7 @@ func open(t testing.TB, c Config, at *clock) *harness {
 	h := &harness{t: t, config: c, server: s, clock: at, log: log}
 	h.admin = &Admin{config: c, store: s.store, db: s.db, ring: s.ring, by: storage.Actor{Name: "os:test", Reason: "test"}, now: at.now}
 	h.http = httptest.NewUnstartedServer(s.Public())
-	h.http.Config = s.httpServer(s.Public())
+	h.http.Config = httpServer(s.Public())
 	h.http.Start()
 	h.base = h.http.URL
 	t.Cleanup(func() {

@@ -3,11 +3,8 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"strings"
-
-	"github.com/keyturn/keyturn/keys"
 )
 
 // check is one thing that a server needs to be able to serve. Its advice is for the log: a stranger gets to know no more than its name.
@@ -24,7 +21,7 @@ func (s *Server) checks() []check {
 			}
 			return nil
 		}},
-		{"database", s.db.Ping},
+		{"database", s.databaseServes},
 		{"schema", func(ctx context.Context) error {
 			status, err := s.db.SchemaStatus(ctx)
 			if err == nil && status.Pending > 0 {
@@ -37,12 +34,11 @@ func (s *Server) checks() []check {
 	}
 }
 
-func (s *Server) clockAgrees(ctx context.Context) error {
-	off, err := s.ring.ClockOff(ctx)
-	if err == nil && off.Abs() > keys.MaxClockOff {
-		err = fmt.Errorf("the clock is %v off that of the database", off)
+func (s *Server) databaseServes(ctx context.Context) error {
+	if s.older.Load() {
+		return errors.New("the database has gone back to an older state: the log tells what to do")
 	}
-	return err
+	return s.db.Ping(ctx)
 }
 
 // livez tells that the process answers; it asks nothing else.

@@ -56,6 +56,7 @@ func (s *Server) gauges() []prometheus.Collector {
 		gauge("keyturn_password_hashes_waiting", "Logins waiting for a hash slot.", func() float64 { return float64(s.hasher.waiting.Load()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_password_hashes_refused_total", Help: "Logins refused because hashing was busy."},
 			func() float64 { return float64(s.hasher.refused.Load()) }),
+		gauge("keyturn_clock_offset_seconds", "How far the clock here is ahead of that of the database.", func() float64 { return time.Duration(s.clockOff.Load()).Seconds() }),
 		gauge("keyturn_database_connections", "Open connections to the database.", func() float64 { return float64(s.db.Stats().OpenConnections) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_database_wait_seconds_total", Help: "Time spent waiting for a connection."},
 			func() float64 { return s.db.Stats().WaitDuration.Seconds() }),

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"crypto/rsa"
-	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -25,11 +24,29 @@ import (
 
 // Options are the server's sources of time, keys and words. The zero value is useful.
 type Options struct {
+	Wall        func() time.Time                         // the clock of the machine; nil: time.Now
+	Elapsed     func() time.Duration                     // since the start, whatever is done to that clock; nil: asked of the machine
 	Now         func() time.Time                         // nil: time.Now
 	DatabaseNow func(context.Context) (time.Time, error) // nil: the clock of the database is asked
 	Generate    func(bits int) (*rsa.PrivateKey, error)  // nil: rsa.GenerateKey
 	Log         *slog.Logger                             // nil: nothing is logged
 	Dev         bool                                     // the database is, or becomes, one of `keyturn dev`
+}
+
+// withClock fills in the time by which a server judges. With alone, there is no other clock than that of this machine to compare it with.
+func (o Options) withClock(alone bool) Options {
+	if o.Wall == nil {
+		o.Wall = time.Now
+	}
+	if o.Elapsed == nil {
+		o.Elapsed = elapsedClock()
+	}
+	c := newClock(o.Wall, o.Elapsed)
+	o.Now = c.now
+	if alone && o.DatabaseNow == nil {
+		o.DatabaseNow = func(context.Context) (time.Time, error) { return c.steady(), nil }
+	}
+	return o
 }
 
 // Server is one replica of keyturn.
@@ -49,6 +66,8 @@ type Server struct {
 	replica        string          // names this process in leases
 	cleanedTo      storage.GrantID // how far the clean-up loop, which alone uses it, has walked
 	stopping       atomic.Bool
+	older          atomic.Bool  // the database has gone back to an older state
+	clockOff       atomic.Int64 // nanoseconds that the clock is ahead of that of the database
 }
 
 // Open checks the configuration, opens database and keys, and lets the keys begin if there are none. *ConfigError tells all that is
@@ -58,7 +77,7 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 		return nil, &ConfigError{problems}
 	}
 	if o.Now == nil {
-		o.Now = time.Now
+		o = o.withClock(storage.SQLitePath(c.Database) != "")
 	}
 	if o.Log == nil {
 		o.Log = discard
@@ -90,6 +109,9 @@ func (s *Server) begin(ctx context.Context, dev bool) error {
 		}
 	}
 	if err := checkStamp(ctx, s.db, dev); err != nil {
+		return err
+	}
+	if err := s.checkAnchor(ctx); err != nil {
 		return err
 	}
 	if err := s.recordSchedule(ctx); err != nil {
@@ -131,72 +153,42 @@ func Listen(c Config) (Listeners, error) {
 // Serve answers on both listeners, keeps the keys and cleans up until the context ends. Then it is not ready first, finishes what is in
 // flight, and returns.
 func (s *Server) Serve(ctx context.Context, l Listeners) error {
-	defer l.Public.Close()
-	defer l.Admin.Close()
-	tlsConfig, err := s.tlsConfig()
+	f, err := newFront(s.config, l)
 	if err != nil {
 		return err
 	}
-	public, admin := s.httpServer(s.Public()), s.httpServer(s.Admin())
+	return s.serve(ctx, f)
+}
+
+func (s *Server) serve(ctx context.Context, f *front) error {
 	loops, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() { s.ring.Run(loops) })
 	running.Go(func() { s.cleanUp(loops) })
-	failed := make(chan error, 2)
-	go func() {
-		if tlsConfig == nil {
-			failed <- public.Serve(l.Public)
-			return
-		}
-		public.TLSConfig = tlsConfig
-		failed <- public.ServeTLS(l.Public, "", "")
-	}()
-	go func() { failed <- admin.Serve(l.Admin) }()
-	s.log.Info("serving", "issuer", s.config.Issuer, "listen", l.Public.Addr().String(), "admin_listen", l.Admin.Addr().String(),
-		"tls", tlsConfig != nil, "database", string(s.db.Kind()))
+	running.Go(func() { s.keepAnchor(loops) })
+	f.public.set(s.Public())
+	f.admin.set(s.Admin())
+	s.log.Info("serving", "issuer", s.config.Issuer, "listen", f.listeners.Public.Addr().String(), "admin_listen", f.listeners.Admin.Addr().String(),
+		"tls", s.config.TLSCertFile != "", "database", string(s.db.Kind()))
+	var err error
 	select {
-	case err = <-failed:
+	case err = <-f.failed:
 	case <-ctx.Done():
 	}
-	err = errors.Join(err, s.stop(public, admin))
+	s.stopping.Store(true)
+	s.log.Info("stopping")
+	err = errors.Join(err, f.stop())
 	stopLoops()
 	running.Wait()
 	return err
 }
 
-// stop finishes what is in flight, within drainTimeout.
-func (s *Server) stop(servers ...*http.Server) error {
-	s.stopping.Store(true)
-	s.log.Info("stopping")
-	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
-	defer cancel()
-	var err error
-	for _, server := range servers {
-		if e := server.Shutdown(ctx); e != nil {
-			err = errors.Join(err, fmt.Errorf("stop: %w", e), server.Close())
-		}
-	}
-	return err
-}
-
-func (s *Server) httpServer(h http.Handler) *http.Server {
+func httpServer(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout, WriteTimeout: responseTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader - 4096, // net/http reads 4096 bytes more than it is told
 		ErrorLog:       log.New(io.Discard, "", 0),
 	}
-}
-
-// tlsConfig is nil for a plaintext listener.
-func (s *Server) tlsConfig() (*tls.Config, error) {
-	if s.config.TLSCertFile == "" {
-		return nil, nil
-	}
-	cert, err := tls.LoadX509KeyPair(s.config.TLSCertFile, s.config.TLSKeyFile)
-	if err != nil {
-		return nil, &ConfigError{[]error{fmt.Errorf("tls_cert_file, tls_key_file: %w", err)}}
-	}
-	return &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}, nil
 }
 
 func randomHex(n int) string {

@@ -23,8 +23,9 @@ const (
 
 // store is database and keys, opened together.
 type store struct {
-	db   *storage.DB
-	ring *keys.Ring
+	db     *storage.DB
+	ring   *keys.Ring
+	master *keys.Master // as its file was when the store was opened
 }
 
 func (s store) close() error { return s.db.Close() }
@@ -58,7 +59,7 @@ func openStore(ctx context.Context, c Config, create bool, o keys.Options) (stor
 		db.Close()
 		return store{}, withMasterPath(err, c)
 	}
-	return store{db, ring}, nil
+	return store{db, ring, master}, nil
 }
 
 func withMasterPath(err error, c Config) error {

@@ -110,6 +110,18 @@ func (d *DB) AuditRecords(ctx context.Context, f AuditFilter) ([]AuditRecord, er
 	return records, err
 }
 
+// AuditHead is the number and the hash of the newest record; 0 if there is none.
+func (d *DB) AuditHead(ctx context.Context) (seq int64, hash string, err error) {
+	var head AuditRecord
+	err = d.get(ctx, "audit head", &head, `SELECT seq, hash FROM audit_head WHERE id = 1`)
+	return head.Seq, head.Hash, err
+}
+
+// AuditHash is the hash of one record. ErrNotFound if there is none of that number.
+func (d *DB) AuditHash(ctx context.Context, seq int64) (hash string, err error) {
+	return hash, d.get(ctx, "audit record", &hash, `SELECT hash FROM audit WHERE seq = $1`, seq)
+}
+
 // HasAudit tells whether the trail has a record of the type. It may read all of it.
 func (d *DB) HasAudit(ctx context.Context, kind string) (bool, error) {
 	var seqs []int64
@@ -128,8 +140,8 @@ func (d *DB) VerifyAudit(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	var head AuditRecord
-	if err := d.get(ctx, "audit head", &head, `SELECT seq, hash FROM audit_head WHERE id = 1`); err != nil {
+	head, hash, err := d.AuditHead(ctx)
+	if err != nil {
 		return 0, err
 	}
 	previous := ""
@@ -139,8 +151,8 @@ func (d *DB) VerifyAudit(ctx context.Context) (int64, error) {
 		}
 		previous = r.Hash
 	}
-	if head.Seq != int64(len(records)) || head.Hash != previous {
-		return int64(len(records)), fmt.Errorf("audit: the trail ends at record %d, its head says %d", len(records), head.Seq)
+	if head != int64(len(records)) || hash != previous {
+		return int64(len(records)), fmt.Errorf("audit: the trail ends at record %d, its head says %d", len(records), head)
 	}
 	return int64(len(records)), nil
 }

@@ -54,6 +54,7 @@ type DB struct {
 	write    *sqlx.DB // SQLite: one connection; PostgreSQL: the same pool as read
 	deadline time.Duration
 	dsn      string // PostgreSQL: for the connection that listens
+	path     string // SQLite: the file
 	auditKey atomic.Pointer[[]byte]
 }
 
@@ -103,12 +104,20 @@ func (d *DB) Close() error {
 	return errors.Join(d.read.Close(), d.write.Close())
 }
 
-// Ping asks the database for an answer, through the connection that writes.
+// Ping asks the database whether it answers and takes writes, through the connection that writes.
 func (d *DB) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, d.deadline)
 	defer cancel()
-	var one int
-	return d.fault("ping", d.write.GetContext(ctx, &one, `SELECT 1`))
+	query := `SELECT 'off'`
+	if d.kind == Postgres {
+		query = `SELECT current_setting('transaction_read_only')`
+	}
+	var readOnly string
+	if err := d.write.GetContext(ctx, &readOnly, query); err != nil || readOnly == "off" {
+		return d.fault("ping", err)
+	}
+	d.reconnect()
+	return fmt.Errorf("ping: %w: it only reads, as a standby does", ErrUnavailable)
 }
 
 // Stats tells the state of the pool that writes.

@@ -2,6 +2,9 @@ package storage
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -23,6 +26,55 @@ func (d *DB) SetMetaOnce(ctx context.Context, name, value string) (string, error
 func (d *DB) SetMeta(ctx context.Context, name, value string) error {
 	_, err := d.change(ctx, "set meta", `INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, value)
 	return err
+}
+
+// Marks of the database: moments that only move on.
+const (
+	MarkHeartbeat = "heartbeat"  // when a server last said that it runs
+	MarkNotBefore = "not before" // the last restore: grants from before it have ended
+)
+
+// Mark reads a mark; the zero time if it was never set.
+func (d *DB) Mark(ctx context.Context, name string) (time.Time, error) {
+	value, err := d.Meta(ctx, name)
+	if errors.Is(err, ErrNotFound) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	ms, err := strconv.ParseInt(value, 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("mark %s: %w", name, err)
+	}
+	return time.UnixMilli(ms).UTC(), nil
+}
+
+// setMark writes unix milliseconds with leading zeros, so that text compares like numbers.
+const setMark = `INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE meta.value < excluded.value`
+
+func markText(at time.Time) string { return fmt.Sprintf("%015d", at.UnixMilli()) }
+
+// SetMark moves a mark on, never back.
+func (d *DB) SetMark(ctx context.Context, name string, at time.Time) error {
+	_, err := d.change(ctx, "set mark", setMark, name, markText(at))
+	return err
+}
+
+// MarkRestored ends every grant of a database that was restored from a backup, and sets its marks to now.
+func (d *DB) MarkRestored(ctx context.Context, by Actor, now time.Time) error {
+	return d.inTx(ctx, "restore", func(t *tx) error {
+		for _, mark := range []string{MarkHeartbeat, MarkNotBefore} {
+			if _, err := t.change(setMark, mark, markText(now)); err != nil {
+				return err
+			}
+		}
+		// Epochs begin at the moment of a client's creation and move on by one: now is beyond every epoch that was lost.
+		if _, err := t.change(`UPDATE clients SET epoch = CASE WHEN epoch < $1 THEN $1 ELSE epoch + 1 END`, At(now)); err != nil {
+			return err
+		}
+		return t.audit(by, now, Event{"database.restore", "", nil})
+	})
 }
 
 // ReplaceMeta replaces a named value, with an audit record. ErrConflict if it is not the one that was read.

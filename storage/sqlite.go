@@ -29,25 +29,28 @@ func openSQLite(path string, create bool) (*DB, error) {
 	if err := ensureFile(path, create); err != nil {
 		return nil, err
 	}
-	dsn := func(extra string) string {
-		u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath()}
-		u.RawQuery = "_busy_timeout=5000&_journal_mode=WAL&_foreign_keys=1&_synchronous=FULL&_pragma=secure_delete(1)" + extra
-		return u.String()
-	}
-	write, err := sqlx.Open("sqlite", dsn("&_txlock=immediate"))
+	write, err := sqlx.Open("sqlite", sqliteDSN(path, "&_txlock=immediate"))
 	if err != nil {
 		return nil, err
 	}
 	write.SetMaxOpenConns(1)
-	read, err := sqlx.Open("sqlite", dsn("&_query_only=1"))
+	read, err := sqlx.Open("sqlite", sqliteDSN(path, "&_query_only=1"))
 	if err != nil {
 		write.Close()
 		return nil, err
 	}
 	read.SetMaxOpenConns(poolSize)
 	read.SetMaxIdleConns(poolSize)
-	return &DB{kind: SQLite, read: read, write: write, deadline: 5 * time.Second}, nil
+	return &DB{kind: SQLite, read: read, write: write, deadline: 5 * time.Second, path: path}, nil
 }
+
+func sqliteDSN(path, extra string) string {
+	u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath()}
+	u.RawQuery = "_busy_timeout=5000&_journal_mode=WAL&_foreign_keys=1&_synchronous=FULL&_pragma=secure_delete(1)" + extra
+	return u.String()
+}
+
+func isBusy(code int) bool { return code&0xff == sqlite3.SQLITE_BUSY }
 
 // ensureFile makes the database file before SQLite does, so that it and the -wal and -shm files beside it, which take over its mode,
 // are 0600 under every umask.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"database/sql"
 	"fmt"
 	"net"
 	"net/http"
@@ -52,7 +53,7 @@ func TestScripts(t *testing.T) {
 				e.Setenv("ADMIN_PORT", freePort(t))
 				return os.WriteFile(master, []byte(strings.Repeat("ab", 32)+"\n"), 0o600)
 			},
-			Cmds: map[string]func(*testscript.TestScript, bool, []string){"ready": ready, "status": status, "setenv-from": setenvFrom},
+			Cmds: map[string]func(*testscript.TestScript, bool, []string){"ready": ready, "status": status, "setenv-from": setenvFrom, "age": age},
 			Condition: func(name string) (bool, error) {
 				return strings.HasPrefix(databaseURL, name), nil
 			},
@@ -101,6 +102,22 @@ func status(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	if fmt.Sprint(code) != args[0] {
 		ts.Fatalf("exit code %d, want %s", code, args[0])
+	}
+}
+
+// age makes the database one whose last heartbeat is an hour ago.
+func age(ts *testscript.TestScript, _ bool, _ []string) {
+	driver, source, _ := strings.Cut(ts.Getenv("KEYTURN_DATABASE"), ":")
+	if driver == "postgres" {
+		source = ts.Getenv("KEYTURN_DATABASE")
+	}
+	db, err := sql.Open(driver, source)
+	if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(`UPDATE meta SET value = $1 WHERE name = 'heartbeat'`, fmt.Sprintf("%015d", time.Now().Add(-time.Hour).UnixMilli())); err != nil {
+		ts.Fatalf("%v", err)
 	}
 }
 

@@ -29,16 +29,11 @@ func (a *app) serveCommand() *cobra.Command {
 func (a *app) serve(ctx context.Context, config server.Config) error {
 	ctx, stop := untilSignal(ctx)
 	defer stop()
-	s, err := server.Open(ctx, config, server.Options{Log: server.NewLog(config, a.stderr, a.onTerminal())})
-	if err != nil {
-		return err
-	}
-	defer s.Close()
 	listeners, err := server.Listen(config)
 	if err != nil {
 		return err
 	}
-	return s.Serve(ctx, listeners)
+	return server.Serve(ctx, config, server.Options{Log: server.NewLog(config, a.stderr, a.onTerminal())}, listeners)
 }
 
 // untilSignal ends the context at the first signal, and then lets signals have their usual effect.

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyturn/keyturn/server"
+)
+
+func (a *app) backupCommand() *cobra.Command {
+	return a.verb("backup FILE", "Copy the SQLite database to a new file while servers run", cobra.ExactArgs(1), false, func(ctx context.Context, admin *server.Admin, args []string) error {
+		if err := admin.Backup(ctx, args[0]); err != nil {
+			return err
+		}
+		a.say("Written to %s. It is of no use without the master key, which is not in it: keep the two apart.", args[0])
+		return nil
+	})
+}
+
+func (a *app) restoreCommand() *cobra.Command {
+	var confirm bool
+	c := &cobra.Command{Use: "restore [FILE]", Short: "Put a backup in place; every login from before ends", Args: cobra.MaximumNArgs(1)}
+	addSettings(c.Flags(), scopeDatabase)
+	c.Flags().StringVar(&a.reason, "reason", "", "why, for the audit trail")
+	c.Flags().BoolVar(&confirm, "confirm", false, "do it")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		config, err := a.config(c.Flags(), false)
+		if err != nil {
+			return err
+		}
+		if !confirm {
+			return refusedError{errors.New("restore: every login from before now ends, what was changed since the backup is lost, and keys that were revoked since stay revoked: --confirm does it. Stop the servers first")}
+		}
+		file := append(args, "")[0]
+		kept, err := server.Restore(c.Context(), config, server.AdminOptions{Actor: a.actor(), Reason: a.reason, Given: a.given}, file)
+		if kept != "" {
+			a.say("The database that was there is kept as %s.", kept)
+		}
+		if err != nil {
+			return err
+		}
+		a.say("Restored. Every login from before has ended. Start the servers.")
+		return nil
+	}
+	return c
+}

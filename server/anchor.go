@@ -1,0 +1,141 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/storage"
+)
+
+// anchorInterval is how often a server leaves a heartbeat, its anchor, and the head of the audit trail in the log.
+const anchorInterval = time.Minute
+
+// anchorPath is where the anchor lies: beside the master key unless something else is said.
+func (c Config) anchorPath() string {
+	if c.AnchorFile != "" {
+		return c.AnchorFile
+	}
+	return c.masterKeyPath() + ".anchor"
+}
+
+// checkAnchor refuses a database that is older than what this host has seen.
+func (s *Server) checkAnchor(ctx context.Context) error {
+	a, err := keys.ReadAnchor(s.config.anchorPath(), s.store.master)
+	if err != nil {
+		return err
+	}
+	stands, err := s.ring.Stand(ctx)
+	if err != nil {
+		return err
+	}
+	return a.Check(stands)
+}
+
+// beat leaves a heartbeat, the anchor, and the head of the trail in the log, where somebody who can write both database and anchor does not
+// reach it.
+func (s *Server) beat(ctx context.Context) {
+	a, err := s.ring.Beat(ctx, s.config.anchorPath())
+	var older *keys.OlderError
+	s.older.Store(errors.As(err, &older))
+	switch {
+	case err == nil:
+		s.log.Info("audit head", "event", "audit.head", "seq", a.AuditSeq, "hash", a.AuditHash)
+	case errors.Is(err, storage.ErrUnavailable): // polling tells
+	default:
+		s.log.Error("the anchor could not be kept", "error", err.Error())
+	}
+}
+
+// keepAnchor beats until the context ends, and then once more.
+func (s *Server) keepAnchor(ctx context.Context) {
+	tick := time.NewTicker(anchorInterval)
+	defer tick.Stop()
+	for {
+		s.beat(ctx)
+		s.watchClock(ctx)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.db.Patience())
+			defer cancel()
+			s.beat(last)
+			return
+		}
+	}
+}
+
+// VerifyAudit follows the chain and returns how many records it has; an error names the first that is not as it was written, or says that
+// the end was cut off which this host has seen.
+func (a *Admin) VerifyAudit(ctx context.Context) (int64, error) {
+	n, err := a.db.VerifyAudit(ctx)
+	if err != nil {
+		return n, err
+	}
+	anchor, err := keys.ReadAnchor(a.config.anchorPath(), a.store.master)
+	if err != nil || anchor.AuditSeq == 0 {
+		return n, err
+	}
+	hash, err := a.db.AuditHash(ctx, anchor.AuditSeq)
+	if errors.Is(err, ErrNotFound) || err == nil && hash != anchor.AuditHash {
+		err = fmt.Errorf("audit: record %d, which this host has seen at %s, is missing or another one: the end of the trail was cut off", anchor.AuditSeq,
+			anchor.Heartbeat.Format(time.RFC3339))
+	}
+	return n, err
+}
+
+// Backup writes a copy of an SQLite database to a file that must not exist, while servers run. ErrInvalid for PostgreSQL, which has its own
+// tools.
+func (a *Admin) Backup(ctx context.Context, file string) error {
+	if a.db.Kind() != storage.SQLite {
+		return invalid("PostgreSQL is backed up by its own tools: pg_dump --format=custom --file=%s DATABASE, or a base backup with WAL archiving", file)
+	}
+	return a.db.Backup(ctx, file)
+}
+
+// Restore puts a backup in the place of an SQLite database, if file is not "", and makes what is there the database from now on: every
+// login from before ends, and keys that were revoked since stay revoked. No server may run on it. It returns where the old file was put.
+func Restore(ctx context.Context, c Config, o AdminOptions, file string) (kept string, err error) {
+	if problems := c.Problems(false); problems != nil {
+		return "", &ConfigError{problems}
+	}
+	if file != "" {
+		if kept, err = putInPlace(ctx, c, file); err != nil {
+			return kept, err
+		}
+	}
+	a, err := OpenAdmin(ctx, c, o)
+	if err != nil {
+		return kept, err
+	}
+	defer a.Close()
+	_, err = a.ring.Restored(ctx, a.by, c.anchorPath())
+	return kept, err
+}
+
+// putInPlace checks a backup, then swaps it for the database file, which it keeps under another name.
+func putInPlace(ctx context.Context, c Config, file string) (kept string, err error) {
+	target := storage.SQLitePath(c.Database)
+	if target == "" {
+		return "", invalid("with PostgreSQL put the backup back by pg_restore first, then run `keyturn restore --confirm` without a file")
+	}
+	master, err := keys.ReadMaster(c.masterKeyPath())
+	if err != nil {
+		return "", err
+	}
+	copied := target + ".restoring"
+	defer os.Remove(copied)
+	if err := storage.CopyFile(file, copied); err != nil {
+		return "", err
+	}
+	guard := func(ctx context.Context, db *storage.DB) error { return keys.CheckMaster(ctx, db, master) }
+	if err := storage.CheckBackup(ctx, copied, guard); err != nil {
+		return "", fmt.Errorf("%s: %w", filepath.Base(file), err)
+	}
+	kept = target + ".before-restore-" + time.Now().UTC().Format("20060102T150405Z")
+	return kept, storage.SwapFile(ctx, copied, target, kept)
+}

@@ -1,0 +1,136 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/storage"
+)
+
+// front is the two listeners. They answer from before there is a server behind them, which may have to wait for its database, until after.
+type front struct {
+	listeners     Listeners
+	public, admin gate
+	servers       []*http.Server
+	failed        chan error
+}
+
+// gate is a handler that can be replaced while it serves.
+type gate struct{ handler atomic.Pointer[http.Handler] }
+
+func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) { (*g.handler.Load()).ServeHTTP(w, r) }
+
+func (g *gate) set(h http.Handler) { g.handler.Store(&h) }
+
+// newFront begins to answer on the listeners that the process is alive and cannot serve yet.
+func newFront(c Config, l Listeners) (*front, error) {
+	tlsConfig, err := c.tls()
+	if err != nil {
+		return nil, err
+	}
+	f := &front{listeners: l, failed: make(chan error, 2)}
+	f.public.set(http.HandlerFunc(starting))
+	f.admin.set(http.HandlerFunc(starting))
+	public, admin := httpServer(&f.public), httpServer(&f.admin)
+	f.servers = []*http.Server{public, admin}
+	go func() {
+		if tlsConfig == nil {
+			f.failed <- public.Serve(l.Public)
+			return
+		}
+		public.TLSConfig = tlsConfig
+		f.failed <- public.ServeTLS(l.Public, "", "")
+	}()
+	go func() { f.failed <- admin.Serve(l.Admin) }()
+	return f, nil
+}
+
+// stop finishes what is in flight, within drainTimeout.
+func (f *front) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	var err error
+	for _, server := range f.servers {
+		if e := server.Shutdown(ctx); e != nil {
+			err = errors.Join(err, fmt.Errorf("stop: %w", e), server.Close())
+		}
+	}
+	return err
+}
+
+// starting answers while there is no server yet.
+func starting(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("X-Request-Id", randomHex(8))
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	switch path := r.URL.EscapedPath(); {
+	case path == api.PathLivez:
+		plain(w, http.StatusOK, "ok")
+	case strings.HasSuffix(path, api.PathToken), strings.HasSuffix(path, api.PathRevoke), strings.HasSuffix(path, api.PathIntrospect):
+		writeError(w, unavailable(retrySoon))
+	default:
+		w.Header().Set("Retry-After", "1")
+		plain(w, http.StatusServiceUnavailable, "not ready: starting")
+	}
+}
+
+// tls is nil for a plaintext listener.
+func (c Config) tls() (*tls.Config, error) {
+	if c.TLSCertFile == "" {
+		return nil, nil
+	}
+	cert, err := tls.LoadX509KeyPair(c.TLSCertFile, c.TLSKeyFile)
+	if err != nil {
+		return nil, &ConfigError{[]error{fmt.Errorf("tls_cert_file, tls_key_file: %w", err)}}
+	}
+	return &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}, nil
+}
+
+// Serve opens a replica and answers on the listeners until the context ends. While its PostgreSQL is away, also at the start, it answers 503
+// and waits.
+func Serve(ctx context.Context, c Config, o Options, l Listeners) error {
+	if problems := c.Problems(true); problems != nil {
+		return &ConfigError{problems}
+	}
+	if o.Log == nil {
+		o.Log = discard
+	}
+	f, err := newFront(c, l)
+	if err != nil {
+		return err
+	}
+	s, err := openWhenAvailable(ctx, c, o, f)
+	if err != nil || s == nil {
+		return errors.Join(err, f.stop())
+	}
+	defer s.Close()
+	return s.serve(ctx, f)
+}
+
+const waitForDatabase = time.Second
+
+// openWhenAvailable opens a server, and waits for its PostgreSQL if that is away. No server and no error if the context ended before.
+func openWhenAvailable(ctx context.Context, c Config, o Options, f *front) (*Server, error) {
+	for waited := false; ; waited = true {
+		s, err := Open(ctx, c, o)
+		if err == nil || storage.SQLitePath(c.Database) != "" || !errors.Is(err, storage.ErrUnavailable) {
+			return s, err
+		}
+		if !waited {
+			o.Log.Warn("the database is away: waiting for it", "error", err.Error())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case err := <-f.failed:
+			return nil, err
+		case <-time.After(waitForDatabase):
+		}
+	}
+}
