@@ -1,0 +1,179 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/server/servertest"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// process is keyturn as programs of its own, on one database.
+type process struct {
+	t           *testing.T
+	databaseURL string
+	master      string
+	port, admin string
+	running     *exec.Cmd
+}
+
+func newProcess(t *testing.T, databaseURL string) *process {
+	master := filepath.Join(t.TempDir(), "master.key")
+	if err := os.WriteFile(master, []byte(strings.Repeat("ab", 32)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := &process{t: t, databaseURL: databaseURL, master: master, port: freePort(t), admin: freePort(t)}
+	t.Cleanup(p.kill)
+	return p
+}
+
+func (p *process) command(args ...string) *exec.Cmd {
+	c := exec.Command(os.Args[0], args...)
+	c.Args[0] = "keyturn"
+	c.Env = append(os.Environ(), "KEYTURN_DATABASE="+p.databaseURL, "KEYTURN_MASTER_KEY_FILE="+p.master, "KEYTURN_PASSWORD_HASH_MEMORY=7MiB",
+		"KEYTURN_LOG_LEVEL=error")
+	return c
+}
+
+// must runs a command to its end and returns what it printed.
+func (p *process) must(stdin string, args ...string) string {
+	p.t.Helper()
+	c := p.command(args...)
+	c.Stdin = strings.NewReader(stdin)
+	out, err := c.Output()
+	if err != nil {
+		if exit, ok := err.(*exec.ExitError); ok {
+			err = fmt.Errorf("%w: %s", err, exit.Stderr)
+		}
+		p.t.Fatalf("keyturn %v: %v", args, err)
+	}
+	return string(out)
+}
+
+func (p *process) base() string { return "http://127.0.0.1:" + p.port }
+
+// start starts the server and tells how long it took to be ready.
+func (p *process) start() time.Duration {
+	p.t.Helper()
+	began := time.Now()
+	p.running = p.command("serve", "--issuer", p.base(), "--listen", "127.0.0.1:"+p.port, "--admin-listen", "127.0.0.1:"+p.admin)
+	if err := p.running.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := waitFor(p.base() + "/readyz"); err != nil {
+		p.t.Fatal(err)
+	}
+	return time.Since(began)
+}
+
+// kill ends the server as a power cut would end it.
+func (p *process) kill() {
+	if p.running != nil {
+		p.running.Process.Kill()
+		p.running.Wait()
+		p.running = nil
+	}
+}
+
+// crowd is clients of the server.
+func (p *process) crowd() *servertest.Crowd {
+	c := &servertest.Crowd{Bases: []string{p.base()}, App: servertest.Party{ID: "app", Secret: "a secret of the app"}, Server: servertest.Party{ID: "api", Secret: "a secret of the api"}}
+	p.must(c.App.Secret, "client", "create", c.App.ID, "--grant", "password", "--grant", "refresh_token", "--scope", "read", "--audience", "https://api.example", "--secret-stdin")
+	p.must(c.Server.Secret, "client", "create", c.Server.ID, "--resource", "https://api.example", "--secret-stdin")
+	for i := range 4 {
+		u := servertest.Party{ID: fmt.Sprintf("user%d", i), Secret: "correct horse battery staple"}
+		p.must(u.Secret, "user", "create", u.ID, "--password-stdin")
+		c.Users = append(c.Users, u)
+	}
+	return c
+}
+
+// footprint is what a server holds on to.
+type footprint struct{ goroutines, files, hashes float64 }
+
+func (p *process) footprint() (f footprint) {
+	p.t.Helper()
+	res, err := http.Get("http://127.0.0.1:" + p.admin + "/metrics")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
+		name, value, _ := strings.Cut(lines.Text(), " ")
+		n, _ := strconv.ParseFloat(value, 64)
+		switch name {
+		case "go_goroutines":
+			f.goroutines = n
+		case "process_open_fds":
+			f.files = n
+		case "keyturn_password_hashes_running":
+			f.hashes = n
+		}
+	}
+	if f.goroutines == 0 || f.files == 0 {
+		p.t.Fatal("the metrics lack what is looked for")
+	}
+	return f
+}
+
+// returnsTo waits until the server holds no more than before. Pools may have filled, and connections that clients keep open count.
+func (p *process) returnsTo(before footprint) {
+	p.t.Helper()
+	http.DefaultClient.CloseIdleConnections()
+	var now footprint
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		servertest.CloseIdle()
+		if now = p.footprint(); now.hashes == 0 && now.goroutines <= before.goroutines+40 && now.files <= before.files+40 {
+			return
+		}
+	}
+	p.t.Errorf("before the load %+v, after it %+v", before, now)
+}
+
+// The server is killed under load, over and over. Whatever a client was told holds, and whatever it was not told can be asked again.
+func TestKilledUnderLoad(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+		p := newProcess(t, databaseURL)
+		p.must("", "migrate", "up")
+		crowd := p.crowd()
+		p.start()
+		ctx, stop := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() {
+			crowd.Run(ctx, 8)
+			close(done)
+		}()
+		slowest := time.Duration(0)
+		for range servertest.Times(6, 100) {
+			time.Sleep(time.Duration(200+rand.IntN(500)) * time.Millisecond)
+			p.kill()
+			slowest = max(slowest, p.start())
+		}
+		stop()
+		<-done
+		crowd.Check(t)
+		p.must("", "audit", "verify")
+		if states := p.must("", "keys", "list", "--json"); strings.Count(states, `"state": "current"`) != 1 {
+			t.Error(states)
+		}
+		t.Logf("slowest restart: %v", slowest.Round(time.Millisecond))
+		if slowest > 5*time.Second {
+			t.Errorf("a restart took %v", slowest)
+		}
+		before := p.footprint()
+		working, stop := context.WithTimeout(context.Background(), 2*time.Second)
+		defer stop()
+		crowd.Run(working, 30)
+		p.returnsTo(before)
+	})
+}

@@ -1,0 +1,397 @@
+// Package servertest is clients that keep a journal of what they were told, and one checker that holds the server to it.
+//
+// A [Crowd] logs in, refreshes, introspects and revokes while a test makes things go wrong. Afterwards [Crowd.Check] tells every promise that
+// was broken: a token answer that was received in full and is not honoured (I1), a revocation that did not hold (I2), two usable refresh
+// tokens of one grant, or a second successor (I3), a retry that failed (I4), a live token whose key is gone (I5).
+package servertest
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// Soak tells whether tests should take their time, as `make soak` wants it.
+func Soak() bool { return os.Getenv("KEYTURN_SOAK") != "" }
+
+// Times is how often a test does something: short, or with Soak long.
+func Times(short, long int) int {
+	if Soak() {
+		return long
+	}
+	return short
+}
+
+// Party is a client, or a user, and its secret.
+type Party struct{ ID, Secret string }
+
+// Crowd is clients of one or more replicas.
+type Crowd struct {
+	Bases  []string // URLs of the replicas
+	App    Party    // client with both grants
+	Server Party    // resource server of the app's audience
+	Users  []Party
+	HTTP   *http.Client // nil: one that waits ten seconds for an answer
+
+	// Slow is how long an answer may take. 0: any time.
+	Slow time.Duration
+
+	mu       sync.Mutex
+	sessions []*session
+	broken   []string
+	Answers  atomic.Int64 // with 200
+	Refusals atomic.Int64 // with 503
+	Losses   atomic.Int64 // no answer at all
+}
+
+// session is what one client knows of one login.
+type session struct {
+	refresh string   // the newest that it was given
+	used    []string // those before it, each of which has been replaced
+	access  []access
+	pending bool // a refresh has had no answer
+	ending  bool // a revocation was sent
+	ended   bool // and answered
+}
+
+type access struct {
+	text    string
+	expires time.Time
+}
+
+func (c *Crowd) tell(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.broken) < 20 {
+		c.broken = append(c.broken, fmt.Sprintf(format, args...))
+	}
+}
+
+// answer is what came back; status 0 if nothing whole did.
+type answer struct {
+	status int
+	body   []byte
+}
+
+func (a answer) unknown() bool { return a.status == 0 || a.status == http.StatusServiceUnavailable }
+
+var patient = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
+
+// post sends a form to any replica and holds the form of the answer to the contract.
+func (c *Crowd) post(path string, as Party, form url.Values) answer {
+	base := c.Bases[rand.IntN(len(c.Bases))]
+	r, err := http.NewRequest(http.MethodPost, base+path, strings.NewReader(form.Encode()))
+	if err != nil {
+		c.tell("%v", err)
+		return answer{}
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.SetBasicAuth(url.QueryEscape(as.ID), url.QueryEscape(as.Secret))
+	client := c.HTTP
+	if client == nil {
+		client = patient
+	}
+	began := time.Now()
+	res, err := client.Do(r)
+	if err != nil {
+		c.Losses.Add(1)
+		return answer{}
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		c.Losses.Add(1)
+		return answer{}
+	}
+	if took := time.Since(began); c.Slow > 0 && took > c.Slow {
+		c.tell("%s took %v", path, took)
+	}
+	switch res.StatusCode {
+	case http.StatusOK:
+		c.Answers.Add(1)
+	case http.StatusServiceUnavailable:
+		c.Refusals.Add(1)
+		if res.Header.Get("Retry-After") == "" || !strings.Contains(string(body), `"temporarily_unavailable"`) {
+			c.tell("%s: 503 without Retry-After or code: %s", path, body)
+		}
+	case http.StatusBadRequest:
+	default:
+		c.tell("%s: %d %s", path, res.StatusCode, body)
+	}
+	return answer{res.StatusCode, body}
+}
+
+// Run lets workers work until the context ends.
+func (c *Crowd) Run(ctx context.Context, workers int) {
+	var all sync.WaitGroup
+	for range workers {
+		all.Go(func() { c.work(ctx) })
+	}
+	all.Wait()
+}
+
+func (c *Crowd) work(ctx context.Context) {
+	var mine []*session
+	for ctx.Err() == nil {
+		if len(mine) < 3 {
+			if s := c.login(); s != nil {
+				mine = append(mine, s)
+			}
+			continue
+		}
+		i := rand.IntN(len(mine))
+		s := mine[i]
+		switch n := rand.IntN(20); {
+		case s.ending:
+			if c.revoke(s); s.ended {
+				mine = slices.Delete(mine, i, i+1)
+			}
+		case s.pending, n < 10:
+			c.renew(s)
+		case n < 12:
+			c.renewTwice(s)
+		case n < 19:
+			c.introspect(s)
+		default:
+			c.revoke(s)
+		}
+	}
+}
+
+func (c *Crowd) login() *session {
+	u := c.Users[rand.IntN(len(c.Users))]
+	a := c.post("/token", c.App, url.Values{"grant_type": {"password"}, "username": {u.ID}, "password": {u.Secret}})
+	if a.status != http.StatusOK {
+		if !a.unknown() {
+			c.tell("login of %s: %d %s", u.ID, a.status, a.body)
+		}
+		time.Sleep(5 * time.Millisecond)
+		return nil
+	}
+	s := &session{}
+	if !c.take(s, a) {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sessions = append(c.sessions, s)
+	return s
+}
+
+// take writes a token answer into the journal.
+func (c *Crowd) take(s *session, a answer) bool {
+	var t struct {
+		AccessToken  string `json:"access_token"`
+		RefreshToken string `json:"refresh_token"`
+		ExpiresIn    int    `json:"expires_in"`
+	}
+	if err := json.Unmarshal(a.body, &t); err != nil || t.AccessToken == "" || t.RefreshToken == "" {
+		c.tell("a token answer without tokens: %s", a.body)
+		return false
+	}
+	if s.refresh != "" && s.refresh != t.RefreshToken {
+		s.used = append(s.used, s.refresh)
+	}
+	s.refresh, s.pending = t.RefreshToken, false
+	s.access = append(s.access, access{t.AccessToken, time.Now().Add(time.Duration(t.ExpiresIn-2) * time.Second)})
+	if len(s.access) > 3 {
+		s.access = s.access[1:]
+	}
+	return true
+}
+
+func (c *Crowd) send(token string) answer {
+	return c.post("/token", c.App, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {token}})
+}
+
+func (c *Crowd) renew(s *session) {
+	retry := s.pending
+	switch a := c.send(s.refresh); {
+	case a.status == http.StatusOK:
+		c.take(s, a)
+	case a.unknown():
+		s.pending = true
+		time.Sleep(20 * time.Millisecond)
+	default:
+		c.tell("an honest client is refused (a retry: %v): %d %s", retry, a.status, a.body)
+		s.ending, s.ended = true, true
+	}
+}
+
+// renewTwice sends the same refresh twice at once, as two tabs of a browser would. One of the answers may be missing; if both are there, they
+// bring the same successor.
+func (c *Crowd) renewTwice(s *session) {
+	answers := make(chan answer)
+	for range 2 {
+		go func() { answers <- c.send(s.refresh) }()
+	}
+	a, b := <-answers, <-answers
+	if a.status == http.StatusOK && b.status == http.StatusOK && successor(a) != successor(b) {
+		c.tell("one refresh token has two successors")
+	}
+	for _, x := range []answer{a, b} {
+		switch {
+		case x.status == http.StatusOK:
+			c.take(s, x)
+		case x.unknown():
+			s.pending = true
+		default:
+			c.tell("one of two refreshes at once is refused: %d %s", x.status, x.body)
+			s.ending, s.ended = true, true
+		}
+	}
+}
+
+func successor(a answer) string {
+	var t struct {
+		RefreshToken string `json:"refresh_token"`
+	}
+	json.Unmarshal(a.body, &t) // take has told
+	return t.RefreshToken
+}
+
+func (c *Crowd) introspect(s *session) {
+	t := s.access[len(s.access)-1]
+	began := time.Now()
+	a := c.post("/introspect", c.Server, url.Values{"token": {t.text}})
+	switch active := strings.Contains(string(a.body), `"active":true`); {
+	case a.unknown():
+	case a.status != http.StatusOK:
+		c.tell("introspection: %d %s", a.status, a.body)
+	case !active && !s.ending && began.Before(t.expires):
+		c.tell("introspection: a live token is inactive")
+	case active && s.ended:
+		c.tell("introspection: a revoked token is active")
+	}
+}
+
+func (c *Crowd) revoke(s *session) {
+	s.ending = true
+	switch a := c.post("/revoke", c.App, url.Values{"token": {s.refresh}}); {
+	case a.status == http.StatusOK:
+		s.ended = true
+	case !a.unknown():
+		c.tell("revocation: %d %s", a.status, a.body)
+	default:
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// Settle finishes what is in doubt, once the server is well again.
+func (c *Crowd) Settle(within time.Duration) {
+	end := time.Now().Add(within)
+	for _, s := range c.sessions {
+		for s.pending && !s.ending || s.ending && !s.ended {
+			if time.Now().After(end) {
+				c.tell("the server is not well after %v", within)
+				return
+			}
+			if s.ending {
+				c.revoke(s)
+			} else {
+				c.renew(s)
+			}
+		}
+	}
+}
+
+// Check settles and then holds the server to the whole journal.
+func (c *Crowd) Check(t testing.TB) {
+	t.Helper()
+	c.Settle(20 * time.Second)
+	kids := c.kids()
+	if len(kids) == 0 {
+		c.tell("the JWKS is empty")
+	}
+	for i, s := range c.sessions {
+		if s.ended {
+			c.checkEnded(s)
+			continue
+		}
+		for _, a := range s.access {
+			if time.Now().Before(a.expires) && !kids[kidOf(a.text)] {
+				c.tell("the key of a live token is not in the JWKS")
+			}
+		}
+		c.introspect(s)
+		if c.renew(s); s.pending {
+			c.tell("a refresh has no answer after everything is well")
+		}
+		if i%3 == 0 {
+			c.checkReuse(s)
+		}
+	}
+	if c.Answers.Load() == 0 {
+		c.tell("nothing was ever answered")
+	}
+	for _, b := range c.broken {
+		t.Error(b)
+	}
+	t.Logf("%d sessions, %d answers, %d times 503, %d times no answer", len(c.sessions), c.Answers.Load(), c.Refusals.Load(), c.Losses.Load())
+}
+
+func (c *Crowd) checkEnded(s *session) {
+	if a := c.send(s.refresh); a.status != http.StatusBadRequest {
+		c.tell("a refresh token of a revoked grant: %d", a.status)
+	}
+	c.introspect(s)
+}
+
+// checkReuse presents a token that was replaced long ago: it has no second successor, and ends the grant.
+func (c *Crowd) checkReuse(s *session) {
+	if len(s.used) < 2 {
+		return
+	}
+	if a := c.send(s.used[0]); a.status != http.StatusBadRequest {
+		c.tell("a used refresh token: %d", a.status)
+	}
+	if a := c.send(s.refresh); a.status != http.StatusBadRequest {
+		c.tell("the grant survives the reuse: %d", a.status)
+	}
+}
+
+// kids are those in the JWKS of all replicas.
+func (c *Crowd) kids() map[string]bool {
+	kids := map[string]bool{}
+	for _, base := range c.Bases {
+		res, err := http.Get(base + "/.well-known/jwks.json")
+		if err != nil {
+			c.tell("JWKS: %v", err)
+			continue
+		}
+		var set struct{ Keys []struct{ KID string } }
+		if err := json.NewDecoder(res.Body).Decode(&set); err != nil {
+			c.tell("JWKS: %v", err)
+		}
+		res.Body.Close()
+		for _, k := range set.Keys {
+			kids[k.KID] = true
+		}
+	}
+	return kids
+}
+
+func kidOf(token string) string {
+	head, _, _ := strings.Cut(token, ".")
+	text, err := base64.RawURLEncoding.DecodeString(head)
+	var h struct{ KID string }
+	if err != nil || json.Unmarshal(text, &h) != nil {
+		return ""
+	}
+	return h.KID
+}
+
+// CloseIdle lets go of connections that no request uses.
+func CloseIdle() { patient.CloseIdleConnections() }
