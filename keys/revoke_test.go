@@ -255,8 +255,8 @@ func TestCommitWhoseAnswerIsLost(t *testing.T) {
 	if done, err := r.Rewrap(ctx, admin, newMaster(t)); err != nil || done.Left != 0 {
 		t.Errorf("%+v, %v", done, err)
 	}
-	if proxy.Lost() != 3 {
-		t.Errorf("%d answers were lost", proxy.Lost())
+	if proxy.Cuts() != 3 {
+		t.Errorf("%d answers were lost", proxy.Cuts())
 	}
 	if _, err := db.VerifyAudit(ctx); err != nil {
 		t.Error(err)

@@ -28,7 +28,12 @@ type serving struct {
 // serve starts a replica and all its loops.
 func serve(t testing.TB, c Config, generate keystest.Generate) *serving {
 	t.Helper()
-	s := must(Open(ctx, c, Options{Generate: generate}))
+	return serveWith(t, c, Options{Generate: generate})
+}
+
+func serveWith(t testing.TB, c Config, o Options) *serving {
+	t.Helper()
+	s := must(Open(ctx, c, o))
 	l := Listeners{Public: must(net.Listen("tcp", "127.0.0.1:0")), Admin: must(net.Listen("tcp", "127.0.0.1:0"))}
 	running, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)

@@ -52,6 +52,7 @@ type DB struct {
 	kind     Kind
 	read     *sqlx.DB // SQLite: a read-only pool
 	write    *sqlx.DB // SQLite: one connection; PostgreSQL: the same pool as read
+	slow     *sqlx.DB // for reports and migrations; SQLite: one of the others
 	deadline time.Duration
 	dsn      string // PostgreSQL: for the connection that listens
 	path     string // SQLite: the file
@@ -98,10 +99,7 @@ func (d *DB) Kind() Kind { return d.kind }
 
 // Close ends all connections.
 func (d *DB) Close() error {
-	if d.read == d.write {
-		return d.write.Close()
-	}
-	return errors.Join(d.read.Close(), d.write.Close())
+	return errors.Join(d.read.Close(), d.write.Close(), d.slow.Close()) // closing twice does nothing
 }
 
 // Ping asks the database whether it answers and takes writes, through the connection that writes.
@@ -147,7 +145,11 @@ const reportTimeout = 60 * time.Second
 func (d *DB) report(ctx context.Context, op string, dest any, query string, args ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()
-	t, err := d.read.BeginTxx(ctx, nil)
+	pool := d.read
+	if d.kind == Postgres {
+		pool = d.slow
+	}
+	t, err := pool.BeginTxx(ctx, nil)
 	if err != nil {
 		return d.fault(op, err)
 	}

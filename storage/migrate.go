@@ -71,6 +71,9 @@ func (d *DB) prepareSchema(ctx context.Context, o Options) error {
 	return d.migrate(ctx)
 }
 
+// migrationTimeout bounds all of a migration.
+const migrationTimeout = 5 * time.Minute
+
 // migrate applies what is pending. On PostgreSQL a session lock keeps a second replica waiting until the first is done.
 func (d *DB) migrate(ctx context.Context) error {
 	sub, err := fs.Sub(schemaFiles, "schema")
@@ -87,11 +90,11 @@ func (d *DB) migrate(ctx context.Context) error {
 		}
 		options = append(options, goose.WithSessionLocker(locker))
 	}
-	p, err := goose.NewProvider(dialect, d.write.DB, sub, options...)
+	p, err := goose.NewProvider(dialect, d.slow.DB, sub, options...)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, migrationTimeout)
 	defer cancel()
 	if _, err := p.Up(ctx); err != nil {
 		return fmt.Errorf("migrate: %w", errors.Join(err, nil))

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
 )
 
@@ -51,14 +50,17 @@ func openPostgres(raw string, allowInsecure bool) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool, err := sqlx.Open("postgres", dsn)
+	const deadline = 1500 * time.Millisecond
+	quick, err := pool(dsn, deadline+deadline/3, poolSize) // the server has had the time to cancel
 	if err != nil {
 		return nil, errors.New("database: the postgres:// URL cannot be used: " + withoutURL(err))
 	}
-	pool.SetMaxOpenConns(poolSize)
-	pool.SetMaxIdleConns(poolSize)
-	pool.SetConnMaxIdleTime(5 * time.Minute)
-	return &DB{kind: Postgres, read: pool, write: pool, deadline: 1500 * time.Millisecond, dsn: dsn}, nil
+	slow, err := pool(dsn, migrationTimeout, 2)
+	if err != nil {
+		quick.Close()
+		return nil, errors.New("database: the postgres:// URL cannot be used: " + withoutURL(err))
+	}
+	return &DB{kind: Postgres, read: quick, write: quick, slow: slow, deadline: deadline, dsn: dsn}, nil
 }
 
 func postgresDSN(raw string, allowInsecure bool) (string, error) {
@@ -78,7 +80,7 @@ func postgresDSN(raw string, allowInsecure bool) (string, error) {
 	}
 	for name, value := range map[string]string{
 		"statement_timeout": "2000", "lock_timeout": "1000", "connect_timeout": "2",
-		"application_name": "keyturn", "binary_parameters": "yes",
+		"application_name": "keyturn", "binary_parameters": "yes", "synchronous_commit": "on",
 	} {
 		if !q.Has(name) {
 			q.Set(name, value)
@@ -211,7 +213,7 @@ func (d *DB) tuneGrants(ctx context.Context) error {
 	if d.kind != Postgres {
 		return nil
 	}
-	if _, err := d.write.ExecContext(ctx, `ALTER TABLE grants SET (fillfactor = 90)`); err != nil {
+	if _, err := d.slow.ExecContext(ctx, `ALTER TABLE grants SET (fillfactor = 90)`); err != nil {
 		return fmt.Errorf("fillfactor: %w", err)
 	}
 	return nil

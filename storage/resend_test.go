@@ -21,8 +21,8 @@ func TestRefreshWhoseAnswerIsLost(t *testing.T) {
 		if err != nil || s.Generation != generation+1 || outcome != storage.RefreshRetry {
 			t.Fatalf("%q, generation %d, %v", outcome, s.Generation, err)
 		}
-		if proxy.Lost() != generation+1 {
-			t.Fatalf("%d answers were lost", proxy.Lost())
+		if proxy.Cuts() != generation+1 {
+			t.Fatalf("%d answers were lost", proxy.Cuts())
 		}
 	}
 }

@@ -41,7 +41,7 @@ func openSQLite(path string, create bool) (*DB, error) {
 	}
 	read.SetMaxOpenConns(poolSize)
 	read.SetMaxIdleConns(poolSize)
-	return &DB{kind: SQLite, read: read, write: write, deadline: 5 * time.Second, path: path}, nil
+	return &DB{kind: SQLite, read: read, write: write, slow: write, deadline: 5 * time.Second, path: path}, nil
 }
 
 func sqliteDSN(path, extra string) string {

@@ -45,9 +45,9 @@ type Crowd struct {
 	Users  []Party
 	HTTP   *http.Client // nil: one that waits ten seconds for an answer
 
-	// Slow is how long an answer may take. 0: any time.
-	Slow time.Duration
+	Slow time.Duration // how long an answer may take; 0: any time
 
+	slowest  atomic.Int64
 	mu       sync.Mutex
 	sessions []*session
 	broken   []string
@@ -107,6 +107,9 @@ func (c *Crowd) post(path string, as Party, form url.Values) answer {
 	res, err := client.Do(r)
 	if err != nil {
 		c.Losses.Add(1)
+		if took := time.Since(began); c.Slow > 0 && took > c.Slow {
+			c.tell("%s had no answer after %v", path, took)
+		}
 		return answer{}
 	}
 	defer res.Body.Close()
@@ -115,7 +118,10 @@ func (c *Crowd) post(path string, as Party, form url.Values) answer {
 		c.Losses.Add(1)
 		return answer{}
 	}
-	if took := time.Since(began); c.Slow > 0 && took > c.Slow {
+	took := time.Since(began)
+	for slowest := c.slowest.Load(); took > time.Duration(slowest) && !c.slowest.CompareAndSwap(slowest, int64(took)); slowest = c.slowest.Load() {
+	}
+	if c.Slow > 0 && took > c.Slow {
 		c.tell("%s took %v", path, took)
 	}
 	switch res.StatusCode {
@@ -131,6 +137,20 @@ func (c *Crowd) post(path string, as Party, form url.Values) answer {
 		c.tell("%s: %d %s", path, res.StatusCode, body)
 	}
 	return answer{res.StatusCode, body}
+}
+
+// Well waits until every replica is ready and a login and a refresh succeed, and tells how long that took.
+func (c *Crowd) Well(within time.Duration) time.Duration {
+	began := time.Now()
+	for time.Since(began) < within {
+		if s := c.login(); s != nil {
+			if c.renew(s); !s.pending {
+				return time.Since(began)
+			}
+		}
+	}
+	c.tell("not well after %v", within)
+	return within
 }
 
 // Run lets workers work until the context ends.
@@ -339,7 +359,8 @@ func (c *Crowd) Check(t testing.TB) {
 	for _, b := range c.broken {
 		t.Error(b)
 	}
-	t.Logf("%d sessions, %d answers, %d times 503, %d times no answer", len(c.sessions), c.Answers.Load(), c.Refusals.Load(), c.Losses.Load())
+	t.Logf("%d sessions, %d answers, %d times 503, %d times no answer, the slowest after %v", len(c.sessions), c.Answers.Load(), c.Refusals.Load(),
+		c.Losses.Load(), time.Duration(c.slowest.Load()).Round(time.Millisecond))
 }
 
 func (c *Crowd) checkEnded(s *session) {

@@ -19,7 +19,9 @@ import (
 
 // cluster is one throwaway PostgreSQL: data, socket and log in one folder.
 type cluster struct {
+	bin    string // folder of PostgreSQL's programs
 	folder string
+	attr   *syscall.SysProcAttr
 	server *exec.Cmd
 	ended  chan error
 	admin  *sql.DB
@@ -27,6 +29,19 @@ type cluster struct {
 
 // newCluster makes a cluster and waits until it answers. Nothing of it is durable: it is as fast as it can be.
 func newCluster() (*cluster, error) {
+	c, err := newFolder()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.run("initdb", "-D", c.data(), "-U", "keyturn", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"); err != nil {
+		os.RemoveAll(c.folder)
+		return nil, err
+	}
+	return c, c.start()
+}
+
+// newFolder is a cluster that is not there yet.
+func newFolder() (*cluster, error) {
 	bin, err := binaries()
 	if err != nil {
 		return nil, err
@@ -35,32 +50,30 @@ func newCluster() (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{folder: folder, ended: make(chan error, 1)}
-	attr, err := c.unprivileged()
-	if err != nil {
-		return nil, err
+	c := &cluster{bin: bin, folder: folder}
+	c.attr, err = c.unprivileged()
+	return c, err
+}
+
+// data is where the cluster keeps its files.
+func (c *cluster) data() string { return filepath.Join(c.folder, "data") }
+
+// run runs one of PostgreSQL's programs to its end.
+func (c *cluster) run(name string, args ...string) error {
+	p := exec.Command(filepath.Join(c.bin, name), args...)
+	p.SysProcAttr, p.Dir = c.attr, c.folder
+	if out, err := p.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", name, err, bytes.TrimSpace(out))
 	}
-	data := filepath.Join(folder, "data")
-	initdb := exec.Command(filepath.Join(bin, "initdb"), "-D", data, "-U", "keyturn", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
-	initdb.SysProcAttr, initdb.Dir = attr, folder
-	if out, err := initdb.CombinedOutput(); err != nil {
-		os.RemoveAll(folder)
-		return nil, fmt.Errorf("initdb: %w: %s", err, bytes.TrimSpace(out))
-	}
-	c.server = exec.Command(filepath.Join(bin, "postgres"), "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off",
-		"-c", "full_page_writes=off", "-c", "max_connections=200", "-c", "shared_buffers=64MB", "-c", "autovacuum=off")
-	c.server.SysProcAttr, c.server.Dir = attr, folder
-	if err := c.start(); err != nil {
-		c.stop()
-		return nil, err
-	}
-	return c, nil
+	return nil
 }
 
 // binaries finds the folder of the newest installed server: Debian keeps it out of PATH.
 func binaries() (string, error) {
 	if path, err := exec.LookPath("initdb"); err == nil {
-		return filepath.Dir(path), nil
+		if path, err = filepath.EvalSymlinks(path); err == nil {
+			return filepath.Dir(path), nil
+		}
 	}
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if len(found) == 0 {
@@ -94,13 +107,17 @@ func (c *cluster) unprivileged() (*syscall.SysProcAttr, error) {
 	return attr, os.Chown(c.folder, uid, gid)
 }
 
-// start runs the server on a thread that lives as long as the test binary: the kernel ends the server with that thread, so that a
+// start runs the server, and waits until it answers. It runs on a thread that lives as long as the test binary: the kernel ends the server with that thread, so that a
 // killed test leaves no server behind.
 func (c *cluster) start() error {
 	log, err := os.Create(filepath.Join(c.folder, "log"))
 	if err != nil {
 		return err
 	}
+	c.ended = make(chan error, 1)
+	c.server = exec.Command(filepath.Join(c.bin, "postgres"), "-D", c.data(), "-k", c.folder, "-c", "listen_addresses=", "-c", "fsync=off",
+		"-c", "full_page_writes=off", "-c", "max_connections=200", "-c", "shared_buffers=64MB", "-c", "autovacuum=off")
+	c.server.SysProcAttr, c.server.Dir = c.attr, c.folder
 	c.server.Stdout, c.server.Stderr = log, log
 	started := make(chan error, 1)
 	go func() {
@@ -123,6 +140,7 @@ func (c *cluster) start() error {
 		}
 		if time.Now().After(deadline) {
 			out, _ := os.ReadFile(log.Name())
+			c.stop()
 			return fmt.Errorf("PostgreSQL did not start: %w\n%s", err, out)
 		}
 	}

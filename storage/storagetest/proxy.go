@@ -2,21 +2,45 @@ package storagetest
 
 import (
 	"bytes"
-	"io"
 	"net"
 	"net/url"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
-// Proxy stands between keyturn and a PostgreSQL and loses answers on request.
+// When is the moment at which a proxy cuts a connection.
+type When string
+
+// The moments, seen from a statement.
+const (
+	Before When = "before" // the database never sees it
+	During When = "during" // the database has it, nobody waits for it
+	Lost   When = "lost"   // the database has answered, the answer does not arrive
+	After  When = "after"  // the answer has arrived
+)
+
+// Proxy stands between keyturn and a PostgreSQL, and gets in the way on request.
 type Proxy struct {
 	URL    string // of the database, through the proxy
 	socket string
-	lose   atomic.Pointer[[]byte] // the text of the statement whose answer is lost next
-	lost   atomic.Int64
+	cut    atomic.Pointer[cut]
+	cuts   atomic.Int64
+	hole   atomic.Bool
+	closed atomic.Bool
+	delay  atomic.Int64
+
+	mu    sync.Mutex
+	conns map[net.Conn]bool
+}
+
+// cut is an order to cut the connection over which a statement goes.
+type cut struct {
+	text  []byte
+	when  When
+	times atomic.Int64 // how often
 }
 
 // NewProxy starts a proxy to the database on a loopback port. It ends with the test.
@@ -31,7 +55,7 @@ func NewProxy(t testing.TB, databaseURL string) *Proxy {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	p := &Proxy{socket: filepath.Join(u.Query().Get("host"), ".s.PGSQL.5432")}
+	p := &Proxy{socket: filepath.Join(u.Query().Get("host"), ".s.PGSQL.5432"), conns: map[net.Conn]bool{}}
 	u.Host = l.Addr().String()
 	u.RawQuery = "sslmode=disable"
 	p.URL = u.String()
@@ -47,57 +71,107 @@ func NewProxy(t testing.TB, databaseURL string) *Proxy {
 	return p
 }
 
-// LoseAnswer cuts the next connection over which a statement with the text goes, once the database has run it and before its answer is
-// passed on.
-func (p *Proxy) LoseAnswer(text string) {
-	b := []byte(text)
-	p.lose.Store(&b)
+// Cut cuts the next connections, so many times, over which a statement with the text goes.
+func (p *Proxy) Cut(text string, when When, times int) {
+	c := &cut{text: []byte(text), when: when}
+	c.times.Store(int64(times))
+	p.cut.Store(c)
 }
 
-// Lost tells how many answers were lost.
-func (p *Proxy) Lost() int64 { return p.lost.Load() }
+// LoseAnswer cuts the next connection over which a statement with the text goes, once the database has run it and before its answer is
+// passed on.
+func (p *Proxy) LoseAnswer(text string) { p.Cut(text, Lost, 1) }
+
+// Cuts tells how many connections were cut at a statement.
+func (p *Proxy) Cuts() int64 { return p.cuts.Load() }
+
+// Hole swallows everything in both directions, and lets connections stand: nobody is told that nobody answers.
+func (p *Proxy) Hole(on bool) {
+	p.hole.Store(on)
+	if !on {
+		p.drop() // what was swallowed is missing for good
+	}
+}
+
+// Delay makes everything that goes to the database wait.
+func (p *Proxy) Delay(d time.Duration) { p.delay.Store(int64(d)) }
+
+// Close ends all connections and refuses new ones, until it is taken back.
+func (p *Proxy) Close(on bool) {
+	p.closed.Store(on)
+	p.drop()
+}
+
+func (p *Proxy) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		c.Close()
+	}
+}
+
+func (p *Proxy) track(c net.Conn, on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if on {
+		p.conns[c] = true
+	} else {
+		delete(p.conns, c)
+	}
+}
 
 func (p *Proxy) serve(client net.Conn) {
 	defer client.Close()
+	if p.closed.Load() {
+		return
+	}
 	server, err := net.Dial("unix", p.socket)
 	if err != nil {
 		return
 	}
 	defer server.Close()
-	var cut atomic.Bool
+	p.track(client, true)
+	defer p.track(client, false)
+	var due atomic.Pointer[cut] // of this connection
 	var both sync.WaitGroup
 	both.Go(func() {
 		defer server.Close()
-		pump(server, client, func(b []byte) bool {
-			if text := p.lose.Load(); text != nil && bytes.Contains(b, *text) && p.lose.CompareAndSwap(text, nil) {
-				cut.Store(true)
+		pump(server, client, func(b []byte) (pass, more bool) {
+			time.Sleep(time.Duration(p.delay.Load()))
+			c := p.cut.Load()
+			if c == nil || !bytes.Contains(b, c.text) || c.times.Add(-1) < 0 {
+				return !p.hole.Load(), true
 			}
-			return true
+			p.cuts.Add(1)
+			due.Store(c)
+			return c.when != Before, c.when == Lost || c.when == After
 		})
 	})
 	both.Go(func() {
 		defer client.Close()
-		pump(client, server, func([]byte) bool {
-			if cut.Load() {
-				p.lost.Add(1)
-				return false
+		pump(client, server, func([]byte) (pass, more bool) {
+			if c := due.Load(); c != nil {
+				return c.when == After, false
 			}
-			return true
+			return !p.hole.Load(), true
 		})
 	})
 	both.Wait()
 }
 
-// pump copies until either end closes or pass says no.
-func pump(to io.Writer, from io.Reader, pass func([]byte) bool) {
+// pump copies until either end closes. Of each piece it asks whether it may pass, and whether there may be more.
+func pump(to, from net.Conn, ask func([]byte) (pass, more bool)) {
 	buffer := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buffer)
 		if n > 0 {
-			if !pass(buffer[:n]) {
-				return
+			pass, more := ask(buffer[:n])
+			if pass {
+				if _, err := to.Write(buffer[:n]); err != nil {
+					return
+				}
 			}
-			if _, err := to.Write(buffer[:n]); err != nil {
+			if !more {
 				return
 			}
 		}

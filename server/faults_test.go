@@ -1,0 +1,231 @@
+package server
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"log/slog"
+
+	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/server/servertest"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// crowdOf is clients of replicas that have the usual clients and user.
+func crowdOf(replicas ...*serving) *servertest.Crowd {
+	c := &servertest.Crowd{App: servertest.Party{ID: "app", Secret: secret}, Server: servertest.Party{ID: "rs", Secret: secret},
+		Users: []servertest.Party{{ID: "alice", Secret: password}}}
+	for _, r := range replicas {
+		c.Bases = append(c.Bases, r.base)
+	}
+	return c
+}
+
+// trouble is something that a database does to keyturn.
+type trouble struct {
+	begin, end func(t *testing.T, p *storagetest.Proxy, raw *sql.DB)
+	lasts      time.Duration
+	answersIn  time.Duration // 0: 2 s, A068
+	served     bool          // requests are still served meanwhile
+}
+
+// statements that may be cut: of a refresh, of a login, of a transaction, of an introspection, of a poll.
+var cutStatements = []string{"UPDATE grants AS g", "INSERT INTO grants", "COMMIT", "LEFT JOIN signing_keys k", "FROM signing_keys ORDER"}
+
+func troubles() map[string]trouble {
+	long := func(short time.Duration) time.Duration {
+		return time.Duration(servertest.Times(int(short), int(time.Minute)))
+	}
+	all := map[string]trouble{
+		"half a second later": {lasts: 2 * time.Second, served: true, answersIn: 4 * time.Second,
+			begin: func(_ *testing.T, p *storagetest.Proxy, _ *sql.DB) { p.Delay(500 * time.Millisecond) },
+			end:   func(_ *testing.T, p *storagetest.Proxy, _ *sql.DB) { p.Delay(0) }},
+		"ten seconds later": {lasts: long(8 * time.Second), answersIn: 5 * time.Second,
+			begin: func(_ *testing.T, p *storagetest.Proxy, _ *sql.DB) { p.Delay(10 * time.Second) },
+			end:   func(_ *testing.T, p *storagetest.Proxy, _ *sql.DB) { p.Delay(0) }},
+		"a black hole": {lasts: long(8 * time.Second), answersIn: 5 * time.Second,
+			begin: func(_ *testing.T, p *storagetest.Proxy, _ *sql.DB) { p.Hole(true) },
+			end:   func(_ *testing.T, p *storagetest.Proxy, _ *sql.DB) { p.Hole(false) }},
+		"away": {lasts: long(13 * time.Second), // longer than the retry window
+			begin: func(_ *testing.T, p *storagetest.Proxy, _ *sql.DB) { p.Close(true) },
+			end:   func(_ *testing.T, p *storagetest.Proxy, _ *sql.DB) { p.Close(false) }},
+	}
+	for _, code := range []string{"40001", "40P01"} {
+		for _, percent := range []int{10, 100} {
+			all[fmt.Sprintf("%s at %d per cent", code, percent)] = trouble{lasts: 2 * time.Second, served: percent < 100, begin: rollBack(code, percent), end: rollBackNoMore}
+		}
+	}
+	for _, when := range []storagetest.When{storagetest.Before, storagetest.During, storagetest.Lost, storagetest.After} {
+		all["cut "+string(when)+" a statement"] = trouble{lasts: 2 * time.Second, served: true,
+			begin: func(t *testing.T, p *storagetest.Proxy, _ *sql.DB) { cutEach(t, p, when) }, end: func(*testing.T, *storagetest.Proxy, *sql.DB) {}}
+	}
+	return all
+}
+
+// cutEach cuts the connection at each of the statements, some times.
+func cutEach(t *testing.T, p *storagetest.Proxy, when storagetest.When) {
+	for _, text := range cutStatements {
+		before := p.Cuts()
+		p.Cut(text, when, 4)
+		for end := time.Now().Add(5 * time.Second); p.Cuts() < before+4; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Errorf("%q was cut %d times", text, p.Cuts()-before)
+				break
+			}
+		}
+	}
+}
+
+// rollBack makes PostgreSQL refuse writes with an error that asks for a repetition, at random.
+func rollBack(code string, percent int) func(*testing.T, *storagetest.Proxy, *sql.DB) {
+	return func(t *testing.T, _ *storagetest.Proxy, raw *sql.DB) {
+		storagetest.MustExec(t, raw, fmt.Sprintf(`CREATE FUNCTION roll_back() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			IF random() * 100 < %d THEN RAISE EXCEPTION 'rolled back by a test' USING ERRCODE = '%s'; END IF; RETURN NEW; END $$`, percent, code),
+			`CREATE TRIGGER roll_back BEFORE INSERT OR UPDATE ON grants FOR EACH ROW EXECUTE FUNCTION roll_back()`,
+			`CREATE TRIGGER roll_back BEFORE INSERT OR UPDATE ON audit FOR EACH ROW EXECUTE FUNCTION roll_back()`)
+	}
+}
+
+func rollBackNoMore(t *testing.T, _ *storagetest.Proxy, raw *sql.DB) {
+	storagetest.MustExec(t, raw, `CREATE OR REPLACE FUNCTION roll_back() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$`)
+}
+
+// Whatever the database does, clients are told the truth in time, lose nothing, and are served again as soon as it is well.
+func TestDatabaseMisbehaves(t *testing.T) {
+	for name, c := range troubles() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			databaseURL := storagetest.PostgresURL(t)
+			proxy := storagetest.NewProxy(t, databaseURL)
+			config := testConfig(proxy.URL)
+			config.MasterKeyFile = masterFile(t)
+			log := &lockedBuffer{}
+			replica := serveWith(t, config, Options{Generate: keystest.Generator(), Log: slog.New(slog.NewTextHandler(log, nil))})
+			replica.provision()
+			crowd := crowdOf(replica)
+			// The bound that is promised, and as much again for a machine that does other things as well.
+			if crowd.Slow = 4 * time.Second; c.answersIn > 0 {
+				crowd.Slow = 2 * c.answersIn
+			}
+			misbehave(t, c, replica, crowd, proxy, storagetest.Raw(t, databaseURL))
+			if requests := strings.Count(log.String(), "msg=request"); strings.Count(log.String(), "\n") > 4*requests+1000 {
+				t.Errorf("%d lines of log for %d requests", strings.Count(log.String(), "\n"), requests)
+			}
+		})
+	}
+}
+
+func misbehave(t *testing.T, c trouble, replica *serving, crowd *servertest.Crowd, proxy *storagetest.Proxy, raw *sql.DB) {
+	working, stop := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	all.Go(func() { crowd.Run(working, 4) })
+	all.Go(func() { askDocuments(t, working, replica.base) })
+	time.Sleep(500 * time.Millisecond)
+	c.begin(t, proxy, raw)
+	time.Sleep(c.lasts / 4) // what was under way may still be answered
+	before := crowd.Answers.Load()
+	time.Sleep(c.lasts * 3 / 4)
+	if served := crowd.Answers.Load() > before; c.served && !served {
+		t.Error("nothing was served in the trouble")
+	}
+	c.end(t, proxy, raw)
+	recovered := crowd.Well(20 * time.Second)
+	t.Logf("well %v after the trouble", recovered.Round(time.Millisecond))
+	time.Sleep(500 * time.Millisecond)
+	stop()
+	all.Wait()
+	if recovered > 10*time.Second { // 5 s are promised
+		t.Errorf("well only %v after the trouble", recovered)
+	}
+	crowd.Check(t)
+	must(replica.admin.VerifyAudit(ctx))
+}
+
+// askDocuments asks for what is served from memory, until the context ends.
+func askDocuments(t *testing.T, ctx context.Context, base string) {
+	for ctx.Err() == nil {
+		for _, path := range []string{"/.well-known/jwks.json", "/.well-known/oauth-authorization-server", "/livez"} {
+			began := time.Now()
+			res, err := http.Get(base + path)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			res.Body.Close()
+			if res.StatusCode != http.StatusOK || time.Since(began) > 3*time.Second {
+				t.Errorf("%s: %d after %v", path, res.StatusCode, time.Since(began))
+			}
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// A server that starts before its PostgreSQL answers that it cannot serve yet, and serves as soon as it can.
+func TestDatabaseDownAtTheStart(t *testing.T) {
+	databaseURL := storagetest.PostgresURL(t)
+	proxy := storagetest.NewProxy(t, databaseURL)
+	config := testConfig(proxy.URL)
+	config.MasterKeyFile = masterFile(t)
+	proxy.Close(true)
+	l := must(Listen(config))
+	running, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Serve(running, config, Options{Generate: keystest.Generator()}, l)
+	}()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	h := &harness{t: t, config: config, base: "http://" + l.Public.Addr().String()}
+	if r := h.get("/livez"); r.status != 200 {
+		t.Errorf("livez: %d", r.status)
+	}
+	if r := h.get("/readyz"); r.status != 503 {
+		t.Errorf("readyz: %d", r.status)
+	}
+	for _, path := range []string{"/token", "/revoke", "/introspect"} {
+		if r := h.post(path, "app", "token", "x"); r.status != 503 || r.code(t) != "temporarily_unavailable" || r.header.Get("Retry-After") == "" || r.header.Get("X-Request-Id") == "" {
+			t.Errorf("%s: %d %s", path, r.status, r.body)
+		}
+	}
+	proxy.Close(false)
+	took := waitFor(t, time.Now(), func() bool { return h.get("/readyz").status == 200 })
+	t.Logf("ready %v after the database", took.Round(time.Millisecond))
+}
+
+// The standby takes over, and the old primary only reads from then on. Connections to it stand, so that nothing but an error at a write tells.
+func TestFailOver(t *testing.T) {
+	pair := storagetest.NewPair(t)
+	config := testConfig(pair.URL())
+	config.MasterKeyFile = masterFile(t)
+	replica := serve(t, config, keystest.Generator())
+	replica.provision()
+	crowd := crowdOf(replica)
+	crowd.Slow = 10 * time.Second
+	working, stop := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	all.Go(func() { crowd.Run(working, 4) })
+	time.Sleep(time.Second)
+	began := time.Now()
+	pair.FailOver()
+	promoted := time.Since(began)
+	recovered := crowd.Well(30 * time.Second)
+	t.Logf("promoted after %v, well %v later", promoted.Round(time.Millisecond), recovered.Round(time.Millisecond))
+	time.Sleep(time.Second)
+	stop()
+	all.Wait()
+	crowd.Check(t)
+	must(replica.admin.VerifyAudit(ctx))
+	if r := replica.get("/readyz"); r.status != 200 {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+}

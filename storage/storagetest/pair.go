@@ -1,0 +1,73 @@
+package storagetest
+
+import (
+	"net/url"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// Pair is a PostgreSQL and its standby, which follows it synchronously.
+type Pair struct {
+	t                testing.TB
+	primary, standby *cluster
+}
+
+// NewPair starts both. They end with the test.
+func NewPair(t testing.TB) *Pair {
+	t.Helper()
+	mustCluster(t) // fails or skips where there is no PostgreSQL
+	primary, err := newCluster()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(primary.stop)
+	standby, err := newFolder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := standby.run("pg_basebackup", "-h", primary.folder, "-U", "keyturn", "-D", standby.data(), "-R", "-X", "stream", "--no-sync", "-c", "fast"); err != nil {
+		t.Fatal(err)
+	}
+	if err := standby.start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(standby.stop)
+	p := &Pair{t, primary, standby}
+	p.exec(primary, `ALTER SYSTEM SET synchronous_standby_names = '*'`)
+	p.exec(primary, `SELECT pg_reload_conf()`)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		var state string
+		if err := primary.admin.QueryRow(`SELECT sync_state FROM pg_stat_replication`).Scan(&state); err == nil && state == "sync" {
+			break
+		}
+		if time.Now().After(deadline) {
+			log, _ := os.ReadFile(filepath.Join(standby.folder, "log"))
+			t.Fatalf("the standby does not follow: %s", log)
+		}
+	}
+	p.exec(primary, "CREATE DATABASE pair")
+	return p
+}
+
+func (p *Pair) exec(c *cluster, statement string) {
+	p.t.Helper()
+	if _, err := c.admin.Exec(statement); err != nil {
+		p.t.Fatalf("%s: %v", statement, err)
+	}
+}
+
+// URL names a database on both, for a client that wants the one that takes writes.
+func (p *Pair) URL() string {
+	q := url.Values{"host": {p.primary.folder + "," + p.standby.folder}, "sslmode": {"disable"}, "target_session_attrs": {"read-write"}}
+	return (&url.URL{Scheme: "postgres", User: url.User("keyturn"), Path: "/pair", RawQuery: q.Encode()}).String()
+}
+
+// FailOver makes the standby the one that takes writes, and the primary one that only reads. Its connections stand.
+func (p *Pair) FailOver() {
+	p.t.Helper()
+	p.exec(p.primary, `ALTER SYSTEM SET default_transaction_read_only = on`)
+	p.exec(p.primary, `SELECT pg_reload_conf()`)
+	p.exec(p.standby, `SELECT pg_promote(true, 30)`)
+}
