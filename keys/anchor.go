@@ -3,6 +3,8 @@ package keys
 import (
 	"context"
 	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -68,33 +70,57 @@ type anchorFile struct {
 	MAC string `json:"mac"`
 }
 
-func (k *masterKey) anchorMAC(a Anchor) string {
-	return mac(k, k.anchor, []any{a.Heartbeat.UnixMilli(), a.NotBefore.UnixMilli(), a.AuditSeq, a.AuditHash, a.KeyVersion, a.Revoked})
+// anchorMAC is under the key of the audit trail, which belongs to the database and outlives a master key.
+func (s *Secrets) anchorMAC(a Anchor) (string, error) {
+	text, err := json.Marshal([]any{"anchor", a})
+	if err != nil {
+		return "", fmt.Errorf("anchor: %w", err)
+	}
+	h := hmac.New(sha256.New, s.byPurpose[purposeAudit][0].key)
+	h.Write(text)
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)), nil
 }
 
-// ReadAnchor reads the anchor of this host; the zero value if there is no file.
-func ReadAnchor(path string, m *Master) (Anchor, error) {
+// PeekAnchor reads an anchor of which nobody knows yet whether it is authentic; the zero value if there is no file.
+func PeekAnchor(path string) (Anchor, error) {
+	f, err := readAnchorFile(path)
+	return f.Anchor, err
+}
+
+func readAnchorFile(path string) (f anchorFile, err error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return Anchor{}, nil
+		return f, nil
 	}
 	if err != nil {
-		return Anchor{}, fmt.Errorf("anchor: %w", err)
+		return f, fmt.Errorf("anchor: %w", err)
 	}
-	var f anchorFile
 	if err := json.Unmarshal(text, &f); err != nil {
-		return Anchor{}, fmt.Errorf("anchor: %s: %w", path, err)
+		return f, fmt.Errorf("anchor: %s: %w", path, err)
 	}
-	k := m.byID(sealedUnder(f.MAC))
-	if k == nil || !hmac.Equal([]byte(f.MAC), []byte(k.anchorMAC(f.Anchor))) {
-		return Anchor{}, fmt.Errorf("anchor: %s is not as keyturn wrote it, or of another master key: if you know why, remove it, and this host forgets what it knew of the database", path)
+	return f, nil
+}
+
+// Anchor reads the anchor of this host; the zero value if there is no file.
+func (r *Ring) Anchor(path string) (Anchor, error) {
+	f, err := readAnchorFile(path)
+	if err != nil || f.MAC == "" && f.Heartbeat.IsZero() {
+		return Anchor{}, err
 	}
-	return f.Anchor, nil
+	want, err := r.Secrets().anchorMAC(f.Anchor)
+	if err == nil && !hmac.Equal([]byte(f.MAC), []byte(want)) {
+		err = fmt.Errorf("anchor: %s is of another database, or not as keyturn wrote it: if you know why, remove it, and this host forgets what it knew", path)
+	}
+	return f.Anchor, err
 }
 
 // writeAnchor replaces the file, durably and at once.
-func writeAnchor(path string, m *Master, a Anchor) error {
-	text, err := json.MarshalIndent(anchorFile{a, m.keys[0].anchorMAC(a)}, "", "  ")
+func (r *Ring) writeAnchor(path string, a Anchor) error {
+	mac, err := r.Secrets().anchorMAC(a)
+	if err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(anchorFile{a, mac}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("anchor: %w", err)
 	}
@@ -139,7 +165,7 @@ func (r *Ring) Stand(ctx context.Context) (Anchor, error) {
 
 // Beat leaves a heartbeat in the database and then the anchor in its file. *OlderError, and neither, if the database has gone back.
 func (r *Ring) Beat(ctx context.Context, path string) (Anchor, error) {
-	before, err := ReadAnchor(path, r.master.Load())
+	before, err := r.Anchor(path)
 	if err != nil {
 		return Anchor{}, err
 	}
@@ -154,13 +180,13 @@ func (r *Ring) Beat(ctx context.Context, path string) (Anchor, error) {
 	if err := r.db.SetMark(ctx, storage.MarkHeartbeat, stands.Heartbeat); err != nil {
 		return stands, err
 	}
-	return stands, writeAnchor(path, r.view.Load().master, before.later(stands))
+	return stands, r.writeAnchor(path, before.later(stands))
 }
 
 // Restored makes an older database follow the anchor: every grant in it ends, what was revoked since is revoked again, and replicas that have
 // seen later keys follow. It returns what the anchor is from then on.
 func (r *Ring) Restored(ctx context.Context, by storage.Actor, path string) (Anchor, error) {
-	before, err := ReadAnchor(path, r.master.Load())
+	before, err := r.Anchor(path)
 	if err != nil {
 		return Anchor{}, err
 	}
@@ -187,5 +213,5 @@ func (r *Ring) Restored(ctx context.Context, by storage.Actor, path string) (Anc
 	if err != nil {
 		return stands, err
 	}
-	return stands, writeAnchor(path, r.view.Load().master, stands)
+	return stands, r.writeAnchor(path, stands)
 }

@@ -21,11 +21,10 @@ const masterIDSize = 8
 
 // Labels of the keys that are derived from the master key with HKDF-SHA256 (RFC 5869), one for each use.
 const (
-	labelID     = "keyturn master key id v1"
-	labelWrap   = "keyturn wrap v1"
-	labelRow    = "keyturn signing key row v1"
-	labelSet    = "keyturn signing key set v1"
-	labelAnchor = "keyturn anchor v1"
+	labelID   = "keyturn master key id v1"
+	labelWrap = "keyturn wrap v1"
+	labelRow  = "keyturn signing key row v1"
+	labelSet  = "keyturn signing key set v1"
 )
 
 // ErrWrongMaster says that something was sealed under a master key that this keyturn does not have.
@@ -39,11 +38,10 @@ type Master struct {
 
 // masterKey is what is derived from the 32 bytes of one master key.
 type masterKey struct {
-	id     string // masterIDSize bytes as hex, which name the key and tell nothing of it
-	wrap   []byte
-	row    []byte
-	set    []byte
-	anchor []byte
+	id   string // masterIDSize bytes as hex, which name the key and tell nothing of it
+	wrap []byte
+	row  []byte
+	set  []byte
 }
 
 // NewMaster derives from the 32 bytes of each master key what is needed of it.
@@ -60,8 +58,7 @@ func NewMaster(keys ...[]byte) (*Master, error) {
 			}
 			return b
 		}
-		k := masterKey{id: hex.EncodeToString(derive(labelID, masterIDSize)), wrap: derive(labelWrap, 32), row: derive(labelRow, 32), set: derive(labelSet, 32),
-			anchor: derive(labelAnchor, 32)}
+		k := masterKey{id: hex.EncodeToString(derive(labelID, masterIDSize)), wrap: derive(labelWrap, 32), row: derive(labelRow, 32), set: derive(labelSet, 32)}
 		if m.byID(k.id) == nil {
 			m.keys = append(m.keys, k)
 		}
@@ -95,18 +92,6 @@ func (m *Master) sealing(id string) *Master {
 		return 0
 	})
 	return ordered
-}
-
-// newest is m with the key that was added last first.
-func (m *Master) newest() *Master { return m.sealing(m.keys[len(m.keys)-1].id) }
-
-// from is m without the keys that were added before that of an id, and their ids.
-func (m *Master) from(id string) (rest *Master, before []string) {
-	i := slices.IndexFunc(m.keys, func(k masterKey) bool { return k.id == id })
-	for _, k := range m.keys[:i] {
-		before = append(before, k.id)
-	}
-	return &Master{keys: m.keys[i:]}, before
 }
 
 // without is m less the keys of some ids; nil if none is left.

@@ -70,6 +70,9 @@ func (r *Ring) revocable(ctx context.Context, leak Leak) (*view, error) {
 	if leak.NewMaster != nil {
 		v.master = v.master.with(leak.NewMaster).sealing(leak.NewMaster.ID())
 	}
+	if leak.Store { // replicas may have seen later versions than this one
+		v.leastVersion = r.options.Now().UnixMilli()
+	}
 	return &v, nil
 }
 
@@ -90,8 +93,14 @@ func (r *Ring) revoke(ctx context.Context, by storage.Actor, v *view, leak Leak)
 	if err != nil {
 		return Revocation{}, err
 	}
-	now := r.options.Now()
-	change := storage.KeyChange{Insert: publishedAt(inserts, now), Update: r.withdrawals(v, leak, len(inserts) == 1, by.Reason, now)}
+	now, err := r.momentAfter(ctx, v.rows)
+	if err != nil {
+		return Revocation{}, err
+	}
+	change := storage.KeyChange{Insert: publishedAt(inserts, r.config, now), Update: r.withdrawals(v, leak, len(inserts) == 1, by.Reason, now)}
+	if leak.Store { // also if no row is left that says so
+		change.Insert[1].ExposedUntil = storage.AtPtr(now.Add(r.config.JWKSMaxAge + Skew))
+	}
 	rows := apply(v.rows, change)
 	if secondRotation(rows) {
 		change.Insert[0].SafeFrom = storage.At(exposedUntil(rows))
@@ -150,10 +159,26 @@ func (r *Ring) withdrawals(v *view, leak Leak, nextMaySign bool, reason string, 
 	return append(updates, last...)
 }
 
+// momentAfter is now: by the clock of the database if the one here is wrong, since a leak must not wait for a clock; and not before any key that
+// is published.
+func (r *Ring) momentAfter(ctx context.Context, rows []storage.SigningKey) (time.Time, error) {
+	off, err := r.ClockOff(ctx)
+	now := r.options.Now()
+	if off.Abs() > MaxClockOff {
+		now = now.Add(-off)
+	}
+	for _, row := range rows {
+		if row.State.Published() && row.PublishedAt.Before(now.Add(MaxClockOff)) {
+			now = later(now, row.PublishedAt.Time)
+		}
+	}
+	return now, err
+}
+
 // publishedAt is rows of new keys as published, and as coming to sign, at the moment given: that of a revocation, than which they are not older.
-func publishedAt(rows []storage.SigningKey, now time.Time) []storage.SigningKey {
+func publishedAt(rows []storage.SigningKey, c Config, now time.Time) []storage.SigningKey {
 	for i := range rows {
-		rows[i].PublishedAt = storage.At(now)
+		rows[i].PublishedAt, rows[i].SafeFrom = storage.At(now), storage.At(now.Add(c.PublishLead))
 		if rows[i].ActivatedAt != nil {
 			rows[i].ActivatedAt = storage.AtPtr(now)
 		}

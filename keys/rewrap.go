@@ -1,9 +1,12 @@
 package keys
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/keyturn/keyturn/storage"
 )
@@ -31,6 +34,9 @@ func (r *Ring) Rewrap(ctx context.Context, by storage.Actor, to *Master) (Rewrap
 	}
 	r.master.Store(r.master.Load().with(to)) // a key that seals nothing yet is not forgotten: it comes last
 	from := v.master.ID()
+	if retired, err := r.retiredMasters(ctx); err != nil || slices.Contains(retired, to.ID()) {
+		return done, cmp.Or(err, ErrRetiredMaster)
+	}
 	for try := 1; ; try++ {
 		err := r.rewrap(ctx, by, from, &done)
 		if !errors.Is(err, storage.ErrConflict) || errors.Is(err, errOtherRewrap) || try == 10 {
@@ -39,10 +45,50 @@ func (r *Ring) Rewrap(ctx context.Context, by storage.Actor, to *Master) (Rewrap
 	}
 }
 
+// ErrRetiredMaster refuses a master key that another has taken over from before: servers do not believe it any more.
+var ErrRetiredMaster = errors.New("this master key was in use before, and servers that have seen it go do not believe it any more: make a new one")
+
+// retiredMasters are the ids of master keys that others have taken over from.
+func (r *Ring) retiredMasters(ctx context.Context) (ids []string, err error) {
+	sealed, err := r.db.Meta(ctx, metaRetired)
+	if isNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	text, err := r.master.Load().open(metaRetired, "1", nil, sealed)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(text, &ids); err != nil {
+		return nil, fmt.Errorf("retired master keys: %w", err)
+	}
+	return ids, nil
+}
+
+// retireMaster notes that a master key has been taken over from.
+func (r *Ring) retireMaster(ctx context.Context, id string) error {
+	retired, err := r.retiredMasters(ctx)
+	if err != nil || slices.Contains(retired, id) {
+		return err
+	}
+	text, err := json.Marshal(append(retired, id))
+	if err != nil {
+		return fmt.Errorf("retired master keys: %w", err)
+	}
+	return r.db.SetMeta(ctx, metaRetired, r.view.Load().master.seal(metaRetired, "1", nil, text))
+}
+
 // rewrap goes once over everything. ErrConflict if somebody else changed a row meanwhile.
 func (r *Ring) rewrap(ctx context.Context, by storage.Actor, from string, done *Rewrapped) error {
 	if err := r.turnMaster(ctx, by, from, done.MasterKey); err != nil {
 		return err
+	}
+	if from != done.MasterKey {
+		if err := r.retireMaster(ctx, from); err != nil {
+			return err
+		}
 	}
 	for _, name := range sealedMetas {
 		if err := r.resealMeta(ctx, by, name); err != nil {

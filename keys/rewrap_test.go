@@ -113,11 +113,33 @@ func TestOldMasterIsNotBelieved(t *testing.T) {
 		must(t, server.Poll(ctx))
 		thief, err := keys.Open(ctx, db, newMaster(t), keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet})
 		must(t, err)
+		if _, err := thief.Rewrap(ctx, admin, old); !errors.Is(err, keys.ErrRetiredMaster) {
+			t.Error("back to a retired master key:", err)
+		}
+		storagetest.MustExec(t, storagetest.Raw(t, url), `DELETE FROM meta WHERE name = 'retired master keys'`) // as a thief would
 		_, err = thief.Rewrap(ctx, admin, old)
 		must(t, err)
 		if err := server.Poll(ctx); !errors.Is(err, keys.ErrWrongMaster) {
 			t.Error("the old master key is believed:", err)
 		}
+	})
+}
+
+// The order of the master keys in a file means nothing: the new one may have been put on top.
+func TestRewrapWithTheNewKeyOnTop(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		c, generate := newClock(), keystest.Generator()
+		keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
+		onTop, err := keys.NewMaster(make32(2), make32(1))
+		must(t, err)
+		server, err := keys.Open(ctx, storagetest.MustOpen(t, url), onTop, keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet,
+			ReadMaster: func() (*keys.Master, error) { return onTop, nil }})
+		must(t, err)
+		must(t, server.Maintain(ctx))
+		_, err = mustOpen(t, storagetest.MustOpen(t, url), c, generate).Rewrap(ctx, admin, newMaster(t))
+		must(t, err)
+		must(t, server.Maintain(ctx))
+		mustSign(t, server, c.now())
 	})
 }
 

@@ -37,17 +37,19 @@ var (
 
 // Ring is the keys of one replica. It is safe for concurrent use.
 type Ring struct {
-	db        *storage.DB
-	config    Config
-	options   Options
-	master    atomic.Pointer[Master]
-	view      atomic.Pointer[view]
-	reserved  sync.Map // kid -> time.Time: until when this replica may sign without asking
-	outage    atomic.Pointer[storage.Span]
-	polling   sync.Mutex      // one poll at a time
-	forgotten map[string]bool // ids of master keys that are not believed any more; under polling
-	away      bool            // the last poll failed; under polling
-	looked    time.Time       // when Maintain last asked whether an old refresh key is in use; Maintain alone uses it
+	db         *storage.DB
+	config     Config
+	options    Options
+	master     atomic.Pointer[Master]
+	view       atomic.Pointer[view]
+	reserved   sync.Map // kid -> time.Time: until when this replica may sign without asking
+	outage     atomic.Pointer[storage.Span]
+	polling    sync.Mutex      // one poll at a time
+	sealer     string          // id of the master key that seals; under polling, as are the next three
+	superseded []string        // ids of those that sealed before
+	forgotten  map[string]bool // ids of those that are not believed any more
+	away       bool            // the last poll failed
+	looked     time.Time       // when Maintain last asked whether an old refresh key is in use; Maintain alone uses it
 }
 
 // Options are the ring's sources of time, keys and words. The zero value is useful.
@@ -139,7 +141,7 @@ func (r *Ring) Poll(ctx context.Context) error {
 		v, err = r.newView(set, secrets, readAt)
 	}
 	if err != nil && !(r.options.Tolerant && v.tolerate(r.master.Load(), err)) {
-		return errors.Join(err, r.heedRevocations(err, set))
+		return errors.Join(err, r.heedRevocations(set))
 	}
 	r.db.UseAuditKey(v.secrets.byPurpose[purposeAudit][0].key)
 	if old := r.view.Load(); old != nil && r.away {
@@ -161,9 +163,9 @@ func (r *Ring) read(ctx context.Context) (storage.KeySet, []storage.SecretKey, e
 }
 
 // heedRevocations takes keys that were revoked out of the view also when the set makes no new one, because it was altered.
-func (r *Ring) heedRevocations(err error, set storage.KeySet) error {
+func (r *Ring) heedRevocations(set storage.KeySet) error {
 	v := r.view.Load()
-	if v == nil || !errors.As(err, new(*AlteredError)) {
+	if v == nil {
 		return nil
 	}
 	less, err := v.withoutRevoked(r.master.Load(), set)
@@ -173,17 +175,25 @@ func (r *Ring) heedRevocations(err error, set storage.KeySet) error {
 	return err
 }
 
-// forgetMasters lets go of the master keys before the one that seals, once nothing is under them any more: whoever has an old one and
-// can write the tables must not be believed.
+// forgetMasters lets go of master keys that this replica has seen seal and be superseded, once nothing is under them any more: whoever has an
+// old one and can write the tables must not be believed.
 func (r *Ring) forgetMasters(v *view) {
-	if v.altered != nil || v.underOthers(v.master.ID()) > 0 {
+	if v.altered != nil {
 		return
 	}
-	rest, before := r.master.Load().from(v.master.ID())
-	for _, id := range before {
-		r.forgotten[id] = true
+	id := v.master.ID()
+	if r.sealer != "" && r.sealer != id {
+		r.superseded = append(r.superseded, r.sealer)
 	}
-	r.master.Store(rest)
+	r.sealer = id
+	if len(r.superseded) == 0 || v.underOthers(id) > 0 {
+		return
+	}
+	for _, old := range r.superseded {
+		r.forgotten[old] = old != id
+	}
+	r.superseded = nil
+	r.master.Store(r.master.Load().without(r.forgotten))
 }
 
 // rereadMaster takes over the master keys that stand in the file today, besides those it has. It tells whether there are new ones.

@@ -33,8 +33,8 @@ func (r *Ring) Maintain(ctx context.Context) error {
 		if len(steps) == 0 {
 			break
 		}
-		if off, err := r.ClockOff(ctx); err != nil || off.Abs() > MaxClockOff {
-			return errors.Join(err, fmt.Errorf("the clock is %v off that of the database: no step is taken", off))
+		if err := r.checkClock(ctx); err != nil {
+			return err
 		}
 		for _, step := range steps {
 			if err := r.take(ctx, step, v); err != nil && !errors.Is(err, storage.ErrConflict) {
@@ -46,6 +46,21 @@ func (r *Ring) Maintain(ctx context.Context) error {
 		}
 	}
 	return r.maintainSecrets(ctx, v)
+}
+
+// ClockError says that no step is taken by a clock that is off that of the database.
+type ClockError struct{ Off time.Duration }
+
+func (e *ClockError) Error() string {
+	return fmt.Sprintf("the clock here is %v off that of the database: set it first", e.Off.Round(time.Second))
+}
+
+func (r *Ring) checkClock(ctx context.Context) error {
+	off, err := r.ClockOff(ctx)
+	if err == nil && off.Abs() > MaxClockOff {
+		err = &ClockError{off}
+	}
+	return err
 }
 
 func (r *Ring) take(ctx context.Context, step Step, v *view) error {
@@ -73,7 +88,7 @@ func (r *Ring) begin(ctx context.Context, v *view) error {
 		if v, e := r.intact(ctx); e != nil || err != nil || len(v.rows) > 0 {
 			return cmp.Or(err, e, storage.ErrConflict) // another replica has just begun
 		}
-		return &AlteredError{[]string{"there are no signing keys, and there were some: the rows were removed outside keyturn"}}
+		return &AlteredError{Problems: []string{"there are no signing keys, and there were some: the rows were removed outside keyturn"}}
 	}
 	row, err := r.generate(v.master, "first key")
 	if err != nil {
@@ -183,10 +198,13 @@ func (r *Ring) rotatable(ctx context.Context, force bool) (*view, error) {
 	if next == nil {
 		return nil, fmt.Errorf("rotate: there is no next key yet: start the server once: %w", storage.ErrConflict)
 	}
-	if earliest := safeFrom(v.rows, r.config); !force && r.options.Now().Before(earliest) {
+	if force {
+		return v, nil
+	}
+	if earliest := safeFrom(v.rows, r.config); r.options.Now().Before(earliest) {
 		return nil, &TooYoungError{next.KID, earliest}
 	}
-	return v, nil
+	return v, r.checkClock(ctx)
 }
 
 // rotate makes next current and current previous, whose private half it destroys, and publishes a new next, all in one transaction. The

@@ -146,7 +146,10 @@ func (k *masterKey) setMAC(version int64, rows []storage.SigningKey) string {
 }
 
 // AlteredError says that the rows of the signing keys are not as keyturn wrote them.
-type AlteredError struct{ Problems []string }
+type AlteredError struct {
+	Problems      []string
+	UnknownMaster bool // a row names a master key that this host does not have: a rewrap may be under way
+}
 
 func (e *AlteredError) Error() string { return "signing keys: " + strings.Join(e.Problems, "; ") }
 

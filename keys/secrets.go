@@ -40,7 +40,8 @@ type secretKey struct {
 
 // Secrets are the symmetric keys of keyturn, opened, each purpose in the order of activation. They are immutable.
 type Secrets struct {
-	byPurpose map[string][]secretKey
+	byPurpose  map[string][]secretKey
+	unreadable int // rows that do not open
 }
 
 // RefreshKey is the key that MACs a refresh token made at the moment given, and its number. Which key that is follows from the rows
@@ -90,14 +91,19 @@ func beginSecrets(ctx context.Context, db *storage.DB, m *Master, now time.Time)
 	return db.BeginSecretKeys(ctx, rows)
 }
 
-// openSecrets opens the symmetric keys of all rows.
-func (m *Master) openSecrets(rows []storage.SecretKey) (*Secrets, error) {
+// openSecrets opens the symmetric keys of all rows. A key of refresh tokens that was altered is left out; so is one under an unknown master key,
+// if that is to be tolerated.
+func (m *Master) openSecrets(rows []storage.SecretKey, tolerant bool) (*Secrets, error) {
 	s := &Secrets{byPurpose: map[string][]secretKey{}}
 	for _, row := range rows {
 		if row.Number < 1 || row.Number > maxSecretNumber || !slices.Contains(purposes, row.Purpose) {
 			continue // not of keyturn: nothing can be made or read with it
 		}
 		key, err := m.open(row.Purpose, strconv.FormatInt(row.Number, 10), nil, row.Sealed)
+		if err != nil && row.Purpose == purposeRefresh && (tolerant || !errors.Is(err, ErrWrongMaster)) {
+			s.unreadable++
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -137,15 +143,13 @@ func lapsed(rows []secretKey, now time.Time) (old *secretKey, replacedAt time.Ti
 func (r *Ring) maintainSecrets(ctx context.Context, v *view) error {
 	rows, now := v.secrets.byPurpose[purposeRefresh], r.options.Now()
 	if due, activate := nextRefreshKey(rows, r.config, now); due {
-		number, ok := freeNumber(rows)
-		if !ok {
-			return nil // Status tells
+		if number, ok := freeNumber(rows); ok { // if not, Status tells
+			row := v.master.newSecretRow(purposeRefresh, number, activate)
+			if err := r.db.AddSecretKey(ctx, itself, row, v.version, now); err != nil && !errors.Is(err, storage.ErrConflict) {
+				return err
+			}
+			return r.Poll(ctx)
 		}
-		row := v.master.newSecretRow(purposeRefresh, number, activate)
-		if err := r.db.AddSecretKey(ctx, itself, row, v.version, now); err != nil && !errors.Is(err, storage.ErrConflict) {
-			return err
-		}
-		return r.Poll(ctx)
 	}
 	if since := now.Sub(r.looked); since >= 0 && since < lookInterval {
 		return nil
@@ -191,10 +195,11 @@ func freeNumber(rows []secretKey) (number int64, ok bool) {
 }
 
 // sealedMetas are named values that lie sealed in the database, besides the canary. Their names are their purposes.
-var sealedMetas = []string{metaSchedule}
+var sealedMetas = []string{metaSchedule, metaRetired}
 
 const (
 	metaSchedule  = "schedule"
+	metaRetired   = "retired master keys"
 	metaCanary    = "master key canary"
 	purposeCanary = "canary"
 	canaryText    = "this master key belongs to this database"

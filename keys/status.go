@@ -55,12 +55,13 @@ const (
 
 // facts is all that the health of the keys follows from.
 type facts struct {
-	rows     []storage.SigningKey
-	altered  *AlteredError
-	refresh  []secretKey   // keys of refresh tokens
-	left     int           // rows under another master key than the one that seals
-	begun    bool          // there have been keys
-	clockOff time.Duration // how far the clock here is ahead of that of the database
+	rows       []storage.SigningKey
+	altered    *AlteredError
+	refresh    []secretKey   // keys of refresh tokens
+	left       int           // rows under another master key than the one that seals
+	unreadable int           // keys of refresh tokens that do not open
+	begun      bool          // there have been keys
+	clockOff   time.Duration // how far the clock here is ahead of that of the database
 }
 
 // Status reads everything anew and judges it. It works on altered rows too, if the ring is a tolerant one.
@@ -69,7 +70,7 @@ func (r *Ring) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	v, now := r.view.Load(), r.options.Now()
-	f := facts{rows: v.rows, refresh: v.secrets.byPurpose[purposeRefresh]}
+	f := facts{rows: v.rows, refresh: v.secrets.byPurpose[purposeRefresh], unreadable: v.secrets.unreadable}
 	var err error
 	if !errors.As(v.altered, &f.altered) {
 		if f.left, err = r.left(ctx, v.master.ID()); err != nil {
@@ -142,8 +143,12 @@ func (f facts) problems(c Config, now time.Time) []Problem {
 		problems = append(problems, Problem{level, fmt.Sprintf(format, args...), advice})
 	}
 	if f.altered != nil {
+		advice := mendRows
+		if f.altered.UnknownMaster {
+			advice = "if a rewrap is under way, add its new key to the master key file of this host, as a further line, and look again; if none is: " + mendRows
+		}
 		for _, p := range f.altered.Problems {
-			tell(LevelCritical, mendRows, "%s", p)
+			tell(LevelCritical, advice, "%s", p)
 		}
 		return problems
 	}
@@ -159,6 +164,9 @@ func (f facts) problems(c Config, now time.Time) []Problem {
 		tell(LevelWarning, "shorten refresh_max_ttl: the key in use stays in use until the oldest grant has ended", "all numbers for keys of refresh tokens are taken by keys that some grant needs")
 	} else if due, _ := nextRefreshKey(f.refresh, c, now.Add(-lateAfter)); due {
 		tell(LevelWarning, startServer, "the next key of refresh tokens is overdue")
+	}
+	if f.unreadable > 0 {
+		tell(LevelCritical, "bring the table back from a backup: clients with tokens of that key must log in again otherwise", "%d keys of refresh tokens were altered outside keyturn", f.unreadable)
 	}
 	if f.left > 0 {
 		tell(LevelWarning, "run the same `keyturn keys rewrap` again: it goes on where it stopped", "a rewrap is not finished: %d rows are under another master key", f.left)

@@ -43,7 +43,7 @@ func (r *Ring) newView(set storage.KeySet, secretRows []storage.SecretKey, readA
 		v.master = master.sealing(sealedUnder(set.MAC))
 	}
 	var err error
-	if v.secrets, err = master.openSecrets(secretRows); err != nil {
+	if v.secrets, err = master.openSecrets(secretRows, r.options.Tolerant); err != nil {
 		return nil, err
 	}
 	err = master.checkSet(set)
@@ -56,16 +56,16 @@ func (r *Ring) newView(set storage.KeySet, secretRows []storage.SecretKey, readA
 	return v, v.take(old)
 }
 
-// tolerate makes a view that tells how its rows were altered of one that could not be built. What mends it is not sealed under a master
-// key that an altered row names.
+// tolerate makes a view that tells how its rows were altered of one that could not be built. What mends it is sealed under the master key of
+// the refresh tokens' key, which is authentic, since it opens, and not under one that an altered row names.
 func (v *view) tolerate(m *Master, err error) bool {
 	if errors.Is(err, ErrWrongMaster) {
-		err = &AlteredError{[]string{err.Error() + ": if a rewrap is under way, add its new key to the master key file here; if not, the rows were altered"}}
+		err = &AlteredError{Problems: []string{err.Error() + ", or the rows were altered"}, UnknownMaster: true}
 	}
 	if v == nil || !errors.As(err, new(*AlteredError)) {
 		return false
 	}
-	v.altered, v.master, v.signer = err, m.newest(), nil
+	v.altered, v.master, v.signer = err, m.sealing(sealedUnder(v.secrets.byPurpose[purposeRefresh][0].row.Sealed)), nil
 	return true
 }
 
@@ -82,7 +82,7 @@ func (v *view) precedes(next *view) error {
 		tell("there are two sets of version %d: the database has gone back to an older state and on from there", next.version)
 	}
 	for kid := range v.revoked {
-		if i := slices.IndexFunc(next.rows, func(k storage.SigningKey) bool { return k.KID == kid }); i < 0 || next.rows[i].State != storage.KeyRevoked {
+		if i := slices.IndexFunc(next.rows, func(k storage.SigningKey) bool { return k.KID == kid }); i >= 0 && next.rows[i].State != storage.KeyRevoked {
 			tell("key %s was revoked and is not any more: the database has gone back to an older state", kid)
 		}
 	}

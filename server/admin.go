@@ -41,7 +41,8 @@ type AdminOptions struct {
 	Actor  string
 	Reason string
 	Create bool
-	Given  map[string]bool // settings that the command was given; of the others, those by which servers run count
+	Say    func(format string, args ...any) // tells a person something; nil: nobody
+	Given  map[string]bool                  // settings that the command was given; of the others, those by which servers run count
 }
 
 // OpenAdmin opens database and keys. *ConfigError tells all that is wrong with the configuration.
@@ -54,7 +55,7 @@ func OpenAdmin(ctx context.Context, c Config, o AdminOptions) (*Admin, error) {
 		return nil, err
 	}
 	a := &Admin{config: c, store: st, db: st.db, ring: st.ring, by: storage.Actor{Name: o.Actor, Reason: o.Reason}, now: time.Now}
-	if err := a.followServers(ctx, o.Given); err != nil {
+	if err := a.followServers(ctx, o); err != nil {
 		st.close()
 		return nil, err
 	}

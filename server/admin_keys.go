@@ -17,8 +17,9 @@ type refusal struct{ error }
 // ErrRefused tells whether a safety guard refused, which force overrides.
 func ErrRefused(err error) bool {
 	var young *keys.TooYoungError
+	var clock *keys.ClockError
 	var guard refusal
-	return errors.As(err, &young) || errors.As(err, &guard)
+	return errors.As(err, &young) || errors.As(err, &clock) || errors.As(err, &guard)
 }
 
 // SigningKeys lists all signing keys, newest first.
@@ -113,10 +114,10 @@ func (a *Admin) RevokeKey(ctx context.Context, kid string, storeLeaked bool, new
 	return done, err
 }
 
-// RevokedKeys is the kids of all keys that were ever revoked.
-func (a *Admin) RevokedKeys() (kids []string) {
+// KeysIn is the kids of all keys in any of the states.
+func (a *Admin) KeysIn(states ...KeyState) (kids []string) {
 	for _, k := range a.ring.Rows() {
-		if k.State == storage.KeyRevoked {
+		if slices.Contains(states, k.State) {
 			kids = append(kids, k.KID)
 		}
 	}

@@ -25,7 +25,7 @@ func (c Config) anchorPath() string {
 
 // checkAnchor refuses a database that is older than what this host has seen.
 func (s *Server) checkAnchor(ctx context.Context) error {
-	a, err := keys.ReadAnchor(s.config.anchorPath(), s.store.master)
+	a, err := s.ring.Anchor(s.config.anchorPath())
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (a *Admin) VerifyAudit(ctx context.Context) (int64, error) {
 	if err != nil {
 		return n, err
 	}
-	anchor, err := keys.ReadAnchor(a.config.anchorPath(), a.store.master)
+	anchor, err := a.ring.Anchor(a.config.anchorPath())
 	if err != nil || anchor.AuditSeq == 0 {
 		return n, err
 	}

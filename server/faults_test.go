@@ -229,3 +229,42 @@ func TestFailOver(t *testing.T) {
 		t.Errorf("%d %s", r.status, r.body)
 	}
 }
+
+// Another process holds the lock of an SQLite database. For three seconds nobody notices but by the clock; for longer, clients are told in
+// time, and served at once when the lock is gone.
+func TestSQLiteLocked(t *testing.T) {
+	for name, c := range map[string]struct {
+		held    time.Duration
+		refused bool
+	}{"for three seconds": {3 * time.Second, false}, "for long": {time.Duration(servertest.Times(int(9*time.Second), int(time.Minute))), true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			config := testConfig(sqliteURL(t))
+			replica := serve(t, config, keystest.Generator())
+			replica.provision()
+			crowd := crowdOf(replica)
+			crowd.Slow = 12 * time.Second // about 6 s, as long as SQLite waits for a lock, and as much again
+			working, stop := context.WithCancel(ctx)
+			var all sync.WaitGroup
+			all.Go(func() { crowd.Run(working, 4) })
+			time.Sleep(300 * time.Millisecond)
+			before := crowd.Refusals.Load()
+			lock := must(storagetest.Raw(t, config.Database).Conn(ctx))
+			must(lock.ExecContext(ctx, `BEGIN IMMEDIATE`))
+			time.Sleep(c.held)
+			refused := crowd.Refusals.Load() - before
+			must(lock.ExecContext(ctx, `ROLLBACK`))
+			recovered := crowd.Well(20 * time.Second)
+			stop()
+			all.Wait()
+			t.Logf("%d refused, well %v after the lock was gone", refused, recovered.Round(time.Millisecond))
+			if (refused > 0) != c.refused {
+				t.Errorf("%d requests were refused", refused)
+			}
+			if recovered > 10*time.Second { // 5 s are promised
+				t.Errorf("well only after %v", recovered)
+			}
+			crowd.Check(t)
+		})
+	}
+}

@@ -26,17 +26,32 @@ func (s *Server) recordSchedule(ctx context.Context) error {
 	return s.ring.RecordSchedule(ctx, text)
 }
 
-// followServers takes over, of the settings that were not given to a command, those by which servers run.
-func (a *Admin) followServers(ctx context.Context, given map[string]bool) error {
+// followServers takes over, of the settings that were not given to a command, those by which servers run; all of them, if those that were given
+// do not go with them. Verifiers keep what any server told them: the longer jwks_max_age counts.
+func (a *Admin) followServers(ctx context.Context, o AdminOptions) error {
 	text, err := a.ring.Schedule(ctx)
-	if err != nil || text == nil {
+	if err != nil || len(text) == 0 {
 		return err
 	}
 	var s schedule
 	if err := json.Unmarshal(text, &s); err != nil {
 		return fmt.Errorf("schedule: %w", err)
 	}
-	c := &a.config
+	mixed := a.config.following(s, o.Given)
+	mixed.JWKSMaxAge = max(mixed.JWKSMaxAge, s.JWKSMaxAge)
+	if problems := mixed.Keys().Problems(); problems != nil {
+		if o.Say != nil {
+			o.Say("keyturn: the settings given here do not go with those of the servers (%v): theirs count", problems[0])
+		}
+		mixed = a.config.following(s, nil)
+	}
+	a.config = mixed
+	a.ring.Follow(mixed.Keys())
+	return nil
+}
+
+// following is c with the settings of a schedule in place of those that were not given.
+func (c Config) following(s schedule, given map[string]bool) Config {
 	for _, setting := range []struct {
 		key    string
 		follow func()
@@ -52,9 +67,5 @@ func (a *Admin) followServers(ctx context.Context, given map[string]bool) error 
 			setting.follow()
 		}
 	}
-	if problems := c.Keys().Problems(); problems != nil {
-		return &ConfigError{problems}
-	}
-	a.ring.Follow(c.Keys())
-	return nil
+	return c
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/storage"
@@ -23,9 +24,8 @@ const (
 
 // store is database and keys, opened together.
 type store struct {
-	db     *storage.DB
-	ring   *keys.Ring
-	master *keys.Master // as its file was when the store was opened
+	db   *storage.DB
+	ring *keys.Ring
 }
 
 func (s store) close() error { return s.db.Close() }
@@ -49,6 +49,9 @@ func openStore(ctx context.Context, c Config, create bool, o keys.Options) (stor
 	if err != nil {
 		return store{}, err
 	}
+	if err := checkNotLost(c); err != nil {
+		return store{}, err
+	}
 	db, err := storage.Open(ctx, storage.Options{URL: c.Database, AllowInsecure: c.AllowInsecureDatabase, Create: create, Migrate: c.Migrate,
 		Guard: func(ctx context.Context, db *storage.DB) error { return keys.CheckMaster(ctx, db, master) }})
 	if err != nil {
@@ -59,7 +62,24 @@ func openStore(ctx context.Context, c Config, create bool, o keys.Options) (stor
 		db.Close()
 		return store{}, withMasterPath(err, c)
 	}
-	return store{db, ring, master}, nil
+	return store{db, ring}, nil
+}
+
+// checkNotLost refuses to make an SQLite database where this host has seen one.
+func checkNotLost(c Config) error {
+	file := storage.SQLitePath(c.Database)
+	if file == "" {
+		return nil
+	}
+	if info, err := os.Stat(file); err == nil && info.Size() > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	a, err := keys.PeekAnchor(c.anchorPath())
+	if err != nil || a.Heartbeat.IsZero() {
+		return err
+	}
+	return fmt.Errorf("database %s is gone or empty, and this host has seen it as of %s: bring it back, or `keyturn restore FILE --confirm` a backup; to begin anew, remove %s",
+		file, a.Heartbeat.Format(time.RFC3339), c.anchorPath())
 }
 
 func withMasterPath(err error, c Config) error {

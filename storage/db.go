@@ -67,6 +67,9 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	}
 	if err := db.prepareSchema(ctx, o); err != nil {
 		db.Close()
+		if db.kind == SQLite {
+			err = fmt.Errorf("database %s: %w", db.path, err)
+		}
 		return nil, err
 	}
 	return db, nil

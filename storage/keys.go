@@ -36,7 +36,7 @@ type SigningKey struct {
 	RetiresAt     *Time    `db:"retires_at" json:"retires_at"` // when a previous key leaves the JWKS
 	RetiredAt     *Time    `db:"retired_at" json:"-"`
 	RevokedAt     *Time    `db:"revoked_at" json:"revoked_at"`
-	ExposedUntil  *Time    `db:"exposed_until" json:"-"` // until when verifiers that obey max-age may trust a revoked key
+	ExposedUntil  *Time    `db:"exposed_until" json:"-"` // until when verifiers that obey max-age may trust a revoked key: of such a key, or of the one that took over
 	SignsUntil    Time     `db:"signs_until" json:"-"`   // no token that it signed expires later; only ever moved on
 	Reason        string   `db:"reason" json:"reason"`
 	MAC           string   `db:"mac" json:"-"` // over all that decides its state

@@ -163,6 +163,11 @@ func TestKilledUnderLoad(t *testing.T) {
 		<-done
 		crowd.Check(t)
 		p.must("", "audit", "verify")
+		if file, ok := strings.CutPrefix(databaseURL, "sqlite:"); ok {
+			if err := servertest.SQLiteIsWhole(file); err != nil {
+				t.Error(err)
+			}
+		}
 		if states := p.must("", "keys", "list", "--json"); strings.Count(states, `"state": "current"`) != 1 {
 			t.Error(states)
 		}

@@ -101,8 +101,9 @@ func (a *app) revokeKey(ctx context.Context, admin *server.Admin, o revocationOr
 	}
 	report := revocationReport{}
 	var err error
-	if report.Revocation, err = admin.RevokeKey(ctx, o.kid, o.storeLeaked, o.newMaster); err != nil {
-		return err
+	var undone error // what was left undone after the revocation
+	if report.Revocation, undone = admin.RevokeKey(ctx, o.kid, o.storeLeaked, o.newMaster); undone != nil && report.RevokedAt.IsZero() {
+		return undone
 	}
 	if !a.json {
 		a.revocationText(report.Revocation, o) // before what may take a while
@@ -113,30 +114,41 @@ func (a *app) revokeKey(ctx context.Context, admin *server.Admin, o revocationOr
 	if o.endGrants != "" {
 		kids := report.Revoked
 		if o.storeLeaked {
-			kids = admin.RevokedKeys() // those of a run before as well
+			kids = admin.KeysIn("revoked") // those of a run before as well
 		}
-		if report.EndedCount, err = a.endKeyGrants(ctx, admin, o, kids); err != nil {
-			return err
-		}
+		report.EndedCount, err = a.endKeyGrants(ctx, admin, o, kids)
+		undone = errors.Join(undone, err)
 	}
-	return a.print(report, func() {
-		if o.yes && o.kid != "" {
+	return errors.Join(undone, a.print(report, func() {
+		if o.yes && o.kid != "" { // afterwards no key is trusted of which it could be told
 			a.useTable(a.stdout, report.Use)
 		}
 		if o.endGrants != "" {
 			a.say("Ended %d grants: their refresh tokens are dead.", report.EndedCount)
 			return
 		}
-		a.say("No session has ended: the next refresh of each gets a token of another key. To end those of this key: the same command with --end-grants all.")
-	})
+		how := "the same command with --end-grants all"
+		if o.storeLeaked {
+			how = "`keyturn grant revoke --all` (not this command again, which would throw the fresh keys away)"
+		}
+		a.say("No session has ended: the next refresh of each gets a token of another key. To end them: %s.", how)
+	}))
 }
 
-// keyUse is what the key has signed; of all keys nothing is told, since there is no end to what may be forged with them.
+// keyUse is what the key has signed, or each of those that verifiers trust.
 func (a *app) keyUse(ctx context.Context, admin *server.Admin, o revocationOrder) ([]server.KeyUse, error) {
-	if o.kid == "" {
-		return []server.KeyUse{}, nil
+	if o.kid != "" {
+		return admin.KeyUse(ctx, o.kid, o.since)
 	}
-	return admin.KeyUse(ctx, o.kid, o.since)
+	all := []server.KeyUse{}
+	for _, kid := range admin.KeysIn("current", "previous") {
+		use, err := admin.KeyUse(ctx, kid, o.since)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, use...)
+	}
+	return all, nil
 }
 
 // endKeyGrants ends the grants of all keys that were revoked together.
@@ -149,7 +161,7 @@ func (a *app) endKeyGrants(ctx context.Context, admin *server.Admin, o revocatio
 		n, err := admin.EndKeyGrants(ctx, kid, since)
 		ended += n
 		if err != nil {
-			return ended, fmt.Errorf("the key is revoked, but of its grants only %d were ended: run the same command again: %w", ended, err)
+			return ended, fmt.Errorf("the key is revoked, but of its grants only %d were ended: `keyturn grant revoke --all` ends every one: %w", ended, err)
 		}
 	}
 	return ended, nil
@@ -161,9 +173,9 @@ func (a *app) confirmRevocation(o revocationOrder, use []server.KeyUse) error {
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return refusedError{errors.New("keys revoke: there is no terminal to ask on: --yes revokes without asking, --dry-run only tells what the key has signed")}
 	}
+	a.useTable(a.stderr, use)
 	what := "all keys: every token"
 	if o.kid != "" {
-		a.useTable(a.stderr, use)
 		what = "key " + o.kid + ": every token of it"
 	}
 	fmt.Fprintf(a.stderr, "Revoke %s is refused from now on, its holders must refresh. Type yes: ", what)
@@ -215,7 +227,7 @@ func (a *app) revocationText(r server.Revocation, o revocationOrder) {
 		a.say("The fresh keys are sealed under the same master key: if it leaked, run this again with --new-master-key-file, which makes others under a new one.")
 	}
 	if o.newMaster != "" {
-		a.say("Everything is sealed under the new master key, which was added to the master key file of this host. Servers on other hosts stop signing until their file has it: now, on every host, put it in the place of the old one, and restart the servers.")
+		a.say("Everything is sealed under the new master key, which was added to the master key file of this host. Servers on other hosts stop signing, and go on serving the leaked keys, until their file has it: now, on every host, stop the server, put the new key in the place of the old one, and start it again. The exposure counts from the last of them.")
 	}
 	a.say("Verifiers that keep keys longer (for 24 h, or while they run): restart them now. A replica that is cut off from the database still serves the leaked key: stop it.")
 }

@@ -143,7 +143,7 @@ func (a *app) verb(use, short string, args cobra.PositionalArgs, create bool, ac
 		if err != nil {
 			return err
 		}
-		admin, err := server.OpenAdmin(c.Context(), config, server.AdminOptions{Actor: a.actor(), Reason: a.reason, Create: create, Given: a.given})
+		admin, err := server.OpenAdmin(c.Context(), config, server.AdminOptions{Actor: a.actor(), Reason: a.reason, Create: create, Given: a.given, Say: a.say})
 		if err != nil {
 			return err
 		}

@@ -53,7 +53,7 @@ func TestScripts(t *testing.T) {
 				e.Setenv("ADMIN_PORT", freePort(t))
 				return os.WriteFile(master, []byte(strings.Repeat("ab", 32)+"\n"), 0o600)
 			},
-			Cmds: map[string]func(*testscript.TestScript, bool, []string){"ready": ready, "status": status, "setenv-from": setenvFrom, "age": age},
+			Cmds: map[string]func(*testscript.TestScript, bool, []string){"ready": ready, "status": status, "setenv-from": setenvFrom, "age": age, "newer": newer, "as-nobody": asNobody},
 			Condition: func(name string) (bool, error) {
 				return strings.HasPrefix(databaseURL, name), nil
 			},
@@ -118,6 +118,44 @@ func age(ts *testscript.TestScript, _ bool, _ []string) {
 	defer db.Close()
 	if _, err := db.Exec(`UPDATE meta SET value = $1 WHERE name = 'heartbeat'`, fmt.Sprintf("%015d", time.Now().Add(-time.Hour).UnixMilli())); err != nil {
 		ts.Fatalf("%v", err)
+	}
+}
+
+// newer makes an SQLite database one of a keyturn that is not written yet.
+func newer(ts *testscript.TestScript, _ bool, args []string) {
+	db, err := sql.Open("sqlite", ts.MkAbs(args[0]))
+	if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(`INSERT INTO schema_version (version_id, is_applied) VALUES (999, 1)`); err != nil {
+		ts.Fatalf("%v", err)
+	}
+}
+
+// asNobody runs a keyturn that is to fail, as a user without rights: the tests may run as root, whom no mode of a file stops.
+func asNobody(ts *testscript.TestScript, _ bool, args []string) {
+	args = append([]string{"keyturn"}, args...)
+	if os.Getuid() == 0 {
+		// The binary of the tests, and the folder of the script, lie where nobody may not go: both are opened up.
+		self, err := os.Executable()
+		if err == nil {
+			err = os.Chmod(ts.MkAbs("."), 0o755)
+		}
+		for folder := filepath.Dir(ts.MkAbs(".")); err == nil && folder != os.TempDir() && folder != "/"; folder = filepath.Dir(folder) {
+			err = os.Chmod(folder, 0o755)
+		}
+		binary := filepath.Join(ts.MkAbs("."), "keyturn")
+		if err == nil {
+			err = exec.Command("cp", self, binary).Run()
+		}
+		if err != nil {
+			ts.Fatalf("%v", err)
+		}
+		args = append([]string{"setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", binary}, args[1:]...)
+	}
+	if err := ts.Exec(args[0], args[1:]...); err == nil {
+		ts.Fatalf("it did not fail")
 	}
 }
 

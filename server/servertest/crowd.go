@@ -7,6 +7,7 @@ package servertest
 
 import (
 	"context"
+	"database/sql"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -21,6 +22,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	_ "modernc.org/sqlite" // to look at a database file
 )
 
 // Soak tells whether tests should take their time, as `make soak` wants it.
@@ -416,3 +419,17 @@ func kidOf(token string) string {
 
 // CloseIdle lets go of connections that no request uses.
 func CloseIdle() { patient.CloseIdleConnections() }
+
+// SQLiteIsWhole tells whether a database file is as SQLite wants it.
+func SQLiteIsWhole(file string) error {
+	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: file}).EscapedPath())
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	var verdict string
+	if err := db.QueryRow(`PRAGMA integrity_check`).Scan(&verdict); err != nil || verdict != "ok" {
+		return fmt.Errorf("%s: %s, %v", file, verdict, err)
+	}
+	return nil
+}

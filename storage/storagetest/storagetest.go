@@ -99,7 +99,7 @@ func Raw(t testing.TB, databaseURL string) *sql.DB {
 	t.Helper()
 	driver, dsn := "postgres", databaseURL
 	if file := storage.SQLitePath(databaseURL); file != "" {
-		driver, dsn = "sqlite", "file:"+file+"?_busy_timeout=5000"
+		driver, dsn = "sqlite", "file:"+(&url.URL{Path: file}).EscapedPath()+"?_busy_timeout=5000"
 	}
 	raw, err := sql.Open(driver, dsn)
 	if err != nil {
