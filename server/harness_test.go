@@ -109,15 +109,18 @@ func open(t testing.TB, c Config, at *clock) *harness {
 	}
 	h := &harness{t: t, config: c, server: s, clock: at, log: log}
 	h.admin = &Admin{config: c, store: s.store, db: s.db, ring: s.ring, by: storage.Actor{Name: "os:test", Reason: "test"}, now: at.now}
-	h.http = httptest.NewUnstartedServer(s.Public())
-	h.http.Config = httpServer(s.Public())
+	t.Cleanup(func() { s.Close() })
+	h.serveHTTP()
+	return h
+}
+
+// serveHTTP puts the replica behind a listener.
+func (h *harness) serveHTTP() {
+	h.http = httptest.NewUnstartedServer(nil)
+	h.http.Config = httpServer(h.server.Public())
 	h.http.Start()
 	h.base = h.http.URL
-	t.Cleanup(func() {
-		h.http.Close()
-		s.Close()
-	})
-	return h
+	h.t.Cleanup(h.http.Close)
 }
 
 // each runs a test on a replica with the usual clients and user, once on each database.

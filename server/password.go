@@ -77,10 +77,6 @@ func (s *Server) login(ctx context.Context, q *request, name, password string) (
 	name, nameErr := canonicalUsername(name)
 	password, passwordErr := canonicalPassword(password)
 	k := loginKey(name, q.client.ID, q.address)
-	if err := s.hasher.acquire(ctx); err != nil {
-		return storage.LoginView{}, err
-	}
-	defer s.hasher.release()
 	a := s.throttle.enter(k)
 	defer a.leave()
 	view, err := s.db.LoginView(ctx, k, s.now())
@@ -93,8 +89,10 @@ func (s *Server) login(ctx context.Context, q *request, name, password string) (
 		return view, err
 	}
 	stored, usable := s.storedHash(view)
-	matches := stored.matches(password)
+	matches, better, err := s.compare(ctx, stored, password)
 	switch {
+	case err != nil:
+		return view, errors.Join(err, a.takeBack(ctx, judged))
 	case !judged:
 		s.loginFailed(q, "throttled")
 		return view, errLogin
@@ -105,7 +103,20 @@ func (s *Server) login(ctx context.Context, q *request, name, password string) (
 		}
 		return view, errLogin
 	}
-	return view, s.loginSucceeded(ctx, a, k, view, stored, password)
+	return view, s.loginSucceeded(ctx, a, k, view, better)
+}
+
+// compare computes the hash of a password in one of the slots, and nothing else: the database may take its time, which must not cost others
+// their slot. better is a new hash of a password that matches, if the policy is above the stored one, else "".
+func (s *Server) compare(ctx context.Context, stored passwordHash, password string) (matches bool, better string, err error) {
+	if err := s.hasher.acquire(ctx); err != nil {
+		return false, "", err
+	}
+	defer s.hasher.release()
+	if matches = stored.matches(password); matches && stored.weaker(s.hasher.policy) {
+		better = newPasswordHash(s.hasher.policy, password).String()
+	}
+	return matches, better, nil
 }
 
 // storedHash is the hash to compare with: that of the user, or one that no password matches.
@@ -142,8 +153,8 @@ func (s *Server) loginFailed(q *request, reason string) {
 	s.event(q, "login", "failed", "reason", reason)
 }
 
-// loginSucceeded settles the throttle, remembers the address, and hashes the password again if the policy is above the stored hash.
-func (s *Server) loginSucceeded(ctx context.Context, a *attempt, k storage.LoginKey, view storage.LoginView, stored passwordHash, password string) error {
+// loginSucceeded settles the throttle, remembers the address, and keeps a better hash of the password, if there is one.
+func (s *Server) loginSucceeded(ctx context.Context, a *attempt, k storage.LoginKey, view storage.LoginView, better string) error {
 	if err := a.succeeded(ctx); err != nil {
 		return err
 	}
@@ -152,8 +163,8 @@ func (s *Server) loginSucceeded(ctx context.Context, a *attempt, k storage.Login
 			return err
 		}
 	}
-	if stored.weaker(s.hasher.policy) {
-		return s.db.Rehash(ctx, view.User.ID, view.User.PasswordHash, newPasswordHash(s.hasher.policy, password).String())
+	if better != "" {
+		return s.db.Rehash(ctx, view.User.ID, view.User.PasswordHash, better)
 	}
 	return nil
 }

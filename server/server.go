@@ -117,7 +117,12 @@ func (s *Server) begin(ctx context.Context, dev bool) error {
 	if err := s.recordSchedule(ctx); err != nil {
 		return err
 	}
-	return s.ring.Maintain(ctx)
+	err := s.ring.Maintain(ctx)
+	var clock *keys.ClockError
+	if errors.As(err, &clock) && s.ring.Healthy() == nil {
+		return nil // it is not ready, and says so; others take the steps
+	}
+	return err
 }
 
 // Close ends the connections to the database.
@@ -183,9 +188,12 @@ func (s *Server) serve(ctx context.Context, f *front) error {
 	return err
 }
 
+// httpServer speaks HTTP/1.1 only: one request at a time is what a connection may ask for.
 func httpServer(h http.Handler) *http.Server {
+	one := new(http.Protocols)
+	one.SetHTTP1(true)
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout, WriteTimeout: responseTimeout, IdleTimeout: idleTimeout,
+		Handler: h, Protocols: one, ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout, WriteTimeout: responseTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader - 4096, // net/http reads 4096 bytes more than it is told
 		ErrorLog:       log.New(io.Discard, "", 0),
 	}

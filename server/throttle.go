@@ -119,7 +119,7 @@ func (a *attempt) judge(ctx context.Context, k storage.LoginKey, v storage.Login
 		}
 		// Of many that were let through by the same reading, those within the limit are judged, and beyond it only the first.
 		if count+t.uncounted(b.name) > b.limit && count != b.read.Count+1 {
-			return false, a.takeBack(ctx, i+1)
+			return false, a.uncount(ctx, i+1)
 		}
 	}
 	return true, nil
@@ -231,8 +231,16 @@ func (a *attempt) succeeded(ctx context.Context) error {
 	return nil
 }
 
-// takeBack takes back what was counted in the first n buckets of an attempt that must not be judged.
-func (a *attempt) takeBack(ctx context.Context, n int) error {
+// takeBack takes back what was counted of an attempt that is not judged after all.
+func (a *attempt) takeBack(ctx context.Context, judged bool) error {
+	if !judged || !a.counted {
+		return nil
+	}
+	return a.uncount(ctx, len(a.buckets))
+}
+
+// uncount takes back what was counted in the first n buckets.
+func (a *attempt) uncount(ctx context.Context, n int) error {
 	for _, b := range a.buckets[:n] {
 		if err := a.throttle.db.TakeFailure(ctx, b.name); err != nil {
 			return err

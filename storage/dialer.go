@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"net"
 	"time"
 
@@ -55,6 +56,22 @@ func (c impatient) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
+// connector tells that no connection could be made, for whatever reason of the moment: none of several hosts takes writes, say.
+type connector struct{ *pq.Connector }
+
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	if code, ok := postgresCode(err); err == nil || ok && (code[:2] == "28" || code == "3D000") {
+		return conn, err // who asks, or for what, is wrong: that does not pass
+	}
+	return nil, &connectError{err}
+}
+
+type connectError struct{ cause error }
+
+func (e *connectError) Error() string { return e.cause.Error() }
+func (e *connectError) Unwrap() error { return e.cause }
+
 // pool opens connections as they are needed, at most size.
 func pool(dsn string, patience time.Duration, size int) (*sqlx.DB, error) {
 	c, err := pq.NewConnector(dsn)
@@ -62,7 +79,7 @@ func pool(dsn string, patience time.Duration, size int) (*sqlx.DB, error) {
 		return nil, err
 	}
 	c.Dialer(dialer{patience: patience})
-	db := sqlx.NewDb(sql.OpenDB(c), "postgres")
+	db := sqlx.NewDb(sql.OpenDB(connector{c}), "postgres")
 	db.SetMaxOpenConns(size)
 	db.SetMaxIdleConns(size)
 	db.SetConnMaxIdleTime(5 * time.Minute)

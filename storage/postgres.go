@@ -130,6 +130,10 @@ func isUnavailable(err error) bool {
 	if code, ok := sqliteCode(err); ok {
 		return sqliteUnavailable(code)
 	}
+	var connecting *connectError
+	if errors.As(err, &connecting) {
+		return true
+	}
 	if code, ok := postgresCode(err); ok {
 		switch code[:2] {
 		case "08", "40", "53", "55", "57", "58":

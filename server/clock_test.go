@@ -1,0 +1,113 @@
+package server
+
+import (
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/storage"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// machine is the clocks of a machine: one that somebody sets, and one that only goes on.
+type machine struct{ set, gone atomic.Int64 }
+
+func (m *machine) wall() time.Time        { return noon.Add(time.Duration(m.set.Load() + m.gone.Load())) }
+func (m *machine) elapsed() time.Duration { return time.Duration(m.gone.Load()) }
+
+// jump sets the clock; wait lets time go by.
+func (m *machine) jump(d time.Duration) { m.set.Add(int64(d)) }
+func (m *machine) wait(d time.Duration) { m.gone.Add(int64(d)) }
+
+// onMachine is a replica on such a machine, whose database tells the right time.
+func onMachine(t *testing.T, c Config, m *machine) *harness {
+	t.Helper()
+	if storage.SQLitePath(c.Database) == "" {
+		c.MasterKeyFile = masterFile(t)
+	}
+	o := Options{Wall: m.wall, Elapsed: m.elapsed, Generate: keystest.Generator()}
+	if storage.SQLitePath(c.Database) == "" { // that of PostgreSQL is no test's to set
+		o.DatabaseNow = keystest.At(func() time.Time { return noon.Add(m.elapsed()) })
+	}
+	h := &harness{t: t, config: c, log: &lockedBuffer{}}
+	o.Log = slog.New(slog.NewJSONHandler(h.log, nil))
+	h.server = must(Open(ctx, c, o))
+	t.Cleanup(func() { h.server.Close() })
+	h.admin = &Admin{config: c, store: h.server.store, db: h.server.db, ring: h.server.ring, by: storage.Actor{Name: "os:test", Reason: "test"}, now: h.server.now}
+	h.serveHTTP()
+	h.provision()
+	return h
+}
+
+// The clock of the machine is set, an hour either way. Nothing that has expired comes back, no key leaves early, and no lockout sticks.
+func TestClockIsSet(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+		m := &machine{}
+		c := testConfig(databaseURL)
+		c.TrustedProxy = List{"127.0.0.0/8"}
+		h := onMachine(t, c, m)
+		tokens := h.login("app")
+		m.wait(10 * time.Minute)
+		must(0, h.server.ring.Maintain(ctx))
+		if h.active("rs", tokens.AccessToken) {
+			t.Fatal("active at its exp")
+		}
+		m.jump(-time.Hour)
+		must(0, h.server.ring.Maintain(ctx))
+		if h.active("rs", tokens.AccessToken) {
+			t.Error("set back: an expired token is active again")
+		}
+		tokens = h.refresh("app", tokens.RefreshToken).tokens(t)
+		if !h.active("rs", tokens.AccessToken) || h.get("/readyz").status != 200 {
+			t.Error("set back: not served, or not ready: ", h.get("/readyz?verbose").body)
+		}
+		m.jump(time.Hour) // right again
+		must(h.admin.RotateKeys(ctx, true))
+		keysBefore := h.get("/.well-known/jwks.json").header.Get("ETag")
+		for range 12 {
+			h.loginFrom("203.0.113.1", "alice", "wrong")
+		}
+		m.jump(24 * time.Hour)
+		if err := h.server.ring.Maintain(ctx); err == nil || !strings.Contains(err.Error(), "clock") {
+			t.Error("set forward: a step is taken:", err)
+		}
+		must(0, h.server.ring.Poll(ctx))
+		if h.get("/.well-known/jwks.json").header.Get("ETag") != keysBefore {
+			t.Error("set forward: a key has left early")
+		}
+		if r := h.get("/readyz?verbose"); r.status != 503 || !strings.Contains(r.body, "clock failed") {
+			t.Errorf("set forward: %d %s", r.status, r.body)
+		}
+		h.loginFrom("203.0.113.1", "alice", "wrong") // counted a day ahead
+		m.jump(-24 * time.Hour)
+		m.wait(2 * time.Hour)
+		must(0, h.server.ring.Maintain(ctx))
+		h.loginFrom("203.0.113.1", "alice", password).tokens(t) // the lockout has not stuck
+	})
+}
+
+// A replica that is off warns; beyond half a minute it is not ready.
+func TestClockSkew(t *testing.T) {
+	for _, c := range []struct {
+		off          time.Duration
+		ready, warns bool
+	}{{4 * time.Second, true, false}, {6 * time.Second, true, true}, {-6 * time.Second, true, true}, {29 * time.Second, true, true}, {31 * time.Second, false, true}} {
+		at := &clock{}
+		at.at.Store(noon.UnixNano())
+		log, config := &lockedBuffer{}, testConfig(sqliteURL(t))
+		open(t, config, at) // makes the first keys
+		s := must(Open(ctx, config, Options{Now: func() time.Time { return at.now().Add(c.off) }, DatabaseNow: keystest.At(at.now), Generate: keystest.Generator(),
+			Log: slog.New(slog.NewTextHandler(log, nil))}))
+		s.watchClock(ctx)
+		if err := s.clockAgrees(ctx); (err == nil) != c.ready {
+			t.Errorf("%v off: ready: %v", c.off, err)
+		}
+		if strings.Contains(log.String(), "the clock is") != c.warns {
+			t.Errorf("%v off: %s", c.off, log.String())
+		}
+		s.Close()
+	}
+}

@@ -1,0 +1,143 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/server/servertest"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// judgedIn is how many guesses were compared with a password, by the log.
+func judgedIn(h *harness) int { return strings.Count(h.log.String(), `"reason":"wrong password"`) }
+
+// Stuffing and spraying, from one address and from two thousand: each account has its budget, and one address has its own; what is beyond
+// looks the same and is not judged. Neither another replica nor a restart gives a new one.
+func TestGuessing(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+		c := testConfig(databaseURL)
+		c.TrustedProxy = List{"127.0.0.0/8"}
+		if strings.HasPrefix(databaseURL, "postgres") {
+			c.MasterKeyFile = masterFile(t)
+		}
+		h := open(t, c, nil)
+		h.provision()
+		for i := range 20 {
+			must(h.admin.CreateUser(ctx, fmt.Sprintf("user%d", i), password, nil))
+		}
+		h.loginFrom("192.0.2.1", "alice", password).tokens(t)
+
+		// One account, from 2 000 addresses, in many spellings.
+		spellings := []string{"alice", "Alice", "ALICE", "aLiCe", "ａｌｉｃｅ"}
+		for i := range servertest.Times(200, 2000) {
+			h.loginFromEach(i, spellings[i%len(spellings)])
+		}
+		if n := judgedIn(h); n != 10 {
+			t.Errorf("%d guesses at one account were judged, not 10", n)
+		}
+		// Many accounts, from one address.
+		for i := range 200 {
+			h.loginFrom("203.0.113.77", fmt.Sprintf("user%d", i%20), "wrong")
+		}
+		if n := judgedIn(h) - 10; n != 100 {
+			t.Errorf("%d guesses from one address were judged, not 100", n)
+		}
+		// Elsewhere, and after a restart, the counts are the same.
+		again := open(t, c, h.clock)
+		for i := range 20 {
+			again.loginFrom("203.0.113.77", fmt.Sprintf("user%d", i), "wrong")
+			again.loginFromEach(5000+i, "alice")
+		}
+		if n := judgedIn(again); n != 0 {
+			t.Errorf("%d guesses were judged by another replica", n)
+		}
+		// The owner, from where she has logged in before, is not locked out, whatever strangers do.
+		k := loginKey("alice", "app", clientAddress(&http.Request{RemoteAddr: "203.0.113.1:1"}, nil))
+		for range 200 {
+			must(h.server.db.AddFailure(ctx, k.AccountBucket, 0, h.clock.now()))
+		}
+		failed := 0
+		for i := range 50 {
+			h.loginFromEach(i, "alice")
+			if h.loginFrom("192.0.2.1", "alice", password).status != http.StatusOK {
+				failed++
+			}
+		}
+		if failed > 0 {
+			t.Errorf("the owner was refused %d times in 50", failed)
+		}
+	})
+}
+
+// loginFromEach guesses from the i-th of many addresses.
+func (h *harness) loginFromEach(i int, name string) {
+	r := h.loginFrom(fmt.Sprintf("2001:db8:%x:%x::1", i/100, i), url.QueryEscape(name), "wrong")
+	if r.code(h.t) != "invalid_grant" {
+		h.t.Fatal(r.status, r.body)
+	}
+}
+
+// Whether the account is throttled, unknown, disabled, without a password or another's: the answer is the same, and so is the work.
+func TestFailedLoginsAreAlike(t *testing.T) {
+	eachThrottled(t, func(t *testing.T, h *harness) {
+		must(h.admin.CreateUser(ctx, "gone", password, nil))
+		must(0, h.admin.DisableUser(ctx, "gone"))
+		must(h.admin.CreateUser(ctx, "throttled", password, nil))
+		for i := range 11 {
+			h.loginFrom(fmt.Sprintf("203.0.113.%d", i), "throttled", "wrong")
+		}
+		took := map[string][]time.Duration{}
+		var first response
+		for i := range 15 {
+			for _, name := range []string{"alice", "nobody", "gone", "throttled"} {
+				began := time.Now()
+				r := h.loginFrom(fmt.Sprintf("2001:db8:%x::1", 100+i), name, "wrong"+name)
+				took[name] = append(took[name], time.Since(began))
+				r.header.Del("Date")
+				r.header.Del("X-Request-Id")
+				if first.body == "" {
+					first = r
+				}
+				if r.status != first.status || r.body != first.body || fmt.Sprint(r.header) != fmt.Sprint(first.header) {
+					t.Fatalf("%s: %d %s %v", name, r.status, r.body, r.header)
+				}
+			}
+			must(0, h.admin.SetPassword(ctx, "alice", password)) // she is not to be throttled
+		}
+		median := func(name string) time.Duration {
+			slices.Sort(took[name])
+			return took[name][len(took[name])/2]
+		}
+		for name := range took {
+			if ratio := float64(median(name)) / float64(median("alice")); ratio < 0.5 || ratio > 2 {
+				t.Errorf("%s takes %v, a wrong password %v", name, median(name), median("alice"))
+			}
+		}
+	})
+}
+
+// What replicas remember of clients and addresses is bounded, however many there are.
+func TestBudgetsAreBounded(t *testing.T) {
+	b := newBudgets(30, time.Minute)
+	var all sync.WaitGroup
+	for w := range 4 {
+		all.Go(func() {
+			for i := range 30_000 {
+				b.spend(fmt.Sprint(w, "-", i), noon)
+			}
+		})
+	}
+	all.Wait()
+	if n := len(b.young) + len(b.old); n > 2*maxBudgets {
+		t.Errorf("%d budgets", n)
+	}
+	if key := pairKey(strings.Repeat("x", 60_000), clientAddress(&http.Request{RemoteAddr: "192.0.2.1:1"}, nil)); len(key) > 256 {
+		t.Errorf("a key of %d bytes", len(key))
+	}
+}
