@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -25,6 +26,7 @@ type process struct {
 	master      string
 	port, admin string
 	running     *exec.Cmd
+	log         io.Writer // of the server, at debug level; nil: nobody reads it
 }
 
 func newProcess(t *testing.T, databaseURL string) *process {
@@ -67,6 +69,10 @@ func (p *process) start() time.Duration {
 	p.t.Helper()
 	began := time.Now()
 	p.running = p.command("serve", "--issuer", p.base(), "--listen", "127.0.0.1:"+p.port, "--admin-listen", "127.0.0.1:"+p.admin)
+	if p.log != nil {
+		p.running.Stderr = p.log
+		p.running.Env = append(p.running.Env, "KEYTURN_LOG_LEVEL=debug")
+	}
 	if err := p.running.Start(); err != nil {
 		p.t.Fatal(err)
 	}

@@ -1,0 +1,92 @@
+package server
+
+import (
+	"encoding/base64"
+	"net/url"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// A form that is taken says what net/url says of it, each name once, in text that goes anywhere.
+func FuzzForm(f *testing.F) {
+	for _, seed := range []string{"", "a=b", "grant_type=password&username=alice&password=a+b", "a=%41&b=%00", "a=1&a=2", "resource=x&resource=y", "%zz=1", "a=\xff", "=x&=y", "a;b=c"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		got, err := parseForm(body)
+		if err != nil {
+			if visible(err).httpStatus() != 400 {
+				t.Fatal(err)
+			}
+			return
+		}
+		if strings.Contains(body, ";") { // net/url refuses it, though it is an octet like any other in a form
+			return
+		}
+		want, err := url.ParseQuery(body)
+		if err != nil {
+			t.Fatalf("%q is taken, net/url says %v", body, err)
+		}
+		for name, value := range got {
+			if len(want[name]) != 1 || want[name][0] != value || !utf8.ValidString(value) || strings.ContainsAny(value, "\x00\r\n") {
+				t.Fatalf("%q: %q is %q", body, name, value)
+			}
+		}
+	})
+}
+
+// Basic credentials that are taken come out as they went in.
+func FuzzBasic(f *testing.F) {
+	for _, seed := range []string{"Basic YXBwOnNlY3JldA==", "basic  YTpi", "Bearer x", "Basic", "Basic YQ==", "Basic Og==", "Basic JTAwOmI=", "Basic YSUzQWI6YyUyNmQ="} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, header string) {
+		p, ok := parseBasic(header)
+		if !ok {
+			return
+		}
+		again, ok := parseBasic("Basic " + base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(p.id)+":"+url.QueryEscape(p.secret))))
+		if !ok || again != p || p.id == "" || strings.ContainsAny(p.id, "\x00\r\n") {
+			t.Fatalf("%q: %+v, then %+v", header, p, again)
+		}
+	})
+}
+
+// A text opens as a refresh token only if it is, to the letter, one that this server would make.
+func FuzzRefreshToken(f *testing.F) {
+	db := storagetest.MustOpen(f, storagetest.SQLiteURL(f))
+	at := &clock{}
+	at.at.Store(noon.UnixNano())
+	secrets := keystest.MustRing(f, db, at.now, keystest.Generator()).Secrets()
+	f.Add(refreshToken{grant: 1, generation: 2, family: newFamily()}.seal(secrets, at.now()))
+	f.Add("ktr_")
+	f.Add("ktr_" + strings.Repeat("A", 60))
+	f.Add("ktr_" + strings.Repeat("_", 60))
+	f.Fuzz(func(t *testing.T, text string) {
+		token, ok := openRefreshToken(secrets, text)
+		if ok && token.seal(secrets, at.now()) != text {
+			t.Fatalf("%q opens, and is made as %q", text, token.seal(secrets, at.now()))
+		}
+	})
+}
+
+// A PHC string that is taken has parameters in bounds, and is written as it was read.
+func FuzzPasswordHash(f *testing.F) {
+	f.Add("$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHRzYWx0$aGFzaGhhc2hoYXNoaGFzaGhhc2hoYXNoaGFzaGhhc2g")
+	f.Add("$argon2id$v=19$m=0,t=0,p=0$$")
+	f.Add("$argon2i$v=19$m=8,t=1,p=1$YWFhYWFhYWE$YWFhYWFhYWFhYWFhYWFhYQ")
+	f.Add("$argon2id$v=19$m=4294967295,t=1,p=1$YWFhYWFhYWE$YWFhYWFhYWFhYWFhYWFhYQ")
+	f.Fuzz(func(t *testing.T, text string) {
+		h, err := parsePasswordHash(text)
+		if err != nil {
+			return
+		}
+		if h.String() != text || h.memory > maxHashMemory || h.time < 1 || h.time > maxHashTime || h.lanes < 1 || h.lanes > maxHashLanes || h.memory < 8*uint32(h.lanes) {
+			t.Fatalf("%q: %+v", text, h)
+		}
+	})
+}

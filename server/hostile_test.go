@@ -1,0 +1,303 @@
+package server
+
+import (
+	"bufio"
+	"bytes"
+	"crypto"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/sha512"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gorilla/mux"
+
+	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/server/servertest"
+)
+
+// publicKeyOf is the public half of the key that signed a token, as anybody gets it from the JWKS.
+func publicKeyOf(t *testing.T, h *harness, kid string) *rsa.PublicKey {
+	t.Helper()
+	var set struct{ Keys []struct{ KID, N string } }
+	must(0, json.Unmarshal([]byte(h.get("/.well-known/jwks.json").body), &set))
+	for _, k := range set.Keys {
+		if k.KID == kid {
+			return &rsa.PublicKey{N: new(big.Int).SetBytes(must(base64.RawURLEncoding.DecodeString(k.N))), E: 65537}
+		}
+	}
+	t.Fatal("no such key")
+	return nil
+}
+
+func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
+
+// forgeries are texts that a library somewhere has taken for a token.
+func forgeries(t *testing.T, h *harness, token, elsewhere string) map[string]string {
+	parts := strings.Split(token, ".")
+	kid := kidOf(t, token)
+	public := publicKeyOf(t, h, kid)
+	publicPEM := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: must(x509.MarshalPKIXPublicKey(public))})
+	mine := must(rsa.GenerateKey(rand.Reader, 2048))
+	sign := func(header string) string {
+		input := b64(header) + "." + parts[1]
+		sum := sha256.Sum256([]byte(input))
+		return input + "." + base64.RawURLEncoding.EncodeToString(must(rsa.SignPKCS1v15(rand.Reader, mine, crypto.SHA256, sum[:])))
+	}
+	hs := func(key []byte) string {
+		input := b64(`{"alg":"HS256","kid":"`+kid+`","typ":"at+jwt"}`) + "." + parts[1]
+		mac := hmac.New(sha256.New, key)
+		mac.Write([]byte(input))
+		return input + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+	}
+	rs512 := b64(`{"alg":"RS512","kid":"`+kid+`","typ":"at+jwt"}`) + "." + parts[1]
+	sum512 := sha512.Sum512([]byte(rs512))
+	rs512 += "." + base64.RawURLEncoding.EncodeToString(must(rsa.SignPKCS1v15(rand.Reader, mine, crypto.SHA512, sum512[:])))
+	jwk := fmt.Sprintf(`{"kty":"RSA","n":"%s","e":"AQAB"}`, base64.RawURLEncoding.EncodeToString(mine.N.Bytes()))
+	forged := map[string]string{
+		"alg none": b64(`{"alg":"none","typ":"at+jwt"}`) + "." + parts[1] + ".", "alg None with our kid": b64(`{"alg":"None","kid":"`+kid+`","typ":"at+jwt"}`) + "." + parts[1] + ".",
+		"HS256 with the public key": hs(publicPEM), "HS256 with the modulus": hs(public.N.Bytes()), "HS256 without a key": hs(nil), "RS512": rs512,
+		"PS256": withHeader(parts, `{"alg":"PS256","kid":"`+kid+`","typ":"at+jwt"}`), "typ JWT": withHeader(parts, `{"alg":"RS256","kid":"`+kid+`","typ":"JWT"}`),
+		"foreign kid": sign(`{"alg":"RS256","kid":"mine","typ":"at+jwt"}`), "our kid, another key": sign(`{"alg":"RS256","kid":"` + kid + `","typ":"at+jwt"}`),
+		"embedded jwk": sign(`{"alg":"RS256","kid":"` + kid + `","typ":"at+jwt","jwk":` + jwk + `}`), "jku": sign(`{"alg":"RS256","kid":"x","typ":"at+jwt","jku":"` + elsewhere + `"}`),
+		"x5u": sign(`{"alg":"RS256","kid":"x","typ":"at+jwt","x5u":"` + elsewhere + `"}`), "kid a path": sign(`{"alg":"RS256","kid":"../../etc/passwd","typ":"at+jwt"}`),
+		"kid an URL": sign(`{"alg":"RS256","kid":"` + elsewhere + `","typ":"at+jwt"}`), "unknown crit": sign(`{"alg":"RS256","kid":"` + kid + `","typ":"at+jwt","crit":["x"],"x":1}`),
+		"JSON serialisation": fmt.Sprintf(`{"payload":"%s","signatures":[{"protected":"%s","signature":"%s"}]}`, parts[1], parts[0], parts[2]),
+		"flattened JSON":     fmt.Sprintf(`{"payload":"%s","protected":"%s","signature":"%s"}`, parts[1], parts[0], parts[2]),
+		"payload of another": parts[0] + "." + b64(`{"iss":"`+issuer+`","sub":"x","aud":"https://api.example","exp":99999999999}`) + "." + parts[2],
+		"duplicate header":   sign(`{"alg":"RS256","alg":"none","kid":"` + kid + `","typ":"at+jwt"}`),
+		"deep header":        b64(strings.Repeat("[", 20_000)) + "." + parts[1] + "." + parts[2], "deep payload": parts[0] + "." + b64(strings.Repeat(`{"a":`, 8_000)) + "." + parts[2],
+		"huge signature": parts[0] + "." + parts[1] + "." + strings.Repeat("A", 40_000), "many dots": strings.Repeat(".", 50_000), "encrypted": strings.Repeat("e30.", 4) + "e30",
+	}
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	for i := range len(alphabet) {
+		if text := token[:len(token)-1] + alphabet[i:i+1]; text != token {
+			forged["last character "+alphabet[i:i+1]] = text
+		}
+	}
+	return forged
+}
+
+func withHeader(parts []string, header string) string {
+	return b64(header) + "." + parts[1] + "." + parts[2]
+}
+
+// No text that somebody else made is a token, at neither endpoint, and none makes the server ask anybody for anything.
+func TestForgedTokens(t *testing.T) {
+	var asked atomic.Int64
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	defer elsewhere.Close()
+	each(t, func(t *testing.T, h *harness) {
+		tokens := h.login("app")
+		h.server.scans = newBudgets(10_000, time.Minute)
+		for name, text := range forgeries(t, h, tokens.AccessToken, elsewhere.URL) {
+			if r := h.post("/introspect", "rs", "token", text); r.status != 200 || r.body != "{\"active\":false}\n" {
+				t.Errorf("%s: introspection: %d %s", name, r.status, r.body)
+			}
+			if r := h.post("/revoke", "app", "token", text); r.status != 200 || r.body != "{}\n" {
+				t.Errorf("%s: revocation: %d %s", name, r.status, r.body)
+			}
+		}
+		if !h.active("rs", tokens.AccessToken) {
+			t.Error("a forgery has ended the grant")
+		}
+	})
+	if asked.Load() > 0 {
+		t.Errorf("%d requests went out", asked.Load())
+	}
+}
+
+// Tokens that this server signed itself, but for another issuer, or without what a token must say, are none either.
+func TestOwnSignatureIsNotEnough(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		tokens := h.login("app")
+		var claims map[string]any
+		must(0, json.Unmarshal(must(base64.RawURLEncoding.DecodeString(strings.Split(tokens.AccessToken, ".")[1])), &claims))
+		signer := must(h.server.ring.Signer(ctx, h.clock.now().Add(time.Minute)))
+		for name, change := range map[string]func(map[string]any){
+			"another issuer": func(c map[string]any) { c["iss"] = "https://else.example" }, "no issuer": func(c map[string]any) { delete(c, "iss") },
+			"no exp": func(c map[string]any) { delete(c, "exp") }, "exp a text": func(c map[string]any) { c["exp"] = "9999999999" }, "no aud": func(c map[string]any) { delete(c, "aud") },
+			"another audience": func(c map[string]any) { c["aud"] = "https://mail.example" }, "no grant": func(c map[string]any) { delete(c, "sid") },
+			"another's sub": func(c map[string]any) { c["sub"] = "usr_other" }, "another client": func(c map[string]any) { c["client_id"] = "other" },
+		} {
+			altered := map[string]any{}
+			for k, v := range claims {
+				altered[k] = v
+			}
+			change(altered)
+			text := must(signer.Sign(must(json.Marshal(altered))))
+			if r := h.post("/introspect", "rs", "token", text); r.status != 200 || r.body != "{\"active\":false}\n" {
+				t.Errorf("%s: %d %s", name, r.status, r.body)
+			}
+		}
+	})
+}
+
+// Connections that dawdle, say nothing, or never read are ended in time, and nobody else notices them.
+func TestSlowConnections(t *testing.T) {
+	t.Parallel()
+	h := open(t, testConfig(sqliteURL(t)), nil)
+	h.provision()
+	address := h.http.Listener.Addr().String()
+	head := "POST /token HTTP/1.1\r\nHost: x\r\n"
+	var all sync.WaitGroup
+	ends := func(name, begin, then string, within time.Duration) {
+		all.Go(func() {
+			conn := must(net.Dial("tcp", address))
+			defer conn.Close()
+			began := time.Now()
+			must(conn.Write([]byte(begin)))
+			for time.Since(began) < 2*within {
+				must(0, conn.SetReadDeadline(time.Now().Add(500*time.Millisecond)))
+				if _, err := io.ReadAll(conn); err == nil || !isTimeout(err) {
+					return
+				}
+				conn.Write([]byte(then))
+			}
+			t.Errorf("%s: the connection still stands after %v", name, time.Since(began))
+		})
+	}
+	ends("silence", "", "", headerTimeout)
+	ends("slow headers", head, "X-A: a\r\n", headerTimeout)
+	ends("slow body", head+"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 60000\r\n\r\n", "a", requestTimeout)
+	for range 10 {
+		tokens := h.login("app")
+		h.refresh("app", tokens.RefreshToken).tokens(t)
+	}
+	all.Wait()
+}
+
+func isTimeout(err error) bool {
+	e, ok := err.(net.Error)
+	return ok && e.Timeout()
+}
+
+// Thousands of connections that rest cost others nothing, and are let go.
+func TestIdleConnections(t *testing.T) {
+	h := open(t, testConfig(sqliteURL(t)), nil)
+	h.provision()
+	var idle []net.Conn
+	for range servertest.Times(1000, 5000) {
+		idle = append(idle, must(net.Dial("tcp", h.http.Listener.Addr().String())))
+	}
+	for range 20 {
+		tokens := h.login("app")
+		h.refresh("app", tokens.RefreshToken).tokens(t)
+	}
+	for _, c := range idle {
+		c.Close()
+	}
+}
+
+// One request is one request: what is ambiguous about its length is refused or ends the connection, so that nothing can hide behind it.
+func TestRequestSmuggling(t *testing.T) {
+	h := open(t, testConfig(sqliteURL(t)), nil)
+	hidden := "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+	head := "POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+	for name, request := range map[string]string{
+		"two lengths": head + "Content-Length: 0\r\nContent-Length: 35\r\n\r\n" + hidden, "a signed length": head + "Content-Length: +0\r\n\r\n" + hidden,
+		"chunked with a space": head + "Transfer-Encoding : chunked\r\nContent-Length: 0\r\n\r\n" + hidden, "chunked twice": head + "Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n" + hidden,
+		"an unknown coding": head + "Transfer-Encoding: gzip\r\n\r\n" + hidden, "a bare LF in a name": head + "X-A\n: b\r\nContent-Length: 0\r\n\r\n" + hidden,
+		"no host": "POST /token HTTP/1.1\r\nContent-Length: 0\r\n\r\n" + hidden,
+	} {
+		if answer := h.rawExchange(request); strings.Contains(answer, "200 OK") {
+			t.Errorf("%s: %q", name, answer)
+		}
+	}
+	// With both, chunked decides (RFC 9112 §6.3) and the connection is not used again by those who care; the body is the chunks alone.
+	both := h.rawExchange(head + "Content-Length: 4\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\n")
+	if !strings.HasPrefix(both, "HTTP/1.1 4") || strings.Count(both, "HTTP/1.1") != 1 {
+		t.Errorf("%q", both)
+	}
+}
+
+// Many headers, many parameters, names and values of any size: refused or ignored, in bounds.
+func TestBombs(t *testing.T) {
+	h := open(t, testConfig(sqliteURL(t)), nil)
+	h.provision()
+	for name, body := range map[string]string{
+		"30 000 parameters": strings.Repeat("a&", 30_000), "30 000 names": names(9_000), "a long name": strings.Repeat("n", 60_000) + "=1", "a long value": "token=" + strings.Repeat("v", 60_000),
+		"escapes": "token=" + strings.Repeat("%41", 20_000), "half an escape": "token=%4", "a long scope": "grant_type=password&username=alice&password=x&scope=" + strings.Repeat("s+", 30_000),
+		"a long user": "grant_type=password&password=x&username=" + strings.Repeat("u", 60_000), "a long password": "grant_type=password&username=alice&password=" + strings.Repeat("p", 60_000),
+		"a long client": "client_secret=x&client_id=" + strings.Repeat("c", 60_000),
+	} {
+		for _, path := range []string{"/token", "/introspect", "/revoke"} {
+			r := must(http.NewRequest(http.MethodPost, h.base+path, strings.NewReader(body)))
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			if !strings.Contains(body, "client_id") {
+				r.Header.Set("Authorization", basic("app", secret))
+			}
+			began := time.Now()
+			if answer := h.send(r); answer.status >= 500 || time.Since(began) > 5*time.Second {
+				t.Errorf("%s at %s: %d %.200s after %v", name, path, answer.status, answer.body, time.Since(began))
+			}
+		}
+	}
+}
+
+func names(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "n%d&", i)
+	}
+	return b.String()
+}
+
+// A client that wants HTTP/2 gets HTTP/1.1: there are no streams to reset.
+func TestNoHTTP2(t *testing.T) {
+	h := open(t, testConfig(sqliteURL(t)), nil)
+	certificate := httptest.NewUnstartedServer(nil)
+	certificate.StartTLS()
+	defer certificate.Close()
+	l := must(net.Listen("tcp", "127.0.0.1:0"))
+	server := httpServer(h.server.Public())
+	server.TLSConfig = &tls.Config{Certificates: certificate.TLS.Certificates}
+	go server.ServeTLS(l, "", "")
+	defer server.Close()
+	conn := must(tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}}))
+	defer conn.Close()
+	if got := conn.ConnectionState().NegotiatedProtocol; got == "h2" {
+		t.Error("HTTP/2 was agreed on")
+	}
+	must(conn.Write([]byte("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")))
+	if line := must(bufio.NewReader(conn).ReadString('\n')); line != "HTTP/1.1 200 OK\r\n" {
+		t.Errorf("%q", line)
+	}
+	plain := must(net.Dial("tcp", l.Addr().String()))
+	defer plain.Close()
+	must(plain.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")))
+	if b := must(io.ReadAll(plain)); bytes.Contains(b, []byte("200")) {
+		t.Errorf("%q", b)
+	}
+}
+
+// A panic is a 500 that says nothing; what it was about is not in the log either, since it may be a secret.
+func TestPanicTellsNothing(t *testing.T) {
+	log := &lockedBuffer{}
+	s := must(Open(ctx, testConfig(sqliteURL(t)), Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))}))
+	defer s.Close()
+	routes := mux.NewRouter()
+	routes.HandleFunc("/panic", func(http.ResponseWriter, *http.Request) { panic("a canary in a panic") })
+	w := httptest.NewRecorder()
+	s.wrap(routes).ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/panic", nil))
+	if w.Code != 500 || strings.Contains(w.Body.String()+log.String(), "canary") || !strings.Contains(log.String(), `"msg":"panic"`) {
+		t.Errorf("%d %s\n%s", w.Code, w.Body, log)
+	}
+}
