@@ -284,6 +284,7 @@ type (
 	Revocation   = keys.Revocation
 	Rewrapped    = keys.Rewrapped
 	User         = storage.User
+	AuditRecord  = storage.AuditRecord
 	Grant        = storage.GrantState
 	Time         = storage.Time
 	SchemaStatus = storage.SchemaStatus

@@ -174,6 +174,11 @@ func (a *Admin) Audit(ctx context.Context, since time.Time, kind string) ([]stor
 	return a.db.AuditRecords(ctx, storage.AuditFilter{Since: since, Type: kind})
 }
 
+// EachAudit hands the whole trail, oldest first, to do, until that returns an error.
+func (a *Admin) EachAudit(ctx context.Context, do func(AuditRecord) error) error {
+	return a.db.EachAudit(ctx, do)
+}
+
 // SchemaStatus tells the version of the schema.
 func (a *Admin) SchemaStatus(ctx context.Context) (storage.SchemaStatus, error) {
 	return a.db.SchemaStatus(ctx)

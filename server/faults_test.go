@@ -243,6 +243,12 @@ func TestSQLiteLocked(t *testing.T) {
 			replica := serve(t, config, keystest.Generator())
 			replica.provision()
 			crowd := crowdOf(replica)
+			for i := range 4 { // each worker has a user of its own: logins of one at once are counted, by a write
+				u := servertest.Party{ID: fmt.Sprintf("user%d", i), Secret: password}
+				must(replica.admin.CreateUser(ctx, u.ID, u.Secret, nil))
+				crowd.Users = append(crowd.Users[:i], u)
+				replica.post("/token", "app", "grant_type", "password", "username", u.ID, "password", u.Secret).tokens(t) // its address is known from now on
+			}
 			crowd.Slow = 12 * time.Second // about 6 s, as long as SQLite waits for a lock, and as much again
 			working, stop := context.WithCancel(ctx)
 			var all sync.WaitGroup

@@ -134,3 +134,12 @@ func (h *hasher) acquire(ctx context.Context) error {
 }
 
 func (h *hasher) release() { <-h.slots }
+
+// compare tells whether the password is that of the stored hash. better is a new hash of one that is, if the policy is above the stored
+// one, else "". The caller has a slot.
+func (h *hasher) compare(stored passwordHash, password string) (matches bool, better string) {
+	if matches = stored.matches(password); matches && stored.weaker(h.policy) {
+		better = newPasswordHash(h.policy, password).String()
+	}
+	return matches, better
+}

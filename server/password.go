@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/text/secure/precis"
@@ -77,6 +78,12 @@ func (s *Server) login(ctx context.Context, q *request, name, password string) (
 	name, nameErr := canonicalUsername(name)
 	password, passwordErr := canonicalPassword(password)
 	k := loginKey(name, q.client.ID, q.address)
+	// What is counted in advance is bounded by the slots: honest logins at once must not look like failures.
+	if err := s.hasher.acquire(ctx); err != nil {
+		return storage.LoginView{}, err
+	}
+	release := sync.OnceFunc(s.hasher.release)
+	defer release()
 	a := s.throttle.enter(k)
 	defer a.leave()
 	view, err := s.db.LoginView(ctx, k, s.now())
@@ -89,10 +96,9 @@ func (s *Server) login(ctx context.Context, q *request, name, password string) (
 		return view, err
 	}
 	stored, usable := s.storedHash(view)
-	matches, better, err := s.compare(ctx, stored, password)
+	matches, better := s.hasher.compare(stored, password)
+	release() // the database may take its time now, which must not cost others their slot
 	switch {
-	case err != nil:
-		return view, errors.Join(err, a.takeBack(ctx, judged))
 	case !judged:
 		s.loginFailed(q, "throttled")
 		return view, errLogin
@@ -104,19 +110,6 @@ func (s *Server) login(ctx context.Context, q *request, name, password string) (
 		return view, errLogin
 	}
 	return view, s.loginSucceeded(ctx, a, k, view, better)
-}
-
-// compare computes the hash of a password in one of the slots, and nothing else: the database may take its time, which must not cost others
-// their slot. better is a new hash of a password that matches, if the policy is above the stored one, else "".
-func (s *Server) compare(ctx context.Context, stored passwordHash, password string) (matches bool, better string, err error) {
-	if err := s.hasher.acquire(ctx); err != nil {
-		return false, "", err
-	}
-	defer s.hasher.release()
-	if matches = stored.matches(password); matches && stored.weaker(s.hasher.policy) {
-		better = newPasswordHash(s.hasher.policy, password).String()
-	}
-	return matches, better, nil
 }
 
 // storedHash is the hash to compare with: that of the user, or one that no password matches.

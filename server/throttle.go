@@ -231,14 +231,6 @@ func (a *attempt) succeeded(ctx context.Context) error {
 	return nil
 }
 
-// takeBack takes back what was counted of an attempt that is not judged after all.
-func (a *attempt) takeBack(ctx context.Context, judged bool) error {
-	if !judged || !a.counted {
-		return nil
-	}
-	return a.uncount(ctx, len(a.buckets))
-}
-
 // uncount takes back what was counted in the first n buckets.
 func (a *attempt) uncount(ctx context.Context, n int) error {
 	for _, b := range a.buckets[:n] {

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -105,7 +106,7 @@ func (d *DB) AuditRecords(ctx context.Context, f AuditFilter) ([]AuditRecord, er
 		since = f.Since.UnixMilli()
 	}
 	records := []AuditRecord{}
-	err := d.all(ctx, "audit records", &records, `SELECT seq, time, type, actor, target, reason, details, prev_hash, hash
+	err := d.report(ctx, "audit records", &records, `SELECT seq, time, type, actor, target, reason, details, prev_hash, hash
 		FROM audit WHERE time >= $1 AND ($2 = '' OR type = $2) ORDER BY seq`, since, f.Type)
 	return records, err
 }
@@ -129,30 +130,48 @@ func (d *DB) HasAudit(ctx context.Context, kind string) (bool, error) {
 	return len(seqs) > 0, err
 }
 
+// auditPage is how many records EachAudit reads at once.
+const auditPage = 1000
+
+// EachAudit hands the whole trail, oldest first, to do, until that returns an error.
+func (d *DB) EachAudit(ctx context.Context, do func(AuditRecord) error) error {
+	for after := int64(math.MinInt64); ; {
+		page := []AuditRecord{}
+		if err := d.report(ctx, "audit records", &page, `SELECT seq, time, type, actor, target, reason, details, prev_hash, hash
+			FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2`, after, auditPage); err != nil || len(page) == 0 {
+			return err
+		}
+		for _, r := range page {
+			if err := do(r); err != nil {
+				return err
+			}
+		}
+		after = page[len(page)-1].Seq
+	}
+}
+
 // VerifyAudit follows the chain from its first record to its head and names the first record that is not as it was written. It
-// returns how many records it read.
-func (d *DB) VerifyAudit(ctx context.Context) (int64, error) {
+// returns how many records are.
+func (d *DB) VerifyAudit(ctx context.Context) (n int64, err error) {
 	key := d.auditKey.Load()
 	if key == nil {
 		return 0, errors.New("audit: no key to check the chain with")
 	}
-	records, err := d.AuditRecords(ctx, AuditFilter{})
+	head, hash, err := d.AuditHead(ctx) // before the records: those that come meanwhile are further on
 	if err != nil {
 		return 0, err
 	}
-	head, hash, err := d.AuditHead(ctx)
-	if err != nil {
-		return 0, err
-	}
-	previous := ""
-	for i, r := range records {
-		if r.Seq != int64(i)+1 || r.PrevHash != previous || !hmac.Equal([]byte(r.Hash), []byte(r.chain(*key))) {
-			return int64(i), fmt.Errorf("audit: record %d is not as it was written, or a record before it is missing", r.Seq)
+	previous, passed := "", head == 0 && hash == ""
+	err = d.EachAudit(ctx, func(r AuditRecord) error {
+		if r.Seq != n+1 || r.PrevHash != previous || !hmac.Equal([]byte(r.Hash), []byte(r.chain(*key))) {
+			return fmt.Errorf("audit: record %d is not as it was written, or one before it is missing", r.Seq)
 		}
-		previous = r.Hash
+		n, previous = r.Seq, r.Hash
+		passed = passed || n == head && previous == hash
+		return nil
+	})
+	if err == nil && !passed {
+		err = fmt.Errorf("audit: the trail ends at record %d, its head says %d", n, head)
 	}
-	if head != int64(len(records)) || hash != previous {
-		return int64(len(records)), fmt.Errorf("audit: the trail ends at record %d, its head says %d", len(records), head)
-	}
-	return int64(len(records)), nil
+	return n, err
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"time"
@@ -19,7 +20,12 @@ func (a *app) auditCommand() *cobra.Command {
 		}
 		return err
 	})
-	return noun("audit", "The trail of what was changed, by whom and why", a.auditList(), verify)
+	export := a.verb("export", "Print the whole trail, a JSON object in a line, oldest first", cobra.NoArgs, false, func(ctx context.Context, admin *server.Admin, _ []string) error {
+		lines := json.NewEncoder(a.stdout)
+		lines.SetEscapeHTML(false)
+		return admin.EachAudit(ctx, func(r server.AuditRecord) error { return lines.Encode(r) })
+	})
+	return noun("audit", "The trail of what was changed, by whom and why", a.auditList(), verify, export)
 }
 
 func (a *app) auditList() *cobra.Command {

@@ -80,6 +80,9 @@ func addSettings(flags *pflag.FlagSet, scopes ...string) {
 func (a *app) config(flags *pflag.FlagSet, forServe bool) (server.Config, error) {
 	k := koanf.New("\x00") // no setting is nested
 	problems := a.loadLayers(k, flags)
+	if a.getenv("PQGO_DEBUG") != "" {
+		problems = append(problems, errors.New("PQGO_DEBUG is set: the PostgreSQL driver would print everything that goes over its connections, secrets as well: unset it"))
+	}
 	var c server.Config
 	target := reflect.ValueOf(&c).Elem()
 	for _, s := range settings {

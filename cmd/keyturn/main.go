@@ -27,6 +27,10 @@ const (
 )
 
 func main() {
+	if err := noCore(); err != nil {
+		fmt.Fprintf(os.Stderr, "keyturn: %v\n", err)
+		os.Exit(exitFailed)
+	}
 	os.Exit(run(context.Background(), os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
 }
 

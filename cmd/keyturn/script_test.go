@@ -53,7 +53,7 @@ func TestScripts(t *testing.T) {
 				e.Setenv("ADMIN_PORT", freePort(t))
 				return os.WriteFile(master, []byte(strings.Repeat("ab", 32)+"\n"), 0o600)
 			},
-			Cmds: map[string]func(*testscript.TestScript, bool, []string){"ready": ready, "status": status, "setenv-from": setenvFrom, "age": age, "newer": newer, "as-nobody": asNobody},
+			Cmds: map[string]func(*testscript.TestScript, bool, []string){"ready": ready, "status": status, "setenv-from": setenvFrom, "age": age, "newer": newer, "as-nobody": asNobody, "cut-audit": cutAudit},
 			Condition: func(name string) (bool, error) {
 				return strings.HasPrefix(databaseURL, name), nil
 			},
@@ -107,6 +107,16 @@ func status(ts *testscript.TestScript, _ bool, args []string) {
 
 // age makes the database one whose last heartbeat is an hour ago.
 func age(ts *testscript.TestScript, _ bool, _ []string) {
+	tamper(ts, fmt.Sprintf(`UPDATE meta SET value = '%015d' WHERE name = 'heartbeat'`, time.Now().Add(-time.Hour).UnixMilli()))
+}
+
+// cutAudit cuts the end off the audit trail, and moves its head to what is left: cut-audit 3.
+func cutAudit(ts *testscript.TestScript, _ bool, args []string) {
+	tamper(ts, `DELETE FROM audit WHERE seq > `+args[0], `UPDATE audit_head SET seq = `+args[0]+`, hash = (SELECT hash FROM audit WHERE seq = `+args[0]+`)`)
+}
+
+// tamper runs statements on the database of a script, around keyturn.
+func tamper(ts *testscript.TestScript, statements ...string) {
 	driver, source, _ := strings.Cut(ts.Getenv("KEYTURN_DATABASE"), ":")
 	if driver == "postgres" {
 		source = ts.Getenv("KEYTURN_DATABASE")
@@ -116,8 +126,10 @@ func age(ts *testscript.TestScript, _ bool, _ []string) {
 		ts.Fatalf("%v", err)
 	}
 	defer db.Close()
-	if _, err := db.Exec(`UPDATE meta SET value = $1 WHERE name = 'heartbeat'`, fmt.Sprintf("%015d", time.Now().Add(-time.Hour).UnixMilli())); err != nil {
-		ts.Fatalf("%v", err)
+	for _, s := range statements {
+		if _, err := db.Exec(s); err != nil {
+			ts.Fatalf("%v", err)
+		}
 	}
 }
 

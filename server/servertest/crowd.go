@@ -146,7 +146,7 @@ func (c *Crowd) post(path string, as Party, form url.Values) answer {
 func (c *Crowd) Well(within time.Duration) time.Duration {
 	began := time.Now()
 	for time.Since(began) < within {
-		if s := c.login(); s != nil {
+		if s := c.login(c.Users[0]); s != nil {
 			if c.renew(s); !s.pending {
 				return time.Since(began)
 			}
@@ -159,17 +159,17 @@ func (c *Crowd) Well(within time.Duration) time.Duration {
 // Run lets workers work until the context ends.
 func (c *Crowd) Run(ctx context.Context, workers int) {
 	var all sync.WaitGroup
-	for range workers {
-		all.Go(func() { c.work(ctx) })
+	for i := range workers {
+		all.Go(func() { c.work(ctx, c.Users[i%len(c.Users)]) })
 	}
 	all.Wait()
 }
 
-func (c *Crowd) work(ctx context.Context) {
+func (c *Crowd) work(ctx context.Context, u Party) {
 	var mine []*session
 	for ctx.Err() == nil {
 		if len(mine) < 3 {
-			if s := c.login(); s != nil {
+			if s := c.login(u); s != nil {
 				mine = append(mine, s)
 			}
 			continue
@@ -193,8 +193,7 @@ func (c *Crowd) work(ctx context.Context) {
 	}
 }
 
-func (c *Crowd) login() *session {
-	u := c.Users[rand.IntN(len(c.Users))]
+func (c *Crowd) login(u Party) *session {
 	a := c.post("/token", c.App, url.Values{"grant_type": {"password"}, "username": {u.ID}, "password": {u.Secret}})
 	if a.status != http.StatusOK {
 		if !a.unknown() {
