@@ -2,13 +2,26 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build test check fmt vet staticcheck tidy tools
+.PHONY: build test check soak fuzz fmt vet staticcheck tidy tools
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/keyturn ./cmd/keyturn
 
 test: tools
 	KEYTURN_TEST_POSTGRES=required go test -race -shuffle=on ./...
+
+# soak runs the tests of faults and abuse in their long forms: about half an hour.
+soak: tools
+	KEYTURN_TEST_POSTGRES=required KEYTURN_SOAK=1 go test -count=1 -timeout 60m -v -run 'KilledUnderLoad|Misbehaves|FailOver|SQLiteLocked|Guessing|IdleConnections' ./cmd/keyturn ./server
+
+# fuzz fuzzes every parser for FUZZTIME each.
+FUZZTIME = 30s
+fuzz:
+	for package in keys server cmd/keyturn; do \
+	  for target in $$(sed -nE 's/^func (Fuzz[A-Za-z]+)\(.*/\1/p' $$package/*_test.go); do \
+	    go test ./$$package -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) || exit 1; \
+	  done; \
+	done
 
 check: fmt vet staticcheck tidy test
 	CGO_ENABLED=0 go build ./...

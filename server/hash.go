@@ -7,7 +7,10 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -105,7 +108,20 @@ const (
 func newHasher(p hashPolicy, slots int) *hasher {
 	random := make([]byte, 32)
 	rand.Read(random)
+	makeRoom(slots)
 	return &hasher{policy: p, dummy: newPasswordHash(p, string(random)), slots: make(chan struct{}, slots)}
+}
+
+var room sync.Once
+
+// makeRoom lets as many goroutines run besides the hashes as there are CPUs, so that short requests need not wait until the scheduler takes a
+// CPU from a hash. Whoever has set GOMAXPROCS has decided.
+func makeRoom(slots int) {
+	room.Do(func() {
+		if os.Getenv("GOMAXPROCS") == "" {
+			runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + slots)
+		}
+	})
 }
 
 // acquire waits for a slot. The caller must release it.
@@ -138,8 +154,10 @@ func (h *hasher) release() { <-h.slots }
 // compare tells whether the password is that of the stored hash. better is a new hash of one that is, if the policy is above the stored
 // one, else "". The caller has a slot.
 func (h *hasher) compare(stored passwordHash, password string) (matches bool, better string) {
-	if matches = stored.matches(password); matches && stored.weaker(h.policy) {
-		better = newPasswordHash(h.policy, password).String()
-	}
+	background(func() {
+		if matches = stored.matches(password); matches && stored.weaker(h.policy) {
+			better = newPasswordHash(h.policy, password).String()
+		}
+	})
 	return matches, better
 }

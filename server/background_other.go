@@ -1,0 +1,6 @@
+//go:build !linux
+
+package server
+
+// background runs heavy work.
+func background(work func()) { work() }
