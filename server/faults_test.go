@@ -202,6 +202,35 @@ func TestDatabaseDownAtTheStart(t *testing.T) {
 	t.Logf("ready %v after the database", took.Round(time.Millisecond))
 }
 
+// PostgreSQL is stopped, stays away for longer than the retry window, and comes back.
+func TestPostgresIsRestarted(t *testing.T) {
+	t.Parallel()
+	postgres := storagetest.NewStoppable(t)
+	config := testConfig(postgres.URL())
+	config.MasterKeyFile = masterFile(t)
+	replica := serve(t, config, keystest.Generator())
+	replica.provision()
+	crowd := crowdOf(replica)
+	crowd.Slow = 4 * time.Second // 2 s are promised
+	working, stop := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	all.Go(func() { crowd.Run(working, 4) })
+	all.Go(func() { askDocuments(t, working, replica.base) })
+	time.Sleep(500 * time.Millisecond)
+	postgres.Stop()
+	time.Sleep(time.Duration(servertest.Times(int(12*time.Second), int(time.Minute))))
+	if r := replica.get("/readyz"); r.status != 503 {
+		t.Errorf("ready without a database: %d", r.status)
+	}
+	postgres.Start()
+	recovered := crowd.Well(20 * time.Second)
+	t.Logf("well %v after PostgreSQL", recovered.Round(time.Millisecond))
+	stop()
+	all.Wait()
+	crowd.Check(t)
+	must(replica.admin.VerifyAudit(ctx))
+}
+
 // The standby takes over, and the old primary only reads from then on. Connections to it stand, so that nothing but an error at a write tells.
 func TestFailOver(t *testing.T) {
 	pair := storagetest.NewPair(t)

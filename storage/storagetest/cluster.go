@@ -148,16 +148,23 @@ func (c *cluster) start() error {
 
 // stop ends the server and removes its folder.
 func (c *cluster) stop() {
+	c.end(syscall.SIGQUIT)
+	os.RemoveAll(c.folder)
+}
+
+// end ends the server.
+func (c *cluster) end(signal os.Signal) {
 	if c.admin != nil {
 		c.admin.Close()
 	}
-	if c.server != nil && c.server.Process != nil {
-		c.server.Process.Signal(syscall.SIGQUIT)
-		select {
-		case <-c.ended:
-		case <-time.After(10 * time.Second):
-			c.server.Process.Kill()
-		}
+	if c.server == nil || c.server.Process == nil {
+		return
 	}
-	os.RemoveAll(c.folder)
+	c.server.Process.Signal(signal)
+	select {
+	case <-c.ended:
+	case <-time.After(10 * time.Second):
+		c.server.Process.Kill()
+	}
+	c.server = nil
 }

@@ -4,6 +4,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -70,4 +71,39 @@ func (p *Pair) FailOver() {
 	p.exec(p.primary, `ALTER SYSTEM SET default_transaction_read_only = on`)
 	p.exec(p.primary, `SELECT pg_reload_conf()`)
 	p.exec(p.standby, `SELECT pg_promote(true, 30)`)
+}
+
+// Stoppable is a PostgreSQL that a test stops and starts.
+type Stoppable struct {
+	t       testing.TB
+	cluster *cluster
+}
+
+// NewStoppable starts one. It ends with the test.
+func NewStoppable(t testing.TB) *Stoppable {
+	t.Helper()
+	mustCluster(t) // fails or skips where there is no PostgreSQL
+	c, err := newCluster()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.stop)
+	if _, err := c.admin.Exec("CREATE DATABASE stoppable"); err != nil {
+		t.Fatal(err)
+	}
+	return &Stoppable{t, c}
+}
+
+// URL names its database.
+func (s *Stoppable) URL() string { return s.cluster.url("stoppable") }
+
+// Stop stops it as an operator would, and Start starts it again.
+func (s *Stoppable) Stop() { s.cluster.end(syscall.SIGINT) }
+
+// Start starts it after Stop.
+func (s *Stoppable) Start() {
+	s.t.Helper()
+	if err := s.cluster.start(); err != nil {
+		s.t.Fatal(err)
+	}
 }
