@@ -181,6 +181,28 @@ func TestConcurrentRotationsMakeOne(t *testing.T) {
 	})
 }
 
+// Replicas with the same view serve the same bytes.
+func TestReplicasServeTheSameBytes(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		c, generate := newClock(), keystest.Generator()
+		a := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
+		b := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
+		for range 3 {
+			if x, y := a.JWKS(), b.JWKS(); !cmp.Equal(x, y) || len(x.Body) < 500 || x.ETag == "" {
+				t.Fatalf("%+v\n%+v", x, y)
+			}
+			before := a.JWKS().ETag
+			_, err := a.Rotate(ctx, admin, true)
+			must(t, err)
+			must(t, b.Poll(ctx))
+			if b.JWKS().ETag == before {
+				t.Error("another set under the same tag")
+			}
+			c.step(time.Second)
+		}
+	})
+}
+
 // rotateAtOnce lets every ring rotate n times at once. One of all is done.
 func rotateAtOnce(t *testing.T, rings []*keys.Ring, n int) {
 	t.Helper()
