@@ -154,6 +154,9 @@ func (r *Ring) Poll(ctx context.Context) error {
 }
 
 func (r *Ring) read(ctx context.Context) (storage.KeySet, []storage.SecretKey, error) {
+	if err := r.db.CheckRole(ctx); err != nil {
+		return storage.KeySet{}, nil, err
+	}
 	set, err := r.db.KeySet(ctx)
 	if err != nil {
 		return set, nil, err

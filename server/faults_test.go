@@ -253,7 +253,7 @@ func TestFailOver(t *testing.T) {
 	stop()
 	all.Wait()
 	crowd.Check(t)
-	must(replica.admin.VerifyAudit(ctx))
+	must(replica.admin.VerifyAudit(ctx)) // over other connections, which have to let go of the old primary, too
 	if r := replica.get("/readyz"); r.status != 200 {
 		t.Errorf("%d %s", r.status, r.body)
 	}

@@ -117,8 +117,9 @@ func (a *attempt) judge(ctx context.Context, k storage.LoginKey, v storage.Login
 		if err != nil {
 			return false, err
 		}
-		// Of many that were let through by the same reading, those within the limit are judged, and beyond it only the first.
-		if count+t.uncounted(b.name) > b.limit && count != b.read.Count+1 {
+		// Of many that were let through by the same reading, those within the limit are judged; of those after a delay, the first.
+		first := b.read.Count >= b.limit && count == b.read.Count+1
+		if count+t.uncounted(b.name) > b.limit && !first {
 			return false, a.uncount(ctx, i+1)
 		}
 	}

@@ -57,6 +57,7 @@ type DB struct {
 	dsn      string // PostgreSQL: for the connection that listens
 	path     string // SQLite: the file
 	auditKey atomic.Pointer[[]byte]
+	renewal  atomic.Int64 // how many times connections are being let go
 }
 
 // Open opens the database, checks that its schema is the one this program knows and, with o.Migrate, brings an older one up to date.
@@ -201,10 +202,28 @@ func pause(ctx context.Context, span time.Duration) {
 	}
 }
 
-// reconnect closes the connections that rest: a role is asked of PostgreSQL only when one is opened.
+// reconnect lets go of every connection, those in use when they come back: a role is asked of PostgreSQL only when one is opened.
 func (d *DB) reconnect() {
-	d.write.SetMaxIdleConns(0)
-	d.write.SetMaxIdleConns(poolSize)
+	for _, pool := range []*sqlx.DB{d.write, d.slow} {
+		pool.SetConnMaxLifetime(time.Nanosecond)
+	}
+	d.renewal.Add(1)
+	time.AfterFunc(2*d.deadline, func() {
+		if d.renewal.Add(-1) == 0 {
+			for _, pool := range []*sqlx.DB{d.write, d.slow} {
+				pool.SetConnMaxLifetime(0)
+			}
+		}
+	})
+}
+
+// CheckRole tells whether PostgreSQL takes writes here. Connections to one that only reads, as the old primary does after a failover, would show
+// what was: they are let go. ErrUnavailable if so.
+func (d *DB) CheckRole(ctx context.Context) error {
+	if d.kind != Postgres {
+		return nil
+	}
+	return d.Ping(ctx)
 }
 
 // change runs one autocommit statement and tells how many rows it changed.
