@@ -25,9 +25,14 @@ type Anchor struct {
 	AuditHash  string    `json:"audit_hash"` // of that record
 	KeyVersion int64     `json:"key_version"`
 	Revoked    []string  `json:"revoked"` // kids
+	trusted    []string  // kids of all other keys; not remembered
 }
 
-// LostTail is how much of its newest past a database may lose in a failover without being taken for an older one.
+// HeartbeatInterval is how often a server leaves a heartbeat.
+const HeartbeatInterval = time.Minute
+
+// LostTail is how much of its newest past a PostgreSQL may lose in a failover without being taken for an older one. SQLite loses nothing that was
+// committed.
 const LostTail = 2 * time.Minute
 
 // OlderError says that a database is older than the anchor of this host.
@@ -41,9 +46,10 @@ func (e *OlderError) Error() string {
 		stamp(e.Database.Heartbeat), stamp(e.Anchor.Heartbeat))
 }
 
-// Check tells whether a database that stands at now may follow the anchor. *OlderError if not.
-func (a Anchor) Check(now Anchor) error {
-	if now.Heartbeat.Add(LostTail).Before(a.Heartbeat) || now.NotBefore.Before(a.NotBefore) {
+// check tells whether a database that stands at now may follow the anchor, though it may have lost so much of its tail. *OlderError if not.
+func (a Anchor) check(now Anchor, lost time.Duration) error {
+	revived := slices.ContainsFunc(a.Revoked, func(kid string) bool { return slices.Contains(now.trusted, kid) })
+	if revived || now.Heartbeat.Add(lost).Before(a.Heartbeat) || now.NotBefore.Before(a.NotBefore) {
 		return &OlderError{a, now}
 	}
 	return nil
@@ -51,7 +57,7 @@ func (a Anchor) Check(now Anchor) error {
 
 // later is the anchor of both: what either has seen has been.
 func (a Anchor) later(b Anchor) Anchor {
-	if b.Heartbeat.Before(a.Heartbeat) {
+	if b.AuditSeq < a.AuditSeq || b.AuditSeq == a.AuditSeq && b.Heartbeat.Before(a.Heartbeat) {
 		a, b = b, a
 	}
 	b.NotBefore = later(a.NotBefore, b.NotBefore)
@@ -131,7 +137,7 @@ func (r *Ring) writeAnchor(path string, a Anchor) error {
 	defer os.Remove(f.Name())
 	_, err = f.Write(append(text, '\n'))
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
+		err = storage.Rename(f.Name(), path)
 	}
 	if err != nil {
 		return fmt.Errorf("anchor: %w", err)
@@ -149,6 +155,8 @@ func (r *Ring) Stand(ctx context.Context) (Anchor, error) {
 	for _, row := range v.rows {
 		if row.State == storage.KeyRevoked {
 			a.Revoked = append(a.Revoked, row.KID)
+		} else {
+			a.trusted = append(a.trusted, row.KID)
 		}
 	}
 	slices.Sort(a.Revoked)
@@ -163,55 +171,118 @@ func (r *Ring) Stand(ctx context.Context) (Anchor, error) {
 	return a, err
 }
 
-// Beat leaves a heartbeat in the database and then the anchor in its file. *OlderError, and neither, if the database has gone back.
-func (r *Ring) Beat(ctx context.Context, path string) (Anchor, error) {
+// CheckAnchor tells whether this host has seen a newer state of the database. *OlderError if so.
+func (r *Ring) CheckAnchor(ctx context.Context, path string) error {
 	before, err := r.Anchor(path)
 	if err != nil {
-		return Anchor{}, err
+		return err
 	}
+	stands, err := r.Stand(ctx)
+	if err != nil {
+		return err
+	}
+	return before.check(stands, r.mayLose())
+}
+
+func (r *Ring) mayLose() time.Duration {
+	if r.db.Kind() == storage.SQLite {
+		return 0
+	}
+	return LostTail
+}
+
+// ErrTrailCut says that the audit trail lacks, at its end or in it, what this host has seen.
+var ErrTrailCut = errors.New("audit: the trail is not the one that this host has seen: its end was cut off, or, with PostgreSQL, lost in a failover; " +
+	"`keyturn audit verify` tells from where on. If that is explained, remove the anchor file")
+
+// Beat leaves a heartbeat in the database and then the anchor in its file, and returns where the database stands. *OlderError, and neither, if
+// it has gone back; *ClockError, and neither, if the clock here is wrong; ErrTrailCut if the trail is not the one that was seen, of which
+// the anchor then keeps the mark.
+func (r *Ring) Beat(ctx context.Context, path string) (Anchor, error) {
 	stands, err := r.Stand(ctx)
 	if err != nil {
 		return stands, err
 	}
-	if err := before.Check(stands); err != nil {
+	before, err := r.Anchor(path)
+	if err == nil {
+		err = before.check(stands, r.mayLose())
+	}
+	if err == nil {
+		err = r.checkClock(ctx)
+	}
+	if err != nil {
 		return stands, err
 	}
-	stands.Heartbeat = r.options.Now().Truncate(time.Millisecond).UTC()
-	if err := r.db.SetMark(ctx, storage.MarkHeartbeat, stands.Heartbeat); err != nil {
+	cut, err := r.trailCut(ctx, before)
+	if err != nil {
 		return stands, err
 	}
-	return stands, r.writeAnchor(path, before.later(stands))
+	next := stands
+	next.Heartbeat = r.options.Now().Truncate(time.Millisecond).UTC()
+	if err := r.db.SetMark(ctx, storage.MarkHeartbeat, next.Heartbeat); err != nil {
+		return stands, err
+	}
+	next = before.later(next)
+	if cut {
+		next.AuditSeq, next.AuditHash = before.AuditSeq, before.AuditHash
+		return stands, errors.Join(ErrTrailCut, r.writeAnchor(path, next))
+	}
+	return stands, r.writeAnchor(path, next)
 }
 
-// Restored makes an older database follow the anchor: every grant in it ends, what was revoked since is revoked again, and replicas that have
-// seen later keys follow. It returns what the anchor is from then on.
-func (r *Ring) Restored(ctx context.Context, by storage.Actor, path string) (Anchor, error) {
+// trailCut tells whether the record that an anchor names is not there as it was.
+func (r *Ring) trailCut(ctx context.Context, a Anchor) (bool, error) {
+	if a.AuditSeq == 0 {
+		return false, nil
+	}
+	hash, err := r.db.AuditHash(ctx, a.AuditSeq)
+	if isNotFound(err) {
+		return true, nil
+	}
+	return err == nil && hash != a.AuditHash, err
+}
+
+// Restored makes an older database follow the anchor: what was revoked since is revoked again, replicas that have seen later keys follow, and
+// then, as the mark that it is done, every grant ends. It may be interrupted and run again.
+func (r *Ring) Restored(ctx context.Context, by storage.Actor, path string) error {
 	before, err := r.Anchor(path)
 	if err != nil {
-		return Anchor{}, err
-	}
-	now := r.options.Now().Truncate(time.Millisecond).UTC()
-	if err := r.db.MarkRestored(ctx, by, now); err != nil {
-		return Anchor{}, err
-	}
-	v, err := r.intact(ctx)
-	if err != nil {
-		return Anchor{}, err
-	}
-	if len(v.rows) > 0 {
-		v.leastVersion = max(before.KeyVersion, now.UnixMilli())
-		if err := r.change(ctx, by, v, storage.KeyChange{Event: event("key.restore", "", nil)}, now); err != nil {
-			return Anchor{}, err
-		}
+		return err
 	}
 	for _, kid := range before.Revoked {
 		if _, err := r.Revoke(ctx, by, Leak{KID: kid}); err != nil && !isNotFound(err) {
-			return Anchor{}, err
+			return err
 		}
+	}
+	v, err := r.intact(ctx)
+	if err != nil {
+		return err
+	}
+	now := r.options.Now().Truncate(time.Millisecond).UTC()
+	if len(v.rows) > 0 {
+		moved := *v
+		moved.leastVersion = max(before.KeyVersion+1, now.UnixMilli())
+		if err := r.change(ctx, by, &moved, storage.KeyChange{Event: event("key.restore", "", nil)}, now); err != nil {
+			return err
+		}
+	}
+	return r.db.MarkRestored(ctx, by, now)
+}
+
+// AnchorRestored makes the anchor follow a database that was Restored. Until it has, the one from before still holds.
+func (r *Ring) AnchorRestored(ctx context.Context, path string) error {
+	before, err := r.Anchor(path)
+	if err != nil {
+		return err
 	}
 	stands, err := r.Stand(ctx)
 	if err != nil {
-		return stands, err
+		return err
 	}
-	return stands, r.writeAnchor(path, stands)
+	for _, kid := range before.Revoked { // of keys that the backup does not know, too
+		if !slices.Contains(stands.Revoked, kid) {
+			stands.Revoked = append(stands.Revoked, kid)
+		}
+	}
+	return r.writeAnchor(path, stands)
 }

@@ -165,7 +165,7 @@ func (r *Ring) momentAfter(ctx context.Context, rows []storage.SigningKey) (time
 	off, err := r.ClockOff(ctx)
 	now := r.options.Now()
 	if off.Abs() > MaxClockOff {
-		now = now.Add(-off)
+		now = r.options.Wall().Add(-off)
 	}
 	for _, row := range rows {
 		if row.State.Published() && row.PublishedAt.Before(now.Add(MaxClockOff)) {

@@ -22,6 +22,8 @@ const (
 	// StaleAfter is how old the view of a replica may be before it refuses to sign or to call a token active, rather than trust a key
 	// that may have been revoked.
 	StaleAfter = 10 * time.Second
+	// missedBeat is how old a heartbeat is of which the next has not come: no server runs.
+	missedBeat = HeartbeatInterval + 10*time.Second
 	// signAhead is how far beyond a token's expiry the row of its key is moved on, so that not every token writes to it.
 	signAhead = time.Minute
 )
@@ -43,7 +45,7 @@ type Ring struct {
 	master     atomic.Pointer[Master]
 	view       atomic.Pointer[view]
 	reserved   sync.Map // kid -> time.Time: until when this replica may sign without asking
-	outage     atomic.Pointer[storage.Span]
+	outages    outages
 	polling    sync.Mutex      // one poll at a time
 	sealer     string          // id of the master key that seals; under polling, as are the next three
 	superseded []string        // ids of those that sealed before
@@ -59,6 +61,8 @@ type Options struct {
 	Log      *slog.Logger                            // nil: slog.Default
 	// ReadMaster reads the master key again, when something turns up that was sealed under another. nil: it does not change.
 	ReadMaster func() (*Master, error)
+	// Wall is the clock of the machine, which is compared with that of the database. nil: Now.
+	Wall func() time.Time
 	// DatabaseNow is the time of the database. nil: its clock is asked.
 	DatabaseNow func(context.Context) (time.Time, error)
 	// Tolerant opens a ring whose rows were altered, so that a person can see it and act. It neither signs nor verifies.
@@ -80,6 +84,9 @@ func Open(ctx context.Context, db *storage.DB, m *Master, c Config, o Options) (
 	if o.DatabaseNow == nil {
 		o.DatabaseNow = db.Clock
 	}
+	if o.Wall == nil {
+		o.Wall = o.Now
+	}
 	r := &Ring{db: db, config: c, options: o, forgotten: map[string]bool{}}
 	r.master.Store(m)
 	if err := claimDatabase(ctx, db, m); err != nil {
@@ -91,10 +98,9 @@ func Open(ctx context.Context, db *storage.DB, m *Master, c Config, o Options) (
 	if err := r.Poll(ctx); err != nil {
 		return nil, err
 	}
-	// Nobody may have served since the last heartbeat.
 	last, err := db.Mark(ctx, storage.MarkHeartbeat)
-	if err == nil && !last.IsZero() {
-		r.outage.Store(&storage.Span{From: last, To: o.Now()})
+	if now := o.Now(); err == nil && !last.IsZero() && now.Sub(last) > missedBeat {
+		r.Away(last, now) // nobody has served since
 	}
 	return r, err
 }
@@ -145,7 +151,7 @@ func (r *Ring) Poll(ctx context.Context) error {
 	}
 	r.db.UseAuditKey(v.secrets.byPurpose[purposeAudit][0].key)
 	if old := r.view.Load(); old != nil && r.away {
-		r.outage.Store(&storage.Span{From: old.readAt, To: r.options.Now()})
+		r.Away(old.readAt, r.options.Now())
 	}
 	r.away = false
 	r.view.Store(v)
@@ -221,7 +227,7 @@ func (r *Ring) rereadMaster() bool {
 // ClockOff is how far the clock of this replica is ahead of that of the database.
 func (r *Ring) ClockOff(ctx context.Context) (time.Duration, error) {
 	theirs, err := r.options.DatabaseNow(ctx)
-	return r.options.Now().Sub(theirs), err
+	return r.options.Wall().Sub(theirs), err
 }
 
 // fresh is the view, unless it is too old to be trusted or shows altered rows.
@@ -251,13 +257,11 @@ func (r *Ring) intact(ctx context.Context) (*view, error) {
 // Intact tells how the rows of the view of a tolerant ring were altered outside keyturn (*AlteredError); nil if they were not.
 func (r *Ring) Intact() error { return r.view.Load().altered }
 
-// Outage is the last time for which this replica could not read the database, or was not there itself; the zero value if there was none.
-func (r *Ring) Outage() storage.Span {
-	if span := r.outage.Load(); span != nil {
-		return *span
-	}
-	return storage.Span{}
-}
+// Outages are the last times for which this replica could not ask the database, or was not there itself, in order.
+func (r *Ring) Outages() []storage.Span { return r.outages.all() }
+
+// Away notes that the database did not do what it was asked from one moment to another.
+func (r *Ring) Away(from, to time.Time) { r.outages.note(storage.Span{From: from, To: to}) }
 
 // Healthy tells whether this replica could sign now.
 func (r *Ring) Healthy() error {

@@ -34,6 +34,7 @@ type Admin struct {
 	ring   *keys.Ring
 	by     storage.Actor
 	now    func() time.Time
+	say    func(format string, args ...any) // nil: nobody listens
 }
 
 // AdminOptions say who acts, why, and whether a database that is not there yet may be made.
@@ -54,7 +55,7 @@ func OpenAdmin(ctx context.Context, c Config, o AdminOptions) (*Admin, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Admin{config: c, store: st, db: st.db, ring: st.ring, by: storage.Actor{Name: o.Actor, Reason: o.Reason}, now: time.Now}
+	a := &Admin{config: c, store: st, db: st.db, ring: st.ring, by: storage.Actor{Name: o.Actor, Reason: o.Reason}, now: time.Now, say: o.Say}
 	if err := a.followServers(ctx, o); err != nil {
 		st.close()
 		return nil, err

@@ -111,7 +111,17 @@ func (a *Admin) RevokeKey(ctx context.Context, kid string, storeLeaked bool, new
 			err = fmt.Errorf("the key is revoked and fresh ones are sealed under the new master key, but the rest is not: run `keyturn keys rewrap`: %w", err)
 		}
 	}
+	if err == nil {
+		a.remember(ctx)
+	}
 	return done, err
+}
+
+// remember leaves the anchor, so that this host knows at once what must never come back.
+func (a *Admin) remember(ctx context.Context) {
+	if _, err := a.ring.Beat(ctx, a.config.anchorPath()); err != nil && a.say != nil {
+		a.say("keyturn: done, but this host could not note it beside the database: %v", err)
+	}
 }
 
 // KeysIn is the kids of all keys in any of the states.

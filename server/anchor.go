@@ -12,9 +12,6 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// anchorInterval is how often a server leaves a heartbeat, its anchor, and the head of the audit trail in the log.
-const anchorInterval = time.Minute
-
 // anchorPath is where the anchor lies: beside the master key unless something else is said.
 func (c Config) anchorPath() string {
 	if c.AnchorFile != "" {
@@ -23,37 +20,28 @@ func (c Config) anchorPath() string {
 	return c.masterKeyPath() + ".anchor"
 }
 
-// checkAnchor refuses a database that is older than what this host has seen.
-func (s *Server) checkAnchor(ctx context.Context) error {
-	a, err := s.ring.Anchor(s.config.anchorPath())
-	if err != nil {
-		return err
-	}
-	stands, err := s.ring.Stand(ctx)
-	if err != nil {
-		return err
-	}
-	return a.Check(stands)
-}
-
 // beat leaves a heartbeat, the anchor, and the head of the trail in the log, where somebody who can write both database and anchor does not
 // reach it.
 func (s *Server) beat(ctx context.Context) {
 	a, err := s.ring.Beat(ctx, s.config.anchorPath())
-	var older *keys.OlderError
-	s.older.Store(errors.As(err, &older))
-	switch {
-	case err == nil:
+	if a.AuditSeq > 0 {
 		s.log.Info("audit head", "event", "audit.head", "seq", a.AuditSeq, "hash", a.AuditHash)
-	case errors.Is(err, storage.ErrUnavailable): // polling tells
-	default:
+	}
+	var older *keys.OlderError
+	if err == nil || errors.As(err, &older) {
+		s.older.Store(err != nil)
+	}
+	if err != nil && !errors.Is(err, storage.ErrUnavailable) { // of that polling tells
 		s.log.Error("the anchor could not be kept", "error", err.Error())
 	}
 }
 
+// errOlder says that the database has gone back to an older state: nothing in it can be trusted until a person has looked.
+var errOlder = fmt.Errorf("the database has gone back to an older state: %w", keys.ErrStale)
+
 // keepAnchor beats until the context ends, and then once more.
 func (s *Server) keepAnchor(ctx context.Context) {
-	tick := time.NewTicker(anchorInterval)
+	tick := time.NewTicker(keys.HeartbeatInterval)
 	defer tick.Stop()
 	for {
 		s.beat(ctx)
@@ -98,44 +86,66 @@ func (a *Admin) Backup(ctx context.Context, file string) error {
 }
 
 // Restore puts a backup in the place of an SQLite database, if file is not "", and makes what is there the database from now on: every
-// login from before ends, and keys that were revoked since stay revoked. No server may run on it. It returns where the old file was put.
+// login from before ends, and keys that were revoked since stay revoked. No server may run on it. It returns where the old file was put. All is
+// done to a copy that then takes the place of the database, so that it may be interrupted and run again.
 func Restore(ctx context.Context, c Config, o AdminOptions, file string) (kept string, err error) {
 	if problems := c.Problems(false); problems != nil {
 		return "", &ConfigError{problems}
 	}
-	if file != "" {
-		if kept, err = putInPlace(ctx, c, file); err != nil {
-			return kept, err
+	onAdmin := func(c Config, do func(a *Admin) error) error {
+		a, err := OpenAdmin(ctx, c, o)
+		if err != nil {
+			return err
 		}
+		return errors.Join(do(a), a.Close())
 	}
-	a, err := OpenAdmin(ctx, c, o)
+	mark := func(a *Admin) error { return a.ring.Restored(ctx, a.by, c.anchorPath()) }
+	if file == "" {
+		err = onAdmin(c, mark)
+	} else {
+		kept, err = restoreFile(ctx, c, file, func(onCopy Config) error { return onAdmin(onCopy, mark) })
+	}
 	if err != nil {
 		return kept, err
 	}
-	defer a.Close()
-	_, err = a.ring.Restored(ctx, a.by, c.anchorPath())
-	return kept, err
+	return kept, onAdmin(c, func(a *Admin) error { return a.ring.AnchorRestored(ctx, c.anchorPath()) })
 }
 
-// putInPlace checks a backup, then swaps it for the database file, which it keeps under another name.
-func putInPlace(ctx context.Context, c Config, file string) (kept string, err error) {
+// restoreFile makes a copy of a backup, lets mark make it the database from now on, and puts it in place.
+func restoreFile(ctx context.Context, c Config, file string, mark func(onCopy Config) error) (kept string, err error) {
 	target := storage.SQLitePath(c.Database)
 	if target == "" {
 		return "", invalid("with PostgreSQL put the backup back by pg_restore first, then run `keyturn restore --confirm` without a file")
 	}
-	master, err := keys.ReadMaster(c.masterKeyPath())
-	if err != nil {
+	if err := storage.CheckUnused(ctx, target); err != nil {
 		return "", err
 	}
 	copied := target + ".restoring"
 	defer os.Remove(copied)
-	if err := storage.CopyFile(file, copied); err != nil {
+	if err := checkedCopy(ctx, c, file, copied); err != nil {
 		return "", err
+	}
+	onCopy := c
+	onCopy.Database, onCopy.MasterKeyFile, onCopy.AnchorFile = "sqlite:"+copied, c.masterKeyPath(), c.anchorPath()
+	if err := mark(onCopy); err != nil {
+		return "", err
+	}
+	kept = target + ".before-restore-" + time.Now().UTC().Format("20060102T150405.000Z")
+	return storage.SwapFile(ctx, copied, target, kept)
+}
+
+// checkedCopy copies a backup and tells whether it is a whole database of this master key.
+func checkedCopy(ctx context.Context, c Config, file, copied string) error {
+	master, err := keys.ReadMaster(c.masterKeyPath())
+	if err != nil {
+		return err
+	}
+	if err := storage.CopyFile(file, copied); err != nil {
+		return err
 	}
 	guard := func(ctx context.Context, db *storage.DB) error { return keys.CheckMaster(ctx, db, master) }
 	if err := storage.CheckBackup(ctx, copied, guard); err != nil {
-		return "", fmt.Errorf("%s: %w", filepath.Base(file), err)
+		return withMasterPath(fmt.Errorf("%s: %w", filepath.Base(file), err), c)
 	}
-	kept = target + ".before-restore-" + time.Now().UTC().Format("20060102T150405Z")
-	return kept, storage.SwapFile(ctx, copied, target, kept)
+	return nil
 }

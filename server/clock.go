@@ -2,16 +2,19 @@ package server
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/storage"
 )
 
-// steadyClock is the time by which a server judges. It never goes back: what has expired stays so if the clock of the machine is set back. It
-// follows one that is set forward, since what was to expire meanwhile may have.
+// steadyClock is the time by which a server judges. It is never behind what it was told once, by the clock of the machine at the start or by the
+// database: what has expired stays so if that clock is set back, or was wrong from the start. It follows one that is set forward.
 type steadyClock struct {
 	wall    func() time.Time
 	elapsed func() time.Duration // since the clock was made, whatever happens to wall
+	mu      sync.Mutex
 	start   time.Time
 }
 
@@ -20,7 +23,20 @@ func newClock(wall func() time.Time, elapsed func() time.Duration) *steadyClock 
 }
 
 // steady is what the time would be if nobody had set the clock since the start.
-func (c *steadyClock) steady() time.Time { return c.start.Add(c.elapsed()) }
+func (c *steadyClock) steady() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.start.Add(c.elapsed())
+}
+
+// atLeast tells the clock that it is that late by now.
+func (c *steadyClock) atLeast(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if start := now.Add(-c.elapsed()); start.After(c.start) {
+		c.start = start
+	}
+}
 
 func (c *steadyClock) now() time.Time {
 	wall, steady := c.wall().Round(0), c.steady()
@@ -28,6 +44,26 @@ func (c *steadyClock) now() time.Time {
 		return steady
 	}
 	return wall
+}
+
+// syncClock tells the clock what the database knows of the time: when a server last ran on it, and, with PostgreSQL, its own clock.
+func (s *Server) syncClock(ctx context.Context) error {
+	if s.clock == nil {
+		return nil
+	}
+	last, err := s.db.Mark(ctx, storage.MarkHeartbeat)
+	if err != nil {
+		return err
+	}
+	s.clock.atLeast(last)
+	if s.db.Kind() == storage.SQLite {
+		return nil
+	}
+	theirs, err := s.databaseNow(ctx)
+	if err == nil {
+		s.clock.atLeast(theirs)
+	}
+	return err
 }
 
 // clockWarning is how far the clock may be off before somebody should look.
@@ -48,9 +84,12 @@ func (e *clockError) Error() string {
 	return "the clock is " + e.off.Round(time.Second).String() + " off that of the database, or was set since the start: set both by NTP, and restart"
 }
 
-// watchClock warns of a clock that is off.
+// watchClock warns of a clock that is off, and goes by that of the database where that is ahead.
 func (s *Server) watchClock(ctx context.Context) {
 	off, err := s.ring.ClockOff(ctx)
+	if err == nil {
+		err = s.syncClock(ctx)
+	}
 	if err != nil {
 		return // the log has it from others
 	}

@@ -61,10 +61,16 @@ func TestClockIsSet(t *testing.T) {
 			t.Error("set back: an expired token is active again")
 		}
 		tokens = h.refresh("app", tokens.RefreshToken).tokens(t)
-		if !h.active("rs", tokens.AccessToken) || h.get("/readyz").status != 200 {
-			t.Error("set back: not served, or not ready: ", h.get("/readyz?verbose").body)
+		if !h.active("rs", tokens.AccessToken) {
+			t.Error("set back: not served")
+		}
+		if r := h.get("/readyz?verbose"); r.status != 503 || !strings.Contains(r.body, "clock failed") {
+			t.Errorf("set back: %d %s", r.status, r.body)
 		}
 		m.jump(time.Hour) // right again
+		if r := h.get("/readyz?verbose"); r.status != 200 {
+			t.Errorf("right again: %s", r.body)
+		}
 		must(h.admin.RotateKeys(ctx, true))
 		keysBefore := h.get("/.well-known/jwks.json").header.Get("ETag")
 		for range 12 {

@@ -36,7 +36,7 @@ func (s *Server) checks() []check {
 
 func (s *Server) databaseServes(ctx context.Context) error {
 	if s.older.Load() {
-		return errors.New("the database has gone back to an older state: the log tells what to do")
+		return errOlder
 	}
 	return s.db.Ping(ctx)
 }

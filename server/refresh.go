@@ -39,7 +39,7 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 	}
 	r := storage.Refresh{ID: t.grant, Generation: int64(t.generation), FamilyHash: t.familyHash(), ClientID: q.client.ID, KID: signer.KID,
 		IdleTTL: time.Duration(s.config.RefreshIdleTTL), RetryWindow: time.Duration(s.config.RefreshRetryWindow),
-		Outage: s.ring.Outage()}
+		Outages: s.ring.Outages()}
 	if err := s.checkBeforeRotation(ctx, q, r, now); err != nil {
 		return none, err
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -138,12 +139,20 @@ func (s *Server) answer(w http.ResponseWriter, q *request, endpoint func(context
 	if q.form, err = readForm(w, q.http); err != nil {
 		return nil, err
 	}
+	if s.older.Load() {
+		return nil, errOlder
+	}
 	ctx, cancel := context.WithTimeout(q.http.Context(), s.db.Patience())
 	defer cancel()
+	begun := s.now()
 	if err := s.authenticate(ctx, q); err != nil {
 		return nil, err
 	}
-	return endpoint(ctx, q)
+	body, err := endpoint(ctx, q)
+	if errors.Is(err, storage.ErrUnavailable) {
+		s.ring.Away(begun, s.now())
+	}
+	return body, err
 }
 
 // exchange is what the log and the metrics tell of one request.

@@ -40,8 +40,8 @@ func (a *Admin) followServers(ctx context.Context, o AdminOptions) error {
 	mixed := a.config.following(s, o.Given)
 	mixed.JWKSMaxAge = max(mixed.JWKSMaxAge, s.JWKSMaxAge)
 	if problems := mixed.Keys().Problems(); problems != nil {
-		if o.Say != nil {
-			o.Say("keyturn: the settings given here do not go with those of the servers (%v): theirs count", problems[0])
+		if a.say != nil {
+			a.say("keyturn: the settings given here do not go with those of the servers (%v): theirs count", problems[0])
 		}
 		mixed = a.config.following(s, nil)
 	}

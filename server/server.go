@@ -31,6 +31,8 @@ type Options struct {
 	Generate    func(bits int) (*rsa.PrivateKey, error)  // nil: rsa.GenerateKey
 	Log         *slog.Logger                             // nil: nothing is logged
 	Dev         bool                                     // the database is, or becomes, one of `keyturn dev`
+
+	clock *steadyClock // that Now follows, if it does
 }
 
 // withClock fills in the time by which a server judges. With alone, there is no other clock than that of this machine to compare it with.
@@ -41,10 +43,10 @@ func (o Options) withClock(alone bool) Options {
 	if o.Elapsed == nil {
 		o.Elapsed = elapsedClock()
 	}
-	c := newClock(o.Wall, o.Elapsed)
-	o.Now = c.now
+	o.clock = newClock(o.Wall, o.Elapsed)
+	o.Now = o.clock.now
 	if alone && o.DatabaseNow == nil {
-		o.DatabaseNow = func(context.Context) (time.Time, error) { return c.steady(), nil }
+		o.DatabaseNow = func(context.Context) (time.Time, error) { return o.clock.steady(), nil }
 	}
 	return o
 }
@@ -56,6 +58,8 @@ type Server struct {
 	db             *storage.DB
 	ring           *keys.Ring
 	now            func() time.Time
+	clock          *steadyClock                             // nil: now is a test's
+	databaseNow    func(context.Context) (time.Time, error) // the clock of the database
 	log            *slog.Logger
 	hasher         *hasher
 	throttle       *throttle
@@ -82,7 +86,7 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = discard
 	}
-	st, err := openStore(ctx, c, true, keys.Options{Now: o.Now, DatabaseNow: o.DatabaseNow, Generate: o.Generate, Log: o.Log})
+	st, err := openStore(ctx, c, true, keys.Options{Now: o.Now, Wall: o.Wall, DatabaseNow: o.DatabaseNow, Generate: o.Generate, Log: o.Log})
 	if err != nil {
 		return nil, err
 	}
@@ -91,6 +95,10 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 		throttle:       newThrottle(st.db, c.LoginFailures, time.Duration(c.LoginWindow)),
 		clientFailures: newClientFailures(c.LoginFailures, time.Duration(c.LoginWindow)),
 		scans:          newBudgets(unknownTokens, unknownTokensPeriod), replica: randomHex(8),
+	}
+	s.clock, s.databaseNow = o.clock, o.DatabaseNow
+	if s.databaseNow == nil {
+		s.databaseNow = st.db.Clock
 	}
 	s.metrics = newMetrics(s)
 	s.trusted, _ = c.trustedProxies() // checked above
@@ -111,7 +119,10 @@ func (s *Server) begin(ctx context.Context, dev bool) error {
 	if err := checkStamp(ctx, s.db, dev); err != nil {
 		return err
 	}
-	if err := s.checkAnchor(ctx); err != nil {
+	if err := s.ring.CheckAnchor(ctx, s.config.anchorPath()); err != nil {
+		return err
+	}
+	if err := s.syncClock(ctx); err != nil {
 		return err
 	}
 	if err := s.recordSchedule(ctx); err != nil {

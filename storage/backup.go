@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/jmoiron/sqlx"
 )
@@ -111,24 +112,56 @@ func intoOneFile(ctx context.Context, file string) error {
 // ErrInUse says that a server has the database open.
 var ErrInUse = errors.New("the database is in use: stop the server first")
 
-// SwapFile puts a checked file in the place of a database, if there is one, which it keeps under another name. ErrInUse if anybody has it
-// open.
-func SwapFile(ctx context.Context, checked, target, kept string) error {
-	if _, err := os.Stat(target); err == nil {
-		if err := intoOneFile(ctx, target); errors.Is(err, ErrInUse) {
-			return err // any other error is of a file that is no database any more: it is kept as it is
-		}
-		if err := os.Rename(target, kept); err != nil {
-			return fmt.Errorf("swap: %w", err)
-		}
+// CheckUnused tells whether nobody has a database open: ErrInUse if somebody has. A file that is none, or is not there, is used by nobody.
+func CheckUnused(ctx context.Context, file string) error {
+	if _, err := os.Stat(file); err != nil {
+		return nil
 	}
-	for _, rest := range []string{target + "-wal", target + "-shm"} {
-		if err := os.Remove(rest); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("swap: %w", err)
-		}
-	}
-	if err := os.Rename(checked, target); err != nil {
-		return fmt.Errorf("swap: %w", err)
+	if err := intoOneFile(ctx, file); errors.Is(err, ErrInUse) {
+		return err
 	}
 	return nil
+}
+
+// SwapFile puts a database in the place of another, if there is one, which it keeps under a name that it returns. ErrInUse if anybody has
+// either open.
+func SwapFile(ctx context.Context, from, target, name string) (kept string, err error) {
+	if err := intoOneFile(ctx, from); err != nil {
+		return "", err
+	}
+	if err := CheckUnused(ctx, target); err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(target); err == nil {
+		if err := keep(target, name); err != nil {
+			return "", err
+		}
+		kept = name
+	}
+	return kept, Rename(from, target)
+}
+
+// keep moves a database and what may lie beside it out of the way.
+func keep(target, kept string) error {
+	if _, err := os.Lstat(kept); err == nil {
+		return fmt.Errorf("%s is there already: try again in a moment", kept)
+	}
+	for _, part := range []string{"-wal", "-shm", ""} {
+		if err := Rename(target+part, kept+part); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Rename renames a file, durably.
+func Rename(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return fmt.Errorf("rename: %w", err)
+	}
+	folder, err := os.Open(filepath.Dir(to))
+	if err != nil {
+		return fmt.Errorf("rename: %w", err)
+	}
+	return errors.Join(folder.Sync(), folder.Close())
 }

@@ -57,6 +57,7 @@ type DB struct {
 	dsn      string // PostgreSQL: for the connection that listens
 	path     string // SQLite: the file
 	auditKey atomic.Pointer[[]byte]
+	opened   atomic.Bool  // it has been asked something: what is wrong with a connection from now on may pass
 	renewal  atomic.Int64 // how many times connections are being let go
 }
 
@@ -66,7 +67,9 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := db.prepareSchema(ctx, o); err != nil {
+	err = db.prepareSchema(ctx, o)
+	db.opened.Store(true)
+	if err != nil {
 		db.Close()
 		if db.kind == SQLite {
 			err = fmt.Errorf("database %s: %w", db.path, err)
@@ -110,12 +113,8 @@ func (d *DB) Close() error {
 func (d *DB) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, d.deadline)
 	defer cancel()
-	query := `SELECT 'off'`
-	if d.kind == Postgres {
-		query = `SELECT current_setting('transaction_read_only')`
-	}
 	var readOnly string
-	if err := d.write.GetContext(ctx, &readOnly, query); err != nil || readOnly == "off" {
+	if err := d.write.GetContext(ctx, &readOnly, `SELECT current_setting('transaction_read_only')`); err != nil || readOnly == "off" {
 		return d.fault("ping", err)
 	}
 	d.reconnect()

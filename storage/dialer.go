@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -57,12 +58,15 @@ func (c impatient) Write(b []byte) (int, error) {
 }
 
 // connector tells that no connection could be made, for whatever reason of the moment: none of several hosts takes writes, say.
-type connector struct{ *pq.Connector }
+type connector struct {
+	*pq.Connector
+	opened *atomic.Bool
+}
 
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	conn, err := c.Connector.Connect(ctx)
-	if code, ok := postgresCode(err); err == nil || ok && (code[:2] == "28" || code == "3D000") {
-		return conn, err // who asks, or for what, is wrong: that does not pass
+	if code, ok := postgresCode(err); err == nil || !c.opened.Load() && ok && (code[:2] == "28" || code == "3D000") {
+		return conn, err // who asks, or for what, is wrong from the start
 	}
 	return nil, &connectError{err}
 }
@@ -73,13 +77,13 @@ func (e *connectError) Error() string { return e.cause.Error() }
 func (e *connectError) Unwrap() error { return e.cause }
 
 // pool opens connections as they are needed, at most size.
-func pool(dsn string, patience time.Duration, size int) (*sqlx.DB, error) {
-	c, err := pq.NewConnector(dsn)
+func (d *DB) pool(patience time.Duration, size int) (*sqlx.DB, error) {
+	c, err := pq.NewConnector(d.dsn)
 	if err != nil {
 		return nil, err
 	}
 	c.Dialer(dialer{patience: patience})
-	db := sqlx.NewDb(sql.OpenDB(connector{c}), "postgres")
+	db := sqlx.NewDb(sql.OpenDB(connector{c, &d.opened}), "postgres")
 	db.SetMaxOpenConns(size)
 	db.SetMaxIdleConns(size)
 	db.SetConnMaxIdleTime(5 * time.Minute)

@@ -70,6 +70,7 @@ type GrantState struct {
 	UserDisabledAt   *Time   `db:"user_disabled_at" json:"-"`
 	ClientEpochNow   *int64  `db:"client_epoch_now" json:"-"` // nil: the client is gone
 	ClientDisabledAt *Time   `db:"client_disabled_at" json:"-"`
+	Stale            bool    `db:"stale" json:"-"` // read from a database that takes no writes: a primary of before a failover
 }
 
 // Live tells whether tokens of the grant may be used at the moment given. An access token outlives the idle limit of the refresh
@@ -83,7 +84,7 @@ func (s GrantState) Live(now time.Time) bool {
 const grantStateColumns = `g.id, g.user_id, g.user_epoch, g.client_epoch, g.client_id, g.family_hash, g.generation, g.kid, g.scope, g.audience,
 	g.created_at, g.rotated_at, g.expires_at, g.idle_expires_at, g.revoked_at, g.revoked_reason,
 	u.sub, u.username, COALESCE(u.roles, '[]') AS roles, u.epoch AS user_epoch_now, u.disabled_at AS user_disabled_at,
-	c.epoch AS client_epoch_now, c.disabled_at AS client_disabled_at`
+	c.epoch AS client_epoch_now, c.disabled_at AS client_disabled_at, current_setting('transaction_read_only') = 'on' AS stale`
 
 const grantStateTables = ` FROM grants g LEFT JOIN users u ON u.id = g.user_id LEFT JOIN clients c ON c.id = g.client_id`
 
@@ -92,7 +93,17 @@ const grantStateQuery = `SELECT ` + grantStateColumns + grantStateTables
 // GrantState reads one grant. ErrNotFound if there is none.
 func (d *DB) GrantState(ctx context.Context, id GrantID) (GrantState, error) {
 	var s GrantState
-	return s, d.get(ctx, "grant", &s, grantStateQuery+` WHERE g.id = $1`, id)
+	err := d.get(ctx, "grant", &s, grantStateQuery+` WHERE g.id = $1`, id)
+	return s, d.notStale(s, err)
+}
+
+// notStale refuses what was read from a database that takes no writes: it shows what was. Such connections are let go.
+func (d *DB) notStale(s GrantState, err error) error {
+	if err != nil || !s.Stale {
+		return err
+	}
+	d.reconnect()
+	return fmt.Errorf("grant: %w: it was read where nothing is written", ErrUnavailable)
 }
 
 // TokenState is a grant as the bearer of one of its access tokens sees it.
@@ -109,8 +120,9 @@ func (s TokenState) Live(now time.Time) bool {
 // TokenState reads the grant of an access token together with the state of the key that signed it. ErrNotFound if there is no such grant.
 func (d *DB) TokenState(ctx context.Context, id GrantID, kid string) (TokenState, error) {
 	var s TokenState
-	return s, d.get(ctx, "token", &s, `SELECT `+grantStateColumns+`, k.state AS key_state`+grantStateTables+`
+	err := d.get(ctx, "token", &s, `SELECT `+grantStateColumns+`, k.state AS key_state`+grantStateTables+`
 		LEFT JOIN signing_keys k ON k.kid = $2 WHERE g.id = $1`, id, kid)
+	return s, d.notStale(s.GrantState, err)
 }
 
 // GrantFilter narrows Grants and RevokeGrants; its zero value takes everything.

@@ -51,16 +51,15 @@ func openPostgres(raw string, allowInsecure bool) (*DB, error) {
 		return nil, err
 	}
 	const deadline = 1500 * time.Millisecond
-	quick, err := pool(dsn, deadline+deadline/3, poolSize) // the server has had the time to cancel
+	db := &DB{kind: Postgres, deadline: deadline, dsn: dsn}
+	if db.write, err = db.pool(deadline+deadline/3, poolSize); err == nil { // the server has had the time to cancel
+		db.read = db.write
+		db.slow, err = db.pool(migrationTimeout, 2)
+	}
 	if err != nil {
 		return nil, errors.New("database: the postgres:// URL cannot be used: " + withoutURL(err))
 	}
-	slow, err := pool(dsn, migrationTimeout, 2)
-	if err != nil {
-		quick.Close()
-		return nil, errors.New("database: the postgres:// URL cannot be used: " + withoutURL(err))
-	}
-	return &DB{kind: Postgres, read: quick, write: quick, slow: slow, deadline: deadline, dsn: dsn}, nil
+	return db, nil
 }
 
 func postgresDSN(raw string, allowInsecure bool) (string, error) {

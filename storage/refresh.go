@@ -28,7 +28,7 @@ type Refresh struct {
 	KID         string        // the key that will sign the access token
 	IdleTTL     time.Duration // how long the successor may rest
 	RetryWindow time.Duration // 0: every second use is reuse
-	Outage      Span          // the last time that the database was away: the window does not run meanwhile
+	Outages     []Span        // when the database was away, in order: the window does not run meanwhile
 }
 
 // Span is a time from one moment to another.
@@ -37,8 +37,10 @@ type Span struct{ From, To time.Time }
 // retryUntil is when the window ends that a rotation at the moment given has opened.
 func (r Refresh) retryUntil(rotated time.Time) time.Time {
 	until := rotated.Add(r.RetryWindow)
-	if r.RetryWindow > 0 && rotated.Before(r.Outage.To) && r.Outage.From.Before(until) {
-		until = r.Outage.To.Add(r.RetryWindow)
+	for _, outage := range r.Outages {
+		if r.RetryWindow > 0 && rotated.Before(outage.To) && outage.From.Before(until) && outage.To.Add(r.RetryWindow).After(until) {
+			until = outage.To.Add(r.RetryWindow)
+		}
 	}
 	return until
 }

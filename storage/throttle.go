@@ -19,9 +19,12 @@ func (d *DB) AddFailure(ctx context.Context, bucket string, quiet time.Duration,
 	if quiet > 0 {
 		begins = now.Add(-quiet).UnixMilli()
 	}
-	err := d.changeReturning(ctx, "count failure", &count, `INSERT INTO throttle (bucket, failures, last_at) VALUES ($1, 1, $2)
-		ON CONFLICT (bucket) DO UPDATE SET failures = CASE WHEN throttle.last_at <= $3 THEN 1 ELSE throttle.failures + 1 END, last_at = excluded.last_at
-		RETURNING failures`, bucket, At(now), begins)
+	// In a transaction: one statement alone would be sent again after a cut connection, and count twice.
+	err := d.inTx(ctx, "count failure", func(t *tx) error {
+		return t.get(&count, `INSERT INTO throttle (bucket, failures, last_at) VALUES ($1, 1, $2)
+			ON CONFLICT (bucket) DO UPDATE SET failures = CASE WHEN throttle.last_at <= $3 THEN 1 ELSE throttle.failures + 1 END, last_at = excluded.last_at
+			RETURNING failures`, bucket, At(now), begins)
+	})
 	return count, err
 }
 

@@ -34,7 +34,7 @@ func (a *app) restoreCommand() *cobra.Command {
 			return refusedError{errors.New("restore: every login from before now ends, what was changed since the backup is lost, and keys that were revoked since stay revoked: --confirm does it. Stop the servers first")}
 		}
 		file := append(args, "")[0]
-		kept, err := server.Restore(c.Context(), config, server.AdminOptions{Actor: a.actor(), Reason: a.reason, Given: a.given}, file)
+		kept, err := server.Restore(c.Context(), config, server.AdminOptions{Actor: a.actor(), Reason: a.reason, Given: a.given, Say: a.say}, file)
 		if kept != "" {
 			a.say("The database that was there is kept as %s.", kept)
 		}

@@ -27,6 +27,7 @@ type process struct {
 	port, admin string
 	running     *exec.Cmd
 	log         io.Writer // of the server, at debug level; nil: nobody reads it
+	hashMemory  string    // of the server; "": the least
 }
 
 func newProcess(t *testing.T, databaseURL string) *process {
@@ -69,6 +70,9 @@ func (p *process) start() time.Duration {
 	p.t.Helper()
 	began := time.Now()
 	p.running = p.command("serve", "--issuer", p.base(), "--listen", "127.0.0.1:"+p.port, "--admin-listen", "127.0.0.1:"+p.admin)
+	if p.hashMemory != "" {
+		p.running.Env = append(p.running.Env, "KEYTURN_PASSWORD_HASH_MEMORY="+p.hashMemory)
+	}
 	if p.log != nil {
 		p.running.Stderr = p.log
 		p.running.Env = append(p.running.Env, "KEYTURN_LOG_LEVEL=debug")
@@ -160,8 +164,10 @@ func TestKilledUnderLoad(t *testing.T) {
 			close(done)
 		}()
 		slowest := time.Duration(0)
-		for range servertest.Times(6, 100) {
+		rounds := servertest.Times(6, 100)
+		for i := range rounds {
 			time.Sleep(time.Duration(200+rand.IntN(500)) * time.Millisecond)
+			p.must("", "keys", "rotate", "--force", "--reason", fmt.Sprintf("drill %d.", i))
 			p.kill()
 			slowest = max(slowest, p.start())
 		}
@@ -169,6 +175,12 @@ func TestKilledUnderLoad(t *testing.T) {
 		<-done
 		crowd.Check(t)
 		p.must("", "audit", "verify")
+		trail := p.must("", "audit", "export")
+		for i := range rounds {
+			if !strings.Contains(trail, fmt.Sprintf("drill %d.", i)) {
+				t.Errorf("rotation %d was acknowledged and is not in the trail", i)
+			}
+		}
 		if file, ok := strings.CutPrefix(databaseURL, "sqlite:"); ok {
 			if err := servertest.SQLiteIsWhole(file); err != nil {
 				t.Error(err)

@@ -53,7 +53,7 @@ func TestScripts(t *testing.T) {
 				e.Setenv("ADMIN_PORT", freePort(t))
 				return os.WriteFile(master, []byte(strings.Repeat("ab", 32)+"\n"), 0o600)
 			},
-			Cmds: map[string]func(*testscript.TestScript, bool, []string){"ready": ready, "status": status, "setenv-from": setenvFrom, "age": age, "newer": newer, "as-nobody": asNobody, "cut-audit": cutAudit},
+			Cmds: map[string]func(*testscript.TestScript, bool, []string){"ready": ready, "status": status, "setenv-from": setenvFrom, "age": age, "unage": unage, "newer": newer, "as-nobody": asNobody, "cut-audit": cutAudit},
 			Condition: func(name string) (bool, error) {
 				return strings.HasPrefix(databaseURL, name), nil
 			},
@@ -108,6 +108,11 @@ func status(ts *testscript.TestScript, _ bool, args []string) {
 // age makes the database one whose last heartbeat is an hour ago.
 func age(ts *testscript.TestScript, _ bool, _ []string) {
 	tamper(ts, fmt.Sprintf(`UPDATE meta SET value = '%015d' WHERE name = 'heartbeat'`, time.Now().Add(-time.Hour).UnixMilli()))
+}
+
+// unage makes the database one whose last heartbeat is now.
+func unage(ts *testscript.TestScript, _ bool, _ []string) {
+	tamper(ts, fmt.Sprintf(`UPDATE meta SET value = '%015d' WHERE name = 'heartbeat'`, time.Now().UnixMilli()))
 }
 
 // cutAudit cuts the end off the audit trail, and moves its head to what is left: cut-audit 3.
