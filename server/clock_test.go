@@ -25,20 +25,36 @@ func (m *machine) wait(d time.Duration) { m.gone.Add(int64(d)) }
 // onMachine is a replica on such a machine, whose database tells the right time.
 func onMachine(t *testing.T, c Config, m *machine) *harness {
 	t.Helper()
-	if storage.SQLitePath(c.Database) == "" {
+	if storage.SQLitePath(c.Database) == "" && c.MasterKeyFile == "" {
 		c.MasterKeyFile = masterFile(t)
 	}
 	o := Options{Wall: m.wall, Elapsed: m.elapsed, Generate: keystest.Generator()}
 	if storage.SQLitePath(c.Database) == "" { // that of PostgreSQL is no test's to set
 		o.DatabaseNow = keystest.At(func() time.Time { return noon.Add(m.elapsed()) })
 	}
+	h := openWith(t, c, o)
+	h.provision()
+	return h
+}
+
+// startOn is a further replica, on a machine of its own, whose database tells the time that now does.
+func startOn(t *testing.T, c Config, m *machine, now func() time.Time) *harness {
+	t.Helper()
+	o := Options{Wall: m.wall, Elapsed: m.elapsed, Generate: keystest.Generator()}
+	if storage.SQLitePath(c.Database) == "" {
+		o.DatabaseNow = keystest.At(now)
+	}
+	return openWith(t, c, o)
+}
+
+func openWith(t *testing.T, c Config, o Options) *harness {
+	t.Helper()
 	h := &harness{t: t, config: c, log: &lockedBuffer{}}
 	o.Log = slog.New(slog.NewJSONHandler(h.log, nil))
 	h.server = must(Open(ctx, c, o))
 	t.Cleanup(func() { h.server.Close() })
 	h.admin = &Admin{config: c, store: h.server.store, db: h.server.db, ring: h.server.ring, by: storage.Actor{Name: "os:test", Reason: "test"}, now: h.server.now}
 	h.serveHTTP()
-	h.provision()
 	return h
 }
 
@@ -116,4 +132,28 @@ func TestClockSkew(t *testing.T) {
 		}
 		s.Close()
 	}
+}
+
+// A server that starts with a clock that is behind knows by the database that it is later.
+func TestClockBehindAtTheStart(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+		c := testConfig(databaseURL)
+		if storage.SQLitePath(databaseURL) == "" {
+			c.MasterKeyFile = masterFile(t)
+		}
+		right := &machine{}
+		h := onMachine(t, c, right)
+		tokens := h.login("app")
+		right.wait(11 * time.Minute)
+		must(0, h.server.ring.Maintain(ctx))
+		h.server.beat(ctx)
+		for _, behind := range []time.Duration{29 * time.Second, 8 * time.Minute} {
+			m := &machine{}
+			m.wait(11 * time.Minute)
+			m.jump(-behind)
+			if late := startOn(t, c, m, func() time.Time { return noon.Add(right.elapsed()) }); late.active("rs", tokens.AccessToken) {
+				t.Errorf("%v behind: an expired token is active", behind)
+			}
+		}
+	})
 }

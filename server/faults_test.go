@@ -36,7 +36,7 @@ type trouble struct {
 }
 
 // statements that may be cut: of a refresh, of a login, of a transaction, of an introspection, of a poll.
-var cutStatements = []string{"UPDATE grants AS g", "INSERT INTO grants", "COMMIT", "LEFT JOIN signing_keys k", "FROM signing_keys ORDER"}
+var cutStatements = []string{"UPDATE grants AS g", "INSERT INTO grants", "COMMIT", "LEFT JOIN signing_keys k", "FROM signing_keys ORDER", "INSERT INTO throttle"}
 
 func troubles() map[string]trouble {
 	long := func(short time.Duration) time.Duration {
@@ -236,10 +236,12 @@ func TestFailOver(t *testing.T) {
 	pair := storagetest.NewPair(t)
 	config := testConfig(pair.URL())
 	config.MasterKeyFile = masterFile(t)
-	replica := serve(t, config, keystest.Generator())
+	generate := keystest.Generator()
+	replica, reader := serve(t, config, generate), serve(t, config, generate) // the second only introspects: no failed write tells it
 	replica.provision()
 	crowd := crowdOf(replica)
 	crowd.Slow = 10 * time.Second
+	keepReading(t, reader, replica)
 	working, stop := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	all.Go(func() { crowd.Run(working, 4) })
@@ -253,6 +255,14 @@ func TestFailOver(t *testing.T) {
 	stop()
 	all.Wait()
 	crowd.Check(t)
+	tokens := replica.login("app")
+	if !reader.active("rs", tokens.AccessToken) {
+		t.Error("the replica that only reads does not see a new token")
+	}
+	must(0, status200(replica.post("/revoke", "app", "token", tokens.RefreshToken)))
+	if reader.active("rs", tokens.AccessToken) {
+		t.Error("the replica that only reads trusts a revoked token")
+	}
 	must(replica.admin.VerifyAudit(ctx)) // over other connections, which have to let go of the old primary, too
 	if r := replica.get("/readyz"); r.status != 200 {
 		t.Errorf("%d %s", r.status, r.body)
@@ -301,5 +311,68 @@ func TestSQLiteLocked(t *testing.T) {
 			}
 			crowd.Check(t)
 		})
+	}
+}
+
+// keepReading introspects at a replica from its connections of today, and once more for each after the failover: what it says must be true.
+func keepReading(t *testing.T, reader, writer *serving) {
+	tokens := writer.login("app")
+	var all sync.WaitGroup
+	for range 8 { // as many connections as a replica has
+		all.Go(func() {
+			for range 20 {
+				reader.active("rs", tokens.AccessToken)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// A refresh is done and its answer lost. Then the database is away twice, or another process holds its lock, for longer than the retry window
+// in all. The client's next try is a retry, and no reuse.
+func TestRetryAfterOutages(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		window := time.Duration(h.config.RefreshRetryWindow)
+		for name, outages := range map[string][][2]time.Duration{
+			"one": {{window / 2, 3 * window}}, "two": {{window / 2, 2 * window}, {2*window + window/2, 4 * window}}, "from before": {{-window, 3 * window}},
+			"one after another": {{window / 2, window}, {window, 2 * window}, {3*window - time.Second, 5 * window}},
+		} {
+			tokens := h.login("app")
+			lost := h.refresh("app", tokens.RefreshToken).tokens(t)
+			rotated, last := h.clock.now(), time.Duration(0)
+			for _, o := range outages {
+				h.server.ring.Away(rotated.Add(o[0]), rotated.Add(o[1]))
+				last = o[1]
+			}
+			h.step(last + window - time.Second)
+			if r := h.refresh("app", tokens.RefreshToken); r.status != 200 || r.tokens(t).RefreshToken != lost.RefreshToken {
+				t.Errorf("%s: %d %s", name, r.status, r.body)
+			}
+			h.step(2 * time.Second)
+			if r := h.refresh("app", tokens.RefreshToken); r.status != 400 {
+				t.Errorf("%s: the window never ends: %d", name, r.status)
+			}
+			h.step(time.Hour) // the outages of one case are none of the next
+		}
+	})
+}
+
+// The lock of an SQLite database is held while a client repeats a refresh.
+func TestRetryUnderALock(t *testing.T) {
+	t.Parallel()
+	config := testConfig(sqliteURL(t))
+	config.RefreshRetryWindow = Duration(3 * time.Second)
+	replica := serve(t, config, keystest.Generator())
+	replica.provision()
+	tokens := replica.login("app")
+	lost := replica.refresh("app", tokens.RefreshToken).tokens(t)
+	lock := must(storagetest.Raw(t, config.Database).Conn(ctx))
+	must(lock.ExecContext(ctx, `BEGIN IMMEDIATE`))
+	if r := replica.refresh("app", tokens.RefreshToken); r.status != 503 {
+		t.Errorf("under the lock: %d %s", r.status, r.body)
+	}
+	must(lock.ExecContext(ctx, `ROLLBACK`))
+	if again := replica.refresh("app", tokens.RefreshToken).tokens(t); again.RefreshToken != lost.RefreshToken {
+		t.Error("the retry gets another successor")
 	}
 }

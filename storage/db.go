@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
+	"database/sql/driver"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -165,19 +166,34 @@ func (d *DB) report(ctx context.Context, op string, dest any, query string, args
 	return d.fault(op, t.SelectContext(ctx, dest, query, args...))
 }
 
-// unhurried is the context of a write: a caller that goes away does not cut it short, since lib/pq answers a cancelled context by closing
-// the connection, and whether the statement ran would be unknown. The deadline of the caller counts all the same.
-func (d *DB) unhurried(ctx context.Context) (context.Context, context.CancelFunc) {
+// writing lends a connection for a write. A caller that goes away does not cut the write short, and neither does its deadline with PostgreSQL:
+// a COMMIT that is cancelled while it waits for its standby is answered as if it were done. There the connection itself ends the wait (see
+// dialer), without an answer, so that the outcome is unknown and never wrong.
+func (d *DB) writing(ctx context.Context, write func(context.Context, *sqlx.Conn) error) error {
 	end := time.Now().Add(d.deadline)
 	if callers, ok := ctx.Deadline(); ok && callers.Before(end) {
 		end = callers
 	}
-	return context.WithDeadline(context.WithoutCancel(ctx), end)
+	unhurried := context.WithoutCancel(ctx)
+	bounded, cancel := context.WithDeadline(unhurried, end)
+	defer cancel()
+	if d.kind == SQLite {
+		unhurried = bounded
+	}
+	return d.again(bounded, func() error {
+		conn, err := d.write.Connx(bounded)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		return write(unhurried, conn)
+	})
 }
 
 // again runs one statement, or one transaction, and again if the database says that it was rolled back and may be repeated (serialisation
-// failure, deadlock: at most three times), or that this connection only reads, as after a failover (once, on another connection). What was
-// cut off is not run again here: whether it ran is unknown.
+// failure, deadlock: at most three times), or that this connection only reads, as after a failover (once, on another connection). A connection
+// that was cut may be one that had rested since PostgreSQL was restarted: a single statement is sent again on another, twice at most, and must
+// be one that may run twice. A transaction is not, once it has begun: whether it was committed is unknown.
 func (d *DB) again(ctx context.Context, run func() error) error {
 	reconnected := false
 	for try := 1; ; try++ {
@@ -188,6 +204,7 @@ func (d *DB) again(ctx context.Context, run func() error) error {
 		case isReadOnly(err) && !reconnected:
 			reconnected = true
 			d.reconnect()
+		case errors.Is(err, driver.ErrBadConn) && !errors.Is(err, errBegun) && try < 3 && ctx.Err() == nil:
 		default:
 			return err
 		}
@@ -227,10 +244,8 @@ func (d *DB) CheckRole(ctx context.Context) error {
 
 // change runs one autocommit statement and tells how many rows it changed.
 func (d *DB) change(ctx context.Context, op, query string, args ...any) (n int64, err error) {
-	ctx, cancel := d.unhurried(ctx)
-	defer cancel()
-	err = d.again(ctx, func() error {
-		res, err := d.write.ExecContext(ctx, query, args...)
+	err = d.writing(ctx, func(ctx context.Context, conn *sqlx.Conn) error {
+		res, err := conn.ExecContext(ctx, query, args...)
 		if err == nil {
 			n, err = res.RowsAffected()
 		}
@@ -241,9 +256,7 @@ func (d *DB) change(ctx context.Context, op, query string, args ...any) (n int64
 
 // changeReturning runs one autocommit statement with RETURNING and reads its one row into dest. ErrNotFound if it changed nothing.
 func (d *DB) changeReturning(ctx context.Context, op string, dest any, query string, args ...any) error {
-	ctx, cancel := d.unhurried(ctx)
-	defer cancel()
-	return d.fault(op, d.again(ctx, func() error { return d.write.GetContext(ctx, dest, query, args...) }))
+	return d.fault(op, d.writing(ctx, func(ctx context.Context, conn *sqlx.Conn) error { return conn.GetContext(ctx, dest, query, args...) }))
 }
 
 // tx is one open transaction.
@@ -288,23 +301,26 @@ func (t *tx) changeAsRead(query string, args ...any) error {
 	return err
 }
 
+// errBegun marks what went wrong in a transaction that had begun.
+var errBegun = errors.New("in a transaction")
+
 // inTx runs f in one transaction, and again when the database asks for it.
 func (d *DB) inTx(ctx context.Context, op string, f func(*tx) error) error {
-	ctx, cancel := d.unhurried(ctx)
-	defer cancel()
-	return d.fault(op, d.again(ctx, func() error { return d.inTxOnce(ctx, f) }))
-}
-
-func (d *DB) inTxOnce(ctx context.Context, f func(*tx) error) error {
-	t, err := d.write.BeginTxx(ctx, nil)
-	if err != nil {
+	return d.fault(op, d.writing(ctx, func(ctx context.Context, conn *sqlx.Conn) error {
+		t, err := conn.BeginTxx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		if err = f(&tx{Tx: t, ctx: ctx, db: d}); err != nil {
+			t.Rollback()
+		} else {
+			err = t.Commit()
+		}
+		if errors.Is(err, driver.ErrBadConn) {
+			err = fmt.Errorf("%w: %w", errBegun, err)
+		}
 		return err
-	}
-	if err := f(&tx{Tx: t, ctx: ctx, db: d}); err != nil {
-		t.Rollback()
-		return err
-	}
-	return t.Commit()
+	}))
 }
 
 // fault names the operation and tells the errors of this package from those of the driver.

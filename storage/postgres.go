@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -44,7 +45,7 @@ func CheckURL(raw string, allowInsecure bool) error {
 const poolSize = 8
 
 // openPostgres opens a small pool: about eight connections a replica do more than thirty-two. Timeouts are those of the session, so a
-// statement ends in the database as well when keyturn has stopped waiting for it.
+// statement ends in the database as well, soon after keyturn has stopped waiting for it.
 func openPostgres(raw string, allowInsecure bool) (*DB, error) {
 	dsn, err := postgresDSN(raw, allowInsecure)
 	if err != nil {
@@ -78,7 +79,7 @@ func postgresDSN(raw string, allowInsecure bool) (string, error) {
 		q.Set("sslmode", "require")
 	}
 	for name, value := range map[string]string{
-		"statement_timeout": "2000", "lock_timeout": "1000", "connect_timeout": "2",
+		"statement_timeout": "3000", "lock_timeout": "1000", "connect_timeout": "2",
 		"application_name": "keyturn", "binary_parameters": "yes", "synchronous_commit": "on",
 	} {
 		if !q.Has(name) {
@@ -142,7 +143,8 @@ func isUnavailable(err error) bool {
 	}
 	var network net.Error
 	return errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.EOF) ||
-		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
+		errors.Is(err, sql.ErrTxDone) || errors.Is(err, sql.ErrConnDone) // the deadline came between two statements
 }
 
 func isRepeatable(err error) bool {
