@@ -27,7 +27,11 @@ func (s *Server) jwks(w http.ResponseWriter, r *http.Request) {
 
 // metadata is GET /.well-known/oauth-authorization-server (RFC 8414 §3). Nothing in it comes from the request.
 func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
-	body, err := json.Marshal(s.describe())
+	s.config.writeMetadata(w)
+}
+
+func (c Config) writeMetadata(w http.ResponseWriter) {
+	body, err := json.Marshal(c.describe())
 	if err != nil {
 		writeError(w, visible(err))
 		return
@@ -36,14 +40,14 @@ func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 	document(w, "application/json", body)
 }
 
-func (s *Server) describe() api.Metadata {
+func (c Config) describe() api.Metadata {
 	grants := []string{api.GrantPassword, api.GrantRefreshToken}
-	if !s.config.PasswordGrant {
+	if !c.PasswordGrant {
 		grants = grants[1:]
 	}
 	secret := []string{api.AuthBasic, api.AuthPost}
 	any := append(secret, api.AuthNone)
-	issuer := s.config.Issuer
+	issuer := c.Issuer
 	return api.Metadata{
 		Issuer: issuer, TokenEndpoint: issuer + api.PathToken, RevocationEndpoint: issuer + api.PathRevoke,
 		IntrospectionEndpoint: issuer + api.PathIntrospect, JWKSURI: issuer + api.PathJWKS, ResponseTypes: []string{}, GrantTypes: grants,

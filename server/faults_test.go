@@ -192,6 +192,9 @@ func TestDatabaseDownAtTheStart(t *testing.T) {
 	if r := h.get("/readyz"); r.status != 503 {
 		t.Errorf("readyz: %d", r.status)
 	}
+	if r := h.get("/.well-known/oauth-authorization-server"); r.status != 200 || !strings.Contains(r.body, issuer) {
+		t.Errorf("metadata: %d %s", r.status, r.body)
+	}
 	for _, path := range []string{"/token", "/revoke", "/introspect"} {
 		if r := h.post(path, "app", "token", "x"); r.status != 503 || r.code(t) != "temporarily_unavailable" || r.header.Get("Retry-After") == "" || r.header.Get("X-Request-Id") == "" {
 			t.Errorf("%s: %d %s", path, r.status, r.body)

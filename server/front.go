@@ -36,8 +36,8 @@ func newFront(c Config, l Listeners) (*front, error) {
 		return nil, err
 	}
 	f := &front{listeners: l, failed: make(chan error, 2)}
-	f.public.set(http.HandlerFunc(starting))
-	f.admin.set(http.HandlerFunc(starting))
+	f.public.set(http.HandlerFunc(c.starting))
+	f.admin.set(http.HandlerFunc(c.starting))
 	public, admin := httpServer(&f.public), httpServer(&f.admin)
 	f.servers = []*http.Server{public, admin}
 	go func() {
@@ -65,13 +65,16 @@ func (f *front) stop() error {
 	return err
 }
 
-// starting answers while there is no server yet.
-func starting(w http.ResponseWriter, r *http.Request) {
+// starting answers while there is no server yet: what follows from the configuration alone, and that the rest is not there yet.
+func (c Config) starting(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Request-Id", randomHex(8))
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	switch path := r.URL.EscapedPath(); {
 	case path == api.PathLivez:
 		plain(w, http.StatusOK, "ok")
+	case strings.HasPrefix(path, api.PathMetadata) && r.Method == http.MethodGet:
+		w.Header().Set("Access-Control-Allow-Origin", "*")
+		c.writeMetadata(w)
 	case strings.HasSuffix(path, api.PathToken), strings.HasSuffix(path, api.PathRevoke), strings.HasSuffix(path, api.PathIntrospect):
 		writeError(w, unavailable(retrySoon))
 	default:

@@ -90,3 +90,32 @@ func FuzzPasswordHash(f *testing.F) {
 		}
 	})
 }
+
+// Whatever claims a token of this server bears, even signed by it: introspection answers, and calls none alive that names no grant.
+func FuzzClaims(f *testing.F) {
+	h := open(f, testConfig(storagetest.SQLiteURL(f)), nil)
+	signer, err := h.server.ring.Signer(ctx, h.clock.now().Add(1<<40))
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, seed := range []string{`{}`, `null`, `[]`, `{"iss":"` + issuer + `","exp":99999999999,"sid":"0000000000000001","aud":"https://api.example","client_id":"app","sub":"x"}`,
+		`{"exp":1e400}`, `{"exp":-1,"sid":"zz"}`, `{"iss":"` + issuer + `","exp":9223372036854775807,"sid":"ffffffffffffffff"}`, `{"aud":["a","b"],"roles":{}}`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		text, err := signer.Sign(payload)
+		if err != nil {
+			return // not something that can be signed
+		}
+		claims, kid, at, err := h.server.readAccessToken(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if at != timely {
+			return
+		}
+		if _, live, err := h.server.accessGrant(ctx, claims, kid); err != nil || live {
+			t.Fatalf("%q: live %v, %v", payload, live, err)
+		}
+	})
+}

@@ -21,6 +21,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -143,6 +144,11 @@ func TestOwnSignatureIsNotEnough(t *testing.T) {
 			}
 			change(altered)
 			text := must(signer.Sign(must(json.Marshal(altered))))
+			if name != "no aud" && name != "another audience" && name != "another's sub" { // those name the client's own grant
+				if r := h.post("/revoke", "app", "token", text); r.status != 200 || r.body != "{}\n" || !h.active("rs", tokens.AccessToken) {
+					t.Errorf("%s: revocation: %d %s", name, r.status, r.body)
+				}
+			}
 			if r := h.post("/introspect", "rs", "token", text); r.status != 200 || r.body != "{\"active\":false}\n" {
 				t.Errorf("%s: %d %s", name, r.status, r.body)
 			}
@@ -150,7 +156,7 @@ func TestOwnSignatureIsNotEnough(t *testing.T) {
 	})
 }
 
-// Connections that dawdle, say nothing, or never read are ended in time, and nobody else notices them.
+// Connections that dawdle or say nothing are ended in time, and others are served meanwhile.
 func TestSlowConnections(t *testing.T) {
 	t.Parallel()
 	h := open(t, testConfig(sqliteURL(t)), nil)
@@ -194,16 +200,51 @@ func TestIdleConnections(t *testing.T) {
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	h.provision()
 	var idle []net.Conn
-	for range servertest.Times(1000, 5000) {
+	memory := heldMemory()
+	n := servertest.Times(1000, 5000)
+	for range n {
 		idle = append(idle, must(net.Dial("tcp", h.http.Listener.Addr().String())))
+	}
+	if each := (int64(heldMemory()) - int64(memory)) / int64(n); each > 32<<10 { // both ends of it
+		t.Errorf("an idle connection takes %d bytes", each)
 	}
 	for range 20 {
 		tokens := h.login("app")
 		h.refresh("app", tokens.RefreshToken).tokens(t)
 	}
 	for _, c := range idle {
+		must(0, c.SetReadDeadline(time.Now().Add(4*headerTimeout)))
+		if _, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
+			t.Fatalf("an idle connection is not let go: %v", err)
+		}
 		c.Close()
 	}
+}
+
+// heldMemory is what this process holds after a collection, in bytes.
+func heldMemory() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapInuse + m.StackInuse
+}
+
+// Who asks and never reads is cut off after a while.
+func TestReaderThatNeverReads(t *testing.T) {
+	if !servertest.Soak() {
+		t.Skip("make soak runs this: it waits for a time-out of half a minute")
+	}
+	h := open(t, testConfig(sqliteURL(t)), nil)
+	conn := must(net.Dial("tcp", h.http.Listener.Addr().String()))
+	defer conn.Close()
+	request := []byte("GET /openapi.yaml HTTP/1.1\r\nHost: x\r\n\r\n")
+	for began := time.Now(); time.Since(began) < 3*responseTimeout; {
+		must(0, conn.SetWriteDeadline(time.Now().Add(time.Second)))
+		if _, err := conn.Write(request); err != nil && !isTimeout(err) {
+			return
+		}
+	}
+	t.Error("the connection still stands")
 }
 
 // One request is one request: what is ambiguous about its length is refused or ends the connection, so that nothing can hide behind it.
