@@ -203,7 +203,7 @@ func (r *Ring) Beat(ctx context.Context, path string) (Anchor, error) {
 	if err != nil {
 		return stands, err
 	}
-	before, err := r.Anchor(path)
+	before, err := r.rememberRevoked(path, stands)
 	if err == nil {
 		err = before.check(stands, r.mayLose())
 	}
@@ -228,6 +228,21 @@ func (r *Ring) Beat(ctx context.Context, path string) (Anchor, error) {
 		return stands, errors.Join(ErrTrailCut, r.writeAnchor(path, next))
 	}
 	return stands, r.writeAnchor(path, next)
+}
+
+// rememberRevoked adds the keys that are revoked now to the anchor, whatever else is to be said of the database, and returns it.
+func (r *Ring) rememberRevoked(path string, stands Anchor) (Anchor, error) {
+	a, err := r.Anchor(path)
+	known := len(a.Revoked)
+	for _, kid := range stands.Revoked {
+		if !slices.Contains(a.Revoked, kid) {
+			a.Revoked = append(a.Revoked, kid)
+		}
+	}
+	if err != nil || len(a.Revoked) == known {
+		return a, err
+	}
+	return a, r.writeAnchor(path, a)
 }
 
 // trailCut tells whether the record that an anchor names is not there as it was.
