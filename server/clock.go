@@ -46,6 +46,10 @@ func (c *steadyClock) now() time.Time {
 	return wall
 }
 
+// maxAhead is how far ahead the last heartbeat may be for the clock here to be what is wrong. Beyond it, the clock was wrong then, and waiting for
+// that time to come would be worse.
+const maxAhead = 24 * time.Hour
+
 // syncClock tells the clock what the database knows of the time: when a server last ran on it, and, with PostgreSQL, its own clock.
 func (s *Server) syncClock(ctx context.Context) error {
 	if s.clock == nil {
@@ -55,7 +59,11 @@ func (s *Server) syncClock(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.clock.atLeast(last)
+	if ahead := last.Sub(s.clock.steady()); ahead > maxAhead {
+		s.log.Error("the database was last used at a time that has not come yet: the clock was wrong then, or is now", "at", last)
+	} else {
+		s.clock.atLeast(last)
+	}
 	if s.db.Kind() == storage.SQLite {
 		return nil
 	}

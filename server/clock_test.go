@@ -157,3 +157,19 @@ func TestClockBehindAtTheStart(t *testing.T) {
 		}
 	})
 }
+
+// A server that once ran with a clock far ahead does not hold its database to that for ever.
+func TestClockOnceFarAhead(t *testing.T) {
+	c := testConfig(sqliteURL(t))
+	ahead := &machine{}
+	ahead.jump(365 * 24 * time.Hour)
+	h := onMachine(t, c, ahead)
+	h.server.beat(ctx)
+	right := startOn(t, c, &machine{}, nil)
+	if now := right.server.now(); now.Sub(noon) > time.Hour {
+		t.Errorf("a year ahead, still: %v", now)
+	}
+	if !strings.Contains(right.log.String(), "that has not come yet") {
+		t.Error("nobody is told")
+	}
+}

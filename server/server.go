@@ -26,7 +26,7 @@ import (
 type Options struct {
 	Wall        func() time.Time                         // the clock of the machine; nil: time.Now
 	Elapsed     func() time.Duration                     // since the start, whatever is done to that clock; nil: asked of the machine
-	Now         func() time.Time                         // nil: time.Now
+	Now         func() time.Time                         // the time by which the server judges; nil: follows from Wall and Elapsed
 	DatabaseNow func(context.Context) (time.Time, error) // nil: the clock of the database is asked
 	Generate    func(bits int) (*rsa.PrivateKey, error)  // nil: rsa.GenerateKey
 	Log         *slog.Logger                             // nil: nothing is logged
