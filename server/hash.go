@@ -98,6 +98,7 @@ type hasher struct {
 	slots   chan struct{}
 	waiting atomic.Int64
 	refused atomic.Int64
+	garbage atomic.Int64 // bytes of hashes since the last collection
 }
 
 const (
@@ -151,6 +152,17 @@ func (h *hasher) acquire(ctx context.Context) error {
 
 func (h *hasher) release() { <-h.slots }
 
+// maxGarbage is how much memory of hashes may lie about, in bytes, before it is collected. The collector alone lets as much lie as is in use.
+const maxGarbage = 32 << 20
+
+// collect lets go of the memory of a hash, or waits until it is worth while.
+func (h *hasher) collect(memory int64) {
+	if h.garbage.Add(memory) >= maxGarbage {
+		h.garbage.Store(0)
+		runtime.GC()
+	}
+}
+
 // compare tells whether the password is that of the stored hash. better is a new hash of one that is, if the policy is above the stored
 // one, else "". The caller has a slot.
 func (h *hasher) compare(stored passwordHash, password string) (matches bool, better string) {
@@ -159,5 +171,6 @@ func (h *hasher) compare(stored passwordHash, password string) (matches bool, be
 			better = newPasswordHash(h.policy, password).String()
 		}
 	})
+	h.collect(int64(stored.memory) << 10)
 	return matches, better
 }
