@@ -62,12 +62,18 @@ func (a Anchor) later(b Anchor) Anchor {
 	}
 	b.NotBefore = later(a.NotBefore, b.NotBefore)
 	b.KeyVersion = max(a.KeyVersion, b.KeyVersion)
-	for _, kid := range a.Revoked {
-		if !slices.Contains(b.Revoked, kid) {
-			b.Revoked = append(b.Revoked, kid)
+	return b.withRevoked(a.Revoked)
+}
+
+// withRevoked is the anchor that knows further keys to be revoked.
+func (a Anchor) withRevoked(kids []string) Anchor {
+	a.Revoked = slices.Clone(a.Revoked)
+	for _, kid := range kids {
+		if !slices.Contains(a.Revoked, kid) {
+			a.Revoked = append(a.Revoked, kid)
 		}
 	}
-	return b
+	return a
 }
 
 // anchorFile is the anchor as it lies in its file.
@@ -232,14 +238,9 @@ func (r *Ring) Beat(ctx context.Context, path string) (Anchor, error) {
 
 // rememberRevoked adds the keys that are revoked now to the anchor, whatever else is to be said of the database, and returns it.
 func (r *Ring) rememberRevoked(path string, stands Anchor) (Anchor, error) {
-	a, err := r.Anchor(path)
-	known := len(a.Revoked)
-	for _, kid := range stands.Revoked {
-		if !slices.Contains(a.Revoked, kid) {
-			a.Revoked = append(a.Revoked, kid)
-		}
-	}
-	if err != nil || len(a.Revoked) == known {
+	known, err := r.Anchor(path)
+	a := known.withRevoked(stands.Revoked)
+	if err != nil || len(a.Revoked) == len(known.Revoked) {
 		return a, err
 	}
 	return a, r.writeAnchor(path, a)
@@ -294,10 +295,5 @@ func (r *Ring) AnchorRestored(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	for _, kid := range before.Revoked { // of keys that the backup does not know, too
-		if !slices.Contains(stands.Revoked, kid) {
-			stands.Revoked = append(stands.Revoked, kid)
-		}
-	}
-	return r.writeAnchor(path, stands)
+	return r.writeAnchor(path, stands.withRevoked(before.Revoked)) // of keys that the backup does not know, too
 }

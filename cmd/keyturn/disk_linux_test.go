@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -14,7 +15,8 @@ import (
 // The disk is full: what cannot be written is refused in time and not half done, and everything works again once there is room.
 func TestFullDisk(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("NOT TESTED: a full disk, which only root can make here")
+		fmt.Fprintln(os.Stderr, "\n*** NOT TESTED: a full disk, which takes root to make ***")
+		t.Skip("a full disk takes root to make")
 	}
 	disk := t.TempDir()
 	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=3m"); err != nil {
