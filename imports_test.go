@@ -21,6 +21,8 @@ var arrows = map[string][]string{
 	"keys":        {"storage"},
 	"server":      {"", "api", "keys", "storage"},
 	"cmd/keyturn": {"server"},
+
+	"cmd/keyturn-bench": {"api", "server", "storage/storagetest"},
 }
 
 // strangers are imports that a package must not know, with everything below them.

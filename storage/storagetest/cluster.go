@@ -17,18 +17,35 @@ import (
 	_ "github.com/lib/pq" // the driver of the connection that makes databases
 )
 
-// cluster is one throwaway PostgreSQL: data, socket and log in one folder.
-type cluster struct {
-	bin    string // folder of PostgreSQL's programs
-	folder string
-	attr   *syscall.SysProcAttr
-	server *exec.Cmd
-	ended  chan error
-	admin  *sql.DB
+// Cluster is one throwaway PostgreSQL: data, socket and log in one folder.
+type Cluster struct {
+	bin      string // folder of PostgreSQL's programs
+	folder   string
+	settings []string // of the server, name=value
+	attr     *syscall.SysProcAttr
+	server   *exec.Cmd
+	ended    chan error
+	admin    *sql.DB
 }
 
-// newCluster makes a cluster and waits until it answers. Nothing of it is durable: it is as fast as it can be.
-func newCluster() (*cluster, error) {
+// fast are settings for tests: nothing is durable.
+var fast = []string{"fsync=off", "full_page_writes=off", "shared_buffers=64MB", "autovacuum=off"}
+
+// StartCluster starts a PostgreSQL with PostgreSQL's own settings but for those given, for a program that measures: it is durable. Stop must
+// follow.
+func StartCluster(settings ...string) (*Cluster, error) { return newCluster(settings) }
+
+// Create makes a database and returns its URL.
+func (c *Cluster) Create(name string) (databaseURL string, err error) {
+	_, err = c.admin.Exec("CREATE DATABASE " + name)
+	return c.url(name), err
+}
+
+// PID is the process whose children are the server's.
+func (c *Cluster) PID() int { return c.server.Process.Pid }
+
+// newCluster makes a cluster and waits until it answers.
+func newCluster(settings []string) (*Cluster, error) {
 	c, err := newFolder()
 	if err != nil {
 		return nil, err
@@ -37,11 +54,12 @@ func newCluster() (*cluster, error) {
 		os.RemoveAll(c.folder)
 		return nil, err
 	}
+	c.settings = settings
 	return c, c.start()
 }
 
 // newFolder is a cluster that is not there yet.
-func newFolder() (*cluster, error) {
+func newFolder() (*Cluster, error) {
 	bin, err := binaries()
 	if err != nil {
 		return nil, err
@@ -50,16 +68,16 @@ func newFolder() (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{bin: bin, folder: folder}
+	c := &Cluster{bin: bin, folder: folder, settings: fast}
 	c.attr, err = c.unprivileged()
 	return c, err
 }
 
 // data is where the cluster keeps its files.
-func (c *cluster) data() string { return filepath.Join(c.folder, "data") }
+func (c *Cluster) data() string { return filepath.Join(c.folder, "data") }
 
 // run runs one of PostgreSQL's programs to its end.
-func (c *cluster) run(name string, args ...string) error {
+func (c *Cluster) run(name string, args ...string) error {
 	p := exec.Command(filepath.Join(c.bin, name), args...)
 	p.SysProcAttr, p.Dir = c.attr, c.folder
 	if out, err := p.CombinedOutput(); err != nil {
@@ -83,7 +101,7 @@ func binaries() (string, error) {
 }
 
 // unprivileged makes the processes those of the user postgres, or nobody, when the tests run as root, which PostgreSQL refuses.
-func (c *cluster) unprivileged() (*syscall.SysProcAttr, error) {
+func (c *Cluster) unprivileged() (*syscall.SysProcAttr, error) {
 	attr := &syscall.SysProcAttr{}
 	dieWithParent(attr)
 	if os.Getuid() != 0 {
@@ -109,14 +127,17 @@ func (c *cluster) unprivileged() (*syscall.SysProcAttr, error) {
 
 // start runs the server, and waits until it answers. It runs on a thread that lives as long as the test binary: the kernel ends the server with that thread, so that a
 // killed test leaves no server behind.
-func (c *cluster) start() error {
+func (c *Cluster) start() error {
 	log, err := os.Create(filepath.Join(c.folder, "log"))
 	if err != nil {
 		return err
 	}
 	c.ended = make(chan error, 1)
-	c.server = exec.Command(filepath.Join(c.bin, "postgres"), "-D", c.data(), "-k", c.folder, "-c", "listen_addresses=", "-c", "fsync=off",
-		"-c", "full_page_writes=off", "-c", "max_connections=200", "-c", "shared_buffers=64MB", "-c", "autovacuum=off")
+	args := []string{"-D", c.data(), "-k", c.folder, "-c", "listen_addresses=", "-c", "max_connections=200"}
+	for _, setting := range c.settings {
+		args = append(args, "-c", setting)
+	}
+	c.server = exec.Command(filepath.Join(c.bin, "postgres"), args...)
 	c.server.SysProcAttr, c.server.Dir = c.attr, c.folder
 	c.server.Stdout, c.server.Stderr = log, log
 	started := make(chan error, 1)
@@ -140,20 +161,20 @@ func (c *cluster) start() error {
 		}
 		if time.Now().After(deadline) {
 			out, _ := os.ReadFile(log.Name())
-			c.stop()
+			c.Stop()
 			return fmt.Errorf("PostgreSQL did not start: %w\n%s", err, out)
 		}
 	}
 }
 
-// stop ends the server and removes its folder.
-func (c *cluster) stop() {
+// Stop ends the server and removes its folder.
+func (c *Cluster) Stop() {
 	c.end(syscall.SIGQUIT)
 	os.RemoveAll(c.folder)
 }
 
 // end ends the server.
-func (c *cluster) end(signal os.Signal) {
+func (c *Cluster) end(signal os.Signal) {
 	if c.admin != nil {
 		c.admin.Close()
 	}

@@ -12,18 +12,18 @@ import (
 // Pair is a PostgreSQL and its standby, which follows it synchronously.
 type Pair struct {
 	t                testing.TB
-	primary, standby *cluster
+	primary, standby *Cluster
 }
 
 // NewPair starts both. They end with the test.
 func NewPair(t testing.TB) *Pair {
 	t.Helper()
 	mustCluster(t) // fails or skips where there is no PostgreSQL
-	primary, err := newCluster()
+	primary, err := newCluster(fast)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(primary.stop)
+	t.Cleanup(primary.Stop)
 	standby, err := newFolder()
 	if err != nil {
 		t.Fatal(err)
@@ -34,7 +34,7 @@ func NewPair(t testing.TB) *Pair {
 	if err := standby.start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(standby.stop)
+	t.Cleanup(standby.Stop)
 	p := &Pair{t, primary, standby}
 	p.exec(primary, `ALTER SYSTEM SET synchronous_standby_names = '*'`)
 	p.exec(primary, `SELECT pg_reload_conf()`)
@@ -52,7 +52,7 @@ func NewPair(t testing.TB) *Pair {
 	return p
 }
 
-func (p *Pair) exec(c *cluster, statement string) {
+func (p *Pair) exec(c *Cluster, statement string) {
 	p.t.Helper()
 	if _, err := c.admin.Exec(statement); err != nil {
 		p.t.Fatalf("%s: %v", statement, err)
@@ -76,18 +76,18 @@ func (p *Pair) FailOver() {
 // Stoppable is a PostgreSQL that a test stops and starts.
 type Stoppable struct {
 	t       testing.TB
-	cluster *cluster
+	cluster *Cluster
 }
 
 // NewStoppable starts one. It ends with the test.
 func NewStoppable(t testing.TB) *Stoppable {
 	t.Helper()
 	mustCluster(t) // fails or skips where there is no PostgreSQL
-	c, err := newCluster()
+	c, err := newCluster(fast)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(c.stop)
+	t.Cleanup(c.Stop)
 	if _, err := c.admin.Exec("CREATE DATABASE stoppable"); err != nil {
 		t.Fatal(err)
 	}

@@ -29,7 +29,7 @@ func Main(m *testing.M) {
 // Stop stops the cluster that tests have started, for a TestMain that is not Main.
 func Stop() {
 	if running != nil {
-		running.stop()
+		running.Stop()
 	}
 }
 
@@ -129,13 +129,13 @@ func Another(t testing.TB, databaseURL string) string {
 
 var (
 	startCluster sync.Once
-	running      *cluster
+	running      *Cluster
 	startErr     error
 )
 
-func mustCluster(t testing.TB) *cluster {
+func mustCluster(t testing.TB) *Cluster {
 	t.Helper()
-	startCluster.Do(func() { running, startErr = newCluster() })
+	startCluster.Do(func() { running, startErr = newCluster(fast) })
 	if startErr == nil {
 		return running
 	}
@@ -147,7 +147,7 @@ func mustCluster(t testing.TB) *cluster {
 	return nil
 }
 
-func (c *cluster) url(database string) string {
+func (c *Cluster) url(database string) string {
 	q := url.Values{"host": {c.folder}, "sslmode": {"disable"}}
 	return (&url.URL{Scheme: "postgres", User: url.User("keyturn"), Path: "/" + database, RawQuery: q.Encode()}).String()
 }

@@ -1,0 +1,244 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// Sizes of the databases that are measured first.
+const (
+	refreshed = 10_000
+	revoked   = 10_000
+)
+
+// postgresSettings are those that docs/performance.md advises, for a small machine.
+var postgresSettings = []string{"shared_buffers=512MB", "max_wal_size=4GB", "wal_compression=lz4", "checkpoint_timeout=30min"}
+
+// sample is what one slice of time showed.
+type sample struct {
+	server, database time.Duration // CPU time per request
+	rate             float64       // requests a second
+	p50, p99         time.Duration
+}
+
+// bench is one run.
+type bench struct {
+	o        options
+	folder   string
+	cluster  *storagetest.Cluster
+	bare     *process
+	postgres *site
+	sqlite   *site
+	large    *site // nil: not measured
+	samples  map[string][]sample
+	facts    []fact
+}
+
+// fact is one figure that is no ratio to a limit.
+type fact struct {
+	name, value, target string
+	met                 bool
+}
+
+func newBench(ctx context.Context, o options) (*bench, error) {
+	b := &bench{o: o, samples: map[string][]sample{}}
+	var err error
+	if b.folder, err = os.MkdirTemp("", "keyturn-bench-"); err != nil {
+		return nil, err
+	}
+	if err := b.begin(ctx); err != nil {
+		b.close()
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *bench) begin(ctx context.Context) error {
+	b.say("starting PostgreSQL, servers and limits")
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if b.bare, err = start(self, "-bare"); err != nil {
+		return err
+	}
+	if b.cluster, err = storagetest.StartCluster(postgresSettings...); err != nil {
+		return err
+	}
+	if b.postgres, err = b.postgresSite(ctx, "postgres", refreshed, revoked); err != nil {
+		return err
+	}
+	b.sqlite, err = newSite(ctx, b.o.server, b.folder, "sqlite", "sqlite:"+filepath.Join(b.folder, "sqlite.db"), refreshed, revoked)
+	return err
+}
+
+func (b *bench) postgresSite(ctx context.Context, name string, grants, revocable int) (*site, error) {
+	database, err := b.cluster.Create("keyturn_" + name)
+	if err != nil {
+		return nil, err
+	}
+	return newSite(ctx, b.o.server, b.folder, name, database, grants, revocable)
+}
+
+func (b *bench) close() {
+	for _, s := range []*site{b.postgres, b.sqlite, b.large} {
+		if s != nil {
+			s.stopTo(0)
+		}
+	}
+	if b.bare != nil {
+		b.bare.stop()
+	}
+	if b.cluster != nil {
+		b.cluster.Stop()
+	}
+	os.RemoveAll(b.folder)
+}
+
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, time.Now().Format("15:04:05 ")+format+"\n", args...)
+}
+
+// databaseTime is what PostgreSQL has used.
+func (b *bench) databaseTime() time.Duration { return cpuOf(true, b.cluster.PID()) }
+
+// under measures servers under a load.
+func (b *bench) under(pids []int, span time.Duration, l load) (sample, error) {
+	server, database := cpuOf(false, pids...), b.databaseTime()
+	r, err := l.run(span)
+	return r.sample(cpuOf(false, pids...)-server, b.databaseTime()-database), err
+}
+
+func (r result) sample(server, database time.Duration) sample {
+	n := time.Duration(max(1, len(r.times)))
+	return sample{server / n, database / n, float64(len(r.times)) / r.took.Seconds(), r.percentile(50), r.percentile(99)}
+}
+
+// piece is one thing that is measured in each round.
+type piece struct {
+	name string
+	run  func(span time.Duration) (sample, error)
+}
+
+// measure goes through all pieces, and again: limits and servers take turns.
+func (b *bench) measure(ctx context.Context) error {
+	pieces, err := b.limits(ctx)
+	if err != nil {
+		return err
+	}
+	pieces = append(pieces, b.operations(b.postgres)...)
+	pieces = append(pieces, b.operations(b.sqlite)...)
+	if err := b.warm(b.postgres, b.sqlite); err != nil {
+		return err
+	}
+	if err := b.rounds(pieces, b.o.rounds); err != nil {
+		return err
+	}
+	return b.measureProcess()
+}
+
+func (b *bench) rounds(pieces []piece, n int) error {
+	for round := range n {
+		b.say("round %d of %d", round+1, n)
+		for _, p := range pieces {
+			if !b.o.only.MatchString(p.name) {
+				continue
+			}
+			s, err := p.run(b.o.slice)
+			if err != nil {
+				return fmt.Errorf("%s: %w", p.name, err)
+			}
+			b.samples[p.name] = append(b.samples[p.name], s)
+		}
+	}
+	return nil
+}
+
+// warm lets everybody log in once, so that their address is familiar, and gives each database some access tokens.
+func (b *bench) warm(sites ...*site) error {
+	for _, s := range sites {
+		if _, err := b.under(s.pids(), b.o.slice, load{s.bases(), b.o.workers, 0, s.refresh(b.o.workers)}); err != nil {
+			return err
+		}
+		if _, err := b.under(s.pids(), b.o.slice, load{s.bases(), 4, 0, s.login}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// limits are what nobody can avoid.
+func (b *bench) limits(ctx context.Context) ([]piece, error) {
+	sign, verify, err := rsaLimits(2048)
+	if err != nil {
+		return nil, err
+	}
+	postgres, err := newRowLimits("postgres", b.postgres.database+"&application_name=bench", 8)
+	if err != nil {
+		return nil, err
+	}
+	compute := func(name string, do func()) piece {
+		return piece{name, func(span time.Duration) (sample, error) { return perRun(span/2, do), nil }}
+	}
+	bare := func(name string, request []byte) piece {
+		return piece{name, func(span time.Duration) (sample, error) {
+			return b.under([]int{b.bare.pid()}, span, load{[]string{b.bare.base}, b.o.workers, 0, func(int) (call, error) { return call{request: request}, nil }})
+		}}
+	}
+	row := func(name string, do func() error) piece {
+		return piece{name, func(span time.Duration) (sample, error) {
+			before := b.databaseTime()
+			r, err := repeat(8, span/2, do)
+			return r.sample(0, b.databaseTime()-before), err
+		}}
+	}
+	form := introspection("an access token of about the length of one of keyturn's: " + string(make([]byte, 400))).request
+	return []piece{
+		compute("S", sign), compute("V", verify), compute("argon2id", hashLimit), bare("H", form), bare("bare GET", get("/")),
+		row("point SELECT", postgres.selectOne), row("durable UPDATE", postgres.updateOne),
+	}, nil
+}
+
+// operations are what a server does, in an order in which one leaves tokens for the next.
+func (b *bench) operations(s *site) []piece {
+	of := func(name string, workers int, next func(int) (call, error)) piece {
+		return piece{name + ", " + s.name, func(span time.Duration) (sample, error) {
+			return b.under(s.pids(), span, load{s.bases(), workers, 0, next})
+		}}
+	}
+	return []piece{
+		of("refresh", b.o.workers, s.refresh(b.o.workers)),
+		of("introspection, first sight", b.o.workers, s.introspectFirst),
+		of("introspection, seen before", b.o.workers, s.introspectSeen),
+		of("JWKS", b.o.workers, fetch(api.PathJWKS)),
+		of("metadata", b.o.workers, fetch(api.PathMetadata)),
+		of("password login", 4, s.login),
+		of("revocation", b.o.workers, s.revoke),
+		{"introspection alone, " + s.name, func(span time.Duration) (sample, error) { return b.paced(s, span) }},
+		{"introspection while refresh is saturated, " + s.name, func(span time.Duration) (sample, error) { return b.besideRefresh(s, span) }},
+	}
+}
+
+// paced is introspections by four clients that take their time.
+func (b *bench) paced(s *site, span time.Duration) (sample, error) {
+	return b.under(s.pids(), span, load{s.bases(), 4, 5 * time.Millisecond, s.introspectSeen})
+}
+
+// besideRefresh is paced while as many refreshes as can be are under way.
+func (b *bench) besideRefresh(s *site, span time.Duration) (sample, error) {
+	flood := make(chan error, 1)
+	go func() {
+		_, err := load{s.bases(), b.o.workers, 0, s.refresh(b.o.workers)}.run(span + span/5)
+		flood <- err
+	}()
+	time.Sleep(span / 10)
+	paced, err := b.paced(s, span)
+	return paced, errors.Join(err, <-flood)
+}

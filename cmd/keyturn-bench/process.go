@@ -1,0 +1,143 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// process is a program that was started to be measured.
+type process struct {
+	cmd   *exec.Cmd
+	ended chan error
+	base  string // URL at which it answers
+}
+
+// start runs a program until it tells, in a line of its log, where it listens.
+func start(name string, args ...string) (*process, error) {
+	p := &process{cmd: exec.Command(name, args...), ended: make(chan error, 1)}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := p.cmd.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := p.run(); err != nil {
+		return nil, err
+	}
+	lines := bufio.NewReader(out)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
+			p.stop()
+			return nil, fmt.Errorf("%s did not begin to serve: %s", name, line)
+		}
+		var entry struct{ Msg, Listen, Error string }
+		if json.Unmarshal(line, &entry); entry.Msg == "serving" {
+			p.base = "http://" + entry.Listen
+			go io.Copy(io.Discard, lines) // its log goes into a pipe, as under a supervisor
+			return p, nil
+		}
+	}
+}
+
+// run starts the program on a thread of its own, with which the kernel ends it: a bench that is killed leaves nothing behind.
+func (p *process) run() error {
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			p.ended <- p.cmd.Wait()
+		}
+	}()
+	return <-started
+}
+
+func (p *process) stop() {
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	<-p.ended
+}
+
+func (p *process) pid() int { return p.cmd.Process.Pid }
+
+// cpuOf is the CPU time that processes have used. With family, their children count as well.
+func cpuOf(family bool, pids ...int) time.Duration {
+	var all time.Duration
+	for _, pid := range pids {
+		all += cpuOfOne(pid)
+		if family {
+			for _, child := range children(pid) {
+				all += cpuOfOne(child)
+			}
+			all += reaped(pid)
+		}
+	}
+	return all
+}
+
+// cpuOfOne reads the clock of another process, clock_getcpuclockid(3): to the nanosecond, with threads that have ended.
+func cpuOfOne(pid int) time.Duration {
+	var used unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|2), &used); err != nil {
+		return 0 // it has ended
+	}
+	return time.Duration(used.Nano())
+}
+
+// statOf is the fields of /proc/PID/stat from the third on.
+func statOf(pid int) []string {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, rest, ok := strings.Cut(string(text), ") ")
+	if err != nil || !ok {
+		return make([]string, 20)
+	}
+	return strings.Fields(rest)
+}
+
+func children(parent int) (pids []int) {
+	folders, _ := filepath.Glob("/proc/[0-9]*")
+	for _, folder := range folders {
+		pid, _ := strconv.Atoi(filepath.Base(folder))
+		if statOf(pid)[1] == strconv.Itoa(parent) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// reaped is the time of children that have ended.
+func reaped(pid int) (all time.Duration) {
+	for _, field := range statOf(pid)[13:15] {
+		ticks, _ := strconv.ParseInt(field, 10, 64)
+		all += time.Duration(ticks) * 10 * time.Millisecond
+	}
+	return all
+}
+
+// memoryOf reads a field of /proc/PID/status in bytes: VmRSS, the memory in use, or VmHWM, the most that ever was.
+func memoryOf(pid int, field string) (int64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, field+":"); ok {
+			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, errors.New("no " + field)
+}

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/server"
+)
+
+const (
+	audience = "https://api.example.com"
+	password = "correct horse battery staple"
+	people   = 20 // users who log in
+)
+
+var (
+	app      = party{"app", "a secret of the app that nobody else knows"}
+	resource = party{"api", "a secret of the resource server"}
+)
+
+// site is one database with what is known of it, and the servers on it.
+type site struct {
+	name     string
+	database string // its URL
+	folder   string
+	program  string
+	servers  []*process
+	filled   server.Filled
+	grants   int // those filled that are refreshed
+	revocable,
+	revoked int // those after them, which are revoked one by one
+	mu     sync.Mutex
+	tokens map[int]string // grant -> its newest refresh token, if it was refreshed
+	unseen []string       // access tokens that no one has asked about
+	seen   []string       // and others
+}
+
+// maxUnseen bounds the access tokens that are kept.
+const maxUnseen = 20_000
+
+func newSite(ctx context.Context, program, folder, name, database string, grants, revocable int) (*site, error) {
+	s := &site{name: name, program: program, database: database, folder: folder, grants: grants, revocable: revocable, tokens: map[int]string{}}
+	if _, err := os.Stat(s.masterKey()); err != nil {
+		if err := os.WriteFile(s.masterKey(), []byte("bWVhc3VyZWQsIG5vdCBzZWNyZXQ6IDMyIGJ5dGVzISE=\n"), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.start(program); err != nil { // makes the keys
+		return nil, err
+	}
+	return s, s.provision(ctx)
+}
+
+func (s *site) masterKey() string { return filepath.Join(s.folder, s.name+".key") }
+
+func (s *site) config() server.Config {
+	day := server.Duration(24 * time.Hour)
+	return server.Config{Database: s.database, MasterKeyFile: s.masterKey(), AnchorFile: s.masterKey() + ".anchor", Migrate: true,
+		KeyRotationInterval: 90 * day, KeyPublishLead: day, JWKSMaxAge: server.Duration(5 * time.Minute), KeyBits: 2048,
+		AccessTTL: server.Duration(10 * time.Minute), RefreshIdleTTL: 14 * day, RefreshMaxTTL: 90 * day, PasswordMinLength: 15,
+		PasswordHashMemory: 19 << 20, LoginFailures: 10, LoginWindow: server.Duration(15 * time.Minute), LogLevel: "info"}
+}
+
+// start starts one more server on the database, with the configuration that everybody gets.
+func (s *site) start(program string) error {
+	p, err := start(program, "serve", "--issuer", "http://127.0.0.1:8080", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
+		"--database", s.database, "--master-key-file", s.masterKey(), "--anchor-file", s.masterKey()+".anchor")
+	if err == nil {
+		s.servers = append(s.servers, p)
+	}
+	return err
+}
+
+// stopTo stops servers until n are left.
+func (s *site) stopTo(n int) {
+	for len(s.servers) > n {
+		s.servers[len(s.servers)-1].stop()
+		s.servers = s.servers[:len(s.servers)-1]
+	}
+}
+
+func (s *site) provision(ctx context.Context) error {
+	admin, err := server.OpenAdmin(ctx, s.config(), server.AdminOptions{Actor: "os:bench", Create: true})
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	for _, spec := range []server.ClientSpec{
+		{ID: app.id, Secret: app.secret, Grants: []string{api.GrantPassword, api.GrantRefreshToken}, Scope: "read write", Audiences: []string{audience}},
+		{ID: resource.id, Secret: resource.secret, Resource: audience},
+	} {
+		if _, err := admin.CreateClient(ctx, spec); err != nil {
+			return err
+		}
+	}
+	for i := range people {
+		if _, err := admin.CreateUser(ctx, userName(i), password, []string{"admin"}); err != nil {
+			return err
+		}
+	}
+	s.filled, err = admin.FillGrants(ctx, app.id, s.grants+s.revocable)
+	return err
+}
+
+func userName(i int) string { return fmt.Sprintf("user%d", i%people) }
+
+func (s *site) bases() (bases []string) {
+	for _, p := range s.servers {
+		bases = append(bases, p.base)
+	}
+	return bases
+}
+
+func (s *site) pids() (pids []int) {
+	for _, p := range s.servers {
+		pids = append(pids, p.pid())
+	}
+	return pids
+}
+
+// refresh refreshes any of the grants that are the worker's.
+func (s *site) refresh(workers int) func(worker int) (call, error) {
+	return func(worker int) (call, error) {
+		mine := s.grants / workers
+		i := worker*mine + rand.IntN(mine)
+		s.mu.Lock()
+		token, ok := s.tokens[i]
+		s.mu.Unlock()
+		if !ok {
+			token = s.filled.RefreshToken(i)
+		}
+		request := app.post(api.PathToken, url.Values{"grant_type": {api.GrantRefreshToken}, "refresh_token": {token}})
+		return call{request, func(body []byte) error { return s.refreshed(i, body) }}, nil
+	}
+}
+
+func (s *site) refreshed(i int, body []byte) error {
+	next, access := field(body, "refresh_token"), field(body, "access_token")
+	if next == "" || access == "" {
+		return fmt.Errorf("not the answer to a refresh: %s", body)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tokens[i] = next
+	if len(s.unseen) < maxUnseen {
+		s.unseen = append(s.unseen, access)
+	}
+	return nil
+}
+
+// introspectFirst asks about access tokens that nobody has asked about.
+func (s *site) introspectFirst(int) (call, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.unseen) == 0 {
+		return call{}, errNoMore
+	}
+	token := s.unseen[len(s.unseen)-1]
+	s.unseen = s.unseen[:len(s.unseen)-1]
+	if len(s.seen) < 1000 {
+		s.seen = append(s.seen, token)
+	} else {
+		s.seen[rand.IntN(len(s.seen))] = token
+	}
+	return introspection(token), nil
+}
+
+// introspectSeen asks about access tokens that were asked about before.
+func (s *site) introspectSeen(int) (call, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.seen) == 0 {
+		return call{}, errNoMore
+	}
+	return introspection(s.seen[rand.IntN(len(s.seen))]), nil
+}
+
+func introspection(token string) call {
+	return call{resource.post(api.PathIntrospect, url.Values{"token": {token}}), func(body []byte) error {
+		if field(body, "username") == "" {
+			return fmt.Errorf("a token that lives is not active: %s", body)
+		}
+		return nil
+	}}
+}
+
+func (s *site) login(int) (call, error) {
+	form := url.Values{"grant_type": {api.GrantPassword}, "username": {userName(rand.IntN(people))}, "password": {password}}
+	return call{request: app.post(api.PathToken, form)}, nil
+}
+
+func (s *site) revoke(int) (call, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.revoked == s.revocable {
+		return call{}, errNoMore
+	}
+	s.revoked++
+	return call{request: app.post(api.PathRevoke, url.Values{"token": {s.filled.RefreshToken(s.grants + s.revoked - 1)}})}, nil
+}
+
+func fetch(path string) func(int) (call, error) {
+	c := call{request: get(path)}
+	return func(int) (call, error) { return c, nil }
+}

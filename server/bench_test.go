@@ -1,0 +1,126 @@
+package server
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/storage"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// measured is a replica whose handlers are called without a network.
+type measured struct {
+	*harness
+	routes http.Handler
+	filled Filled
+}
+
+// measure runs a benchmark on each database, on a replica that keeps time and writes its log as in production.
+func measure(b *testing.B, grants int, run func(b *testing.B, m *measured)) {
+	for name, databaseURL := range map[string]func(testing.TB) string{"sqlite": storagetest.SQLiteURL, "postgres": storagetest.PostgresURL} {
+		b.Run(name, func(b *testing.B) {
+			c := testConfig(databaseURL(b))
+			c.PasswordHashMemory = 19 << 20
+			if storage.SQLitePath(c.Database) == "" {
+				c.MasterKeyFile = masterFile(b)
+			}
+			s := must(Open(ctx, c, Options{Generate: keystest.Generator(), Log: NewLog(Config{LogLevel: "info"}, io.Discard, false)}))
+			b.Cleanup(func() { s.Close() })
+			go s.ring.Run(b.Context())
+			h := &harness{t: b, config: c, server: s}
+			h.admin = &Admin{config: c, store: s.store, db: s.db, ring: s.ring, by: storage.Actor{Name: "os:bench"}, now: time.Now}
+			h.provision()
+			m := &measured{h, s.Public(), must(h.admin.FillGrants(ctx, "app", grants))}
+			b.ReportAllocs()
+			b.ResetTimer()
+			run(b, m)
+		})
+	}
+}
+
+// call sends a form to the handler, or nothing, and wants 200.
+func (m *measured) call(b *testing.B, method, path, client string, form ...string) string {
+	values := url.Values{}
+	for i := 0; i < len(form); i += 2 {
+		values.Set(form[i], form[i+1])
+	}
+	r := httptest.NewRequest(method, path, strings.NewReader(values.Encode()))
+	if client != "" {
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("Authorization", basic(client, secret))
+	}
+	w := httptest.NewRecorder()
+	m.routes.ServeHTTP(w, r)
+	if w.Code != http.StatusOK {
+		b.Fatalf("%d %s", w.Code, w.Body)
+	}
+	return w.Body.String()
+}
+
+func jsonField(body, name string) string {
+	_, rest, _ := strings.Cut(body, `"`+name+`":"`)
+	value, _, _ := strings.Cut(rest, `"`)
+	return value
+}
+
+func BenchmarkRefresh(b *testing.B) {
+	measure(b, 100, func(b *testing.B, m *measured) {
+		token := m.filled.RefreshToken(0)
+		for b.Loop() {
+			token = jsonField(m.call(b, http.MethodPost, api.PathToken, "app", "grant_type", "refresh_token", "refresh_token", token), "refresh_token")
+		}
+	})
+}
+
+func BenchmarkIntrospectionSeen(b *testing.B) {
+	measure(b, 100, func(b *testing.B, m *measured) {
+		token := jsonField(m.call(b, http.MethodPost, api.PathToken, "app", "grant_type", "refresh_token", "refresh_token", m.filled.RefreshToken(0)), "access_token")
+		for b.Loop() {
+			m.call(b, http.MethodPost, api.PathIntrospect, "rs", "token", token)
+		}
+	})
+}
+
+func BenchmarkIntrospectionParallel(b *testing.B) {
+	measure(b, 100, func(b *testing.B, m *measured) {
+		token := jsonField(m.call(b, http.MethodPost, api.PathToken, "app", "grant_type", "refresh_token", "refresh_token", m.filled.RefreshToken(0)), "access_token")
+		b.SetParallelism(16)
+		b.RunParallel(func(p *testing.PB) {
+			for p.Next() {
+				m.call(b, http.MethodPost, api.PathIntrospect, "rs", "token", token)
+			}
+		})
+	})
+}
+
+func BenchmarkLogin(b *testing.B) {
+	measure(b, 1, func(b *testing.B, m *measured) {
+		for b.Loop() {
+			m.call(b, http.MethodPost, api.PathToken, "app", "grant_type", "password", "username", "alice", "password", password)
+		}
+	})
+}
+
+func BenchmarkRevocation(b *testing.B) {
+	measure(b, 100_000, func(b *testing.B, m *measured) {
+		for i := 0; b.Loop(); i++ {
+			m.call(b, http.MethodPost, api.PathRevoke, "app", "token", m.filled.RefreshToken(i%100_000))
+		}
+	})
+}
+
+func BenchmarkJWKS(b *testing.B) {
+	measure(b, 1, func(b *testing.B, m *measured) {
+		for b.Loop() {
+			m.call(b, http.MethodGet, api.PathJWKS, "")
+		}
+	})
+}
+

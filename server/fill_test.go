@@ -1,0 +1,26 @@
+package server
+
+import "testing"
+
+// Tokens of filled grants are as good as those of logins.
+func TestFilledGrants(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		const n = 1001
+		filled, err := h.admin.FillGrants(ctx, "app", n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range []int{0, 1, 500, n - 1} {
+			tokens := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", filled.RefreshToken(i)).tokens(t)
+			if !h.active("rs", tokens.AccessToken) {
+				t.Errorf("the access token of %d is not active", i)
+			}
+		}
+		if r := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", filled.RefreshToken(n)); r.code(t) != "invalid_grant" {
+			t.Errorf("%d %s", r.status, r.body)
+		}
+		if _, err := h.admin.FillGrants(ctx, "app", n); err == nil {
+			t.Error("filled twice")
+		}
+	})
+}
