@@ -123,4 +123,3 @@ func BenchmarkJWKS(b *testing.B) {
 		}
 	})
 }
-

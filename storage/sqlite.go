@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -30,24 +31,32 @@ func openSQLite(path string, create bool) (*DB, error) {
 	if err := ensureFile(path, create); err != nil {
 		return nil, err
 	}
-	write, err := sqlx.Open("sqlite", sqliteDSN(path, "&_txlock=immediate"))
+	write, err := sqlitePool(sqliteDSN(path, "&_txlock=immediate"), 1)
 	if err != nil {
 		return nil, err
 	}
-	write.SetMaxOpenConns(1)
-	read, err := sqlx.Open("sqlite", sqliteDSN(path, "&_query_only=1"))
+	read, err := sqlitePool(sqliteDSN(path, "&_query_only=1"), poolSize)
 	if err != nil {
 		write.Close()
 		return nil, err
 	}
-	read.SetMaxOpenConns(poolSize)
-	read.SetMaxIdleConns(poolSize)
 	return &DB{kind: SQLite, read: read, write: write, slow: write, deadline: 5 * time.Second, path: path}, nil
 }
 
 // PostgreSQL tells by current_setting whether it takes writes. SQLite learns to answer the same question, so that one SQL text asks it.
 func init() {
 	sqlite.MustRegisterScalarFunction("current_setting", 1, func(*sqlite.FunctionContext, []driver.Value) (driver.Value, error) { return "off", nil })
+}
+
+func sqlitePool(dsn string, size int) (*sqlx.DB, error) {
+	c, err := sqlite.NewConnector(dsn)
+	if err != nil {
+		return nil, err
+	}
+	pool := sqlx.NewDb(sql.OpenDB(preparing{c}), "sqlite")
+	pool.SetMaxOpenConns(size)
+	pool.SetMaxIdleConns(size)
+	return pool, nil
 }
 
 func sqliteDSN(path, extra string) string {

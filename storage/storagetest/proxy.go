@@ -2,6 +2,7 @@ package storagetest
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net"
 	"net/url"
 	"path/filepath"
@@ -133,13 +134,14 @@ func (p *Proxy) serve(client net.Conn) {
 	p.track(client, true)
 	defer p.track(client, false)
 	var due atomic.Pointer[cut] // of this connection
+	run := statements{}
 	var both sync.WaitGroup
 	both.Go(func() {
 		defer server.Close()
 		pump(server, client, func(b []byte) (pass, more bool) {
 			time.Sleep(time.Duration(p.delay.Load()))
-			c := p.cut.Load()
-			if c == nil || !bytes.Contains(b, c.text) || c.times.Add(-1) < 0 {
+			c, texts := p.cut.Load(), run.in(b)
+			if c == nil || !bytes.Contains(texts, c.text) || c.times.Add(-1) < 0 {
 				return !p.hole.Load(), true
 			}
 			p.cuts.Add(1)
@@ -157,6 +159,34 @@ func (p *Proxy) serve(client net.Conn) {
 		})
 	})
 	both.Wait()
+}
+
+// statements are the texts of those that a connection has prepared, by name.
+type statements map[string][]byte
+
+// in is the texts of all statements that a client has run by what it sent: by their text alone, or prepared before. Preparing one is not
+// running it.
+func (s statements) in(sent []byte) (texts []byte) {
+	for len(sent) > 5 {
+		kind, size := sent[0], 1+int(binary.BigEndian.Uint32(sent[1:]))
+		if size < 5 || size > len(sent) {
+			return texts // what a client says first has another form
+		}
+		first, rest, _ := bytes.Cut(sent[5:size], []byte{0})
+		second, _, _ := bytes.Cut(rest, []byte{0})
+		sent = sent[size:]
+		switch {
+		case kind == 'Q': // query
+			texts = append(texts, first...)
+		case kind == 'P' && len(first) == 0: // parse, and bind and execute after it
+			texts = append(texts, second...)
+		case kind == 'P':
+			s[string(first)] = bytes.Clone(second)
+		case kind == 'B': // bind, and execute after it
+			texts = append(texts, s[string(second)]...)
+		}
+	}
+	return texts
 }
 
 // pump copies until either end closes. Of each piece it asks whether it may pass, and whether there may be more.

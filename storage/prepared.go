@@ -1,0 +1,119 @@
+package storage
+
+import (
+	"context"
+	"database/sql/driver"
+)
+
+// maxPrepared bounds the statements that a connection keeps prepared. There are fewer texts than that in this package.
+const maxPrepared = 100
+
+// preparing opens connections that prepare a statement with parameters the first time that they run it, and keep it: parsing and planning
+// cost a database more than running does.
+type preparing struct{ driver.Connector }
+
+func (p preparing) Connect(ctx context.Context) (driver.Conn, error) {
+	c, err := p.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &preparedConn{connection: c.(connection), statements: map[string]statement{}}, nil
+}
+
+// connection is what both drivers can do.
+type connection interface {
+	driver.Conn
+	driver.ConnBeginTx
+	driver.ConnPrepareContext
+	driver.ExecerContext
+	driver.QueryerContext
+	driver.Pinger
+	driver.SessionResetter
+	driver.Validator
+}
+
+type statement interface {
+	driver.Stmt
+	driver.StmtExecContext
+	driver.StmtQueryContext
+}
+
+// preparedConn is one connection.
+type preparedConn struct {
+	connection
+	statements map[string]statement
+	last       context.Context // of the last statement
+}
+
+// prepared is the statement of a query; nil for one that is better run as it is.
+func (c *preparedConn) prepared(ctx context.Context, query string, args []driver.NamedValue) (statement, error) {
+	if s := c.statements[query]; s != nil || len(args) == 0 || len(c.statements) >= maxPrepared {
+		return s, nil
+	}
+	s, err := c.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	c.statements[query] = s.(statement)
+	return s.(statement), nil
+}
+
+// forget drops a statement that the database does not run any more, because a table has changed under it or because a pooler has put
+// another session behind the connection: it did nothing, and is prepared again.
+func (c *preparedConn) forget(query string, err error) bool {
+	code, ok := postgresCode(err)
+	if ok = ok && (code == "0A000" || code == "26000"); ok {
+		delete(c.statements, query)
+	}
+	return ok
+}
+
+// QueryContext implements [driver.QueryerContext].
+func (c *preparedConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	c.last = ctx
+	s, err := c.prepared(ctx, query, args)
+	if err != nil {
+		return nil, err
+	}
+	if s == nil {
+		return c.connection.QueryContext(ctx, query, args)
+	}
+	rows, err := s.QueryContext(ctx, args)
+	if err != nil && c.forget(query, err) {
+		return c.connection.QueryContext(ctx, query, args)
+	}
+	return rows, err
+}
+
+// ExecContext implements [driver.ExecerContext].
+func (c *preparedConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	c.last = ctx
+	s, err := c.prepared(ctx, query, args)
+	if err != nil {
+		return nil, err
+	}
+	if s == nil {
+		return c.connection.ExecContext(ctx, query, args)
+	}
+	result, err := s.ExecContext(ctx, args)
+	if err != nil && c.forget(query, err) {
+		return c.connection.ExecContext(ctx, query, args)
+	}
+	return result, err
+}
+
+// CheckNamedValue implements [driver.NamedValueChecker].
+func (c *preparedConn) CheckNamedValue(v *driver.NamedValue) error {
+	if checker, ok := c.connection.(driver.NamedValueChecker); ok {
+		return checker.CheckNamedValue(v)
+	}
+	return driver.ErrSkip
+}
+
+// IsValid implements [driver.Validator]: a statement that was cancelled may be cancelled late, which would hit the next one.
+func (c *preparedConn) IsValid() bool {
+	return (c.last == nil || c.last.Err() == nil) && c.connection.IsValid()
+}
+
+// Unwrap is the connection of the driver.
+func (c *preparedConn) Unwrap() driver.Conn { return c.connection }
