@@ -31,7 +31,7 @@ func measure(b *testing.B, grants int, run func(b *testing.B, m *measured)) {
 			if storage.SQLitePath(c.Database) == "" {
 				c.MasterKeyFile = masterFile(b)
 			}
-			s := must(Open(ctx, c, Options{Generate: keystest.Generator(), Log: NewLog(Config{LogLevel: "info"}, io.Discard, false)}))
+			s := must(Open(ctx, c, Options{Generate: keystest.Generator(), Log: NewLog(Config{LogLevel: "info"}, io.Discard, false).Logger}))
 			b.Cleanup(func() { s.Close() })
 			go s.ring.Run(b.Context())
 			h := &harness{t: b, config: c, server: s}

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"net/netip"
 	"sync"
 	"time"
 
@@ -43,6 +42,13 @@ func (b *budgets) wait(key string, now time.Time) time.Duration {
 	return max(time.Second, time.Duration(missing*float64(b.period)/float64(b.size)))
 }
 
+// untouched tells whether nothing has been spent.
+func (b *budgets) untouched() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.young) == 0
+}
+
 // spend takes one from the budget of the key.
 func (b *budgets) spend(key string, now time.Time) {
 	b.mu.Lock()
@@ -69,16 +75,20 @@ func newClientFailures(failures int, window time.Duration) clientFailures {
 	return clientFailures{newBudgets(3*failures, window), newBudgets(30*failures, window)}
 }
 
-func (f clientFailures) wait(clientID string, address netip.Addr, now time.Time) time.Duration {
-	return max(f.pair.wait(pairKey(clientID, address), now), f.address.wait(address.String(), now))
+func (f clientFailures) wait(clientID, address string, now time.Time) time.Duration {
+	wait := f.address.wait(address, now)
+	if f.pair.untouched() {
+		return wait
+	}
+	return max(wait, f.pair.wait(pairKey(clientID, address), now))
 }
 
-func (f clientFailures) spend(clientID string, address netip.Addr, now time.Time) {
+func (f clientFailures) spend(clientID, address string, now time.Time) {
 	f.pair.spend(pairKey(clientID, address), now)
-	f.address.spend(address.String(), now)
+	f.address.spend(address, now)
 }
 
 // pairKey keeps ids short, whatever was sent as one.
-func pairKey(clientID string, address netip.Addr) string {
-	return clientID[:min(len(clientID), maxClientID+1)] + "\x00" + address.String()
+func pairKey(clientID, address string) string {
+	return clientID[:min(len(clientID), maxClientID+1)] + "\x00" + address
 }

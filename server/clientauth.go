@@ -72,18 +72,18 @@ func parseBasic(header string) (presented, bool) {
 
 // authenticate tells which client sent the request. A client or address that keeps failing meets 429 before its secret is judged.
 func (s *Server) authenticate(ctx context.Context, q *request) error {
-	p, err := readClient(q.http.Header, q.form)
+	p, err := readClient(q.header, q.form)
 	if err != nil {
 		return err
 	}
-	if wait := s.clientFailures.wait(p.id, q.address, s.now()); wait > 0 {
+	if wait := s.clientFailures.wait(p.id, q.from, s.now()); wait > 0 {
 		s.event(q, "throttle", "client authentication")
 		return tooMany(wait)
 	}
 	c, err := s.clientOf(ctx, p)
-	q.clientID = c.ID
+	q.known = c.ID
 	if errors.Is(err, errClient) {
-		s.clientFailures.spend(p.id, q.address, s.now())
+		s.clientFailures.spend(p.id, q.from, s.now())
 		s.event(q, "client authentication", "failed")
 	}
 	if err == nil {

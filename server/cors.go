@@ -7,8 +7,8 @@ import (
 
 // cors lets pages of the configured origins, and of no other, call an endpoint (Fetch standard; RFC 9700 §2.6). It answers their preflight
 // requests.
-func (s *Server) cors(h http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+func (s *Server) cors(h handler) handler {
+	return func(w *exchange, r *http.Request) {
 		w.Header().Add("Vary", "Origin")
 		origin := r.Header.Get("Origin")
 		if origin != "" && slices.Contains(s.config.CORSOrigins, origin) {
@@ -24,8 +24,8 @@ func (s *Server) cors(h http.HandlerFunc) http.HandlerFunc {
 }
 
 // anyOrigin lets every page read what is public anyway. Credentials are never allowed.
-func anyOrigin(h http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+func anyOrigin(h handler) handler {
+	return func(w *exchange, r *http.Request) {
 		w.Header().Set("Access-Control-Allow-Origin", "*")
 		if isPreflight(r) {
 			allowMethod(w, http.MethodGet)

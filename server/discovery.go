@@ -13,7 +13,7 @@ import (
 )
 
 // jwks is GET /.well-known/jwks.json (RFC 7517 §5), from memory.
-func (s *Server) jwks(w http.ResponseWriter, r *http.Request) {
+func (s *Server) jwks(w *exchange, r *http.Request) {
 	set := s.ring.JWKS()
 	w.Header().Set("Cache-Control", fmt.Sprintf("public, max-age=%d", set.MaxAge/time.Second))
 	w.Header().Set("ETag", set.ETag)
@@ -26,12 +26,14 @@ func (s *Server) jwks(w http.ResponseWriter, r *http.Request) {
 }
 
 // metadata is GET /.well-known/oauth-authorization-server (RFC 8414 §3). Nothing in it comes from the request.
-func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
-	s.config.writeMetadata(w)
+func (s *Server) metadata() handler {
+	body, err := s.config.metadata()
+	return func(x *exchange, _ *http.Request) { writeMetadata(x, body, err) }
 }
 
-func (c Config) writeMetadata(w http.ResponseWriter) {
-	body, err := json.Marshal(c.describe())
+func (c Config) metadata() ([]byte, error) { return json.Marshal(c.describe()) }
+
+func writeMetadata(w http.ResponseWriter, body []byte, err error) {
 	if err != nil {
 		writeError(w, visible(err))
 		return
@@ -56,7 +58,7 @@ func (c Config) describe() api.Metadata {
 }
 
 // openAPI is GET /openapi.yaml: the contract of this listener.
-func (s *Server) openAPI(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) openAPI(w *exchange, _ *http.Request) {
 	w.Header().Set("Cache-Control", "public, max-age=300")
 	document(w, "application/yaml", keyturn.OpenAPI)
 }

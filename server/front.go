@@ -74,7 +74,8 @@ func (c Config) starting(w http.ResponseWriter, r *http.Request) {
 		plain(w, http.StatusOK, "ok")
 	case strings.HasPrefix(path, api.PathMetadata) && r.Method == http.MethodGet:
 		w.Header().Set("Access-Control-Allow-Origin", "*")
-		c.writeMetadata(w)
+		body, err := c.metadata()
+		writeMetadata(w, body, err)
 	case strings.HasSuffix(path, api.PathToken), strings.HasSuffix(path, api.PathRevoke), strings.HasSuffix(path, api.PathIntrospect):
 		writeError(w, unavailable(retrySoon))
 	default:

@@ -42,7 +42,7 @@ func (s *Server) databaseServes(ctx context.Context) error {
 }
 
 // livez tells that the process answers; it asks nothing else.
-func (s *Server) livez(w http.ResponseWriter, r *http.Request) {
+func (s *Server) livez(w *exchange, r *http.Request) {
 	text := "ok"
 	if r.URL.Query().Has("verbose") {
 		text = "process ok\nok"
@@ -51,7 +51,7 @@ func (s *Server) livez(w http.ResponseWriter, r *http.Request) {
 }
 
 // readyz tells whether this replica can serve.
-func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
+func (s *Server) readyz(w *exchange, r *http.Request) {
 	status, verdict := http.StatusOK, "ok"
 	var lines []string
 	for _, c := range s.checks() {

@@ -28,8 +28,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/mux"
-
 	"github.com/keyturn/keyturn/keys/keystest"
 	"github.com/keyturn/keyturn/server/servertest"
 )
@@ -339,10 +337,8 @@ func TestPanicTellsNothing(t *testing.T) {
 	log := &lockedBuffer{}
 	s := must(Open(ctx, testConfig(sqliteURL(t)), Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))}))
 	defer s.Close()
-	routes := mux.NewRouter()
-	routes.HandleFunc("/panic", func(http.ResponseWriter, *http.Request) { panic("a canary in a panic") })
 	w := httptest.NewRecorder()
-	s.wrap(routes).ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/panic", nil))
+	s.wrap(routes{"/panic": func(*exchange, *http.Request) { panic("a canary in a panic") }}).ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/panic", nil))
 	if w.Code != 500 || strings.Contains(w.Body.String()+log.String(), "canary") || !strings.Contains(log.String(), `"msg":"panic"`) {
 		t.Errorf("%d %s\n%s", w.Code, w.Body, log)
 	}

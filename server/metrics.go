@@ -95,7 +95,7 @@ func Version() VersionInfo {
 	return v
 }
 
-func (m *metrics) serve(w http.ResponseWriter, r *http.Request) { m.handler.ServeHTTP(w, r) }
+func (m *metrics) serve(w *exchange, r *http.Request) { m.handler.ServeHTTP(w, r) }
 
 // observe counts one request. A method that HTTP does not know is counted as other.
 func (m *metrics) observe(route, method string, status int, took time.Duration) {

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"sync"
 	"time"
@@ -143,7 +144,7 @@ func (s *Server) loginFailed(q *request, reason string) {
 	if reason == "throttled" {
 		s.event(q, "throttle", "login")
 	}
-	s.event(q, "login", "failed", "reason", reason)
+	s.event(q, "login", "failed", slog.String("reason", reason))
 }
 
 // loginSucceeded settles the throttle, remembers the address, and keeps a better hash of the password, if there is one.
@@ -201,6 +202,6 @@ func (s *Server) beginGrant(ctx context.Context, q *request, view storage.LoginV
 		response.RefreshToken = t.seal(s.ring.Secrets(), now)
 	}
 	response.Username = view.User.Username
-	s.event(q, "login", "ok", "sub", view.User.Sub, "sid", g.ID.String())
+	s.event(q, "login", "ok", slog.String("sub", view.User.Sub), slog.String("sid", g.ID.String()))
 	return response, err
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math"
 	"slices"
 	"strings"
@@ -28,7 +29,7 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 		return none, err
 	}
 	if !ok || t.generation == math.MaxUint32 {
-		s.event(q, "refresh", "failed", "reason", "malformed")
+		s.event(q, "refresh", "failed", slog.String("reason", "malformed"))
 		return none, errRefresh
 	}
 	now := s.now().Truncate(time.Millisecond)
@@ -49,10 +50,10 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 	}
 	s.metrics.refreshes.WithLabelValues(string(outcome)).Inc()
 	if outcome == storage.RefreshDead || outcome == storage.RefreshReuse {
-		s.event(q, "refresh", "failed", "reason", string(outcome), "sid", t.grant.String())
+		s.event(q, "refresh", "failed", slog.String("reason", string(outcome)), slog.String("sid", t.grant.String()))
 		return none, errRefresh
 	}
-	s.event(q, "refresh", "ok", "kind", string(outcome), "sid", t.grant.String())
+	s.event(q, "refresh", "ok", slog.String("kind", string(outcome)), slog.String("sid", t.grant.String()))
 	return s.refreshed(q, signer, t, g, now)
 }
 

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"log/slog"
 
 	"github.com/keyturn/keyturn/api"
 	"github.com/keyturn/keyturn/storage"
@@ -30,7 +31,7 @@ func (s *Server) revoke(ctx context.Context, q *request) (any, error) {
 	if ended {
 		outcome = "ok"
 	}
-	s.event(q, "revocation", outcome, "sid", id.String())
+	s.event(q, "revocation", outcome, slog.String("sid", id.String()))
 	return api.Revocation{}, nil
 }
 

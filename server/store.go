@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -138,27 +137,3 @@ func checkStamp(ctx context.Context, db *storage.DB, dev bool) error {
 type ConfigError struct{ Problems []error }
 
 func (e *ConfigError) Error() string { return errors.Join(e.Problems...).Error() }
-
-// NewLog is the log of the configuration, for a writer that is a terminal or not.
-func NewLog(c Config, w interface{ Write([]byte) (int, error) }, terminal bool) *slog.Logger {
-	level, _ := c.logLevel()
-	o := &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey && len(groups) == 0 {
-			a.Value = slog.TimeValue(a.Value.Time().UTC())
-		}
-		return a
-	}}
-	if c.LogFormat == "text" || c.LogFormat == "" && terminal {
-		return slog.New(slog.NewTextHandler(w, o))
-	}
-	return slog.New(slog.NewJSONHandler(w, o))
-}
-
-func (c Config) logLevel() (slog.Level, error) {
-	var level slog.Level
-	switch c.LogLevel {
-	case "debug", "info", "warn", "error":
-		return level, level.UnmarshalText([]byte(c.LogLevel))
-	}
-	return level, fmt.Errorf("log_level: %q is none of debug, info, warn, error", c.LogLevel)
-}

@@ -83,7 +83,7 @@ func (d *DB) pool(patience time.Duration, size int) (*sqlx.DB, error) {
 		return nil, err
 	}
 	c.Dialer(dialer{patience: patience})
-	db := sqlx.NewDb(sql.OpenDB(preparing{connector{c, &d.opened}}), "postgres")
+	db := sqlx.NewDb(sql.OpenDB(preparing{connector{c, &d.opened}, false}), "postgres")
 	db.SetMaxOpenConns(size)
 	db.SetMaxIdleConns(size)
 	db.SetConnMaxIdleTime(5 * time.Minute)

@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"database/sql/driver"
+	"errors"
 )
 
 // maxPrepared bounds the statements that a connection keeps prepared. There are fewer texts than that in this package.
@@ -10,14 +11,17 @@ const maxPrepared = 100
 
 // preparing opens connections that prepare a statement with parameters the first time that they run it, and keep it: parsing and planning
 // cost a database more than running does.
-type preparing struct{ driver.Connector }
+type preparing struct {
+	driver.Connector
+	finalize bool // before a connection is closed, as SQLite wants it; PostgreSQL forgets them by itself
+}
 
 func (p preparing) Connect(ctx context.Context) (driver.Conn, error) {
 	c, err := p.Connector.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &preparedConn{connection: c.(connection), statements: map[string]statement{}}, nil
+	return &preparedConn{connection: c.(connection), finalize: p.finalize, statements: map[string]statement{}}, nil
 }
 
 // connection is what both drivers can do.
@@ -41,6 +45,7 @@ type statement interface {
 // preparedConn is one connection.
 type preparedConn struct {
 	connection
+	finalize   bool
 	statements map[string]statement
 	last       context.Context // of the last statement
 }
@@ -113,6 +118,17 @@ func (c *preparedConn) CheckNamedValue(v *driver.NamedValue) error {
 // IsValid implements [driver.Validator]: a statement that was cancelled may be cancelled late, which would hit the next one.
 func (c *preparedConn) IsValid() bool {
 	return (c.last == nil || c.last.Err() == nil) && c.connection.IsValid()
+}
+
+// Close implements [driver.Conn].
+func (c *preparedConn) Close() error {
+	var err error
+	if c.finalize {
+		for _, s := range c.statements {
+			err = errors.Join(err, s.Close())
+		}
+	}
+	return errors.Join(err, c.connection.Close())
 }
 
 // Unwrap is the connection of the driver.

@@ -53,7 +53,7 @@ func sqlitePool(dsn string, size int) (*sqlx.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool := sqlx.NewDb(sql.OpenDB(preparing{c}), "sqlite")
+	pool := sqlx.NewDb(sql.OpenDB(preparing{c, true}), "sqlite")
 	pool.SetMaxOpenConns(size)
 	pool.SetMaxIdleConns(size)
 	return pool, nil

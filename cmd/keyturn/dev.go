@@ -52,7 +52,7 @@ func (a *app) dev(ctx context.Context, listen, adminListen string) error {
 	if err != nil {
 		return err
 	}
-	s, err := server.Open(ctx, config, server.Options{Dev: true, Log: server.NewLog(config, a.stderr, true)})
+	s, err := server.Open(ctx, config, server.Options{Dev: true, Log: server.NewLog(config, a.stderr, true).Logger})
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,9 @@ func (a *app) serve(ctx context.Context, config server.Config) error {
 	if err != nil {
 		return err
 	}
-	return server.Serve(ctx, config, server.Options{Log: server.NewLog(config, a.stderr, a.onTerminal())}, listeners)
+	log := server.NewLog(config, a.stderr, a.onTerminal())
+	defer log.Close()
+	return server.Serve(ctx, config, server.Options{Log: log.Logger}, listeners)
 }
 
 // untilSignal ends the context at the first signal, and then lets signals have their usual effect.

@@ -1,0 +1,93 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"time"
+
+	"github.com/keyturn/keyturn/api"
+)
+
+// exchange is one request with its answer: what is written to it, and what log and metrics tell of it.
+type exchange struct {
+	http.ResponseWriter
+	id, route, clientID, outcome string
+	address                      netip.Addr // of the client
+	from                         string     // its text
+	status                       int
+	wrote                        bool
+}
+
+// WriteHeader implements [http.ResponseWriter].
+func (x *exchange) WriteHeader(status int) {
+	x.status, x.wrote = status, true
+	x.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements [http.ResponseWriter].
+func (x *exchange) Write(b []byte) (int, error) {
+	x.wrote = true
+	return x.ResponseWriter.Write(b)
+}
+
+// Unwrap lets net/http reach the connection.
+func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
+
+// wrap gives every response its headers, its log line and its place in the metrics, and turns a panic into a 500.
+func (s *Server) wrap(r routes) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		begun := time.Now()
+		x := &exchange{ResponseWriter: w, id: s.requestID(q), route: "other", address: clientAddress(q, s.trusted), status: http.StatusOK}
+		x.from = x.address.String()
+		x.Header().Set("X-Request-Id", x.id)
+		x.Header().Set("X-Content-Type-Options", "nosniff")
+		defer func() {
+			if p := recover(); p != nil {
+				s.recovered(x, p)
+			}
+			s.finish(q, x, time.Since(begun))
+		}()
+		r.serve(x, q)
+	})
+}
+
+// recovered answers for a handler that panicked. The value of a panic may hold a secret; the stack holds none.
+func (s *Server) recovered(x *exchange, p any) {
+	if p == http.ErrAbortHandler {
+		panic(p)
+	}
+	s.log.Error("panic", "request_id", x.id, "path", x.route, "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+	x.outcome = string(api.ServerError)
+	if !x.wrote {
+		writeError(x, visible(nil))
+	}
+}
+
+func (s *Server) finish(r *http.Request, x *exchange, took time.Duration) {
+	s.metrics.observe(x.route, r.Method, x.status, took)
+	s.tell("request", slog.String("request_id", x.id), slog.String("method", r.Method), slog.String("path", x.route), slog.Int("status", x.status),
+		slog.Float64("duration_ms", float64(took.Microseconds())/1000), slog.String("client", x.clientID), slog.String("outcome", x.outcome),
+		slog.String("address", x.from))
+}
+
+// tell is one line of the log on the path of a request: unlike [slog.Logger.Info], it does not look for the line of code that says it.
+func (s *Server) tell(what string, attrs ...slog.Attr) {
+	ctx, h := context.Background(), s.log.Handler()
+	if h.Enabled(ctx, slog.LevelInfo) {
+		line := slog.NewRecord(time.Now(), slog.LevelInfo, what, 0)
+		line.AddAttrs(attrs...)
+		h.Handle(ctx, line)
+	}
+}
+
+// requestID is a new one, or that of a trusted proxy.
+func (s *Server) requestID(r *http.Request) string {
+	if id := r.Header.Get("X-Request-Id"); id != "" && len(id) <= 128 && isScopeToken(id) && isTrusted(peerAddress(r), s.trusted) {
+		return id
+	}
+	return randomHex(8)
+}

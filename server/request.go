@@ -1,0 +1,67 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+
+	"github.com/keyturn/keyturn/storage"
+)
+
+// request is one request to /token, /revoke or /introspect, parsed once.
+type request struct {
+	*exchange
+	header   http.Header
+	form     form
+	client   storage.Client // authenticated
+	known    string         // id of a client that exists, authenticated or not
+	username string         // of a user that exists: people type passwords into the field for the name
+}
+
+// post adapts an endpoint: it parses the form, authenticates the client, and writes the value or the error.
+func (s *Server) post(endpoint func(context.Context, *request) (any, error)) handler {
+	return func(x *exchange, r *http.Request) {
+		q := &request{exchange: x, header: r.Header}
+		body, err := s.answer(r, q, endpoint)
+		x.clientID = q.client.ID
+		if err == nil {
+			x.outcome = "ok"
+			writeJSON(x, http.StatusOK, body)
+			return
+		}
+		f := visible(err)
+		x.outcome = string(f.body.Code)
+		if f.httpStatus() >= 500 {
+			s.log.Error("request failed", "request_id", x.id, "path", x.route, "error", err.Error())
+		}
+		writeError(x, f)
+	}
+}
+
+func (s *Server) answer(r *http.Request, q *request, endpoint func(context.Context, *request) (any, error)) (any, error) {
+	var err error
+	if q.form, err = readForm(q, r); err != nil {
+		return nil, err
+	}
+	if s.older.Load() {
+		return nil, errOlder
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), s.db.Patience())
+	defer cancel()
+	begun := s.now()
+	if err := s.authenticate(ctx, q); err != nil {
+		return nil, err
+	}
+	body, err := endpoint(ctx, q)
+	if errors.Is(err, storage.ErrUnavailable) {
+		s.ring.Away(begun, s.now())
+	}
+	return body, err
+}
+
+// event tells the log of something that security teams look for: one line with who, what and the outcome.
+func (s *Server) event(q *request, name, outcome string, more ...slog.Attr) {
+	s.tell(name, append([]slog.Attr{slog.String("event", name), slog.String("outcome", outcome), slog.String("request_id", q.id),
+		slog.String("client", q.known), slog.String("user", q.username), slog.String("address", q.from)}, more...)...)
+}
