@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -281,8 +282,13 @@ type Signer struct {
 	signer jose.Signer
 }
 
+// signing is the signatures that are being computed, one for each CPU: more would be no faster, and short requests would wait behind them.
+var signing = make(chan struct{}, runtime.NumCPU())
+
 // Sign makes the compact JWS of a payload with typ at+jwt (RFC 9068 §2.1).
 func (s Signer) Sign(payload []byte) (string, error) {
+	signing <- struct{}{}
+	defer func() { <-signing }()
 	jws, err := s.signer.Sign(payload)
 	if err != nil {
 		return "", fmt.Errorf("sign: %w", err)
@@ -318,6 +324,27 @@ func (r *Ring) Signer(ctx context.Context, expires time.Time) (Signer, error) {
 	}
 }
 
+// Trusts tells whether a token that a key of this ring has signed may be believed today. ErrRevoked or ErrToken if not; ErrStale if this
+// replica cannot be sure.
+func (r *Ring) Trusts(kid string) error {
+	v, err := r.fresh()
+	if err != nil {
+		return err
+	}
+	_, err = v.trusted(kid)
+	return err
+}
+
+func (v *view) trusted(kid string) (*rsa.PublicKey, error) {
+	switch public := v.public[kid]; {
+	case public != nil:
+		return public, nil
+	case v.revoked[kid]:
+		return nil, ErrRevoked
+	}
+	return nil, ErrToken
+}
+
 // Verify returns the payload of an access token that a key of this ring signed and that has not been revoked, and the kid. The token must
 // be a compact JWS in canonical base64url with exactly the header that Sign makes. ErrToken or ErrRevoked otherwise; ErrStale if this
 // replica cannot be sure.
@@ -330,12 +357,9 @@ func (r *Ring) Verify(token string) (payload []byte, kid string, err error) {
 	if !ok {
 		return nil, "", ErrToken
 	}
-	public := v.public[kid]
-	if public == nil {
-		if v.revoked[kid] {
-			return nil, "", ErrRevoked
-		}
-		return nil, "", ErrToken
+	public, err := v.trusted(kid)
+	if err != nil {
+		return nil, "", err
 	}
 	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{signingAlg})
 	if err != nil {

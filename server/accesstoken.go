@@ -3,10 +3,12 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/keyturn/keyturn/api"
@@ -68,37 +70,60 @@ const (
 	timely                  // to be asked about
 )
 
-// readAccessToken returns the claims of an access token, the kid of its key and where it stands. The error is of a server that cannot be sure.
-func (s *Server) readAccessToken(token string) (claims api.AccessToken, kid string, at standing, err error) {
+// verified is what an access token says, once its signature has been verified. It does not change.
+type verified struct {
+	kid    string
+	claims api.AccessToken
+	grant  storage.GrantID
+	body   atomic.Pointer[encoded] // of its introspection, once it was made
+}
+
+// readAccessToken returns what an access token says and where it stands. The error is of a server that cannot be sure.
+func (s *Server) readAccessToken(token string) (*verified, standing, error) {
+	sum := sha256.Sum256([]byte(token))
+	v := s.verified.find(sum)
+	if v == nil {
+		var at standing
+		var err error
+		if v, at, err = s.verify(token); v == nil {
+			return nil, at, err
+		}
+		s.verified.keep(sum, v)
+	}
+	switch err := s.ring.Trusts(v.kid); {
+	case errors.Is(err, keys.ErrToken), errors.Is(err, keys.ErrRevoked):
+		return v, over, nil
+	case err != nil:
+		return nil, unknown, err
+	case s.now().Unix() >= v.claims.Expires:
+		return v, over, nil
+	}
+	return v, timely, nil
+}
+
+// verify reads a token that has not been seen before. Nothing if it is none that can be used.
+func (s *Server) verify(token string) (*verified, standing, error) {
 	payload, kid, err := s.ring.Verify(token)
 	switch {
 	case errors.Is(err, keys.ErrToken):
-		return claims, "", unknown, nil
+		return nil, unknown, nil
 	case errors.Is(err, keys.ErrRevoked):
-		return claims, "", over, nil
+		return nil, over, nil
 	case err != nil:
-		return claims, "", unknown, err
+		return nil, unknown, err
 	}
-	if err := json.Unmarshal(payload, &claims); err != nil || claims.Issuer != s.config.Issuer {
-		return claims, "", unknown, nil
+	v := &verified{kid: kid}
+	if err := json.Unmarshal(payload, &v.claims); err != nil || v.claims.Issuer != s.config.Issuer {
+		return nil, unknown, nil
 	}
-	if s.now().Unix() >= claims.Expires {
-		return claims, kid, over, nil
+	if v.grant, err = storage.ParseGrantID(v.claims.Session); err != nil {
+		v.grant = 0 // that of nobody
 	}
-	return claims, kid, timely, nil
+	return v, timely, nil
 }
 
-// accessGrant reads the grant of an access token, if it is that of the token and alive. The state of the key that signed it is read with
-// it, so that the revocation of a key counts at once, and not only when this replica has polled.
-func (s *Server) accessGrant(ctx context.Context, claims api.AccessToken, kid string) (state storage.TokenState, live bool, err error) {
-	id, err := storage.ParseGrantID(claims.Session)
-	if err != nil {
-		return state, false, nil
-	}
-	state, err = s.db.TokenState(ctx, id, kid)
-	if errors.Is(err, storage.ErrNotFound) {
-		return state, false, nil
-	}
-	live = err == nil && state.Live(s.now()) && state.ClientID == claims.ClientID && *state.Sub == claims.Subject
-	return state, live, err
+// accessGrant asks for the grant of an access token, if it is that of the token and alive.
+func (s *Server) accessGrant(ctx context.Context, v *verified) (state storage.TokenState, live bool, err error) {
+	state, err = s.db.TokenState(ctx, v.grant, v.kid, s.now())
+	return state, err == nil && state.Live && state.ClientID == v.claims.ClientID && state.Sub == v.claims.Subject, err
 }

@@ -88,23 +88,33 @@ func writeError(w http.ResponseWriter, f *failure) {
 	writeJSON(w, status, f.body)
 }
 
-// writeJSON answers with a body that nobody may store, RFC 6749 §5.1.
-func writeJSON(w http.ResponseWriter, status int, body any) {
+// encoded is a body in the form in which it is sent.
+type encoded []byte
+
+func encode(body any) (encoded, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	if err := e.Encode(body); err != nil {
-		status, body = http.StatusInternalServerError, nil
-		b.Reset()
-		b.WriteString(`{"error":"server_error"}` + "\n")
+	err := e.Encode(body)
+	return b.Bytes(), err
+}
+
+// writeJSON answers with a body that nobody may store, RFC 6749 §5.1.
+func writeJSON(w http.ResponseWriter, status int, body any) {
+	b, ok := body.(encoded)
+	if !ok {
+		var err error
+		if b, err = encode(body); err != nil {
+			status, b = http.StatusInternalServerError, encoded(`{"error":"server_error"}`+"\n")
+		}
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")
 	h.Set("Pragma", "no-cache")
-	h.Set("Content-Length", strconv.Itoa(b.Len()))
+	h.Set("Content-Length", strconv.Itoa(len(b)))
 	w.WriteHeader(status)
-	w.Write(b.Bytes())
+	w.Write(b)
 }
 
 // retrySoon is what a client is told to wait when the database is away.

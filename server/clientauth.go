@@ -97,7 +97,7 @@ func (s *Server) clientOf(ctx context.Context, p presented) (storage.Client, err
 	if p.method == "" {
 		return storage.Client{}, errClient
 	}
-	c, err := s.db.Client(ctx, p.id)
+	c, err := s.clients.client(ctx, p.id, s.now())
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return storage.Client{}, err
 	}

@@ -37,7 +37,7 @@ func readForm(w http.ResponseWriter, r *http.Request) (form, error) {
 		w.Header().Set("Connection", "close")
 		return nil, tooLarge
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := readBody(w, r)
 	if err != nil {
 		var size *http.MaxBytesError
 		if errors.As(err, &size) {
@@ -48,8 +48,21 @@ func readForm(w http.ResponseWriter, r *http.Request) (form, error) {
 	return parseForm(string(body))
 }
 
+// readBody reads a body, at once if its size is known.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.ContentLength < 0 {
+		return io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	}
+	body := make([]byte, r.ContentLength)
+	_, err := io.ReadFull(r.Body, body)
+	return body, err
+}
+
 // checkQuery refuses credentials in the query. Everything else in it is ignored.
 func checkQuery(query string) error {
+	if query == "" {
+		return nil
+	}
 	for pair := range strings.SplitSeq(query, "&") {
 		name, _, _ := strings.Cut(pair, "=")
 		if plain, err := url.QueryUnescape(name); err == nil {
@@ -62,13 +75,18 @@ func checkQuery(query string) error {
 	return nil
 }
 
+const formMediaType = "application/x-www-form-urlencoded"
+
 // checkMediaType wants exactly one Content-Type, the form's, in UTF-8 (RFC 6749 App. B; media types ignore case, RFC 9110 §8.3.1).
 func checkMediaType(h http.Header) error {
 	values := h.Values("Content-Type")
+	if len(values) == 1 && values[0] == formMediaType && h.Get("Content-Encoding") == "" {
+		return nil
+	}
 	if len(values) == 1 {
 		mediaType, params, err := mime.ParseMediaType(values[0])
 		charset, given := params["charset"]
-		if err == nil && mediaType == "application/x-www-form-urlencoded" && (!given || strings.EqualFold(charset, "utf-8")) &&
+		if err == nil && mediaType == formMediaType && (!given || strings.EqualFold(charset, "utf-8")) &&
 			h.Get("Content-Encoding") == "" {
 			return nil
 		}
@@ -79,7 +97,7 @@ func checkMediaType(h http.Header) error {
 // parseForm parses a form body. Unlike net/url it refuses a parameter that is there twice (RFC 6749 §3.2), a malformed escape, and
 // text that a database, a log or a header could take for something else.
 func parseForm(body string) (form, error) {
-	f, seen := form{}, map[string]bool{}
+	f := form{}
 	repeatedResource := false
 	for pair := range strings.SplitSeq(body, "&") {
 		if pair == "" {
@@ -94,14 +112,12 @@ func parseForm(body string) (form, error) {
 		if err != nil {
 			return nil, err
 		}
-		if seen[name] && name != api.ParamResource {
+		_, seen := f[name]
+		if seen && name != api.ParamResource {
 			return nil, fail(api.InvalidRequest, "a parameter is there more than once")
 		}
-		repeatedResource = repeatedResource || seen[name]
-		seen[name] = true
-		if value != "" {
-			f[name] = value
-		}
+		repeatedResource = repeatedResource || seen
+		f[name] = value
 	}
 	if repeatedResource {
 		// RFC 8707 §2 allows several; a token of keyturn is for one.

@@ -107,14 +107,14 @@ func FuzzClaims(f *testing.F) {
 		if err != nil {
 			return // not something that can be signed
 		}
-		claims, kid, at, err := h.server.readAccessToken(text)
+		v, at, err := h.server.readAccessToken(text)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if at != timely {
 			return
 		}
-		if _, live, err := h.server.accessGrant(ctx, claims, kid); err != nil || live {
+		if _, live, err := h.server.accessGrant(ctx, v); err != nil || live {
 			t.Fatalf("%q: live %v, %v", payload, live, err)
 		}
 	})

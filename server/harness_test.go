@@ -107,6 +107,7 @@ func open(t testing.TB, c Config, at *clock) *harness {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.clients.age = 0 // time stands still, and what an administrator changes must be seen
 	h := &harness{t: t, config: c, server: s, clock: at, log: log}
 	h.admin = &Admin{config: c, store: s.store, db: s.db, ring: s.ring, by: storage.Actor{Name: "os:test", Reason: "test"}, now: at.now}
 	t.Cleanup(func() { s.Close() })

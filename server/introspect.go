@@ -27,25 +27,37 @@ func (s *Server) introspect(ctx context.Context, q *request) (any, error) {
 	if ok {
 		return s.introspectRefreshToken(ctx, q, t)
 	}
-	claims, kid, at, err := s.readAccessToken(text)
+	v, at, err := s.readAccessToken(text)
 	if err != nil {
 		return nil, err
 	}
 	if at == unknown {
 		return s.unknownToken(q)
 	}
-	if at == over || q.client.ID != claims.ClientID && (q.client.Resource == "" || q.client.Resource != claims.Audience) {
+	if at == over || q.client.ID != v.claims.ClientID && (q.client.Resource == "" || q.client.Resource != v.claims.Audience) {
 		return api.Introspection{}, nil
 	}
-	g, live, err := s.accessGrant(ctx, claims, kid)
+	g, live, err := s.accessGrant(ctx, v)
 	if err != nil || !live {
 		return api.Introspection{}, err
 	}
-	return api.Introspection{
-		Active: true, Issuer: claims.Issuer, Subject: claims.Subject, Audience: claims.Audience, ClientID: claims.ClientID, Username: *g.Username,
-		Scope: claims.Scope, Expires: claims.Expires, IssuedAt: claims.IssuedAt, ID: claims.ID, TokenType: "Bearer", Session: claims.Session,
-		Roles: claims.Roles,
-	}, nil
+	return v.introspection(g.Username)
+}
+
+// introspection is the answer for a token that is alive, in the form in which it is sent. A user's name does not change.
+func (v *verified) introspection(username string) (any, error) {
+	if body := v.body.Load(); body != nil {
+		return *body, nil
+	}
+	c := v.claims
+	body, err := encode(api.Introspection{
+		Active: true, Issuer: c.Issuer, Subject: c.Subject, Audience: c.Audience, ClientID: c.ClientID, Username: username, Scope: c.Scope,
+		Expires: c.Expires, IssuedAt: c.IssuedAt, ID: c.ID, TokenType: "Bearer", Session: c.Session, Roles: c.Roles,
+	})
+	if err == nil {
+		v.body.Store(&body)
+	}
+	return body, err
 }
 
 // introspectRefreshToken shows the newest refresh token of a grant to its own client.

@@ -57,9 +57,9 @@ func (s *Server) gauges() []prometheus.Collector {
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_password_hashes_refused_total", Help: "Logins refused because hashing was busy."},
 			func() float64 { return float64(s.hasher.refused.Load()) }),
 		gauge("keyturn_clock_offset_seconds", "How far the clock here is ahead of that of the database.", func() float64 { return time.Duration(s.clockOff.Load()).Seconds() }),
-		gauge("keyturn_database_connections", "Open connections to the database.", func() float64 { return float64(s.db.Stats().OpenConnections) }),
+		gauge("keyturn_database_connections", "Open connections to the database.", func() float64 { open, _ := s.db.Connections(); return float64(open) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_database_wait_seconds_total", Help: "Time spent waiting for a connection."},
-			func() float64 { return s.db.Stats().WaitDuration.Seconds() }),
+			func() float64 { _, waited := s.db.Connections(); return waited.Seconds() }),
 	}
 }
 

@@ -40,10 +40,9 @@ func (s *Server) grantOf(text, clientID string) (id storage.GrantID, familyHash 
 	if t, ok, err := s.readRefreshToken(text); ok || err != nil {
 		return t.grant, t.familyHash(), ok, err
 	}
-	claims, _, at, err := s.readAccessToken(text)
-	if err != nil || at != timely || claims.ClientID != clientID {
+	v, at, err := s.readAccessToken(text)
+	if err != nil || at != timely || v.claims.ClientID != clientID {
 		return 0, "", false, err
 	}
-	id, err = storage.ParseGrantID(claims.Session)
-	return id, "", err == nil, nil
+	return v.grant, "", true, nil
 }

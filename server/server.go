@@ -65,6 +65,8 @@ type Server struct {
 	throttle       *throttle
 	clientFailures clientFailures
 	scans          *budgets
+	verified       *tokenCache
+	clients        *clientCache
 	metrics        *metrics
 	trusted        []netip.Prefix
 	replica        string          // names this process in leases
@@ -94,7 +96,8 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 		config: c, store: st, db: st.db, ring: st.ring, now: o.Now, log: o.Log, hasher: newHasher(c.hashPolicy(), c.hashSlots()),
 		throttle:       newThrottle(st.db, c.LoginFailures, time.Duration(c.LoginWindow)),
 		clientFailures: newClientFailures(c.LoginFailures, time.Duration(c.LoginWindow)),
-		scans:          newBudgets(unknownTokens, unknownTokensPeriod), replica: randomHex(8),
+		scans:          newBudgets(unknownTokens, unknownTokensPeriod), verified: newTokenCache(),
+		clients: newClientCache(st.db, clientAge), replica: randomHex(8),
 	}
 	s.clock, s.databaseNow = o.clock, o.DatabaseNow
 	if s.databaseNow == nil {

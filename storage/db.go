@@ -51,9 +51,11 @@ type Options struct {
 // DB is one open database. It is safe for concurrent use.
 type DB struct {
 	kind     Kind
-	read     *sqlx.DB // SQLite: a read-only pool
-	write    *sqlx.DB // SQLite: one connection; PostgreSQL: the same pool as read
+	read     *sqlx.DB // SQLite: read-only
+	write    *sqlx.DB // SQLite: one connection
 	slow     *sqlx.DB // for reports and migrations; SQLite: one of the others
+	tokens   *coalescer[tokenKey, TokenState]
+	commits  *commits // of SQLite
 	deadline time.Duration
 	dsn      string // PostgreSQL: for the connection that listens
 	path     string // SQLite: the file
@@ -68,6 +70,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
+	db.tokens = &coalescer[tokenKey, TokenState]{ask: db.tokenStates}
 	err = db.prepareSchema(ctx, o)
 	db.opened.Store(true)
 	if err != nil {
@@ -122,8 +125,14 @@ func (d *DB) Ping(ctx context.Context) error {
 	return fmt.Errorf("ping: %w: it only reads, as a standby does", ErrUnavailable)
 }
 
-// Stats tells the state of the pool that writes.
-func (d *DB) Stats() sql.DBStats { return d.write.Stats() }
+// Connections tells how many connections are open, and how long requests have waited for one, all together.
+func (d *DB) Connections() (open int, waited time.Duration) {
+	for _, pool := range []*sqlx.DB{d.read, d.write} {
+		s := pool.Stats()
+		open, waited = open+s.OpenConnections, waited+s.WaitDuration
+	}
+	return open, waited
+}
 
 // Patience is how long all that one request asks of the database may take together.
 func (d *DB) Patience() time.Duration { return d.deadline + d.deadline/5 }
@@ -166,27 +175,43 @@ func (d *DB) report(ctx context.Context, op string, dest any, query string, args
 	return d.fault(op, t.SelectContext(ctx, dest, query, args...))
 }
 
-// writing lends a connection for a write. A caller that goes away does not cut the write short, and neither does its deadline with PostgreSQL:
-// a COMMIT that is cancelled while it waits for its standby is answered as if it were done. There the connection itself ends the wait (see
-// dialer), without an answer, so that the outcome is unknown and never wrong.
-func (d *DB) writing(ctx context.Context, write func(context.Context, *sqlx.Conn) error) error {
+// runner is where a statement runs.
+type runner interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	GetContext(ctx context.Context, dest any, query string, args ...any) error
+}
+
+// writing runs one statement that writes. A caller that goes away does not cut it short, and neither does its deadline: a COMMIT that is
+// cancelled while PostgreSQL waits for its standby is answered as if it were done. There the connection itself ends the wait (see dialer),
+// without an answer, so that the outcome is unknown and never wrong.
+func (d *DB) writing(ctx context.Context, run func(context.Context, runner) error) error {
+	unhurried := context.WithoutCancel(ctx)
+	bounded, cancel := d.bounded(ctx)
+	defer cancel()
+	if d.kind == SQLite {
+		return d.commits.do(bounded, func(t *sqlx.Tx) error { return run(unhurried, t) })
+	}
+	return d.lent(bounded, func(conn *sqlx.Conn) error { return run(unhurried, conn) })
+}
+
+// bounded is a context that does not end when the caller's is cancelled, but by its deadline, or before.
+func (d *DB) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	end := time.Now().Add(d.deadline)
 	if callers, ok := ctx.Deadline(); ok && callers.Before(end) {
 		end = callers
 	}
-	unhurried := context.WithoutCancel(ctx)
-	bounded, cancel := context.WithDeadline(unhurried, end)
-	defer cancel()
-	if d.kind == SQLite {
-		unhurried = bounded
-	}
-	return d.again(bounded, func() error {
-		conn, err := d.write.Connx(bounded)
+	return context.WithDeadline(context.WithoutCancel(ctx), end)
+}
+
+// lent lends a connection to PostgreSQL that writes.
+func (d *DB) lent(ctx context.Context, use func(*sqlx.Conn) error) error {
+	return d.again(ctx, func() error {
+		conn, err := d.write.Connx(ctx)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		return write(unhurried, conn)
+		return use(conn)
 	})
 }
 
@@ -220,13 +245,13 @@ func pause(ctx context.Context, span time.Duration) {
 
 // reconnect lets go of every connection, those in use when they come back: a role is asked of PostgreSQL only when one is opened.
 func (d *DB) reconnect() {
-	for _, pool := range []*sqlx.DB{d.write, d.slow} {
+	for _, pool := range []*sqlx.DB{d.read, d.write, d.slow} {
 		pool.SetConnMaxLifetime(time.Nanosecond)
 	}
 	d.renewal.Add(1)
 	time.AfterFunc(2*d.deadline, func() {
 		if d.renewal.Add(-1) == 0 {
-			for _, pool := range []*sqlx.DB{d.write, d.slow} {
+			for _, pool := range []*sqlx.DB{d.read, d.write, d.slow} {
 				pool.SetConnMaxLifetime(0)
 			}
 		}
@@ -244,8 +269,8 @@ func (d *DB) CheckRole(ctx context.Context) error {
 
 // change runs one autocommit statement and tells how many rows it changed.
 func (d *DB) change(ctx context.Context, op, query string, args ...any) (n int64, err error) {
-	err = d.writing(ctx, func(ctx context.Context, conn *sqlx.Conn) error {
-		res, err := conn.ExecContext(ctx, query, args...)
+	err = d.writing(ctx, func(ctx context.Context, r runner) error {
+		res, err := r.ExecContext(ctx, query, args...)
 		if err == nil {
 			n, err = res.RowsAffected()
 		}
@@ -256,7 +281,7 @@ func (d *DB) change(ctx context.Context, op, query string, args ...any) (n int64
 
 // changeReturning runs one autocommit statement with RETURNING and reads its one row into dest. ErrNotFound if it changed nothing.
 func (d *DB) changeReturning(ctx context.Context, op string, dest any, query string, args ...any) error {
-	return d.fault(op, d.writing(ctx, func(ctx context.Context, conn *sqlx.Conn) error { return conn.GetContext(ctx, dest, query, args...) }))
+	return d.fault(op, d.writing(ctx, func(ctx context.Context, r runner) error { return r.GetContext(ctx, dest, query, args...) }))
 }
 
 // tx is one open transaction.
@@ -306,12 +331,19 @@ var errBegun = errors.New("in a transaction")
 
 // inTx runs f in one transaction, and again when the database asks for it.
 func (d *DB) inTx(ctx context.Context, op string, f func(*tx) error) error {
-	return d.fault(op, d.writing(ctx, func(ctx context.Context, conn *sqlx.Conn) error {
-		t, err := conn.BeginTxx(ctx, nil)
+	unhurried := context.WithoutCancel(ctx)
+	bounded, cancel := d.bounded(ctx)
+	defer cancel()
+	in := func(t *sqlx.Tx) error { return f(&tx{Tx: t, ctx: unhurried, db: d}) }
+	if d.kind == SQLite {
+		return d.fault(op, d.commits.do(bounded, func(t *sqlx.Tx) error { return apart(t, func() error { return in(t) }) }))
+	}
+	return d.fault(op, d.lent(bounded, func(conn *sqlx.Conn) error {
+		t, err := conn.BeginTxx(unhurried, nil)
 		if err != nil {
 			return err
 		}
-		if err = f(&tx{Tx: t, ctx: ctx, db: d}); err != nil {
+		if err = in(t); err != nil {
 			t.Rollback()
 		} else {
 			err = t.Commit()

@@ -103,27 +103,10 @@ func (d *DB) notStale(s GrantState, err error) error {
 		return err
 	}
 	d.reconnect()
-	return fmt.Errorf("grant: %w: it was read where nothing is written", ErrUnavailable)
+	return fmt.Errorf("grant: %w", errStale)
 }
 
-// TokenState is a grant as the bearer of one of its access tokens sees it.
-type TokenState struct {
-	GrantState
-	KeyState *KeyState `db:"key_state" json:"-"` // of the key that signed the token; nil: it is gone
-}
-
-// Live tells whether the access token may be used at the moment given, but for its own expiry.
-func (s TokenState) Live(now time.Time) bool {
-	return s.KeyState != nil && *s.KeyState != KeyRevoked && s.GrantState.Live(now)
-}
-
-// TokenState reads the grant of an access token together with the state of the key that signed it. ErrNotFound if there is no such grant.
-func (d *DB) TokenState(ctx context.Context, id GrantID, kid string) (TokenState, error) {
-	var s TokenState
-	err := d.get(ctx, "token", &s, `SELECT `+grantStateColumns+`, k.state AS key_state`+grantStateTables+`
-		LEFT JOIN signing_keys k ON k.kid = $2 WHERE g.id = $1`, id, kid)
-	return s, d.notStale(s.GrantState, err)
-}
+var errStale = fmt.Errorf("%w: it was read where nothing is written", ErrUnavailable)
 
 // GrantFilter narrows Grants and RevokeGrants; its zero value takes everything.
 type GrantFilter struct {

@@ -35,12 +35,12 @@ func openSQLite(path string, create bool) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	read, err := sqlitePool(sqliteDSN(path, "&_query_only=1"), poolSize)
+	read, err := sqlitePool(sqliteDSN(path, "&_query_only=1"), readers)
 	if err != nil {
 		write.Close()
 		return nil, err
 	}
-	return &DB{kind: SQLite, read: read, write: write, slow: write, deadline: 5 * time.Second, path: path}, nil
+	return &DB{kind: SQLite, read: read, write: write, slow: write, commits: &commits{pool: write}, deadline: 5 * time.Second, path: path}, nil
 }
 
 // PostgreSQL tells by current_setting whether it takes writes. SQLite learns to answer the same question, so that one SQL text asks it.

@@ -15,7 +15,7 @@ import (
 // Sizes of the databases that are measured first.
 const (
 	refreshed = 10_000
-	revoked   = 10_000
+	revoked   = 40_000
 )
 
 // postgresSettings are those that docs/performance.md advises, for a small machine.

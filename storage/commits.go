@@ -1,0 +1,132 @@
+package storage
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"sync"
+
+	"github.com/jmoiron/sqlx"
+)
+
+// maxCommit is how many writes one commit takes.
+const maxCommit = 64
+
+// commits brings the writes of an SQLite database to the disk, many with one commit: what a commit costs, and waiting for the disk above all,
+// is shared by those who come meanwhile. Nobody is answered before the commit.
+type commits struct {
+	pool    *sqlx.DB
+	mu      sync.Mutex
+	waiting []*write
+	busy    bool
+}
+
+// write is one write on its way.
+type write struct {
+	ctx      context.Context // of the caller, who may have gone
+	run      func(*sqlx.Tx) error
+	err      error
+	panicked any
+	done     chan struct{}
+}
+
+// do brings one write into a commit. If the context ends before, whether it was written is unknown.
+func (c *commits) do(ctx context.Context, run func(*sqlx.Tx) error) error {
+	w := &write{ctx: ctx, run: run, done: make(chan struct{})}
+	c.mu.Lock()
+	c.waiting = append(c.waiting, w)
+	if !c.busy {
+		c.busy = true
+		go c.work()
+	}
+	c.mu.Unlock()
+	select {
+	case <-w.done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if w.panicked != nil {
+		panic(w.panicked)
+	}
+	return w.err
+}
+
+// work commits until nothing waits.
+func (c *commits) work() {
+	for c.more() {
+		taken, err := c.commit()
+		for _, w := range taken {
+			if err != nil {
+				w.err = err
+			}
+			close(w.done)
+		}
+	}
+}
+
+func (c *commits) more() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busy = len(c.waiting) > 0
+	return c.busy
+}
+
+// take is the next n writes, or as many as there are.
+func (c *commits) take(n int) []*write {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n = min(n, len(c.waiting))
+	taken := c.waiting[:n:n]
+	c.waiting = c.waiting[n:]
+	return taken
+}
+
+// commit is one transaction. Its error is that of all the writes that it took.
+func (c *commits) commit() (taken []*write, err error) {
+	t, err := c.pool.BeginTxx(context.Background(), nil)
+	if err != nil {
+		return c.take(maxCommit), err
+	}
+	for len(taken) < maxCommit && err == nil {
+		next := c.take(1)
+		if len(next) == 0 {
+			break
+		}
+		taken = append(taken, next[0])
+		err = next[0].in(t)
+	}
+	if err != nil {
+		return taken, errors.Join(err, t.Rollback())
+	}
+	return taken, t.Commit()
+}
+
+// in runs the write in a transaction. It returns an error that ends the whole transaction; what the write alone has met is its own.
+func (w *write) in(t *sqlx.Tx) error {
+	if w.err = w.ctx.Err(); w.err != nil {
+		return nil
+	}
+	defer func() { w.panicked = recover() }()
+	w.err = w.run(t)
+	code, ok := sqliteCode(w.err)
+	if ok && sqliteUnavailable(code) || errors.Is(w.err, driver.ErrBadConn) || errors.Is(w.err, sql.ErrTxDone) {
+		return w.err
+	}
+	return nil
+}
+
+// apart runs several statements in a transaction of others: all of them or none.
+func apart(t *sqlx.Tx, run func() error) error {
+	if _, err := t.Exec(`SAVEPOINT apart`); err != nil {
+		return err
+	}
+	err := run()
+	if err != nil {
+		if _, e := t.Exec(`ROLLBACK TO apart`); e != nil {
+			return errors.Join(e, err)
+		}
+	}
+	_, e := t.Exec(`RELEASE apart`)
+	return errors.Join(err, e)
+}

@@ -1,0 +1,113 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+)
+
+// TokenState is what decides on an access token besides itself.
+type TokenState struct {
+	Live     bool   // its grant, user, client and key let it be used
+	ClientID string // of the grant, as are the next two; "" for a grant that is gone
+	Sub      string
+	Username string
+}
+
+// tokenKey names an access token, and when it was asked about.
+type tokenKey struct {
+	grant GrantID
+	kid   string // of the key that signed it
+	now   time.Time
+}
+
+// TokenState asks whether an access token of the grant, signed by the key, may be used at the moment given, but for its own expiry. The state
+// of the key is asked with it, so that the revocation of a key counts at once. Callers who ask at the same time share a statement.
+func (d *DB) TokenState(ctx context.Context, id GrantID, kid string, now time.Time) (TokenState, error) {
+	return d.tokens.one(ctx, tokenKey{id, kid, now})
+}
+
+// tokenBatches are the sizes of batches that there are statements for.
+var tokenBatches = []int{1, 2, 4, 8, 16, 32, maxBatch}
+
+// tokenQueries are the statements, by size.
+var tokenQueries = func() map[int]string {
+	queries := map[int]string{}
+	for _, size := range tokenBatches {
+		var values []string
+		for i := range size {
+			values = append(values, fmt.Sprintf("(%d, CAST($%d AS BIGINT), CAST($%d AS TEXT))", i, 2*i+2, 2*i+3))
+		}
+		queries[size] = `WITH t (n, id, kid) AS (VALUES ` + strings.Join(values, ", ") + `)
+		SELECT t.n, current_setting('transaction_read_only') = 'on' AS stale,
+			COALESCE(g.revoked_at IS NULL AND g.expires_at > $1 AND u.epoch = g.user_epoch AND u.disabled_at IS NULL
+				AND c.epoch = g.client_epoch AND c.disabled_at IS NULL AND k.state <> '` + string(KeyRevoked) + `', FALSE) AS live,
+			COALESCE(g.client_id, '') AS client_id, COALESCE(u.sub, '') AS sub, COALESCE(u.username, '') AS username
+		FROM t LEFT JOIN grants g ON g.id = t.id LEFT JOIN users u ON u.id = g.user_id LEFT JOIN clients c ON c.id = g.client_id
+		LEFT JOIN signing_keys k ON k.kid = t.kid WHERE t.id IS NOT NULL`
+	}
+	return queries
+}()
+
+// tokenArgs are the arguments of the smallest statement that takes the keys. What it has room for besides is NULL.
+func tokenArgs(keys []tokenKey) (query string, args []any) {
+	size := tokenBatches[slices.IndexFunc(tokenBatches, func(size int) bool { return size >= len(keys) })]
+	args = make([]any, 1+2*size)
+	var latest time.Time
+	for i, k := range keys {
+		args[1+2*i], args[2+2*i] = int64(k.grant), k.kid
+		if k.now.After(latest) {
+			latest = k.now
+		}
+	}
+	args[0] = latest.UnixMilli()
+	return tokenQueries[size], args
+}
+
+// tokenStates asks about several access tokens at once. Whoever waits for it may go away; the connection itself ends a wait that is too long.
+func (d *DB) tokenStates(keys []tokenKey) (states []TokenState, err error) {
+	bounded, cancel := context.WithTimeout(context.Background(), d.deadline)
+	defer cancel()
+	query, args := tokenArgs(keys)
+	err = d.again(bounded, func() error {
+		conn, err := d.read.Connx(bounded)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		states, err = readTokenStates(conn, len(keys), query, args)
+		return err
+	})
+	if err == nil && states == nil {
+		d.reconnect()
+		return nil, fmt.Errorf("token: %w", errStale)
+	}
+	return states, d.fault("token", err)
+}
+
+// readTokenStates runs the statement. No states and no error if it was read from a database that takes no writes.
+func readTokenStates(conn *sqlx.Conn, n int, query string, args []any) ([]TokenState, error) {
+	rows, err := conn.QueryContext(context.Background(), query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	states := make([]TokenState, n)
+	for rows.Next() {
+		var i int
+		var stale bool
+		var s TokenState
+		if err := rows.Scan(&i, &stale, &s.Live, &s.ClientID, &s.Sub, &s.Username); err != nil {
+			return nil, err
+		}
+		if stale {
+			return nil, nil
+		}
+		states[i] = s
+	}
+	return states, rows.Err()
+}
