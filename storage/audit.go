@@ -10,6 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/bits"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -42,39 +45,89 @@ type AuditRecord struct {
 // UseAuditKey sets the key that chains the audit trail. Nothing that must be audited can be changed before.
 func (d *DB) UseAuditKey(key []byte) { d.auditKey.Store(&key) }
 
-// audit appends a record inside the transaction of what it tells. The row of audit_head orders the records: it stays locked until the
-// transaction ends.
-func (t *tx) audit(by Actor, now time.Time, e Event) error {
-	key := t.db.auditKey.Load()
-	if key == nil {
-		return errors.New("audit: no key to chain the record with")
-	}
+// entry is what a record is made of.
+type entry struct {
+	by  Actor
+	now time.Time
+	Event
+}
+
+func (e entry) record() (AuditRecord, error) {
 	details := []byte("{}")
 	if e.Details != nil {
 		var err error
 		if details, err = json.Marshal(e.Details); err != nil {
-			return fmt.Errorf("audit: %w", err)
+			return AuditRecord{}, fmt.Errorf("audit: %w", err)
 		}
 	}
-	r := AuditRecord{Time: At(now), Type: e.Type, Actor: by.Name, Target: e.Target, Reason: by.Reason, Details: details}
+	return AuditRecord{Time: At(e.now), Type: e.Type, Actor: e.by.Name, Target: e.Target, Reason: e.by.Reason, Details: details}, nil
+}
+
+// audit appends a record inside the transaction of what it tells.
+func (t *tx) audit(by Actor, now time.Time, e Event) error { return t.auditAll([]entry{{by, now, e}}) }
+
+// auditAll appends records. The row of audit_head orders them: it stays locked until the transaction ends.
+func (t *tx) auditAll(entries []entry) error {
+	key := t.db.auditKey.Load()
+	if key == nil {
+		return errors.New("audit: no key to chain the record with")
+	}
 	head := struct {
 		Seq  int64  `db:"seq"`
 		Hash string `db:"hash"`
 	}{}
-	if err := t.get(&head, `UPDATE audit_head SET seq = seq + 1 WHERE id = 1 RETURNING seq, hash`); err != nil {
+	if err := t.get(&head, `UPDATE audit_head SET seq = seq + $1 WHERE id = 1 RETURNING seq, hash`, len(entries)); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
-	r.Seq, r.PrevHash = head.Seq, head.Hash
-	r.Hash = r.chain(*key)
-	if _, err := t.change(`INSERT INTO audit (seq, time, type, actor, target, reason, details, prev_hash, hash)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-		r.Seq, r.Time, r.Type, r.Actor, r.Target, r.Reason, string(r.Details), r.PrevHash, r.Hash); err != nil {
+	var values []any
+	for i, e := range entries {
+		r, err := e.record()
+		if err != nil {
+			return err
+		}
+		r.Seq, r.PrevHash = head.Seq-int64(len(entries)-1-i), head.Hash
+		r.Hash = r.chain(*key)
+		head.Hash = r.Hash
+		values = append(values, r.Seq, r.Time, r.Type, r.Actor, r.Target, r.Reason, string(r.Details), r.PrevHash, r.Hash)
+	}
+	if err := t.insertAudit(values); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
-	if _, err := t.change(`UPDATE audit_head SET hash = $1 WHERE id = 1`, r.Hash); err != nil {
+	if _, err := t.change(`UPDATE audit_head SET hash = $1 WHERE id = 1`, head.Hash); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
 	return nil
+}
+
+const auditColumns = 9
+
+// insertAudit inserts rows, in statements of as many rows as there are statements for.
+func (t *tx) insertAudit(values []any) error {
+	for len(values) > 0 {
+		rows := batchSize(len(values) / auditColumns)
+		var places []string
+		for i := range rows {
+			places = append(places, placeholders(i*auditColumns, auditColumns))
+		}
+		if _, err := t.change(`INSERT INTO audit (seq, time, type, actor, target, reason, details, prev_hash, hash) VALUES `+strings.Join(places, ", "),
+			values[:rows*auditColumns]...); err != nil {
+			return err
+		}
+		values = values[rows*auditColumns:]
+	}
+	return nil
+}
+
+// batchSize is the largest power of two up to n: batches come in few sizes, so that their statements can be kept prepared.
+func batchSize(n int) int { return 1 << (bits.Len(uint(n)) - 1) }
+
+// placeholders are those of one row, the first n of the arguments being others'.
+func placeholders(n, columns int) string {
+	var b strings.Builder
+	for i := range columns {
+		b.WriteString(", $" + strconv.Itoa(n+i+1))
+	}
+	return "(" + b.String()[2:] + ")"
 }
 
 // chain is the hash of a record: HMAC-SHA256 over its fields, each with its length before it, and the hash of the record before.

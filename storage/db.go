@@ -56,6 +56,7 @@ type DB struct {
 	slow     *sqlx.DB // for reports and migrations; SQLite: one of the others
 	tokens   *coalescer[tokenKey, TokenState]
 	commits  *commits // of SQLite
+	ending   *coalescer[revocation, bool]
 	deadline time.Duration
 	dsn      string // PostgreSQL: for the connection that listens
 	path     string // SQLite: the file
@@ -71,6 +72,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		return nil, err
 	}
 	db.tokens = &coalescer[tokenKey, TokenState]{ask: db.tokenStates}
+	db.ending = &coalescer[revocation, bool]{ask: db.revokeGrants}
 	err = db.prepareSchema(ctx, o)
 	db.opened.Store(true)
 	if err != nil {

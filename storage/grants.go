@@ -228,17 +228,40 @@ func (t *tx) endGrant(by Actor, id GrantID, reason string, now time.Time) error 
 	return t.audit(by, now, Event{"grant.revoke", id.String(), map[string]any{"reason": reason}})
 }
 
+// revocation is a grant that its client wants to end.
+type revocation struct {
+	by         Actor
+	id         GrantID
+	clientID   string
+	familyHash string
+	now        time.Time
+}
+
 // RevokeGrant ends the grant, which must belong to the client and, if familyHash is not "", to that family. It tells whether there was
-// a grant to end.
+// a grant to end. Callers who come at the same time share a transaction: the order of their audit records lets only one go at a time.
 func (d *DB) RevokeGrant(ctx context.Context, by Actor, id GrantID, clientID, familyHash string, now time.Time) (bool, error) {
-	ended := false
-	err := d.inTx(ctx, "revoke grant", func(t *tx) error {
-		n, err := t.change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'revoked' WHERE id = $2 AND client_id = $3
-			AND ($4 = '' OR family_hash = $4) AND revoked_at IS NULL AND expires_at > $1`, At(now), id, clientID, familyHash)
-		if ended = n > 0; err != nil || !ended {
-			return err
+	return d.ending.one(ctx, revocation{by, id, clientID, familyHash, now})
+}
+
+// revokeGrants ends grants, all or none.
+func (d *DB) revokeGrants(all []revocation) (ended []bool, err error) {
+	err = d.inTx(context.Background(), "revoke grants", func(t *tx) error {
+		ended = make([]bool, len(all))
+		var entries []entry
+		for i, r := range all {
+			n, err := t.change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'revoked' WHERE id = $2 AND client_id = $3
+				AND ($4 = '' OR family_hash = $4) AND revoked_at IS NULL AND expires_at > $1`, At(r.now), r.id, r.clientID, r.familyHash)
+			if err != nil {
+				return err
+			}
+			if ended[i] = n > 0; ended[i] {
+				entries = append(entries, entry{r.by, r.now, Event{"grant.revoke", r.id.String(), map[string]any{"reason": "revoked"}}})
+			}
 		}
-		return t.audit(by, now, Event{"grant.revoke", id.String(), map[string]any{"reason": "revoked"}})
+		if len(entries) == 0 {
+			return nil
+		}
+		return t.auditAll(entries)
 	})
 	return ended, err
 }
