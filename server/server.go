@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -109,6 +110,7 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 		st.close()
 		return nil, err
 	}
+	debug.FreeOSMemory() // what beginning took, a password hash above all
 	return s, nil
 }
 

@@ -47,8 +47,28 @@ func serveBare() error {
 		w.Header().Set("Content-Type", "application/json")
 		w.Write(document)
 	})
+	sign, verify, err := rsaLimits(2048)
+	if err != nil {
+		return err
+	}
+	for name, do := range map[string]func(){"S": sign, "V": verify, "argon2id": hashLimit} {
+		http.HandleFunc("GET /compute/"+name, func(w http.ResponseWriter, r *http.Request) {
+			span, _ := time.ParseDuration(r.URL.Query().Get("span"))
+			json.NewEncoder(w).Encode(perRun(span, do))
+		})
+	}
 	fmt.Fprintf(os.Stderr, "{\"msg\":\"serving\",\"listen\":%q}\n", l.Addr())
 	return http.Serve(l, nil)
+}
+
+// computed asks the bare server what something costs that it computes: its heap is as small as that of a server.
+func computed(base, name string, span time.Duration) (s sample, err error) {
+	answer, err := http.Get(base + "/compute/" + name + "?span=" + span.String())
+	if err != nil {
+		return s, err
+	}
+	defer answer.Body.Close()
+	return s, json.NewDecoder(answer.Body).Decode(&s)
 }
 
 // perRun is the CPU time of one run of something that computes, as often at once as there are CPUs: what shares a core with others under load
@@ -67,7 +87,7 @@ func perRun(span time.Duration, do func()) sample {
 	}
 	all.Wait()
 	used := cpuOf(false, os.Getpid()) - before
-	return sample{server: used / time.Duration(max(1, runs.Load())), rate: float64(runs.Load()) / span.Seconds()}
+	return sample{Server: used / time.Duration(max(1, runs.Load())), Rate: float64(runs.Load()) / span.Seconds()}
 }
 
 // rsaLimits signs and verifies as RS256 does.

@@ -32,8 +32,8 @@ func main() {
 	only := flag.String("only", "", "measure only rows whose name matches this regular expression")
 	flag.StringVar(&o.server, "server", "bin/keyturn", "the keyturn program to measure")
 	flag.StringVar(&o.against, "against", "", "another build of it: measure refreshes of both")
-	flag.IntVar(&o.rounds, "rounds", 5, "how often each thing is measured")
-	flag.DurationVar(&o.slice, "slice", time.Second, "how long each thing is measured at once")
+	flag.IntVar(&o.rounds, "rounds", 8, "how often each thing is measured")
+	flag.DurationVar(&o.slice, "slice", 500*time.Millisecond, "how long each thing is measured at once")
 	flag.IntVar(&o.grants, "grants", 5_000_000, "grants in the large database; 0: measure none")
 	flag.IntVar(&o.workers, "workers", 32, "requests in flight")
 	flag.BoolVar(&o.limitOnly, "bare", false, "be the bare server that keyturn is compared with")
@@ -58,7 +58,7 @@ func run(ctx context.Context, o options) error {
 	}
 	defer b.close()
 	if o.against != "" {
-		return b.compareBuilds(ctx)
+		return b.compareBuilds()
 	}
 	if err := b.measure(ctx); err != nil {
 		return err

@@ -1,7 +1,261 @@
 package main
 
-import "context"
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"net/http"
+	"os"
+	"runtime"
+	"time"
+)
 
-func (b *bench) measureProcess() error                   { return nil }
-func (b *bench) measureScale(ctx context.Context) error  { return nil }
-func (b *bench) compareBuilds(ctx context.Context) error { return nil }
+// note adds a figure to the second table.
+func (b *bench) note(name, target string, met bool, format string, args ...any) {
+	b.facts = append(b.facts, fact{name, fmt.Sprintf(format, args...), target, met})
+}
+
+const mib = 1 << 20
+
+// measureProcess measures the program itself: what it weighs, how soon it is ready on a database that is there, and the memory that it takes at
+// rest and has taken at most.
+func (b *bench) measureProcess(ctx context.Context) error {
+	info, err := os.Stat(b.o.server)
+	if err != nil {
+		return err
+	}
+	b.note("binary", "30 MB", info.Size() <= 30e6, "%.1f MB", float64(info.Size())/1e6)
+	for _, s := range []*site{b.postgres, b.sqlite} {
+		most, err := memoryOf(s.servers[0].pid(), "VmHWM")
+		if err != nil {
+			return err
+		}
+		bound := int64(50+19*runtime.NumCPU()+32) * mib // of each hash slot, and of hashes that were not collected yet
+		b.note("peak memory under load, "+s.name, fmt.Sprintf("%d MiB (50 + slots)", bound/mib), most <= bound, "%d MiB", most/mib)
+		s.stopTo(0)
+		var readies []time.Duration
+		for range 5 {
+			s.stopTo(0)
+			ready, err := b.startTimed(s)
+			if err != nil {
+				return err
+			}
+			readies = append(readies, ready)
+		}
+		ready := median(readies)
+		b.note("ready on an existing database, "+s.name, "300 ms", ready <= 300*time.Millisecond, "%d ms", ready.Milliseconds())
+		time.Sleep(2 * time.Second)
+		idle, err := memoryOf(s.servers[0].pid(), "VmRSS")
+		if err != nil {
+			return err
+		}
+		b.note("idle memory, "+s.name, "20 MiB", idle <= 20*mib, "%d MiB", idle/mib)
+	}
+	sign, verify, err := openssl(ctx, 2048)
+	b.note("RSA-2048 by OpenSSL, one core", "", true, "%.2f ms a signature, %.3f ms a verification", 1000/sign, 1000/verify)
+	return err
+}
+
+// startTimed starts a server and tells when it was ready.
+func (b *bench) startTimed(s *site) (time.Duration, error) {
+	began := time.Now()
+	if err := s.start(b.o.server); err != nil {
+		return 0, err
+	}
+	for {
+		answer, err := http.Get(s.servers[0].base + "/readyz")
+		if err != nil {
+			return 0, err
+		}
+		answer.Body.Close()
+		if took := time.Since(began); answer.StatusCode == http.StatusOK || took > 10*time.Second {
+			return took, nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// measureScale compares a database of many grants with one of a thousand, and tells what grants, refreshes, replicas and clean-up cost it.
+func (b *bench) measureScale(ctx context.Context) error {
+	if b.o.grants == 0 {
+		return nil
+	}
+	thousand, err := b.postgresSite(ctx, "thousand", 1000, 0)
+	if err != nil {
+		return err
+	}
+	defer thousand.stopTo(0)
+	if err := b.growth(thousand); err != nil {
+		return err
+	}
+	began := time.Now()
+	if b.large, err = b.postgresSite(ctx, "large", b.o.grants, 0); err != nil {
+		return err
+	}
+	raw, err := sql.Open("postgres", b.large.database)
+	if err != nil {
+		return err
+	}
+	defer raw.Close()
+	b.say("%d grants were written in %v", b.o.grants, time.Since(began).Round(time.Second))
+	size, err := sizeOfGrants(raw)
+	if err != nil {
+		return err
+	}
+	b.note(fmt.Sprintf("bytes a grant, of %d, indexes and all", b.o.grants), "350", size/int64(b.o.grants) <= 350, "%d", size/int64(b.o.grants))
+	if err := b.compareSizes(thousand, b.large); err != nil {
+		return err
+	}
+	if err := b.log(raw, b.large); err != nil {
+		return err
+	}
+	if err := b.replicas(thousand); err != nil {
+		return err
+	}
+	return b.cleanUp(raw)
+}
+
+func sizeOfGrants(raw *sql.DB) (size int64, err error) {
+	return size, raw.QueryRow(`SELECT pg_total_relation_size('grants')`).Scan(&size)
+}
+
+// growth refreshes each grant of a small database twenty times, and tells how much it has grown.
+func (b *bench) growth(s *site) error {
+	raw, err := sql.Open("postgres", s.database)
+	if err != nil {
+		return err
+	}
+	defer raw.Close()
+	before, err := sizeOfGrants(raw)
+	if err != nil {
+		return err
+	}
+	next, left := s.refresh(b.o.workers), make([]int, b.o.workers)
+	for w := range left {
+		left[w] = 20 * s.grants / b.o.workers
+	}
+	counted := func(worker int) (call, error) {
+		if left[worker]--; left[worker] < 0 {
+			return call{}, errNoMore
+		}
+		return next(worker)
+	}
+	if _, err := (load{s.bases(), b.o.workers, 0, counted}).run(time.Minute); err != nil {
+		return err
+	}
+	after, err := sizeOfGrants(raw)
+	grown := (after - before) / int64(s.grants)
+	b.note("growth with 20 refreshes each, bytes a grant", "about 0", grown < 100, "%d", grown)
+	return err
+}
+
+// compareSizes takes turns between the small database and the large one.
+func (b *bench) compareSizes(small, large *site) error {
+	if err := b.warm(small, large); err != nil {
+		return err
+	}
+	var pieces []piece
+	for _, s := range []*site{small, large} {
+		pieces = append(pieces, b.operations(s)[:3]...)
+	}
+	if err := b.rounds(pieces, b.o.rounds); err != nil {
+		return err
+	}
+	for _, name := range []string{"refresh", "introspection, seen before", "introspection, first sight"} {
+		var ratios []float64
+		few := b.samples[name+", "+small.name]
+		for i, many := range b.samples[name+", "+large.name] {
+			ratios = append(ratios, float64(many.Server+many.Database)/float64(few[i].Server+few[i].Database))
+		}
+		m := median(ratios)
+		b.note(fmt.Sprintf("%s, %d grants against 1000", name, b.o.grants), "1.15", m <= 1.15, "%.2f (%.2f–%.2f)", m, ratios[0], ratios[len(ratios)-1])
+	}
+	return nil
+}
+
+// log tells how much PostgreSQL writes for a refresh, and how many refreshes rewrite their row in place.
+func (b *bench) log(raw *sql.DB, s *site) error {
+	type state struct{ lsn, updates, hot int64 }
+	read := func() (st state, err error) {
+		time.Sleep(1500 * time.Millisecond) // PostgreSQL's counters come late
+		return st, raw.QueryRow(`SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'grants'`).
+			Scan(&st.lsn, &st.updates, &st.hot)
+	}
+	if _, err := raw.Exec(`CHECKPOINT`); err != nil { // the first change of a page after it is logged with all of the page
+		return err
+	}
+	before, err := read()
+	if err != nil {
+		return err
+	}
+	r, err := load{s.bases(), b.o.workers, 0, s.refresh(b.o.workers)}.run(2 * time.Second)
+	if err != nil {
+		return err
+	}
+	after, err := read()
+	b.note("log of PostgreSQL a refresh, right after a checkpoint", "", true, "%d bytes", (after.lsn-before.lsn)/int64(len(r.times)))
+	b.note("refreshes that rewrite their row in place (HOT)", "", true, "%.1f %%", 100*float64(after.hot-before.hot)/float64(max(1, after.updates-before.updates)))
+	return err
+}
+
+// replicas adds servers on one PostgreSQL, to which clients go in turn.
+func (b *bench) replicas(s *site) error {
+	for n := 1; n <= 3; n++ {
+		for len(s.servers) < n {
+			if err := s.start(b.o.server); err != nil {
+				return err
+			}
+		}
+		refresh, err := b.under(s.pids(), 2*b.o.slice, load{s.bases(), b.o.workers, 0, s.refresh(b.o.workers)})
+		if err != nil {
+			return err
+		}
+		seen, err := b.under(s.pids(), 2*b.o.slice, load{s.bases(), b.o.workers, 0, s.introspectSeen})
+		if err != nil {
+			return err
+		}
+		b.note(fmt.Sprintf("%d replica(s): refreshes, introspections a second and replica", n), "", true, "%.0f, %.0f", refresh.Rate/float64(n), seen.Rate/float64(n))
+		b.note(fmt.Sprintf("%d replica(s): CPU ms of server + database, refresh, introspection", n), "", true, "%s + %s, %s + %s",
+			ms(refresh.Server), ms(refresh.Database), ms(seen.Server), ms(seen.Database))
+	}
+	return nil
+}
+
+// cleanUp deletes as clean-up does, and tells what a row costs.
+func (b *bench) cleanUp(raw *sql.DB) error {
+	const batches, batch = 20, 1000
+	before := b.databaseTime()
+	for range batches {
+		if _, err := raw.Exec(`DELETE FROM grants WHERE id IN (SELECT id FROM grants WHERE id < $1 ORDER BY id LIMIT $2)`, int64(1)<<62, batch); err != nil {
+			return err
+		}
+	}
+	b.note("clean-up of a grant, CPU of the database", "", true, "%.4f ms", (b.databaseTime()-before).Seconds()*1000/batches/batch)
+	return nil
+}
+
+// compareBuilds takes turns between refreshes of one build and of another.
+func (b *bench) compareBuilds() error {
+	first := b.postgres
+	other := &site{name: "other build", program: b.o.against, database: first.database, folder: first.folder, filled: first.filled,
+		grants: first.grants / 2, revocable: first.revocable, tokens: map[int]string{}}
+	first.grants, other.offset = first.grants/2, first.grants/2
+	if err := other.start(b.o.against); err != nil {
+		return err
+	}
+	defer other.stopTo(0)
+	if err := b.warm(b.postgres, other); err != nil {
+		return err
+	}
+	ops := []piece{b.operations(b.postgres)[0], b.operations(other)[0]}
+	if err := b.rounds(ops, b.o.rounds); err != nil {
+		return err
+	}
+	var ratios []float64
+	for i, s := range b.samples[ops[1].name] {
+		ratios = append(ratios, float64(s.Server)/float64(b.samples[ops[0].name][i].Server))
+	}
+	m := median(ratios)
+	fmt.Printf("CPU of a refresh, %s against %s: %.2f (%.2f–%.2f)\n", b.o.against, b.o.server, m, ratios[0], ratios[len(ratios)-1])
+	return nil
+}

@@ -33,7 +33,8 @@ type site struct {
 	program  string
 	servers  []*process
 	filled   server.Filled
-	grants   int // those filled that are refreshed
+	offset   int // of the first of those filled that are refreshed
+	grants   int // how many they are
 	revocable,
 	revoked int // those after them, which are revoked one by one
 	mu     sync.Mutex
@@ -129,7 +130,7 @@ func (s *site) pids() (pids []int) {
 func (s *site) refresh(workers int) func(worker int) (call, error) {
 	return func(worker int) (call, error) {
 		mine := s.grants / workers
-		i := worker*mine + rand.IntN(mine)
+		i := s.offset + worker*mine + rand.IntN(mine)
 		s.mu.Lock()
 		token, ok := s.tokens[i]
 		s.mu.Unlock()

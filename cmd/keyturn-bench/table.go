@@ -39,7 +39,7 @@ var targets = []target{
 }
 
 // cpu is the CPU time of a limit in a sample: computing costs the bench itself, rows cost the database.
-func (s sample) cpu() time.Duration { return cmp.Or(s.server, s.database) }
+func (s sample) cpu() time.Duration { return cmp.Or(s.Server, s.Database) }
 
 // ratios are what is used in units of the bound, round by round.
 func (b *bench) ratios(of func(sample) time.Duration, name string, limit bound) (all []float64) {
@@ -108,8 +108,8 @@ func verdict(met bool) string {
 
 func (b *bench) printRow(out io.Writer, t target) {
 	s := b.samples[t.name]
-	server := func(s sample) time.Duration { return s.server }
-	database := func(s sample) time.Duration { return s.database }
+	server := func(s sample) time.Duration { return s.Server }
+	database := func(s sample) time.Duration { return s.Database }
 	serverText, serverMost, serverMet := b.against(server, t.name, t.server)
 	databaseText, databaseMost, databaseMet := b.against(database, t.name, t.database)
 	met := ""
@@ -117,8 +117,8 @@ func (b *bench) printRow(out io.Writer, t target) {
 		met = verdict(serverMet && databaseMet)
 	}
 	fmt.Fprintf(out, "| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t| %.0f\t| %s\t| %s\t|\n", t.name, ms(medianOf(s, server)), ms(medianOf(s, database)),
-		serverText, serverMost, databaseText, databaseMost, met, medianOf(s, func(s sample) float64 { return s.rate }),
-		ms(medianOf(s, func(s sample) time.Duration { return s.p50 })), ms(medianOf(s, func(s sample) time.Duration { return s.p99 })))
+		serverText, serverMost, databaseText, databaseMost, met, medianOf(s, func(s sample) float64 { return s.Rate }),
+		ms(medianOf(s, func(s sample) time.Duration { return s.P50 })), ms(medianOf(s, func(s sample) time.Duration { return s.P99 })))
 }
 
 // against writes a ratio with its spread, and what it may be at most.
