@@ -5,10 +5,12 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -29,15 +31,32 @@ type binding struct {
 	Public  string // SHA-256 of the public half, if there is one
 }
 
+// aead is AES-GCM. [cipher.NewGCMWithRandomNonce] would put the nonce before the text as box does, but does not know BoringCrypto's AES.
 func (k masterKey) aead() cipher.AEAD {
 	block, err := aes.NewCipher(k.wrap)
 	if err == nil {
 		var gcm cipher.AEAD
-		if gcm, err = cipher.NewGCMWithRandomNonce(block); err == nil {
+		if gcm, err = cipher.NewGCM(block); err == nil {
 			return gcm
 		}
 	}
 	panic(err) // the size of the wrapping key is a constant
+}
+
+// box encrypts under a random nonce, which comes first.
+func (k masterKey) box(secret, bound []byte) []byte {
+	gcm := k.aead()
+	nonce := make([]byte, gcm.NonceSize())
+	rand.Read(nonce)
+	return gcm.Seal(nonce, nonce, secret, bound)
+}
+
+func (k masterKey) unbox(box, bound []byte) ([]byte, error) {
+	gcm := k.aead()
+	if len(box) < gcm.NonceSize() {
+		return nil, errors.New("too short")
+	}
+	return gcm.Open(nil, box[:gcm.NonceSize()], box[gcm.NonceSize():], bound)
 }
 
 func (k masterKey) bind(purpose, id string, public []byte) []byte {
@@ -56,7 +75,7 @@ func (k masterKey) bind(purpose, id string, public []byte) []byte {
 // seal encrypts a secret for one purpose and id.
 func (m *Master) seal(purpose, id string, public, secret []byte) string {
 	k := m.keys[0]
-	box := k.aead().Seal(nil, nil, secret, k.bind(purpose, id, public))
+	box := k.box(secret, k.bind(purpose, id, public))
 	return sealVersion + "." + k.id + "." + base64.RawURLEncoding.EncodeToString(box)
 }
 
@@ -75,7 +94,7 @@ func (m *Master) open(purpose, id string, public []byte, sealed string) ([]byte,
 	if err != nil {
 		return nil, fmt.Errorf("sealed %s %s: %w", purpose, id, err)
 	}
-	secret, err := k.aead().Open(nil, nil, box, k.bind(purpose, id, public))
+	secret, err := k.unbox(box, k.bind(purpose, id, public))
 	if err != nil {
 		return nil, fmt.Errorf("sealed %s %s: it was altered, or it belongs to another row", purpose, id)
 	}

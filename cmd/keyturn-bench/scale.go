@@ -237,7 +237,7 @@ func (b *bench) cleanUp(raw *sql.DB) error {
 // compareBuilds takes turns between refreshes of one build and of another.
 func (b *bench) compareBuilds() error {
 	first := b.postgres
-	other := &site{name: "other build", program: b.o.against, database: first.database, folder: first.folder, filled: first.filled,
+	other := &site{name: "other build", program: b.o.against, database: first.database, master: first.master, filled: first.filled,
 		grants: first.grants / 2, revocable: first.revocable, tokens: map[int]string{}}
 	first.grants, other.offset = first.grants/2, first.grants/2
 	if err := other.start(b.o.against); err != nil {

@@ -29,7 +29,7 @@ var (
 type site struct {
 	name     string
 	database string // its URL
-	folder   string
+	master   string // the file of the master key
 	program  string
 	servers  []*process
 	filled   server.Filled
@@ -47,9 +47,9 @@ type site struct {
 const maxUnseen = 20_000
 
 func newSite(ctx context.Context, program, folder, name, database string, grants, revocable int) (*site, error) {
-	s := &site{name: name, program: program, database: database, folder: folder, grants: grants, revocable: revocable, tokens: map[int]string{}}
-	if _, err := os.Stat(s.masterKey()); err != nil {
-		if err := os.WriteFile(s.masterKey(), []byte("bWVhc3VyZWQsIG5vdCBzZWNyZXQ6IDMyIGJ5dGVzISE=\n"), 0o600); err != nil {
+	s := &site{name: name, program: program, database: database, master: filepath.Join(folder, name+".key"), grants: grants, revocable: revocable, tokens: map[int]string{}}
+	if _, err := os.Stat(s.master); err != nil {
+		if err := os.WriteFile(s.master, []byte("bWVhc3VyZWQsIG5vdCBzZWNyZXQ6IDMyIGJ5dGVzISE=\n"), 0o600); err != nil {
 			return nil, err
 		}
 	}
@@ -59,11 +59,9 @@ func newSite(ctx context.Context, program, folder, name, database string, grants
 	return s, s.provision(ctx)
 }
 
-func (s *site) masterKey() string { return filepath.Join(s.folder, s.name+".key") }
-
 func (s *site) config() server.Config {
 	day := server.Duration(24 * time.Hour)
-	return server.Config{Database: s.database, MasterKeyFile: s.masterKey(), AnchorFile: s.masterKey() + ".anchor", Migrate: true,
+	return server.Config{Database: s.database, MasterKeyFile: s.master, AnchorFile: s.master + ".anchor", Migrate: true,
 		KeyRotationInterval: 90 * day, KeyPublishLead: day, JWKSMaxAge: server.Duration(5 * time.Minute), KeyBits: 2048,
 		AccessTTL: server.Duration(10 * time.Minute), RefreshIdleTTL: 14 * day, RefreshMaxTTL: 90 * day, PasswordMinLength: 15,
 		PasswordHashMemory: 19 << 20, LoginFailures: 10, LoginWindow: server.Duration(15 * time.Minute), LogLevel: "info"}
@@ -72,7 +70,7 @@ func (s *site) config() server.Config {
 // start starts one more server on the database, with the configuration that everybody gets.
 func (s *site) start(program string) error {
 	p, err := start(program, "serve", "--issuer", "http://127.0.0.1:8080", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
-		"--database", s.database, "--master-key-file", s.masterKey(), "--anchor-file", s.masterKey()+".anchor")
+		"--database", s.database, "--master-key-file", s.master, "--anchor-file", s.master+".anchor")
 	if err == nil {
 		s.servers = append(s.servers, p)
 	}
