@@ -1,0 +1,92 @@
+package server
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// What is changed of a client counts for its authentication within a second, and for its grants at once.
+func TestClientIsRememberedForASecond(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		h.server.clients.age = clientAge
+		tokens := h.login("app")
+		if !h.active("rs", tokens.AccessToken) {
+			t.Fatal("not active")
+		}
+		must(0, h.admin.DisableClient(ctx, "app"))
+		must(0, h.admin.DisableClient(ctx, "rs"))
+		if h.active("rs", tokens.AccessToken) {
+			t.Error("the token of a disabled client is active")
+		}
+		if r := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken); r.code(t) != "invalid_grant" {
+			t.Errorf("%d %s", r.status, r.body)
+		}
+		h.step(clientAge)
+		for _, path := range []string{"/token", "/introspect"} {
+			if r := h.post(path, "rs", "token", tokens.AccessToken, "grant_type", "refresh_token"); r.status != 401 {
+				t.Errorf("%s: %d %s", path, r.status, r.body)
+			}
+		}
+	})
+}
+
+// However many tokens there are, few are remembered, and the newest are among them.
+func TestTokenCacheIsBounded(t *testing.T) {
+	c := newTokenCache()
+	sum := func(i int) (s [sha256.Size]byte) {
+		binary.BigEndian.PutUint64(s[:], uint64(i))
+		return s
+	}
+	for i := range 5 * maxVerified {
+		c.keep(sum(i), &verified{})
+		if c.find(sum(0)) == nil {
+			t.Fatal("one that is asked about all the time was forgotten")
+		}
+	}
+	if n := len(c.young) + len(c.old); n > 2*maxVerified {
+		t.Errorf("%d tokens", n)
+	}
+	if c.find(sum(5*maxVerified-1)) == nil || c.find(sum(1)) != nil {
+		t.Error("not the newest")
+	}
+}
+
+// A line waits for a moment, a warning and the end do not wait.
+func TestLogLinesWaitForAMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		log := NewLog(Config{LogLevel: "info"}, &out, false)
+		log.Info("first")
+		if out.Len() > 0 {
+			t.Error("at once: ", out.String())
+		}
+		time.Sleep(logDelay)
+		synctest.Wait()
+		if strings.Count(out.String(), "\n") != 1 {
+			t.Errorf("after %v: %s", logDelay, out.String())
+		}
+		log.Info("second")
+		log.Warn("third")
+		if strings.Count(out.String(), "\n") != 3 {
+			t.Error("a warning waits: ", out.String())
+		}
+		log.Info("fourth")
+		log.Close()
+		if strings.Count(out.String(), "\n") != 4 || !strings.HasSuffix(strings.SplitN(out.String(), `","level"`, 2)[0], "Z") {
+			t.Error(out.String())
+		}
+	})
+	many := NewLog(Config{LogLevel: "info"}, io.Discard, false)
+	for range 10_000 {
+		many.Info("a line", "padding", strings.Repeat("x", 100))
+	}
+	if n := cap(many.lines.held); n > 4*logBuffer {
+		t.Errorf("%d bytes are held", n)
+	}
+}

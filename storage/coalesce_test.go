@@ -1,0 +1,77 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Whoever asks while a batch is under way joins the next, all of them one batch, and gets the answer to its own question.
+func TestCoalescerJoinsTheNextBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var batches [][]int
+		c := &coalescer[int, int]{ask: func(keys []int) ([]int, error) {
+			batches = append(batches, slices.Clone(keys))
+			time.Sleep(time.Millisecond)
+			var values []int
+			for _, k := range keys {
+				values = append(values, 10*k)
+			}
+			return values, nil
+		}}
+		var all sync.WaitGroup
+		ask := func(k int) {
+			all.Go(func() {
+				if v, err := c.one(t.Context(), k); v != 10*k || err != nil {
+					t.Errorf("%d: %d, %v", k, v, err)
+				}
+			})
+		}
+		ask(1)
+		synctest.Wait()
+		for k := range 3 * maxBatch / 2 {
+			ask(k + 2)
+		}
+		all.Wait()
+		if len(batches) != 3 || len(batches[0]) != 1 || len(batches[1]) != maxBatch || len(batches[2]) != maxBatch/2 {
+			t.Errorf("%v", batches)
+		}
+		if c.flying != 0 || len(c.waiting) != 0 {
+			t.Errorf("%d under way, %d waiting", c.flying, len(c.waiting))
+		}
+	})
+}
+
+// What waits behind a batch that is slow is asked after a while, and whoever goes away waits no longer.
+func TestCoalescerDoesNotWaitForTheSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &coalescer[string, bool]{ask: func(keys []string) ([]bool, error) {
+			if keys[0] == "slow" {
+				time.Sleep(time.Second)
+				return nil, errors.New("too slow")
+			}
+			return make([]bool, len(keys)), nil
+		}}
+		var all sync.WaitGroup
+		all.Go(func() {
+			if _, err := c.one(t.Context(), "slow"); err == nil || err.Error() != "too slow" {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		began := time.Now()
+		if _, err := c.one(t.Context(), "quick"); err != nil || time.Since(began) != slowFlight {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		impatient, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if _, err := c.one(impatient, "gone"); !errors.Is(err, ErrUnavailable) {
+			t.Error(err)
+		}
+		all.Wait()
+	})
+}

@@ -1,0 +1,93 @@
+package storage_test
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/storage"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// The batch of access tokens and the state of one grant agree on what is alive, whatever ended it, in batches of every size.
+func TestTokenStatesAgreeWithGrants(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+		db, raw := storagetest.MustOpen(t, databaseURL), storagetest.Raw(t, databaseURL)
+		storagetest.MustExec(t, raw, `INSERT INTO signing_keys (kid, state, alg, bits, public_key, private_key, published_at, signs_until, reason, mac)
+			VALUES ('good', 'previous', '', 0, '', '', 0, 0, '', ''), ('bad', 'revoked', '', 0, '', '', 0, 0, '', '')`)
+		client := mustClient(t, db, "app")
+		var grants []storage.Grant
+		for _, name := range []string{"alive", "revoked", "disabled", "changed", "deleted"} {
+			grants = append(grants, mustGrant(t, db, mustUser(t, db, name), client))
+		}
+		if ended, err := db.RevokeGrant(ctx, admin, grants[1].ID, "app", "", noon); err != nil || !ended {
+			t.Fatal(ended, err)
+		}
+		storagetest.MustExec(t, raw, `UPDATE users SET disabled_at = 1 WHERE username = 'disabled'`, `UPDATE users SET epoch = epoch + 1 WHERE username = 'changed'`,
+			`DELETE FROM users WHERE username = 'deleted'`)
+		check := func(now time.Time, wantAlive bool) {
+			var all sync.WaitGroup
+			for i := range 150 {
+				g := grants[i%len(grants)]
+				all.Go(func() {
+					s, err := db.GrantState(ctx, g.ID)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					got, err := db.TokenState(ctx, g.ID, "good", now)
+					if err != nil || got.Live != s.Live(now) || got.ClientID != "app" || got.Live && got.Username != *s.Username {
+						t.Errorf("%+v, the grant: %v, %v", got, s.Live(now), err)
+					}
+					if g.ID == grants[0].ID && got.Live != wantAlive {
+						t.Errorf("%+v", got)
+					}
+				})
+			}
+			all.Wait()
+		}
+		check(noon, true)
+		check(grants[0].ExpiresAt.Time, false)
+		for _, c := range []struct {
+			id  storage.GrantID
+			kid string
+		}{{grants[0].ID, "bad"}, {grants[0].ID, "none"}, {1, "good"}} {
+			if got, err := db.TokenState(ctx, c.id, c.kid, noon); err != nil || got.Live {
+				t.Errorf("%v %s: %+v, %v", c.id, c.kid, got, err)
+			}
+		}
+		storagetest.MustExec(t, raw, `UPDATE clients SET epoch = epoch + 1`)
+		check(noon, false)
+	})
+}
+
+// Revocations that come at once end each its own grant, and leave a whole audit trail.
+func TestRevocationsAtOnce(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		user, client := mustUser(t, db, "alice"), mustClient(t, db, "app")
+		const n = 90
+		var all sync.WaitGroup
+		for range n {
+			g := mustGrant(t, db, user, client)
+			all.Go(func() {
+				if ended, err := db.RevokeGrant(ctx, admin, g.ID, "other", "", noon); err != nil || ended {
+					t.Errorf("by another client: %v, %v", ended, err)
+				}
+				if ended, err := db.RevokeGrant(ctx, admin, g.ID, "app", g.FamilyHash, noon); err != nil || !ended {
+					t.Errorf("%v, %v", ended, err)
+				}
+				if ended, err := db.RevokeGrant(ctx, admin, g.ID, "app", "", noon); err != nil || ended {
+					t.Errorf("again: %v, %v", ended, err)
+				}
+			})
+		}
+		all.Wait()
+		records, err := db.AuditRecords(ctx, storage.AuditFilter{Type: "grant.revoke"})
+		if err != nil || len(records) != n {
+			t.Fatalf("%d records, %v", len(records), err)
+		}
+		if _, err := db.VerifyAudit(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}
