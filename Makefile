@@ -2,10 +2,34 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build test check soak fuzz fmt vet staticcheck tidy tools
+.PHONY: build build-boring bench bench-builds profile test check soak fuzz fmt vet staticcheck tidy tools
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/keyturn ./cmd/keyturn
+
+# build-boring builds with BoringCrypto in place of Go's own cryptography: it signs faster, needs a C compiler, and links the C library.
+build-boring:
+	GOEXPERIMENT=boringcrypto CGO_ENABLED=1 go build -trimpath -o bin/keyturn-boring ./cmd/keyturn
+
+# bench prints the figures of docs/performance.md, in less than five minutes. BENCH is for its flags, as in BENCH='-grants 0'.
+bench: tools build
+	go build -o bin/keyturn-bench ./cmd/keyturn-bench
+	bin/keyturn-bench $(BENCH)
+
+# bench-builds compares refreshes of other builds with those of the usual one.
+bench-builds: tools build build-boring
+	GOAMD64=v3 CGO_ENABLED=0 go build -trimpath -o bin/keyturn-v3 ./cmd/keyturn
+	go build -o bin/keyturn-bench ./cmd/keyturn-bench
+	bin/keyturn-bench -against bin/keyturn-boring
+	bin/keyturn-bench -against bin/keyturn-v3
+
+# profile writes CPU and allocation profiles of the three hot operations into bin/, for go tool pprof.
+profile: tools
+	mkdir -p bin
+	for operation in Refresh IntrospectionSeen Login; do \
+	  KEYTURN_TEST_POSTGRES=required go test ./server -run '^$$' -bench "^Benchmark$$operation$$" -benchtime 2s -o bin/server.test \
+	    -cpuprofile bin/$$operation.cpu.pprof -memprofile bin/$$operation.mem.pprof || exit 1; \
+	done
 
 test: tools
 	KEYTURN_TEST_POSTGRES=required go test -race -shuffle=on ./...

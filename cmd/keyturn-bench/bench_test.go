@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "-bare" { // the bench starts itself as what it compares with
+		fmt.Fprintln(os.Stderr, serveBare())
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// A short run measures every row of the table of targets, and every answer in it was right.
+func TestBench(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "keyturn")
+	if out, err := exec.Command("go", "build", "-o", program, "../keyturn").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	o := options{server: program, rounds: 1, slice: 50 * time.Millisecond, grants: 5000, workers: 8, only: regexp.MustCompile("")}
+	b, err := newBench(context.Background(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.close()
+	if err := b.measure(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.measureScale(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	b.print(&out)
+	for _, target := range targets {
+		samples := b.samples[target.name]
+		if len(samples) != 1 || samples[0].Server <= 0 || samples[0].Rate <= 0 || !strings.Contains(out.String(), "| "+target.name+" ") {
+			t.Errorf("%s: %+v", target.name, samples)
+		}
+	}
+	for _, name := range []string{"idle memory, sqlite", "bytes a grant", "growth with 20 refreshes", "rewrite their row in place", "3 replica(s)", "clean-up of a grant"} {
+		if !strings.Contains(out.String(), name) {
+			t.Errorf("no figure for %q in\n%s", name, out.String())
+		}
+	}
+	if postgres := b.samples["refresh, postgres"][0]; postgres.Database <= 0 {
+		t.Error("PostgreSQL cost nothing")
+	}
+}
