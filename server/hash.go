@@ -129,6 +129,7 @@ func makeRoom(slots int) {
 			runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + slots)
 		}
 		ballast = make([]byte, ballastSize)
+		runtime.KeepAlive(ballast)
 	})
 }
 

@@ -95,7 +95,11 @@ func (b *bench) print(out io.Writer) {
 	fmt.Fprintln(t, "\n| figure\t| value\t| at most\t| met\t|")
 	fmt.Fprintln(t, "|---\t|---\t|---\t|---\t|")
 	for _, f := range b.facts {
-		fmt.Fprintf(t, "| %s\t| %s\t| %s\t| %s\t|\n", f.name, f.value, f.target, verdict(f.met))
+		met := ""
+		if f.target != "" {
+			met = verdict(f.met)
+		}
+		fmt.Fprintf(t, "| %s\t| %s\t| %s\t| %s\t|\n", f.name, f.value, f.target, met)
 	}
 }
 
