@@ -36,6 +36,20 @@ func TestClientIsRememberedForASecond(t *testing.T) {
 	})
 }
 
+// A login that meets a client that has changed lets it be read again, so that the next one succeeds.
+func TestChangedClientIsReadAgain(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		h.server.clients.age = clientAge
+		h.login("app")
+		must(0, h.admin.db.RevokeClientGrants(ctx, h.admin.by, "app", h.clock.now()))
+		form := []string{"grant_type", "password", "username", "alice", "password", password}
+		if r := h.post("/token", "app", form...); r.code(t) != "invalid_grant" {
+			t.Errorf("%d %s", r.status, r.body)
+		}
+		h.post("/token", "app", form...).tokens(t)
+	})
+}
+
 // However many tokens there are, few are remembered, and the newest are among them.
 func TestTokenCacheIsBounded(t *testing.T) {
 	c := newTokenCache()

@@ -52,3 +52,10 @@ func (c *clientCache) client(ctx context.Context, id string, now time.Time) (sto
 	c.read[id] = clientRead{client, now}
 	return client, nil
 }
+
+// forget lets the client be read again: what was remembered of it has turned out to be old.
+func (c *clientCache) forget(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.read, id)
+}

@@ -116,15 +116,23 @@ func (w *write) in(t *sqlx.Tx) error {
 	return nil
 }
 
-// apart runs several statements in a transaction of others: all of them or none.
+// apart runs several statements in a transaction of others: all of them or none, also if they panic.
 func apart(t *sqlx.Tx, run func() error) error {
 	if _, err := t.Exec(`SAVEPOINT apart`); err != nil {
 		return err
 	}
+	done := false
+	defer func() {
+		if !done { // a panic
+			t.Exec(`ROLLBACK TO apart`)
+			t.Exec(`RELEASE apart`)
+		}
+	}()
 	err := run()
+	done = true
 	if err != nil {
 		if _, e := t.Exec(`ROLLBACK TO apart`); e != nil {
-			return errors.Join(e, err)
+			return errors.Join(driver.ErrBadConn, e, err) // the transaction is gone, with what others did in it
 		}
 	}
 	_, e := t.Exec(`RELEASE apart`)

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -75,7 +76,9 @@ func TestCommitsKeepWritesApart(t *testing.T) {
 					t.Error("no panic")
 				}
 			}()
-			db.commits.do(context.Background(), func(*sqlx.Tx) error { panic("a panic") })
+			db.commits.do(context.Background(), func(t *sqlx.Tx) error {
+				return apart(t, func() error { panic(cmp.Or(any(put(t, fmt.Sprint("failed too ", i))), "a panic")) })
+			})
 		})
 	}
 	awaitWaiting(db, 80)
