@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"io"
@@ -74,10 +73,10 @@ func TestTokenCacheIsBounded(t *testing.T) {
 // A line waits for a moment, a warning and the end do not wait.
 func TestLogLinesWaitForAMoment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out bytes.Buffer
+		var out lockedBuffer
 		log := NewLog(Config{LogLevel: "info"}, &out, false)
 		log.Info("first")
-		if out.Len() > 0 {
+		if out.String() != "" {
 			t.Error("at once: ", out.String())
 		}
 		time.Sleep(logDelay)

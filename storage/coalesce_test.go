@@ -37,6 +37,9 @@ func TestCoalescerJoinsTheNextBatch(t *testing.T) {
 			ask(k + 2)
 		}
 		all.Wait()
+		synctest.Wait()
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		if len(batches) != 3 || len(batches[0]) != 1 || len(batches[1]) != maxBatch || len(batches[2]) != maxBatch/2 {
 			t.Errorf("%v", batches)
 		}
