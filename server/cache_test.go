@@ -99,6 +99,8 @@ func TestLogLinesWaitForAMoment(t *testing.T) {
 	for range 10_000 {
 		many.Info("a line", "padding", strings.Repeat("x", 100))
 	}
+	many.lines.mu.Lock()
+	defer many.lines.mu.Unlock()
 	if n := cap(many.lines.held); n > 4*logBuffer {
 		t.Errorf("%d bytes are held", n)
 	}
