@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -31,6 +32,33 @@ func TestClientIsRememberedForASecond(t *testing.T) {
 			if r := h.post(path, "rs", "token", tokens.AccessToken, "grant_type", "refresh_token"); r.status != 401 {
 				t.Errorf("%s: %d %s", path, r.status, r.body)
 			}
+		}
+	})
+}
+
+// A new secret works at once, and so does a client that is enabled again.
+func TestNewSecretWorksAtOnce(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		h.server.clients.age = clientAge
+		h.login("app")
+		must(h.admin.RotateSecret(ctx, "app", "another secret of the app, as long", time.Hour))
+		revoke := func(secret string) int {
+			r := must(http.NewRequest(http.MethodPost, h.base+"/revoke", strings.NewReader("token=x")))
+			r.Header.Set("Content-Type", formMediaType)
+			r.Header.Set("Authorization", basic("app", secret))
+			return h.send(r).status
+		}
+		if status := revoke("another secret of the app, as long"); status != 200 {
+			t.Errorf("the new secret: %d", status)
+		}
+		must(0, h.admin.DisableClient(ctx, "app"))
+		h.step(clientAge)
+		if status := revoke(secret); status != 401 {
+			t.Errorf("disabled: %d", status)
+		}
+		must(0, h.admin.EnableClient(ctx, "app"))
+		if status := revoke(secret); status != 200 {
+			t.Errorf("enabled again: %d", status)
 		}
 	})
 }

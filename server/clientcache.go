@@ -32,14 +32,17 @@ func newClientCache(db *storage.DB, age time.Duration) *clientCache {
 	return &clientCache{db: db, age: age, read: map[string]clientRead{}}
 }
 
-// client is a client as it was at most the age of the cache before now. ErrNotFound if there is none of that id, which is always asked.
-func (c *clientCache) client(ctx context.Context, id string, now time.Time) (storage.Client, error) {
+// recent is a client as it was at most the age of the cache before now, if it was read since.
+func (c *clientCache) recent(id string, now time.Time) (storage.Client, bool) {
 	c.mu.RLock()
+	defer c.mu.RUnlock()
 	r, ok := c.read[id]
-	c.mu.RUnlock()
-	if since := now.Sub(r.at); ok && since >= 0 && since < c.age {
-		return r.client, nil
-	}
+	since := now.Sub(r.at)
+	return r.client, ok && since >= 0 && since < c.age
+}
+
+// today is a client as it is now. ErrNotFound if there is none of that id.
+func (c *clientCache) today(ctx context.Context, id string, now time.Time) (storage.Client, error) {
 	client, err := c.db.Client(ctx, id)
 	if err != nil {
 		return client, err

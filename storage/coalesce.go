@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -82,9 +83,19 @@ func (c *coalescer[K, V]) relieve() {
 // fly asks batches, until none waits.
 func (c *coalescer[K, V]) fly() {
 	for b := c.take(); b != nil; b = c.take() {
-		b.values, b.err = c.ask(b.keys)
-		close(b.done)
+		c.answer(b)
 	}
+}
+
+// answer asks a batch. A panic is an error of those who asked; its value may hold a secret.
+func (c *coalescer[K, V]) answer(b *batch[K, V]) {
+	defer close(b.done)
+	defer func() {
+		if p := recover(); p != nil {
+			b.err = fmt.Errorf("panic (%T)\n%s", p, debug.Stack())
+		}
+	}()
+	b.values, b.err = c.ask(b.keys)
 }
 
 func (c *coalescer[K, V]) take() *batch[K, V] {

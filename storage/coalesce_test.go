@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -77,4 +78,20 @@ func TestCoalescerDoesNotWaitForTheSlow(t *testing.T) {
 		}
 		all.Wait()
 	})
+}
+
+// A panic is an error of those who asked, and of nobody else.
+func TestCoalescerSurvivesAPanic(t *testing.T) {
+	c := &coalescer[int, int]{ask: func(keys []int) ([]int, error) {
+		if keys[0] == 0 {
+			panic("a canary")
+		}
+		return keys, nil
+	}}
+	if _, err := c.one(t.Context(), 0); err == nil || strings.Contains(err.Error(), "a canary") {
+		t.Error(err)
+	}
+	if v, err := c.one(t.Context(), 7); v != 7 || err != nil {
+		t.Error(v, err)
+	}
 }

@@ -5,7 +5,9 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/jmoiron/sqlx"
 )
@@ -24,16 +26,17 @@ type commits struct {
 
 // write is one write on its way.
 type write struct {
-	ctx      context.Context // of the caller, who may have gone
 	run      func(*sqlx.Tx) error
+	claimed  atomic.Bool // by the commit that runs it, or by the caller who goes away before
+	ran      chan struct{}
 	err      error
 	panicked any
-	done     chan struct{}
+	done     chan struct{} // the commit is over
 }
 
-// do brings one write into a commit. If the context ends before, whether it was written is unknown.
+// do brings one write into a commit. If the context ends before it was run, it never is; if it ends after, whether it was written is unknown.
 func (c *commits) do(ctx context.Context, run func(*sqlx.Tx) error) error {
-	w := &write{ctx: ctx, run: run, done: make(chan struct{})}
+	w := &write{run: run, ran: make(chan struct{}), done: make(chan struct{})}
 	c.mu.Lock()
 	c.waiting = append(c.waiting, w)
 	if !c.busy {
@@ -44,6 +47,9 @@ func (c *commits) do(ctx context.Context, run func(*sqlx.Tx) error) error {
 	select {
 	case <-w.done:
 	case <-ctx.Done():
+		if !w.claimed.CompareAndSwap(false, true) {
+			<-w.ran // it writes into what the caller has
+		}
 		return ctx.Err()
 	}
 	if w.panicked != nil {
@@ -97,16 +103,19 @@ func (c *commits) commit() (taken []*write, err error) {
 		err = next[0].in(t)
 	}
 	if err != nil {
-		return taken, errors.Join(err, t.Rollback())
+		t.Rollback() // SQLite may have done so by itself
+		return taken, err
 	}
 	return taken, t.Commit()
 }
 
-// in runs the write in a transaction. It returns an error that ends the whole transaction; what the write alone has met is its own.
+// in runs the write in a transaction, unless its caller has gone. It returns an error that ends the whole transaction; what the write alone has
+// met is its own.
 func (w *write) in(t *sqlx.Tx) error {
-	if w.err = w.ctx.Err(); w.err != nil {
+	if !w.claimed.CompareAndSwap(false, true) {
 		return nil
 	}
+	defer close(w.ran)
 	defer func() { w.panicked = recover() }()
 	w.err = w.run(t)
 	code, ok := sqliteCode(w.err)
@@ -132,7 +141,7 @@ func apart(t *sqlx.Tx, run func() error) error {
 	done = true
 	if err != nil {
 		if _, e := t.Exec(`ROLLBACK TO apart`); e != nil {
-			return errors.Join(driver.ErrBadConn, e, err) // the transaction is gone, with what others did in it
+			return fmt.Errorf("%w: the transaction is gone, with what others did in it: %v", driver.ErrBadConn, err)
 		}
 	}
 	_, e := t.Exec(`RELEASE apart`)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -129,4 +130,66 @@ func TestCommitsFailTogether(t *testing.T) {
 	if _, err := db.change(t.Context(), "later", `INSERT INTO meta (name, value) VALUES ($1, '')`, "later"); err != nil {
 		t.Error(err)
 	}
+}
+
+// A disk that is full is an unavailable database to all whose writes it has undone, and to nobody a row that is not there.
+func TestCommitsOnAFullDisk(t *testing.T) {
+	db := openCommits(t)
+	var pages int
+	if err := db.write.Get(&pages, `PRAGMA page_count`); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.write.Get(&pages, fmt.Sprintf(`PRAGMA max_page_count = %d`, pages+20)); err != nil {
+		t.Fatal(err)
+	}
+	running, block := make(chan struct{}), make(chan struct{})
+	var all sync.WaitGroup
+	put := func(name string, before func()) {
+		all.Go(func() {
+			err := db.inTx(context.Background(), "put", func(t *tx) error {
+				before()
+				_, err := t.change(`INSERT INTO meta (name, value) VALUES ($1, '')`, name)
+				return err
+			})
+			if !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrNotFound) {
+				t.Errorf("%.20q: %v", name, err)
+			}
+		})
+	}
+	put("first", func() { close(running); <-block })
+	<-running
+	put(strings.Repeat("x", 1<<20), func() {})
+	awaitWaiting(db, 1)
+	close(block)
+	all.Wait()
+	var n int
+	if err := db.get(t.Context(), "names", &n, `SELECT COUNT(*) FROM meta WHERE name = 'first'`); err != nil || n != 0 {
+		t.Errorf("%d rows, %v", n, err)
+	}
+}
+
+// A caller who goes away while its write runs does not see it write, and one whose write has not begun is not written.
+func TestCommitsOfThoseWhoHaveGone(t *testing.T) {
+	db := openCommits(t)
+	running, block := make(chan struct{}), make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	all.Go(func() {
+		var written int
+		err := db.commits.do(ctx, func(*sqlx.Tx) error { close(running); <-block; written++; return nil })
+		if !errors.Is(err, context.Canceled) || written != 1 {
+			t.Errorf("%d, %v", written, err)
+		}
+	})
+	<-running
+	all.Go(func() {
+		if err := db.commits.do(ctx, func(*sqlx.Tx) error { t.Error("it ran"); return nil }); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+	awaitWaiting(db, 1)
+	cancel()
+	time.Sleep(10 * time.Millisecond) // both have heard; were one to return early, the race detector would tell
+	close(block)
+	all.Wait()
 }

@@ -76,14 +76,19 @@ type connectError struct{ cause error }
 func (e *connectError) Error() string { return e.cause.Error() }
 func (e *connectError) Unwrap() error { return e.cause }
 
-// pool opens connections as they are needed, at most size.
+// pool opens connections as they are needed, at most size. Those that are patient run what people wait for, which is cancelled when they go and
+// is not worth preparing.
 func (d *DB) pool(patience time.Duration, size int) (*sqlx.DB, error) {
 	c, err := pq.NewConnector(d.dsn)
 	if err != nil {
 		return nil, err
 	}
 	c.Dialer(dialer{patience: patience})
-	db := sqlx.NewDb(sql.OpenDB(preparing{connector{c, &d.opened}, false}), "postgres")
+	var opens driver.Connector = connector{c, &d.opened}
+	if patience < migrationTimeout {
+		opens = preparing{opens, false}
+	}
+	db := sqlx.NewDb(sql.OpenDB(opens), "postgres")
 	db.SetMaxOpenConns(size)
 	db.SetMaxIdleConns(size)
 	db.SetConnMaxIdleTime(5 * time.Minute)

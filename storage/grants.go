@@ -1,10 +1,12 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -243,12 +245,23 @@ func (d *DB) RevokeGrant(ctx context.Context, by Actor, id GrantID, clientID, fa
 	return d.ending.one(ctx, revocation{by, id, clientID, familyHash, now})
 }
 
+// inOrder is the positions of revocations in the order of their grants: two transactions that lock rows in one order do not wait for each other.
+func inOrder(all []revocation) []int {
+	order := make([]int, len(all))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(all[a].id, all[b].id) })
+	return order
+}
+
 // revokeGrants ends grants, all or none.
 func (d *DB) revokeGrants(all []revocation) (ended []bool, err error) {
 	err = d.inTx(context.Background(), "revoke grants", func(t *tx) error {
 		ended = make([]bool, len(all))
 		var entries []entry
-		for i, r := range all {
+		for _, i := range inOrder(all) {
+			r := all[i]
 			n, err := t.change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'revoked' WHERE id = $2 AND client_id = $3
 				AND ($4 = '' OR family_hash = $4) AND revoked_at IS NULL AND expires_at > $1`, At(r.now), r.id, r.clientID, r.familyHash)
 			if err != nil {

@@ -13,7 +13,7 @@ const maxPrepared = 100
 // cost a database more than running does.
 type preparing struct {
 	driver.Connector
-	finalize bool // before a connection is closed, as SQLite wants it; PostgreSQL forgets them by itself
+	finalize bool // before a connection is closed, as SQLite wants it and PostgreSQL does not
 }
 
 func (p preparing) Connect(ctx context.Context) (driver.Conn, error) {
@@ -47,7 +47,15 @@ type preparedConn struct {
 	connection
 	finalize   bool
 	statements map[string]statement
-	last       context.Context // of the last statement
+}
+
+// unhurried is the context of a statement. With PostgreSQL it is one that does not end: lib/pq would wait for its request to cancel, on a
+// connection of its own, longer than for the statement. The connection ends a wait that is too long (see dialer).
+func (c *preparedConn) unhurried(ctx context.Context) context.Context {
+	if c.finalize {
+		return ctx
+	}
+	return context.WithoutCancel(ctx)
 }
 
 // prepared is the statement of a query; nil for one that is better run as it is.
@@ -75,7 +83,7 @@ func (c *preparedConn) forget(query string, err error) bool {
 
 // QueryContext implements [driver.QueryerContext].
 func (c *preparedConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	c.last = ctx
+	ctx = c.unhurried(ctx)
 	s, err := c.prepared(ctx, query, args)
 	if err != nil {
 		return nil, err
@@ -92,7 +100,7 @@ func (c *preparedConn) QueryContext(ctx context.Context, query string, args []dr
 
 // ExecContext implements [driver.ExecerContext].
 func (c *preparedConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	c.last = ctx
+	ctx = c.unhurried(ctx)
 	s, err := c.prepared(ctx, query, args)
 	if err != nil {
 		return nil, err
@@ -113,11 +121,6 @@ func (c *preparedConn) CheckNamedValue(v *driver.NamedValue) error {
 		return checker.CheckNamedValue(v)
 	}
 	return driver.ErrSkip
-}
-
-// IsValid implements [driver.Validator]: a statement that was cancelled may be cancelled late, which would hit the next one.
-func (c *preparedConn) IsValid() bool {
-	return (c.last == nil || c.last.Err() == nil) && c.connection.IsValid()
 }
 
 // Close implements [driver.Conn].

@@ -1,8 +1,10 @@
 package storage_test
 
 import (
+	"errors"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
@@ -39,5 +41,20 @@ func TestCloseLeavesOneFile(t *testing.T) {
 	}
 	if _, err := os.Stat(storage.SQLitePath(databaseURL) + "-wal"); err == nil {
 		t.Error("the log of the database is still there")
+	}
+}
+
+// A database that swallows everything is not waited for longer because a statement was prepared.
+func TestPreparedStatementsInAHole(t *testing.T) {
+	proxy := storagetest.NewProxy(t, storagetest.PostgresURL(t))
+	db := storagetest.MustOpen(t, proxy.URL)
+	mustClient(t, db, "app")
+	if _, err := db.Client(ctx, "app"); err != nil {
+		t.Fatal(err)
+	}
+	proxy.Hole(true)
+	began := time.Now()
+	if _, err := db.Client(ctx, "app"); !errors.Is(err, storage.ErrUnavailable) || time.Since(began) > 3*time.Second {
+		t.Errorf("after %v: %v", time.Since(began), err)
 	}
 }
