@@ -11,69 +11,89 @@ import (
 	"time"
 )
 
-// What is changed of a client counts for its authentication within a second, and for its grants at once.
-func TestClientIsRememberedForASecond(t *testing.T) {
+// A client is remembered for a second, and yet whatever is changed of it counts at once, at every endpoint and for every answer.
+func TestRememberedClientIsAskedAbout(t *testing.T) {
+	const another = "another secret of the client, as long"
 	each(t, func(t *testing.T, h *harness) {
 		h.server.clients.age = clientAge
 		tokens := h.login("app")
-		if !h.active("rs", tokens.AccessToken) {
-			t.Fatal("not active")
-		}
-		must(0, h.admin.DisableClient(ctx, "app"))
-		must(0, h.admin.DisableClient(ctx, "rs"))
-		if h.active("rs", tokens.AccessToken) {
-			t.Error("the token of a disabled client is active")
-		}
-		if r := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken); r.code(t) != "invalid_grant" {
-			t.Errorf("%d %s", r.status, r.body)
-		}
-		h.step(clientAge)
-		for _, path := range []string{"/token", "/introspect"} {
-			if r := h.post(path, "rs", "token", tokens.AccessToken, "grant_type", "refresh_token"); r.status != 401 {
-				t.Errorf("%s: %d %s", path, r.status, r.body)
+		live := h.login("other")
+		remember := func() {
+			for _, client := range []string{"app", "rs"} {
+				h.post("/revoke", client, "token", "x")
+				if _, ok := h.server.clients.recent(client, h.clock.now()); !ok {
+					t.Errorf("%s is not remembered", client)
+				}
 			}
 		}
+		requests := map[string]func() response{
+			"introspect a live token":    func() response { return h.post("/introspect", "rs", "token", live.AccessToken) },
+			"introspect an unknown text": func() response { return h.post("/introspect", "rs", "token", "x") },
+			"introspect refresh token":   func() response { return h.post("/introspect", "rs", "token", live.RefreshToken) },
+			"refresh": func() response {
+				return h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken)
+			},
+			"refresh with a bad token": func() response { return h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", "x") },
+			"login": func() response {
+				return h.post("/token", "app", "grant_type", "password", "username", "alice", "password", password)
+			},
+			"a grant that is none": func() response { return h.post("/token", "app", "grant_type", "implicit") },
+			"revoke":               func() response { return h.post("/revoke", "app", "token", tokens.AccessToken) },
+			"revoke nothing":       func() response { return h.post("/revoke", "app", "token", "x") },
+		}
+		both := func(change func(client string)) { change("app"); change("rs") }
+		for name, send := range requests {
+			remember()
+			both(func(client string) { must(0, h.admin.DisableClient(ctx, client)) })
+			if r := send(); r.status != 401 || r.code(t) != "invalid_client" {
+				t.Errorf("%s, disabled: %d %s", name, r.status, r.body)
+			}
+			both(func(client string) { must(0, h.admin.EnableClient(ctx, client)) })
+			if name == "introspect a live token" {
+				if r := send(); r.status != 200 {
+					t.Errorf("%s, enabled again: %d %s", name, r.status, r.body)
+				}
+			}
+			if strings.HasPrefix(name, "revoke") {
+				continue // an old secret may still end a grant for as long as it is remembered, and do no more
+			}
+			remember()
+			both(func(client string) { must(h.admin.RotateSecret(ctx, client, another, 0)) })
+			if r := send(); r.status != 401 {
+				t.Errorf("%s, by the old secret: %d %s", name, r.status, r.body)
+			}
+			both(func(client string) { must(h.admin.RotateSecret(ctx, client, secret, 0)) })
+		}
+		remember()
+		if r := requests["revoke"](); r.status != 200 || h.active("rs", tokens.AccessToken) {
+			t.Errorf("a client that was disabled could revoke before: %d %s", r.status, r.body)
+		}
 	})
 }
 
-// A new secret works at once, and so does a client that is enabled again.
-func TestNewSecretWorksAtOnce(t *testing.T) {
+// A new secret works, and a scope that was taken away is gone, at once; so does a login after all grants of the client were ended.
+func TestRememberedClientHasNewRights(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		h.server.clients.age = clientAge
-		h.login("app")
-		must(h.admin.RotateSecret(ctx, "app", "another secret of the app, as long", time.Hour))
-		revoke := func(secret string) int {
-			r := must(http.NewRequest(http.MethodPost, h.base+"/revoke", strings.NewReader("token=x")))
-			r.Header.Set("Content-Type", formMediaType)
-			r.Header.Set("Authorization", basic("app", secret))
-			return h.send(r).status
-		}
-		if status := revoke("another secret of the app, as long"); status != 200 {
+		tokens := h.login("app")
+		must(h.admin.RotateSecret(ctx, "other", "another secret of the client, as long", time.Hour))
+		r := must(http.NewRequest(http.MethodPost, h.base+"/revoke", strings.NewReader("token=x")))
+		r.Header.Set("Content-Type", formMediaType)
+		r.Header.Set("Authorization", basic("other", "another secret of the client, as long"))
+		if status := h.send(r).status; status != 200 {
 			t.Errorf("the new secret: %d", status)
 		}
-		must(0, h.admin.DisableClient(ctx, "app"))
-		h.step(clientAge)
-		if status := revoke(secret); status != 401 {
-			t.Errorf("disabled: %d", status)
+		h.clock.at.Add(int64(time.Millisecond)) // a change has a moment of its own
+		must(h.admin.UpdateClient(ctx, "app", func(c *ClientSpec) { c.Scope = "read" }))
+		refreshed := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken).tokens(t)
+		if refreshed.Scope != "read" {
+			t.Errorf("scope %q", refreshed.Scope)
 		}
-		must(0, h.admin.EnableClient(ctx, "app"))
-		if status := revoke(secret); status != 200 {
-			t.Errorf("enabled again: %d", status)
-		}
-	})
-}
-
-// A login that meets a client that has changed lets it be read again, so that the next one succeeds.
-func TestChangedClientIsReadAgain(t *testing.T) {
-	each(t, func(t *testing.T, h *harness) {
-		h.server.clients.age = clientAge
-		h.login("app")
 		must(0, h.admin.db.RevokeClientGrants(ctx, h.admin.by, "app", h.clock.now()))
-		form := []string{"grant_type", "password", "username", "alice", "password", password}
-		if r := h.post("/token", "app", form...); r.code(t) != "invalid_grant" {
-			t.Errorf("%d %s", r.status, r.body)
+		if h.active("rs", refreshed.AccessToken) {
+			t.Error("a grant lives")
 		}
-		h.post("/token", "app", form...).tokens(t)
+		h.login("app")
 	})
 }
 

@@ -70,7 +70,8 @@ func parseBasic(header string) (presented, bool) {
 	return presented{id: id, secret: secret, method: api.AuthBasic}, true
 }
 
-// authenticate tells which client sent the request. A client or address that keeps failing meets 429 before its secret is judged.
+// authenticate tells which client sent the request: by what was read of it a moment ago, and, where the credentials fail by that, by what it
+// is today, so that a new secret works at once. A client or address that keeps failing meets 429 before its secret is judged.
 func (s *Server) authenticate(ctx context.Context, q *request) error {
 	p, err := readClient(q.header, q.form)
 	if err != nil {
@@ -80,6 +81,27 @@ func (s *Server) authenticate(ctx context.Context, q *request) error {
 		s.event(q, "throttle", "client authentication")
 		return tooMany(wait)
 	}
+	if q.form[api.ParamGrantType] != api.GrantPassword { // a hash costs so much that a look at the client does not matter
+		c, ok := s.clients.recent(p.id, s.now())
+		if ok && s.judge(c, p) == nil {
+			q.client, q.known, q.remembered = c, c.ID, true
+			return nil
+		}
+	}
+	return s.authenticateToday(ctx, q, p)
+}
+
+// authenticateAnew is authenticate for a client that was remembered, by what it is today.
+func (s *Server) authenticateAnew(ctx context.Context, q *request) error {
+	p, err := readClient(q.header, q.form)
+	if err != nil {
+		return err
+	}
+	return s.authenticateToday(ctx, q, p)
+}
+
+func (s *Server) authenticateToday(ctx context.Context, q *request, p presented) error {
+	q.client, q.remembered = storage.Client{}, false
 	c, err := s.clientOf(ctx, p)
 	q.known = c.ID
 	if errors.Is(err, errClient) {
@@ -92,17 +114,12 @@ func (s *Server) authenticate(ctx context.Context, q *request) error {
 	return err
 }
 
-// clientOf finds the client and judges its credentials: by what was read of it a moment ago, and, where they fail by that, by what it is today,
-// so that a new secret works at once. With errClient it returns the client as well, if there is one of that id.
+// clientOf reads the client and judges its credentials. With errClient it returns the client as well, if there is one of that id.
 func (s *Server) clientOf(ctx context.Context, p presented) (storage.Client, error) {
 	if p.method == "" {
 		return storage.Client{}, errClient
 	}
-	now := s.now()
-	if c, ok := s.clients.recent(p.id, now); ok && s.judge(c, p) == nil {
-		return c, nil
-	}
-	c, err := s.clients.today(ctx, p.id, now)
+	c, err := s.clients.today(ctx, p.id, s.now())
 	if errors.Is(err, storage.ErrNotFound) {
 		s.secretMatches(c, p.secret) // which takes its time
 		return c, errClient

@@ -9,8 +9,7 @@ import (
 )
 
 const (
-	// clientAge is how long a replica goes by what it has read of a client: as long as by what it has read of the keys. What was changed of a
-	// client decides on its grants at once; on its authentication within this time.
+	// clientAge is how long a replica takes a client for what it has read of it. Nothing is answered by that alone: see answer.
 	clientAge  = time.Second
 	maxClients = 10_000 // that are remembered
 )
@@ -54,11 +53,4 @@ func (c *clientCache) today(ctx context.Context, id string, now time.Time) (stor
 	}
 	c.read[id] = clientRead{client, now}
 	return client, nil
-}
-
-// forget lets the client be read again: what was remembered of it has turned out to be old.
-func (c *clientCache) forget(id string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.read, id)
 }

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -114,7 +115,7 @@ func FuzzClaims(f *testing.F) {
 		if at != timely {
 			return
 		}
-		if _, live, err := h.server.accessGrant(ctx, v); err != nil || live {
+		if _, live, err := h.server.accessGrant(ctx, storage.Client{}, v); err != nil || live {
 			t.Fatalf("%q: live %v, %v", payload, live, err)
 		}
 	})

@@ -37,7 +37,8 @@ func (s *Server) introspect(ctx context.Context, q *request) (any, error) {
 	if at == over || q.client.ID != v.claims.ClientID && (q.client.Resource == "" || q.client.Resource != v.claims.Audience) {
 		return api.Introspection{}, nil
 	}
-	g, live, err := s.accessGrant(ctx, v)
+	g, live, err := s.accessGrant(ctx, q.client, v)
+	q.stillIs(g.Caller)
 	if err != nil || !live {
 		return api.Introspection{}, err
 	}

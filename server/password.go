@@ -190,7 +190,6 @@ func (s *Server) beginGrant(ctx context.Context, q *request, view storage.LoginV
 	}
 	err = s.db.CreateGrant(ctx, g)
 	if errors.Is(err, storage.ErrNotFound) { // the user or the client was changed since they were read
-		s.clients.forget(q.client.ID)
 		s.loginFailed(q, "changed meanwhile")
 		return none, errLogin
 	}

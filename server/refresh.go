@@ -53,6 +53,11 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 		s.event(q, "refresh", "failed", slog.String("reason", string(outcome)), slog.String("sid", t.grant.String()))
 		return none, errRefresh
 	}
+	if q.stillIs(g.ClientMark != nil && *g.ClientMark == q.client.Mark()); q.remembered {
+		if err := s.authenticateAnew(ctx, q); err != nil { // the refresh is done: a client that may have it gets it as a retry
+			return none, err
+		}
+	}
 	s.event(q, "refresh", "ok", slog.String("kind", string(outcome)), slog.String("sid", t.grant.String()))
 	return s.refreshed(q, signer, t, g, now)
 }

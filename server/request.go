@@ -17,7 +17,12 @@ type request struct {
 	client   storage.Client // authenticated
 	known    string         // id of a client that exists, authenticated or not
 	username string         // of a user that exists: people type passwords into the field for the name
+
+	remembered bool // the client was not read for this request, and nothing has said since that it is still what it was
 }
+
+// stillIs takes the word of the database that the client of the request is what it was taken for.
+func (q *request) stillIs(asked bool) { q.remembered = q.remembered && !asked }
 
 // post adapts an endpoint: it parses the form, authenticates the client, and writes the value or the error.
 func (s *Server) post(endpoint func(context.Context, *request) (any, error)) handler {
@@ -39,6 +44,8 @@ func (s *Server) post(endpoint func(context.Context, *request) (any, error)) han
 	}
 }
 
+// answer answers a request. By a client that was remembered alone nothing is answered: either a statement of the endpoint has asked whether that
+// is what it still is, or it is asked here, and the endpoint again if not.
 func (s *Server) answer(r *http.Request, q *request, endpoint func(context.Context, *request) (any, error)) (any, error) {
 	var err error
 	if q.form, err = readForm(q, r); err != nil {
@@ -54,6 +61,15 @@ func (s *Server) answer(r *http.Request, q *request, endpoint func(context.Conte
 		return nil, err
 	}
 	body, err := endpoint(ctx, q)
+	if q.remembered && !errors.Is(err, storage.ErrUnavailable) {
+		was := q.client.Mark()
+		if changed := s.authenticateAnew(ctx, q); changed != nil {
+			return nil, changed
+		}
+		if q.client.Mark() != was {
+			body, err = endpoint(ctx, q)
+		}
+	}
 	if errors.Is(err, storage.ErrUnavailable) {
 		s.ring.Away(begun, s.now())
 	}

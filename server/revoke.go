@@ -27,6 +27,7 @@ func (s *Server) revoke(ctx context.Context, q *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	q.stillIs(ended)
 	outcome := "nothing to revoke"
 	if ended {
 		outcome = "ok"

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"strconv"
 	"time"
 )
 
@@ -21,6 +22,15 @@ type Client struct {
 	CreatedAt          Time     `db:"created_at" json:"created_at"`
 	UpdatedAt          Time     `db:"updated_at" json:"updated_at"`
 	DisabledAt         *Time    `db:"disabled_at" json:"disabled_at"`
+}
+
+// clientMark is Mark of a row c, if the client may authenticate.
+const clientMark = `CASE WHEN c.disabled_at IS NULL THEN CAST(c.updated_at AS TEXT) || ' ' || c.secret_hash END`
+
+// Mark changes with everything that is changed of a client, but for its being disabled: who remembers a client asks by it whether that is
+// what it still is.
+func (c Client) Mark() string {
+	return strconv.FormatInt(c.UpdatedAt.UnixMilli(), 10) + " " + c.SecretHash
 }
 
 const clientColumns = `id, public, secret_hash, previous_secret_hash, previous_expires_at, grants, scope, audiences, resource, access_ttl,

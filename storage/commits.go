@@ -26,6 +26,7 @@ type commits struct {
 
 // write is one write on its way.
 type write struct {
+	ctx      context.Context // of the caller
 	run      func(*sqlx.Tx) error
 	claimed  atomic.Bool // by the commit that runs it, or by the caller who goes away before
 	ran      chan struct{}
@@ -36,7 +37,7 @@ type write struct {
 
 // do brings one write into a commit. If the context ends before it was run, it never is; if it ends after, whether it was written is unknown.
 func (c *commits) do(ctx context.Context, run func(*sqlx.Tx) error) error {
-	w := &write{run: run, ran: make(chan struct{}), done: make(chan struct{})}
+	w := &write{ctx: ctx, run: run, ran: make(chan struct{}), done: make(chan struct{})}
 	c.mu.Lock()
 	c.waiting = append(c.waiting, w)
 	if !c.busy {
@@ -112,7 +113,7 @@ func (c *commits) commit() (taken []*write, err error) {
 // in runs the write in a transaction, unless its caller has gone. It returns an error that ends the whole transaction; what the write alone has
 // met is its own.
 func (w *write) in(t *sqlx.Tx) error {
-	if !w.claimed.CompareAndSwap(false, true) {
+	if w.err = w.ctx.Err(); w.err != nil || !w.claimed.CompareAndSwap(false, true) {
 		return nil
 	}
 	defer close(w.ran)

@@ -72,7 +72,8 @@ type GrantState struct {
 	UserDisabledAt   *Time   `db:"user_disabled_at" json:"-"`
 	ClientEpochNow   *int64  `db:"client_epoch_now" json:"-"` // nil: the client is gone
 	ClientDisabledAt *Time   `db:"client_disabled_at" json:"-"`
-	Stale            bool    `db:"stale" json:"-"` // read from a database that takes no writes: a primary of before a failover
+	ClientMark       *string `db:"client_mark" json:"-"` // nil: the client is gone or disabled
+	Stale            bool    `db:"stale" json:"-"`       // read from a database that takes no writes: a primary of before a failover
 }
 
 // Live tells whether tokens of the grant may be used at the moment given. An access token outlives the idle limit of the refresh
@@ -86,7 +87,7 @@ func (s GrantState) Live(now time.Time) bool {
 const grantStateColumns = `g.id, g.user_id, g.user_epoch, g.client_epoch, g.client_id, g.family_hash, g.generation, g.kid, g.scope, g.audience,
 	g.created_at, g.rotated_at, g.expires_at, g.idle_expires_at, g.revoked_at, g.revoked_reason,
 	u.sub, u.username, COALESCE(u.roles, '[]') AS roles, u.epoch AS user_epoch_now, u.disabled_at AS user_disabled_at,
-	c.epoch AS client_epoch_now, c.disabled_at AS client_disabled_at, current_setting('transaction_read_only') = 'on' AS stale`
+	c.epoch AS client_epoch_now, c.disabled_at AS client_disabled_at, ` + clientMark + ` AS client_mark, current_setting('transaction_read_only') = 'on' AS stale`
 
 const grantStateTables = ` FROM grants g LEFT JOIN users u ON u.id = g.user_id LEFT JOIN clients c ON c.id = g.client_id`
 
@@ -239,7 +240,7 @@ type revocation struct {
 	now        time.Time
 }
 
-// RevokeGrant ends the grant, which must belong to the client and, if familyHash is not "", to that family. It tells whether there was
+// RevokeGrant ends the grant, which must belong to the client, which must not be disabled, and, if familyHash is not "", to that family. It tells whether there was
 // a grant to end. Callers who come at the same time share a transaction: the order of their audit records lets only one go at a time.
 func (d *DB) RevokeGrant(ctx context.Context, by Actor, id GrantID, clientID, familyHash string, now time.Time) (bool, error) {
 	return d.ending.one(ctx, revocation{by, id, clientID, familyHash, now})
@@ -263,7 +264,8 @@ func (d *DB) revokeGrants(all []revocation) (ended []bool, err error) {
 		for _, i := range inOrder(all) {
 			r := all[i]
 			n, err := t.change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'revoked' WHERE id = $2 AND client_id = $3
-				AND ($4 = '' OR family_hash = $4) AND revoked_at IS NULL AND expires_at > $1`, At(r.now), r.id, r.clientID, r.familyHash)
+				AND ($4 = '' OR family_hash = $4) AND revoked_at IS NULL AND expires_at > $1
+				AND EXISTS (SELECT 1 FROM clients c WHERE c.id = $3 AND c.disabled_at IS NULL)`, At(r.now), r.id, r.clientID, r.familyHash)
 			if err != nil {
 				return err
 			}

@@ -101,7 +101,8 @@ const rotateReturning = ` RETURNING id, user_id, user_epoch, client_epoch, clien
 	rotated_at, expires_at, idle_expires_at, revoked_at, revoked_reason,
 	(SELECT u.sub FROM users u WHERE u.id = user_id) AS sub,
 	(SELECT u.username FROM users u WHERE u.id = user_id) AS username,
-	(SELECT u.roles FROM users u WHERE u.id = user_id) AS roles`
+	(SELECT u.roles FROM users u WHERE u.id = user_id) AS roles,
+	(SELECT ` + clientMark + ` FROM clients c WHERE c.id = client_id) AS client_mark`
 
 const rotateSet = `UPDATE grants AS g SET generation = $1, rotated_at = $2,
 	idle_expires_at = CASE WHEN g.expires_at < $3 THEN g.expires_at ELSE $3 END, kid = $4

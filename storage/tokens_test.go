@@ -1,7 +1,9 @@
 package storage_test
 
 import (
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,7 +37,7 @@ func TestTokenStatesAgreeWithGrants(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					got, err := db.TokenState(ctx, g.ID, "good", now)
+					got, err := db.TokenState(ctx, client, g.ID, "good", now)
 					if err != nil || got.Live != s.Live(now) || got.ClientID != "app" || got.Live && got.Username != *s.Username {
 						t.Errorf("%+v, the grant: %v, %v", got, s.Live(now), err)
 					}
@@ -52,12 +54,24 @@ func TestTokenStatesAgreeWithGrants(t *testing.T) {
 			id  storage.GrantID
 			kid string
 		}{{grants[0].ID, "bad"}, {grants[0].ID, "none"}, {1, "good"}} {
-			if got, err := db.TokenState(ctx, c.id, c.kid, noon); err != nil || got.Live {
+			if got, err := db.TokenState(ctx, client, c.id, c.kid, noon); err != nil || got.Live {
 				t.Errorf("%v %s: %+v, %v", c.id, c.kid, got, err)
 			}
 		}
 		storagetest.MustExec(t, raw, `UPDATE clients SET epoch = epoch + 1`)
 		check(noon, false)
+		asks := func(want bool) {
+			t.Helper()
+			if got, err := db.TokenState(ctx, client, grants[0].ID, "good", noon); err != nil || got.Caller != want {
+				t.Errorf("%+v, %v", got, err)
+			}
+		}
+		asks(true)
+		for _, change := range []string{`UPDATE clients SET secret_hash = 'new'`, `UPDATE clients SET secret_hash = '` + client.SecretHash + `', updated_at = updated_at + 1`,
+			`UPDATE clients SET updated_at = updated_at - 1, disabled_at = 1`, `DELETE FROM clients`} {
+			storagetest.MustExec(t, raw, change)
+			asks(false)
+		}
 	})
 }
 
@@ -90,4 +104,43 @@ func TestRevocationsAtOnce(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// Replicas that revoke the same grants in opposite orders do not wait for each other until one of them must give up.
+func TestRevocationsOfReplicas(t *testing.T) {
+	databaseURL := storagetest.PostgresURL(t)
+	replicas := []*storage.DB{storagetest.MustOpen(t, databaseURL), storagetest.MustOpen(t, databaseURL)}
+	user, client := mustUser(t, replicas[0], "alice"), mustClient(t, replicas[0], "app")
+	for range 5 {
+		var grants []storage.Grant
+		for range 40 {
+			grants = append(grants, mustGrant(t, replicas[0], user, client))
+		}
+		var ended atomic.Int64
+		var all sync.WaitGroup
+		for _, db := range replicas {
+			slices.Reverse(grants)
+			for _, g := range slices.Clone(grants) {
+				all.Go(func() {
+					ok, err := db.RevokeGrant(ctx, admin, g.ID, "app", "", noon)
+					if err != nil {
+						t.Error(err)
+					}
+					if ok {
+						ended.Add(1)
+					}
+				})
+			}
+		}
+		all.Wait()
+		if ended.Load() != int64(len(grants)) {
+			t.Errorf("%d grants were ended, of %d", ended.Load(), len(grants))
+		}
+	}
+	var deadlocks int
+	raw := storagetest.Raw(t, databaseURL)
+	storagetest.MustExec(t, raw, `SELECT pg_stat_force_next_flush()`)
+	if err := raw.QueryRow(`SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`).Scan(&deadlocks); err != nil || deadlocks > 0 {
+		t.Errorf("%d deadlocks, %v", deadlocks, err)
+	}
 }
