@@ -143,6 +143,7 @@ func (b *bench) measure(ctx context.Context) error {
 	if err := b.rounds(pieces, b.o.rounds); err != nil {
 		return err
 	}
+	b.latencies()
 	return b.measureProcess(ctx)
 }
 

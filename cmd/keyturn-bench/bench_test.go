@@ -46,7 +46,7 @@ func TestBench(t *testing.T) {
 			t.Errorf("%s: %+v", target.name, samples)
 		}
 	}
-	for _, name := range []string{"idle memory, sqlite", "bytes a grant", "growth with 20 refreshes", "rewrite their row in place", "3 replica(s)", "clean-up of a grant"} {
+	for _, name := range []string{"idle memory, sqlite", "p99 of introspection", "p99 of a refresh", "bytes a grant", "growth with 20 refreshes", "rewrite their row in place", "3 replica(s)", "clean-up of a grant"} {
 		if !strings.Contains(out.String(), name) {
 			t.Errorf("no figure for %q in\n%s", name, out.String())
 		}

@@ -17,6 +17,22 @@ func (b *bench) note(name, target string, met bool, format string, args ...any) 
 
 const mib = 1 << 20
 
+// latencies tells whether the slowest requests are slow.
+func (b *bench) latencies() {
+	p99 := func(s sample) time.Duration { return s.P99 }
+	if slow := b.samples["refresh, sqlite"]; len(slow) > 0 {
+		most := medianOf(slow, p99)
+		b.note("p99 of a refresh at saturation, sqlite", "250 ms", most < 250*time.Millisecond, "%s ms", ms(most))
+	}
+	for _, s := range []*site{b.postgres, b.sqlite} {
+		alone, beside := b.samples["introspection alone, "+s.name], b.samples["introspection while refresh is saturated, "+s.name]
+		if len(alone) > 0 && len(beside) > 0 {
+			times := float64(medianOf(beside, p99)) / float64(medianOf(alone, p99))
+			b.note("p99 of introspection while refresh is saturated against alone, "+s.name, "3", times <= 3, "%.1f", times)
+		}
+	}
+}
+
 // measureProcess measures the program itself: what it weighs, how soon it is ready on a database that is there, and the memory that it takes at
 // rest and has taken at most.
 func (b *bench) measureProcess(ctx context.Context) error {
