@@ -1,8 +1,8 @@
 package server
 
 import (
+	"bytes"
 	"errors"
-	"io"
 	"mime"
 	"net/http"
 	"net/url"
@@ -45,17 +45,15 @@ func readForm(w http.ResponseWriter, r *http.Request) (form, error) {
 		}
 		return nil, fail(api.InvalidRequest, "the body could not be read")
 	}
-	return parseForm(string(body))
+	return parseForm(body)
 }
 
-// readBody reads a body, at once if its size is known.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	if r.ContentLength < 0 {
-		return io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	}
-	body := make([]byte, r.ContentLength)
-	_, err := io.ReadFull(r.Body, body)
-	return body, err
+// readBody reads a body. Memory comes with what is sent, not with what is announced.
+func readBody(w http.ResponseWriter, r *http.Request) (string, error) {
+	var b bytes.Buffer
+	b.Grow(int(min(max(r.ContentLength, 0), 4<<10)) + bytes.MinRead)
+	_, err := b.ReadFrom(http.MaxBytesReader(w, r.Body, maxBody))
+	return b.String(), err
 }
 
 // checkQuery refuses credentials in the query. Everything else in it is ignored.
