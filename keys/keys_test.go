@@ -52,7 +52,7 @@ func mustSign(t *testing.T, r *keys.Ring, expires time.Time) (token, kid string)
 	t.Helper()
 	s, err := r.Signer(ctx, expires)
 	must(t, err)
-	token, err = s.Sign([]byte(`{"sub":"x"}`))
+	token, err = s.Sign(keys.TypAccessToken, []byte(`{"sub":"x"}`))
 	must(t, err)
 	return token, s.KID
 }

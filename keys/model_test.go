@@ -176,7 +176,7 @@ func (m *lifeModel) sign(r *rapid.T) {
 	if etag(m.replicas[i]) != before { // it has read the rows, since its key was not the current one any more
 		m.reads[i], m.informed[i] = m.clock.now(), true
 	}
-	text, err := signer.Sign([]byte(`{}`))
+	text, err := signer.Sign(keys.TypAccessToken, []byte(`{}`))
 	if err != nil {
 		r.Fatal(err)
 	}

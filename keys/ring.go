@@ -270,7 +270,7 @@ func (r *Ring) Healthy() error {
 	if err != nil {
 		return err
 	}
-	if v.signer == nil {
+	if v.signers == nil {
 		return fmt.Errorf("%w: there is no current key", ErrStale)
 	}
 	return nil
@@ -278,18 +278,18 @@ func (r *Ring) Healthy() error {
 
 // Signer signs tokens with the key that was current when it was made.
 type Signer struct {
-	KID    string
-	signer jose.Signer
+	KID   string
+	ofTyp map[Typ]jose.Signer
 }
 
 // signing is the signatures that are being computed, one for each CPU: more would be no faster, and short requests would wait behind them.
 var signing = make(chan struct{}, runtime.NumCPU())
 
-// Sign makes the compact JWS of a payload with typ at+jwt (RFC 9068 §2.1).
-func (s Signer) Sign(payload []byte) (string, error) {
+// Sign makes the compact JWS of a payload with the typ, which must be Known.
+func (s Signer) Sign(typ Typ, payload []byte) (string, error) {
 	signing <- struct{}{}
 	defer func() { <-signing }()
-	jws, err := s.signer.Sign(payload)
+	jws, err := s.ofTyp[typ].Sign(payload)
 	if err != nil {
 		return "", fmt.Errorf("sign: %w", err)
 	}
@@ -304,11 +304,11 @@ func (r *Ring) Signer(ctx context.Context, expires time.Time) (Signer, error) {
 		if err != nil {
 			return Signer{}, err
 		}
-		if v.signer == nil {
+		if v.signers == nil {
 			return Signer{}, fmt.Errorf("%w: there is no current key", ErrStale)
 		}
 		if until, ok := r.reserved.Load(v.kid); ok && !expires.After(until.(time.Time)) {
-			return Signer{v.kid, v.signer}, nil
+			return Signer{v.kid, v.signers}, nil
 		}
 		until, err := r.db.ReserveSigning(ctx, v.kid, expires.Add(signAhead))
 		if err == nil {

@@ -12,8 +12,21 @@ import (
 type header struct {
 	Alg string `json:"alg"`
 	KID string `json:"kid"`
-	Typ string `json:"typ"`
+	Typ Typ    `json:"typ"`
 }
+
+// Typ is the typ in the header of a token: what kind of JWT it says to be (RFC 7519 §5.1).
+type Typ string
+
+// What a token may say to be. Access tokens are the only JWTs of this server, so that JWT names the same thing, to verifiers which were made
+// before RFC 9068.
+const (
+	TypAccessToken Typ = "at+jwt" // RFC 9068 §2.1
+	TypJWT         Typ = "JWT"    // RFC 7519 §5.1
+)
+
+// Known tells whether this server signs tokens of the typ.
+func (t Typ) Known() bool { return t == TypAccessToken || t == TypJWT }
 
 // tokenKID reads the kid of a text that has the form of a token of this server: three parts in canonical base64url, since a decoder
 // that overlooks trailing bits accepts several spellings of one signature.
@@ -38,5 +51,5 @@ func tokenKID(token string) (kid string, ok bool) {
 	if err := d.Decode(&h); err != nil || d.More() {
 		return "", false
 	}
-	return h.KID, h.Alg == string(signingAlg) && h.Typ == "at+jwt"
+	return h.KID, h.Alg == string(signingAlg) && h.Typ.Known()
 }

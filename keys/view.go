@@ -27,7 +27,7 @@ type view struct {
 	secrets      *Secrets
 	public       map[string]*rsa.PublicKey // of all keys that are not revoked
 	revoked      map[string]bool
-	signer       jose.Signer // of the current key; nil if there is none
+	signers      map[Typ]jose.Signer // of the current key; nil if there is none
 	kid          string
 	jwks         []byte
 	etag         string
@@ -65,7 +65,7 @@ func (v *view) tolerate(m *Master, err error) bool {
 	if v == nil || !errors.As(err, new(*AlteredError)) {
 		return false
 	}
-	v.altered, v.master, v.signer = err, m.sealing(sealedUnder(v.secrets.byPurpose[purposeRefresh][0].row.Sealed)), nil
+	v.altered, v.master, v.signers = err, m.sealing(sealedUnder(v.secrets.byPurpose[purposeRefresh][0].row.Sealed)), nil
 	return true
 }
 
@@ -108,7 +108,7 @@ func (v *view) withoutRevoked(m *Master, set storage.KeySet) (*view, error) {
 		return v, nil
 	}
 	if less.revoked[v.kid] {
-		less.kid, less.signer = "", nil
+		less.kid, less.signers = "", nil
 	}
 	return &less, less.render()
 }
@@ -129,7 +129,7 @@ func (v *view) take(old *view) error {
 	if err := v.render(); err != nil {
 		return err
 	}
-	return v.takeSigner(old)
+	return v.takeSigners(old)
 }
 
 // render writes the JWKS (RFC 7517 §5) once for all requests.
@@ -149,15 +149,15 @@ func (v *view) render() error {
 	return nil
 }
 
-// takeSigner opens the current key, or takes the signer over from the view before if it is the same key.
-func (v *view) takeSigner(old *view) error {
+// takeSigners opens the current key, or takes its signers over from the view before if it is the same key.
+func (v *view) takeSigners(old *view) error {
 	current := find(v.rows, storage.KeyCurrent)
 	if current == nil {
 		return nil
 	}
 	v.kid = current.KID
 	if old != nil && old.kid == v.kid {
-		v.signer = old.signer
+		v.signers = old.signers
 		return nil
 	}
 	private, err := v.master.privateOf(*current)
@@ -165,6 +165,12 @@ func (v *view) takeSigner(old *view) error {
 		return err
 	}
 	key := jose.SigningKey{Algorithm: signingAlg, Key: jose.JSONWebKey{Key: private, KeyID: current.KID}}
-	v.signer, err = jose.NewSigner(key, (&jose.SignerOptions{}).WithType("at+jwt"))
-	return err
+	signers := map[Typ]jose.Signer{}
+	for _, typ := range []Typ{TypAccessToken, TypJWT} {
+		if signers[typ], err = jose.NewSigner(key, (&jose.SignerOptions{}).WithType(jose.ContentType(typ))); err != nil {
+			return err
+		}
+	}
+	v.signers = signers
+	return nil
 }

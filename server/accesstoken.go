@@ -21,6 +21,7 @@ type ticket struct {
 	grant    storage.GrantID
 	sub      string
 	clientID string
+	typ      keys.Typ
 	audience string
 	scope    string
 	roles    []string
@@ -54,7 +55,7 @@ func (s *Server) accessToken(signer keys.Signer, t ticket) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("access token: %w", err)
 	}
-	token, err := signer.Sign(payload)
+	token, err := signer.Sign(t.typ, payload)
 	if err == nil {
 		s.metrics.signed.WithLabelValues(signer.KID).Inc()
 	}

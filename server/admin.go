@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -90,6 +91,7 @@ type ClientSpec struct {
 	Audiences []string // the first is the default
 	Resource  string   // the audience that it answers for, if it is a resource server
 	AccessTTL Duration // 0: the server's
+	TokenTyp  string   // typ in the header of its access tokens, at+jwt or JWT; "": at+jwt
 	Secret    string   // "": one is made
 }
 
@@ -185,8 +187,12 @@ func describeClient(c *storage.Client, spec ClientSpec) error {
 	if spec.AccessTTL != 0 && (spec.AccessTTL < Duration(minAccessTTL) || spec.AccessTTL > Duration(maxAccessTTL)) {
 		return invalid("access TTL %v: between 1s and 1h", spec.AccessTTL)
 	}
+	typ := cmp.Or(keys.Typ(spec.TokenTyp), keys.TypAccessToken)
+	if !typ.Known() {
+		return invalid("token typ %q: %s (RFC 9068), or %s for verifiers that refuse that", typ, keys.TypAccessToken, keys.TypJWT)
+	}
 	c.Grants, c.Scope, c.Audiences = unique(spec.Grants), strings.Join(unique(words), " "), unique(spec.Audiences)
-	c.Resource, c.AccessTTL = spec.Resource, storage.Duration(spec.AccessTTL)
+	c.Resource, c.AccessTTL, c.TokenTyp = spec.Resource, storage.Duration(spec.AccessTTL), string(typ)
 	return nil
 }
 
@@ -215,7 +221,7 @@ func (a *Admin) UpdateClient(ctx context.Context, id string, change func(*Client
 		return c, err
 	}
 	spec := ClientSpec{ID: c.ID, Public: c.Public, Grants: c.Grants, Scope: c.Scope, Audiences: c.Audiences, Resource: c.Resource,
-		AccessTTL: Duration(c.AccessTTL)}
+		AccessTTL: Duration(c.AccessTTL), TokenTyp: c.TokenTyp}
 	change(&spec)
 	if err := describeClient(&c, spec); err != nil {
 		return c, err

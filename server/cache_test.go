@@ -1,31 +1,177 @@
 package server
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/keyturn/keyturn/storage"
 )
+
+// remember has the server read clients, which it then remembers.
+func (h *harness) remember(clients ...string) {
+	h.t.Helper()
+	h.server.clients.age = clientAge
+	for _, client := range clients {
+		h.post("/revoke", client, "token", "x")
+		if _, ok := h.server.clients.recent(client, h.clock.now()); !ok {
+			h.t.Errorf("%s is not remembered", client)
+		}
+	}
+}
+
+const anotherSecret = "another secret of the client, as long"
+
+// What is refused because the client has changed meanwhile leaves the refresh token as it was, and the grant alive.
+func TestRememberedClientLosesNothing(t *testing.T) {
+	update := func(change func(*ClientSpec)) func(h *harness) {
+		return func(h *harness) { must(h.admin.UpdateClient(ctx, "app", change)) }
+	}
+	for _, c := range []struct {
+		name         string
+		change, back func(*harness)
+		want         string
+		used         bool // the token was used before, and long ago
+	}{
+		{"grant type", update(func(c *ClientSpec) { c.Grants = c.Grants[:1] }), update(func(c *ClientSpec) { c.Grants = append(c.Grants, "refresh_token") }), "unauthorized_client", false},
+		{"scope", update(func(c *ClientSpec) { c.Scope = "other" }), update(func(c *ClientSpec) { c.Scope = "read write" }), "invalid_scope", false},
+		{"audience", update(func(c *ClientSpec) { c.Audiences = []string{"urn:x"} }), update(func(c *ClientSpec) { c.Audiences = []string{"https://api.example"} }), "invalid_target", false},
+		{"secret", func(h *harness) { must(h.admin.RotateSecret(ctx, "app", anotherSecret, 0)) }, func(h *harness) { must(h.admin.RotateSecret(ctx, "app", secret, 0)) }, "invalid_client", false},
+		{"secret, at reuse", func(h *harness) { must(h.admin.RotateSecret(ctx, "app", anotherSecret, 0)) }, func(h *harness) { must(h.admin.RotateSecret(ctx, "app", secret, 0)) }, "invalid_client", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			each(t, func(t *testing.T, h *harness) {
+				tokens := h.login("app")
+				newest := tokens.RefreshToken
+				if c.used {
+					newest = h.refresh("app", tokens.RefreshToken).tokens(t).RefreshToken
+					h.step(time.Minute)
+				}
+				h.clock.at.Add(int64(time.Millisecond)) // a client is not made and changed at one moment
+				h.remember("app")
+				c.change(h)
+				if r := h.refresh("app", tokens.RefreshToken); r.code(t) != c.want {
+					t.Errorf("%d %s", r.status, r.body)
+				}
+				if !h.active("rs", tokens.AccessToken) {
+					t.Error("the grant has ended")
+				}
+				c.back(h)
+				h.step(time.Minute)
+				h.refresh("app", newest).tokens(t)
+			})
+		})
+	}
+}
+
+// The key that signs is kept for as long as the token lives by the client of today.
+func TestRememberedClientHasItsKeyKept(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		tokens := h.login("app")
+		h.remember("app")
+		must(h.admin.UpdateClient(ctx, "app", func(c *ClientSpec) { c.AccessTTL = Duration(time.Hour) }))
+		refreshed := h.refresh("app", tokens.RefreshToken).tokens(t)
+		if refreshed.ExpiresIn != 3600 {
+			t.Error(refreshed.ExpiresIn)
+		}
+		for _, key := range must(h.server.db.KeySet(ctx)).Keys {
+			if key.State == storage.KeyCurrent && key.SignsUntil.Before(noon.Add(time.Hour)) {
+				t.Errorf("the key signs until %v", key.SignsUntil)
+			}
+		}
+	})
+}
+
+// An old secret is ended by giving the client once more the new one; who remembers the client does not take the old one.
+func TestRememberedClientAndTheSameSecretAgain(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		tokens, live := h.login("app"), h.login("other")
+		for _, client := range []string{"app", "rs"} {
+			must(h.admin.RotateSecret(ctx, client, anotherSecret, time.Hour))
+		}
+		h.remember("app", "rs")
+		for _, client := range []string{"app", "rs"} {
+			must(h.admin.RotateSecret(ctx, client, anotherSecret, 0))
+		}
+		for _, r := range []response{h.post("/introspect", "rs", "token", live.AccessToken), h.refresh("app", tokens.RefreshToken), h.post("/revoke", "app", "token", tokens.AccessToken)} {
+			if r.status != 401 {
+				t.Errorf("%d %s", r.status, r.body)
+			}
+		}
+	})
+}
+
+// A request that is begun again for a client that has changed is told, counted and charged for once.
+func TestRememberedClientIsToldOfOnce(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		for i := range unknownTokens - 1 {
+			h.post("/introspect", "rs", "token", fmt.Sprint("x", i))
+		}
+		h.remember("app", "rs")
+		for _, client := range []string{"app", "rs"} {
+			must(h.admin.RotateSecret(ctx, client, anotherSecret, time.Hour))
+		}
+		before := len(h.log.String())
+		h.post("/revoke", "app", "token", "x")
+		h.remember("app")
+		h.refresh("app", "x")
+		for _, event := range []string{"nothing to revoke", "malformed"} {
+			if n := strings.Count(h.log.String()[before:], event); n == 0 || n > 2 || n > 1 && event == "malformed" {
+				t.Errorf("%d times %s", n, event)
+			}
+		}
+		w := httptest.NewRecorder()
+		h.server.Admin().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		if !regexp.MustCompile(`keyturn_token_requests_total{.*refresh_token.*} 1\n`).MatchString(w.Body.String()) {
+			t.Error("the refresh was not counted once")
+		}
+		if r := h.post("/introspect", "rs", "token", "x"); r.status != 200 {
+			t.Errorf("the last unknown token that may be asked about: %d", r.status)
+		}
+		if r := h.post("/introspect", "rs", "token", "x"); r.status != 429 {
+			t.Errorf("one more: %d", r.status)
+		}
+	})
+}
+
+// A caller who hangs up says nothing about the database: what is called an outage keeps retries safe for longer.
+func TestCallerWhoHangsUpIsNoOutage(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		tokens := h.login("app")
+		before := len(h.server.ring.Outages())
+		for _, remembered := range []bool{false, true} {
+			if remembered {
+				h.remember("rs")
+			}
+			r := httptest.NewRequest("POST", "/introspect", strings.NewReader("token="+tokens.AccessToken))
+			r.Header.Set("Content-Type", formMediaType)
+			r.Header.Set("Authorization", basic("rs", secret))
+			hungUp, hangUp := context.WithCancel(r.Context())
+			hangUp()
+			h.server.Public().ServeHTTP(httptest.NewRecorder(), r.WithContext(hungUp))
+		}
+		if after := h.server.ring.Outages(); len(after) != before {
+			t.Errorf("%v", after)
+		}
+	})
+}
 
 // A client is remembered for a second, and yet whatever is changed of it counts at once, at every endpoint and for every answer.
 func TestRememberedClientIsAskedAbout(t *testing.T) {
-	const another = "another secret of the client, as long"
 	each(t, func(t *testing.T, h *harness) {
 		h.server.clients.age = clientAge
 		tokens := h.login("app")
 		live := h.login("other")
-		remember := func() {
-			for _, client := range []string{"app", "rs"} {
-				h.post("/revoke", client, "token", "x")
-				if _, ok := h.server.clients.recent(client, h.clock.now()); !ok {
-					t.Errorf("%s is not remembered", client)
-				}
-			}
-		}
+		remember := func() { h.remember("app", "rs") }
 		requests := map[string]func() response{
 			"introspect a live token":    func() response { return h.post("/introspect", "rs", "token", live.AccessToken) },
 			"introspect an unknown text": func() response { return h.post("/introspect", "rs", "token", "x") },
@@ -54,11 +200,8 @@ func TestRememberedClientIsAskedAbout(t *testing.T) {
 					t.Errorf("%s, enabled again: %d %s", name, r.status, r.body)
 				}
 			}
-			if strings.HasPrefix(name, "revoke") {
-				continue // an old secret may still end a grant for as long as it is remembered, and do no more
-			}
 			remember()
-			both(func(client string) { must(h.admin.RotateSecret(ctx, client, another, 0)) })
+			both(func(client string) { must(h.admin.RotateSecret(ctx, client, anotherSecret, 0)) })
 			if r := send(); r.status != 401 {
 				t.Errorf("%s, by the old secret: %d %s", name, r.status, r.body)
 			}
@@ -76,14 +219,13 @@ func TestRememberedClientHasNewRights(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		h.server.clients.age = clientAge
 		tokens := h.login("app")
-		must(h.admin.RotateSecret(ctx, "other", "another secret of the client, as long", time.Hour))
+		must(h.admin.RotateSecret(ctx, "other", anotherSecret, time.Hour))
 		r := must(http.NewRequest(http.MethodPost, h.base+"/revoke", strings.NewReader("token=x")))
 		r.Header.Set("Content-Type", formMediaType)
-		r.Header.Set("Authorization", basic("other", "another secret of the client, as long"))
+		r.Header.Set("Authorization", basic("other", anotherSecret))
 		if status := h.send(r).status; status != 200 {
 			t.Errorf("the new secret: %d", status)
 		}
-		h.clock.at.Add(int64(time.Millisecond)) // a change has a moment of its own
 		must(h.admin.UpdateClient(ctx, "app", func(c *ClientSpec) { c.Scope = "read" }))
 		refreshed := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken).tokens(t)
 		if refreshed.Scope != "read" {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/keys/keystest"
 	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
@@ -104,7 +105,7 @@ func FuzzClaims(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, payload []byte) {
-		text, err := signer.Sign(payload)
+		text, err := signer.Sign(keys.TypAccessToken, payload)
 		if err != nil {
 			return // not something that can be signed
 		}

@@ -28,6 +28,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/keys/keystest"
 	"github.com/keyturn/keyturn/server/servertest"
 )
@@ -141,7 +142,7 @@ func TestOwnSignatureIsNotEnough(t *testing.T) {
 				altered[k] = v
 			}
 			change(altered)
-			text := must(signer.Sign(must(json.Marshal(altered))))
+			text := must(signer.Sign(keys.TypAccessToken, must(json.Marshal(altered))))
 			if name != "no aud" && name != "another audience" && name != "another's sub" { // those name the client's own grant
 				if r := h.post("/revoke", "app", "token", text); r.status != 200 || r.body != "{}\n" || !h.active("rs", tokens.AccessToken) {
 					t.Errorf("%s: revocation: %d %s", name, r.status, r.body)

@@ -38,7 +38,7 @@ func (s *Server) introspect(ctx context.Context, q *request) (any, error) {
 		return api.Introspection{}, nil
 	}
 	g, live, err := s.accessGrant(ctx, q.client, v)
-	q.stillIs(g.Caller)
+	q.remembered = q.remembered && !g.Caller
 	if err != nil || !live {
 		return api.Introspection{}, err
 	}
@@ -93,6 +93,9 @@ const (
 
 // unknownToken answers for a text that is no token of this server. Who asks for many of them is looking for one (RFC 7662 §4).
 func (s *Server) unknownToken(q *request) (any, error) {
+	if q.remembered {
+		return api.Introspection{}, nil // it is not counted, since the client will be read and ask again
+	}
 	if wait := s.scans.wait(q.client.ID, s.now()); wait > 0 {
 		s.event(q, "throttle", "introspection")
 		return nil, tooMany(wait)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/text/secure/precis"
 
 	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -196,8 +197,8 @@ func (s *Server) beginGrant(ctx context.Context, q *request, view storage.LoginV
 	if err != nil {
 		return none, err
 	}
-	response, err := s.respond(signer, ticket{grant: g.ID, sub: view.User.Sub, clientID: q.client.ID, audience: l.audience, scope: l.scope,
-		roles: view.User.Roles, authTime: now, issued: now, expires: accessExpires})
+	response, err := s.respond(signer, ticket{grant: g.ID, sub: view.User.Sub, clientID: q.client.ID, typ: keys.Typ(q.client.TokenTyp),
+		audience: l.audience, scope: l.scope, roles: view.User.Roles, authTime: now, issued: now, expires: accessExpires})
 	if refreshable {
 		response.RefreshToken = t.seal(s.ring.Secrets(), now)
 	}

@@ -17,7 +17,7 @@ import (
 // errRefresh is the one answer to every refresh token that cannot be used (RFC 6749 §5.2).
 var errRefresh = fail(api.InvalidGrant, "the refresh token is invalid, expired, revoked or was used before")
 
-// refresh is the refresh grant, RFC 6749 §6: a forged token costs no query, a fresh one is one statement.
+// refresh is the refresh grant, RFC 6749 §6: a fresh token is one statement, a forged one costs no more than to ask who the client is.
 func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
 	text := q.form[api.ParamRefreshToken]
@@ -38,8 +38,8 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 	if err != nil {
 		return none, err
 	}
-	r := storage.Refresh{ID: t.grant, Generation: int64(t.generation), FamilyHash: t.familyHash(), ClientID: q.client.ID, KID: signer.KID,
-		IdleTTL: time.Duration(s.config.RefreshIdleTTL), RetryWindow: time.Duration(s.config.RefreshRetryWindow),
+	r := storage.Refresh{ID: t.grant, Generation: int64(t.generation), FamilyHash: t.familyHash(), ClientID: q.client.ID,
+		Revision: q.revision(), KID: signer.KID, IdleTTL: time.Duration(s.config.RefreshIdleTTL), RetryWindow: time.Duration(s.config.RefreshRetryWindow),
 		Outages: s.ring.Outages()}
 	if err := s.checkBeforeRotation(ctx, q, r, now); err != nil {
 		return none, err
@@ -48,15 +48,14 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 	if err != nil {
 		return none, err
 	}
+	if outcome == storage.RefreshAsk {
+		return none, errRefresh // which nobody sees: the client is read, and asks again
+	}
+	q.remembered = false
 	s.metrics.refreshes.WithLabelValues(string(outcome)).Inc()
 	if outcome == storage.RefreshDead || outcome == storage.RefreshReuse {
 		s.event(q, "refresh", "failed", slog.String("reason", string(outcome)), slog.String("sid", t.grant.String()))
 		return none, errRefresh
-	}
-	if q.stillIs(g.ClientMark != nil && *g.ClientMark == q.client.Mark()); q.remembered {
-		if err := s.authenticateAnew(ctx, q); err != nil { // the refresh is done: a client that may have it gets it as a retry
-			return none, err
-		}
 	}
 	s.event(q, "refresh", "ok", slog.String("kind", string(outcome)), slog.String("sid", t.grant.String()))
 	return s.refreshed(q, signer, t, g, now)
@@ -101,8 +100,8 @@ func (s *Server) refreshed(q *request, signer keys.Signer, t refreshToken, g sto
 	if err != nil {
 		return api.TokenResponse{}, err
 	}
-	response, err := s.respond(signer, ticket{grant: g.ID, sub: *g.Sub, clientID: g.ClientID, audience: audience, scope: scope, roles: g.Roles,
-		authTime: g.CreatedAt.Time, issued: now, expires: s.lifetime(q.client, now, g.ExpiresAt.Time)})
+	response, err := s.respond(signer, ticket{grant: g.ID, sub: *g.Sub, clientID: g.ClientID, typ: keys.Typ(q.client.TokenTyp), audience: audience,
+		scope: scope, roles: g.Roles, authTime: g.CreatedAt.Time, issued: now, expires: s.lifetime(q.client, now, g.ExpiresAt.Time)})
 	t.generation = uint32(g.Generation)
 	response.RefreshToken = t.seal(s.ring.Secrets(), g.RotatedAt.Time)
 	return response, err

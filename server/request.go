@@ -18,11 +18,18 @@ type request struct {
 	known    string         // id of a client that exists, authenticated or not
 	username string         // of a user that exists: people type passwords into the field for the name
 
-	remembered bool // the client was not read for this request, and nothing has said since that it is still what it was
+	// The client was not read for this request, and nothing has said since that it is still what it was. An endpoint then does and tells nothing,
+	// but for a statement that asks for the revision of the client as well.
+	remembered bool
 }
 
-// stillIs takes the word of the database that the client of the request is what it was taken for.
-func (q *request) stillIs(asked bool) { q.remembered = q.remembered && !asked }
+// revision is what a statement has to ask of the client: 0 for nothing, if the client was read for this request.
+func (q *request) revision() int64 {
+	if q.remembered {
+		return q.client.Revision
+	}
+	return 0
+}
 
 // post adapts an endpoint: it parses the form, authenticates the client, and writes the value or the error.
 func (s *Server) post(endpoint func(context.Context, *request) (any, error)) handler {
@@ -44,8 +51,8 @@ func (s *Server) post(endpoint func(context.Context, *request) (any, error)) han
 	}
 }
 
-// answer answers a request. By a client that was remembered alone nothing is answered: either a statement of the endpoint has asked whether that
-// is what it still is, or it is asked here, and the endpoint again if not.
+// answer answers a request. By a client that was remembered alone nothing is answered: either a statement of the endpoint has found that it still
+// is what it was, or the client is read here, and the endpoint begins again.
 func (s *Server) answer(r *http.Request, q *request, endpoint func(context.Context, *request) (any, error)) (any, error) {
 	var err error
 	if q.form, err = readForm(q, r); err != nil {
@@ -57,27 +64,34 @@ func (s *Server) answer(r *http.Request, q *request, endpoint func(context.Conte
 	ctx, cancel := context.WithTimeout(r.Context(), s.db.Patience())
 	defer cancel()
 	begun := s.now()
-	if err := s.authenticate(ctx, q); err != nil {
-		return nil, err
-	}
-	body, err := endpoint(ctx, q)
-	if q.remembered && !errors.Is(err, storage.ErrUnavailable) {
-		was := q.client.Mark()
-		if changed := s.authenticateAnew(ctx, q); changed != nil {
-			return nil, changed
-		}
-		if q.client.Mark() != was {
-			body, err = endpoint(ctx, q)
-		}
-	}
-	if errors.Is(err, storage.ErrUnavailable) {
+	body, err := s.answerAs(ctx, q, endpoint)
+	if errors.Is(err, storage.ErrUnavailable) && r.Context().Err() == nil { // a caller who hung up says nothing about the database
 		s.ring.Away(begun, s.now())
 	}
 	return body, err
 }
 
-// event tells the log of something that security teams look for: one line with who, what and the outcome.
+// answerAs answers the client that sent the request.
+func (s *Server) answerAs(ctx context.Context, q *request, endpoint func(context.Context, *request) (any, error)) (any, error) {
+	if err := s.authenticate(ctx, q); err != nil {
+		return nil, err
+	}
+	body, err := endpoint(ctx, q)
+	if !q.remembered || errors.Is(err, storage.ErrUnavailable) {
+		return body, err
+	}
+	if err := s.authenticateAnew(ctx, q); err != nil {
+		return nil, err
+	}
+	return endpoint(ctx, q)
+}
+
+// event tells the log of something that security teams look for: one line with who, what and the outcome. What a remembered client does is
+// told once that client has been asked about.
 func (s *Server) event(q *request, name, outcome string, more ...slog.Attr) {
+	if q.remembered {
+		return
+	}
 	s.tell(name, append([]slog.Attr{slog.String("event", name), slog.String("outcome", outcome), slog.String("request_id", q.id),
 		slog.String("client", q.known), slog.String("user", q.username), slog.String("address", q.from)}, more...)...)
 }

@@ -23,11 +23,12 @@ func (s *Server) revoke(ctx context.Context, q *request) (any, error) {
 		s.event(q, "revocation", "nothing to revoke")
 		return api.Revocation{}, nil
 	}
-	ended, err := s.db.RevokeGrant(ctx, storage.Actor{Name: "client:" + q.client.ID}, id, q.client.ID, family, s.now())
+	ended, err := s.db.RevokeGrant(ctx, storage.Actor{Name: "client:" + q.client.ID},
+		storage.Revocation{ID: id, ClientID: q.client.ID, Revision: q.revision(), FamilyHash: family}, s.now())
 	if err != nil {
 		return nil, err
 	}
-	q.stillIs(ended)
+	q.remembered = q.remembered && !ended
 	outcome := "nothing to revoke"
 	if ended {
 		outcome = "ok"

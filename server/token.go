@@ -23,20 +23,27 @@ func (s *Server) token(ctx context.Context, q *request) (any, error) {
 		issue = s.refresh
 	}
 	if issue == nil || grant == api.GrantPassword && !s.config.PasswordGrant {
-		s.metrics.tokens.WithLabelValues("other", string(api.UnsupportedGrantType)).Inc()
+		s.countToken(q, "other", string(api.UnsupportedGrantType))
 		return nil, fail(api.UnsupportedGrantType, "grant_type is none of grant_types_supported")
 	}
 	if !slices.Contains(q.client.Grants, grant) {
-		s.metrics.tokens.WithLabelValues(grant, string(api.UnauthorizedClient)).Inc()
+		s.countToken(q, grant, string(api.UnauthorizedClient))
 		return nil, fail(api.UnauthorizedClient, "the client is not registered for this grant_type")
 	}
 	response, err := issue(ctx, q)
 	if err != nil {
-		s.metrics.tokens.WithLabelValues(grant, string(visible(err).body.Code)).Inc()
+		s.countToken(q, grant, string(visible(err).body.Code))
 		return nil, err
 	}
-	s.metrics.tokens.WithLabelValues(grant, "ok").Inc()
+	s.countToken(q, grant, "ok")
 	return response, nil
+}
+
+// countToken counts a token request by its outcome, once: what a remembered client does is done again, unless the database is away.
+func (s *Server) countToken(q *request, grant, outcome string) {
+	if !q.remembered || outcome == string(api.TemporarilyUnavailable) {
+		s.metrics.tokens.WithLabelValues(grant, outcome).Inc()
+	}
 }
 
 // isScopeToken tells whether a word is a scope-token, RFC 6749 App. A.4: printable ASCII without space, " and \.

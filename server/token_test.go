@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"math/big"
 	"net/http"
 	"strings"
@@ -18,7 +19,13 @@ import (
 )
 
 // verifyByHand verifies a token with the standard library alone, from what the JWKS publishes.
-func verifyByHand(t *testing.T, h *harness, token string) (claims api.AccessToken) {
+func verifyByHand(t *testing.T, h *harness, token string) api.AccessToken {
+	t.Helper()
+	return verifyTyp(t, h, token, "at+jwt")
+}
+
+// verifyTyp is verifyByHand of a token that says to be of another typ.
+func verifyTyp(t *testing.T, h *harness, token, typ string) (claims api.AccessToken) {
 	t.Helper()
 	var set struct{ Keys []struct{ KID, N, E string } }
 	if err := json.Unmarshal([]byte(h.get("/.well-known/jwks.json").body), &set); err != nil {
@@ -27,7 +34,7 @@ func verifyByHand(t *testing.T, h *harness, token string) (claims api.AccessToke
 	parts := strings.Split(token, ".")
 	b64 := base64.RawURLEncoding
 	var header struct{ Alg, Typ, KID string }
-	if err := json.Unmarshal(must(b64.DecodeString(parts[0])), &header); err != nil || header.Alg != "RS256" || header.Typ != "at+jwt" {
+	if err := json.Unmarshal(must(b64.DecodeString(parts[0])), &header); err != nil || header.Alg != "RS256" || header.Typ != typ {
 		t.Fatalf("header %+v, %v", header, err)
 	}
 	for _, k := range set.Keys {
@@ -69,6 +76,36 @@ func TestPasswordGrant(t *testing.T) {
 		}
 		if h.login("once").RefreshToken != "" {
 			t.Error("a client without refresh_token gets a refresh token")
+		}
+	})
+}
+
+// What the tokens of a client say to be follows the client, also at a refresh; all of them can be introspected and revoked.
+func TestTokenTyp(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		tokens := h.login("app")
+		for _, typ := range []string{"JWT", "at+jwt"} {
+			must(h.admin.UpdateClient(ctx, "app", func(c *ClientSpec) { c.TokenTyp = typ }))
+			refreshed := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken).tokens(t)
+			for _, token := range []string{refreshed.AccessToken, h.login("app").AccessToken} {
+				if claims := verifyTyp(t, h, token, typ); claims.ClientID != "app" {
+					t.Errorf("%+v", claims)
+				}
+				if !h.active("rs", token) {
+					t.Errorf("a token of typ %s is not active", typ)
+				}
+			}
+			verifyTyp(t, h, h.login("other").AccessToken, "at+jwt")
+			tokens = refreshed
+		}
+		must(h.admin.UpdateClient(ctx, "app", func(c *ClientSpec) { c.TokenTyp = "JWT" }))
+		token := h.login("app").AccessToken
+		h.post("/revoke", "app", "token", token)
+		if h.active("rs", token) {
+			t.Error("a revoked token of typ JWT is active")
+		}
+		if _, err := h.admin.UpdateClient(ctx, "app", func(c *ClientSpec) { c.TokenTyp = "jwt" }); !errors.Is(err, ErrInvalid) {
+			t.Error(err)
 		}
 	})
 }

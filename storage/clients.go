@@ -2,7 +2,6 @@ package storage
 
 import (
 	"context"
-	"strconv"
 	"time"
 )
 
@@ -18,31 +17,24 @@ type Client struct {
 	Audiences          List     `db:"audiences" json:"audiences"`                     // the first is the default
 	Resource           string   `db:"resource" json:"resource"`                       // the audience it answers for, "" for none
 	AccessTTL          Duration `db:"access_ttl" json:"access_ttl"`                   // 0: the server's
+	TokenTyp           string   `db:"token_typ" json:"token_typ"`                     // in the header of its access tokens: at+jwt or JWT
 	Epoch              int64    `db:"epoch" json:"-"`                                 // moves on to end all grants of the client at once
+	Revision           int64    `db:"revision" json:"-"`                              // above 0; moves on with every change, and begins at random
 	CreatedAt          Time     `db:"created_at" json:"created_at"`
 	UpdatedAt          Time     `db:"updated_at" json:"updated_at"`
 	DisabledAt         *Time    `db:"disabled_at" json:"disabled_at"`
 }
 
-// clientMark is Mark of a row c, if the client may authenticate.
-const clientMark = `CASE WHEN c.disabled_at IS NULL THEN CAST(c.updated_at AS TEXT) || ' ' || c.secret_hash END`
-
-// Mark changes with everything that is changed of a client, but for its being disabled: who remembers a client asks by it whether that is
-// what it still is.
-func (c Client) Mark() string {
-	return strconv.FormatInt(c.UpdatedAt.UnixMilli(), 10) + " " + c.SecretHash
-}
-
 const clientColumns = `id, public, secret_hash, previous_secret_hash, previous_expires_at, grants, scope, audiences, resource, access_ttl,
-	epoch, created_at, updated_at, disabled_at`
+	token_typ, epoch, revision, created_at, updated_at, disabled_at`
 
-// CreateClient inserts the client. Its epoch begins at the moment of its creation, so that no grant of a deleted client of the same id
+// CreateClient inserts the client with a revision of its own. Its epoch begins at the moment of its creation, so that no grant of a deleted client of the same id
 // comes back to life. ErrConflict if the id is taken.
 func (d *DB) CreateClient(ctx context.Context, by Actor, c Client) error {
 	return d.inTx(ctx, "create client", func(t *tx) error {
-		if _, err := t.change(`INSERT INTO clients (`+clientColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
+		if _, err := t.change(`INSERT INTO clients (`+clientColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
 			c.ID, c.Public, c.SecretHash, c.PreviousSecretHash, c.PreviousExpiresAt, c.Grants, c.Scope, c.Audiences, c.Resource, c.AccessTTL,
-			c.CreatedAt.UnixMilli(), c.CreatedAt, c.UpdatedAt, c.DisabledAt); err != nil {
+			c.TokenTyp, c.CreatedAt.UnixMilli(), randomID(), c.CreatedAt, c.UpdatedAt, c.DisabledAt); err != nil {
 			return err
 		}
 		return t.audit(by, c.CreatedAt.Time, Event{"client.create", c.ID, c.details()})
@@ -52,7 +44,7 @@ func (d *DB) CreateClient(ctx context.Context, by Actor, c Client) error {
 // details is what the audit trail keeps of a client.
 func (c Client) details() map[string]any {
 	return map[string]any{"public": c.Public, "grants": c.Grants, "scope": c.Scope, "audiences": c.Audiences, "resource": c.Resource,
-		"access_ttl": c.AccessTTL}
+		"access_ttl": c.AccessTTL, "token_typ": c.TokenTyp}
 }
 
 // Client reads one client. ErrNotFound if there is none of that id.
@@ -67,11 +59,13 @@ func (d *DB) Clients(ctx context.Context) ([]Client, error) {
 	return clients, d.all(ctx, "clients", &clients, `SELECT `+clientColumns+` FROM clients ORDER BY id`)
 }
 
-// UpdateClient writes grants, scope, audiences, resource and access TTL, unless the client was updated after it was read (ErrConflict).
+// UpdateClient writes grants, scope, audiences, resource, access TTL and token typ, unless the client was updated after it was read
+// (ErrConflict).
 func (d *DB) UpdateClient(ctx context.Context, by Actor, c Client, now time.Time) error {
 	return d.inTx(ctx, "update client", func(t *tx) error {
-		if err := t.changeAsRead(`UPDATE clients SET grants = $1, scope = $2, audiences = $3, resource = $4, access_ttl = $5, updated_at = $6
-			WHERE id = $7 AND updated_at = $8`, c.Grants, c.Scope, c.Audiences, c.Resource, c.AccessTTL, At(now), c.ID, c.UpdatedAt); err != nil {
+		if err := t.changeAsRead(`UPDATE clients SET grants = $1, scope = $2, audiences = $3, resource = $4, access_ttl = $5, token_typ = $6,
+			updated_at = $7, revision = revision + 1 WHERE id = $8 AND revision = $9`, c.Grants, c.Scope, c.Audiences, c.Resource, c.AccessTTL, c.TokenTyp,
+			At(now), c.ID, c.Revision); err != nil {
 			return err
 		}
 		return t.audit(by, now, Event{"client.update", c.ID, c.details()})
@@ -81,12 +75,12 @@ func (d *DB) UpdateClient(ctx context.Context, by Actor, c Client, now time.Time
 // DisableClient lets the client neither authenticate nor use its tokens.
 func (d *DB) DisableClient(ctx context.Context, by Actor, id string, now time.Time) error {
 	return d.changeClient(ctx, by, id, now, Event{"client.disable", id, nil},
-		`UPDATE clients SET disabled_at = COALESCE(disabled_at, $1) WHERE id = $2`, At(now), id)
+		`UPDATE clients SET disabled_at = COALESCE(disabled_at, $1), revision = revision + 1 WHERE id = $2`, At(now), id)
 }
 
 // EnableClient takes a DisableClient back.
 func (d *DB) EnableClient(ctx context.Context, by Actor, id string, now time.Time) error {
-	return d.changeClient(ctx, by, id, now, Event{"client.enable", id, nil}, `UPDATE clients SET disabled_at = NULL WHERE id = $1`, id)
+	return d.changeClient(ctx, by, id, now, Event{"client.enable", id, nil}, `UPDATE clients SET disabled_at = NULL, revision = revision + 1 WHERE id = $1`, id)
 }
 
 // DeleteClient removes the client. Its grants are dead without it.
@@ -97,7 +91,8 @@ func (d *DB) DeleteClient(ctx context.Context, by Actor, id string, now time.Tim
 // RotateSecret sets a new secret; the one before works until keepUntil, any older one no longer.
 func (d *DB) RotateSecret(ctx context.Context, by Actor, id, hash string, keepUntil, now time.Time) error {
 	return d.changeClient(ctx, by, id, now, Event{"client.rotate-secret", id, map[string]any{"previous_expires_at": At(keepUntil)}},
-		`UPDATE clients SET previous_secret_hash = secret_hash, previous_expires_at = $1, secret_hash = $2 WHERE id = $3 AND NOT public`,
+		`UPDATE clients SET previous_secret_hash = secret_hash, previous_expires_at = $1, secret_hash = $2, revision = revision + 1
+		WHERE id = $3 AND NOT public`,
 		At(keepUntil), hash, id)
 }
 

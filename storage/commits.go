@@ -36,6 +36,7 @@ type write struct {
 }
 
 // do brings one write into a commit. If the context ends before it was run, it never is; if it ends after, whether it was written is unknown.
+// A panic in it is the caller's; what it has done by then is committed with the others, unless it runs apart.
 func (c *commits) do(ctx context.Context, run func(*sqlx.Tx) error) error {
 	w := &write{ctx: ctx, run: run, ran: make(chan struct{}), done: make(chan struct{})}
 	c.mu.Lock()
@@ -45,18 +46,21 @@ func (c *commits) do(ctx context.Context, run func(*sqlx.Tx) error) error {
 		go c.work()
 	}
 	c.mu.Unlock()
+	var err error
 	select {
 	case <-w.done:
+		err = w.err
 	case <-ctx.Done():
-		if !w.claimed.CompareAndSwap(false, true) {
-			<-w.ran // it writes into what the caller has
+		if w.claimed.CompareAndSwap(false, true) {
+			return ctx.Err()
 		}
-		return ctx.Err()
+		<-w.ran // it writes into what the caller has
+		err = ctx.Err()
 	}
 	if w.panicked != nil {
 		panic(w.panicked)
 	}
-	return w.err
+	return err
 }
 
 // work commits until nothing waits.
@@ -79,6 +83,12 @@ func (c *commits) more() bool {
 	return c.busy
 }
 
+func (c *commits) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.waiting)
+}
+
 // take is the next n writes, or as many as there are.
 func (c *commits) take(n int) []*write {
 	c.mu.Lock()
@@ -91,9 +101,10 @@ func (c *commits) take(n int) []*write {
 
 // commit is one transaction. Its error is that of all the writes that it took.
 func (c *commits) commit() (taken []*write, err error) {
+	waited := c.count()
 	t, err := c.pool.BeginTxx(context.Background(), nil)
 	if err != nil {
-		return c.take(maxCommit), err
+		return c.take(waited), err // those who came meanwhile have not waited yet
 	}
 	for len(taken) < maxCommit && err == nil {
 		next := c.take(1)

@@ -168,6 +168,72 @@ func TestCommitsOnAFullDisk(t *testing.T) {
 	}
 }
 
+// A panic in the write of a caller who has gone is a panic all the same.
+func TestCommitsPanicOfOneWhoHasGone(t *testing.T) {
+	db := openCommits(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer func() {
+		if recover() != "a panic" {
+			t.Error("nobody has heard of it")
+		}
+	}()
+	db.commits.do(ctx, func(*sqlx.Tx) error {
+		cancel()
+		time.Sleep(10 * time.Millisecond) // the caller has heard, or hears of the panic at once
+		panic("a panic")
+	})
+}
+
+// Whoever comes while others wait for the lock of another process does not share in their having waited.
+func TestCommitsOfLateComers(t *testing.T) {
+	db := openCommits(t)
+	other, err := sqlitePool(sqliteDSN(db.path, "&_txlock=immediate"), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if _, err := db.write.Exec(`PRAGMA busy_timeout = 200`); err != nil {
+		t.Fatal(err)
+	}
+	lock := other.MustBegin()
+	put := func(name string) error {
+		_, err := db.change(context.Background(), name, `INSERT INTO meta (name, value) VALUES ($1, '')`, name)
+		return err
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		if err := put("early"); !errors.Is(err, ErrUnavailable) {
+			t.Error(err)
+		}
+		lock.Rollback()
+	})
+	for range 1000 { // until early has been counted, so that late comes after
+		db.commits.mu.Lock()
+		busy := db.commits.busy
+		db.commits.mu.Unlock()
+		if busy {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(20 * time.Millisecond)
+	if err := put("late"); err != nil {
+		t.Error(err)
+	}
+	all.Wait()
+}
+
+// Whoever still asks a database that has been closed is told that it is away.
+func TestClosedIsUnavailable(t *testing.T) {
+	db := openCommits(t)
+	db.Close()
+	var n int
+	_, err := db.change(t.Context(), "put", `INSERT INTO meta (name, value) VALUES ($1, '')`, "x")
+	if err := errors.Join(err, db.get(t.Context(), "get", &n, `SELECT 1`)); !errors.Is(err, ErrUnavailable) || strings.Count(err.Error(), "closed") != 2 {
+		t.Error(err)
+	}
+}
+
 // A caller who goes away while its write runs does not see it write, and one whose write has not begun is not written.
 func TestCommitsOfThoseWhoHaveGone(t *testing.T) {
 	db := openCommits(t)

@@ -61,7 +61,8 @@ type DB struct {
 	dsn      string // PostgreSQL: for the connection that listens
 	path     string // SQLite: the file
 	auditKey atomic.Pointer[[]byte]
-	opened   atomic.Bool  // it has been asked something: what is wrong with a connection from now on may pass
+	opened   atomic.Bool // it has been asked something: what is wrong with a connection from now on may pass
+	closed   atomic.Bool
 	renewal  atomic.Int64 // how many times connections are being let go
 }
 
@@ -112,6 +113,7 @@ func (d *DB) Kind() Kind { return d.kind }
 
 // Close ends all connections.
 func (d *DB) Close() error {
+	d.closed.Store(true)
 	return errors.Join(d.read.Close(), d.write.Close(), d.slow.Close()) // closing twice does nothing
 }
 
@@ -366,7 +368,7 @@ func (d *DB) fault(op string, err error) error {
 		return fmt.Errorf("%s: %w", op, ErrNotFound)
 	case isUnique(err):
 		return fmt.Errorf("%s: %w", op, ErrConflict)
-	case isUnavailable(err):
+	case isUnavailable(err), d.closed.Load():
 		return fmt.Errorf("%s: %w: %w", op, ErrUnavailable, err)
 	default:
 		return fmt.Errorf("%s: %w", op, err)

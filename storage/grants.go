@@ -72,8 +72,7 @@ type GrantState struct {
 	UserDisabledAt   *Time   `db:"user_disabled_at" json:"-"`
 	ClientEpochNow   *int64  `db:"client_epoch_now" json:"-"` // nil: the client is gone
 	ClientDisabledAt *Time   `db:"client_disabled_at" json:"-"`
-	ClientMark       *string `db:"client_mark" json:"-"` // nil: the client is gone or disabled
-	Stale            bool    `db:"stale" json:"-"`       // read from a database that takes no writes: a primary of before a failover
+	Stale            bool    `db:"stale" json:"-"` // read from a database that takes no writes: a primary of before a failover
 }
 
 // Live tells whether tokens of the grant may be used at the moment given. An access token outlives the idle limit of the refresh
@@ -87,7 +86,7 @@ func (s GrantState) Live(now time.Time) bool {
 const grantStateColumns = `g.id, g.user_id, g.user_epoch, g.client_epoch, g.client_id, g.family_hash, g.generation, g.kid, g.scope, g.audience,
 	g.created_at, g.rotated_at, g.expires_at, g.idle_expires_at, g.revoked_at, g.revoked_reason,
 	u.sub, u.username, COALESCE(u.roles, '[]') AS roles, u.epoch AS user_epoch_now, u.disabled_at AS user_disabled_at,
-	c.epoch AS client_epoch_now, c.disabled_at AS client_disabled_at, ` + clientMark + ` AS client_mark, current_setting('transaction_read_only') = 'on' AS stale`
+	c.epoch AS client_epoch_now, c.disabled_at AS client_disabled_at, current_setting('transaction_read_only') = 'on' AS stale`
 
 const grantStateTables = ` FROM grants g LEFT JOIN users u ON u.id = g.user_id LEFT JOIN clients c ON c.id = g.client_id`
 
@@ -231,19 +230,25 @@ func (t *tx) endGrant(by Actor, id GrantID, reason string, now time.Time) error 
 	return t.audit(by, now, Event{"grant.revoke", id.String(), map[string]any{"reason": reason}})
 }
 
-// revocation is a grant that its client wants to end.
-type revocation struct {
-	by         Actor
-	id         GrantID
-	clientID   string
-	familyHash string
-	now        time.Time
+// Revocation is a grant that its client wants to end.
+type Revocation struct {
+	ID         GrantID
+	ClientID   string
+	Revision   int64  // of the client: if it is not 0, the client must still be of it
+	FamilyHash string // of the refresh token that was presented; "" for an access token
 }
 
-// RevokeGrant ends the grant, which must belong to the client, which must not be disabled, and, if familyHash is not "", to that family. It tells whether there was
-// a grant to end. Callers who come at the same time share a transaction: the order of their audit records lets only one go at a time.
-func (d *DB) RevokeGrant(ctx context.Context, by Actor, id GrantID, clientID, familyHash string, now time.Time) (bool, error) {
-	return d.ending.one(ctx, revocation{by, id, clientID, familyHash, now})
+// revocation is a Revocation on its way.
+type revocation struct {
+	Revocation
+	by  Actor
+	now time.Time
+}
+
+// RevokeGrant ends the grant, which must belong to the client and to the family. It tells whether there was a grant to end. Callers who come at
+// the same time share a transaction: the order of their audit records lets only one go at a time.
+func (d *DB) RevokeGrant(ctx context.Context, by Actor, r Revocation, now time.Time) (bool, error) {
+	return d.ending.one(ctx, revocation{r, by, now})
 }
 
 // inOrder is the positions of revocations in the order of their grants: two transactions that lock rows in one order do not wait for each other.
@@ -252,7 +257,7 @@ func inOrder(all []revocation) []int {
 	for i := range order {
 		order[i] = i
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(all[a].id, all[b].id) })
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(all[a].ID, all[b].ID) })
 	return order
 }
 
@@ -265,12 +270,13 @@ func (d *DB) revokeGrants(all []revocation) (ended []bool, err error) {
 			r := all[i]
 			n, err := t.change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'revoked' WHERE id = $2 AND client_id = $3
 				AND ($4 = '' OR family_hash = $4) AND revoked_at IS NULL AND expires_at > $1
-				AND EXISTS (SELECT 1 FROM clients c WHERE c.id = $3 AND c.disabled_at IS NULL)`, At(r.now), r.id, r.clientID, r.familyHash)
+				AND EXISTS (SELECT 1 FROM clients c WHERE c.id = $3 AND c.disabled_at IS NULL AND CAST($5 AS BIGINT) IN (0, c.revision))`,
+				At(r.now), r.ID, r.ClientID, r.FamilyHash, r.Revision)
 			if err != nil {
 				return err
 			}
 			if ended[i] = n > 0; ended[i] {
-				entries = append(entries, entry{r.by, r.now, Event{"grant.revoke", r.id.String(), map[string]any{"reason": "revoked"}}})
+				entries = append(entries, entry{r.by, r.now, Event{"grant.revoke", r.ID.String(), map[string]any{"reason": "revoked"}}})
 			}
 		}
 		if len(entries) == 0 {
@@ -301,13 +307,13 @@ func (d *DB) RevokeUserGrants(ctx context.Context, by Actor, username string, no
 
 // RevokeClientGrants ends all grants of a client by moving its epoch on. ErrNotFound if there is no such client.
 func (d *DB) RevokeClientGrants(ctx context.Context, by Actor, clientID string, now time.Time) error {
-	return d.changeClient(ctx, by, clientID, now, Event{"client.revoke-grants", clientID, nil}, `UPDATE clients SET epoch = epoch + 1 WHERE id = $1`, clientID)
+	return d.changeClient(ctx, by, clientID, now, Event{"client.revoke-grants", clientID, nil}, `UPDATE clients SET epoch = epoch + 1, revision = revision + 1 WHERE id = $1`, clientID)
 }
 
 // RevokeAllGrants ends every grant by moving the epoch of every client on.
 func (d *DB) RevokeAllGrants(ctx context.Context, by Actor, now time.Time) error {
 	return d.inTx(ctx, "revoke all grants", func(t *tx) error {
-		if _, err := t.change(`UPDATE clients SET epoch = epoch + 1`); err != nil {
+		if _, err := t.change(`UPDATE clients SET epoch = epoch + 1, revision = revision + 1`); err != nil {
 			return err
 		}
 		return t.audit(by, now, Event{"grant.revoke-all", "", nil})

@@ -72,7 +72,7 @@ func TestRefreshModel(t *testing.T) {
 					if rapid.IntRange(0, 9).Draw(r, "rarely") > 0 {
 						return
 					}
-					if _, err := db.RevokeGrant(ctx, admin, g.ID, "app", g.FamilyHash, m.now); err != nil {
+					if _, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "app", FamilyHash: g.FamilyHash}, m.now); err != nil {
 						r.Fatal(err)
 					}
 					m.revoked = true

@@ -17,6 +17,7 @@ const (
 	RefreshRetry RefreshOutcome = "retry" // the token just replaced, within the window, its successor unused: nothing changed
 	RefreshReuse RefreshOutcome = "reuse" // any other token that was replaced: the grant has been ended
 	RefreshDead  RefreshOutcome = "dead"  // no live grant of this client and family: nothing changed
+	RefreshAsk   RefreshOutcome = "ask"   // not fresh, or the client is of another revision by now: nothing changed
 )
 
 // Refresh is one presentation of a refresh token whose MAC is right.
@@ -25,6 +26,7 @@ type Refresh struct {
 	Generation  int64 // of the token
 	FamilyHash  string
 	ClientID    string
+	Revision    int64         // of the client: if it is not 0, a fresh token of a client that is still of it is all that is taken
 	KID         string        // the key that will sign the access token
 	IdleTTL     time.Duration // how long the successor may rest
 	RetryWindow time.Duration // 0: every second use is reuse
@@ -57,6 +59,9 @@ func (d *DB) RefreshGrant(ctx context.Context, r Refresh, now time.Time) (GrantS
 	}
 	if !errors.Is(err, ErrNotFound) {
 		return GrantState{}, "", err
+	}
+	if r.Revision != 0 {
+		return GrantState{}, RefreshAsk, nil
 	}
 	// The row is read through the connection that writes: on SQLite, a reader's snapshot may be older than the statement.
 	err = d.changeReturning(ctx, "refresh", &s, grantStateQuery+` WHERE g.id = $1`, r.ID)
@@ -101,23 +106,22 @@ const rotateReturning = ` RETURNING id, user_id, user_epoch, client_epoch, clien
 	rotated_at, expires_at, idle_expires_at, revoked_at, revoked_reason,
 	(SELECT u.sub FROM users u WHERE u.id = user_id) AS sub,
 	(SELECT u.username FROM users u WHERE u.id = user_id) AS username,
-	(SELECT u.roles FROM users u WHERE u.id = user_id) AS roles,
-	(SELECT ` + clientMark + ` FROM clients c WHERE c.id = client_id) AS client_mark`
+	(SELECT u.roles FROM users u WHERE u.id = user_id) AS roles`
 
 const rotateSet = `UPDATE grants AS g SET generation = $1, rotated_at = $2,
 	idle_expires_at = CASE WHEN g.expires_at < $3 THEN g.expires_at ELSE $3 END, kid = $4
 	WHERE g.id = $5 AND g.family_hash = $6 AND g.client_id = $7 AND g.revoked_at IS NULL AND g.expires_at > $2 AND g.idle_expires_at > $2
 	AND EXISTS (SELECT 1 FROM users u WHERE u.id = g.user_id AND u.disabled_at IS NULL AND u.epoch = g.user_epoch)
-	AND EXISTS (SELECT 1 FROM clients c WHERE c.id = g.client_id AND c.disabled_at IS NULL AND c.epoch = g.client_epoch)`
+	AND EXISTS (SELECT 1 FROM clients c WHERE c.id = g.client_id AND c.disabled_at IS NULL AND c.epoch = g.client_epoch AND CAST($8 AS BIGINT) IN (0, c.revision))`
 
 func (r Refresh) rotateArgs(now time.Time) []any {
-	return []any{r.Generation + 1, At(now), At(now.Add(r.IdleTTL)), r.KID, r.ID, r.FamilyHash, r.ClientID, r.Generation}
+	return []any{r.Generation + 1, At(now), At(now.Add(r.IdleTTL)), r.KID, r.ID, r.FamilyHash, r.ClientID, r.Revision, r.Generation}
 }
 
 // rotate is the statement of a fresh token. ErrNotFound if it changes nothing.
 func (d *DB) rotate(ctx context.Context, r Refresh, now time.Time) (GrantState, error) {
 	var s GrantState
-	return s, d.changeReturning(ctx, "refresh", &s, rotateSet+` AND g.generation = $8`+rotateReturning, r.rotateArgs(now)...)
+	return s, d.changeReturning(ctx, "refresh", &s, rotateSet+` AND g.generation = $9`+rotateReturning, r.rotateArgs(now)...)
 }
 
 // catchUp follows a token that is newer than the row: its MAC proves that keyturn issued it, so the database has lost its tail
@@ -125,7 +129,7 @@ func (d *DB) rotate(ctx context.Context, r Refresh, now time.Time) (GrantState, 
 func (d *DB) catchUp(ctx context.Context, r Refresh, now time.Time) (GrantState, RefreshOutcome, error) {
 	var s GrantState
 	err := d.inTx(ctx, "refresh ahead", func(t *tx) error {
-		if err := t.get(&s, rotateSet+` AND g.generation < $8`+rotateReturning, r.rotateArgs(now)...); err != nil {
+		if err := t.get(&s, rotateSet+` AND g.generation < $9`+rotateReturning, r.rotateArgs(now)...); err != nil {
 			return err
 		}
 		return t.audit(Actor{Name: "client:" + r.ClientID}, now, Event{"grant.ahead", r.ID.String(), map[string]any{"generation": r.Generation}})

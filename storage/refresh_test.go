@@ -67,7 +67,7 @@ func TestRefresh(t *testing.T) {
 			}
 		}, present: func(r *storage.Refresh) { r.Generation = 30 }, after: 24 * time.Hour, want: storage.RefreshDead, generation: 30},
 		{name: "revoked", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
-			ended, err := db.RevokeGrant(ctx, admin, g.ID, g.ClientID, g.FamilyHash, noon)
+			ended, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: g.ID, ClientID: g.ClientID, FamilyHash: g.FamilyHash}, noon)
 			if must(t, err); !ended {
 				t.Fatal("not ended")
 			}

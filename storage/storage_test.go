@@ -34,6 +34,12 @@ func mustClient(t testing.TB, db *storage.DB, id string) storage.Client {
 		Scope: "a b", Audiences: storage.List{"https://api.example"}, CreatedAt: storage.At(noon), UpdatedAt: storage.At(noon)}); err != nil {
 		t.Fatal(err)
 	}
+	return mustRead(t, db, id)
+}
+
+// mustRead reads a client.
+func mustRead(t testing.TB, db *storage.DB, id string) storage.Client {
+	t.Helper()
 	c, err := db.Client(ctx, id)
 	if err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 // TokenState is what decides on an access token besides itself.
 type TokenState struct {
 	Live     bool   // its grant, user, client and key let it be used
-	Caller   bool   // whoever asks is still the client that was taken for it
+	Caller   bool   // whoever asks is the client of today, of that revision
 	ClientID string // of the grant, as are the next two; "" for a grant that is gone
 	Sub      string
 	Username string
@@ -25,14 +25,15 @@ type tokenKey struct {
 	kid   string // of the key that signed it
 	now   time.Time
 
-	caller, mark string // id and mark of the client that asks
+	caller   string // the client that asks
+	revision int64  // of it
 }
 
 // TokenState asks whether an access token of the grant, signed by the key, may be used at the moment given, but for its own expiry. The state
 // of the key is asked with it, so that the revocation of a key counts at once, and so is the client that asks, which may be remembered. Callers
 // who ask at the same time share a statement.
 func (d *DB) TokenState(ctx context.Context, caller Client, id GrantID, kid string, now time.Time) (TokenState, error) {
-	return d.tokens.one(ctx, tokenKey{id, kid, now, caller.ID, caller.Mark()})
+	return d.tokens.one(ctx, tokenKey{id, kid, now, caller.ID, caller.Revision})
 }
 
 // tokenBatches are the sizes of batches that there are statements for.
@@ -47,13 +48,13 @@ var tokenQueries = func() map[int]string {
 		var values []string
 		for i := range size {
 			n := 1 + tokenParams*i
-			values = append(values, fmt.Sprintf("(%d, CAST($%d AS BIGINT), CAST($%d AS TEXT), CAST($%d AS TEXT), CAST($%d AS TEXT))", i, n+1, n+2, n+3, n+4))
+			values = append(values, fmt.Sprintf("(%d, CAST($%d AS BIGINT), CAST($%d AS TEXT), CAST($%d AS TEXT), CAST($%d AS BIGINT))", i, n+1, n+2, n+3, n+4))
 		}
-		queries[size] = `WITH t (n, id, kid, caller, mark) AS (VALUES ` + strings.Join(values, ", ") + `)
+		queries[size] = `WITH t (n, id, kid, caller, revision) AS (VALUES ` + strings.Join(values, ", ") + `)
 		SELECT t.n, current_setting('transaction_read_only') = 'on' AS stale,
 			COALESCE(g.revoked_at IS NULL AND g.expires_at > $1 AND u.epoch = g.user_epoch AND u.disabled_at IS NULL
 				AND c.epoch = g.client_epoch AND c.disabled_at IS NULL AND k.state <> '` + string(KeyRevoked) + `', FALSE) AS live,
-			EXISTS (SELECT 1 FROM clients c WHERE c.id = t.caller AND ` + clientMark + ` = t.mark) AS caller,
+			EXISTS (SELECT 1 FROM clients c WHERE c.id = t.caller AND c.disabled_at IS NULL AND c.revision = t.revision) AS caller,
 			COALESCE(g.client_id, '') AS client_id, COALESCE(u.sub, '') AS sub, COALESCE(u.username, '') AS username
 		FROM t LEFT JOIN grants g ON g.id = t.id LEFT JOIN users u ON u.id = g.user_id LEFT JOIN clients c ON c.id = g.client_id
 		LEFT JOIN signing_keys k ON k.kid = t.kid WHERE t.id IS NOT NULL`
@@ -67,7 +68,7 @@ func tokenArgs(keys []tokenKey) (query string, args []any) {
 	args = make([]any, 1+tokenParams*size)
 	var latest time.Time
 	for i, k := range keys {
-		copy(args[1+tokenParams*i:], []any{int64(k.grant), k.kid, k.caller, k.mark})
+		copy(args[1+tokenParams*i:], []any{int64(k.grant), k.kid, k.caller, k.revision})
 		if k.now.After(latest) {
 			latest = k.now
 		}

@@ -1,6 +1,7 @@
 package storage_test
 
 import (
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -22,7 +23,7 @@ func TestTokenStatesAgreeWithGrants(t *testing.T) {
 		for _, name := range []string{"alive", "revoked", "disabled", "changed", "deleted"} {
 			grants = append(grants, mustGrant(t, db, mustUser(t, db, name), client))
 		}
-		if ended, err := db.RevokeGrant(ctx, admin, grants[1].ID, "app", "", noon); err != nil || !ended {
+		if ended, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: grants[1].ID, ClientID: "app"}, noon); err != nil || !ended {
 			t.Fatal(ended, err)
 		}
 		storagetest.MustExec(t, raw, `UPDATE users SET disabled_at = 1 WHERE username = 'disabled'`, `UPDATE users SET epoch = epoch + 1 WHERE username = 'changed'`,
@@ -60,17 +61,53 @@ func TestTokenStatesAgreeWithGrants(t *testing.T) {
 		}
 		storagetest.MustExec(t, raw, `UPDATE clients SET epoch = epoch + 1`)
 		check(noon, false)
-		asks := func(want bool) {
+	})
+}
+
+// Whatever is changed of a client, also twice at one moment and to what it was, is seen by whoever asks as what the client was before.
+func TestClientHasChanged(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		client := mustClient(t, db, "app")
+		g := mustGrant(t, db, mustUser(t, db, "alice"), client)
+		is := func(c storage.Client) bool {
 			t.Helper()
-			if got, err := db.TokenState(ctx, client, grants[0].ID, "good", noon); err != nil || got.Caller != want {
-				t.Errorf("%+v, %v", got, err)
+			got, err := db.TokenState(ctx, c, g.ID, "none", noon)
+			if err != nil {
+				t.Error(err)
+			}
+			return got.Caller
+		}
+		if !is(client) {
+			t.Error("a client is not itself")
+		}
+		for name, change := range map[string]func() error{
+			"update":     func() error { return db.UpdateClient(ctx, admin, client, noon) },
+			"secret":     func() error { return db.RotateSecret(ctx, admin, "app", client.SecretHash, noon, noon) },
+			"disable":    func() error { return db.DisableClient(ctx, admin, "app", noon) },
+			"enable":     func() error { return db.EnableClient(ctx, admin, "app", noon) },
+			"end grants": func() error { return db.RevokeClientGrants(ctx, admin, "app", noon) },
+			"end all":    func() error { return db.RevokeAllGrants(ctx, admin, noon) },
+			"make it again": func() error {
+				return errors.Join(db.DeleteClient(ctx, admin, "app", noon), db.CreateClient(ctx, admin, client))
+			},
+		} {
+			must(t, change())
+			if is(client) {
+				t.Errorf("%s: not seen", name)
+			}
+			client = mustRead(t, db, "app")
+			if client.DisabledAt == nil && !is(client) {
+				t.Errorf("%s: a client that was read again is not itself", name)
 			}
 		}
-		asks(true)
-		for _, change := range []string{`UPDATE clients SET secret_hash = 'new'`, `UPDATE clients SET secret_hash = '` + client.SecretHash + `', updated_at = updated_at + 1`,
-			`UPDATE clients SET updated_at = updated_at - 1, disabled_at = 1`, `DELETE FROM clients`} {
-			storagetest.MustExec(t, raw, change)
-			asks(false)
+		stale := client
+		must(t, db.UpdateClient(ctx, admin, client, noon))
+		if err := db.UpdateClient(ctx, admin, stale, noon); !errors.Is(err, storage.ErrConflict) {
+			t.Errorf("an update of what is not there any more: %v", err)
+		}
+		must(t, db.DeleteClient(ctx, admin, "app", noon))
+		if is(client) {
+			t.Error("a client that is gone")
 		}
 	})
 }
@@ -84,13 +121,13 @@ func TestRevocationsAtOnce(t *testing.T) {
 		for range n {
 			g := mustGrant(t, db, user, client)
 			all.Go(func() {
-				if ended, err := db.RevokeGrant(ctx, admin, g.ID, "other", "", noon); err != nil || ended {
+				if ended, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "other"}, noon); err != nil || ended {
 					t.Errorf("by another client: %v, %v", ended, err)
 				}
-				if ended, err := db.RevokeGrant(ctx, admin, g.ID, "app", g.FamilyHash, noon); err != nil || !ended {
+				if ended, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "app", FamilyHash: g.FamilyHash}, noon); err != nil || !ended {
 					t.Errorf("%v, %v", ended, err)
 				}
-				if ended, err := db.RevokeGrant(ctx, admin, g.ID, "app", "", noon); err != nil || ended {
+				if ended, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "app"}, noon); err != nil || ended {
 					t.Errorf("again: %v, %v", ended, err)
 				}
 			})
@@ -122,7 +159,7 @@ func TestRevocationsOfReplicas(t *testing.T) {
 			slices.Reverse(grants)
 			for _, g := range slices.Clone(grants) {
 				all.Go(func() {
-					ok, err := db.RevokeGrant(ctx, admin, g.ID, "app", "", noon)
+					ok, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "app"}, noon)
 					if err != nil {
 						t.Error(err)
 					}

@@ -38,7 +38,7 @@ func (a *app) clientCommand() *cobra.Command {
 // clientFlags are what describes a client.
 type clientFlags struct {
 	grants, scope, audiences []string
-	resource, accessTTL      string
+	resource, accessTTL, typ string
 }
 
 func (f *clientFlags) add(flags *pflag.FlagSet) {
@@ -47,6 +47,7 @@ func (f *clientFlags) add(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&f.audiences, "audience", nil, "URI of a resource that the client gets tokens for; the first is the default")
 	flags.StringVar(&f.resource, "resource", "", "URI of the resource that this client serves: it may introspect tokens for it")
 	flags.StringVar(&f.accessTTL, "access-ttl", "", "lifetime of the client's access tokens, at most 1h (default: the server's)")
+	flags.StringVar(&f.typ, "token-typ", "", "typ in the header of the client's access tokens: at+jwt, or JWT for verifiers that refuse that (default: at+jwt)")
 }
 
 // apply sets what was given on the command line.
@@ -62,6 +63,9 @@ func (f *clientFlags) apply(flags *pflag.FlagSet, spec *server.ClientSpec) error
 	}
 	if flags.Changed("resource") {
 		spec.Resource = f.resource
+	}
+	if flags.Changed("token-typ") {
+		spec.TokenTyp = f.typ
 	}
 	if f.accessTTL != "" {
 		if err := spec.AccessTTL.UnmarshalText([]byte(f.accessTTL)); err != nil {
@@ -131,7 +135,8 @@ func (a *app) printClient(c server.Client) error {
 	return a.print(c, func() {
 		a.pairs([2]string{"client_id", c.ID}, [2]string{"kind", clientKind(c)}, [2]string{"grants", orDash(strings.Join(c.Grants, " "))},
 			[2]string{"scope", orDash(c.Scope)}, [2]string{"audiences", orDash(strings.Join(c.Audiences, " "))}, [2]string{"resource", orDash(c.Resource)},
-			[2]string{"access_ttl", orDash(accessTTL(c))}, [2]string{"created_at", moment(&c.CreatedAt)}, [2]string{"disabled_at", moment(c.DisabledAt)})
+			[2]string{"access_ttl", orDash(accessTTL(c))}, [2]string{"token_typ", c.TokenTyp},
+			[2]string{"created_at", moment(&c.CreatedAt)}, [2]string{"disabled_at", moment(c.DisabledAt)})
 	})
 }
 
