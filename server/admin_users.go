@@ -29,10 +29,8 @@ func (a *Admin) CreateUser(ctx context.Context, name, password string, roles []s
 	if err != nil {
 		return storage.User{}, err
 	}
-	for _, role := range roles {
-		if !isScopeToken(role) || len(role) > maxClientID {
-			return storage.User{}, invalid("role %q: printable ASCII without space, \" and \\", role)
-		}
+	if err := checkRoles(roles); err != nil {
+		return storage.User{}, err
 	}
 	hash, err := a.hashPassword(password)
 	if err != nil {
@@ -40,6 +38,15 @@ func (a *Admin) CreateUser(ctx context.Context, name, password string, roles []s
 	}
 	return a.db.CreateUser(ctx, a.by, storage.User{Sub: newSub(), Username: name, PasswordHash: hash, Roles: unique(roles),
 		CreatedAt: storage.At(a.now())})
+}
+
+func checkRoles(roles []string) error {
+	for _, role := range roles {
+		if !isScopeToken(role) || len(role) > maxClientID {
+			return invalid("role %q: printable ASCII without space, \" and \\", role)
+		}
+	}
+	return nil
 }
 
 // username is the canonical form of a name that a person typed.

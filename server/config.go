@@ -18,7 +18,7 @@ import (
 // Config is the configuration of keyturn. Each field is one setting: its name in the key tag (flag --a-b, environment KEYTURN_A_B, file
 // a_b), its default and its manual. A field that is marked as a scope belongs to those commands as well as to serve.
 type Config struct {
-	Issuer       string `key:"issuer" help:"URL of this server as its clients and verifiers know it; https, or http for a loopback host"`
+	Issuer       string `key:"issuer" scope:"issuer" help:"URL of this server as its clients and verifiers know it; https, or http for a loopback host"`
 	Listen       string `key:"listen" default:"127.0.0.1:8080" help:"address of the public listener"`
 	AdminListen  string `key:"admin_listen" default:"127.0.0.1:8081" help:"address of the admin listener (metrics, health)"`
 	BehindProxy  bool   `key:"behind_proxy" default:"false" help:"a proxy in front ends TLS: allow a plaintext listener that is not loopback"`

@@ -59,7 +59,7 @@ func (a *Admin) provisionUser(ctx context.Context, d DevCredentials) error {
 	if err != nil {
 		return err
 	}
-	if h, err := parsePasswordHash(u.PasswordHash); err == nil && h.matches(d.Password) {
+	if h, err := parsePasswordHash(u.PasswordHash); err == nil && h.matches(d.Password, d.Password) {
 		return nil
 	}
 	return a.SetPassword(ctx, d.Username, d.Password)

@@ -32,6 +32,13 @@ type hashPolicy struct {
 	lanes  uint8
 }
 
+// storedHash is a hash as it is stored: one of ours, or one that was imported.
+type storedHash interface {
+	matches(typed, canonical string) bool // computes it for a password under the same parameters and compares in constant time
+	weaker(hashPolicy) bool               // it is to be replaced by one under the policy
+	cost() uint32                         // KiB that it takes
+}
+
 // passwordHash is one argon2id hash with its parameters.
 type passwordHash struct {
 	hashPolicy
@@ -51,9 +58,8 @@ func (h passwordHash) String() string {
 		b64.EncodeToString(h.salt), b64.EncodeToString(h.sum))
 }
 
-// matches computes the hash of the password under the same parameters and compares in constant time.
-func (h passwordHash) matches(password string) bool {
-	sum := argon2.IDKey([]byte(password), h.salt, h.time, h.memory, h.lanes, uint32(len(h.sum)))
+func (h passwordHash) matches(_, canonical string) bool {
+	sum := argon2.IDKey([]byte(canonical), h.salt, h.time, h.memory, h.lanes, uint32(len(h.sum)))
 	return subtle.ConstantTimeCompare(sum, h.sum) == 1
 }
 
@@ -61,6 +67,8 @@ func (h passwordHash) matches(password string) bool {
 func (h passwordHash) weaker(p hashPolicy) bool {
 	return h.memory < p.memory || h.time < p.time || len(h.sum) < 32 || len(h.salt) < 16
 }
+
+func (h passwordHash) cost() uint32 { return h.memory }
 
 var errHash = errors.New("not an argon2id hash in PHC form with parameters in bounds")
 
@@ -171,14 +179,14 @@ func (h *hasher) collect(memory int64) {
 	}
 }
 
-// compare tells whether the password is that of the stored hash. better is a new hash of one that is, if the policy is above the stored
-// one, else "". The caller has a slot.
-func (h *hasher) compare(stored passwordHash, password string) (matches bool, better string) {
+// compare tells whether the password is that of the stored hash: as it was typed, or in its canonical form. better is a new hash of one that is,
+// if the policy is above the stored one, else "". The caller has a slot.
+func (h *hasher) compare(stored storedHash, typed, canonical string) (matches bool, better string) {
 	background(func() {
-		if matches = stored.matches(password); matches && stored.weaker(h.policy) {
-			better = newPasswordHash(h.policy, password).String()
+		if matches = stored.matches(typed, canonical); matches && stored.weaker(h.policy) {
+			better = newPasswordHash(h.policy, canonical).String()
 		}
 	})
-	h.collect(int64(stored.memory) << 10)
+	h.collect(int64(stored.cost()) << 10)
 	return matches, better
 }

@@ -2,6 +2,9 @@ package server
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"log/slog"
 	"strings"
@@ -78,8 +81,9 @@ func (s *Server) login(ctx context.Context, q *request, name, password string) (
 		return storage.LoginView{}, errLogin
 	}
 	name, nameErr := canonicalUsername(name)
-	password, passwordErr := canonicalPassword(password)
+	canonical, passwordErr := canonicalPassword(password)
 	k := loginKey(name, q.client.ID, q.address)
+	k.Stranger = s.stranger(name)
 	// What is counted in advance is bounded by the slots: honest logins at once must not look like failures.
 	if err := s.hasher.acquire(ctx); err != nil {
 		return storage.LoginView{}, err
@@ -98,7 +102,7 @@ func (s *Server) login(ctx context.Context, q *request, name, password string) (
 		return view, err
 	}
 	stored, usable := s.storedHash(view)
-	matches, better := s.hasher.compare(stored, password)
+	matches, better := s.hasher.compare(stored, password, canonical)
 	release() // the database may take its time now, which must not cost others their slot
 	switch {
 	case !judged:
@@ -114,14 +118,25 @@ func (s *Server) login(ctx context.Context, q *request, name, password string) (
 	return view, s.loginSucceeded(ctx, a, k, view, better)
 }
 
-// storedHash is the hash to compare with: that of the user, or one that no password matches.
-func (s *Server) storedHash(view storage.LoginView) (h passwordHash, usable bool) {
+// stranger says whose hash is computed for a name that nobody has: always the same one's, and whose, cannot be told from outside. Hashes that
+// were imported take their own time, so that one time for all unknown names would tell them from known ones.
+func (s *Server) stranger(name string) int64 {
+	mac := hmac.New(sha256.New, s.ring.Secrets().ClientSecretKey())
+	mac.Write([]byte("the hash for the name " + name))
+	return int64(binary.BigEndian.Uint64(mac.Sum(nil)) >> 2)
+}
+
+// storedHash is the hash to compare with: that of the user, or one that counts for nothing.
+func (s *Server) storedHash(view storage.LoginView) (h storedHash, usable bool) {
 	if view.Found && view.User.PasswordHash != "" {
-		h, err := parsePasswordHash(view.User.PasswordHash)
+		h, err := parseStoredHash(view.User.PasswordHash)
 		if err == nil {
 			return h, view.User.DisabledAt == nil
 		}
 		s.log.Error("a stored password hash cannot be used", "sub", view.User.Sub, "error", err)
+	}
+	if h, err := parseStoredHash(view.StrangersHash); err == nil {
+		return h, false
 	}
 	return s.hasher.dummy, false
 }

@@ -81,7 +81,7 @@ func TestStoredHashes(t *testing.T) {
 	p := hashPolicy{memory: 7 << 10, time: 1, lanes: 1}
 	h := newPasswordHash(p, "pässwörd")
 	parsed, err := parsePasswordHash(h.String())
-	if err != nil || !parsed.matches("pässwörd") || parsed.matches("pässword") || parsed.weaker(p) || !parsed.weaker(hashPolicy{memory: 8 << 10}) {
+	if err != nil || !parsed.matches("", "pässwörd") || parsed.matches("pässwörd", "pässword") || parsed.weaker(p) || !parsed.weaker(hashPolicy{memory: 8 << 10}) {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{

@@ -132,12 +132,15 @@ type LoginView struct {
 	Address  Failures // of the address, for accounts that are not familiar with it
 	Pair     Failures // of the account from this address
 	Grants   int      // live grants of the user at the client
+
+	StrangersHash string // of the user whom LoginKey.Stranger names; "" if there is none
 }
 
 // LoginKey names what a LoginView is read for.
 type LoginKey struct {
 	Username, ClientID, Address              string
 	AccountBucket, AddressBucket, PairBucket string
+	Stranger                                 int64 // names some user: the one with the next id, or with the first
 }
 
 type loginRow struct {
@@ -156,6 +159,7 @@ type loginRow struct {
 	PairCount    int64   `db:"pair_count"`
 	PairLast     Time    `db:"pair_last"`
 	Grants       int     `db:"grants"`
+	Strangers    string  `db:"strangers"`
 }
 
 // LoginView reads the user, if there is one, the failures that were counted, and how many grants are alive.
@@ -166,16 +170,18 @@ func (d *DB) LoginView(ctx context.Context, k LoginKey, now time.Time) (LoginVie
 		COALESCE(t1.failures, 0) AS account_count, COALESCE(t1.last_at, 0) AS account_last,
 		COALESCE(t2.failures, 0) AS address_count, COALESCE(t2.last_at, 0) AS address_last,
 		COALESCE(t3.failures, 0) AS pair_count, COALESCE(t3.last_at, 0) AS pair_last,
-		(SELECT COUNT(*) FROM grants g WHERE g.user_id = u.id AND g.client_id = $2 AND g.revoked_at IS NULL AND g.idle_expires_at > $7) AS grants
+		(SELECT COUNT(*) FROM grants g WHERE g.user_id = u.id AND g.client_id = $2 AND g.revoked_at IS NULL AND g.idle_expires_at > $7) AS grants,
+		COALESCE((SELECT n.password_hash FROM users n WHERE n.id >= $8 ORDER BY n.id LIMIT 1),
+			(SELECT n.password_hash FROM users n ORDER BY n.id LIMIT 1), '') AS strangers
 		FROM (SELECT 1 AS one) always
 		LEFT JOIN users u ON u.username = $1
 		LEFT JOIN familiar_addresses f ON f.user_id = u.id AND f.address = $3
 		LEFT JOIN throttle t1 ON t1.bucket = $4
 		LEFT JOIN throttle t2 ON t2.bucket = $5
 		LEFT JOIN throttle t3 ON t3.bucket = $6`,
-		k.Username, k.ClientID, k.Address, k.AccountBucket, k.AddressBucket, k.PairBucket, At(now))
+		k.Username, k.ClientID, k.Address, k.AccountBucket, k.AddressBucket, k.PairBucket, At(now), k.Stranger)
 	v := LoginView{
-		Found: r.ID != nil, Familiar: r.Familiar, Grants: r.Grants,
+		Found: r.ID != nil, Familiar: r.Familiar, Grants: r.Grants, StrangersHash: r.Strangers,
 		Account: Failures{r.AccountCount, r.AccountLast.Time},
 		Address: Failures{r.AddressCount, r.AddressLast.Time},
 		Pair:    Failures{r.PairCount, r.PairLast.Time},

@@ -2,6 +2,8 @@ package storage
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"time"
 )
 
@@ -95,4 +97,69 @@ func (d *DB) changeUser(ctx context.Context, by Actor, username string, now time
 		}
 		return t.audit(by, now, Event{event, sub, map[string]any{"username": username}})
 	})
+}
+
+// importBatch is how many users one statement inserts.
+const importBatch = 512
+
+// ImportUsers inserts users, each with a new id, all of them or none. It returns the usernames that are taken: if there are any, nothing is
+// inserted (ErrConflict). With dry nothing is inserted either way. told hears, now and then, how many have been looked at.
+func (d *DB) ImportUsers(ctx context.Context, by Actor, users []User, dry bool, told func(n int)) (taken []string, err error) {
+	err = d.inTx(ctx, "import users", func(t *tx) error {
+		taken = nil
+		for from := 0; from < len(users); {
+			batch := users[from : from+batchSize(min(len(users)-from, importBatch))]
+			missed, err := t.importUsers(by, batch)
+			if err != nil {
+				return err
+			}
+			taken, from = append(taken, missed...), from+len(batch)
+			told(from)
+		}
+		switch {
+		case len(taken) > 0:
+			return ErrConflict
+		case dry:
+			return errDry
+		}
+		return nil
+	})
+	if errors.Is(err, errDry) {
+		err = nil
+	}
+	return taken, err
+}
+
+// errDry takes back a transaction that was to show what would happen.
+var errDry = errors.New("dry")
+
+// importUsers inserts the users whose username is not taken, with their audit records, and returns the usernames that are.
+func (t *tx) importUsers(by Actor, users []User) (taken []string, err error) {
+	const columns = 8 // of userColumns
+	var places, names []string
+	var values []any
+	for i, u := range users {
+		places = append(places, placeholders(i*columns, columns))
+		values = append(values, randomID(), u.Sub, u.Username, u.PasswordHash, u.Roles, u.Epoch, u.CreatedAt, u.DisabledAt)
+	}
+	if err := t.all(&names, `INSERT INTO users (`+userColumns+`) VALUES `+strings.Join(places, ", ")+` ON CONFLICT (username) DO NOTHING
+		RETURNING username`, values...); err != nil {
+		return nil, err
+	}
+	inserted := map[string]bool{}
+	for _, name := range names {
+		inserted[name] = true
+	}
+	var entries []entry
+	for _, u := range users {
+		if inserted[u.Username] {
+			entries = append(entries, entry{by, u.CreatedAt.Time, Event{"user.import", u.Sub, map[string]any{"username": u.Username, "roles": u.Roles}}})
+		} else {
+			taken = append(taken, u.Username)
+		}
+	}
+	if len(entries) == 0 {
+		return taken, nil
+	}
+	return taken, t.auditAll(entries)
 }

@@ -22,6 +22,7 @@ import (
 const (
 	scopeAll      = ""
 	scopeDatabase = "database"
+	scopeIssuer   = "issuer"
 	scopeKeys     = "keys"
 	scopeUser     = "user"
 )

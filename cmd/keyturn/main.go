@@ -124,7 +124,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print data as JSON")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "", "how to print data: text or json")
 	root.AddCommand(a.devCommand(), a.serveCommand(), a.clientCommand(), a.userCommand(), a.grantCommand(), a.keysCommand(), a.auditCommand(),
-		a.migrateCommand(), a.backupCommand(), a.restoreCommand(), a.configCommand(), a.versionCommand())
+		a.exampleCommand(), a.migrateCommand(), a.backupCommand(), a.restoreCommand(), a.configCommand(), a.versionCommand())
 	return root
 }
 

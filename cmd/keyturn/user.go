@@ -27,7 +27,7 @@ func (a *app) userCommand() *cobra.Command {
 		})
 	}
 	return noun("user", "People who log in",
-		a.userCreate(), a.userList(), a.userShow(), a.userPasswd(),
+		a.userCreate(), a.userImport(), a.userList(), a.userShow(), a.userPasswd(),
 		one("enable", "Let a disabled user log in again", (*server.Admin).EnableUser, "enabled"),
 		one("disable", "End a user's grants and let no new one begin", (*server.Admin).DisableUser, "disabled: all grants have ended"),
 		one("delete", "Remove a user and its grants", (*server.Admin).DeleteUser, "deleted with all grants"))

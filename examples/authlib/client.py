@@ -1,0 +1,62 @@
+"""A program that calls an API behind keyturn. The password is needed for the first run only: tokens are kept in token.json."""
+import json
+import os
+import sys
+
+from authlib.integrations.requests_client import OAuth2Session, OAuthError
+
+TOKEN_URL = "https://auth.example.com/token"
+API_URL = "https://api.example.com"
+TOKEN_FILE = "token.json"
+
+
+def save(token, refresh_token=None, access_token=None):
+    """Each refresh token is used once; whoever loses its successor has to log in again."""
+    with open(os.open(f"{TOKEN_FILE}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(token, file)
+    os.replace(f"{TOKEN_FILE}.new", TOKEN_FILE)
+
+
+session = OAuth2Session(
+    client_id="app",
+    client_secret=os.environ["CLIENT_SECRET"],
+    token_endpoint=TOKEN_URL,
+    update_token=save,
+    default_timeout=10,
+)
+
+
+def login():
+    if "KEYTURN_PASSWORD" not in os.environ:
+        sys.exit("Log in: set KEYTURN_USER and KEYTURN_PASSWORD.")
+    try:
+        save(session.fetch_token(username=os.environ["KEYTURN_USER"], password=os.environ["KEYTURN_PASSWORD"]))
+    except OAuthError as error:
+        if error.error != "invalid_grant":
+            raise
+        sys.exit("keyturn does not accept this user name and password.")
+
+
+def get(url):
+    """A GET with the access token, which is refreshed if it has expired, or if the API refuses it: its key may have been revoked."""
+    try:
+        response = session.get(url)
+        if response.status_code != 401:
+            return response
+        session.refresh_token(TOKEN_URL)
+    except OAuthError as error:
+        if error.error != "invalid_grant":
+            raise
+        login()  # the last one has ended: it was revoked, or has rested for too long
+    return session.get(url)
+
+
+if os.path.exists(TOKEN_FILE):
+    with open(TOKEN_FILE) as file:
+        session.token = json.load(file)
+else:
+    login()
+
+response = get(API_URL)
+response.raise_for_status()
+print(response.json())

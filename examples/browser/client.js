@@ -1,0 +1,180 @@
+// A page that logs a person in at keyturn and calls an API, in plain browser JavaScript. All tabs of the page share one login.
+// keyturn must know its origin (cors_origins), and so must the API.
+
+const issuer = 'https://auth.example.com';
+const api = 'https://api.example.com';
+const client = 'page'; // a public client: nothing in a page is secret
+
+// What a person is to read.
+class Trouble extends Error {}
+
+// What the server says of a wrong password, or a login that has ended.
+class Refused extends Error {}
+
+// ---- The session: the tokens of the login, and whose it is. It is kept in IndexedDB, where what one tab has written every other tab reads
+// at once and a crash does not lose it; localStorage promises neither, and whoever presents a replaced refresh token too late is logged out.
+
+const database = new Promise((resolve, reject) => {
+  const request = indexedDB.open('login');
+  request.onupgradeneeded = () => request.result.createObjectStore('session');
+  request.onsuccess = () => resolve(request.result);
+  request.onerror = () => reject(request.error);
+});
+
+async function store(mode, action) {
+  const transaction = (await database).transaction('session', mode, { durability: 'strict' });
+  const request = action(transaction.objectStore('session'));
+  return new Promise((resolve, reject) => {
+    transaction.oncomplete = () => resolve(request.result);
+    transaction.onabort = () => reject(transaction.error);
+  });
+}
+
+const load = () => store('readonly', (sessions) => sessions.get('current'));
+const save = (session) => store('readwrite', (sessions) => sessions.put(session, 'current'));
+const forget = () => store('readwrite', (sessions) => sessions.delete('current'));
+
+// Only one tab at a time changes the session. The lock of a tab that is closed or crashes is free again.
+const alone = (change) => navigator.locks.request('session', change);
+
+// ---- The server.
+
+const sleep = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+
+async function post(path, parameters) {
+  const send = async () => {
+    const response = await fetch(issuer + path, {
+      method: 'POST',
+      body: new URLSearchParams({ client_id: client, ...parameters }),
+      signal: AbortSignal.timeout(4000),
+    });
+    return { response, body: await response.json() };
+  };
+  for (let attempt = 1; ; attempt++) {
+    // What did not get through is sent once more, at once: for ten seconds keyturn gives whoever lost the answer to a refresh the same again.
+    const { response, body } = await send()
+      .catch(send)
+      .catch(() => {
+        throw new Trouble('The login server cannot be reached. Check your connection and try again.');
+      });
+    if (response.ok) return body;
+    if (body.error === 'invalid_grant') throw new Refused();
+    if (response.status !== 429 && response.status !== 503) throw new Error(`${path}: ${response.status} ${body.error}`);
+    const wait = Number(response.headers.get('Retry-After')) || 1;
+    if (wait > 2 || attempt === 3) throw new Trouble(`The login server is busy. Try again in ${wait} s.`);
+    await sleep(wait);
+  }
+}
+
+const login = (username, password) =>
+  alone(async () => {
+    try {
+      await save(await post('/token', { grant_type: 'password', username, password }));
+    } catch (error) {
+      throw error instanceof Refused ? new Trouble('Wrong username or password.') : error;
+    }
+    await tell('');
+  });
+
+// Gives the session that follows one whose access token the API has refused. Whichever tab gets here first refreshes; the others wait for the
+// lock, find that the session has changed, and take what is there.
+const renew = (old) =>
+  alone(async () => {
+    const session = await load();
+    if (session?.username !== old.username) throw new Trouble('You have been logged out.');
+    if (session.access_token !== old.access_token) return session;
+    try {
+      const renewed = { ...session, ...(await post('/token', { grant_type: 'refresh_token', refresh_token: session.refresh_token })) };
+      await save(renewed);
+      return renewed;
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      await forget();
+      await tell('Your login has ended. Log in again.');
+      throw new Trouble('Your login has ended. Log in again.');
+    }
+  });
+
+// Revoking any token of the login ends it with all its tokens. Whoever wants to be logged out is, here at least, even if the server is away.
+const logout = () =>
+  alone(async () => {
+    const session = await load();
+    let message = 'You have been logged out.';
+    try {
+      if (session) await post('/revoke', { token: session.refresh_token });
+    } catch (error) {
+      console.error(error);
+      message = 'You have been logged out here, but the login server does not know it.';
+    }
+    await forget();
+    await tell(message);
+  });
+
+// ---- The API.
+
+async function call(path) {
+  const get = ({ access_token }) =>
+    fetch(api + path, { headers: { Authorization: `Bearer ${access_token}` } }).catch(() => {
+      throw new Trouble('The service cannot be reached. Check your connection and try again.');
+    });
+
+  const session = await load();
+  if (!session) throw new Trouble('You have been logged out.');
+  let response = await get(session);
+  if (response.status === 401) response = await get(await renew(session));
+  if (response.ok) return response.json();
+  if (response.status !== 429 && response.status !== 503) throw new Error(`${path}: ${response.status}`);
+  const wait = response.headers.get('Retry-After');
+  throw new Trouble(`The service is busy. Try again ${wait ? `in ${wait} s` : 'later'}.`);
+}
+
+// ---- The page.
+
+const element = (id) => document.getElementById(id);
+
+async function show(message) {
+  const name = (await load())?.username ?? '';
+  if (element('who').textContent !== name) element('result').textContent = ''; // that was for somebody else
+  element('who').textContent = name;
+  element('page').hidden = !name;
+  element('login').hidden = !!name;
+  element('message').textContent = message;
+}
+
+// Somebody has logged in or out: every tab shows it.
+const tabs = new BroadcastChannel('session');
+tabs.onmessage = ({ data }) => show(data);
+function tell(message) {
+  tabs.postMessage(message);
+  return show(message);
+}
+
+async function act(button, action) {
+  button.disabled = true;
+  element('message').textContent = '';
+  try {
+    await action();
+  } catch (error) {
+    if (!(error instanceof Trouble)) console.error(error);
+    await show(error instanceof Trouble ? error.message : 'Something went wrong. Try again later.');
+  } finally {
+    button.disabled = false;
+  }
+}
+
+element('login').onsubmit = (event) => {
+  event.preventDefault();
+  const form = event.target;
+  act(event.submitter, async () => {
+    await login(form.username.value, form.password.value);
+    form.reset();
+  });
+};
+element('call').onclick = (event) =>
+  act(event.target, async () => {
+    element('result').textContent = JSON.stringify(await call('/'), null, 2);
+  });
+element('logout').onclick = (event) => act(event.target, logout);
+
+// Also when the browser brings the page back from its history.
+addEventListener('pageshow', () => show(''));

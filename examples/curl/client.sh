@@ -1,0 +1,61 @@
+#!/bin/bash
+# client.sh: log in, call the API, log out. Needs curl and jq.
+#
+#   CLIENT_SECRET=... KEYTURN_USER=alice KEYTURN_PASSWORD=... ./client.sh login
+#   CLIENT_SECRET=... ./client.sh get https://api.example.com/
+#   CLIENT_SECRET=... ./client.sh logout
+
+set -euo pipefail
+umask 077
+tokens=${XDG_STATE_HOME:-$HOME}/.app-tokens.json
+
+# One at a time: a refresh token is used once, and a second use of it would end the login.
+exec 9>"$tokens.lock"
+flock 9
+
+die() { printf '%s\n' "$1" >&2; exit 1; }
+
+# post PATH FIELD...: secrets go by file descriptors, since everybody on a machine can read the arguments of a program.
+post() {
+    curl --silent --show-error --fail-with-body --max-time 10 "${@:2}" -d client_id=app \
+        --data-urlencode client_secret@<(printf %s "$CLIENT_SECRET") "https://auth.example.com/$1"
+}
+
+# save ANSWER: replaces the file at once or not at all.
+save() {
+    jq '. + {expires_at: (now + .expires_in)}' <<<"$1" >"$tokens.new"
+    mv "$tokens.new" "$tokens"
+}
+
+login() {
+    answer=$(post token -d grant_type=password --data-urlencode username@<(printf %s "$KEYTURN_USER") \
+        --data-urlencode password@<(printf %s "$KEYTURN_PASSWORD")) || die "Not logged in: $answer"
+    save "$answer"
+}
+
+# Only invalid_grant means that the login is over. After any other failure the refresh token is as good as before.
+refresh() {
+    answer=$(post token -d grant_type=refresh_token --data-urlencode refresh_token@<(jq -j .refresh_token "$tokens")) || {
+        [[ $answer == *'"invalid_grant"'* ]] || die "Not refreshed, try again later: $answer"
+        rm "$tokens"
+        die "The login has ended: log in again."
+    }
+    save "$answer"
+}
+
+get() {
+    [ -e "$tokens" ] || die "Log in first."
+    jq -e '.expires_at < now + 5' "$tokens" >/dev/null && refresh
+    curl --silent --show-error --fail-with-body -H @<(jq -r '"Authorization: Bearer " + .access_token' "$tokens") "$1"
+}
+
+logout() {
+    post revoke --data-urlencode token@<(jq -j .refresh_token "$tokens") >/dev/null
+    rm "$tokens"
+}
+
+case ${1-} in
+    login | logout) "$1" ;;
+    get) get "$2" ;;
+    *) die "usage: client.sh login | get URL | logout" ;;
+esac

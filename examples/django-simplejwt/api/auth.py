@@ -1,0 +1,63 @@
+import json
+from urllib.request import urlopen
+
+import jwt
+from django.conf import settings
+from rest_framework.exceptions import APIException
+from rest_framework_simplejwt.authentication import JWTStatelessUserAuthentication
+from rest_framework_simplejwt.exceptions import InvalidToken, TokenError
+from rest_framework_simplejwt.models import TokenUser
+from rest_framework_simplejwt.state import token_backend
+from rest_framework_simplejwt.tokens import AccessToken
+
+JWKS_LIFESPAN = 300  # seconds; a key that was removed is trusted no longer than this
+
+
+class JWKSUnavailable(APIException):
+    status_code = 503
+    default_detail = "Tokens cannot be verified at the moment."
+
+
+class KeyturnKeys(jwt.PyJWKClient):
+    """The JWKS, fetched again when it is old or lacks a key. If that fails, the token is not to blame, and known keys stay."""
+
+    def fetch_data(self):
+        try:
+            with urlopen(self.uri, timeout=5) as response:
+                jwks = json.load(response)
+        except Exception as error:
+            raise JWKSUnavailable from error
+        self.jwk_set_cache.put(jwks)
+        return jwks
+
+
+# Simple JWT would make a client of its own, without a timeout, and has no setting for it.
+token_backend.jwks_client = KeyturnKeys(f"{settings.ISSUER}/.well-known/jwks.json", lifespan=JWKS_LIFESPAN)
+
+
+class KeyturnToken(AccessToken):
+    def verify(self):
+        super().verify()
+        if jwt.get_unverified_header(self.token).get("typ") != "at+jwt":  # verified by now
+            raise TokenError("Not an access token")
+
+
+class Person(TokenUser):
+    """Who the token is about. DRF's IsAdminUser lets in those who have the role admin."""
+
+    is_superuser = False
+
+    @property
+    def is_staff(self):
+        return "admin" in self.token.get("roles", [])
+
+
+class KeyturnAuthentication(JWTStatelessUserAuthentication):
+    def get_validated_token(self, raw_token):
+        try:
+            return KeyturnToken(raw_token)
+        except TokenError:
+            raise InvalidToken from None
+
+    def authenticate_header(self, request):
+        return 'Bearer error="invalid_token"' if self.get_header(request) else "Bearer"

@@ -1,0 +1,111 @@
+// Package examples is what authors of resource servers and of clients begin with: a folder each, complete and small, with a README of its own. The
+// files name an issuer, an audience and an address that stand for the reader's; Files puts those in their places. `keyturn example` prints them,
+// and `make interop` runs the very same files against a real keyturn.
+//
+// package.json and package-lock.json, and testdata/go, hold the versions that were run.
+package examples
+
+import (
+	"cmp"
+	"embed"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+)
+
+// What stands in the files for what is the reader's.
+const (
+	issuer   = "https://auth.example.com"
+	audience = "https://api.example.com"
+	listen   = "127.0.0.1:9000"
+)
+
+//go:embed all:django-simplejwt all:pyjwt all:go-oidc all:jwx all:keyfunc all:jose all:express-oauth2-jwt-bearer all:nginx
+//go:embed all:apache-jwks all:apache-introspection all:curl
+//go:embed all:x-oauth2 all:requests-oauthlib all:authlib all:openid-client all:oauth4webapi all:browser
+var folders embed.FS
+
+// Example is one folder.
+type Example struct {
+	Name  string `json:"name"`
+	Kind  Kind   `json:"kind"`
+	Title string `json:"title"` // the heading of its README
+}
+
+// Kind is what an example is.
+type Kind string
+
+// The kinds of examples.
+const (
+	ResourceServer Kind = "resource server"
+	Client         Kind = "client"
+)
+
+var clients = []string{"x-oauth2", "requests-oauthlib", "authlib", "openid-client", "oauth4webapi", "browser"}
+
+// All lists the examples, resource servers first, by name.
+func All() []Example {
+	entries, err := folders.ReadDir(".")
+	if err != nil {
+		panic(err) // they are part of the program
+	}
+	var servers, others []Example
+	for _, e := range entries {
+		text, _ := folders.ReadFile(e.Name() + "/" + readme)
+		heading, _, _ := strings.Cut(string(text), "\n")
+		x := Example{e.Name(), ResourceServer, strings.TrimPrefix(heading, "# ")}
+		if slices.Contains(clients, x.Name) {
+			x.Kind = Client
+			others = append(others, x)
+		} else {
+			servers = append(servers, x)
+		}
+	}
+	return append(servers, others...)
+}
+
+// Reader is whom an example is for. What is empty stays as it stands in the files.
+type Reader struct {
+	Issuer   string // https URL of keyturn
+	Audience string // URI of the resource, which the examples also take for the URL of the API
+	Listen   string // host:port of the resource server
+}
+
+// File is one file of an example.
+type File struct {
+	Path string `json:"path"` // below the folder of the example
+	Text string `json:"text"`
+}
+
+const readme = "README.md"
+
+// ignored is what keeps a program in Go out of the module of keyturn.
+const ignored = "//go:build ignore\n\n"
+
+// Files is the files of an example as its reader has them, README first.
+func Files(name string, r Reader) ([]File, error) {
+	if !slices.ContainsFunc(All(), func(e Example) bool { return e.Name == name }) {
+		return nil, fmt.Errorf("%w: %q", fs.ErrNotExist, name)
+	}
+	replace := strings.NewReplacer(issuer, cmp.Or(r.Issuer, issuer), audience, cmp.Or(r.Audience, audience), listen, cmp.Or(r.Listen, listen), ignored, "")
+	var files []File
+	err := fs.WalkDir(folders, name, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := folders.ReadFile(p)
+		files = append(files, File{strings.TrimPrefix(p, name+"/"), replace.Replace(string(text))})
+		return err
+	})
+	slices.SortStableFunc(files, func(a, b File) int { return order(a) - order(b) })
+	return files, err
+}
+
+func order(f File) int {
+	if path.Base(f.Path) == readme {
+		return 0
+	}
+	return 1
+}

@@ -1,0 +1,381 @@
+//go:build interop
+
+package examples_test
+
+import (
+	"crypto"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// resourceServer is one of the examples, and what is known of it.
+type resourceServer struct {
+	name        string
+	inHaste     []string // the lifetime of its JWKS, and a shorter one
+	introspects bool     // it asks keyturn about each token
+	away        int      // its answer while keyturn is away and it cannot know: 503, or 401 where it cannot tell
+	leeway      bool     // an expired token is good for another second
+}
+
+var resourceServers = []resourceServer{
+	{name: "django-simplejwt", inHaste: []string{"JWKS_LIFESPAN = 300", "JWKS_LIFESPAN = 3"}, away: 503, leeway: true},
+	{name: "pyjwt", inHaste: []string{"JWKS_LIFESPAN = 300", "JWKS_LIFESPAN = 3"}, away: 503},
+	{name: "go-oidc", inHaste: []string{"5 * time.Minute", "3 * time.Second"}, away: 503},
+	{name: "jwx", inHaste: []string{"5 * time.Minute", "3 * time.Second"}, away: 503},
+	{name: "keyfunc", inHaste: []string{"5 * time.Minute", "3 * time.Second"}, away: 503},
+	{name: "jose", inHaste: []string{"5 * 60_000", "3_000"}, away: 503},
+	{name: "express-oauth2-jwt-bearer", inHaste: []string{"5 * 60_000", "3_000"}, away: 503},
+	{name: "apache-jwks", inHaste: []string{"jwks_uri.expiry=300", "jwks_uri.expiry=3"}, away: 401},
+	{name: "apache-introspection", introspects: true, away: 401},
+	{name: "nginx", introspects: true, away: 503},
+	{name: "curl", introspects: true, away: 503},
+}
+
+// patience is how long a resource server may believe in what is not so any more.
+const patience = 20 * time.Second
+
+// TestResourceServers runs each of them through what a token can be, a planned rotation and the revocation of a key.
+func TestResourceServers(t *testing.T) {
+	for i, r := range resourceServers {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			listen := freeAddress(t)
+			s := &asking{resourceServer: r, t: t, keyturn: newKeyturn(t, "https://api.example.com", i%2 == 0), listen: listen}
+			if r.name == "curl" {
+				s.script, _ = s.example(r.name, listen)
+			} else {
+				s.startServer()
+			}
+			s.judges()
+			if s.introspects {
+				s.hearsOfRevocation()
+			}
+			s.goesThroughRotation()
+			s.goesThroughRevocation()
+			s.saysWhenItCannotKnow()
+		})
+	}
+}
+
+// asking is a resource server that runs.
+type asking struct {
+	resourceServer
+	*keyturn
+	t      *testing.T
+	listen string
+	script string // the folder of check.sh, where that is all there is
+	proc   *program
+}
+
+func (s *asking) startServer() {
+	s.t.Helper()
+	inHaste := s.inHaste
+	if *asShipped {
+		inHaste = nil
+	}
+	dir, command := s.example(s.name, s.listen, inHaste...)
+	s.proc = start(s.t, dir, command, "API_SECRET="+s.apiSecret)
+	await(s.t, s.name, 4*time.Minute, func() bool {
+		r, err := http.Get("http://" + s.listen + "/")
+		if err == nil {
+			r.Body.Close()
+		}
+		return err == nil
+	})
+}
+
+// ask is a request with a token, or without one.
+func (s *asking) ask(token string) (status int, body string, challenge string) {
+	s.t.Helper()
+	if s.script != "" {
+		return s.askScript(token)
+	}
+	r, err := http.NewRequest(http.MethodGet, "http://"+s.listen+"/", nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return answer.StatusCode, string(text), answer.Header.Get("WWW-Authenticate")
+}
+
+// askScript is ask for check.sh, whose exit codes stand for what a server would answer.
+func (s *asking) askScript(token string) (int, string, string) {
+	c := exec.Command("bash", "check.sh")
+	c.Dir, c.Env = s.script, append(os.Environ(), "ACCESS_TOKEN="+token, "API_SECRET="+s.apiSecret)
+	out, _ := c.Output()
+	statuses := map[int]int{0: 200, 1: 401}
+	if status, ok := statuses[c.ProcessState.ExitCode()]; ok {
+		return status, string(out), "Bearer"
+	}
+	return 503, string(out), ""
+}
+
+// wants asserts what is answered to a token.
+func (s *asking) wants(what, token string, want int) {
+	s.t.Helper()
+	status, body, challenge := s.ask(token)
+	if status != want || want == 401 && !strings.HasPrefix(challenge, "Bearer") {
+		s.t.Errorf("%s: %d %.200s %q, want %d", what, status, body, challenge, want)
+	}
+	if want == 200 && !strings.Contains(body, s.sub) {
+		s.t.Errorf("%s: %s", what, body)
+	}
+}
+
+// judges asserts what is let in and what is not.
+func (s *asking) judges() {
+	s.t.Helper()
+	good := s.login("app")
+	s.wants("a good token", good.Access, 200)
+	if s.script == "" {
+		s.wants("no token", "", 401)
+	}
+	for what, token := range s.forged(good.Access) {
+		s.wants(what, token, 401)
+	}
+	s.wants("a refresh token", good.Refresh, 401)
+	s.wants("a token for another audience", s.login("other").Access, 401)
+	dated := 401 // who verifies tokens refuses a typ that is none of access tokens
+	if s.introspects {
+		dated = 200
+	}
+	s.wants("a token of typ JWT", s.login("dated").Access, dated)
+	brief := s.login("brief").Access
+	s.wants("a token that will expire", brief, 200)
+	lived := await(s.t, "an expired token is refused", patience, func() bool { status, _, _ := s.ask(brief); return status == 401 })
+	if bound := 2*time.Second + map[bool]time.Duration{true: 6 * time.Second}[s.introspects] + map[bool]time.Duration{true: time.Second}[s.leeway]; lived > bound+2*time.Second {
+		s.t.Errorf("an expired token was good for %v", lived)
+	}
+	s.wants("a good token, still", good.Access, 200)
+}
+
+// forged makes tokens that keyturn has not made.
+func (s *asking) forged(good string) map[string]string {
+	s.t.Helper()
+	b64 := base64.RawURLEncoding
+	parts := strings.Split(good, ".")
+	decode := func(part string) (m map[string]any) {
+		raw, err := b64.DecodeString(part)
+		if err == nil {
+			err = json.Unmarshal(raw, &m)
+		}
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return m
+	}
+	encode := func(m map[string]any) string {
+		raw, err := json.Marshal(m)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return b64.EncodeToString(raw)
+	}
+	with := func(part string, changes map[string]any) string {
+		m := decode(part)
+		for name, value := range changes {
+			m[name] = value
+		}
+		return encode(m)
+	}
+	forger, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	signed := func(header, payload string) string {
+		sum := sha256.Sum256([]byte(header + "." + payload))
+		signature, err := rsa.SignPKCS1v15(rand.Reader, forger, crypto.SHA256, sum[:])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return header + "." + payload + "." + b64.EncodeToString(signature)
+	}
+	signature := []byte(parts[2])
+	if i := len(signature) / 2; signature[i] == 'A' {
+		signature[i] = 'B'
+	} else {
+		signature[i] = 'A'
+	}
+	hs256 := with(parts[0], map[string]any{"alg": "HS256"}) + "." + parts[1]
+	mac := hmac.New(sha256.New, s.publicPEM(decode(parts[0])["kid"].(string)))
+	mac.Write([]byte(hs256))
+	own := map[string]any{"kty": "RSA", "n": b64.EncodeToString(forger.N.Bytes()), "e": "AQAB"}
+	return map[string]string{
+		"garbage":                          "garbage",
+		"three words":                      "a.b.c",
+		"an altered signature":             parts[0] + "." + parts[1] + "." + string(signature),
+		"an altered payload":               parts[0] + "." + with(parts[1], map[string]any{"scope": "admin"}) + "." + parts[2],
+		"no signature":                     with(parts[0], map[string]any{"alg": "none"}) + "." + parts[1] + ".",
+		"a MAC under the public key":       hs256 + "." + b64.EncodeToString(mac.Sum(nil)),
+		"another's key under a known kid":  signed(parts[0], parts[1]),
+		"another's key under its own kid":  signed(with(parts[0], map[string]any{"kid": "mine"}), parts[1]),
+		"another's key in the header":      signed(with(parts[0], map[string]any{"kid": "mine", "jwk": own}), parts[1]),
+		"another's key, and where it lies": signed(with(parts[0], map[string]any{"kid": "mine", "jku": "https://evil.example/jwks.json"}), parts[1]),
+	}
+}
+
+// publicPEM is a public key of the JWKS as PEM.
+func (s *asking) publicPEM(kid string) []byte {
+	s.t.Helper()
+	r, err := http.Get(s.issuer + "/.well-known/jwks.json")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer r.Body.Close()
+	var set struct{ Keys []struct{ KID, N string } }
+	if err := json.NewDecoder(r.Body).Decode(&set); err != nil {
+		s.t.Fatal(err)
+	}
+	for _, key := range set.Keys {
+		if key.KID == kid {
+			n, err := base64.RawURLEncoding.DecodeString(key.N)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			der, err := x509.MarshalPKIXPublicKey(&rsa.PublicKey{N: new(big.Int).SetBytes(n), E: 65537})
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+		}
+	}
+	s.t.Fatal("no such key")
+	return nil
+}
+
+// hearsOfRevocation asserts that who introspects does not let in a token that was revoked.
+func (s *asking) hearsOfRevocation() {
+	s.t.Helper()
+	unseen, seen := s.login("app"), s.login("app")
+	s.wants("a token that will be revoked", seen.Access, 200)
+	for _, token := range []tokens{unseen, seen} {
+		if status, body := s.post("/revoke", "app", s.appSecret, url.Values{"token": {token.Refresh}}); status != 200 {
+			s.t.Errorf("%d %s", status, body)
+		}
+	}
+	s.wants("a token that was revoked before it was seen", unseen.Access, 401)
+	if took := await(s.t, "a revoked token is refused", patience, func() bool { status, _, _ := s.ask(seen.Access); return status == 401 }); took > 8*time.Second {
+		s.t.Errorf("a revoked token was good for %v", took)
+	}
+}
+
+// goesThroughRotation asserts that nobody notices a planned rotation.
+func (s *asking) goesThroughRotation() {
+	s.t.Helper()
+	before := s.login("app").Access
+	s.wants("before the rotation", before, 200)
+	key := s.current()
+	s.do("keys", "rotate", "--force", "--reason=drill")
+	await(s.t, "the rotation", patience, func() bool { return kidOf(s.t, s.login("app").Access) != key })
+	s.wants("a token of the next key, at once", s.login("app").Access, 200)
+	s.wants("a token of the key before", before, 200)
+}
+
+// goesThroughRevocation asserts that a leaked key is not trusted for longer than it must be, and measures for how long it was.
+func (s *asking) goesThroughRevocation() {
+	s.t.Helper()
+	kept := 3 * time.Second
+	longest := patience
+	if *asShipped {
+		kept, longest = 5*time.Minute, 20*time.Minute
+	}
+	if !s.introspects { // a verifier has long known the next key when it signs: let this one see it
+		time.Sleep(kept + time.Second)
+		s.wants("with the keys of now", s.login("app").Access, 200)
+		if s.name == "jwx" { // it fetches in the background
+			time.Sleep(kept)
+		}
+	}
+	leaked := s.login("app").Access
+	s.wants("before the revocation", leaked, 200)
+	s.do("keys", "revoke", kidOf(s.t, leaked), "--reason=drill", "--yes")
+	begun := time.Now()
+	await(s.t, "another key signs", patience, func() bool { return kidOf(s.t, s.login("app").Access) != kidOf(s.t, leaked) })
+	fresh := s.login("app").Access
+	s.wants("a token of the key that signs now, at once", fresh, 200)
+	for {
+		status, _, _ := s.ask(leaked)
+		if status == 401 {
+			break
+		}
+		if time.Since(begun) > longest {
+			s.t.Errorf("a token of the revoked key is still answered %d after %v", status, longest)
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	s.wants("a token of the key that signs now", fresh, 200)
+	s.note(time.Since(begun))
+}
+
+// note keeps what was measured.
+func (s *asking) note(took time.Duration) {
+	name := "../bin/interop/in-haste.txt"
+	if *asShipped {
+		name = "../bin/interop/as-shipped.txt"
+	}
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err == nil {
+		_, err = fmt.Fprintf(f, "%-28s %6.1f s\n", s.name, took.Seconds())
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		s.t.Error(err)
+	}
+}
+
+// saysWhenItCannotKnow asserts that a token which nobody could judge is not let in, and, where the software can tell, is not called bad.
+func (s *asking) saysWhenItCannotKnow() {
+	s.t.Helper()
+	unseen := s.login("app").Access
+	s.stop()
+	if !s.introspects { // a verifier that has the keys goes on; one that was just started has none
+		if s.proc != nil {
+			s.listen = freeAddress(s.t)
+			s.startServer()
+		}
+	}
+	s.wants("while keyturn is away", unseen, s.away)
+}
+
+// kidOf is the key that signed a token.
+func kidOf(t *testing.T, token string) string {
+	t.Helper()
+	raw, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[0])
+	var header struct{ KID string }
+	if err == nil {
+		err = json.Unmarshal(raw, &header)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return header.KID
+}

@@ -1,0 +1,133 @@
+//go:build ignore
+
+// A client program of keyturn, with golang.org/x/oauth2: it logs a person in once, keeps the session in a file, and calls an API.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/oauth2"
+)
+
+const (
+	api         = "https://api.example.com"
+	sessionFile = "session.json"
+)
+
+var config = oauth2.Config{
+	ClientID:     "app",
+	ClientSecret: os.Getenv("CLIENT_SECRET"),
+	// Without AuthStyle a failed request is sent a second time in another style: a wrong password would count twice.
+	Endpoint: oauth2.Endpoint{TokenURL: "https://auth.example.com/token", AuthStyle: oauth2.AuthStyleInHeader},
+	Scopes:   []string{"read"},
+}
+
+// keeper stores each new token before it is used. keyturn replaces the refresh token at every refresh: a program that forgets the new one
+// loses its session when it ends, for if it comes with the old one, keyturn takes that for theft and ends the session.
+type keeper struct{ oauth2.TokenSource }
+
+func (k keeper) Token() (*oauth2.Token, error) {
+	token, err := k.TokenSource.Token()
+	if err != nil {
+		return nil, err
+	}
+	return token, save(token)
+}
+
+func save(token *oauth2.Token) error {
+	data, err := json.Marshal(token)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(sessionFile+".new", data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(sessionFile+".new", sessionFile)
+}
+
+func load() (*oauth2.Token, error) {
+	data, err := os.ReadFile(sessionFile)
+	if err != nil {
+		return nil, err
+	}
+	token := new(oauth2.Token)
+	return token, json.Unmarshal(data, token)
+}
+
+func login(ctx context.Context) (*oauth2.Token, error) {
+	token, err := config.PasswordCredentialsToken(ctx, os.Getenv("KEYTURN_USER"), os.Getenv("KEYTURN_PASSWORD"))
+	if err != nil {
+		return nil, err
+	}
+	return token, save(token)
+}
+
+// client returns an HTTP client that carries the access token, and refreshes it ten seconds before it expires. Any number of goroutines may
+// use it: one refreshes while the others wait. Have one client for a session, in one process. When an answer of keyturn is lost on its way,
+// the next request refreshes with the same refresh token again, which keyturn allows for ten seconds.
+func client(ctx context.Context, token *oauth2.Token) *http.Client {
+	source := oauth2.ReuseTokenSource(token, keeper{config.TokenSource(ctx, token)})
+	return &http.Client{Transport: &oauth2.Transport{Source: source}, Timeout: 30 * time.Second}
+}
+
+// over tells whether keyturn refused the refresh token, or the password: either way it takes a person to go on.
+func over(err error) bool {
+	var refused *oauth2.RetrieveError
+	return errors.As(err, &refused) && refused.ErrorCode == "invalid_grant"
+}
+
+func run() error {
+	// All requests to keyturn are made under this context, refreshes too: do not use that of a single request.
+	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Timeout: 10 * time.Second})
+	token, err := load()
+	if errors.Is(err, os.ErrNotExist) {
+		token, err = login(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	resp, err := client(ctx, token).Get(api)
+	if err == nil && resp.StatusCode == http.StatusUnauthorized {
+		// Refused before its time, since its signing key was revoked, say. The session may live on: refresh.
+		resp.Body.Close()
+		if token, err = load(); err != nil {
+			return err
+		}
+		resp, err = client(ctx, &oauth2.Token{RefreshToken: token.RefreshToken}).Get(api)
+	}
+	if over(err) {
+		slog.Info("the session is over, logging in again")
+		if token, err = login(ctx); err != nil {
+			return err
+		}
+		resp, err = client(ctx, token).Get(api)
+	}
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New("the API answered " + resp.Status)
+	}
+	_, err = io.Copy(os.Stdout, resp.Body)
+	return err
+}
+
+func main() {
+	err := run()
+	if over(err) {
+		slog.Error("wrong username or password")
+	} else if err != nil {
+		slog.Error("failed", "error", err)
+	}
+	if err != nil {
+		os.Exit(1)
+	}
+}
