@@ -285,8 +285,11 @@ type Signer struct {
 // signing is the signatures that are being computed, one for each CPU: more would be no faster, and short requests would wait behind them.
 var signing = make(chan struct{}, runtime.NumCPU())
 
-// Sign makes the compact JWS of a payload with the typ, which must be Known.
+// Sign makes the compact JWS of a payload with the typ.
 func (s Signer) Sign(typ Typ, payload []byte) (string, error) {
+	if !typ.Known() {
+		return "", fmt.Errorf("sign: %q is no typ of a token of this server", typ)
+	}
 	signing <- struct{}{}
 	defer func() { <-signing }()
 	jws, err := s.ofTyp[typ].Sign(payload)

@@ -362,19 +362,54 @@ func TestRetryAfterOutages(t *testing.T) {
 
 // The lock of an SQLite database is held while a client repeats a refresh.
 func TestRetryUnderALock(t *testing.T) {
-	t.Parallel()
+	patient := func(ctx context.Context) (context.Context, context.CancelFunc) { return context.WithCancel(ctx) }
+	hasty := func(ctx context.Context) (context.Context, context.CancelFunc) {
+		return context.WithTimeout(ctx, time.Second)
+	}
+	for name, c := range map[string]struct {
+		patience func(context.Context) (context.Context, context.CancelFunc)
+		lock     time.Duration // for how long: the server waits for five seconds
+		want     int
+	}{"in vain": {patient, 6 * time.Second, 503}, "for less long than the server": {hasty, 6 * time.Second, 0}, "and gets through": {patient, 4 * time.Second, 200}} {
+		for _, remembered := range []bool{false, true} {
+			t.Run(fmt.Sprintf("who waits %s, remembered %v", name, remembered), func(t *testing.T) {
+				t.Parallel()
+				retryUnderALock(t, remembered, c.patience, c.lock, c.want)
+			})
+		}
+	}
+}
+
+func retryUnderALock(t *testing.T, remembered bool, patience func(context.Context) (context.Context, context.CancelFunc), span time.Duration, want int) {
 	config := testConfig(sqliteURL(t))
 	config.RefreshRetryWindow = Duration(3 * time.Second)
 	replica := serve(t, config, keystest.Generator())
 	replica.provision()
 	tokens := replica.login("app")
+	if !remembered {
+		replica.server.clients.age = 0
+	}
 	lost := replica.refresh("app", tokens.RefreshToken).tokens(t)
 	lock := must(storagetest.Raw(t, config.Database).Conn(ctx))
 	must(lock.ExecContext(ctx, `BEGIN IMMEDIATE`))
-	if r := replica.refresh("app", tokens.RefreshToken); r.status != 503 {
-		t.Errorf("under the lock: %d %s", r.status, r.body)
+	unlocked := make(chan struct{})
+	time.AfterFunc(span, func() { must(lock.ExecContext(ctx, `ROLLBACK`)); close(unlocked) })
+	patient, cancel := patience(ctx)
+	defer cancel()
+	r := must(http.NewRequestWithContext(patient, http.MethodPost, replica.base+"/token", strings.NewReader("grant_type=refresh_token&refresh_token="+tokens.RefreshToken)))
+	r.Header.Set("Content-Type", formMediaType)
+	r.Header.Set("Authorization", basic("app", secret))
+	got, err := noRedirect.Do(r)
+	if err == nil && got.StatusCode != want || err != nil && want != 0 {
+		t.Errorf("under the lock: %v %v", got, err)
 	}
-	must(lock.ExecContext(ctx, `ROLLBACK`))
+	<-unlocked
+	if want == 200 { // by now another retry would come too late
+		if body := must(io.ReadAll(got.Body)); !strings.Contains(string(body), lost.RefreshToken) {
+			t.Errorf("the retry gets another successor: %s", body)
+		}
+		return
+	}
 	if again := replica.refresh("app", tokens.RefreshToken).tokens(t); again.RefreshToken != lost.RefreshToken {
 		t.Error("the retry gets another successor")
 	}

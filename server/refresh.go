@@ -32,7 +32,7 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 		s.event(q, "refresh", "failed", slog.String("reason", "malformed"))
 		return none, errRefresh
 	}
-	now := s.now().Truncate(time.Millisecond)
+	now := q.at.Truncate(time.Millisecond)
 	// The latest moment that the access token can expire; the grant may end before.
 	signer, err := s.ring.Signer(ctx, s.lifetime(q.client, now, now.Add(maxAccessTTL)))
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/keyturn/keyturn/storage"
 )
@@ -16,11 +17,17 @@ type request struct {
 	form     form
 	client   storage.Client // authenticated
 	known    string         // id of a client that exists, authenticated or not
+	at       time.Time      // when it came: what is done twice for one request is judged by one moment
 	username string         // of a user that exists: people type passwords into the field for the name
 
 	// The client was not read for this request, and nothing has said since that it is still what it was. An endpoint then does and tells nothing,
 	// but for a statement that asks for the revision of the client as well.
 	remembered bool
+}
+
+// beginsAgain tells whether what has come of the request is nothing yet: the client will be read, and the endpoint begin again.
+func (q *request) beginsAgain(err error) bool {
+	return q.remembered && !errors.Is(err, storage.ErrUnavailable)
 }
 
 // revision is what a statement has to ask of the client: 0 for nothing, if the client was read for this request.
@@ -63,10 +70,11 @@ func (s *Server) answer(r *http.Request, q *request, endpoint func(context.Conte
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), s.db.Patience())
 	defer cancel()
-	begun := s.now()
+	q.at = s.now()
 	body, err := s.answerAs(ctx, q, endpoint)
-	if errors.Is(err, storage.ErrUnavailable) && r.Context().Err() == nil { // a caller who hung up says nothing about the database
-		s.ring.Away(begun, s.now())
+	hungUp := r.Context().Err() != nil && errors.Is(err, context.Canceled) // which says nothing about the database
+	if errors.Is(err, storage.ErrUnavailable) && !hungUp {
+		s.ring.Away(q.at, s.now())
 	}
 	return body, err
 }
@@ -77,7 +85,7 @@ func (s *Server) answerAs(ctx context.Context, q *request, endpoint func(context
 		return nil, err
 	}
 	body, err := endpoint(ctx, q)
-	if !q.remembered || errors.Is(err, storage.ErrUnavailable) {
+	if !q.beginsAgain(err) {
 		return body, err
 	}
 	if err := s.authenticateAnew(ctx, q); err != nil {

@@ -23,27 +23,26 @@ func (s *Server) token(ctx context.Context, q *request) (any, error) {
 		issue = s.refresh
 	}
 	if issue == nil || grant == api.GrantPassword && !s.config.PasswordGrant {
-		s.countToken(q, "other", string(api.UnsupportedGrantType))
-		return nil, fail(api.UnsupportedGrantType, "grant_type is none of grant_types_supported")
+		return nil, s.countToken(q, "other", fail(api.UnsupportedGrantType, "grant_type is none of grant_types_supported"))
 	}
 	if !slices.Contains(q.client.Grants, grant) {
-		s.countToken(q, grant, string(api.UnauthorizedClient))
-		return nil, fail(api.UnauthorizedClient, "the client is not registered for this grant_type")
+		return nil, s.countToken(q, grant, fail(api.UnauthorizedClient, "the client is not registered for this grant_type"))
 	}
 	response, err := issue(ctx, q)
-	if err != nil {
-		s.countToken(q, grant, string(visible(err).body.Code))
-		return nil, err
-	}
-	s.countToken(q, grant, "ok")
-	return response, nil
+	return response, s.countToken(q, grant, err)
 }
 
-// countToken counts a token request by its outcome, once: what a remembered client does is done again, unless the database is away.
-func (s *Server) countToken(q *request, grant, outcome string) {
-	if !q.remembered || outcome == string(api.TemporarilyUnavailable) {
-		s.metrics.tokens.WithLabelValues(grant, outcome).Inc()
+// countToken counts a token request by its outcome, once, and returns the error that it was given.
+func (s *Server) countToken(q *request, grant string, err error) error {
+	if q.beginsAgain(err) {
+		return err
 	}
+	outcome := "ok"
+	if err != nil {
+		outcome = string(visible(err).body.Code)
+	}
+	s.metrics.tokens.WithLabelValues(grant, outcome).Inc()
+	return err
 }
 
 // isScopeToken tells whether a word is a scope-token, RFC 6749 App. A.4: printable ASCII without space, " and \.

@@ -86,6 +86,7 @@ func TestClientHasChanged(t *testing.T) {
 			"disable":    func() error { return db.DisableClient(ctx, admin, "app", noon) },
 			"enable":     func() error { return db.EnableClient(ctx, admin, "app", noon) },
 			"end grants": func() error { return db.RevokeClientGrants(ctx, admin, "app", noon) },
+			"restore":    func() error { return db.MarkRestored(ctx, admin, noon) },
 			"end all":    func() error { return db.RevokeAllGrants(ctx, admin, noon) },
 			"make it again": func() error {
 				return errors.Join(db.DeleteClient(ctx, admin, "app", noon), db.CreateClient(ctx, admin, client))

@@ -1,0 +1,284 @@
+//go:build interop
+
+package examples_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// guarded is an API that asks keyturn about each token.
+type guarded struct {
+	*httptest.Server
+	keyturn    atomic.Pointer[keyturn]
+	refuseNext atomic.Bool // as if the key of the token had been revoked
+	called     atomic.Int64
+}
+
+func newAPI(t *testing.T) *guarded {
+	g := &guarded{}
+	g.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Access-Control-Allow-Origin", "*")
+		if r.Method == http.MethodOptions {
+			w.Header().Set("Access-Control-Allow-Headers", "Authorization")
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		g.called.Add(1)
+		k := g.keyturn.Load()
+		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		_, body := k.post("/introspect", "api", k.apiSecret, url.Values{"token": {token}})
+		var told struct {
+			Active     bool
+			Sub, Scope string
+		}
+		if err := json.Unmarshal(body, &told); err != nil {
+			t.Error(err)
+		}
+		if !told.Active || g.refuseNext.CompareAndSwap(true, false) {
+			w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+			http.Error(w, "no", http.StatusUnauthorized)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(map[string]string{"sub": told.Sub, "scope": told.Scope})
+	}))
+	t.Cleanup(g.Close)
+	return g
+}
+
+// newClient makes an API and a keyturn for it, whose client app gets tokens for two seconds.
+func newClient(t *testing.T, postgres bool, flags ...string) (*keyturn, *guarded) {
+	t.Helper()
+	g := newAPI(t)
+	k := newKeyturn(t, g.URL, postgres, flags...)
+	k.do("client", "update", "app", "--access-ttl=2s")
+	g.keyturn.Store(k)
+	return k, g
+}
+
+// plainSecret gives app a secret of letters, for clients that do not form-encode what they put into an Authorization header.
+func (k *keyturn) plainSecret() {
+	k.t.Helper()
+	k.appSecret = "thesecretoftheapplication"
+	k.doWith(k.appSecret, "client", "rotate-secret", "app", "--keep=0s", "--secret-stdin")
+}
+
+func (k *keyturn) revokeAll() {
+	k.t.Helper()
+	k.do("grant", "revoke", "--user="+k.username, "--reason=test")
+}
+
+// Programs that keep their session in a file: they need the password once, and again when the session is over.
+func TestClientsWithAFile(t *testing.T) {
+	for i, c := range []struct {
+		name  string
+		plain bool
+		wrong string // what they say of a wrong password
+		over  string // and of a session that is over, if they have no password
+	}{
+		{"x-oauth2", false, "wrong username or password", "wrong username or password"},
+		{"requests-oauthlib", true, "does not accept this user name and password", "Log in"},
+		{"authlib", true, "does not accept this user name and password", "Log in"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			k, g := newClient(t, i%2 == 0)
+			if c.plain {
+				k.plainSecret()
+			}
+			dir, command := k.example(c.name, "")
+			with := func(env ...string) (string, bool) {
+				return run(t, dir, command, append(env, "CLIENT_SECRET="+k.appSecret)...)
+			}
+			wants := func(what string, wantOK bool, want string, env ...string) {
+				t.Helper()
+				if out, ok := with(env...); ok != wantOK || !strings.Contains(out, want) {
+					t.Errorf("%s: %v %s", what, ok, out)
+				}
+			}
+			user, password := "KEYTURN_USER="+k.username, "KEYTURN_PASSWORD="+k.password
+			wants("a wrong password", false, c.wrong, user, "KEYTURN_PASSWORD=wrong")
+			wants("a login", true, k.sub, user, password)
+			if live := k.grants(); len(live) != 1 {
+				t.Errorf("%v", live)
+			}
+			time.Sleep(2100 * time.Millisecond)
+			wants("an access token that has expired", true, k.sub)
+			time.Sleep(2100 * time.Millisecond)
+			wants("again, by the refresh token that came with the last", true, k.sub)
+			if live := k.grants(); len(live) != 1 || live[0].Generation < 2 {
+				t.Errorf("%v", live)
+			}
+			k.do("client", "update", "app", "--access-ttl=1h")
+			time.Sleep(2100 * time.Millisecond)
+			wants("with a token that will last", true, k.sub)
+			before := k.grants()[0].Generation
+			g.refuseNext.Store(true)
+			wants("a token that the API refuses before its time", true, k.sub)
+			if live := k.grants(); len(live) != 1 || live[0].Generation != before+1 {
+				t.Errorf("%v", live)
+			}
+			k.revokeAll()
+			wants("a session that is over, without a password", false, c.over)
+			wants("a session that is over", true, k.sub, user, password)
+			if live := k.grants(); len(live) != 1 {
+				t.Errorf("%v", live)
+			}
+		})
+	}
+}
+
+// Programs that keep their session in memory, and call the API at each line of their input.
+func TestClientsWithAnInput(t *testing.T) {
+	for i, name := range []string{"openid-client", "oauth4webapi"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			k, _ := newClient(t, i%2 == 0)
+			dir, command := k.example(name, "")
+			environment := []string{"CLIENT_SECRET=" + k.appSecret, "KEYTURN_USER=" + k.username, "KEYTURN_PASSWORD=" + k.password}
+			out, ok := run(t, dir, "echo | "+command, append(environment, "KEYTURN_PASSWORD=wrong")...)
+			if ok || !strings.Contains(out, "Wrong username or password.") {
+				t.Errorf("%v %s", ok, out)
+			}
+			s := converse(t, dir, command, environment)
+			s.wants("200 ", k.sub)
+			time.Sleep(2100 * time.Millisecond)
+			s.wants("200 ", k.sub)
+			if live := k.grants(); len(live) != 1 || live[0].Generation != 1 {
+				t.Errorf("%v", live)
+			}
+			if ok := s.end(); !ok || len(k.grants()) != 0 {
+				t.Errorf("after the logout: %v, %v", ok, k.grants())
+			}
+			s = converse(t, dir, command, environment)
+			s.wants("200 ", k.sub)
+			k.revokeAll()
+			s.wants("The login has ended. Log in again.")
+			if s.end() {
+				t.Error("it says that all is well")
+			}
+		})
+	}
+}
+
+// conversation is a program that answers each line with one.
+type conversation struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	input  io.WriteCloser
+	output *bufio.Scanner
+}
+
+func converse(t *testing.T, dir, command string, environment []string) *conversation {
+	t.Helper()
+	c := exec.Command("bash", "-euc", command)
+	c.Dir, c.Env = dir, append(os.Environ(), environment...)
+	input, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w := io.Pipe()
+	c.Stdout, c.Stderr = w, w
+	c.WaitDelay = time.Second
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Process.Kill(); w.Close() })
+	return &conversation{t, c, input, bufio.NewScanner(r)}
+}
+
+func (c *conversation) wants(words ...string) {
+	c.t.Helper()
+	io.WriteString(c.input, "\n")
+	if !c.output.Scan() {
+		c.t.Fatal("it says nothing more")
+	}
+	for _, word := range words {
+		if !strings.Contains(c.output.Text(), word) {
+			c.t.Errorf("%q, without %q", c.output.Text(), word)
+		}
+	}
+}
+
+func (c *conversation) end() (ok bool) {
+	c.input.Close()
+	go io.Copy(io.Discard, readerOf(c.output))
+	return c.cmd.Wait() == nil
+}
+
+// readerOf drains a scanner, so that a program that says more is not held up.
+func readerOf(s *bufio.Scanner) io.Reader {
+	for s.Scan() {
+	}
+	return strings.NewReader("")
+}
+
+// The client in shell: one session in a file, several calls at once, and no secret where others could read it.
+func TestCurlClient(t *testing.T) {
+	t.Parallel()
+	k, g := newClient(t, true)
+	dir, _ := k.example("curl", "")
+	environment := []string{"HOME=" + dir, "XDG_STATE_HOME=", "CLIENT_SECRET=" + k.appSecret, "KEYTURN_USER=" + k.username, "KEYTURN_PASSWORD=" + k.password}
+	wants := func(command string, wantOK bool, want string, env ...string) {
+		t.Helper()
+		if out, ok := run(t, dir, command, append(environment, env...)...); ok != wantOK || !strings.Contains(out, want) {
+			t.Errorf("%s: %v %s", command, ok, out)
+		}
+	}
+	get := "bash client.sh get " + g.URL
+	wants(get, false, "Log in first.")
+	wants("bash client.sh login", false, "invalid_grant", "KEYTURN_PASSWORD=wrong")
+	wants("bash client.sh login", true, "")
+	wants(get, true, k.sub)
+	time.Sleep(2100 * time.Millisecond)
+	wants("for i in 1 2 3 4; do "+get+" & done; for i in 1 2 3 4; do wait -n; done", true, k.sub)
+	if live := k.grants(); len(live) != 1 || live[0].Generation < 1 {
+		t.Errorf("%v", live)
+	}
+	wants("bash client.sh logout", true, "")
+	if live := k.grants(); len(live) != 0 {
+		t.Errorf("%v", live)
+	}
+	wants(get, false, "Log in first.")
+	wants("bash client.sh login", true, "")
+	k.revokeAll()
+	time.Sleep(2100 * time.Millisecond)
+	wants(get, false, "log in again")
+}
+
+// The page, in three tabs of Chromium: see testdata/browser.test.mjs.
+func TestBrowser(t *testing.T) {
+	t.Parallel()
+	listen := freeAddress(t)
+	_, port, _ := net.SplitHostPort(listen)
+	k, _ := newClient(t, true, "--cors-origins=http://"+listen)
+	dir, command := k.example("browser", listen)
+	k.do("client", "update", "page", "--access-ttl=3s")
+	start(t, dir, command)
+	await(t, "the page", time.Minute, func() bool { _, err := http.Get("http://127.0.0.1:" + port); return err == nil })
+	driver, err := os.ReadFile("testdata/browser.test.mjs")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "browser.test.mjs"), driver, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, ok := run(t, dir, "node browser.test.mjs", "PAGE_URL=http://"+listen+"/", "KEYTURN_USER="+k.username, "KEYTURN_PASSWORD="+k.password)
+	if steps := strings.Count(out, "ok: "); !ok || steps != strings.Count(string(driver), "await step(") {
+		t.Errorf("%d steps: %s", steps, out)
+	}
+	t.Log(out)
+}
