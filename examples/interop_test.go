@@ -312,13 +312,13 @@ func (k *keyturn) grants() (live []struct{ Generation int }) {
 	k.t.Helper()
 	var all []struct {
 		Generation int
-		RevokedAt  *string `json:"revoked_at"`
+		Over       *string `json:"revoked_reason"`
 	}
 	if err := json.Unmarshal([]byte(k.do("grant", "list", "--json")), &all); err != nil {
 		k.t.Fatal(err)
 	}
 	for _, g := range all {
-		if g.RevokedAt == nil {
+		if g.Over == nil {
 			live = append(live, struct{ Generation int }{g.Generation})
 		}
 	}

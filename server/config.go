@@ -104,7 +104,7 @@ func (c Config) listenerProblems() []error {
 			problems = append(problems, err)
 		}
 	}
-	add(checkIssuer(c.Issuer))
+	add(CheckIssuer(c.Issuer))
 	add(checkListener("listen", c.Listen, c.BehindProxy || c.TLSCertFile != ""))
 	add(checkListener("admin_listen", c.AdminListen, true))
 	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
@@ -118,8 +118,8 @@ func (c Config) listenerProblems() []error {
 	return problems
 }
 
-// checkIssuer wants an https URL without query and fragment (RFC 8414 §2), or http for a loopback host.
-func checkIssuer(issuer string) error {
+// CheckIssuer wants an https URL without query and fragment (RFC 8414 §2), or http for a loopback host.
+func CheckIssuer(issuer string) error {
 	if issuer == "" {
 		return errors.New("issuer: is required: the URL of this server as its clients and verifiers know it, for instance https://auth.example.com")
 	}

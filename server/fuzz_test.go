@@ -3,6 +3,7 @@ package server
 import (
 	"encoding/base64"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -92,6 +93,26 @@ func FuzzPasswordHash(f *testing.F) {
 		}
 	})
 }
+
+// Whatever is imported as a hash: what is taken can be computed, at a bounded price, and does not match everything.
+func FuzzOldHash(f *testing.F) {
+	for _, old := range oldHashes {
+		f.Add(old.text)
+	}
+	f.Add("scrypt$2$a$64$16$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
+	f.Fuzz(func(t *testing.T, text string) {
+		h, err := parseOldHash(text)
+		if err == nil && h.cost() > maxOldMemory {
+			t.Fatalf("%q costs %d KiB", text, h.cost())
+		}
+		if err == nil && len(text) < 120 && cheap.MatchString(text) && h.matches("a password", "") && h.matches("another", "") {
+			t.Fatalf("%q matches whatever is typed", text)
+		}
+	})
+}
+
+// cheap is hashes of which a fuzzer can compute many.
+var cheap = regexp.MustCompile(`^(pbkdf2_sha\d+\$\d{1,3}\$|\$2[aby]\$04)`)
 
 // Whatever claims a token of this server bears, even signed by it: introspection answers, and calls none alive that names no grant.
 func FuzzClaims(f *testing.F) {

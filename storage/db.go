@@ -190,7 +190,7 @@ type runner interface {
 // without an answer, so that the outcome is unknown and never wrong.
 func (d *DB) writing(ctx context.Context, run func(context.Context, runner) error) error {
 	unhurried := context.WithoutCancel(ctx)
-	bounded, cancel := d.bounded(ctx)
+	bounded, cancel := bounded(ctx, d.deadline)
 	defer cancel()
 	if d.kind == SQLite {
 		return d.commits.do(bounded, func(t *sqlx.Tx) error { return run(unhurried, t) })
@@ -198,9 +198,9 @@ func (d *DB) writing(ctx context.Context, run func(context.Context, runner) erro
 	return d.lent(bounded, func(conn *sqlx.Conn) error { return run(unhurried, conn) })
 }
 
-// bounded is a context that does not end when the caller's is cancelled, but by its deadline, or before.
-func (d *DB) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	end := time.Now().Add(d.deadline)
+// bounded is a context that does not end when the caller's is cancelled, but by its deadline, or before, after a span.
+func bounded(ctx context.Context, span time.Duration) (context.Context, context.CancelFunc) {
+	end := time.Now().Add(span)
 	if callers, ok := ctx.Deadline(); ok && callers.Before(end) {
 		end = callers
 	}
@@ -335,8 +335,13 @@ var errBegun = errors.New("in a transaction")
 
 // inTx runs f in one transaction, and again when the database asks for it.
 func (d *DB) inTx(ctx context.Context, op string, f func(*tx) error) error {
+	return d.inLongTx(ctx, op, d.deadline, f)
+}
+
+// inLongTx is inTx for what may take longer than an answer.
+func (d *DB) inLongTx(ctx context.Context, op string, span time.Duration, f func(*tx) error) error {
 	unhurried := context.WithoutCancel(ctx)
-	bounded, cancel := d.bounded(ctx)
+	bounded, cancel := bounded(ctx, span)
 	defer cancel()
 	in := func(t *sqlx.Tx) error { return f(&tx{Tx: t, ctx: unhurried, db: d}) }
 	if d.kind == SQLite {

@@ -102,10 +102,13 @@ func (d *DB) changeUser(ctx context.Context, by Actor, username string, now time
 // importBatch is how many users one statement inserts.
 const importBatch = 512
 
+// importTimeout bounds all of an import.
+const importTimeout = time.Hour
+
 // ImportUsers inserts users, each with a new id, all of them or none. It returns the usernames that are taken: if there are any, nothing is
 // inserted (ErrConflict). With dry nothing is inserted either way. told hears, now and then, how many have been looked at.
 func (d *DB) ImportUsers(ctx context.Context, by Actor, users []User, dry bool, told func(n int)) (taken []string, err error) {
-	err = d.inTx(ctx, "import users", func(t *tx) error {
+	err = d.inLongTx(ctx, "import users", importTimeout, func(t *tx) error {
 		taken = nil
 		for from := 0; from < len(users); {
 			batch := users[from : from+batchSize(min(len(users)-from, importBatch))]

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -12,6 +14,9 @@ import (
 	"github.com/keyturn/keyturn/examples"
 	"github.com/keyturn/keyturn/server"
 )
+
+// harmless is a URI that ends no string in any of the languages of the examples.
+var harmless = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*:[A-Za-z0-9._~:/?@!&()*+,;=%-]+$`)
 
 func (a *app) exampleCommand() *cobra.Command {
 	var reader examples.Reader
@@ -31,7 +36,15 @@ func (a *app) exampleCommand() *cobra.Command {
 			return err
 		}
 		if reader.Issuer = config.Issuer; reader.Issuer == "" || reader.Audience == "" {
-			return usageError{fmt.Errorf("example: for whom? --issuer is the URL of keyturn, --audience the URI of the resource")}
+			return usageError{errors.New("example: for whom? --issuer is the URL of keyturn, --audience the URI of the resource")}
+		}
+		if err := server.CheckIssuer(reader.Issuer); err != nil {
+			return &server.ConfigError{Problems: []error{err}}
+		}
+		for _, uri := range []string{reader.Issuer, reader.Audience} {
+			if !harmless.MatchString(uri) {
+				return usageError{fmt.Errorf("example: issuer and audience are URIs without fragment and quotes, for instance https://api.example.com, not %q", uri)}
+			}
 		}
 		files, err := examples.Files(args[0], reader)
 		if err != nil {

@@ -35,7 +35,6 @@ func (a *app) userImport() *cobra.Command {
 	c.Flags().StringToStringVar(&roles, "role", nil, "role that a group becomes, as GROUP=ROLE (default: the name of the group)")
 	c.Flags().BoolVar(&options.SkipBad, "skip-bad", false, "import the others where some are refused; otherwise nobody is imported then")
 	c.Flags().BoolVar(&options.DryRun, "dry-run", false, "tell what would be imported and refused, and import nobody")
-	c.MarkFlagRequired("format")
 	return c
 }
 

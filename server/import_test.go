@@ -1,0 +1,162 @@
+package server
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// Who was imported logs in with the old password, once by the old hash, and from then on by ours.
+func TestImportedUsersLogIn(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		var users []ImportedUser
+		for i, old := range oldHashes {
+			users = append(users, ImportedUser{Row: i + 1, Username: fmt.Sprintf("User%d@Example.org", i), Hash: old.text, Roles: []string{"editor"}})
+		}
+		done, err := h.admin.ImportUsers(ctx, users, ImportOptions{})
+		if err != nil || done.Imported != len(users) || len(done.Refused) > 0 {
+			t.Fatalf("%+v, %v", done, err)
+		}
+		for i, old := range oldHashes {
+			name := fmt.Sprintf("user%d@example.ORG", i)
+			login := func(password string) response {
+				return h.post("/token", "app", "grant_type", "password", "username", name, "password", password)
+			}
+			if r := login(oldPassword + "x"); r.code(t) != "invalid_grant" {
+				t.Errorf("%s: a wrong password: %s", old.name, r.body)
+			}
+			first := login(oldPassword).tokens(t)
+			u := must(h.admin.User(ctx, name))
+			if !strings.HasPrefix(u.PasswordHash, "$argon2id$v=19$m=7168,") || !slices.Equal(u.Roles, []string{"editor"}) {
+				t.Errorf("%s: %+v", old.name, u)
+			}
+			login(oldPassword).tokens(t)
+			if !h.active("app", first.AccessToken) {
+				t.Errorf("%s: the first login ended with the old hash", old.name)
+			}
+			if r := login(oldPassword + "x"); r.code(t) != "invalid_grant" {
+				t.Errorf("%s: a wrong password, later: %s", old.name, r.body)
+			}
+		}
+		if n, err := h.admin.VerifyAudit(ctx); err != nil {
+			t.Error(n, err)
+		}
+		if records := must(h.admin.Audit(ctx, time.Time{}, "user.import")); len(records) != len(users) {
+			t.Errorf("%d records", len(records))
+		}
+	})
+}
+
+// An import is all or nothing, tells of every row that it refuses, and with SkipBad makes the rest.
+func TestImportRefuses(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		hash := oldHashes[0].text
+		users := []ImportedUser{
+			{Row: 1, Username: "bob", Hash: hash},
+			{Row: 2, Username: "Alice", Hash: hash},
+			{Row: 3, Username: "BOB", Hash: hash},
+			{Row: 4, Username: "two words", Hash: hash},
+			{Row: 5, Username: "carol", Hash: "md5$a$b"},
+			{Row: 6, Username: "dave", Hash: hash, Roles: []string{"Site admins"}},
+			{Row: 7, Username: "erin", Problem: "it is unreadable"},
+			{Row: 8, Username: "frank", Hash: "", Disabled: true},
+			{Row: 9, Username: "gina", Hash: "$argon2id$v=19$m=1048576,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},
+		}
+		reasons := map[int]string{2: "is taken", 3: "row 1 has the same", 4: "RFC 8265", 5: "md5 is no", 6: `role "Site admins"`, 7: "it is unreadable", 9: "memory"}
+		check := func(o ImportOptions, want Import, names ...string) {
+			t.Helper()
+			done, err := h.admin.ImportUsers(ctx, users, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range done.Refused {
+				if want := reasons[r.Row]; want == "" || !strings.Contains(r.Reason, want) || strings.Contains(r.Reason, "invalid: ") {
+					t.Errorf("%+v", r)
+				}
+			}
+			if n := len(done.Refused); n != len(want.Refused) {
+				t.Errorf("%d refused", n)
+			}
+			done.Refused = want.Refused
+			if !cmp.Equal(done, want) {
+				t.Error(cmp.Diff(want, done))
+			}
+			var there []string
+			for _, u := range must(h.admin.Users(ctx)) {
+				there = append(there, u.Username)
+			}
+			if !slices.Equal(there, names) {
+				t.Errorf("%v", there)
+			}
+		}
+		refused := make([]RefusedUser, len(reasons))
+		check(ImportOptions{}, Import{Refused: refused}, "alice")
+		check(ImportOptions{DryRun: true, SkipBad: true}, Import{Imported: 2, Disabled: 1, WithoutPassword: 1, Refused: refused}, "alice")
+		check(ImportOptions{SkipBad: true}, Import{Imported: 2, Disabled: 1, WithoutPassword: 1, Refused: refused}, "alice", "bob", "frank")
+		if n, err := h.admin.VerifyAudit(ctx); err != nil {
+			t.Error(n, err)
+		}
+		reasons[1], reasons[8] = "is taken", "is taken"
+		reasons[3] = "row 1 has the same"
+		check(ImportOptions{SkipBad: true}, Import{Refused: make([]RefusedUser, len(reasons))}, "alice", "bob", "frank")
+	})
+}
+
+// A name that nobody has costs what that of some user costs, always of the same one: imported hashes take their own time, which must not tell
+// known names from unknown ones.
+func TestUnknownNamesCostWhatKnownOnesDo(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		var users []ImportedUser
+		for i := range 30 {
+			users = append(users, ImportedUser{Row: i, Username: fmt.Sprintf("old%d", i), Hash: oldHashes[0].text})
+		}
+		must(h.admin.ImportUsers(ctx, users, ImportOptions{}))
+		old, ours := 0, 0
+		for i := range 60 {
+			name := fmt.Sprintf("nobody%d", i)
+			k := loginKey(name, "app", netip.MustParseAddr("192.0.2.1"))
+			k.Stranger = h.server.stranger(name)
+			var before storedHash
+			for range 2 {
+				hash, usable := h.server.storedHash(must(h.server.db.LoginView(ctx, k, noon)))
+				if usable || before != nil && hash.cost() != before.cost() {
+					t.Errorf("%s: %v", name, usable)
+				}
+				before = hash
+			}
+			if _, isOurs := before.(passwordHash); isOurs {
+				ours++
+			} else {
+				old++
+			}
+		}
+		if old < 40 || ours > 20 {
+			t.Errorf("of 31 users 30 have old hashes, and of 60 unknown names %d cost what those do", old)
+		}
+	})
+}
+
+// BenchmarkImportUsers imports a hundred thousand users.
+func BenchmarkImportUsers(b *testing.B) {
+	for name, databaseURL := range map[string]string{"sqlite": storagetest.SQLiteURL(b), "postgres": storagetest.PostgresURL(b)} {
+		b.Run(name, func(b *testing.B) {
+			h := open(b, testConfig(databaseURL), nil)
+			for i := range b.N {
+				var users []ImportedUser
+				for j := range 100_000 {
+					users = append(users, ImportedUser{Row: j, Username: fmt.Sprintf("user%d.%d", i, j), Hash: oldHashes[0].text, Roles: []string{"editor"}})
+				}
+				if done, err := h.admin.ImportUsers(ctx, users, ImportOptions{}); err != nil || done.Imported != len(users) {
+					b.Fatal(done, err)
+				}
+			}
+		})
+	}
+}
