@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build build-boring bench bench-builds profile test check soak fuzz fmt vet staticcheck tidy tools
+.PHONY: build build-boring bench bench-builds profile test interop interop-keys interop-tools pages check soak fuzz fmt vet staticcheck tidy tools
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/keyturn ./cmd/keyturn
@@ -34,6 +34,28 @@ profile: tools
 test: tools
 	KEYTURN_TEST_POSTGRES=required go test -race -shuffle=on ./...
 
+# interop runs examples/, with software that others wrote, against a real keyturn, and tells how long each resource server trusted a key that was
+# revoked, when the JWKS is kept for three seconds.
+interop: interop-tools
+	KEYTURN_TEST_POSTGRES=required go test -tags interop -count=1 -parallel 12 -timeout 15m ./examples
+	@cat bin/interop/in-haste.txt
+
+# interop-keys measures the same with the files as they are, where it is kept for five minutes: in a quarter of an hour.
+interop-keys: interop-tools
+	KEYTURN_TEST_POSTGRES=required go test -tags interop -count=1 -parallel 12 -timeout 45m -run TestResourceServers ./examples -as-shipped
+	@cat bin/interop/as-shipped.txt
+
+interop-tools:
+	@sh ./.ci/tools interop
+	@mkdir -p bin/interop
+	@rm -f bin/interop/*.txt
+	@cp examples/package.json examples/package-lock.json bin/interop/
+	npm ci --prefix bin/interop --no-audit --no-fund
+
+# pages writes docs/verify from examples/.
+pages:
+	go test ./examples -run TestPages -update
+
 # soak runs the tests of faults and abuse in their long forms: about half an hour.
 soak: tools
 	KEYTURN_TEST_POSTGRES=required KEYTURN_SOAK=1 go test -count=1 -timeout 60m -v -run 'KilledUnderLoad|Misbehaves|Restarted|FailOver|SQLiteLocked|Guessing|IdleConnections|NeverReads' ./cmd/keyturn ./server
@@ -55,9 +77,10 @@ fmt:
 
 vet:
 	go vet ./...
+	go vet -tags interop ./examples
 
 staticcheck:
-	go run $(STATICCHECK) ./...
+	go run $(STATICCHECK) -tags interop ./...
 
 tidy:
 	go mod tidy -diff

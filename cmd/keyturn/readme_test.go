@@ -29,6 +29,30 @@ func TestKeysPage(t *testing.T) {
 	runAsReader(t, readmePrelude+keysPrelude+blocksOf(t, "../../docs/keys.md", 10))
 }
 
+// TestOtherPages runs every shell block of the pages for authors of clients and of resource servers, and for those who come from Django.
+func TestOtherPages(t *testing.T) {
+	for page, prelude := range map[string]string{
+		"verify":         "keyturn client create app --grant password --audience https://api.example.com\n",
+		"clients":        clientsPrelude,
+		"from-simplejwt": importPrelude,
+	} {
+		t.Run(page, func(t *testing.T) {
+			t.Parallel()
+			runAsReader(t, readmePrelude+prelude+blocksOf(t, "../../docs/"+page+".md", 1))
+		})
+	}
+}
+
+const clientsPrelude = `
+echo "correct horse battery staple" | keyturn user create alice --password-stdin
+keyturn serve --issuer http://127.0.0.1:8080 & server=$!; ready
+`
+
+const importPrelude = `
+echo '[{"model": "auth.user", "pk": 1, "fields": {"username": "alice", "password": "!", "is_active": true, "groups": []}}]' >users.json
+echo '{"username": "bob"}' >people.jsonl
+`
+
 // blocksOf is the shell blocks of a page, which are at least some, as a script.
 func blocksOf(t *testing.T, page string, least int) string {
 	t.Helper()
