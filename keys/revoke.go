@@ -97,9 +97,9 @@ func (r *Ring) revoke(ctx context.Context, by storage.Actor, v *view, leak Leak)
 	if err != nil {
 		return Revocation{}, err
 	}
-	change := storage.KeyChange{Insert: publishedAt(inserts, r.config, now), Update: r.withdrawals(v, leak, len(inserts) == 1, by.Reason, now)}
+	change := storage.KeyChange{Insert: publishedAt(inserts, r.config(), now), Update: r.withdrawals(v, leak, len(inserts) == 1, by.Reason, now)}
 	if leak.Store { // also if no row is left that says so
-		change.Insert[1].ExposedUntil = storage.AtPtr(now.Add(r.config.JWKSMaxAge + Skew))
+		change.Insert[1].ExposedUntil = storage.AtPtr(now.Add(r.config().JWKSMaxAge + Skew))
 	}
 	rows := apply(v.rows, change)
 	if secondRotation(rows) {
@@ -149,7 +149,7 @@ func (r *Ring) withdrawals(v *view, leak Leak, nextMaySign bool, reason string, 
 	for _, row := range v.rows {
 		switch {
 		case row.KID == leak.KID && row.State != storage.KeyRevoked, v.altered != nil, leak.Store && row.State.Published():
-			updates = append(updates, storage.KeyUpdate{From: row, To: revokedRow(row, reason, r.config, now)})
+			updates = append(updates, storage.KeyUpdate{From: row, To: revokedRow(row, reason, r.config(), now)})
 		case row.State == storage.KeyNext && needsSigner && nextMaySign:
 			last = append(last, storage.KeyUpdate{From: row, To: activated(row, reason, now)})
 		case row.State == storage.KeyNext:
@@ -201,7 +201,7 @@ func (r *Ring) outcome(rows []storage.SigningKey, revoked []string, at time.Time
 	o := Revocation{Revoked: revoked, RevokedAt: storage.At(at).Time, Already: already, Current: kidOf(find(rows, storage.KeyCurrent)),
 		Next: kidOf(find(rows, storage.KeyNext)), ExposedUntil: exposedUntil(rows)}
 	if secondRotation(rows) {
-		second := rotatesAt(rows, r.config).UTC()
+		second := rotatesAt(rows, r.config()).UTC()
 		o.SecondRotation = &second
 	}
 	return o

@@ -41,7 +41,7 @@ var (
 // Ring is the keys of one replica. It is safe for concurrent use.
 type Ring struct {
 	db         *storage.DB
-	config     Config
+	settings   atomic.Pointer[Config]
 	options    Options
 	master     atomic.Pointer[Master]
 	view       atomic.Pointer[view]
@@ -70,6 +70,9 @@ type Options struct {
 	Tolerant bool
 }
 
+// config is the settings of now.
+func (r *Ring) config() Config { return *r.settings.Load() }
+
 // Open claims the database for the master key, makes the symmetric keys that are missing and reads the signing keys. It makes no
 // signing key: Maintain does.
 func Open(ctx context.Context, db *storage.DB, m *Master, c Config, o Options) (*Ring, error) {
@@ -88,7 +91,8 @@ func Open(ctx context.Context, db *storage.DB, m *Master, c Config, o Options) (
 	if o.Wall == nil {
 		o.Wall = o.Now
 	}
-	r := &Ring{db: db, config: c, options: o, forgotten: map[string]bool{}}
+	r := &Ring{db: db, options: o, forgotten: map[string]bool{}}
+	r.settings.Store(&c)
 	r.master.Store(m)
 	if err := claimDatabase(ctx, db, m); err != nil {
 		return nil, err
@@ -385,7 +389,7 @@ type JWKS struct {
 // have been published meanwhile, and for a minute at most once the view is stale, since one may have been revoked.
 func (r *Ring) JWKS() JWKS {
 	v, now := r.view.Load(), r.options.Now()
-	age := MaxAge(v.rows, r.config, now)
+	age := MaxAge(v.rows, r.config(), now)
 	switch old := now.Sub(v.readAt); {
 	case old > StaleAfter:
 		age = min(age, IncidentMaxAge)
@@ -395,13 +399,22 @@ func (r *Ring) JWKS() JWKS {
 	return JWKS{v.jwks, v.etag, age}
 }
 
+// RotatesAt is when the next key begins to sign; the zero time if that does not follow from the rows.
+func (r *Ring) RotatesAt() time.Time {
+	v := r.view.Load()
+	if v.altered != nil {
+		return time.Time{}
+	}
+	return rotatesAt(v.rows, r.config())
+}
+
 // Lives tells the past and the planned future of all keys of the view, oldest first; nothing of rows that were altered.
 func (r *Ring) Lives() []Life {
 	v := r.view.Load()
 	if v.altered != nil {
 		return []Life{}
 	}
-	return Lives(v.rows, r.config, r.options.Now())
+	return Lives(v.rows, r.config(), r.options.Now())
 }
 
 // Rows are the rows of the view, newest first.

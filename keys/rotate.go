@@ -29,7 +29,7 @@ func (r *Ring) Maintain(ctx context.Context) error {
 		return err
 	}
 	for range 4 { // a first start takes three rounds: begin, publish, nothing
-		steps := Due(v.rows, r.config, r.options.Now())
+		steps := Due(v.rows, r.config(), r.options.Now())
 		if len(steps) == 0 {
 			break
 		}
@@ -184,8 +184,8 @@ func (r *Ring) PlanRotation(ctx context.Context, force bool) (PlannedRotation, e
 	now := r.options.Now()
 	rotation, updates := r.turn(v.rows, "", now)
 	after := apply(v.rows, storage.KeyChange{Update: updates, Insert: []storage.SigningKey{{State: storage.KeyNext, Alg: string(signingAlg),
-		Bits: r.config.Bits, PublishedAt: storage.At(now), SafeFrom: storage.At(now.Add(r.config.PublishLead)), PrivateKey: "to be made"}}})
-	return PlannedRotation{rotation, Lives(after, r.config, now)}, nil
+		Bits: r.config().Bits, PublishedAt: storage.At(now), SafeFrom: storage.At(now.Add(r.config().PublishLead)), PrivateKey: "to be made"}}})
+	return PlannedRotation{rotation, Lives(after, r.config(), now)}, nil
 }
 
 // rotatable reads the rows and tells whether next may become current.
@@ -201,7 +201,7 @@ func (r *Ring) rotatable(ctx context.Context, force bool) (*view, error) {
 	if force {
 		return v, nil
 	}
-	if earliest := safeFrom(v.rows, r.config); r.options.Now().Before(earliest) {
+	if earliest := safeFrom(v.rows, r.config()); r.options.Now().Before(earliest) {
 		return nil, &TooYoungError{next.KID, earliest}
 	}
 	return v, r.checkClock(ctx)
@@ -228,7 +228,7 @@ func (r *Ring) turn(rows []storage.SigningKey, reason string, now time.Time) (Ro
 	var updates []storage.KeyUpdate
 	if current := find(rows, storage.KeyCurrent); current != nil {
 		rotation.Previous = current.KID
-		updates = append(updates, storage.KeyUpdate{From: *current, To: deactivated(*current, r.config, now)})
+		updates = append(updates, storage.KeyUpdate{From: *current, To: deactivated(*current, r.config(), now)})
 	}
 	return rotation, append(updates, storage.KeyUpdate{From: next, To: activated(next, reason, now)})
 }
@@ -255,14 +255,14 @@ func retired(k storage.SigningKey, now time.Time) storage.SigningKey {
 // generateNext makes the row of a next key that may sign after key_publish_lead.
 func (r *Ring) generateNext(m *Master) (storage.SigningKey, error) {
 	row, err := r.generate(m, "next key")
-	row.SafeFrom = storage.At(row.PublishedAt.Add(r.config.PublishLead))
+	row.SafeFrom = storage.At(row.PublishedAt.Add(r.config().PublishLead))
 	return row, err
 }
 
 // generate makes a key. A kid that begins with - is not taken: on a command line it would be a flag.
 func (r *Ring) generate(m *Master, reason string) (storage.SigningKey, error) {
 	for {
-		private, err := r.options.Generate(r.config.Bits)
+		private, err := r.options.Generate(r.config().Bits)
 		if err != nil {
 			return storage.SigningKey{}, fmt.Errorf("new key: %w", err)
 		}

@@ -142,7 +142,7 @@ func lapsed(rows []secretKey, now time.Time) (old *secretKey, replacedAt time.Ti
 // no refresh token, and none that was replaced, whose second use ends the grant.
 func (r *Ring) maintainSecrets(ctx context.Context, v *view) error {
 	rows, now := v.secrets.byPurpose[purposeRefresh], r.options.Now()
-	if due, activate := nextRefreshKey(rows, r.config, now); due {
+	if due, activate := nextRefreshKey(rows, r.config(), now); due {
 		if number, ok := freeNumber(rows); ok { // if not, Status tells
 			row := v.master.newSecretRow(purposeRefresh, number, activate)
 			if err := r.db.AddSecretKey(ctx, itself, row, v.version, now); err != nil && !errors.Is(err, storage.ErrConflict) {
@@ -251,7 +251,7 @@ func (r *Ring) Schedule(ctx context.Context) ([]byte, error) {
 	return text, nil
 }
 
-// Follow makes the ring keep another schedule from now on. It is not for a ring that runs.
-func (r *Ring) Follow(c Config) { r.config = c }
+// Follow makes the ring keep another schedule from now on.
+func (r *Ring) Follow(c Config) { r.settings.Store(&c) }
 
 func (m *Master) sealCanary() string { return m.seal(purposeCanary, "1", nil, []byte(canaryText)) }

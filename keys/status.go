@@ -83,7 +83,7 @@ func (r *Ring) Status(ctx context.Context) (Status, error) {
 	if f.clockOff, err = r.ClockOff(ctx); err != nil {
 		return Status{}, err
 	}
-	return judge(f, r.config, now), nil
+	return judge(f, r.config(), now), nil
 }
 
 // judge is the health of the keys, a pure function.

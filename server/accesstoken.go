@@ -35,7 +35,7 @@ type ticket struct {
 func (s *Server) lifetime(c storage.Client, now, grantExpires time.Time) time.Time {
 	ttl := time.Duration(c.AccessTTL)
 	if ttl == 0 {
-		ttl = time.Duration(s.config.AccessTTL)
+		ttl = time.Duration(s.config().AccessTTL)
 	}
 	expires := now.Add(ttl)
 	if grantExpires.Before(expires) {
@@ -49,7 +49,7 @@ func (s *Server) accessToken(signer keys.Signer, t ticket) (string, error) {
 	id := make([]byte, 16)
 	rand.Read(id)
 	payload, err := json.Marshal(api.AccessToken{
-		Issuer: s.config.Issuer, Subject: t.sub, Audience: t.audience, ClientID: t.clientID, Expires: t.expires.Unix(), IssuedAt: t.issued.Unix(),
+		Issuer: s.config().Issuer, Subject: t.sub, Audience: t.audience, ClientID: t.clientID, Expires: t.expires.Unix(), IssuedAt: t.issued.Unix(),
 		ID: base64.RawURLEncoding.EncodeToString(id), Scope: t.scope, AuthTime: t.authTime.Unix(), Session: t.grant.String(), Roles: t.roles,
 	})
 	if err != nil {
@@ -114,7 +114,7 @@ func (s *Server) verify(token string) (*verified, standing, error) {
 		return nil, unknown, err
 	}
 	v := &verified{kid: kid}
-	if err := json.Unmarshal(payload, &v.claims); err != nil || v.claims.Issuer != s.config.Issuer {
+	if err := json.Unmarshal(payload, &v.claims); err != nil || v.claims.Issuer != s.config().Issuer {
 		return nil, unknown, nil
 	}
 	if v.grant, err = storage.ParseGrantID(v.claims.Session); err != nil {

@@ -23,7 +23,7 @@ func (c Config) anchorPath() string {
 // beat leaves a heartbeat, the anchor, and the head of the trail in the log, where somebody who can write both database and anchor does not
 // reach it.
 func (s *Server) beat(ctx context.Context) {
-	a, err := s.ring.Beat(ctx, s.config.anchorPath())
+	a, err := s.ring.Beat(ctx, s.config().anchorPath())
 	if a.AuditSeq > 0 {
 		s.log.Info("audit head", "event", "audit.head", "seq", a.AuditSeq, "hash", a.AuditHash)
 	}

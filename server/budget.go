@@ -24,6 +24,13 @@ func newBudgets(size int, period time.Duration) *budgets {
 	return &budgets{size: size, period: period, young: map[string]*rate.Limiter{}}
 }
 
+// change makes new budgets of another size, whose parts come back over another period.
+func (b *budgets) change(size int, period time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.size, b.period = size, period
+}
+
 // wait tells how long the key must wait until its budget holds one again; 0 if it does now.
 func (b *budgets) wait(key string, now time.Time) time.Duration {
 	b.mu.Lock()
@@ -73,6 +80,11 @@ type clientFailures struct{ pair, address *budgets }
 // newClientFailures allows three times as many failures as a user has: secrets are long, and deployments make mistakes.
 func newClientFailures(failures int, window time.Duration) clientFailures {
 	return clientFailures{newBudgets(3*failures, window), newBudgets(30*failures, window)}
+}
+
+func (f clientFailures) change(failures int, window time.Duration) {
+	f.pair.change(3*failures, window)
+	f.address.change(30*failures, window)
 }
 
 func (f clientFailures) wait(clientID, address string, now time.Time) time.Duration {

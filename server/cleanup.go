@@ -43,16 +43,23 @@ func (s *Server) cleanUpOnce(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if s.metrics.cleaned.Add(float64(n)); n < cleanUpBatch {
+		if s.cleaned("expired grants", n); n < cleanUpBatch {
 			break
 		}
 	}
 	if err := s.cleanEnded(ctx, now); err != nil {
 		return err
 	}
-	n, err := s.db.CleanThrottle(ctx, s.config.LoginFailures, now.Add(-keepFailures), now.Add(-keepStale), cleanUpBatch)
-	s.metrics.cleaned.Add(float64(n))
+	n, err := s.db.CleanThrottle(ctx, s.config().LoginFailures, now.Add(-keepFailures), now.Add(-keepStale), cleanUpBatch)
+	s.cleaned("failures", n)
+	if err == nil {
+		s.metrics.cleanedAt.Set(float64(now.Unix()))
+	}
 	return err
+}
+
+func (s *Server) cleaned(what string, n int64) {
+	s.metrics.cleaned.WithLabelValues(what).Add(float64(n))
 }
 
 // cleanEnded walks along the primary key and deletes what was revoked or has rested too long. It goes on where the last round stopped.
@@ -62,7 +69,7 @@ func (s *Server) cleanEnded(ctx context.Context, now time.Time) error {
 		if err != nil {
 			return err
 		}
-		s.metrics.cleaned.Add(float64(n))
+		s.cleaned("ended grants", n)
 		if s.cleanedTo = next; next == 0 {
 			return nil
 		}

@@ -78,7 +78,7 @@ func (s *Server) authenticate(ctx context.Context, q *request) error {
 		return err
 	}
 	if wait := s.clientFailures.wait(p.id, q.from, s.now()); wait > 0 {
-		s.event(q, "throttle", "client authentication")
+		s.throttledEvent(q, "client authentication", "client")
 		return tooMany(wait)
 	}
 	if q.form[api.ParamGrantType] != api.GrantPassword { // a hash costs so much that a look at the client does not matter

@@ -18,14 +18,15 @@ import (
 // Config is the configuration of keyturn. Each field is one setting: its name in the key tag (flag --a-b, environment KEYTURN_A_B, file
 // a_b), its default and its manual. A field that is marked as a scope belongs to those commands as well as to serve.
 type Config struct {
-	Issuer       string `key:"issuer" scope:"issuer" help:"URL of this server as its clients and verifiers know it; https, or http for a loopback host"`
-	Listen       string `key:"listen" default:"127.0.0.1:8080" help:"address of the public listener"`
-	AdminListen  string `key:"admin_listen" default:"127.0.0.1:8081" help:"address of the admin listener (metrics, health)"`
-	BehindProxy  bool   `key:"behind_proxy" default:"false" help:"a proxy in front ends TLS: allow a plaintext listener that is not loopback"`
-	TLSCertFile  string `key:"tls_cert_file" help:"PEM certificate chain of the public listener"`
-	TLSKeyFile   string `key:"tls_key_file" help:"PEM private key of the public listener"`
-	TrustedProxy List   `key:"trusted_proxies" help:"CIDRs of proxies whose X-Forwarded-For counts"`
-	CORSOrigins  List   `key:"cors_origins" help:"browser origins that may call /token and /revoke"`
+	Issuer       string   `key:"issuer" scope:"issuer" help:"URL of this server as its clients and verifiers know it; https, or http for a loopback host"`
+	Listen       string   `key:"listen" default:"127.0.0.1:8080" help:"address of the public listener"`
+	AdminListen  string   `key:"admin_listen" default:"127.0.0.1:8081" help:"address of the admin listener (metrics, health)"`
+	StopDelay    Duration `key:"stop_delay" default:"2s" help:"how long a server that stops still takes requests, so that balancers learn of it, at most 5s"`
+	BehindProxy  bool     `key:"behind_proxy" default:"false" help:"a proxy in front ends TLS: allow a plaintext listener that is not loopback"`
+	TLSCertFile  string   `key:"tls_cert_file" reload:"true" help:"PEM certificate chain of the public listener"`
+	TLSKeyFile   string   `key:"tls_key_file" reload:"true" help:"PEM private key of the public listener"`
+	TrustedProxy List     `key:"trusted_proxies" help:"CIDRs of proxies whose X-Forwarded-For counts"`
+	CORSOrigins  List     `key:"cors_origins" reload:"true" help:"browser origins that may call /token and /revoke"`
 
 	Database              string `key:"database" default:"sqlite:keyturn.db" scope:"database" help:"sqlite:FILE or postgres://USER:PASSWORD@HOST/NAME?sslmode=verify-full"`
 	AllowInsecureDatabase bool   `key:"allow_insecure_database" default:"false" scope:"database" help:"allow PostgreSQL on another host without sslmode=verify-full"`
@@ -33,25 +34,25 @@ type Config struct {
 	AnchorFile            string `key:"anchor_file" scope:"database" help:"file in which this host remembers how far its database had come (default: beside the master key)"`
 	Migrate               bool   `key:"migrate" default:"true" scope:"database" help:"bring an older database schema up to date"`
 
-	AccessTTL          Duration `key:"access_ttl" default:"10m" scope:"keys" help:"lifetime of access tokens, at most 1h"`
-	RefreshIdleTTL     Duration `key:"refresh_idle_ttl" default:"14d" help:"a refresh token that rests this long expires"`
-	RefreshMaxTTL      Duration `key:"refresh_max_ttl" default:"90d" help:"a login ends after this long, however often it is refreshed"`
-	RefreshRetryWindow Duration `key:"refresh_retry_window" default:"10s" help:"how long a client may repeat a refresh and get the same answer; 0 for never"`
+	AccessTTL          Duration `key:"access_ttl" default:"10m" scope:"keys" reload:"true" help:"lifetime of access tokens, at most 1h"`
+	RefreshIdleTTL     Duration `key:"refresh_idle_ttl" default:"14d" reload:"true" help:"a refresh token that rests this long expires"`
+	RefreshMaxTTL      Duration `key:"refresh_max_ttl" default:"90d" reload:"true" help:"a login ends after this long, however often it is refreshed"`
+	RefreshRetryWindow Duration `key:"refresh_retry_window" default:"10s" reload:"true" help:"how long a client may repeat a refresh and get the same answer; 0 for never"`
 
-	KeyRotationInterval Duration `key:"key_rotation_interval" default:"90d" scope:"keys" help:"how long a signing key signs"`
-	KeyPublishLead      Duration `key:"key_publish_lead" default:"24h" scope:"keys" help:"how long a signing key is published before it signs"`
-	JWKSMaxAge          Duration `key:"jwks_max_age" default:"5m" scope:"keys" help:"how long verifiers may keep the JWKS"`
-	KeyBits             int      `key:"key_bits" default:"2048" scope:"keys" help:"size of new RSA keys: 2048, 3072 or 4096"`
+	KeyRotationInterval Duration `key:"key_rotation_interval" default:"90d" scope:"keys" reload:"true" help:"how long a signing key signs"`
+	KeyPublishLead      Duration `key:"key_publish_lead" default:"24h" scope:"keys" reload:"true" help:"how long a signing key is published before it signs"`
+	JWKSMaxAge          Duration `key:"jwks_max_age" default:"5m" scope:"keys" reload:"true" help:"how long verifiers may keep the JWKS"`
+	KeyBits             int      `key:"key_bits" default:"2048" scope:"keys" reload:"true" help:"size of new RSA keys: 2048, 3072 or 4096"`
 
-	PasswordGrant      bool     `key:"password_grant" default:"true" help:"offer the password grant at all"`
+	PasswordGrant      bool     `key:"password_grant" default:"true" reload:"true" help:"offer the password grant at all"`
 	PasswordMinLength  int      `key:"password_min_length" default:"15" scope:"user" help:"characters that a new password must have"`
 	PasswordHashMemory Size     `key:"password_hash_memory" default:"19MiB" scope:"user" help:"memory of one argon2id hash"`
 	PasswordHashSlots  int      `key:"password_hash_slots" default:"0" help:"password hashes computed at once (default: number of CPUs)"`
-	LoginFailures      int      `key:"login_failures" default:"10" help:"failed logins of an account before it is throttled"`
-	LoginWindow        Duration `key:"login_window" default:"15m" help:"how long a throttled account waits"`
+	LoginFailures      int      `key:"login_failures" default:"10" reload:"true" help:"failed logins of an account before it is throttled"`
+	LoginWindow        Duration `key:"login_window" default:"15m" reload:"true" help:"how long a throttled account waits"`
 
 	LogFormat string `key:"log_format" scope:"database" help:"text or json (default: text on a terminal, else json)"`
-	LogLevel  string `key:"log_level" default:"info" scope:"database" help:"debug, info, warn or error"`
+	LogLevel  string `key:"log_level" default:"info" scope:"database" reload:"true" help:"debug, info, warn or error"`
 }
 
 // Bounds of the lifetimes.
@@ -107,6 +108,9 @@ func (c Config) listenerProblems() []error {
 	add(CheckIssuer(c.Issuer))
 	add(checkListener("listen", c.Listen, c.BehindProxy || c.TLSCertFile != ""))
 	add(checkListener("admin_listen", c.AdminListen, true))
+	if c.StopDelay < 0 || c.StopDelay > Duration(maxStopDelay) {
+		add(fmt.Errorf("stop_delay: %v is not between 0 and %v", c.StopDelay, Duration(maxStopDelay)))
+	}
 	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
 		add(errors.New("tls_cert_file, tls_key_file: set both or none"))
 	}
@@ -116,6 +120,22 @@ func (c Config) listenerProblems() []error {
 		add(checkOrigin(origin))
 	}
 	return problems
+}
+
+// WithoutPassword is a database URL as it may be shown.
+func WithoutPassword(databaseURL string) string {
+	u, err := url.Parse(databaseURL)
+	if err != nil || u.Scheme == "sqlite" {
+		return databaseURL
+	}
+	query := u.Query()
+	for _, name := range []string{"password", "sslpassword"} {
+		if query.Has(name) {
+			query.Set(name, "xxxxx")
+		}
+	}
+	u.RawQuery = query.Encode()
+	return u.Redacted()
 }
 
 // CheckIssuer wants an https URL without query and fragment (RFC 8414 §2), or http for a loopback host.

@@ -11,7 +11,7 @@ func (s *Server) cors(h handler) handler {
 	return func(w *exchange, r *http.Request) {
 		w.Header().Add("Vary", "Origin")
 		origin := r.Header.Get("Origin")
-		if origin != "" && slices.Contains(s.config.CORSOrigins, origin) {
+		if origin != "" && slices.Contains(s.config().CORSOrigins, origin) {
 			w.Header().Set("Access-Control-Allow-Origin", origin)
 			w.Header().Set("Access-Control-Expose-Headers", "Retry-After, WWW-Authenticate, X-Request-Id")
 			if isPreflight(r) {

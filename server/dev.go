@@ -28,8 +28,8 @@ const DevAudience = "https://api.example.com"
 // Provision makes the demo client and the demo user of `keyturn dev`, or sets their secrets back to the ones that it prints, which
 // follow from the keys of the database.
 func (s *Server) Provision(ctx context.Context) (DevCredentials, error) {
-	d := DevCredentials{Issuer: s.config.Issuer, ClientID: "demo", ClientSecret: s.devSecret("client"), Username: "alice", Password: s.devSecret("user")}
-	a := &Admin{config: s.config, store: s.store, db: s.db, ring: s.ring, by: storage.Actor{Name: "keyturn", Reason: "dev"}, now: s.now}
+	d := DevCredentials{Issuer: s.config().Issuer, ClientID: "demo", ClientSecret: s.devSecret("client"), Username: "alice", Password: s.devSecret("user")}
+	a := &Admin{config: *s.config(), store: s.store, db: s.db, ring: s.ring, by: storage.Actor{Name: "keyturn", Reason: "dev"}, now: s.now}
 	if err := a.provisionClient(ctx, d); err != nil {
 		return d, err
 	}

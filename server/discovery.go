@@ -27,7 +27,7 @@ func (s *Server) jwks(w *exchange, r *http.Request) {
 
 // metadata is GET /.well-known/oauth-authorization-server (RFC 8414 §3). Nothing in it comes from the request.
 func (s *Server) metadata() handler {
-	body, err := s.config.metadata()
+	body, err := s.config().metadata()
 	return func(x *exchange, _ *http.Request) { writeMetadata(x, body, err) }
 }
 

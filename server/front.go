@@ -20,6 +20,7 @@ type front struct {
 	public, admin gate
 	servers       []*http.Server
 	failed        chan error
+	certificate   atomic.Pointer[tls.Certificate] // of the public listener
 }
 
 // gate is a handler that can be replaced while it serves.
@@ -31,30 +32,29 @@ func (g *gate) set(h http.Handler) { g.handler.Store(&h) }
 
 // newFront begins to answer on the listeners that the process is alive and cannot serve yet.
 func newFront(c Config, l Listeners) (*front, error) {
-	tlsConfig, err := c.tls()
-	if err != nil {
+	f := &front{listeners: l, failed: make(chan error, 2)}
+	if err := f.readCertificate(c); err != nil {
 		return nil, err
 	}
-	f := &front{listeners: l, failed: make(chan error, 2)}
 	f.public.set(http.HandlerFunc(c.starting))
 	f.admin.set(http.HandlerFunc(c.starting))
 	public, admin := httpServer(&f.public), httpServer(&f.admin)
 	f.servers = []*http.Server{public, admin}
 	go func() {
-		if tlsConfig == nil {
+		if c.TLSCertFile == "" {
 			f.failed <- public.Serve(l.Public)
 			return
 		}
-		public.TLSConfig = tlsConfig
+		public.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.certificate.Load(), nil }}
 		f.failed <- public.ServeTLS(l.Public, "", "")
 	}()
 	go func() { f.failed <- admin.Serve(l.Admin) }()
 	return f, nil
 }
 
-// stop finishes what is in flight, within drainTimeout.
-func (f *front) stop() error {
-	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+// stop takes nothing more and finishes what is in flight, within a span.
+func (f *front) stop(span time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), span)
 	defer cancel()
 	var err error
 	for _, server := range f.servers {
@@ -84,16 +84,18 @@ func (c Config) starting(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// tls is nil for a plaintext listener.
-func (c Config) tls() (*tls.Config, error) {
+// readCertificate reads the certificate of the public listener, unless that is plaintext. What it serves until then it goes on serving if the
+// files are wrong.
+func (f *front) readCertificate(c Config) error {
 	if c.TLSCertFile == "" {
-		return nil, nil
+		return nil
 	}
-	cert, err := tls.LoadX509KeyPair(c.TLSCertFile, c.TLSKeyFile)
+	certificate, err := tls.LoadX509KeyPair(c.TLSCertFile, c.TLSKeyFile)
 	if err != nil {
-		return nil, &ConfigError{[]error{fmt.Errorf("tls_cert_file, tls_key_file: %w", err)}}
+		return &ConfigError{[]error{fmt.Errorf("tls_cert_file, tls_key_file: %w", err)}}
 	}
-	return &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}, nil
+	f.certificate.Store(&certificate)
+	return nil
 }
 
 // Serve opens a replica and answers on the listeners until the context ends. While its PostgreSQL is away, also at the start, it answers 503
@@ -111,10 +113,10 @@ func Serve(ctx context.Context, c Config, o Options, l Listeners) error {
 	}
 	s, err := openWhenAvailable(ctx, c, o, f)
 	if err != nil || s == nil {
-		return errors.Join(err, f.stop())
+		return errors.Join(err, f.stop(stopTimeout))
 	}
 	defer s.Close()
-	return s.serve(ctx, f)
+	return s.serve(ctx, f, o)
 }
 
 const waitForDatabase = time.Second

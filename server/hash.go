@@ -106,7 +106,8 @@ type hasher struct {
 	slots   chan struct{}
 	waiting atomic.Int64
 	refused atomic.Int64
-	garbage atomic.Int64 // bytes of hashes since the last collection
+	garbage atomic.Int64        // bytes of hashes since the last collection
+	took    func(time.Duration) // hears how long a hash took; nil: nobody
 }
 
 const (
@@ -182,11 +183,15 @@ func (h *hasher) collect(memory int64) {
 // compare tells whether the password is that of the stored hash: as it was typed, or in its canonical form. better is a new hash of one that is,
 // if the policy is above the stored one, else "". The caller has a slot.
 func (h *hasher) compare(stored storedHash, typed, canonical string) (matches bool, better string) {
+	begun := time.Now()
 	background(func() {
 		if matches = stored.matches(typed, canonical); matches && stored.weaker(h.policy) {
 			better = newPasswordHash(h.policy, canonical).String()
 		}
 	})
+	if h.took != nil {
+		h.took(time.Since(begun))
+	}
 	h.collect(int64(stored.cost()) << 10)
 	return matches, better
 }

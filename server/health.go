@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 )
@@ -48,6 +49,16 @@ func (s *Server) livez(w *exchange, r *http.Request) {
 		text = "process ok\nok"
 	}
 	plain(w, http.StatusOK, text)
+}
+
+// ready is why this replica cannot serve; nil if it can.
+func (s *Server) ready(ctx context.Context) error {
+	for _, c := range s.checks() {
+		if err := c.run(ctx); err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
+		}
+	}
+	return nil
 }
 
 // readyz tells whether this replica can serve.

@@ -79,7 +79,7 @@ func (s *Server) introspectRefreshToken(ctx context.Context, q *request, t refre
 		audience = ""
 	}
 	return api.Introspection{
-		Active: true, Issuer: s.config.Issuer, Subject: *g.Sub, Audience: audience, ClientID: g.ClientID, Username: *g.Username, Scope: g.Scope,
+		Active: true, Issuer: s.config().Issuer, Subject: *g.Sub, Audience: audience, ClientID: g.ClientID, Username: *g.Username, Scope: g.Scope,
 		Expires: g.IdleExpiresAt.Unix(), IssuedAt: g.RotatedAt.Unix(), ID: g.ID.String() + "." + strconv.FormatUint(uint64(t.generation), 10),
 		TokenType: "refresh_token", Session: g.ID.String(), Roles: g.Roles,
 	}, nil
@@ -97,7 +97,7 @@ func (s *Server) unknownToken(q *request) (any, error) {
 		return api.Introspection{}, nil // it is not counted, since the client will be read and ask again
 	}
 	if wait := s.scans.wait(q.client.ID, s.now()); wait > 0 {
-		s.event(q, "throttle", "introspection")
+		s.throttledEvent(q, "introspection", "introspection")
 		return nil, tooMany(wait)
 	}
 	s.scans.spend(q.client.ID, s.now())

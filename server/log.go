@@ -12,18 +12,21 @@ import (
 // Log is the log of a server. Its lines reach the writer a moment later, many at once, unless it is a terminal.
 type Log struct {
 	*slog.Logger
+	Level *slog.LevelVar
 	lines *lineBuffer
 }
 
 // NewLog is the log of the configuration, for a writer that is a terminal or not. Close must follow.
 func NewLog(c Config, w io.Writer, terminal bool) Log {
+	var at slog.LevelVar
 	level, _ := c.logLevel()
-	o := &slog.HandlerOptions{Level: level}
+	at.Set(level)
+	o := &slog.HandlerOptions{Level: &at}
 	lines := &lineBuffer{to: w, direct: terminal}
 	if c.LogFormat == "text" || c.LogFormat == "" && terminal {
-		return Log{slog.New(logHandler{slog.NewTextHandler(lines, o), lines}), lines}
+		return Log{slog.New(logHandler{slog.NewTextHandler(lines, o), lines}), &at, lines}
 	}
-	return Log{slog.New(logHandler{slog.NewJSONHandler(lines, o), lines}), lines}
+	return Log{slog.New(logHandler{slog.NewJSONHandler(lines, o), lines}), &at, lines}
 }
 
 // Close writes what has not been written.

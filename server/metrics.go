@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -9,6 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/keyturn/keyturn/storage"
 )
 
 // metrics are what Prometheus reads. No label takes a value that a stranger chooses.
@@ -20,13 +23,21 @@ type metrics struct {
 	loginFailures *prometheus.CounterVec
 	signed        *prometheus.CounterVec
 	jwks          prometheus.Counter
-	cleaned       prometheus.Counter
+	cleaned       *prometheus.CounterVec
+	cleanedAt     prometheus.Gauge
+	throttled     *prometheus.CounterVec
+	hashed        prometheus.Histogram
+	reloads       *prometheus.CounterVec
+	reloaded      prometheus.Gauge
 	handler       http.Handler
 }
 
 func newMetrics(s *Server) *metrics {
 	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
 	}
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
@@ -37,9 +48,17 @@ func newMetrics(s *Server) *metrics {
 		loginFailures: counters("keyturn_login_failures_total", "Failed logins by reason.", "reason"),
 		signed:        counters("keyturn_tokens_signed_total", "Access tokens signed by key.", "kid"),
 		jwks:          prometheus.NewCounter(prometheus.CounterOpts{Name: "keyturn_jwks_responses_total", Help: "Key sets sent, without 304."}),
-		cleaned:       prometheus.NewCounter(prometheus.CounterOpts{Name: "keyturn_cleaned_rows_total", Help: "Rows that clean-up deleted."}),
+		cleaned:       counters("keyturn_cleaned_rows_total", "Rows that clean-up deleted, by what they were.", "what"),
+		cleanedAt:     gauge("keyturn_cleanup_last_success_timestamp_seconds", "When clean-up last went through, here or, as far as is known here, elsewhere."),
+		throttled:     counters("keyturn_throttled_total", "Requests refused because somebody had failed too often, by what was asked for.", "what"),
+		hashed: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "keyturn_password_hash_duration_seconds", Help: "Time that one password hash took.",
+			Buckets: []float64{.01, .02, .04, .08, .16, .32, .64, 1.28, 2.56}}),
+		reloads:  counters("keyturn_config_reloads_total", "Configurations read again, by outcome.", "outcome"),
+		reloaded: gauge("keyturn_config_reload_ok", "1 if the configuration that was read last is in force, else 0."),
 	}
-	m.registry.MustRegister(m.requests, m.tokens, m.refreshes, m.loginFailures, m.signed, m.jwks, m.cleaned,
+	m.reloaded.Set(1)
+	m.registry.MustRegister(m.requests, m.tokens, m.refreshes, m.loginFailures, m.signed, m.jwks, m.cleaned, m.cleanedAt, m.throttled, m.hashed, m.reloads,
+		m.reloaded, keyMetrics{s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.buildInfo())
 	m.registry.MustRegister(s.gauges()...)
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
@@ -56,6 +75,14 @@ func (s *Server) gauges() []prometheus.Collector {
 		gauge("keyturn_password_hashes_waiting", "Logins waiting for a hash slot.", func() float64 { return float64(s.hasher.waiting.Load()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_password_hashes_refused_total", Help: "Logins refused because hashing was busy."},
 			func() float64 { return float64(s.hasher.refused.Load()) }),
+		gauge("keyturn_ready", "1 if this replica can serve, else 0.", func() float64 {
+			if s.ready(context.Background()) != nil {
+				return 0
+			}
+			return 1
+		}),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_audit_records_total", Help: "Audit records that this process has written."},
+			func() float64 { return float64(s.db.Audited()) }),
 		gauge("keyturn_clock_offset_seconds", "How far the clock here is ahead of that of the database.", func() float64 { return time.Duration(s.clockOff.Load()).Seconds() }),
 		gauge("keyturn_database_connections", "Open connections to the database.", func() float64 { open, _ := s.db.Connections(); return float64(open) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_database_wait_seconds_total", Help: "Time spent waiting for a connection."},
@@ -66,7 +93,31 @@ func (s *Server) gauges() []prometheus.Collector {
 func (s *Server) buildInfo() prometheus.Collector {
 	version := Version()
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keyturn_build_info", Help: "Always 1.",
-		ConstLabels: prometheus.Labels{"version": version.Version, "go": version.Go}}, func() float64 { return 1 })
+		ConstLabels: prometheus.Labels{"version": version.Version, "commit": version.Commit, "go": version.Go}}, func() float64 { return 1 })
+}
+
+// keyMetrics is the signing keys, as they are when Prometheus asks. There are never many: those that are published.
+type keyMetrics struct{ s *Server }
+
+var (
+	keyAge      = prometheus.NewDesc("keyturn_signing_key_age_seconds", "Age of the published signing keys.", []string{"kid", "state"}, nil)
+	rotationDue = prometheus.NewDesc("keyturn_key_rotation_due_timestamp_seconds", "When the next key begins to sign.", nil, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (k keyMetrics) Describe(to chan<- *prometheus.Desc) { to <- keyAge; to <- rotationDue }
+
+// Collect implements [prometheus.Collector].
+func (k keyMetrics) Collect(to chan<- prometheus.Metric) {
+	for _, row := range k.s.ring.Rows() {
+		if row.State == storage.KeyRetired || row.State == storage.KeyRevoked {
+			continue
+		}
+		to <- prometheus.MustNewConstMetric(keyAge, prometheus.GaugeValue, k.s.now().Sub(row.PublishedAt.Time).Seconds(), row.KID, string(row.State))
+	}
+	if due := k.s.ring.RotatesAt(); !due.IsZero() {
+		to <- prometheus.MustNewConstMetric(rotationDue, prometheus.GaugeValue, float64(due.Unix()))
+	}
 }
 
 // VersionInfo is what `keyturn version` prints.

@@ -32,14 +32,13 @@ var oldHashes = []struct{ name, text string }{
 func TestOldHashes(t *testing.T) {
 	for _, c := range oldHashes {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			h, err := parseOldHash(c.text)
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, wrong := range []string{"", oldPassword + "x", oldPassword[:len(oldPassword)-1], strings.ToUpper(oldPassword)} {
-				if h.matches(wrong, oldPassword) {
-					t.Errorf("%q is taken", wrong)
-				}
+			if wrong := oldPassword + "x"; h.matches(wrong, oldPassword) {
+				t.Errorf("%q is taken", wrong)
 			}
 			if !h.matches(oldPassword, "") || !h.weaker(hashPolicy{}) {
 				t.Error("it does not match, or would stay")

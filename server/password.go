@@ -65,6 +65,8 @@ func (s *Server) password(ctx context.Context, q *request) (api.TokenResponse, e
 	if err != nil {
 		return none, err
 	}
+	ctx, cancel := s.patience(context.WithoutCancel(ctx))
+	defer cancel()
 	return s.beginGrant(ctx, q, view, login{scope: scope, audience: audience, granted: granted})
 }
 
@@ -103,6 +105,8 @@ func (s *Server) login(ctx context.Context, q *request, name, password string) (
 	}
 	stored, usable := s.storedHash(view)
 	matches, better := s.hasher.compare(stored, password, canonical)
+	ctx, cancel := s.patience(context.WithoutCancel(ctx)) // the hash took its time from nobody
+	defer cancel()
 	release() // the database may take its time now, which must not cost others their slot
 	switch {
 	case !judged:
@@ -158,7 +162,7 @@ func reasonOf(view storage.LoginView, usable bool) string {
 func (s *Server) loginFailed(q *request, reason string) {
 	s.metrics.loginFailures.WithLabelValues(reason).Inc()
 	if reason == "throttled" {
-		s.event(q, "throttle", "login")
+		s.throttledEvent(q, "login", "login")
 	}
 	s.event(q, "login", "failed", slog.String("reason", reason))
 }
@@ -183,7 +187,7 @@ func (s *Server) loginSucceeded(ctx context.Context, a *attempt, k storage.Login
 func (s *Server) beginGrant(ctx context.Context, q *request, view storage.LoginView, l login) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
 	now := s.now().Truncate(time.Millisecond)
-	expires := now.Add(time.Duration(s.config.RefreshMaxTTL))
+	expires := now.Add(time.Duration(s.config().RefreshMaxTTL))
 	accessExpires := s.lifetime(q.client, now, expires)
 	signer, err := s.ring.Signer(ctx, accessExpires)
 	if err != nil {
@@ -193,7 +197,7 @@ func (s *Server) beginGrant(ctx context.Context, q *request, view storage.LoginV
 	g := storage.Grant{
 		ID: t.grant, UserID: view.User.ID, UserEpoch: view.User.Epoch, ClientID: q.client.ID, ClientEpoch: q.client.Epoch, KID: signer.KID,
 		Scope: l.scope, Audience: strings.Join(l.granted, " "), CreatedAt: storage.At(now), ExpiresAt: storage.At(expires),
-		IdleExpiresAt: storage.At(now.Add(min(time.Duration(s.config.RefreshIdleTTL), time.Duration(s.config.RefreshMaxTTL)))),
+		IdleExpiresAt: storage.At(now.Add(min(time.Duration(s.config().RefreshIdleTTL), time.Duration(s.config().RefreshMaxTTL)))),
 	}
 	refreshable := hasGrant(q.client, api.GrantRefreshToken)
 	if refreshable {

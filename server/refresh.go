@@ -39,7 +39,7 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 		return none, err
 	}
 	r := storage.Refresh{ID: t.grant, Generation: int64(t.generation), FamilyHash: t.familyHash(), ClientID: q.client.ID,
-		Revision: q.revision(), KID: signer.KID, IdleTTL: time.Duration(s.config.RefreshIdleTTL), RetryWindow: time.Duration(s.config.RefreshRetryWindow),
+		Revision: q.revision(), KID: signer.KID, IdleTTL: time.Duration(s.config().RefreshIdleTTL), RetryWindow: time.Duration(s.config().RefreshRetryWindow),
 		Outages: s.ring.Outages()}
 	if err := s.checkBeforeRotation(ctx, q, r, now); err != nil {
 		return none, err
@@ -64,7 +64,7 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 // checkBeforeRotation refuses a scope or resource that cannot be given while the token is still as it was. It reads the grant only when
 // there is something to check: the request names one, or the client was updated while grants of today can have been made before.
 func (s *Server) checkBeforeRotation(ctx context.Context, q *request, r storage.Refresh, now time.Time) error {
-	updated := q.client.UpdatedAt.After(q.client.CreatedAt.Time) && now.Sub(q.client.UpdatedAt.Time) < time.Duration(s.config.RefreshMaxTTL)
+	updated := q.client.UpdatedAt.After(q.client.CreatedAt.Time) && now.Sub(q.client.UpdatedAt.Time) < time.Duration(s.config().RefreshMaxTTL)
 	if q.form[api.ParamScope] == "" && q.form[api.ParamResource] == "" && !updated {
 		return nil
 	}

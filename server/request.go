@@ -68,7 +68,7 @@ func (s *Server) answer(r *http.Request, q *request, endpoint func(context.Conte
 	if s.older.Load() {
 		return nil, errOlder
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), s.db.Patience())
+	ctx, cancel := s.patience(r.Context())
 	defer cancel()
 	q.at = s.now()
 	body, err := s.answerAs(ctx, q, endpoint)
@@ -77,6 +77,11 @@ func (s *Server) answer(r *http.Request, q *request, endpoint func(context.Conte
 		s.ring.Away(q.at, s.now())
 	}
 	return body, err
+}
+
+// patience bounds what a request asks of the database.
+func (s *Server) patience(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, s.db.Patience())
 }
 
 // answerAs answers the client that sent the request.
@@ -92,6 +97,12 @@ func (s *Server) answerAs(ctx context.Context, q *request, endpoint func(context
 		return nil, err
 	}
 	return endpoint(ctx, q)
+}
+
+// throttledEvent tells log and metrics of a request that was refused because somebody has failed too often.
+func (s *Server) throttledEvent(q *request, outcome, what string) {
+	s.metrics.throttled.WithLabelValues(what).Inc()
+	s.event(q, "throttle", outcome)
 }
 
 // event tells the log of something that security teams look for: one line with who, what and the outcome. What a remembered client does is

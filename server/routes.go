@@ -78,7 +78,7 @@ func only(h handler, methods ...string) handler {
 
 // issuerPath is the path of the issuer, "" if it has none.
 func (s *Server) issuerPath() string {
-	u, err := url.Parse(s.config.Issuer)
+	u, err := url.Parse(s.config().Issuer)
 	if err != nil {
 		return "" // Problems has refused it
 	}

@@ -18,7 +18,7 @@ type schedule struct {
 }
 
 func (s *Server) recordSchedule(ctx context.Context) error {
-	c := s.config
+	c := s.config()
 	text, err := json.Marshal(schedule{c.AccessTTL, c.RefreshMaxTTL, c.KeyRotationInterval, c.KeyPublishLead, c.JWKSMaxAge, c.KeyBits})
 	if err != nil {
 		return fmt.Errorf("schedule: %w", err)

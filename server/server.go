@@ -31,6 +31,8 @@ type Options struct {
 	DatabaseNow func(context.Context) (time.Time, error) // nil: the clock of the database is asked
 	Generate    func(bits int) (*rsa.PrivateKey, error)  // nil: rsa.GenerateKey
 	Log         *slog.Logger                             // nil: nothing is logged
+	Level       *slog.LevelVar                           // that of Log, which a reload may change; nil: it stays
+	Reload      Reload                                   // the zero value: never
 	Dev         bool                                     // the database is, or becomes, one of `keyturn dev`
 
 	clock *steadyClock // that Now follows, if it does
@@ -54,7 +56,7 @@ func (o Options) withClock(alone bool) Options {
 
 // Server is one replica of keyturn.
 type Server struct {
-	config         Config
+	settings       atomic.Pointer[Config] // of now
 	store          store
 	db             *storage.DB
 	ring           *keys.Ring
@@ -94,17 +96,19 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		config: c, store: st, db: st.db, ring: st.ring, now: o.Now, log: o.Log, hasher: newHasher(c.hashPolicy(), c.hashSlots()),
-		throttle:       newThrottle(st.db, c.LoginFailures, time.Duration(c.LoginWindow)),
+		store: st, db: st.db, ring: st.ring, now: o.Now, log: o.Log, hasher: newHasher(c.hashPolicy(), c.hashSlots()),
 		clientFailures: newClientFailures(c.LoginFailures, time.Duration(c.LoginWindow)),
 		scans:          newBudgets(unknownTokens, unknownTokensPeriod), verified: newTokenCache(),
 		clients: newClientCache(st.db, clientAge), replica: randomHex(8),
 	}
+	s.settings.Store(&c)
+	s.throttle = newThrottle(st.db, s.config)
 	s.clock, s.databaseNow = o.clock, o.DatabaseNow
 	if s.databaseNow == nil {
 		s.databaseNow = st.db.Clock
 	}
 	s.metrics = newMetrics(s)
+	s.hasher.took = func(took time.Duration) { s.metrics.hashed.Observe(took.Seconds()) }
 	s.trusted, _ = c.trustedProxies() // checked above
 	if err := s.begin(ctx, o.Dev); err != nil {
 		st.close()
@@ -113,6 +117,9 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 	debug.FreeOSMemory() // what beginning took, a password hash above all
 	return s, nil
 }
+
+// config is the settings of now.
+func (s *Server) config() *Config { return s.settings.Load() }
 
 // begin stamps a new database of dev, checks the stamp of any, and makes the first keys.
 func (s *Server) begin(ctx context.Context, dev bool) error {
@@ -124,7 +131,7 @@ func (s *Server) begin(ctx context.Context, dev bool) error {
 	if err := checkStamp(ctx, s.db, dev); err != nil {
 		return err
 	}
-	if err := s.ring.CheckAnchor(ctx, s.config.anchorPath()); err != nil {
+	if err := s.ring.CheckAnchor(ctx, s.config().anchorPath()); err != nil {
 		return err
 	}
 	if err := s.syncClock(ctx); err != nil {
@@ -151,7 +158,8 @@ const (
 	requestTimeout  = 15 * time.Second
 	responseTimeout = 30 * time.Second
 	idleTimeout     = 2 * time.Minute
-	drainTimeout    = 8 * time.Second
+	stopTimeout     = 9 * time.Second // from the signal to the end, of which the delay is a part
+	maxStopDelay    = 5 * time.Second
 )
 
 // Listeners are the two open ports of a server.
@@ -174,23 +182,24 @@ func Listen(c Config) (Listeners, error) {
 // Serve answers on both listeners, keeps the keys and cleans up until the context ends. Then it is not ready first, finishes what is in
 // flight, and returns.
 func (s *Server) Serve(ctx context.Context, l Listeners) error {
-	f, err := newFront(s.config, l)
+	f, err := newFront(*s.config(), l)
 	if err != nil {
 		return err
 	}
-	return s.serve(ctx, f)
+	return s.serve(ctx, f, Options{})
 }
 
-func (s *Server) serve(ctx context.Context, f *front) error {
+func (s *Server) serve(ctx context.Context, f *front, o Options) error {
 	loops, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() { s.ring.Run(loops) })
 	running.Go(func() { s.cleanUp(loops) })
 	running.Go(func() { s.keepAnchor(loops) })
+	running.Go(func() { s.reloads(loops, f, o) })
 	f.public.set(s.Public())
 	f.admin.set(s.Admin())
-	s.log.Info("serving", "issuer", s.config.Issuer, "listen", f.listeners.Public.Addr().String(), "admin_listen", f.listeners.Admin.Addr().String(),
-		"tls", s.config.TLSCertFile != "", "database", string(s.db.Kind()))
+	s.log.Info("serving", "issuer", s.config().Issuer, "listen", f.listeners.Public.Addr().String(), "admin_listen", f.listeners.Admin.Addr().String(),
+		"tls", s.config().TLSCertFile != "", "database", string(s.db.Kind()))
 	var err error
 	select {
 	case err = <-f.failed:
@@ -198,7 +207,13 @@ func (s *Server) serve(ctx context.Context, f *front) error {
 	}
 	s.stopping.Store(true)
 	s.log.Info("stopping")
-	err = errors.Join(err, f.stop())
+	if err == nil {
+		select { // balancers learn meanwhile that this replica is not ready; whoever has not is still answered
+		case err = <-f.failed:
+		case <-time.After(time.Duration(s.config().StopDelay)):
+		}
+	}
+	err = errors.Join(err, f.stop(stopTimeout-time.Duration(s.config().StopDelay)))
 	stopLoops()
 	running.Wait()
 	return err

@@ -28,8 +28,7 @@ const (
 // delay doubles up to eight windows.
 type throttle struct {
 	db      *storage.DB
-	limit   int64
-	window  time.Duration
+	config  func() *Config // of now: limit and window
 	mu      sync.Mutex
 	flights map[string]flight
 }
@@ -37,9 +36,12 @@ type throttle struct {
 // flight counts the logins that this replica judges at the moment for one bucket: all, and those that are not counted in the database.
 type flight struct{ all, uncounted int64 }
 
-func newThrottle(db *storage.DB, limit int, window time.Duration) *throttle {
-	return &throttle{db: db, limit: int64(limit), window: window, flights: map[string]flight{}}
+func newThrottle(db *storage.DB, config func() *Config) *throttle {
+	return &throttle{db: db, config: config, flights: map[string]flight{}}
 }
+
+func (t *throttle) limit() int64          { return int64(t.config().LoginFailures) }
+func (t *throttle) window() time.Duration { return time.Duration(t.config().LoginWindow) }
 
 // attempt is one login on its way through the throttle.
 type attempt struct {
@@ -97,12 +99,12 @@ func (t *throttle) enter(k storage.LoginKey) *attempt {
 func (a *attempt) judge(ctx context.Context, k storage.LoginKey, v storage.LoginView, now time.Time) (bool, error) {
 	t := a.throttle
 	if v.Familiar {
-		a.buckets = []budget{{k.PairBucket, t.limit, maxConsecutive, v.Pair}}
+		a.buckets = []budget{{k.PairBucket, t.limit(), maxConsecutive, v.Pair}}
 		if v.Account.Count > 0 {
 			a.forget = k.AccountBucket
 		}
 	} else {
-		a.buckets = []budget{{k.AccountBucket, t.limit, maxConsecutive, v.Account}, {k.AddressBucket, t.limit * addressFactor, 0, v.Address}}
+		a.buckets = []budget{{k.AccountBucket, t.limit(), maxConsecutive, v.Account}, {k.AddressBucket, t.limit() * addressFactor, 0, v.Address}}
 	}
 	for _, b := range a.buckets {
 		if !t.allows(b, now) {
@@ -155,7 +157,7 @@ func (t *throttle) allows(b budget, now time.Time) bool {
 	if b.max > 0 && b.read.Count >= b.max {
 		return false
 	}
-	delay := t.window
+	delay := t.window()
 	if b.max > 0 {
 		delay <<= min(b.read.Count-b.limit, 3)
 	}
@@ -169,7 +171,7 @@ func (t *throttle) quiet(b budget) time.Duration {
 	if b.max > 0 {
 		return 0
 	}
-	return t.window
+	return t.window()
 }
 
 func (t *throttle) uncounted(bucket string) int64 {

@@ -22,7 +22,7 @@ func (s *Server) token(ctx context.Context, q *request) (any, error) {
 	case api.GrantRefreshToken:
 		issue = s.refresh
 	}
-	if issue == nil || grant == api.GrantPassword && !s.config.PasswordGrant {
+	if issue == nil || grant == api.GrantPassword && !s.config().PasswordGrant {
 		return nil, s.countToken(q, "other", fail(api.UnsupportedGrantType, "grant_type is none of grant_types_supported"))
 	}
 	if !slices.Contains(q.client.Grants, grant) {

@@ -93,6 +93,7 @@ func (t *tx) auditAll(entries []entry) error {
 	if err := t.insertAudit(values); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
+	t.db.audited.Add(int64(len(entries)))
 	if _, err := t.change(`UPDATE audit_head SET hash = $1 WHERE id = 1`, head.Hash); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}

@@ -63,6 +63,7 @@ type DB struct {
 	auditKey atomic.Pointer[[]byte]
 	opened   atomic.Bool // it has been asked something: what is wrong with a connection from now on may pass
 	closed   atomic.Bool
+	audited  atomic.Int64 // records that were appended, also by transactions that did not take place
 	renewal  atomic.Int64 // how many times connections are being let go
 }
 
@@ -137,6 +138,9 @@ func (d *DB) Connections() (open int, waited time.Duration) {
 	}
 	return open, waited
 }
+
+// Audited counts the audit records that were written since the database was opened, a few of transactions that did not take place among them.
+func (d *DB) Audited() int64 { return d.audited.Load() }
 
 // Patience is how long all that one request asks of the database may take together.
 func (d *DB) Patience() time.Duration { return d.deadline + d.deadline/5 }

@@ -45,6 +45,11 @@ func (d *DB) Users(ctx context.Context) ([]User, error) {
 	return users, d.all(ctx, "users", &users, `SELECT `+userColumns+` FROM users ORDER BY username`)
 }
 
+// UsersWithout counts the users who have a password hash that does not begin so.
+func (d *DB) UsersWithout(ctx context.Context, prefix string) (n int64, err error) {
+	return n, d.get(ctx, "users", &n, `SELECT COUNT(*) FROM users WHERE password_hash <> '' AND substr(password_hash, 1, $1) <> $2`, len(prefix), prefix)
+}
+
 // DisableUser ends all grants of the user and lets no new one begin.
 func (d *DB) DisableUser(ctx context.Context, by Actor, username string, now time.Time) error {
 	return d.changeUser(ctx, by, username, now, "user.disable", func(t *tx) error {

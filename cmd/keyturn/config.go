@@ -9,11 +9,11 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/knadh/koanf/parsers/yaml"
 	"github.com/knadh/koanf/providers/confmap"
 	"github.com/knadh/koanf/v2"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/keyturn/keyturn/server"
 )
@@ -30,6 +30,7 @@ const (
 // setting is one field of server.Config.
 type setting struct {
 	key, flag, env, standard, help, scope string
+	reload                                bool // it may change while the server runs
 	index                                 int
 	kind                                  reflect.Type
 }
@@ -42,7 +43,7 @@ var settings = func() []setting {
 		f := t.Field(i)
 		key := f.Tag.Get("key")
 		all = append(all, setting{key: key, flag: strings.ReplaceAll(key, "_", "-"), env: "KEYTURN_" + strings.ToUpper(key),
-			standard: f.Tag.Get("default"), help: f.Tag.Get("help"), scope: f.Tag.Get("scope"), index: i, kind: f.Type})
+			standard: f.Tag.Get("default"), help: f.Tag.Get("help"), scope: f.Tag.Get("scope"), reload: f.Tag.Get("reload") == "true", index: i, kind: f.Type})
 	}
 	return all
 }()
@@ -123,27 +124,27 @@ func (a *app) loadLayers(k *koanf.Koanf, flags *pflag.FlagSet) (problems []error
 		standards[s.key] = s.standard
 	}
 	load(standards)
-	a.given = map[string]bool{}
-	give := func(values map[string]any, errs ...error) {
+	a.given, a.origins = map[string]bool{}, map[string]string{}
+	give := func(values map[string]any, origins map[string]string, errs ...error) {
 		for key := range values {
-			a.given[key] = true
+			a.given[key], a.origins[key] = true, origins[key]
 		}
 		load(values, errs...)
 	}
-	fromFile, errs := readConfigFile(a.configPath(flags))
-	give(fromFile, errs...)
-	fromEnv, errs := a.readEnvironment()
-	give(fromEnv, errs...)
-	fromFlags := map[string]any{}
+	fromFile, origins, errs := readConfigFile(a.configPath(flags))
+	give(fromFile, origins, errs...)
+	fromEnv, origins, errs := a.readEnvironment()
+	give(fromEnv, origins, errs...)
+	fromFlags, origins := map[string]any{}, map[string]string{}
 	for _, s := range settings {
 		if f := flags.Lookup(s.flag); f != nil && f.Changed && isSetting(f) {
-			fromFlags[s.key] = f.Value.String()
+			fromFlags[s.key], origins[s.key] = f.Value.String(), "flag --"+s.flag
 			if list, ok := f.Value.(pflag.SliceValue); ok {
 				fromFlags[s.key] = list.GetSlice()
 			}
 		}
 	}
-	give(fromFlags)
+	give(fromFlags, origins)
 	return problems
 }
 
@@ -154,50 +155,82 @@ func (a *app) configPath(flags *pflag.FlagSet) string {
 	return a.getenv("KEYTURN_CONFIG")
 }
 
-// readConfigFile reads a YAML file. A key that is no setting is refused: it would be a setting that silently does nothing.
-func readConfigFile(path string) (map[string]any, []error) {
+// readConfigFile reads a YAML file, and where in it each value stands. A key that is no setting is refused: it would be a setting that silently
+// does nothing.
+func readConfigFile(path string) (values map[string]any, origins map[string]string, problems []error) {
 	if path == "" {
-		return nil, nil
+		return nil, nil, nil
 	}
 	content, err := os.ReadFile(path)
 	if err != nil {
-		return nil, []error{fmt.Errorf("config: %w", err)}
+		return nil, nil, []error{fmt.Errorf("config: %w", err)}
 	}
-	values, err := yaml.Parser().Unmarshal(content)
-	if err != nil {
-		return nil, []error{fmt.Errorf("config: %s: %w", path, err)}
+	var document yaml.Node
+	if err := yaml.Unmarshal(content, &document); err != nil {
+		return nil, nil, []error{fmt.Errorf("config: %s: %w", path, err)}
 	}
-	var problems []error
-	for key := range values {
-		if !slices.ContainsFunc(settings, func(s setting) bool { return s.key == key }) {
-			problems = append(problems, fmt.Errorf("config: %s: unknown key %q", path, key))
-			delete(values, key)
+	values, origins = map[string]any{}, map[string]string{}
+	if len(document.Content) == 0 { // an empty file
+		return values, origins, nil
+	}
+	entries := document.Content[0]
+	if entries.Kind != yaml.MappingNode {
+		return nil, nil, []error{fmt.Errorf("config: %s: it is no list of settings (key: value)", path)}
+	}
+	for i := 0; i+1 < len(entries.Content); i += 2 {
+		key, at := entries.Content[i], fmt.Sprintf("%s:%d:%d", path, entries.Content[i].Line, entries.Content[i].Column)
+		var value any
+		err := entries.Content[i+1].Decode(&value)
+		_, twice := values[key.Value]
+		switch {
+		case !slices.ContainsFunc(settings, func(s setting) bool { return s.key == key.Value }):
+			err = fmt.Errorf("unknown key %q%s", key.Value, didYouMean(key.Value))
+		case twice:
+			err = fmt.Errorf("%s stands there twice", key.Value)
 		}
+		if err != nil {
+			problems = append(problems, fmt.Errorf("config: %s: %w", at, err))
+			continue
+		}
+		values[key.Value], origins[key.Value] = value, at
 	}
-	return values, problems
+	return values, origins, problems
+}
+
+// didYouMean is the setting that a word is nearest to, as a question, if there is one near.
+func didYouMean(word string) string {
+	names := &cobra.Command{SuggestionsMinimumDistance: 2}
+	for _, s := range settings {
+		names.AddCommand(&cobra.Command{Use: s.key, Run: func(*cobra.Command, []string) {}})
+	}
+	near := names.SuggestionsFor(strings.ReplaceAll(word, "-", "_"))
+	if len(near) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(": did you mean %s?", near[0])
 }
 
 // readEnvironment reads KEYTURN_* and the files that KEYTURN_*_FILE name. A setting from both is refused: which one counts should not
 // have to be guessed, least of all of a secret.
-func (a *app) readEnvironment() (values map[string]any, problems []error) {
-	values = map[string]any{}
+func (a *app) readEnvironment() (values map[string]any, origins map[string]string, problems []error) {
+	values, origins = map[string]any{}, map[string]string{}
 	for _, s := range settings {
 		value, file := a.getenv(s.env), a.getenv(s.env+"_FILE")
 		switch {
 		case value != "" && file != "":
 			problems = append(problems, fmt.Errorf("%s: %s and %s_FILE are both set: unset one", s.key, s.env, s.env))
 		case value != "":
-			values[s.key] = value
+			values[s.key], origins[s.key] = value, "environment "+s.env
 		case file != "":
 			content, err := os.ReadFile(file)
 			if err != nil {
 				problems = append(problems, fmt.Errorf("%s: %s_FILE: %w", s.key, s.env, err))
 				continue
 			}
-			values[s.key] = strings.TrimRight(string(content), "\r\n")
+			values[s.key], origins[s.key] = strings.TrimRight(string(content), "\r\n"), "file "+file+" ("+s.env+"_FILE)"
 		}
 	}
-	return values, problems
+	return values, origins, problems
 }
 
 // assign writes a value of any layer into a field.
@@ -260,5 +293,60 @@ func (a *app) configCommand() *cobra.Command {
 		fmt.Fprintln(a.stderr, "the configuration is valid")
 		return nil
 	}
-	return noun("config", "The configuration", validate)
+	return noun("config", "The configuration", validate, a.configShow())
+}
+
+// shownSetting is one setting as `config show` prints it.
+type shownSetting struct {
+	Key    string `json:"key"`
+	Value  any    `json:"value"`
+	Origin string `json:"origin"`
+	Reload bool   `json:"reload"` // it may change while the server runs
+}
+
+func (a *app) configShow() *cobra.Command {
+	var origin bool
+	c := &cobra.Command{Use: "show", Short: "Print the configuration that serve would have, without secrets", Args: cobra.NoArgs}
+	addSettings(c.Flags(), scopeAll)
+	c.Flags().BoolVar(&origin, "origin", false, "tell where each setting comes from")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		config, err := a.config(c.Flags(), false)
+		if err != nil {
+			return err
+		}
+		var shown []shownSetting
+		for _, s := range settings {
+			value := reflect.ValueOf(config).Field(s.index).Interface()
+			if s.key == "database" {
+				value = server.WithoutPassword(config.Database)
+			}
+			from := a.origins[s.key]
+			if from == "" {
+				from = "default"
+			}
+			shown = append(shown, shownSetting{s.key, value, from, s.reload})
+		}
+		return a.print(shown, func() {
+			for _, s := range shown {
+				text, _ := yaml.Marshal(map[string]any{s.Key: textOf(s.Value)})
+				line := strings.TrimRight(string(text), "\n")
+				if origin {
+					line = fmt.Sprintf("%-50s # %s", line, s.Origin)
+				}
+				fmt.Fprintln(a.stdout, line)
+			}
+		})
+	}
+	return c
+}
+
+// textOf is a value as it stands in a file.
+func textOf(value any) any {
+	switch v := value.(type) {
+	case server.List:
+		return strings.Join(v, ",")
+	case fmt.Stringer:
+		return v.String()
+	}
+	return value
 }

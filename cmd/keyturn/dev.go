@@ -71,7 +71,7 @@ func (a *app) devConfig(l server.Listeners) (server.Config, error) {
 	addSettings(flags, scopeAll)
 	for name, value := range map[string]string{
 		"issuer": "http://" + l.Public.Addr().String(), "listen": l.Public.Addr().String(), "admin-listen": l.Admin.Addr().String(),
-		"database": "sqlite:" + filepath.Join(devFolder, "keyturn.db"), "log-level": "warn",
+		"database": "sqlite:" + filepath.Join(devFolder, "keyturn.db"), "log-level": "warn", "stop-delay": "0s",
 	} {
 		if err := flags.Set(name, value); err != nil {
 			return server.Config{}, err

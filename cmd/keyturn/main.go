@@ -59,7 +59,8 @@ type app struct {
 	json           bool
 	output         string
 	reason         string
-	given          map[string]bool // settings that were given, by whatever source
+	given          map[string]bool   // settings that were given, by whatever source
+	origins        map[string]string // of those: which
 }
 
 // usageError says that a command was given something that it does not take.
@@ -124,7 +125,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print data as JSON")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "", "how to print data: text or json")
 	root.AddCommand(a.devCommand(), a.serveCommand(), a.clientCommand(), a.userCommand(), a.grantCommand(), a.keysCommand(), a.auditCommand(),
-		a.exampleCommand(), a.migrateCommand(), a.backupCommand(), a.restoreCommand(), a.configCommand(), a.versionCommand())
+		a.exampleCommand(), a.doctorCommand(), a.healthcheckCommand(), a.migrateCommand(), a.backupCommand(), a.restoreCommand(), a.configCommand(), a.versionCommand())
 	return root
 }
 

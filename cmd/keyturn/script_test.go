@@ -28,6 +28,7 @@ func (m stopping) Run() int {
 
 func TestMain(m *testing.M) {
 	os.Setenv("GORACE", "atexit_sleep_ms=10") // the race detector has programs wait a second before they end
+	os.Setenv("KEYTURN_STOP_DELAY", "0s")     // no balancer has to learn that a server stops
 	testscript.Main(stopping{m}, map[string]func(){"keyturn": main})
 }
 
@@ -44,6 +45,7 @@ func TestScripts(t *testing.T) {
 					own = storagetest.PostgresURL(t)
 				}
 				e.Setenv("GORACE", os.Getenv("GORACE"))
+				e.Setenv("KEYTURN_STOP_DELAY", os.Getenv("KEYTURN_STOP_DELAY"))
 				e.Setenv("KEYTURN_DATABASE", own)
 				e.Setenv("KIND", strings.SplitN(own, ":", 2)[0])
 				master := filepath.Join(e.WorkDir, "master.key")

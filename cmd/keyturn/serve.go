@@ -20,13 +20,13 @@ func (a *app) serveCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.serve(c.Context(), config)
+		return a.serve(c.Context(), config, func() (server.Config, error) { return a.config(c.Flags(), true) })
 	}
 	return c
 }
 
-// serve runs until SIGTERM or an interrupt. A second one ends the process at once.
-func (a *app) serve(ctx context.Context, config server.Config) error {
+// serve runs until SIGTERM or an interrupt. A second one ends the process at once. At SIGHUP it reads the configuration again.
+func (a *app) serve(ctx context.Context, config server.Config, again func() (server.Config, error)) error {
 	ctx, stop := untilSignal(ctx)
 	defer stop()
 	listeners, err := server.Listen(config)
@@ -35,7 +35,10 @@ func (a *app) serve(ctx context.Context, config server.Config) error {
 	}
 	log := server.NewLog(config, a.stderr, a.onTerminal())
 	defer log.Close()
-	return server.Serve(ctx, config, server.Options{Log: log.Logger}, listeners)
+	hangUp := make(chan os.Signal, 1)
+	signal.Notify(hangUp, syscall.SIGHUP)
+	defer signal.Stop(hangUp)
+	return server.Serve(ctx, config, server.Options{Log: log.Logger, Level: log.Level, Reload: server.Reload{Asked: hangUp, Read: again}}, listeners)
 }
 
 // untilSignal ends the context at the first signal, and then lets signals have their usual effect.

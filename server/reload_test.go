@@ -1,0 +1,186 @@
+package server
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// A running server takes over what may change, says what needs a restart, and keeps all of the old configuration if the new one is bad.
+func TestReload(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+		c := testConfig(databaseURL)
+		h := open(t, c, nil)
+		h.provision()
+		f := &front{}
+		f.public.set(h.server.Public())
+		var level slog.LevelVar
+		o := Options{Level: &level}
+		reload := func(change func(*Config)) error {
+			next := *h.server.config()
+			change(&next)
+			err := h.server.reload(ctx, f, o, next)
+			h.server.tellReload(err)
+			return err
+		}
+		if err := reload(func(c *Config) {
+			c.AccessTTL, c.LogLevel, c.LoginFailures, c.Listen, c.CORSOrigins = Duration(time.Minute), "warn", 3, "127.0.0.1:1", List{"https://app.example"}
+			c.PasswordGrant, c.JWKSMaxAge = true, Duration(time.Minute)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		tokens := h.login("app")
+		if tokens.ExpiresIn != 60 || level.Level() != slog.LevelWarn {
+			t.Errorf("%d s, %v", tokens.ExpiresIn, level.Level())
+		}
+		if got := h.get("/.well-known/jwks.json").header.Get("Cache-Control"); got != "public, max-age=60" {
+			t.Error(got)
+		}
+		for range 3 {
+			h.loginFrom("192.0.2.7", "alice", "wrong")
+		}
+		if r := h.loginFrom("192.0.2.7", "alice", password); r.status == 200 {
+			t.Error("the limit of failed logins is the old one")
+		}
+		if log := h.log.String(); !strings.Contains(log, `"settings":"listen"`) || h.server.config().Listen == "127.0.0.1:1" {
+			t.Error("nobody was told that listen needs a restart")
+		}
+		for _, bad := range []func(*Config){
+			func(c *Config) { c.AccessTTL = Duration(2 * time.Hour) },
+			func(c *Config) { c.JWKSMaxAge = c.KeyPublishLead },
+			func(c *Config) { c.LogLevel = "loud" },
+		} {
+			var problems *ConfigError
+			if err := reload(bad); !errors.As(err, &problems) {
+				t.Errorf("%v", err)
+			}
+		}
+		if tokens := h.refresh("app", tokens.RefreshToken).tokens(t); tokens.ExpiresIn != 60 {
+			t.Errorf("%d s", tokens.ExpiresIn)
+		}
+		if text := h.metricsText(); !strings.Contains(text, `keyturn_config_reloads_total{outcome="failed"} 3`) || !strings.Contains(text, `keyturn_config_reload_ok 0`) {
+			t.Error("the metrics do not tell")
+		}
+		if err := reload(func(c *Config) { c.PasswordGrant = false }); err != nil {
+			t.Error(err)
+		}
+		var metadata struct {
+			Grants []string `json:"grant_types_supported"`
+		}
+		if err := json.Unmarshal([]byte(textOf(&f.public, "/.well-known/oauth-authorization-server")), &metadata); err != nil || len(metadata.Grants) != 1 {
+			t.Errorf("%v, %v", metadata, err)
+		}
+	})
+}
+
+// SIGHUP is heard, also twice, and a new certificate is served without a connection being refused.
+func TestReloadOfACertificate(t *testing.T) {
+	dir := t.TempDir()
+	certificate := func(serial int64) {
+		certPEM, keyPEM := selfSigned(t, serial)
+		for name, text := range map[string][]byte{"cert.pem": certPEM, "key.pem": keyPEM} {
+			if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	certificate(1)
+	c := testConfig(storagetest.SQLiteURL(t))
+	c.TLSCertFile, c.TLSKeyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	listeners, err := Listen(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan os.Signal, 1)
+	log := &lockedBuffer{}
+	served := make(chan error, 1)
+	running, stop := context.WithCancel(ctx)
+	go func() {
+		served <- Serve(running, c, Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil)),
+			Reload: Reload{Asked: asked, Read: func() (Config, error) { return c, nil }}}, listeners)
+	}()
+	t.Cleanup(func() {
+		stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	serial := func() int64 {
+		d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: &tls.Config{InsecureSkipVerify: true}}
+		conn, err := d.DialContext(ctx, "tcp", listeners.Public.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		return conn.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+	}
+	awaitLog := func(what string, times int) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); strings.Count(log.String(), what) < times; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("not %d times %q: %s", times, what, log.String())
+			}
+		}
+	}
+	if serial() != 1 {
+		t.Error("not the first certificate")
+	}
+	certificate(2)
+	asked <- syscall.SIGHUP
+	awaitLog("the configuration was read again", 1)
+	if got := serial(); got != 2 {
+		t.Errorf("certificate %d", got)
+	}
+	if err := os.WriteFile(c.TLSKeyFile, []byte("no key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	asked <- syscall.SIGHUP
+	awaitLog("the configuration stays as it was", 1)
+	if got := serial(); got != 2 {
+		t.Errorf("certificate %d", got)
+	}
+}
+
+// metricsText is what Prometheus reads.
+func (h *harness) metricsText() string {
+	h.t.Helper()
+	return textOf(h.server.Admin(), "/metrics")
+}
+
+// textOf is what a handler answers to a GET.
+func textOf(h http.Handler, path string) string {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	return w.Body.String()
+}
+
+// selfSigned is a certificate with its key, for loopback.
+func selfSigned(t *testing.T, serial int64) (certPEM, keyPEM []byte) {
+	t.Helper()
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	template := &x509.Certificate{SerialNumber: big.NewInt(serial), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der := must(x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key))
+	private := must(x509.MarshalPKCS8PrivateKey(key))
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
+}
