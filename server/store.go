@@ -137,3 +137,15 @@ func checkStamp(ctx context.Context, db *storage.DB, dev bool) error {
 type ConfigError struct{ Problems []error }
 
 func (e *ConfigError) Error() string { return errors.Join(e.Problems...).Error() }
+
+// MakeMasterKey makes the file of the master key, unless it is there. It tells whether it did.
+func MakeMasterKey(c Config) (made bool, err error) {
+	path := c.masterKeyPath()
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		return false, err
+	}
+	if err := checkNotLost(c); err != nil { // a new key would not open the database that was here
+		return false, err
+	}
+	return true, keys.CreateMaster(path)
+}

@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -44,5 +47,30 @@ func (a *app) restoreCommand() *cobra.Command {
 		a.say("Restored. Every login from before has ended. Start the servers.")
 		return nil
 	}
+	return c
+}
+
+func (a *app) copyCommand() *cobra.Command {
+	var to string
+	var insecure bool
+	c := a.verb("copy", "Copy the SQLite database to a new PostgreSQL one; nobody is logged out", cobra.NoArgs, false, func(ctx context.Context, admin *server.Admin, _ []string) error {
+		if to == "" {
+			return usageError{errors.New("copy: --to names the PostgreSQL database, as in postgres://keyturn@db.example.com/keyturn?sslmode=verify-full")}
+		}
+		rows := map[string]int64{}
+		if err := admin.CopyTo(ctx, to, insecure, func(table string, n int64) { rows[table] = n }); err != nil {
+			return err
+		}
+		a.say("Copied. Start the servers with --database %s and the same master key, and never again the one on SQLite.", server.WithoutPassword(to))
+		return a.print(rows, func() {
+			var lines [][]string
+			for _, table := range slices.Sorted(maps.Keys(rows)) {
+				lines = append(lines, []string{table, strconv.FormatInt(rows[table], 10)})
+			}
+			a.table([]string{"TABLE", "ROWS"}, lines)
+		})
+	})
+	c.Flags().StringVar(&to, "to", "", "URL of the PostgreSQL database, which must be empty; stop the server on SQLite first")
+	c.Flags().BoolVar(&insecure, "allow-insecure-target", false, "allow PostgreSQL on another host without sslmode=verify-full")
 	return c
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -61,6 +62,7 @@ type app struct {
 	reason         string
 	given          map[string]bool   // settings that were given, by whatever source
 	origins        map[string]string // of those: which
+	typed          *bufio.Reader     // what a person types
 }
 
 // usageError says that a command was given something that it does not take.
@@ -125,7 +127,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print data as JSON")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "", "how to print data: text or json")
 	root.AddCommand(a.devCommand(), a.serveCommand(), a.clientCommand(), a.userCommand(), a.grantCommand(), a.keysCommand(), a.auditCommand(),
-		a.exampleCommand(), a.doctorCommand(), a.healthcheckCommand(), a.migrateCommand(), a.backupCommand(), a.restoreCommand(), a.configCommand(), a.versionCommand())
+		a.exampleCommand(), a.doctorCommand(), a.healthcheckCommand(), a.initCommand(), a.migrateCommand(), a.backupCommand(), a.restoreCommand(), a.copyCommand(), a.configCommand(), a.versionCommand())
 	return root
 }
 

@@ -1,0 +1,71 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// Who was logged in on SQLite goes on on PostgreSQL: with the same refresh token, the same keys, and the same audit trail.
+func TestCopyLogsNobodyOut(t *testing.T) {
+	c := testConfig(storagetest.SQLiteURL(t))
+	c.MasterKeyFile = masterFile(t)
+	h := open(t, c, nil)
+	h.provision()
+	tokens, other := h.login("app"), h.login("other")
+	tokens = h.refresh("app", tokens.RefreshToken).tokens(t)
+	h.post("/revoke", "other", "token", other.AccessToken)
+	for range 4 {
+		h.loginFrom("192.0.2.7", "alice", "wrong")
+	}
+	var users []ImportedUser
+	for i := range 3000 {
+		users = append(users, ImportedUser{Row: i, Username: fmt.Sprintf("user%d", i), Roles: []string{"x"}})
+	}
+	must(h.admin.ImportUsers(ctx, users, ImportOptions{}))
+	if err := h.admin.DisableClient(ctx, "once"); err != nil {
+		t.Fatal(err)
+	}
+	before := must(h.admin.Audit(ctx, time.Time{}, ""))
+
+	databaseURL := storagetest.PostgresURL(t)
+	rows := map[string]int64{}
+	told := func(table string, n int64) { rows[table] = n }
+	if err := h.admin.CopyTo(ctx, databaseURL, true, told); err != nil {
+		t.Fatal(err)
+	}
+	if rows["users"] != 3001 || rows["clients"] != 6 || rows["grants"] != 2 || rows["audit"] != int64(len(before)) {
+		t.Errorf("%v", rows)
+	}
+	if err := h.admin.CopyTo(ctx, databaseURL, true, told); !errors.Is(err, ErrConflict) {
+		t.Errorf("over a database that is in use: %v", err)
+	}
+	if err := h.admin.CopyTo(ctx, storagetest.SQLiteURL(t), true, told); !errors.Is(err, ErrInvalid) {
+		t.Errorf("to SQLite: %v", err)
+	}
+
+	there := c
+	there.Database, there.AllowInsecureDatabase = databaseURL, true
+	p := open(t, there, h.clock)
+	if !p.active("rs", tokens.AccessToken) || p.active("rs", other.AccessToken) {
+		t.Error("access tokens are not what they were")
+	}
+	if got, want := p.get("/.well-known/jwks.json").body, h.get("/.well-known/jwks.json").body; got != want {
+		t.Errorf("other keys: %s, %s", got, want)
+	}
+	refreshed := p.refresh("app", tokens.RefreshToken).tokens(t)
+	p.refresh("app", refreshed.RefreshToken).tokens(t)
+	p.login("app")
+	if r := p.post("/token", "once", "grant_type", "password", "username", "alice", "password", password); r.status != 401 {
+		t.Errorf("a client that was disabled: %d", r.status)
+	}
+	if _, err := p.admin.VerifyAudit(ctx); err != nil {
+		t.Error(err)
+	}
+	if records := must(p.admin.Audit(ctx, time.Time{}, "database.copy")); len(records) != 1 || records[0].Actor != "os:test" {
+		t.Errorf("%+v", records)
+	}
+}
