@@ -121,15 +121,18 @@ func Serve(ctx context.Context, c Config, o Options, l Listeners) error {
 
 const waitForDatabase = time.Second
 
-// openWhenAvailable opens a server, and waits for its PostgreSQL if that is away. No server and no error if the context ended before.
+// openWhenAvailable opens a server, and waits for its PostgreSQL if that is away, and for the schema if that is older and another is to bring it
+// up to date. No server and no error if the context ended before.
 func openWhenAvailable(ctx context.Context, c Config, o Options, f *front) (*Server, error) {
 	for waited := false; ; waited = true {
 		s, err := Open(ctx, c, o)
-		if err == nil || storage.SQLitePath(c.Database) != "" || !errors.Is(err, storage.ErrUnavailable) {
+		behind := errors.Is(err, storage.ErrBehind)
+		away := errors.Is(err, storage.ErrUnavailable) && storage.SQLitePath(c.Database) == ""
+		if !behind && !away {
 			return s, err
 		}
 		if !waited {
-			o.Log.Warn("the database is away: waiting for it", "error", err.Error())
+			o.Log.Warn("the database is away, or behind: waiting for it", "error", err.Error())
 		}
 		select {
 		case <-ctx.Done():

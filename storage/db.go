@@ -27,6 +27,8 @@ var (
 	ErrNoDatabase = errors.New("no database")
 	// ErrSchema says that the schema is newer than this program, or older and not to be migrated.
 	ErrSchema = errors.New("schema version")
+	// ErrBehind says that the schema is older than this program, which is not to migrate it: somebody else will.
+	ErrBehind = fmt.Errorf("%w: the database is behind", ErrSchema)
 )
 
 // Kind is one of the two databases.

@@ -66,7 +66,7 @@ func (d *DB) prepareSchema(ctx context.Context, o Options) error {
 		return nil
 	}
 	if !o.Migrate {
-		return fmt.Errorf("%w: the database has version %d, this keyturn needs %d: run `keyturn migrate up`", ErrSchema, s.Version, s.Known)
+		return fmt.Errorf("%w: it has version %d, this keyturn needs %d: run `keyturn migrate up`", ErrBehind, s.Version, s.Known)
 	}
 	return d.migrate(ctx)
 }
