@@ -245,6 +245,17 @@ func TestCurlClient(t *testing.T) {
 	if live := k.grants(); len(live) != 1 || live[0].Generation < 1 {
 		t.Errorf("%v", live)
 	}
+	k.do("client", "update", "app", "--access-ttl=1h")
+	wants(get, true, k.sub)
+	before := k.grants()[0].Generation
+	time.Sleep(2100 * time.Millisecond)
+	wants(get, true, k.sub)
+	after := k.grants()[0].Generation
+	g.refuseNext.Store(true)
+	wants("for i in 1 2 3 4; do "+get+" & done; for i in 1 2 3 4; do wait -n; done", true, k.sub)
+	if live := k.grants(); len(live) != 1 || live[0].Generation != after+1 || after != before {
+		t.Errorf("four calls at once, of which one met a 401: %v, after %d and %d", live, before, after)
+	}
 	wants("bash client.sh logout", true, "")
 	if live := k.grants(); len(live) != 0 {
 		t.Errorf("%v", live)
@@ -252,7 +263,6 @@ func TestCurlClient(t *testing.T) {
 	wants(get, false, "Log in first.")
 	wants("bash client.sh login", true, "")
 	k.revokeAll()
-	time.Sleep(2100 * time.Millisecond)
 	wants(get, false, "log in again")
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -43,7 +44,13 @@ func TestMovingFromDjango(t *testing.T) {
 				status, _ := k.post("/token", "app", k.appSecret, url.Values{"grant_type": {"password"}, "username": {username}, "password": {password}})
 				return status
 			}
-			for _, algorithm := range []string{"pbkdf2_sha256", "pbkdf2_sha1", "argon2", "bcrypt_sha256", "bcrypt"} {
+			algorithms := []string{"pbkdf2_sha256", "pbkdf2_sha1", "argon2", "bcrypt_sha256", "bcrypt"}
+			if strings.Contains(dump, `"username": "scrypt"`) {
+				algorithms = append(algorithms, "scrypt")
+			} else {
+				t.Log("this Django makes no scrypt hashes, which it does since 4.0: they are tested by one that Python has made")
+			}
+			for _, algorithm := range algorithms {
 				for _, hash := range []string{"old", "new"} {
 					if status := login(algorithm); status != 200 {
 						t.Errorf("%s, by the %s hash: %d", algorithm, hash, status)
@@ -62,7 +69,7 @@ func TestMovingFromDjango(t *testing.T) {
 			if login("retired") != 400 || login("ldap") != 400 || done.Disabled != 1 {
 				t.Errorf("%+v", done)
 			}
-			if len(k.grants()) != 10 || len(done.Refused) != 3 {
+			if len(k.grants()) != 2*len(algorithms) || len(done.Refused) != 3 {
 				t.Errorf("%d grants, %+v", len(k.grants()), done)
 			}
 			k.do("audit", "verify")

@@ -84,10 +84,18 @@ func TestPages(t *testing.T) {
 		name, took, _ := strings.Cut(strings.TrimSpace(line), " ")
 		measured[name] = strings.TrimSpace(took)
 	}
+	overview, err := os.ReadFile("../docs/verify.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	pages := map[string]string{}
 	for _, e := range examples.All() {
 		if e.Kind == examples.ResourceServer {
 			pages[e.Name+".md"] = page(t, e, measured[e.Name])
+			row := regexp.MustCompile(`verify/` + regexp.QuoteMeta(e.Name) + `\.md\) \| \w+ \| ` + regexp.QuoteMeta(measured[e.Name]) + ` \|`)
+			if !row.Match(overview) {
+				t.Errorf("docs/verify.md does not say what was measured of %s: %s", e.Name, measured[e.Name])
+			}
 		}
 	}
 	if *update {

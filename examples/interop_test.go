@@ -144,7 +144,14 @@ func await(t *testing.T, what string, patience time.Duration, asked func() bool)
 	return time.Since(begun)
 }
 
-// example writes an example into a folder, as `keyturn example` prints it for its reader, and returns its README's commands.
+func addressFlag(listen string) []string {
+	if listen == "" {
+		return nil
+	}
+	return []string{"--address=" + listen}
+}
+
+// example has `keyturn example` write an example into a folder, makes some replacements there, and returns the commands of its README.
 func (k *keyturn) example(name, listen string, replace ...string) (dir, command string) {
 	k.t.Helper()
 	dir = folder(k.t, name)
@@ -152,6 +159,7 @@ func (k *keyturn) example(name, listen string, replace ...string) (dir, command 
 	if err != nil {
 		k.t.Fatal(err)
 	}
+	k.do(append([]string{"example", name, "--audience=" + k.audience, "--dir=" + dir}, addressFlag(listen)...)...)
 	for i := range replace {
 		if i%2 == 0 && !strings.Contains(fmt.Sprint(files), replace[i]) {
 			k.t.Fatalf("%s: no %q in it", name, replace[i])
@@ -166,8 +174,8 @@ func (k *keyturn) example(name, listen string, replace ...string) (dir, command 
 			}
 		}
 		path := filepath.Join(dir, f.Path)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			k.t.Fatal(err)
+		if text, err := os.ReadFile(path); err != nil || string(text) != f.Text {
+			k.t.Fatalf("keyturn example has not written %s: %v", path, err)
 		}
 		if err := os.WriteFile(path, []byte(inHaste.Replace(f.Text)), 0o644); err != nil {
 			k.t.Fatal(err)
@@ -194,12 +202,12 @@ var (
 
 // keyturn is a real one, with clients and a user.
 type keyturn struct {
-	t                       *testing.T
-	dir, issuer, audience   string
-	server                  *program
-	flags                   []string
-	appSecret, apiSecret    string
-	username, password, sub string
+	t                            *testing.T
+	dir, issuer, audience, admin string
+	server                       *program
+	flags                        []string
+	appSecret, apiSecret         string
+	username, password, sub      string
 }
 
 // newKeyturn starts one for a resource, on SQLite or on PostgreSQL. Its clients: app (tokens for an hour), brief (for two seconds), dated (typ JWT), other
@@ -207,7 +215,7 @@ type keyturn struct {
 func newKeyturn(t *testing.T, audience string, postgres bool, flags ...string) *keyturn {
 	t.Helper()
 	listen, admin := freeAddress(t), freeAddress(t)
-	k := &keyturn{t: t, dir: folder(t, "keyturn"), issuer: "http://" + listen, audience: audience, username: "alice", password: "correct horse battery staple",
+	k := &keyturn{t: t, dir: folder(t, "keyturn"), issuer: "http://" + listen, admin: "http://" + admin, audience: audience, username: "alice", password: "correct horse battery staple",
 		appSecret: "s:e+c r&e=t% of the application", apiSecret: "the-secret-of-the-api-012345"}
 	database := "sqlite:" + k.dir + "/keyturn.db"
 	if postgres {

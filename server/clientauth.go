@@ -119,7 +119,9 @@ func (s *Server) clientOf(ctx context.Context, p presented) (storage.Client, err
 	if p.method == "" {
 		return storage.Client{}, errClient
 	}
-	c, err := s.clients.today(ctx, p.id, s.now())
+	reading, read := s.span(ctx, "read client")
+	c, err := s.clients.today(reading, p.id, s.now())
+	read(err)
 	if errors.Is(err, storage.ErrNotFound) {
 		s.secretMatches(c, p.secret) // which takes its time
 		return c, errClient

@@ -207,9 +207,12 @@ func (c Config) hashPolicy() hashPolicy {
 	return hashPolicy{memory: uint32(c.PasswordHashMemory >> 10), time: 2, lanes: 1}
 }
 
+// cpus is how many there are for this process: the Go runtime looks at its cgroup.
+var cpus = runtime.GOMAXPROCS(0)
+
 func (c Config) hashSlots() int {
 	if c.PasswordHashSlots == 0 {
-		return runtime.NumCPU()
+		return cpus
 	}
 	return c.PasswordHashSlots
 }

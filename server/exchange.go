@@ -16,6 +16,7 @@ import (
 type exchange struct {
 	http.ResponseWriter
 	id, route, clientID, outcome string
+	trace                        string     // id of the trace that it belongs to, if any
 	address                      netip.Addr // of the client
 	from                         string     // its text
 	status                       int
@@ -43,15 +44,17 @@ func (s *Server) wrap(r routes) http.Handler {
 		begun := time.Now()
 		x := &exchange{ResponseWriter: w, id: s.requestID(q), route: "other", address: clientAddress(q, s.trusted), status: http.StatusOK}
 		x.from = x.address.String()
+		traced, endTrace := s.beginTrace(q, x)
 		x.Header().Set("X-Request-Id", x.id)
 		x.Header().Set("X-Content-Type-Options", "nosniff")
 		defer func() {
 			if p := recover(); p != nil {
 				s.recovered(x, p)
 			}
+			endTrace()
 			s.finish(q, x, time.Since(begun))
 		}()
-		r.serve(x, q)
+		r.serve(x, traced)
 	})
 }
 
@@ -68,10 +71,14 @@ func (s *Server) recovered(x *exchange, p any) {
 }
 
 func (s *Server) finish(r *http.Request, x *exchange, took time.Duration) {
-	s.metrics.observe(x.route, r.Method, x.status, took)
-	s.tell("request", slog.String("request_id", x.id), slog.String("method", r.Method), slog.String("path", x.route), slog.Int("status", x.status),
+	s.metrics.observe(x.route, methodOf(r), x.status, took)
+	line := []slog.Attr{slog.String("request_id", x.id), slog.String("method", r.Method), slog.String("path", x.route), slog.Int("status", x.status),
 		slog.Float64("duration_ms", float64(took.Microseconds())/1000), slog.String("client", x.clientID), slog.String("outcome", x.outcome),
-		slog.String("address", x.from))
+		slog.String("address", x.from)}
+	if x.trace != "" {
+		line = append(line, slog.String("trace_id", x.trace))
+	}
+	s.tell("request", line...)
 }
 
 // tell is one line of the log on the path of a request: unlike [slog.Logger.Info], it does not look for the line of code that says it.

@@ -57,6 +57,7 @@ func (a *Admin) ImportUsers(ctx context.Context, from []ImportedUser, o ImportOp
 	}
 	var written []storage.User
 	for chunk := range slices.Chunk(users, batch) {
+		begun := i.begun
 		taken, err := i.write(ctx, chunk, dry)
 		if errors.Is(err, ErrConflict) {
 			chunk = slices.DeleteFunc(chunk, func(u storage.User) bool { return slices.Contains(taken, u.Username) })
@@ -64,6 +65,7 @@ func (a *Admin) ImportUsers(ctx context.Context, from []ImportedUser, o ImportOp
 				_, err = i.write(ctx, chunk, dry)
 			}
 		}
+		i.begun = begun + batch
 		if err != nil && !errors.Is(err, ErrConflict) {
 			return i.result(written), fmt.Errorf("after %d users: %w", len(written), err)
 		}
@@ -104,7 +106,7 @@ func (i *importer) check(from []ImportedUser) (users []storage.User) {
 			continue
 		}
 		i.rows[name] = u
-		made := storage.User{Sub: newSub(), Username: name, PasswordHash: u.Hash, Roles: unique(u.Roles), CreatedAt: now}
+		made := storage.User{Sub: newSub(), Username: name, PasswordHash: asImported(u.Hash), Roles: unique(u.Roles), CreatedAt: now}
 		if u.Disabled {
 			made.DisabledAt = &now
 		}
@@ -118,25 +120,28 @@ func checkHash(text string) error {
 	if text == "" {
 		return nil
 	}
-	h, err := parseStoredHash(text)
-	if err == nil {
-		err = within("the memory of the hash in KiB", int(h.cost()), 0, maxOldMemory)
-	}
+	_, err := parseOldHash(text)
 	return err
+}
+
+// asImported is a hash as it is stored until its user logs in. One in the form of ours is written as Django does: it was not made of the canonical
+// form of a password.
+func asImported(hash string) string {
+	if _, err := parsePasswordHash(hash); err == nil {
+		return "argon2" + hash
+	}
+	return hash
 }
 
 // write writes users, or tries to. ErrConflict, with those whose usernames are taken, if there are any.
 func (i *importer) write(ctx context.Context, users []storage.User, dry bool) (taken []string, err error) {
 	taken, err = i.admin.db.ImportUsers(ctx, i.admin.by, users, dry, func(n int) {
 		if i.told != nil {
-			i.told(i.begun+n, len(i.rows))
+			i.told(min(i.begun+n, len(i.rows)), len(i.rows))
 		}
 	})
 	for _, name := range taken {
 		i.refuse(i.rows[name], "the username is taken")
-	}
-	if err == nil {
-		i.begun += len(users)
 	}
 	return taken, err
 }

@@ -70,7 +70,7 @@ func TestImportRefuses(t *testing.T) {
 			{Row: 8, Username: "frank", Hash: "", Disabled: true},
 			{Row: 9, Username: "gina", Hash: "$argon2id$v=19$m=1048576,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},
 		}
-		reasons := map[int]string{2: "is taken", 3: "row 1 has the same", 4: "RFC 8265", 5: "md5 is no", 6: `role "Site admins"`, 7: "it is unreadable", 9: "memory"}
+		reasons := map[int]string{2: "is taken", 3: "row 1 has the same", 4: "RFC 8265", 5: "md5 is no", 6: `role "Site admins"`, 7: "it is unreadable", 9: "memory in KiB"}
 		check := func(o ImportOptions, want Import, names ...string) {
 			t.Helper()
 			done, err := h.admin.ImportUsers(ctx, users, o)
@@ -107,6 +107,46 @@ func TestImportRefuses(t *testing.T) {
 		reasons[1], reasons[8] = "is taken", "is taken"
 		reasons[3] = "row 1 has the same"
 		check(ImportOptions{SkipBad: true}, Import{Refused: make([]RefusedUser, len(reasons))}, "alice", "bob", "frank")
+	})
+}
+
+// Another system hashed what was typed; one in the form of our hashes is no exception, until its user has logged in.
+func TestImportedHashOfAPasswordAsItWasTyped(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		typed := "correct horse ba\u0308ttery" // a with a combining mark, which is one letter in the canonical form
+		hash := newPasswordHash(hashPolicy{memory: 20 << 10, time: 2, lanes: 1}, typed).String()
+		must(h.admin.ImportUsers(ctx, []ImportedUser{{Row: 1, Username: "bob", Hash: hash}}, ImportOptions{}))
+		login := func(password string) response {
+			return h.post("/token", "app", "grant_type", "password", "username", "bob", "password", password)
+		}
+		if r := login(oldPassword); r.status != 400 {
+			t.Errorf("in another form than it was hashed in: %d", r.status)
+		}
+		login(typed).tokens(t)
+		login(oldPassword).tokens(t)
+		login(typed).tokens(t)
+		if u := must(h.admin.User(ctx, "bob")); !strings.HasPrefix(u.PasswordHash, "$argon2id$") {
+			t.Error(u.PasswordHash)
+		}
+	})
+}
+
+// A hash that takes its time is no outage of the database, for which retries of refreshes stay safe for longer.
+func TestSlowHashIsNoOutage(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		before := len(h.server.ring.Outages())
+		h.server.hasher.took = func(time.Duration) {
+			h.clock.at.Add(int64(time.Hour))
+			h.server.db.Close()
+		}
+		if r := h.post("/token", "app", "grant_type", "password", "username", "alice", "password", "wrong"); r.status != 503 {
+			t.Errorf("%d %s", r.status, r.body)
+		}
+		h.clock.at.Add(int64(time.Second))
+		outages := h.server.ring.Outages()
+		if len(outages) != before+1 || outages[before].To.Sub(outages[before].From) > time.Minute {
+			t.Errorf("%v", outages)
+		}
 	})
 }
 

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"runtime/debug"
@@ -49,7 +50,7 @@ func newMetrics(s *Server) *metrics {
 		signed:        counters("keyturn_tokens_signed_total", "Access tokens signed by key.", "kid"),
 		jwks:          prometheus.NewCounter(prometheus.CounterOpts{Name: "keyturn_jwks_responses_total", Help: "Key sets sent, without 304."}),
 		cleaned:       counters("keyturn_cleaned_rows_total", "Rows that clean-up deleted, by what they were.", "what"),
-		cleanedAt:     gauge("keyturn_cleanup_last_success_timestamp_seconds", "When clean-up last went through, here or, as far as is known here, elsewhere."),
+		cleanedAt:     gauge("keyturn_cleanup_last_success_timestamp_seconds", "When clean-up last went through here; before that, when the process began."),
 		throttled:     counters("keyturn_throttled_total", "Requests refused because somebody had failed too often, by what was asked for.", "what"),
 		hashed: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "keyturn_password_hash_duration_seconds", Help: "Time that one password hash took.",
 			Buckets: []float64{.01, .02, .04, .08, .16, .32, .64, 1.28, 2.56}}),
@@ -57,12 +58,33 @@ func newMetrics(s *Server) *metrics {
 		reloaded: gauge("keyturn_config_reload_ok", "1 if the configuration that was read last is in force, else 0."),
 	}
 	m.reloaded.Set(1)
+	m.cleanedAt.Set(float64(s.now().Unix()))
+	m.beginAtZero()
 	m.registry.MustRegister(m.requests, m.tokens, m.refreshes, m.loginFailures, m.signed, m.jwks, m.cleaned, m.cleanedAt, m.throttled, m.hashed, m.reloads,
 		m.reloaded, keyMetrics{s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.buildInfo())
 	m.registry.MustRegister(s.gauges()...)
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 	return m
+}
+
+// beginAtZero makes the series that are known beforehand, so that the first event of each is an increase.
+func (m *metrics) beginAtZero() {
+	for _, kind := range []storage.RefreshOutcome{storage.RefreshFresh, storage.RefreshAhead, storage.RefreshRetry, storage.RefreshReuse, storage.RefreshDead} {
+		m.refreshes.WithLabelValues(string(kind))
+	}
+	for _, what := range []string{"client", "introspection", "login"} {
+		m.throttled.WithLabelValues(what)
+	}
+	for _, reason := range []string{"unknown user", "disabled user", "no usable password", "wrong password", "throttled", "password too long", "changed meanwhile"} {
+		m.loginFailures.WithLabelValues(reason)
+	}
+	for _, outcome := range []string{"ok", "failed"} {
+		m.reloads.WithLabelValues(outcome)
+	}
+	for _, what := range []string{"expired grants", "ended grants", "failures"} {
+		m.cleaned.WithLabelValues(what)
+	}
 }
 
 // gauges are read when Prometheus asks.
@@ -91,9 +113,9 @@ func (s *Server) gauges() []prometheus.Collector {
 }
 
 func (s *Server) buildInfo() prometheus.Collector {
-	version := Version()
+	v := Version()
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keyturn_build_info", Help: "Always 1.",
-		ConstLabels: prometheus.Labels{"version": version.Version, "commit": version.Commit, "go": version.Go}}, func() float64 { return 1 })
+		ConstLabels: prometheus.Labels{"version": v.Version, "commit": v.Commit, "go": v.Go}}, func() float64 { return 1 })
 }
 
 // keyMetrics is the signing keys, as they are when Prometheus asks. There are never many: those that are published.
@@ -127,9 +149,13 @@ type VersionInfo struct {
 	Go      string `json:"go"`
 }
 
-// Version reads what the Go linker knows of the build.
-func Version() VersionInfo {
-	v := VersionInfo{Version: "(devel)"}
+// What a release says of itself (go build -ldflags "-X …"), where the Go linker does not know it.
+var version, commit string
+
+// Version reads what the release says, or what the Go linker knows of the build.
+func Version() (v VersionInfo) {
+	v.Version = "(devel)"
+	defer func() { v.Version, v.Commit = cmp.Or(version, v.Version), cmp.Or(commit, v.Commit) }()
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return v
@@ -148,12 +174,16 @@ func Version() VersionInfo {
 
 func (m *metrics) serve(w *exchange, r *http.Request) { m.handler.ServeHTTP(w, r) }
 
-// observe counts one request. A method that HTTP does not know is counted as other.
-func (m *metrics) observe(route, method string, status int, took time.Duration) {
-	switch method {
+// methodOf is the method of a request; other, if HTTP does not know it.
+func methodOf(r *http.Request) string {
+	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
-	default:
-		method = "other"
+		return r.Method
 	}
+	return "other"
+}
+
+// observe counts one request.
+func (m *metrics) observe(route, method string, status int, took time.Duration) {
 	m.requests.WithLabelValues(route, method, strconv.Itoa(status)).Observe(took.Seconds())
 }

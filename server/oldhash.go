@@ -22,11 +22,15 @@ import (
 	"golang.org/x/crypto/scrypt"
 )
 
-// Bounds of the parameters of hashes that others made: what a login may cost until it has replaced such a hash.
+// Bounds of the parameters of hashes that others made: what a login may cost until it has replaced such a hash, which is about a second of a CPU.
 const (
 	maxOldMemory     = 256 << 10 // KiB
-	maxOldIterations = 4_000_000 // of PBKDF2, and rounds of SHA-crypt
-	maxBcryptCost    = 15
+	maxArgon2Work    = 1 << 20   // KiB times passes
+	maxScryptWork    = 1 << 20   // n times r times p
+	minOldIterations = 1000      // of PBKDF2
+	maxOldIterations = 2_000_000 // of PBKDF2, for all blocks of the value together
+	maxSHACrypt      = 700_000   // rounds
+	maxBcryptCost    = 14
 	maxBcrypt        = 72 // bytes of a password that bcrypt looks at
 	minOldSum        = 16 // bytes
 	maxOldSum        = 128
@@ -166,7 +170,8 @@ func readPBKDF2(g []string) (oldHash, error) {
 func pbkdf2Hash(digest, iterations string, salt []byte, encoding *base64.Encoding, value string) (oldHash, error) {
 	n := number(iterations)
 	sum, err := sumOf(encoding, value)
-	if err := errors.Join(err, within("iterations", n, 1, maxOldIterations)); err != nil {
+	blocks := (len(sum) + digests[digest]().Size() - 1) / digests[digest]().Size()
+	if err := errors.Join(err, within("iterations", n, minOldIterations, maxOldIterations/max(blocks, 1))); err != nil {
 		return oldHash{}, fmt.Errorf("PBKDF2: %w", err)
 	}
 	return oldHash{verify: func(typed string) bool {
@@ -180,7 +185,7 @@ func argon2Hash(g []string) (oldHash, error) {
 	salt, saltErr := unpadded.DecodeString(g[5])
 	sum, err := sumOf(unpadded, g[6])
 	if err := errors.Join(err, saltErr, within("lanes", lanes, 1, maxHashLanes), within("time", times, 1, maxHashTime),
-		within("memory in KiB", memory, 8*lanes, maxOldMemory)); err != nil {
+		within("memory in KiB", memory, 8*lanes, min(maxOldMemory, maxArgon2Work/max(times, 1)))); err != nil {
 		return oldHash{}, fmt.Errorf("argon2: %w", err)
 	}
 	derive := argon2.IDKey
@@ -206,7 +211,7 @@ func bcryptHash(text, cost string, prepare func(string) []byte) (oldHash, error)
 func scryptHash(n int, blockSize, lanes string, salt []byte, encoding *base64.Encoding, value string) (oldHash, error) {
 	r, p := number(blockSize), number(lanes)
 	sum, err := sumOf(encoding, value)
-	if err := errors.Join(err, within("n", n, 2, 1<<20), within("r", r, 1, 64), within("p", p, 1, maxHashLanes)); err != nil {
+	if err := errors.Join(err, within("n", n, 2, 1<<20), within("r", r, 1, 64), within("p", p, 1, maxHashLanes), within("n times r times p", min(n, 1<<20)*min(r, 64)*min(p, maxHashLanes), 2, maxScryptWork)); err != nil {
 		return oldHash{}, fmt.Errorf("scrypt: %w", err)
 	}
 	memory := n * r * 128 >> 10
@@ -221,7 +226,7 @@ func scryptHash(n int, blockSize, lanes string, salt []byte, encoding *base64.En
 
 func shaCryptHash(g []string) (oldHash, error) {
 	if g[1] != "" {
-		if err := within("rounds", number(g[1]), 1000, maxOldIterations); err != nil {
+		if err := within("rounds", number(g[1]), 1000, maxSHACrypt); err != nil {
 			return oldHash{}, fmt.Errorf("SHA-crypt: %w", err)
 		}
 	}

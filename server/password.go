@@ -90,11 +90,14 @@ func (s *Server) login(ctx context.Context, q *request, name, password string) (
 	if err := s.hasher.acquire(ctx); err != nil {
 		return storage.LoginView{}, err
 	}
+	q.asking = s.now()
 	release := sync.OnceFunc(s.hasher.release)
 	defer release()
 	a := s.throttle.enter(k)
 	defer a.leave()
-	view, err := s.db.LoginView(ctx, k, s.now())
+	reading, read := s.span(ctx, "read user")
+	view, err := s.db.LoginView(reading, k, s.now())
+	read(err)
 	if err != nil {
 		return view, err
 	}
@@ -104,8 +107,11 @@ func (s *Server) login(ctx context.Context, q *request, name, password string) (
 		return view, err
 	}
 	stored, usable := s.storedHash(view)
+	_, hashed := s.span(ctx, "hash password")
 	matches, better := s.hasher.compare(stored, password, canonical)
-	ctx, cancel := s.patience(context.WithoutCancel(ctx)) // the hash took its time from nobody
+	hashed(nil)
+	q.asking = s.now() // the hash took its time from nobody
+	ctx, cancel := s.patience(context.WithoutCancel(ctx))
 	defer cancel()
 	release() // the database may take its time now, which must not cost others their slot
 	switch {

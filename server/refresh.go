@@ -44,7 +44,9 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 	if err := s.checkBeforeRotation(ctx, q, r, now); err != nil {
 		return none, err
 	}
-	g, outcome, err := s.db.RefreshGrant(ctx, r, now)
+	rotating, rotated := s.span(ctx, "rotate grant")
+	g, outcome, err := s.db.RefreshGrant(rotating, r, now)
+	rotated(err)
 	if err != nil {
 		return none, err
 	}

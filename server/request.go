@@ -18,6 +18,7 @@ type request struct {
 	client   storage.Client // authenticated
 	known    string         // id of a client that exists, authenticated or not
 	at       time.Time      // when it came: what is done twice for one request is judged by one moment
+	asking   time.Time      // since when it has been asking the database: what a hash takes is no outage
 	username string         // of a user that exists: people type passwords into the field for the name
 
 	// The client was not read for this request, and nothing has said since that it is still what it was. An endpoint then does and tells nothing,
@@ -71,10 +72,11 @@ func (s *Server) answer(r *http.Request, q *request, endpoint func(context.Conte
 	ctx, cancel := s.patience(r.Context())
 	defer cancel()
 	q.at = s.now()
+	q.asking = q.at
 	body, err := s.answerAs(ctx, q, endpoint)
 	hungUp := r.Context().Err() != nil && errors.Is(err, context.Canceled) // which says nothing about the database
 	if errors.Is(err, storage.ErrUnavailable) && !hungUp {
-		s.ring.Away(q.at, s.now())
+		s.ring.Away(q.asking, s.now())
 	}
 	return body, err
 }

@@ -19,6 +19,8 @@ import (
 
 	cryptorand "crypto/rand"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/storage"
 )
@@ -32,6 +34,7 @@ type Options struct {
 	Generate    func(bits int) (*rsa.PrivateKey, error)  // nil: rsa.GenerateKey
 	Log         *slog.Logger                             // nil: nothing is logged
 	Level       *slog.LevelVar                           // that of Log, which a reload may change; nil: it stays
+	Tracer      trace.Tracer                             // nil: requests are not traced
 	Reload      Reload                                   // the zero value: never
 	Dev         bool                                     // the database is, or becomes, one of `keyturn dev`
 
@@ -75,6 +78,7 @@ type Server struct {
 	replica        string          // names this process in leases
 	cleanedTo      storage.GrantID // how far the clean-up loop, which alone uses it, has walked
 	stopping       atomic.Bool
+	tracer         trace.Tracer // nil: requests are not traced
 	older          atomic.Bool  // the database has gone back to an older state
 	clockOff       atomic.Int64 // nanoseconds that the clock is ahead of that of the database
 }
@@ -102,6 +106,7 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 		clients: newClientCache(st.db, clientAge), replica: randomHex(8),
 	}
 	s.settings.Store(&c)
+	s.tracer = o.Tracer
 	s.throttle = newThrottle(st.db, s.config)
 	s.clock, s.databaseNow = o.clock, o.DatabaseNow
 	if s.databaseNow == nil {

@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 )
@@ -117,7 +118,7 @@ func (d *DB) ImportUsers(ctx context.Context, by Actor, users []User, dry bool, 
 		taken = nil
 		for from := 0; from < len(users); {
 			batch := users[from : from+batchSize(min(len(users)-from, importBatch))]
-			missed, err := t.importUsers(by, batch)
+			missed, err := t.importUsers(batch)
 			if err != nil {
 				return err
 			}
@@ -130,7 +131,7 @@ func (d *DB) ImportUsers(ctx context.Context, by Actor, users []User, dry bool, 
 		case dry:
 			return errDry
 		}
-		return nil
+		return t.auditImport(by, users) // at the end, since everybody else who changes something waits from here on
 	})
 	if errors.Is(err, errDry) {
 		err = nil
@@ -141,8 +142,8 @@ func (d *DB) ImportUsers(ctx context.Context, by Actor, users []User, dry bool, 
 // errDry takes back a transaction that was to show what would happen.
 var errDry = errors.New("dry")
 
-// importUsers inserts the users whose username is not taken, with their audit records, and returns the usernames that are.
-func (t *tx) importUsers(by Actor, users []User) (taken []string, err error) {
+// importUsers inserts the users whose username is not taken, and returns the usernames that are.
+func (t *tx) importUsers(users []User) (taken []string, err error) {
 	const columns = 8 // of userColumns
 	var places, names []string
 	var values []any
@@ -158,16 +159,24 @@ func (t *tx) importUsers(by Actor, users []User) (taken []string, err error) {
 	for _, name := range names {
 		inserted[name] = true
 	}
-	var entries []entry
 	for _, u := range users {
-		if inserted[u.Username] {
-			entries = append(entries, entry{by, u.CreatedAt.Time, Event{"user.import", u.Sub, map[string]any{"username": u.Username, "roles": u.Roles}}})
-		} else {
+		if !inserted[u.Username] {
 			taken = append(taken, u.Username)
 		}
 	}
-	if len(entries) == 0 {
-		return taken, nil
+	return taken, nil
+}
+
+// auditImport writes a record for each user.
+func (t *tx) auditImport(by Actor, users []User) error {
+	for batch := range slices.Chunk(users, importBatch) {
+		var entries []entry
+		for _, u := range batch {
+			entries = append(entries, entry{by, u.CreatedAt.Time, Event{"user.import", u.Sub, map[string]any{"username": u.Username, "roles": u.Roles}}})
+		}
+		if err := t.auditAll(entries); err != nil {
+			return err
+		}
 	}
-	return taken, t.auditAll(entries)
+	return nil
 }

@@ -70,8 +70,11 @@ func (a *app) healthcheck(ctx context.Context, listen string) error {
 	if err != nil {
 		return usageError{fmt.Errorf("admin_listen: %q is not HOST:PORT", listen)}
 	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "localhost"
+	switch ip := net.ParseIP(host); {
+	case host == "" || ip != nil && ip.IsUnspecified() && ip.To4() != nil:
+		host = "127.0.0.1" // not localhost: an image need not have an /etc/hosts
+	case ip != nil && ip.IsUnspecified():
+		host = "::1"
 	}
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()

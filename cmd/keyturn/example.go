@@ -16,7 +16,10 @@ import (
 )
 
 // harmless is a URI that ends no string in any of the languages of the examples.
-var harmless = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*:[A-Za-z0-9._~:/?@!&()*+,;=%-]+$`)
+var harmless = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*:[A-Za-z0-9._~:/?@+=%-]+$`)
+
+// hostPort is an address that an example can listen on.
+var hostPort = regexp.MustCompile(`^[A-Za-z0-9.-]+:\d{1,5}$`)
 
 func (a *app) exampleCommand() *cobra.Command {
 	var reader examples.Reader
@@ -45,6 +48,9 @@ func (a *app) exampleCommand() *cobra.Command {
 			if !harmless.MatchString(uri) {
 				return usageError{fmt.Errorf("example: issuer and audience are URIs without fragment and quotes, for instance https://api.example.com, not %q", uri)}
 			}
+		}
+		if reader.Listen != "" && !hostPort.MatchString(reader.Listen) {
+			return usageError{fmt.Errorf("example: address %q is not HOST:PORT", reader.Listen)}
 		}
 		files, err := examples.Files(args[0], reader)
 		if err != nil {

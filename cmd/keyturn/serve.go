@@ -5,12 +5,16 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/keyturn/keyturn/server"
 )
+
+// traceFlush bounds how long the last traces may take.
+const traceFlush = time.Second
 
 func (a *app) serveCommand() *cobra.Command {
 	c := &cobra.Command{Use: "serve", Short: "Run the server", Args: cobra.NoArgs}
@@ -35,10 +39,21 @@ func (a *app) serve(ctx context.Context, config server.Config, again func() (ser
 	}
 	log := server.NewLog(config, a.stderr, a.onTerminal())
 	defer log.Close()
+	tracer, stopTracing, err := tracing(ctx, a.getenv)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		flushing, cancel := context.WithTimeout(context.WithoutCancel(ctx), traceFlush)
+		defer cancel()
+		if err := stopTracing(flushing); err != nil {
+			log.Warn("traces were not sent", "error", err.Error())
+		}
+	}()
 	hangUp := make(chan os.Signal, 1)
 	signal.Notify(hangUp, syscall.SIGHUP)
 	defer signal.Stop(hangUp)
-	return server.Serve(ctx, config, server.Options{Log: log.Logger, Level: log.Level, Reload: server.Reload{Asked: hangUp, Read: again}}, listeners)
+	return server.Serve(ctx, config, server.Options{Log: log.Logger, Level: log.Level, Tracer: tracer, Reload: server.Reload{Asked: hangUp, Read: again}}, listeners)
 }
 
 // untilSignal ends the context at the first signal, and then lets signals have their usual effect.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/keyturn/keyturn/server"
 )
@@ -24,9 +25,9 @@ type djangoObject struct {
 	} `json:"fields"`
 }
 
-// readDjango reads the JSON of manage.py dumpdata auth.group auth.user, one object at a time. Groups become roles, by the names that roles has for
-// them.
-func readDjango(from io.Reader, roles map[string]string) ([]server.ImportedUser, error) {
+// readDjango reads the JSON of manage.py dumpdata auth.group auth.user, one object at a time. Groups become roles, by the
+// names that role has for them.
+func readDjango(from io.Reader, role func(string) string) ([]server.ImportedUser, error) {
 	d := json.NewDecoder(bufio.NewReaderSize(from, 1<<16))
 	if start, err := d.Token(); err != nil || start != json.Delim('[') {
 		return nil, errors.New("it is no JSON array, as manage.py dumpdata writes it")
@@ -48,15 +49,18 @@ func readDjango(from io.Reader, roles map[string]string) ([]server.ImportedUser,
 	if _, err := d.Token(); err != nil {
 		return nil, fmt.Errorf("it ends too early: %w", err)
 	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, fmt.Errorf("byte %d: something stands after the array", d.InputOffset())
+	}
 	var users []server.ImportedUser
 	for i, o := range objects {
-		users = append(users, o.user(i+1, groups, roles))
+		users = append(users, o.user(i+1, groups, role))
 	}
 	return users, nil
 }
 
 // user is what a user of Django is here.
-func (o djangoObject) user(row int, groups, roles map[string]string) server.ImportedUser {
+func (o djangoObject) user(row int, groups map[string]string, role func(string) string) server.ImportedUser {
 	u := server.ImportedUser{Row: row, Username: o.Fields.Username, Hash: o.Fields.Password, Disabled: o.Fields.IsActive != nil && !*o.Fields.IsActive}
 	if len(u.Hash) > 0 && u.Hash[0] == '!' { // a password that cannot be used (set_unusable_password)
 		u.Hash = ""
@@ -71,10 +75,7 @@ func (o djangoObject) user(row int, groups, roles map[string]string) server.Impo
 			u.Problem = fmt.Sprintf("its group %s is not in the file: dump auth.group as well, or with --natural-foreign", key)
 			return u
 		}
-		if role, ok := roles[name]; ok {
-			name = role
-		}
-		u.Roles = append(u.Roles, name)
+		u.Roles = append(u.Roles, role(name))
 	}
 	return u
 }
@@ -91,10 +92,11 @@ type userLine struct {
 const maxUserLine = 1 << 20
 
 // readUserLines reads an object a line. Empty lines are none. A line that cannot be read is a user with a problem.
-func readUserLines(from io.Reader, roles map[string]string) (users []server.ImportedUser, err error) {
+func readUserLines(from io.Reader, role func(string) string) (users []server.ImportedUser, err error) {
 	lines := bufio.NewScanner(from)
 	lines.Buffer(nil, maxUserLine)
-	for row := 1; lines.Scan(); row++ {
+	row := 1
+	for ; lines.Scan(); row++ {
 		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
 			continue
 		}
@@ -107,18 +109,24 @@ func readUserLines(from io.Reader, roles map[string]string) (users []server.Impo
 		}
 		u := server.ImportedUser{Row: row, Username: l.Username, Hash: l.Hash, Disabled: l.Disabled}
 		if err != nil {
-			u.Problem = fmt.Sprintf("%v: an object with username, password_hash, roles and disabled is wanted", err)
+			u.Problem = fmt.Sprintf("%s: an object with username, password_hash, roles and disabled is wanted", wordsOf(err))
 		}
-		for _, role := range l.Roles {
-			if mapped, ok := roles[role]; ok {
-				role = mapped
-			}
-			u.Roles = append(u.Roles, role)
+		for _, name := range l.Roles {
+			u.Roles = append(u.Roles, role(name))
 		}
 		users = append(users, u)
 	}
 	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("line %d: %w", len(users)+1, err)
+		return nil, fmt.Errorf("line %d: %w: a line has at most %d bytes", row, err, maxUserLine)
 	}
 	return users, nil
+}
+
+// wordsOf is what is wrong with a JSON text, without the names of this program's types.
+func wordsOf(err error) string {
+	var kind *json.UnmarshalTypeError
+	if errors.As(err, &kind) {
+		return strings.TrimSpace(fmt.Sprintf("%s %s is no %s", kind.Field, kind.Value, map[bool]string{true: "object", false: kind.Type.String()}[kind.Field == ""]))
+	}
+	return strings.TrimPrefix(err.Error(), "json: ")
 }

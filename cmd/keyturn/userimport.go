@@ -26,10 +26,10 @@ func (a *app) userImport() *cobra.Command {
 			}
 			options.Told = a.progress("users")
 			done, err := admin.ImportUsers(ctx, users, options)
-			if err != nil {
-				return err
+			if printed := a.printImport(done, options); err == nil {
+				err = printed
 			}
-			return a.printImport(done, options)
+			return err
 		})
 	c.Flags().StringVar(&format, "format", "", "what FILE is: django (manage.py dumpdata auth.group auth.user) or jsonl (an object a line)")
 	c.Flags().StringToStringVar(&roles, "role", nil, "role that a group becomes, as GROUP=ROLE (default: the name of the group)")
@@ -40,7 +40,7 @@ func (a *app) userImport() *cobra.Command {
 
 // readImport reads all users of a file.
 func (a *app) readImport(path, format string, roles map[string]string) ([]server.ImportedUser, error) {
-	read := map[string]func(io.Reader, map[string]string) ([]server.ImportedUser, error){"django": readDjango, "jsonl": readUserLines}[format]
+	read := map[string]func(io.Reader, func(string) string) ([]server.ImportedUser, error){"django": readDjango, "jsonl": readUserLines}[format]
 	if read == nil {
 		return nil, usageError{fmt.Errorf("--format: %q is neither django nor jsonl", format)}
 	}
@@ -53,7 +53,19 @@ func (a *app) readImport(path, format string, roles map[string]string) ([]server
 		defer f.Close()
 		from = f
 	}
-	users, err := read(from, roles)
+	used := map[string]bool{}
+	users, err := read(from, func(group string) string {
+		if role, ok := roles[group]; ok {
+			used[group] = true
+			return role
+		}
+		return group
+	})
+	for group := range roles {
+		if err == nil && !used[group] {
+			err = fmt.Errorf("--role: nobody in it is in the group %q", group)
+		}
+	}
 	if err == nil && len(users) == 0 {
 		err = errors.New("there are no users in it")
 	}
@@ -72,7 +84,7 @@ func (a *app) progress(what string) func(n, of int) {
 	return func(n, of int) {
 		fmt.Fprintf(f, "\r%d of %d %s", n, of, what)
 		if n >= of {
-			fmt.Fprintln(f)
+			fmt.Fprintf(f, "\r\x1b[K")
 		}
 	}
 }

@@ -46,14 +46,14 @@ async function post(path, parameters) {
     const response = await fetch(issuer + path, {
       method: 'POST',
       body: new URLSearchParams({ client_id: client, ...parameters }),
-      signal: AbortSignal.timeout(4000),
+      signal: AbortSignal.timeout(2500),
     });
     return { response, body: await response.json() };
   };
   for (let attempt = 1; ; attempt++) {
     // What did not get through is sent once more, at once: for ten seconds keyturn gives whoever lost the answer to a refresh the same again.
     const { response, body } = await send()
-      .catch(send)
+      .catch((error) => (attempt === 1 ? send() : Promise.reject(error)))
       .catch(() => {
         throw new Trouble('The login server cannot be reached. Check your connection and try again.');
       });
@@ -61,7 +61,7 @@ async function post(path, parameters) {
     if (body.error === 'invalid_grant') throw new Refused();
     if (response.status !== 429 && response.status !== 503) throw new Error(`${path}: ${response.status} ${body.error}`);
     const wait = Number(response.headers.get('Retry-After')) || 1;
-    if (wait > 2 || attempt === 3) throw new Trouble(`The login server is busy. Try again in ${wait} s.`);
+    if (wait > 2 || attempt === 2) throw new Trouble(`The login server is busy. Try again in ${wait} s.`);
     await sleep(wait);
   }
 }

@@ -43,10 +43,19 @@ refresh() {
     save "$answer"
 }
 
+# call URL: prints the answer, with its status on a line of its own.
+call() {
+    curl --silent --show-error --max-time 30 -w '\n%{http_code}' -H @<(jq -r '"Authorization: Bearer " + .access_token' "$tokens") "$1"
+}
+
+# A 401 before its time: the key of the token may have been revoked, while the login lives on.
 get() {
     [ -e "$tokens" ] || die "Log in first."
     jq -e '.expires_at < now + 5' "$tokens" >/dev/null && refresh
-    curl --silent --show-error --fail-with-body -H @<(jq -r '"Authorization: Bearer " + .access_token' "$tokens") "$1"
+    answer=$(call "$1")
+    [ "${answer##*$'\n'}" != 401 ] || { refresh && answer=$(call "$1"); }
+    printf '%s\n' "${answer%$'\n'*}"
+    [[ ${answer##*$'\n'} == 2* ]] || die "The API answered ${answer##*$'\n'}."
 }
 
 logout() {

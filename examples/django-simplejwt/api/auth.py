@@ -31,8 +31,8 @@ class KeyturnKeys(jwt.PyJWKClient):
         return jwks
 
 
-# Simple JWT would make a client of its own, without a timeout, and has no setting for it.
-token_backend.jwks_client = KeyturnKeys(f"{settings.ISSUER}/.well-known/jwks.json", lifespan=JWKS_LIFESPAN)
+# The client that Simple JWT makes for JWK_URL has no timeout, and there is no setting for it.
+token_backend.jwks_client = KeyturnKeys(settings.SIMPLE_JWT["JWK_URL"], lifespan=JWKS_LIFESPAN)
 
 
 class KeyturnToken(AccessToken):

@@ -21,6 +21,7 @@ SIMPLE_JWT = {
     "ALGORITHM": "RS256",
     "ISSUER": ISSUER,
     "AUDIENCE": AUDIENCE,
+    "JWK_URL": f"{ISSUER}/.well-known/jwks.json",
     "LEEWAY": 1,  # seconds; without it a clock that is a moment behind refuses new tokens as "from the future"
     "TOKEN_TYPE_CLAIM": None,  # the type is in the header: see auth.py
     "USER_ID_CLAIM": "sub",
