@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build build-boring bench bench-builds profile test interop interop-keys interop-tools pages check soak fuzz fmt vet staticcheck tidy tools
+.PHONY: build build-boring bench bench-builds profile test interop interop-keys interop-tools pages release deploy-check check soak fuzz fmt vet staticcheck tidy tools
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/keyturn ./cmd/keyturn
@@ -33,6 +33,17 @@ profile: tools
 
 test: tools
 	KEYTURN_TEST_POSTGRES=required go test -race -shuffle=on ./...
+
+# release builds static binaries into dist/, with version, commit and date, checksums and bills of materials.
+VERSION = $(shell git describe --tags --always --dirty)
+PLATFORMS = linux/amd64 linux/arm64 darwin/arm64
+release:
+	sh ./.ci/release $(VERSION) $(PLATFORMS)
+
+# deploy-check holds what is in deploy/ to the tools that will read it: Prometheus, systemd, the types of Kubernetes; and builds a release twice.
+deploy-check:
+	@sh ./.ci/tools deploy
+	go test -tags deploy -count=1 -timeout 10m ./deploy
 
 # interop runs examples/, with software that others wrote, against a real keyturn, and tells how long each resource server trusted a key that was
 # revoked, when the JWKS is kept for three seconds.
@@ -78,9 +89,10 @@ fmt:
 vet:
 	go vet ./...
 	go vet -tags interop ./examples
+	go vet -tags deploy ./deploy
 
 staticcheck:
-	go run $(STATICCHECK) -tags interop ./...
+	go run $(STATICCHECK) -tags interop,deploy ./...
 
 tidy:
 	go mod tidy -diff

@@ -146,16 +146,17 @@ func (k keyMetrics) Collect(to chan<- prometheus.Metric) {
 type VersionInfo struct {
 	Version string `json:"version"`
 	Commit  string `json:"commit"`
+	Date    string `json:"date"` // of the commit
 	Go      string `json:"go"`
 }
 
 // What a release says of itself (go build -ldflags "-X …"), where the Go linker does not know it.
-var version, commit string
+var version, commit, date string
 
 // Version reads what the release says, or what the Go linker knows of the build.
 func Version() (v VersionInfo) {
 	v.Version = "(devel)"
-	defer func() { v.Version, v.Commit = cmp.Or(version, v.Version), cmp.Or(commit, v.Commit) }()
+	defer func() { v.Version, v.Commit, v.Date = cmp.Or(version, v.Version), cmp.Or(commit, v.Commit), cmp.Or(date, v.Date) }()
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return v
@@ -165,8 +166,11 @@ func Version() (v VersionInfo) {
 		v.Version = info.Main.Version
 	}
 	for _, setting := range info.Settings {
-		if setting.Key == "vcs.revision" {
+		switch setting.Key {
+		case "vcs.revision":
 			v.Commit = setting.Value
+		case "vcs.time":
+			v.Date = setting.Value
 		}
 	}
 	return v

@@ -1,0 +1,85 @@
+//go:build deploy
+
+// Package deploy_test holds what is in this folder to the tools that will read it.
+package deploy_test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+func run(t *testing.T, dir, name string, args ...string) string {
+	t.Helper()
+	c := exec.Command(name, args...)
+	c.Dir = dir
+	out, err := c.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+	}
+	return string(out)
+}
+
+// Each alert fires when it should, and not when it should not.
+func TestAlerts(t *testing.T) {
+	run(t, "prometheus", "promtool", "check", "rules", "alerts.yaml")
+	run(t, "prometheus", "promtool", "test", "rules", "alerts_test.yaml")
+}
+
+// systemd reads the unit without a word, and calls its exposure low.
+func TestUnit(t *testing.T) {
+	dir := t.TempDir()
+	unit, err := os.ReadFile("keyturn.service")
+	if err == nil { // verify wants the program to be there
+		err = os.WriteFile(dir+"/keyturn.service", bytes.ReplaceAll(unit, []byte("/usr/bin/keyturn"), []byte("/bin/true")), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := run(t, dir, "systemd-analyze", "verify", "--man=no", "./keyturn.service"); regexp.MustCompile(`(?m)^.*keyturn\.service:`).MatchString(out) {
+		t.Error(out)
+	}
+	out := run(t, ".", "systemd-analyze", "security", "--offline=true", "--no-pager", "./keyturn.service")
+	m := regexp.MustCompile(`Overall exposure level for keyturn\.service: ([0-9.]+)`).FindStringSubmatch(out)
+	if m == nil {
+		t.Fatal(out)
+	}
+	if exposure, err := strconv.ParseFloat(m[1], 64); err != nil || exposure > 1.5 {
+		t.Errorf("exposure %s", m[1])
+	}
+	t.Log(m[0])
+}
+
+// The manifests decode strictly into the types of Kubernetes, and are within the restricted Pod Security Standard.
+func TestManifests(t *testing.T) {
+	t.Log(run(t, "testdata/kubecheck", "go", "run", ".", "../../kubernetes"))
+}
+
+// A release is the same bytes whoever builds it, and says what it is.
+func TestRelease(t *testing.T) {
+	sums := func(clone string) string {
+		dir := filepath.Join(t.TempDir(), clone)
+		run(t, "..", "git", "clone", "-q", "--no-hardlinks", ".", dir)
+		out := run(t, dir, "sh", ".ci/release", "v0.0.0-test", "linux/amd64", "linux/arm64", "darwin/arm64")
+		said := run(t, dir, "dist/keyturn_v0.0.0-test_linux_amd64", "version", "--json")
+		if !regexp.MustCompile(`"version": "v0.0.0-test",\n  "commit": "[0-9a-f]{40}",\n  "date": "20`).MatchString(said) {
+			t.Error(said)
+		}
+		if kind := run(t, dir, "go", "version", "-m", "dist/keyturn_v0.0.0-test_linux_amd64"); !regexp.MustCompile(`CGO_ENABLED=0`).MatchString(kind) {
+			t.Errorf("not static: %s", kind)
+		}
+		bom, err := os.ReadFile(dir + "/dist/keyturn_v0.0.0-test_linux_amd64.cdx.json")
+		if err != nil || !bytes.Contains(bom, []byte("github.com/lib/pq")) {
+			t.Errorf("the bill of materials: %v", err)
+		}
+		return strings.Join(regexp.MustCompile(`(?m)^[0-9a-f]{64}  .*$`).FindAllString(out, -1), "\n")
+	}
+	if one, two := sums("one"), sums("another"); one != two || strings.Count(one, "\n") != 5 {
+		t.Errorf("two builds differ:\n%s\n%s", one, two)
+	}
+}
