@@ -156,7 +156,9 @@ var version, commit, date string
 // Version reads what the release says, or what the Go linker knows of the build.
 func Version() (v VersionInfo) {
 	v.Version = "(devel)"
-	defer func() { v.Version, v.Commit, v.Date = cmp.Or(version, v.Version), cmp.Or(commit, v.Commit), cmp.Or(date, v.Date) }()
+	defer func() {
+		v.Version, v.Commit, v.Date = cmp.Or(version, v.Version), cmp.Or(commit, v.Commit), cmp.Or(date, v.Date)
+	}()
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return v
