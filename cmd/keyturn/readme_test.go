@@ -35,10 +35,15 @@ func TestOtherPages(t *testing.T) {
 		"verify":         "keyturn client create app --grant password --audience https://api.example.com\n",
 		"clients":        clientsPrelude,
 		"from-simplejwt": importPrelude,
+		"operate":        "",
 	} {
 		t.Run(page, func(t *testing.T) {
 			t.Parallel()
-			runAsReader(t, readmePrelude+prelude+blocksOf(t, "../../docs/"+page+".md", 1))
+			script := readmePrelude + prelude + blocksOf(t, "../../docs/"+page+".md", 1)
+			if page == "operate" {
+				script = strings.ReplaceAll(script, "$POSTGRES_URL", "'"+storagetest.PostgresURL(t)+"'")
+			}
+			runAsReader(t, script)
 		})
 	}
 }
