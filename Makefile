@@ -5,7 +5,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 .PHONY: build build-boring bench bench-builds profile test interop interop-keys interop-tools pages release deploy-check check soak fuzz fmt vet staticcheck tidy tools
 
 build:
-	CGO_ENABLED=0 go build -trimpath -o bin/keyturn ./cmd/keyturn
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/keyturn ./cmd/keyturn
 
 # build-boring builds with BoringCrypto in place of Go's own cryptography: it signs faster, needs a C compiler, and links the C library.
 build-boring:

@@ -34,6 +34,7 @@ const (
 	maxBcrypt        = 72 // bytes of a password that bcrypt looks at
 	minOldSum        = 16 // bytes
 	maxOldSum        = 128
+	maxOldHash       = 512 // bytes of the whole text
 )
 
 // oldHash is a hash that another system made. It is replaced by one of ours as soon as its user logs in.
@@ -59,14 +60,14 @@ var (
 
 // oldForms are all that are taken: Django's (django.contrib.auth.hashers), PHC strings, modular crypt, and those of passlib.
 var oldForms = []oldForm{
-	{regexp.MustCompile(`^pbkdf2_(sha1|sha256)\$(\d{1,8})\$([^$]{1,128})\$([A-Za-z0-9+/=]{1,200})$`), func(g []string) (oldHash, error) {
+	{regexp.MustCompile(`^pbkdf2_(sha1|sha256)\$(\d{1,8})\$([^$]+)\$([A-Za-z0-9+/=]+)$`), func(g []string) (oldHash, error) {
 		return pbkdf2Hash(g[1], g[2], []byte(g[3]), padded, g[4])
 	}},
-	{regexp.MustCompile(`^\$pbkdf2-(sha1|sha256|sha512)\$(?:i=)?(\d{1,8})(?:,l=\d{1,4})?\$([A-Za-z0-9+/.]{1,200})\$([A-Za-z0-9+/.]{1,200})$`), readPBKDF2},
-	{regexp.MustCompile(`^\$pbkdf2(?:-(sha1))?\$(\d{1,8})\$([A-Za-z0-9+/.]{1,200})\$([A-Za-z0-9+/.]{1,200})$`), func(g []string) (oldHash, error) {
+	{regexp.MustCompile(`^\$pbkdf2-(sha1|sha256|sha512)\$(?:i=)?(\d{1,8})(?:,l=\d{1,4})?\$([A-Za-z0-9+/.]+)\$([A-Za-z0-9+/.]+)$`), readPBKDF2},
+	{regexp.MustCompile(`^\$pbkdf2(?:-(sha1))?\$(\d{1,8})\$([A-Za-z0-9+/.]+)\$([A-Za-z0-9+/.]+)$`), func(g []string) (oldHash, error) {
 		return readPBKDF2([]string{"", "sha1", g[2], g[3], g[4]}) // passlib names no digest where it is SHA-1
 	}},
-	{regexp.MustCompile(`^(?:argon2)?\$argon2(i|id)\$v=19\$m=(\d{1,9}),t=(\d{1,3}),p=(\d{1,3})\$([A-Za-z0-9+/]{1,200})\$([A-Za-z0-9+/]{1,200})$`), argon2Hash},
+	{regexp.MustCompile(`^(?:argon2)?\$argon2(i|id)\$v=19\$m=(\d{1,9}),t=(\d{1,3}),p=(\d{1,3})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)$`), argon2Hash},
 	{regexp.MustCompile(`^(?:bcrypt\$)?(\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53})$`), func(g []string) (oldHash, error) {
 		return bcryptHash(g[1], g[2], func(typed string) []byte { return []byte(typed) })
 	}},
@@ -76,17 +77,17 @@ var oldForms = []oldForm{
 			return []byte(hex.EncodeToString(sum[:]))
 		})
 	}},
-	{regexp.MustCompile(`^scrypt\$(\d{1,8})\$([^$]{1,128})\$(\d{1,3})\$(\d{1,3})\$([A-Za-z0-9+/=]{1,200})$`), func(g []string) (oldHash, error) {
+	{regexp.MustCompile(`^scrypt\$(\d{1,8})\$([^$]+)\$(\d{1,3})\$(\d{1,3})\$([A-Za-z0-9+/=]+)$`), func(g []string) (oldHash, error) {
 		return scryptHash(number(g[1]), g[3], g[4], []byte(g[2]), padded, g[5])
 	}},
-	{regexp.MustCompile(`^\$scrypt\$ln=(\d{1,2}),r=(\d{1,3}),p=(\d{1,3})\$([A-Za-z0-9+/]{1,200})\$([A-Za-z0-9+/]{1,200})$`), func(g []string) (oldHash, error) {
+	{regexp.MustCompile(`^\$scrypt\$ln=(\d{1,2}),r=(\d{1,3}),p=(\d{1,3})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)$`), func(g []string) (oldHash, error) {
 		salt, err := unpadded.DecodeString(g[4])
 		if err != nil {
 			return oldHash{}, errors.New("its salt is not base64")
 		}
 		return scryptHash(1<<min(number(g[1]), 62), g[2], g[3], salt, unpadded, g[5])
 	}},
-	{regexp.MustCompile(`^\$[56]\$(?:rounds=(\d{1,9})\$)?[./A-Za-z0-9]{1,16}\$[./A-Za-z0-9]{43,86}$`), shaCryptHash},
+	{regexp.MustCompile(`^\$[56]\$(?:rounds=(\d{1,9})\$)?[./A-Za-z0-9]{1,16}\$[./A-Za-z0-9]+$`), shaCryptHash},
 }
 
 // refusedForms are hashes that are not taken, each with the reason.
@@ -111,6 +112,9 @@ func parseStoredHash(text string) (storedHash, error) {
 
 // parseOldHash reads a hash that another system made. The error says why it is not taken, and holds nothing of the hash but its parameters.
 func parseOldHash(text string) (oldHash, error) {
+	if len(text) > maxOldHash {
+		return oldHash{}, fmt.Errorf("the password hash is longer than %d bytes", maxOldHash)
+	}
 	for _, f := range oldForms {
 		if groups := f.form.FindStringSubmatch(text); groups != nil {
 			return f.read(groups)
