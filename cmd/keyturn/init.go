@@ -106,7 +106,11 @@ func (a *app) askOnTerminal(q question) (string, error) {
 		a.typed = bufio.NewReader(f)
 	}
 	for {
-		fmt.Fprintf(a.stderr, "%s [%s]: ", q.ask, q.standard)
+		prompt := q.ask
+		if q.standard != "" {
+			prompt += " [" + q.standard + "]"
+		}
+		fmt.Fprint(a.stderr, prompt+": ")
 		line, err := a.typed.ReadString('\n')
 		if err != nil {
 			return "", fmt.Errorf("init: %w", err)
