@@ -5,6 +5,6 @@
 // one place writes every answer. A client is remembered for a second, and what is done for it is a statement that asks whether it is still the
 // same; anything else reads it and begins again (request.go).
 //
-// Settings are read where they are used, since a running server may be given others (reload.go). [Admin] holds what people may change from the command line, under the same rules; [Doctor] looks at
-// everything and changes nothing.
+// Settings are read where they are used, since a running server may be given others (reload.go). [Admin] holds what people may change from the
+// command line, under the same rules; [Doctor] looks at everything and changes nothing.
 package server
