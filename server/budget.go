@@ -24,12 +24,21 @@ func newBudgets(size int, period time.Duration) *budgets {
 	return &budgets{size: size, period: period, young: map[string]*rate.Limiter{}}
 }
 
-// change makes new budgets of another size, whose parts come back over another period.
-func (b *budgets) change(size int, period time.Duration) {
+// change makes all budgets of another size, whose parts come back over another period.
+func (b *budgets) change(size int, period time.Duration, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.size, b.period = size, period
+	for _, generation := range []map[string]*rate.Limiter{b.young, b.old} {
+		for _, l := range generation {
+			l.SetLimitAt(now, b.limit())
+			l.SetBurstAt(now, size)
+		}
+	}
 }
+
+// limit is how many come back each second.
+func (b *budgets) limit() rate.Limit { return rate.Limit(float64(b.size) / b.period.Seconds()) }
 
 // wait tells how long the key must wait until its budget holds one again; 0 if it does now.
 func (b *budgets) wait(key string, now time.Time) time.Duration {
@@ -63,7 +72,7 @@ func (b *budgets) spend(key string, now time.Time) {
 	l := b.young[key]
 	if l == nil {
 		if l = b.old[key]; l == nil {
-			l = rate.NewLimiter(rate.Limit(float64(b.size)/b.period.Seconds()), b.size)
+			l = rate.NewLimiter(b.limit(), b.size)
 		}
 		if len(b.young) >= maxBudgets {
 			b.old, b.young = b.young, map[string]*rate.Limiter{}
@@ -82,9 +91,9 @@ func newClientFailures(failures int, window time.Duration) clientFailures {
 	return clientFailures{newBudgets(3*failures, window), newBudgets(30*failures, window)}
 }
 
-func (f clientFailures) change(failures int, window time.Duration) {
-	f.pair.change(3*failures, window)
-	f.address.change(30*failures, window)
+func (f clientFailures) change(failures int, window time.Duration, now time.Time) {
+	f.pair.change(3*failures, window, now)
+	f.address.change(30*failures, window, now)
 }
 
 func (f clientFailures) wait(clientID, address string, now time.Time) time.Duration {

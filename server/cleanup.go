@@ -50,12 +50,17 @@ func (s *Server) cleanUpOnce(ctx context.Context) error {
 	if err := s.cleanEnded(ctx, now); err != nil {
 		return err
 	}
-	n, err := s.db.CleanThrottle(ctx, s.config().LoginFailures, now.Add(-keepFailures), now.Add(-keepStale), cleanUpBatch)
-	s.cleaned("failures", n)
-	if err == nil {
-		s.metrics.cleanedAt.Set(float64(now.Unix()))
+	for range cleanUpBatches {
+		n, err := s.db.CleanThrottle(ctx, s.config().LoginFailures, now.Add(-keepFailures), now.Add(-keepStale), cleanUpBatch)
+		if err != nil {
+			return err
+		}
+		if s.cleaned("failures", n); n < cleanUpBatch {
+			break
+		}
 	}
-	return err
+	s.metrics.cleanedAt.Set(float64(now.Unix()))
+	return nil
 }
 
 func (s *Server) cleaned(what string, n int64) {

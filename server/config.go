@@ -114,7 +114,9 @@ func (c Config) listenerProblems() []error {
 	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
 		add(errors.New("tls_cert_file, tls_key_file: set both or none"))
 	}
-	_, err := c.trustedProxies()
+	_, err := c.certificate()
+	add(err)
+	_, err = c.trustedProxies()
 	add(err)
 	for _, origin := range c.CORSOrigins {
 		add(checkOrigin(origin))

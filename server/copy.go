@@ -3,19 +3,41 @@ package server
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/keyturn/keyturn/storage"
 )
 
-// CopyTo copies an SQLite database to a new PostgreSQL one, under the same master key, and verifies the copy's audit trail. told hears how many rows
-// each table has. Logins go on there. ErrInvalid, or ErrConflict if the other database is not new.
-func (a *Admin) CopyTo(ctx context.Context, databaseURL string, insecure bool, told func(table string, rows int64)) error {
-	if a.db.Kind() != storage.SQLite || storage.SQLitePath(databaseURL) != "" {
+// metaMoved marks a database that was copied to another: serve refuses it.
+const metaMoved = "moved"
+
+// Copy copies an SQLite database to a new PostgreSQL one, under the same master key, verifies the copy's audit trail, and marks the old one so that
+// no server takes it any more. told hears how many rows each table has. Logins go on there. ErrInvalid, storage.ErrInUse while a server runs, or
+// ErrConflict if the other database is not new.
+func Copy(ctx context.Context, c Config, o AdminOptions, databaseURL string, insecure bool, told func(table string, rows int64)) error {
+	file := storage.SQLitePath(c.Database)
+	if file == "" || storage.SQLitePath(databaseURL) != "" {
 		return invalid("copy: from SQLite to PostgreSQL: --database sqlite:… --to postgres://…")
 	}
 	if err := storage.CheckURL(databaseURL, insecure); err != nil {
 		return invalid("%v", err)
 	}
+	if err := storage.CheckUnused(ctx, file); err != nil {
+		return fmt.Errorf("copy: %w", err)
+	}
+	a, err := OpenAdmin(ctx, c, o)
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	if err := a.copyTo(ctx, databaseURL, insecure, told); err != nil {
+		return err
+	}
+	_, err = a.db.SetMetaOnce(ctx, metaMoved, WithoutPassword(databaseURL)+" at "+a.now().UTC().Format(time.RFC3339))
+	return err
+}
+
+func (a *Admin) copyTo(ctx context.Context, databaseURL string, insecure bool, told func(table string, rows int64)) error {
 	to, err := storage.Open(ctx, storage.Options{URL: databaseURL, AllowInsecure: insecure, Create: true, Migrate: true})
 	if err != nil {
 		return err

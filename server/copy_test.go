@@ -3,9 +3,12 @@ package server
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -34,16 +37,25 @@ func TestCopyLogsNobodyOut(t *testing.T) {
 	databaseURL := storagetest.PostgresURL(t)
 	rows := map[string]int64{}
 	told := func(table string, n int64) { rows[table] = n }
-	if err := h.admin.CopyTo(ctx, databaseURL, true, told); err != nil {
+	o := AdminOptions{Actor: "os:test", Reason: "test"}
+	if err := Copy(ctx, c, o, databaseURL, true, told); !errors.Is(err, storage.ErrInUse) {
+		t.Errorf("while a server runs: %v", err)
+	}
+	jwks := h.get("/.well-known/jwks.json").body
+	h.server.Close()
+	if err := Copy(ctx, c, o, databaseURL, true, told); err != nil {
 		t.Fatal(err)
+	}
+	if s, err := Open(ctx, c, Options{Now: h.clock.now, DatabaseNow: keystest.At(h.clock.now), Generate: keystest.Generator()}); err == nil || !strings.Contains(err.Error(), "it was copied to ") {
+		t.Errorf("a server takes a database that was moved: %v %v", s, err)
 	}
 	if rows["users"] != 3001 || rows["clients"] != 6 || rows["grants"] != 2 || rows["audit"] != int64(len(before)) {
 		t.Errorf("%v", rows)
 	}
-	if err := h.admin.CopyTo(ctx, databaseURL, true, told); !errors.Is(err, ErrConflict) {
+	if err := Copy(ctx, c, o, databaseURL, true, told); !errors.Is(err, ErrConflict) {
 		t.Errorf("over a database that is in use: %v", err)
 	}
-	if err := h.admin.CopyTo(ctx, storagetest.SQLiteURL(t), true, told); !errors.Is(err, ErrInvalid) {
+	if err := Copy(ctx, c, o, storagetest.SQLiteURL(t), true, told); !errors.Is(err, ErrInvalid) {
 		t.Errorf("to SQLite: %v", err)
 	}
 
@@ -53,7 +65,7 @@ func TestCopyLogsNobodyOut(t *testing.T) {
 	if !p.active("rs", tokens.AccessToken) || p.active("rs", other.AccessToken) {
 		t.Error("access tokens are not what they were")
 	}
-	if got, want := p.get("/.well-known/jwks.json").body, h.get("/.well-known/jwks.json").body; got != want {
+	if got, want := p.get("/.well-known/jwks.json").body, jwks; got != want {
 		t.Errorf("other keys: %s, %s", got, want)
 	}
 	refreshed := p.refresh("app", tokens.RefreshToken).tokens(t)

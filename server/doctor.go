@@ -37,12 +37,14 @@ type Finding struct {
 // doctor looks at everything and changes nothing.
 type doctor struct {
 	config   Config
+	secrets  []string // files that hold secrets, beside those that the configuration names
 	findings []Finding
 }
 
-// Doctor checks configuration, files, database, keys, clock, issuer and clients, and tells all that it finds, good or bad.
-func Doctor(ctx context.Context, c Config, o AdminOptions) []Finding {
-	d := &doctor{config: c}
+// Doctor checks configuration, files, database, keys, clock, issuer and clients, and tells all that it finds, good or bad. secrets are files that hold
+// settings which nobody else should read.
+func Doctor(ctx context.Context, c Config, o AdminOptions, secrets []string) []Finding {
+	d := &doctor{config: c, secrets: secrets}
 	d.configuration()
 	d.settings()
 	d.files()
@@ -113,7 +115,7 @@ func (d *doctor) settings() {
 // files looks at who else can read what nobody else should.
 func (d *doctor) files() {
 	before := len(d.findings)
-	secret := []string{d.config.masterKeyPath(), d.config.TLSKeyFile}
+	secret := append([]string{d.config.masterKeyPath(), d.config.TLSKeyFile}, d.secrets...)
 	if path := storage.SQLitePath(d.config.Database); path != "" {
 		secret = append(secret, path, path+"-wal", path+"-shm")
 	}
@@ -149,6 +151,11 @@ func (d *doctor) database(ctx context.Context, a *Admin) {
 		d.add("database", FindingFailed, fmt.Sprintf("it takes no writes: %v", err), "is it a standby, or the disk full?")
 		return
 	}
+	for _, err := range []error{checkStamp(ctx, a.db, false), a.ring.CheckAnchor(ctx, d.config.anchorPath())} {
+		if err != nil {
+			d.add("database", FindingFailed, err.Error(), "serve would not start on it")
+		}
+	}
 	d.add("database", FindingOK, fmt.Sprintf("%s, schema %d, takes writes", a.db.Kind(), s.Version), "")
 }
 
@@ -168,15 +175,25 @@ func (d *doctor) keys(ctx context.Context, a *Admin) {
 	if status.Healthy {
 		d.add("keys", FindingOK, status.Sentence, "")
 	}
-	off, err := a.ring.ClockOff(ctx)
-	switch {
-	case err != nil:
-		d.add("clock", FindingFailed, err.Error(), "")
-	case off.Abs() > clockTolerance:
-		d.add("clock", FindingWarning, fmt.Sprintf("the clock here is %v off that of the database", off.Round(time.Millisecond)), "run an NTP client on both (chrony, systemd-timesyncd); from 30 s on this replica takes no step of a key")
-	default:
-		d.add("clock", FindingOK, fmt.Sprintf("%v off that of the database", off.Abs().Round(time.Millisecond)), "")
+	if a.db.Kind() == storage.SQLite { // which has no clock of its own
+		return
 	}
+	off, err := a.ring.ClockOff(ctx)
+	if err != nil {
+		d.add("clock", FindingFailed, err.Error(), "")
+		return
+	}
+	d.clock(off, "that of the database", clockTolerance)
+}
+
+// clock judges how far the clock here is off another.
+func (d *doctor) clock(off time.Duration, other string, tolerance time.Duration) {
+	if off.Abs() > tolerance {
+		d.add("clock", FindingWarning, fmt.Sprintf("the clock here is %v off %s", off.Round(time.Millisecond), other),
+			"run an NTP client on both (chrony, systemd-timesyncd); from 30 s on a replica takes no step of a key")
+		return
+	}
+	d.add("clock", FindingOK, fmt.Sprintf("%v off %s", off.Abs().Round(time.Millisecond), other), "")
 }
 
 func (d *doctor) clients(ctx context.Context, a *Admin) {
@@ -228,7 +245,8 @@ func (d *doctor) issuer(ctx context.Context) {
 	}
 	var metadata api.Metadata
 	url := metadataURL(d.config.Issuer)
-	if err := fetch(ctx, url, &metadata); err != nil {
+	date, err := fetch(ctx, url, &metadata)
+	if err != nil {
 		d.add("issuer", FindingWarning, err.Error(), "does the server run, and does "+d.config.Issuer+" lead to it, from here too?")
 		return
 	}
@@ -237,9 +255,12 @@ func (d *doctor) issuer(ctx context.Context) {
 		return
 	}
 	var set struct{ Keys []struct{ KID string } }
-	if err := fetch(ctx, metadata.JWKSURI, &set); err != nil || len(set.Keys) == 0 {
+	if _, err := fetch(ctx, metadata.JWKSURI, &set); err != nil || len(set.Keys) == 0 {
 		d.add("issuer", FindingFailed, fmt.Sprintf("no keys at %s: %v", metadata.JWKSURI, err), "verifiers fetch them there")
 		return
+	}
+	if !date.IsZero() && storage.SQLitePath(d.config.Database) != "" {
+		d.clock(time.Since(date), "that of the server", 2*clockTolerance) // of which HTTP tells whole seconds
 	}
 	d.add("issuer", FindingOK, d.config.Issuer+" leads to a server that publishes its keys", "")
 }
@@ -254,20 +275,23 @@ func metadataURL(issuer string) string {
 	return scheme + "://" + host + api.PathMetadata + path
 }
 
-func fetch(ctx context.Context, url string, into any) error {
+// fetch reads JSON as a verifier would, which follows no redirect, and tells the time of whoever answers.
+func fetch(ctx context.Context, url string, into any) (date time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return err
+		return date, err
 	}
-	answer, err := http.DefaultClient.Do(r)
+	stay := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	answer, err := stay.Do(r)
 	if err != nil {
-		return err
+		return date, err
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s", url, answer.Status)
+		return date, fmt.Errorf("%s answers %s", url, answer.Status)
 	}
-	return json.NewDecoder(http.MaxBytesReader(nil, answer.Body, 1<<20)).Decode(into)
+	date, _ = http.ParseTime(answer.Header.Get("Date"))
+	return date, json.NewDecoder(http.MaxBytesReader(nil, answer.Body, 1<<20)).Decode(into)
 }

@@ -5,8 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,9 +35,11 @@ func (g *gate) set(h http.Handler) { g.handler.Store(&h) }
 // newFront begins to answer on the listeners that the process is alive and cannot serve yet.
 func newFront(c Config, l Listeners) (*front, error) {
 	f := &front{listeners: l, failed: make(chan error, 2)}
-	if err := f.readCertificate(c); err != nil {
-		return nil, err
+	certificate, err := c.certificate()
+	if err != nil {
+		return nil, &ConfigError{[]error{err}}
 	}
+	f.certificate.Store(certificate)
 	f.public.set(http.HandlerFunc(c.starting))
 	f.admin.set(http.HandlerFunc(c.starting))
 	public, admin := httpServer(&f.public), httpServer(&f.admin)
@@ -52,17 +56,20 @@ func newFront(c Config, l Listeners) (*front, error) {
 	return f, nil
 }
 
-// stop takes nothing more and finishes what is in flight, within a span.
-func (f *front) stop(span time.Duration) error {
+// stop takes nothing more and finishes what is in flight, within a span. Whoever has not sent or read all by then is cut off.
+func (f *front) stop(span time.Duration, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), span)
 	defer cancel()
-	var err error
+	var all sync.WaitGroup
 	for _, server := range f.servers {
-		if e := server.Shutdown(ctx); e != nil {
-			err = errors.Join(err, fmt.Errorf("stop: %w", e), server.Close())
-		}
+		all.Go(func() {
+			if err := server.Shutdown(ctx); err != nil {
+				log.Warn("requests were cut off that did not end", "error", err.Error())
+				server.Close()
+			}
+		})
 	}
-	return err
+	all.Wait()
 }
 
 // starting answers while there is no server yet: what follows from the configuration alone, and that the rest is not there yet.
@@ -84,18 +91,16 @@ func (c Config) starting(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// readCertificate reads the certificate of the public listener, unless that is plaintext. What it serves until then it goes on serving if the
-// files are wrong.
-func (f *front) readCertificate(c Config) error {
-	if c.TLSCertFile == "" {
-		return nil
+// certificate reads the certificate of the public listener; nil if that is plaintext.
+func (c Config) certificate() (*tls.Certificate, error) {
+	if c.TLSCertFile == "" || c.TLSKeyFile == "" {
+		return nil, nil
 	}
 	certificate, err := tls.LoadX509KeyPair(c.TLSCertFile, c.TLSKeyFile)
 	if err != nil {
-		return &ConfigError{[]error{fmt.Errorf("tls_cert_file, tls_key_file: %w", err)}}
+		return nil, fmt.Errorf("tls_cert_file, tls_key_file: %w", err)
 	}
-	f.certificate.Store(&certificate)
-	return nil
+	return &certificate, nil
 }
 
 // Serve opens a replica and answers on the listeners until the context ends. While its PostgreSQL is away, also at the start, it answers 503
@@ -113,7 +118,8 @@ func Serve(ctx context.Context, c Config, o Options, l Listeners) error {
 	}
 	s, err := openWhenAvailable(ctx, c, o, f)
 	if err != nil || s == nil {
-		return errors.Join(err, f.stop(stopTimeout))
+		f.stop(stopTimeout, o.Log)
+		return err
 	}
 	defer s.Close()
 	return s.serve(ctx, f, o)

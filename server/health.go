@@ -53,6 +53,8 @@ func (s *Server) livez(w *exchange, r *http.Request) {
 
 // ready is why this replica cannot serve; nil if it can.
 func (s *Server) ready(ctx context.Context) error {
+	ctx, cancel := s.patience(ctx)
+	defer cancel()
 	for _, c := range s.checks() {
 		if err := c.run(ctx); err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
@@ -65,8 +67,10 @@ func (s *Server) ready(ctx context.Context) error {
 func (s *Server) readyz(w *exchange, r *http.Request) {
 	status, verdict := http.StatusOK, "ok"
 	var lines []string
+	ctx, cancel := s.patience(r.Context()) // for all of them: whoever asks does not wait for long
+	defer cancel()
 	for _, c := range s.checks() {
-		if err := c.run(r.Context()); err != nil {
+		if err := c.run(ctx); err != nil {
 			s.log.Warn("not ready", "check", c.name, "error", err.Error())
 			status, verdict = http.StatusServiceUnavailable, "not ready"
 			lines = append(lines, c.name+" failed")

@@ -55,7 +55,7 @@ func newMetrics(s *Server) *metrics {
 		hashed: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "keyturn_password_hash_duration_seconds", Help: "Time that one password hash took.",
 			Buckets: []float64{.01, .02, .04, .08, .16, .32, .64, 1.28, 2.56}}),
 		reloads:  counters("keyturn_config_reloads_total", "Configurations read again, by outcome.", "outcome"),
-		reloaded: gauge("keyturn_config_reload_ok", "1 if the configuration that was read last is in force, else 0."),
+		reloaded: gauge("keyturn_config_reload_ok", "1 if the configuration that was read last was taken, but for what needs a restart, else 0."),
 	}
 	m.reloaded.Set(1)
 	m.cleanedAt.Set(float64(s.now().Unix()))
@@ -106,9 +106,11 @@ func (s *Server) gauges() []prometheus.Collector {
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_audit_records_total", Help: "Audit records that this process has written."},
 			func() float64 { return float64(s.db.Audited()) }),
 		gauge("keyturn_clock_offset_seconds", "How far the clock here is ahead of that of the database.", func() float64 { return time.Duration(s.clockOff.Load()).Seconds() }),
-		gauge("keyturn_database_connections", "Open connections to the database.", func() float64 { open, _ := s.db.Connections(); return float64(open) }),
+		gauge("keyturn_database_connections", "Open connections to the database.", func() float64 { return float64(s.db.Connections().Open) }),
+		gauge("keyturn_database_connections_in_use", "Connections to the database that are busy.", func() float64 { return float64(s.db.Connections().InUse) }),
+		gauge("keyturn_database_connections_max", "Connections to the database that there may be.", func() float64 { return float64(s.db.Connections().Max) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_database_wait_seconds_total", Help: "Time spent waiting for a connection."},
-			func() float64 { _, waited := s.db.Connections(); return waited.Seconds() }),
+			func() float64 { return s.db.Connections().Waited.Seconds() }),
 	}
 }
 

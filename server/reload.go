@@ -60,15 +60,17 @@ func (s *Server) reload(ctx context.Context, f *front, o Options, c Config) erro
 	if problems := mixed.Problems(true); problems != nil {
 		return &ConfigError{problems}
 	}
-	if err := f.readCertificate(mixed); err != nil {
-		return err
+	certificate, err := mixed.certificate()
+	if err != nil {
+		return &ConfigError{[]error{err}}
 	}
-	was := *s.config()
+	if was := s.config(); was.schedule() != mixed.schedule() {
+		if err := s.recordSchedule(ctx, mixed); err != nil { // commands would go by other settings than the server
+			return err
+		}
+	}
 	s.follow(mixed)
-	if err := s.recordSchedule(ctx); err != nil { // commands would go by other settings than the server
-		s.follow(was)
-		return err
-	}
+	f.certificate.Store(certificate)
 	if level, err := mixed.logLevel(); err == nil && o.Level != nil {
 		o.Level.Set(level)
 	}
@@ -83,7 +85,7 @@ func (s *Server) reload(ctx context.Context, f *front, o Options, c Config) erro
 func (s *Server) follow(c Config) {
 	s.settings.Store(&c)
 	s.ring.Follow(c.Keys())
-	s.clientFailures.change(c.LoginFailures, time.Duration(c.LoginWindow))
+	s.clientFailures.change(c.LoginFailures, time.Duration(c.LoginWindow), s.now())
 }
 
 // reloaded is c with all that may change while a server runs as it is in next, and the keys of what differs otherwise.

@@ -184,3 +184,70 @@ func selfSigned(t *testing.T, serial int64) (certPEM, keyPEM []byte) {
 	private := must(x509.MarshalPKCS8PrivateKey(key))
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
 }
+
+// Whoever has sent half a request does not decide how a server ends: it is cut off in time, and the server ends well.
+func TestStopDespiteASlowClient(t *testing.T) {
+	t.Parallel()
+	c := testConfig(storagetest.SQLiteURL(t))
+	listeners := must(Listen(c))
+	log := &lockedBuffer{}
+	served := make(chan error, 1)
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		served <- Serve(running, c, Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))}, listeners)
+	}()
+	conn := must(net.Dial("tcp", listeners.Public.Addr().String()))
+	defer conn.Close()
+	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(log.String(), `"msg":"serving"`); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal(log.String())
+		}
+	}
+	must(conn.Write([]byte("POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\ngrant_type=")))
+	time.Sleep(50 * time.Millisecond) // until it is being read
+	begun := time.Now()
+	stop()
+	if err := <-served; err != nil || time.Since(begun) > 10*time.Second {
+		t.Errorf("%v after %v", err, time.Since(begun))
+	}
+	if !strings.Contains(log.String(), "cut off") {
+		t.Error("nobody is told that a request was cut off")
+	}
+}
+
+// Who is being throttled already goes by the new limit, whichever way it was changed.
+func TestReloadOfBudgets(t *testing.T) {
+	at := noon
+	b := newBudgets(300, time.Hour)
+	b.spend("key", at)
+	b.change(3, time.Hour, at)
+	for range 3 {
+		b.spend("key", at)
+	}
+	if b.wait("key", at) == 0 {
+		t.Error("a smaller limit does not count for who has failed before")
+	}
+	b.change(300, time.Minute, at)
+	if wait := b.wait("key", at.Add(time.Second)); wait > 0 {
+		t.Errorf("a larger limit does not: %v", wait)
+	}
+}
+
+// A reload that cannot be recorded changes nothing, and one that has nothing to record needs no database.
+func TestReloadWhileTheDatabaseIsAway(t *testing.T) {
+	h := open(t, testConfig(storagetest.SQLiteURL(t)), nil)
+	f := &front{}
+	f.public.set(h.server.Public())
+	var level slog.LevelVar
+	h.server.db.Close()
+	next := *h.server.config()
+	next.AccessTTL, next.LogLevel = Duration(time.Minute), "error"
+	if err := h.server.reload(ctx, f, Options{Level: &level}, next); err == nil || level.Level() != slog.LevelInfo || h.server.config().AccessTTL == next.AccessTTL {
+		t.Errorf("%v %v", err, level.Level())
+	}
+	next.AccessTTL = h.server.config().AccessTTL
+	if err := h.server.reload(ctx, f, Options{Level: &level}, next); err != nil || level.Level() != slog.LevelError {
+		t.Errorf("%v %v", err, level.Level())
+	}
+}

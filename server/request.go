@@ -5,8 +5,10 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
+	"github.com/keyturn/keyturn/api"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -24,6 +26,7 @@ type request struct {
 	// The client was not read for this request, and nothing has said since that it is still what it was. An endpoint then does and tells nothing,
 	// but for a statement that asks for the revision of the client as well.
 	remembered bool
+	counted    bool // among the token requests
 }
 
 // beginsAgain tells whether what has come of the request is nothing yet: the client will be read, and the endpoint begin again.
@@ -54,6 +57,9 @@ func (s *Server) post(endpoint func(context.Context, *request) (any, error)) han
 		x.outcome = string(f.body.Code)
 		if f.httpStatus() >= 500 {
 			s.log.Error("request failed", "request_id", x.id, "path", x.route, "error", err.Error())
+		}
+		if !q.counted && strings.HasSuffix(x.route, api.PathToken) { // it did not get as far as its grant
+			s.metrics.tokens.WithLabelValues("other", x.outcome).Inc()
 		}
 		writeError(x, f)
 	}

@@ -17,9 +17,12 @@ type schedule struct {
 	KeyBits             int      `json:"key_bits"`
 }
 
-func (s *Server) recordSchedule(ctx context.Context) error {
-	c := s.config()
-	text, err := json.Marshal(schedule{c.AccessTTL, c.RefreshMaxTTL, c.KeyRotationInterval, c.KeyPublishLead, c.JWKSMaxAge, c.KeyBits})
+func (c Config) schedule() schedule {
+	return schedule{c.AccessTTL, c.RefreshMaxTTL, c.KeyRotationInterval, c.KeyPublishLead, c.JWKSMaxAge, c.KeyBits}
+}
+
+func (s *Server) recordSchedule(ctx context.Context, c Config) error {
+	text, err := json.Marshal(c.schedule())
 	if err != nil {
 		return fmt.Errorf("schedule: %w", err)
 	}

@@ -142,7 +142,7 @@ func (s *Server) begin(ctx context.Context, dev bool) error {
 	if err := s.syncClock(ctx); err != nil {
 		return err
 	}
-	if err := s.recordSchedule(ctx); err != nil {
+	if err := s.recordSchedule(ctx, *s.config()); err != nil {
 		return err
 	}
 	err := s.ring.Maintain(ctx)
@@ -163,7 +163,7 @@ const (
 	requestTimeout  = 15 * time.Second
 	responseTimeout = 30 * time.Second
 	idleTimeout     = 2 * time.Minute
-	stopTimeout     = 9 * time.Second // from the signal to the end, of which the delay is a part
+	stopTimeout     = 8 * time.Second // from the signal to the end, of which the delay is a part
 	maxStopDelay    = 5 * time.Second
 )
 
@@ -218,7 +218,7 @@ func (s *Server) serve(ctx context.Context, f *front, o Options) error {
 		case <-time.After(time.Duration(s.config().StopDelay)):
 		}
 	}
-	err = errors.Join(err, f.stop(stopTimeout-time.Duration(s.config().StopDelay)))
+	f.stop(stopTimeout-time.Duration(s.config().StopDelay), s.log)
 	stopLoops()
 	running.Wait()
 	return err

@@ -124,7 +124,13 @@ func checkStamp(ctx context.Context, db *storage.DB, dev bool) error {
 	if err != nil {
 		return err
 	}
+	moved, err := db.Meta(ctx, metaMoved)
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return err
+	}
 	switch {
+	case moved != "":
+		return &ConfigError{[]error{fmt.Errorf("database: it was copied to %s, and what has happened there since is not in it: use that one; to go back to this one, `keyturn restore --confirm` ends every login", moved)}}
 	case stamp == stampDev && !dev:
 		return &ConfigError{[]error{errors.New("database: it was made by `keyturn dev`, its secrets are known to everybody: use another one")}}
 	case stamp != stampDev && dev:

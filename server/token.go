@@ -37,6 +37,7 @@ func (s *Server) countToken(q *request, grant string, err error) error {
 	if q.beginsAgain(err) {
 		return err
 	}
+	q.counted = true
 	outcome := "ok"
 	if err != nil {
 		outcome = string(visible(err).body.Code)

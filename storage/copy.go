@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"time"
-
-	"github.com/jmoiron/sqlx"
 )
 
 // copiedTables are all tables but those that only mean something to the servers that run: leases, and the version of the schema.
@@ -50,15 +48,15 @@ func copyTable(from, into *tx, table string) (n int64, err error) {
 	if _, err := into.change(`DELETE FROM ` + table); err != nil {
 		return 0, err
 	}
-	rows, err := from.QueryxContext(from.ctx, `SELECT * FROM `+table)
+	columns, isBool, err := columnsOf(from, table)
+	if err != nil {
+		return 0, err
+	}
+	rows, err := from.QueryxContext(from.ctx, `SELECT `+strings.Join(columns, ", ")+` FROM `+table)
 	if err != nil {
 		return 0, err
 	}
 	defer rows.Close()
-	columns, isBool, err := columnsOf(rows)
-	if err != nil {
-		return 0, err
-	}
 	var values []any
 	flush := func() error {
 		count := len(values) / len(columns)
@@ -92,11 +90,15 @@ func copyTable(from, into *tx, table string) (n int64, err error) {
 	return n, errors.Join(rows.Err(), flush())
 }
 
-// columnsOf is the names of the columns, and which of them hold truth values, which SQLite keeps as numbers.
-func columnsOf(rows *sqlx.Rows) (names []string, isBool []bool, err error) {
-	types, err := rows.ColumnTypes()
-	for _, c := range types {
-		names, isBool = append(names, c.Name()), append(isBool, strings.EqualFold(c.DatabaseTypeName(), "boolean"))
+// columnsOf is the columns of a table, and which of them hold truth values, which SQLite keeps as numbers.
+func columnsOf(t *tx, table string) (names []string, isBool []bool, err error) {
+	var columns []struct {
+		Name string `db:"name"`
+		Type string `db:"type"`
+	}
+	err = t.all(&columns, `SELECT name, type FROM pragma_table_info($1)`, table)
+	for _, c := range columns {
+		names, isBool = append(names, c.Name), append(isBool, strings.EqualFold(c.Type, "boolean"))
 	}
 	return names, isBool, err
 }

@@ -132,13 +132,19 @@ func (d *DB) Ping(ctx context.Context) error {
 	return fmt.Errorf("ping: %w: it only reads, as a standby does", ErrUnavailable)
 }
 
-// Connections tells how many connections are open, and how long requests have waited for one, all together.
-func (d *DB) Connections() (open int, waited time.Duration) {
+// Connections is the state of the pools that answer requests, all together.
+type Connections struct {
+	Open, InUse, Max int
+	Waited           time.Duration // for a connection, since the start
+}
+
+// Connections tells the state of the pools.
+func (d *DB) Connections() (c Connections) {
 	for _, pool := range []*sqlx.DB{d.read, d.write} {
 		s := pool.Stats()
-		open, waited = open+s.OpenConnections, waited+s.WaitDuration
+		c.Open, c.InUse, c.Max, c.Waited = c.Open+s.OpenConnections, c.InUse+s.InUse, c.Max+s.MaxOpenConnections, c.Waited+s.WaitDuration
 	}
-	return open, waited
+	return c
 }
 
 // Audited counts the audit records that were written since the database was opened, a few of transactions that did not take place among them.

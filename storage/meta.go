@@ -69,6 +69,9 @@ func (d *DB) MarkRestored(ctx context.Context, by Actor, now time.Time) error {
 				return err
 			}
 		}
+		if _, err := t.change(`DELETE FROM meta WHERE name = 'moved'`); err != nil { // this database is the one from now on
+			return err
+		}
 		// Who remembers a client of before must not take it for one of now, nor for what it is changed to.
 		// Epochs begin at the moment of a client's creation and move on by one: now is beyond every epoch that was lost.
 		if _, err := t.change(`UPDATE clients SET epoch = CASE WHEN epoch < $1 THEN $1 ELSE epoch + 1 END, revision = $2`, At(now), randomID()); err != nil {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -51,17 +53,28 @@ func (a *app) restoreCommand() *cobra.Command {
 }
 
 func (a *app) copyCommand() *cobra.Command {
-	var to string
+	var to, toFile string
 	var insecure bool
-	c := a.verb("copy", "Copy the SQLite database to a new PostgreSQL one; nobody is logged out", cobra.NoArgs, false, func(ctx context.Context, admin *server.Admin, _ []string) error {
-		if to == "" {
-			return usageError{errors.New("copy: --to names the PostgreSQL database, as in postgres://keyturn@db.example.com/keyturn?sslmode=verify-full")}
-		}
-		rows := map[string]int64{}
-		if err := admin.CopyTo(ctx, to, insecure, func(table string, n int64) { rows[table] = n }); err != nil {
+	c := &cobra.Command{Use: "copy", Short: "Copy the SQLite database to a new PostgreSQL one; nobody is logged out", Args: cobra.NoArgs}
+	addSettings(c.Flags(), scopeDatabase)
+	c.Flags().StringVar(&a.reason, "reason", "", "why, for the audit trail")
+	c.Flags().StringVar(&to, "to", "", "URL of the PostgreSQL database, which must be new; stop the server on SQLite first")
+	c.Flags().StringVar(&toFile, "to-file", "", "file that holds that URL: flags are seen by everybody on the machine, passwords in them too")
+	c.Flags().BoolVar(&insecure, "allow-insecure-target", false, "allow PostgreSQL on another host without sslmode=verify-full")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		config, err := a.config(c.Flags(), false)
+		if err != nil {
 			return err
 		}
-		a.say("Copied. Start the servers with --database %s and the same master key, and never again the one on SQLite.", server.WithoutPassword(to))
+		if to, err = urlOf(to, toFile); err != nil {
+			return usageError{err}
+		}
+		rows := map[string]int64{}
+		o := server.AdminOptions{Actor: a.actor(), Reason: a.reason, Given: a.given, Say: a.say}
+		if err := server.Copy(c.Context(), config, o, to, insecure, func(table string, n int64) { rows[table] = n }); err != nil {
+			return err
+		}
+		a.say("Copied. Start the servers with --database %s and the same master key. The database on SQLite is not served any more.", server.WithoutPassword(to))
 		return a.print(rows, func() {
 			var lines [][]string
 			for _, table := range slices.Sorted(maps.Keys(rows)) {
@@ -69,8 +82,18 @@ func (a *app) copyCommand() *cobra.Command {
 			}
 			a.table([]string{"TABLE", "ROWS"}, lines)
 		})
-	})
-	c.Flags().StringVar(&to, "to", "", "URL of the PostgreSQL database, which must be empty; stop the server on SQLite first")
-	c.Flags().BoolVar(&insecure, "allow-insecure-target", false, "allow PostgreSQL on another host without sslmode=verify-full")
+	}
 	return c
+}
+
+// urlOf is a URL that was given, or that a file holds.
+func urlOf(url, file string) (string, error) {
+	switch {
+	case (url == "") == (file == ""):
+		return "", errors.New("copy: one of --to and --to-file names the PostgreSQL database, as in postgres://keyturn@db.example.com/keyturn?sslmode=verify-full")
+	case url != "":
+		return url, nil
+	}
+	text, err := os.ReadFile(file)
+	return strings.TrimSpace(string(text)), err
 }

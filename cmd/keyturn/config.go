@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"encoding"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"reflect"
 	"slices"
@@ -165,9 +167,13 @@ func readConfigFile(path string) (values map[string]any, origins map[string]stri
 	if err != nil {
 		return nil, nil, []error{fmt.Errorf("config: %w", err)}
 	}
-	var document yaml.Node
-	if err := yaml.Unmarshal(content, &document); err != nil {
+	var document, more yaml.Node
+	read := yaml.NewDecoder(bytes.NewReader(content))
+	if err := read.Decode(&document); err != nil && err != io.EOF {
 		return nil, nil, []error{fmt.Errorf("config: %s: %w", path, err)}
+	}
+	if err := read.Decode(&more); err != io.EOF {
+		return nil, nil, []error{fmt.Errorf("config: %s: something stands after the first document", path)}
 	}
 	values, origins = map[string]any{}, map[string]string{}
 	if len(document.Content) == 0 { // an empty file

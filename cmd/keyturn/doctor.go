@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/keyturn/keyturn/server"
 )
@@ -18,10 +20,18 @@ func (a *app) doctorCommand() *cobra.Command {
 	addSettings(c.Flags(), scopeAll)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		config, err := a.config(c.Flags(), false)
-		if err != nil {
+		var bad *server.ConfigError
+		var findings []server.Finding
+		switch {
+		case errors.As(err, &bad): // nothing else can be looked at
+			for _, problem := range bad.Problems {
+				findings = append(findings, server.Finding{Check: "configuration", Status: server.FindingFailed, Found: problem.Error(), Advice: "mend this first: no command works without"})
+			}
+		case err != nil:
 			return err
+		default:
+			findings = server.Doctor(c.Context(), config, server.AdminOptions{Actor: a.actor(), Given: a.given}, a.secretFiles(config, c.Flags()))
 		}
-		findings := server.Doctor(c.Context(), config, server.AdminOptions{Actor: a.actor(), Given: a.given})
 		if err := a.print(findings, func() { a.printFindings(findings) }); err != nil {
 			return err
 		}
@@ -37,6 +47,20 @@ func (a *app) doctorCommand() *cobra.Command {
 		return nil
 	}
 	return c
+}
+
+// secretFiles are the files that settings with a secret come from.
+func (a *app) secretFiles(config server.Config, flags *pflag.FlagSet) (files []string) {
+	if server.WithoutPassword(config.Database) == config.Database {
+		return nil
+	}
+	if file := a.getenv("KEYTURN_DATABASE_FILE"); file != "" {
+		return []string{file}
+	}
+	if path := a.configPath(flags); strings.HasPrefix(a.origins["database"], path+":") {
+		return []string{path}
+	}
+	return nil
 }
 
 func (a *app) printFindings(findings []server.Finding) {
@@ -64,7 +88,7 @@ func (a *app) healthcheckCommand() *cobra.Command {
 	return c
 }
 
-// healthcheck asks over loopback, whatever the listener is bound to.
+// healthcheck asks where the server listens; over loopback, if that is everywhere.
 func (a *app) healthcheck(ctx context.Context, listen string) error {
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
@@ -82,7 +106,8 @@ func (a *app) healthcheck(ctx context.Context, listen string) error {
 	if err != nil {
 		return err
 	}
-	answer, err := http.DefaultClient.Do(r)
+	direct := &http.Client{Transport: &http.Transport{}} // whatever proxies the environment names
+	answer, err := direct.Do(r)
 	if err != nil {
 		return fmt.Errorf("healthcheck: the server does not answer: %w", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -69,14 +70,46 @@ func (a *app) firstConfiguration(flags *pflag.FlagSet, path, answers string) err
 // question is a setting that a first configuration needs.
 type question struct{ key, ask, standard string }
 
+// check looks at one answer; all of them together are looked at later.
+func (q question) check(text string) error {
+	switch q.key {
+	case "issuer":
+		return server.CheckIssuer(text)
+	case "behind_proxy":
+		if text != "true" && text != "false" {
+			return errors.New("yes or no")
+		}
+	}
+	return nil
+}
+
+// withPassword asks, without echo, for the password of a PostgreSQL database that names a user and no password.
+func (a *app) withPassword(text string) (string, error) {
+	u, err := url.Parse(text)
+	if err != nil || u.User == nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
+		return text, nil
+	}
+	if _, given := u.User.Password(); given {
+		return text, nil
+	}
+	f := a.stdin.(*os.File) // a terminal, since somebody has typed
+	fmt.Fprintf(a.stderr, "Password of %s (Enter for none): ", u.User.Username())
+	password, err := term.ReadPassword(int(f.Fd()))
+	fmt.Fprintln(a.stderr)
+	if err == nil && len(password) > 0 {
+		u.User = url.UserPassword(u.User.Username(), string(password))
+	}
+	return u.String(), err
+}
+
 // answer asks on the terminal for what has no answer yet, and without a terminal takes what is usual.
 func (a *app) answer(flags *pflag.FlagSet, folder string) error {
 	a.config(flags, false) // its problems are told once all answers are there
 	for _, q := range []question{
 		{"issuer", "URL under which clients and resource servers reach this server", ""},
 		{"listen", "Address of the public listener", "127.0.0.1:8080"},
-		{"behind_proxy", "Does a proxy in front end TLS (true, false)", "false"},
-		{"database", "Database, sqlite:FILE or postgres://USER:PASSWORD@HOST/NAME?sslmode=verify-full", "sqlite:" + filepath.Join(folder, "keyturn.db")},
+		{"behind_proxy", "Does a proxy in front end TLS (yes, no)", "no"},
+		{"database", "Database, sqlite:FILE or postgres://USER@HOST/NAME?sslmode=verify-full", "sqlite:" + filepath.Join(folder, "keyturn.db")},
 		{"master_key_file", "File of the master key", filepath.Join(folder, "keyturn-master.key")},
 	} {
 		if a.given[q.key] {
@@ -100,7 +133,7 @@ func (a *app) askOnTerminal(q question) (string, error) {
 		if q.standard == "" {
 			return "", usageError{fmt.Errorf("init: there is no terminal to ask on: --%s, or --answers FILE", strings.ReplaceAll(q.key, "_", "-"))}
 		}
-		return q.standard, nil
+		return plainAnswer(q.standard), nil
 	}
 	if a.typed == nil {
 		a.typed = bufio.NewReader(f)
@@ -115,13 +148,29 @@ func (a *app) askOnTerminal(q question) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("init: %w", err)
 		}
-		if text := strings.TrimSpace(line); text != "" {
-			return text, nil
+		text := strings.TrimSpace(line)
+		if answer, ok := map[string]string{"yes": "true", "y": "true", "no": "false", "n": "false"}[strings.ToLower(text)]; ok {
+			text = answer
+		}
+		if err := q.check(text); text != "" && err != nil {
+			a.say("%v", err)
+			continue
+		}
+		if text != "" {
+			return a.withPassword(text)
 		}
 		if q.standard != "" {
-			return q.standard, nil
+			return plainAnswer(q.standard), nil
 		}
 	}
+}
+
+// plainAnswer is an answer as settings have it.
+func plainAnswer(text string) string {
+	if text == "no" {
+		return "false"
+	}
+	return text
 }
 
 // commented is the configuration as a file that explains itself: every setting, those with their default as comments.
@@ -131,7 +180,9 @@ func (a *app) commented(config server.Config) string {
 	for _, s := range settings {
 		text, _ := yaml.Marshal(map[string]any{s.key: textOf(reflect.ValueOf(config).Field(s.index).Interface())})
 		line := strings.TrimRight(string(text), "\n")
-		if !a.given[s.key] {
+		if fromFile := strings.HasPrefix(a.origins[s.key], "file "); fromFile { // a secret, perhaps, which stays where it is
+			line = "# " + s.key + ": (" + a.origins[s.key] + ")"
+		} else if !a.given[s.key] {
 			line = "# " + line
 		}
 		reload := ""
@@ -161,6 +212,7 @@ func (a *app) finishInit(ctx context.Context, path string, written bool) error {
 	if made {
 		a.say("%s: made, mode 0600: keep a copy apart from the database", config.MasterKeyFile)
 	}
+	_, missing := os.Stat(strings.TrimPrefix(config.Database, "sqlite:"))
 	admin, err := server.OpenAdmin(ctx, config, server.AdminOptions{Actor: a.actor(), Reason: "init", Create: true, Given: a.given})
 	if err != nil {
 		return fmt.Errorf("%s and the master key are there, but the database is not ready: %w; then run init again", path, err)
@@ -171,7 +223,7 @@ func (a *app) finishInit(ctx context.Context, path string, written bool) error {
 		return err
 	}
 	a.say("%s: schema %d", server.WithoutPassword(config.Database), schema.Version)
-	if !written && !made {
+	if !written && !made && (missing == nil || !strings.HasPrefix(config.Database, "sqlite:")) {
 		a.say("%s was there, and everything it names: nothing was changed", path)
 	}
 	a.nextCommands(path)

@@ -41,7 +41,7 @@ func TestOtherPages(t *testing.T) {
 			t.Parallel()
 			script := readmePrelude + prelude + blocksOf(t, "../../docs/"+page+".md", 1)
 			if page == "operate" {
-				script = strings.ReplaceAll(script, "$POSTGRES_URL", "'"+storagetest.PostgresURL(t)+"'")
+				script = strings.Replace(script, "keyturn copy ", "stop; echo '"+storagetest.PostgresURL(t)+"' >target.url; keyturn copy ", 1)
 			}
 			runAsReader(t, script)
 		})

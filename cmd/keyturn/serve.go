@@ -31,6 +31,9 @@ func (a *app) serveCommand() *cobra.Command {
 
 // serve runs until SIGTERM or an interrupt. A second one ends the process at once. At SIGHUP it reads the configuration again.
 func (a *app) serve(ctx context.Context, config server.Config, again func() (server.Config, error)) error {
+	hangUp := make(chan os.Signal, 1)
+	signal.Notify(hangUp, syscall.SIGHUP) // first: until then it would end the process
+	defer signal.Stop(hangUp)
 	ctx, stop := untilSignal(ctx)
 	defer stop()
 	listeners, err := server.Listen(config)
@@ -50,9 +53,6 @@ func (a *app) serve(ctx context.Context, config server.Config, again func() (ser
 			log.Warn("traces were not sent", "error", err.Error())
 		}
 	}()
-	hangUp := make(chan os.Signal, 1)
-	signal.Notify(hangUp, syscall.SIGHUP)
-	defer signal.Stop(hangUp)
 	return server.Serve(ctx, config, server.Options{Log: log.Logger, Level: log.Level, Tracer: tracer, Reload: server.Reload{Asked: hangUp, Read: again}}, listeners)
 }
 

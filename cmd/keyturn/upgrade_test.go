@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -41,7 +42,7 @@ func nextVersion(t *testing.T, folder string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Rename(files[len(files)-1], filepath.Join(source, "storage/schema", "0000"+string(rune('0'+len(files)))+"_next.sql")); err != nil {
+	if err := os.Rename(files[len(files)-1], filepath.Join(source, "storage/schema", fmt.Sprintf("%05d_next.sql", len(files)))); err != nil {
 		t.Fatal(err)
 	}
 	binary := filepath.Join(folder, "keyturn-next")
