@@ -42,7 +42,7 @@ func (a *app) serve(ctx context.Context, config server.Config, again func() (ser
 	}
 	log := server.NewLog(config, a.stderr, a.onTerminal())
 	defer log.Close()
-	tracer, stopTracing, err := tracing(ctx, a.getenv)
+	tracer, stopTracing, err := tracing(ctx, a.getenv, log.Logger)
 	if err != nil {
 		return err
 	}

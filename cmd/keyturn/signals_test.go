@@ -126,14 +126,20 @@ func TestSignals(t *testing.T) {
 // Traces are sent only if somebody asks for them.
 func TestTracingIsOffUnlessAskedFor(t *testing.T) {
 	for want, environments := range map[bool][]map[string]string{
-		false: {{}, {"OTEL_SERVICE_NAME": "x"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "true"},
+		false: {{}, {"OTEL_SERVICE_NAME": "x"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "TRUE"},
 			{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_TRACES_EXPORTER": "none"}},
 		true: {{"OTEL_TRACES_EXPORTER": "otlp"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://x"}},
 	} {
 		for _, environment := range environments {
-			if got := wantsTracing(func(name string) string { return environment[name] }); got != want {
-				t.Errorf("%v: %v", environment, got)
+			if got, err := wantsTracing(func(name string) string { return environment[name] }); err != nil || got != want {
+				t.Errorf("%v: %v, %v", environment, got, err)
 			}
+		}
+	}
+	for _, environment := range []map[string]string{{"OTEL_TRACES_EXPORTER": "console"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "localhost:4317"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://%zz"},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}} {
+		if _, err := wantsTracing(func(name string) string { return environment[name] }); err == nil {
+			t.Errorf("%v is taken", environment)
 		}
 	}
 }

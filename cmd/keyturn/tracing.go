@@ -1,9 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
 
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -13,24 +18,37 @@ import (
 	"github.com/keyturn/keyturn/server"
 )
 
-// wantsTracing tells whether the standard variables of OpenTelemetry ask for traces: nothing is sent anywhere unless they do.
-func wantsTracing(getenv func(string) string) bool {
-	switch {
-	case getenv("OTEL_SDK_DISABLED") == "true" || getenv("OTEL_TRACES_EXPORTER") == "none":
-		return false
-	case getenv("OTEL_TRACES_EXPORTER") == "otlp":
-		return true
+// wantsTracing tells whether the standard variables of OpenTelemetry ask for traces: nothing is sent anywhere unless they do. What they ask for that
+// there is not, is refused.
+func wantsTracing(getenv func(string) string) (bool, error) {
+	exporter := getenv("OTEL_TRACES_EXPORTER")
+	asked := exporter == "otlp"
+	for _, name := range []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"} {
+		u, err := url.Parse(getenv(name))
+		if err != nil || getenv(name) != "" && (u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+			return false, fmt.Errorf("%s: it is no URL, such as http://localhost:4318", name)
+		}
+		asked = asked || getenv(name) != ""
 	}
-	return getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") != ""
+	switch protocol := cmp.Or(getenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), getenv("OTEL_EXPORTER_OTLP_PROTOCOL"), "http/protobuf"); {
+	case strings.EqualFold(getenv("OTEL_SDK_DISABLED"), "true"), exporter == "none", !asked && exporter == "":
+		return false, nil
+	case exporter != "" && exporter != "otlp":
+		return false, fmt.Errorf("OTEL_TRACES_EXPORTER: %q is neither otlp nor none", exporter)
+	case protocol != "http/protobuf":
+		return false, fmt.Errorf("OTEL_EXPORTER_OTLP_PROTOCOL: %q is not http/protobuf", protocol)
+	}
+	return true, nil
 }
 
 // tracing begins to send traces by OTLP over HTTP, if the environment asks for it: endpoint, headers, sampler and service name are what OTEL_* say.
 // Without, the tracer is nil. stop sends what has not been sent.
-func tracing(ctx context.Context, getenv func(string) string) (tracer trace.Tracer, stop func(context.Context) error, err error) {
+func tracing(ctx context.Context, getenv func(string) string, log *slog.Logger) (tracer trace.Tracer, stop func(context.Context) error, err error) {
 	nothing := func(context.Context) error { return nil }
-	if !wantsTracing(getenv) {
-		return nil, nothing, nil
+	if wanted, err := wantsTracing(getenv); err != nil || !wanted {
+		return nil, nothing, err
 	}
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("traces were not sent", "error", err.Error()) }))
 	exporter, err := otlptracehttp.New(ctx)
 	if err != nil {
 		return nil, nothing, fmt.Errorf("tracing: %w", err)

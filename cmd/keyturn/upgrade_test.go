@@ -54,17 +54,114 @@ func nextVersion(t *testing.T, folder string) string {
 	return binary
 }
 
-// replicaProcess is a server of some version, as a process.
+const upgradeSecret, upgradePassword = "the secret of the client", "correct horse battery staple"
+
+// upgrade is replicas of several versions on one database, as processes, and clients that go on refreshing.
+type upgrade struct {
+	t           *testing.T
+	environment []string
+	where       atomic.Pointer[string] // the replica that clients talk to
+	done, reset atomic.Int64           // requests that were answered, and connections that were not
+	stop        chan struct{}
+	load        sync.WaitGroup
+}
+
+// replicaProcess is a server of some version.
 type replicaProcess struct {
 	*exec.Cmd
 	base string
 	out  *bytes.Buffer
 }
 
+func (u *upgrade) command(binary, input string, args ...string) {
+	u.t.Helper()
+	c := exec.Command(binary, args...)
+	c.Args[0], c.Env, c.Stdin = "keyturn", u.environment, strings.NewReader(input)
+	if out, err := c.CombinedOutput(); err != nil {
+		u.t.Fatalf("%v: %s", args, out)
+	}
+}
+
+func (u *upgrade) serve(binary string, more ...string) *replicaProcess {
+	u.t.Helper()
+	port := freePort(u.t)
+	args := append([]string{"serve", "--issuer", "http://127.0.0.1:1", "--listen", "127.0.0.1:" + port, "--admin-listen", "127.0.0.1:0"}, more...)
+	r := &replicaProcess{exec.Command(binary, args...), "http://127.0.0.1:" + port, &bytes.Buffer{}}
+	r.Args[0], r.Env, r.Stdout, r.Stderr = "keyturn", u.environment, r.out, r.out
+	if err := r.Start(); err != nil {
+		u.t.Fatal(err)
+	}
+	u.t.Cleanup(func() { r.Process.Kill() })
+	return r
+}
+
+// post sends a token request and returns the refresh token of the answer, which must be 200.
+func (u *upgrade) post(form url.Values) (string, error) {
+	base := *u.where.Load()
+	r, err := http.NewRequest(http.MethodPost, base+"/token", strings.NewReader(form.Encode()))
+	if err != nil {
+		return "", err
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.SetBasicAuth("app", strings.ReplaceAll(upgradeSecret, " ", "+"))
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err == nil && answer.StatusCode != http.StatusOK {
+		u.t.Errorf("%s: %d %s", base, answer.StatusCode, body)
+	}
+	var tokens struct {
+		Refresh string `json:"refresh_token"`
+	}
+	if err == nil {
+		err = json.Unmarshal(body, &tokens)
+	}
+	u.done.Add(1)
+	return tokens.Refresh, err
+}
+
+// refreshes logs in and goes on refreshing until the load stops.
+func (u *upgrade) refreshes() {
+	token, err := u.post(url.Values{"grant_type": {"password"}, "username": {"alice"}, "password": {upgradePassword}})
+	if err != nil {
+		u.t.Error(err)
+	}
+	for {
+		select {
+		case <-u.stop:
+			return
+		default:
+		}
+		newer, err := u.post(url.Values{"grant_type": {"refresh_token"}, "refresh_token": {token}})
+		var network net.Error
+		switch {
+		case err == nil:
+			token = newer
+		case errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET):
+			u.reset.Add(1) // the same token again
+			time.Sleep(10 * time.Millisecond)
+		default:
+			u.t.Error(err)
+		}
+	}
+}
+
+// more waits until a hundred more requests were answered.
+func (u *upgrade) more() {
+	u.t.Helper()
+	for from, begun := u.done.Load(), time.Now(); u.done.Load() < from+100; time.Sleep(5 * time.Millisecond) {
+		if time.Since(begun) > 30*time.Second {
+			u.t.Fatal("no requests are answered")
+		}
+	}
+}
+
 // Under load, a server of the next version takes its place beside one of this version, which goes on, and then stops. No request fails but those
 // whose connection was reset. One that may not migrate waits until another has.
 func TestRollingUpgrade(t *testing.T) {
-	databaseURL := storagetest.PostgresURL(t)
 	folder := t.TempDir()
 	master := filepath.Join(folder, "master.key")
 	if err := os.WriteFile(master, []byte(strings.Repeat("ab", 32)+"\n"), 0o600); err != nil {
@@ -75,129 +172,46 @@ func TestRollingUpgrade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	environment := append(os.Environ(), "KEYTURN_DATABASE="+databaseURL, "KEYTURN_MASTER_KEY_FILE="+master, "KEYTURN_STOP_DELAY=1s", "KEYTURN_PASSWORD_HASH_MEMORY=7MiB")
-	command := func(binary string, input string, args ...string) {
-		t.Helper()
-		c := exec.Command(binary, args...)
-		c.Args[0], c.Env, c.Stdin = "keyturn", environment, strings.NewReader(input)
-		if out, err := c.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", args, out)
-		}
-	}
-	const secret, password = "the secret of the client", "correct horse battery staple"
-	issuer := "http://127.0.0.1:1"
-	serve := func(binary string, more ...string) *replicaProcess {
-		t.Helper()
-		port := freePort(t)
-		r := &replicaProcess{exec.Command(binary, append([]string{"serve", "--issuer", issuer, "--listen", "127.0.0.1:" + port, "--admin-listen", "127.0.0.1:0"}, more...)...),
-			"http://127.0.0.1:" + port, &bytes.Buffer{}}
-		r.Args[0], r.Env, r.Stdout, r.Stderr = "keyturn", environment, r.out, r.out
-		if err := r.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { r.Process.Kill() })
-		return r
-	}
-	command(this, secret, "client", "create", "app", "--grant", "password", "--grant", "refresh_token", "--audience", "https://api.example", "--secret-stdin")
-	command(this, password, "user", "create", "alice", "--password-stdin")
-	old := serve(this)
+	u := &upgrade{t: t, stop: make(chan struct{}), environment: append(os.Environ(), "KEYTURN_DATABASE="+storagetest.PostgresURL(t),
+		"KEYTURN_MASTER_KEY_FILE="+master, "KEYTURN_STOP_DELAY=1s", "KEYTURN_PASSWORD_HASH_MEMORY=7MiB")}
+	u.command(this, upgradeSecret, "client", "create", "app", "--grant", "password", "--grant", "refresh_token", "--audience", "https://api.example", "--secret-stdin")
+	u.command(this, upgradePassword, "user", "create", "alice", "--password-stdin")
+	old := u.serve(this)
 	if err := waitFor(old.base + "/readyz"); err != nil {
 		t.Fatal(err, old.out)
 	}
-
-	var where atomic.Pointer[string]
-	where.Store(&old.base)
-	var done, reset atomic.Int64
-	post := func(form url.Values) (string, error) {
-		base := *where.Load()
-		r, err := http.NewRequest(http.MethodPost, base+"/token", strings.NewReader(form.Encode()))
-		if err != nil {
-			return "", err
-		}
-		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		r.SetBasicAuth("app", strings.ReplaceAll(secret, " ", "+"))
-		answer, err := http.DefaultClient.Do(r)
-		if err != nil {
-			return "", err
-		}
-		defer answer.Body.Close()
-		body, err := io.ReadAll(answer.Body)
-		if err == nil && answer.StatusCode != http.StatusOK {
-			t.Errorf("%s: %d %s", base, answer.StatusCode, body)
-		}
-		var tokens struct {
-			Refresh string `json:"refresh_token"`
-		}
-		if err == nil {
-			err = json.Unmarshal(body, &tokens)
-		}
-		done.Add(1)
-		return tokens.Refresh, err
-	}
-	stop := make(chan struct{})
-	var load sync.WaitGroup
+	u.where.Store(&old.base)
 	for range 4 {
-		load.Go(func() {
-			token, err := post(url.Values{"grant_type": {"password"}, "username": {"alice"}, "password": {password}})
-			if err != nil {
-				t.Error(err)
-			}
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				newer, err := post(url.Values{"grant_type": {"refresh_token"}, "refresh_token": {token}})
-				var network net.Error
-				switch {
-				case err == nil:
-					token = newer
-				case errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET):
-					reset.Add(1) // the same token again
-					time.Sleep(10 * time.Millisecond)
-				default:
-					t.Error(err)
-				}
-			}
-		})
+		u.load.Go(u.refreshes)
 	}
-	more := func() {
-		t.Helper()
-		for from, begun := done.Load(), time.Now(); done.Load() < from+100; time.Sleep(5 * time.Millisecond) {
-			if time.Since(begun) > 30*time.Second {
-				t.Fatal("no requests are answered")
-			}
-		}
-	}
-	more()
-	waiting := serve(next, "--migrate=false")
-	more()
+	u.more()
+	waiting := u.serve(next, "--migrate=false")
+	u.more()
 	if r, err := http.Get(waiting.base + "/readyz"); err != nil || r.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("it does not wait for the schema: %v %v", r, err)
 	}
-	new := serve(next)
+	new := u.serve(next)
 	for _, r := range []*replicaProcess{new, waiting} {
 		if err := waitFor(r.base + "/readyz"); err != nil {
 			t.Fatal(err, r.out)
 		}
 	}
-	more() // on the old one, whose schema has gone on under it
-	where.Store(&new.base)
+	u.more() // on the old one, whose schema has gone on under it
+	u.where.Store(&new.base)
 	if err := old.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	begun := time.Now()
-	more()
+	u.more()
 	if err := old.Wait(); err != nil || time.Since(begun) > 10*time.Second {
 		t.Errorf("the old one ends with %v after %v: %s", err, time.Since(begun), old.out)
 	}
-	more()
-	close(stop)
-	load.Wait()
-	t.Logf("%d requests, %d connections reset", done.Load(), reset.Load())
-	refused := exec.Command(this, "serve", "--issuer", issuer)
-	refused.Args[0], refused.Env = "keyturn", environment
+	u.more()
+	close(u.stop)
+	u.load.Wait()
+	t.Logf("%d requests, %d connections reset", u.done.Load(), u.reset.Load())
+	refused := exec.Command(this, "serve", "--issuer", "http://127.0.0.1:1")
+	refused.Args[0], refused.Env = "keyturn", u.environment
 	if out, err := refused.CombinedOutput(); err == nil || !strings.Contains(string(out), "run a newer keyturn") {
 		t.Errorf("the version of before takes a newer schema: %s", out)
 	}

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Whatever the files in deploy/ set is a setting, the commands that they run are commands, and containers are locked down.
+func TestDeployFilesSetSettings(t *testing.T) {
+	known := func(name string) bool {
+		return name == "KEYTURN_CONFIG" || name == "KEYTURN_HOST" || name == "KEYTURN_UPSTREAMS" || // of the Caddyfile
+			slices.ContainsFunc(settings, func(s setting) bool { return name == s.env || name == s.env+"_FILE" })
+	}
+	variable := regexp.MustCompile(`\bKEYTURN_[A-Z_]+[A-Z]\b`)
+	seen := 0
+	err := filepath.WalkDir("../../deploy", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || strings.Contains(path, "testdata") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, name := range variable.FindAllString(string(text), -1) {
+			if seen++; !known(name) {
+				t.Errorf("%s: there is no setting %s", path, name)
+			}
+		}
+		return err
+	})
+	if err != nil || seen < 10 {
+		t.Errorf("%d variables, %v", seen, err)
+	}
+	if _, _, problems := readConfigFile("../../deploy/kubernetes/keyturn.yaml"); len(problems) > 0 {
+		t.Error(problems)
+	}
+	for _, file := range []string{"compose.sqlite.yaml", "compose.postgres.yaml"} {
+		text, err := os.ReadFile("../../deploy/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"read_only: true", "no-new-privileges", "cap_drop", "stop_grace_period", "healthcheck"} {
+			if !strings.Contains(string(text), want) {
+				t.Errorf("%s: no %s", file, want)
+			}
+		}
+	}
+}
