@@ -44,6 +44,7 @@ type AdminOptions struct {
 	Reason string
 	Create bool
 	Say    func(format string, args ...any) // tells a person something; nil: nobody
+	Moved  bool                             // also a database that was copied to another
 	Given  map[string]bool                  // settings that the command was given; of the others, those by which servers run count
 }
 
@@ -57,6 +58,12 @@ func OpenAdmin(ctx context.Context, c Config, o AdminOptions) (*Admin, error) {
 		return nil, err
 	}
 	a := &Admin{config: c, store: st, db: st.db, ring: st.ring, by: storage.Actor{Name: o.Actor, Reason: o.Reason}, now: time.Now, say: o.Say}
+	if !o.Moved {
+		if err := checkMoved(ctx, st.db); err != nil {
+			st.close()
+			return nil, err
+		}
+	}
 	if err := a.followServers(ctx, o); err != nil {
 		st.close()
 		return nil, err

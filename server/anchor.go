@@ -28,8 +28,11 @@ func (s *Server) beat(ctx context.Context) {
 		s.log.Info("audit head", "event", "audit.head", "seq", a.AuditSeq, "hash", a.AuditHash)
 	}
 	var older *keys.OlderError
-	if err == nil || errors.As(err, &older) {
-		s.older.Store(err != nil)
+	if err == nil {
+		err = checkMoved(ctx, s.db)
+		s.older.Store(err != nil && !errors.Is(err, storage.ErrUnavailable))
+	} else if errors.As(err, &older) {
+		s.older.Store(true)
 	}
 	if err != nil && !errors.Is(err, storage.ErrUnavailable) { // of that polling tells
 		s.log.Error("the anchor could not be kept", "error", err.Error())
@@ -38,6 +41,9 @@ func (s *Server) beat(ctx context.Context) {
 
 // errOlder says that the database has gone back to an older state: nothing in it can be trusted until a person has looked.
 var errOlder = fmt.Errorf("the database has gone back to an older state: %w", keys.ErrStale)
+
+// lastBeat bounds the one of a server that stops.
+const lastBeat = 1500 * time.Millisecond
 
 // keepAnchor beats until the context ends, and then once more.
 func (s *Server) keepAnchor(ctx context.Context) {
@@ -49,7 +55,7 @@ func (s *Server) keepAnchor(ctx context.Context) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.db.Patience())
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(s.db.Patience(), lastBeat))
 			defer cancel()
 			s.beat(last)
 			return
@@ -92,6 +98,7 @@ func Restore(ctx context.Context, c Config, o AdminOptions, file string) (kept s
 	if problems := c.Problems(false); problems != nil {
 		return "", &ConfigError{problems}
 	}
+	o.Moved = true // it is the database from now on
 	onAdmin := func(c Config, do func(a *Admin) error) error {
 		a, err := OpenAdmin(ctx, c, o)
 		if err != nil {

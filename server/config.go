@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -114,14 +115,20 @@ func (c Config) listenerProblems() []error {
 	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
 		add(errors.New("tls_cert_file, tls_key_file: set both or none"))
 	}
-	_, err := c.certificate()
-	add(err)
-	_, err = c.trustedProxies()
+	_, err := c.trustedProxies()
 	add(err)
 	for _, origin := range c.CORSOrigins {
 		add(checkOrigin(origin))
 	}
 	return problems
+}
+
+// FileProblems tells what is wrong with the files that serve reads besides: nothing of those which this user may not read.
+func (c Config) FileProblems() []error {
+	if _, err := c.certificate(); err != nil && !errors.Is(err, os.ErrPermission) {
+		return []error{err}
+	}
+	return nil
 }
 
 // WithoutPassword is a database URL as it may be shown.
@@ -134,10 +141,20 @@ func WithoutPassword(databaseURL string) string {
 	for _, name := range []string{"password", "sslpassword"} {
 		if query.Has(name) {
 			query.Set(name, "xxxxx")
+			u.RawQuery = query.Encode()
 		}
 	}
-	u.RawQuery = query.Encode()
 	return u.Redacted()
+}
+
+// HasPassword tells whether a database URL holds one.
+func HasPassword(databaseURL string) bool {
+	u, err := url.Parse(databaseURL)
+	if err != nil || u.Scheme == "sqlite" {
+		return err != nil
+	}
+	_, given := u.User.Password()
+	return given || u.Query().Has("password") || u.Query().Has("sslpassword")
 }
 
 // CheckIssuer wants an https URL without query and fragment (RFC 8414 §2), or http for a loopback host.

@@ -2,14 +2,12 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/keyturn/keyturn/storage"
 )
-
-// metaMoved marks a database that was copied to another: serve refuses it.
-const metaMoved = "moved"
 
 // Copy copies an SQLite database to a new PostgreSQL one, under the same master key, verifies the copy's audit trail, and marks the old one so that
 // no server takes it any more. told hears how many rows each table has. Logins go on there. ErrInvalid, storage.ErrInUse while a server runs, or
@@ -31,10 +29,9 @@ func Copy(ctx context.Context, c Config, o AdminOptions, databaseURL string, ins
 	}
 	defer a.Close()
 	if err := a.copyTo(ctx, databaseURL, insecure, told); err != nil {
-		return err
+		return errors.Join(err, a.db.StayHere(ctx))
 	}
-	_, err = a.db.SetMetaOnce(ctx, metaMoved, WithoutPassword(databaseURL)+" at "+a.now().UTC().Format(time.RFC3339))
-	return err
+	return nil
 }
 
 func (a *Admin) copyTo(ctx context.Context, databaseURL string, insecure bool, told func(table string, rows int64)) error {
@@ -43,7 +40,7 @@ func (a *Admin) copyTo(ctx context.Context, databaseURL string, insecure bool, t
 		return err
 	}
 	rows := map[string]int64{}
-	err = a.db.CopyTo(ctx, to, func(table string, n int64) { rows[table] = n; told(table, n) })
+	err = a.db.CopyTo(ctx, to, WithoutPassword(databaseURL)+" at "+a.now().UTC().Format(time.RFC3339), func(table string, n int64) { rows[table] = n; told(table, n) })
 	if closed := to.Close(); err == nil {
 		err = closed
 	}

@@ -52,11 +52,27 @@ func TestCopyLogsNobodyOut(t *testing.T) {
 	if rows["users"] != 3001 || rows["clients"] != 6 || rows["grants"] != 2 || rows["audit"] != int64(len(before)) {
 		t.Errorf("%v", rows)
 	}
-	if err := Copy(ctx, c, o, databaseURL, true, told); !errors.Is(err, ErrConflict) {
-		t.Errorf("over a database that is in use: %v", err)
+	var moved *ConfigError
+	if err := Copy(ctx, c, o, storagetest.PostgresURL(t), true, told); !errors.As(err, &moved) {
+		t.Errorf("a second time: %v", err)
+	}
+	if _, err := OpenAdmin(ctx, c, o); !errors.As(err, &moved) {
+		t.Errorf("a command takes a database that was moved: %v", err)
 	}
 	if err := Copy(ctx, c, o, storagetest.SQLiteURL(t), true, told); !errors.Is(err, ErrInvalid) {
 		t.Errorf("to SQLite: %v", err)
+	}
+
+	another := testConfig(storagetest.SQLiteURL(t))
+	another.MasterKeyFile = c.MasterKeyFile
+	open(t, another, nil).server.Close()
+	if err := Copy(ctx, another, o, databaseURL, true, told); !errors.Is(err, ErrConflict) {
+		t.Errorf("over a database that is in use: %v", err)
+	}
+	if a, err := OpenAdmin(ctx, another, o); err != nil {
+		t.Errorf("a copy that failed has left its mark: %v", err)
+	} else {
+		a.Close()
 	}
 
 	there := c

@@ -48,7 +48,7 @@ func Doctor(ctx context.Context, c Config, o AdminOptions, secrets []string) []F
 	d.configuration()
 	d.settings()
 	d.files()
-	o.Create = false
+	o.Create, o.Moved = false, true
 	c.Migrate = false
 	admin, err := OpenAdmin(ctx, c, o)
 	if err != nil {
@@ -76,7 +76,7 @@ func (d *doctor) warn(bad bool, check, found, advice string) {
 }
 
 func (d *doctor) configuration() {
-	problems := d.config.Problems(true)
+	problems := append(d.config.Problems(true), d.config.FileProblems()...)
 	for _, p := range problems {
 		d.add("configuration", FindingFailed, p.Error(), "serve would not start: mend it in the file, the environment or the flags (`keyturn config show --origin` tells where it comes from)")
 	}
@@ -151,10 +151,9 @@ func (d *doctor) database(ctx context.Context, a *Admin) {
 		d.add("database", FindingFailed, fmt.Sprintf("it takes no writes: %v", err), "is it a standby, or the disk full?")
 		return
 	}
-	for _, err := range []error{checkStamp(ctx, a.db, false), a.ring.CheckAnchor(ctx, d.config.anchorPath())} {
-		if err != nil {
-			d.add("database", FindingFailed, err.Error(), "serve would not start on it")
-		}
+	if err := errors.Join(checkStamp(ctx, a.db, false), a.ring.CheckAnchor(ctx, d.config.anchorPath())); err != nil {
+		d.add("database", FindingFailed, err.Error(), "serve would not start on it")
+		return
 	}
 	d.add("database", FindingOK, fmt.Sprintf("%s, schema %d, takes writes", a.db.Kind(), s.Version), "")
 }
@@ -245,7 +244,7 @@ func (d *doctor) issuer(ctx context.Context) {
 	}
 	var metadata api.Metadata
 	url := metadataURL(d.config.Issuer)
-	date, err := fetch(ctx, url, &metadata)
+	off, err := fetch(ctx, url, &metadata)
 	if err != nil {
 		d.add("issuer", FindingWarning, err.Error(), "does the server run, and does "+d.config.Issuer+" lead to it, from here too?")
 		return
@@ -259,8 +258,8 @@ func (d *doctor) issuer(ctx context.Context) {
 		d.add("issuer", FindingFailed, fmt.Sprintf("no keys at %s: %v", metadata.JWKSURI, err), "verifiers fetch them there")
 		return
 	}
-	if !date.IsZero() && storage.SQLitePath(d.config.Database) != "" {
-		d.clock(time.Since(date), "that of the server", 2*clockTolerance) // of which HTTP tells whole seconds
+	if off != nil && storage.SQLitePath(d.config.Database) != "" {
+		d.clock(*off, "that of the server", 2*clockTolerance) // of which HTTP tells whole seconds
 	}
 	d.add("issuer", FindingOK, d.config.Issuer+" leads to a server that publishes its keys", "")
 }
@@ -275,23 +274,27 @@ func metadataURL(issuer string) string {
 	return scheme + "://" + host + api.PathMetadata + path
 }
 
-// fetch reads JSON as a verifier would, which follows no redirect, and tells the time of whoever answers.
-func fetch(ctx context.Context, url string, into any) (date time.Time, err error) {
+// fetch reads JSON as a verifier would, which follows no redirect, and tells how far the clock here is ahead of that of whoever
+// answers, if that is said.
+func fetch(ctx context.Context, url string, into any) (off *time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return date, err
+		return off, err
 	}
 	stay := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	answer, err := stay.Do(r)
 	if err != nil {
-		return date, err
+		return off, err
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
-		return date, fmt.Errorf("%s answers %s", url, answer.Status)
+		return off, fmt.Errorf("%s answers %s", url, answer.Status)
 	}
-	date, _ = http.ParseTime(answer.Header.Get("Date"))
-	return date, json.NewDecoder(http.MaxBytesReader(nil, answer.Body, 1<<20)).Decode(into)
+	if date, err := http.ParseTime(answer.Header.Get("Date")); err == nil {
+		since := time.Since(date)
+		off = &since
+	}
+	return off, json.NewDecoder(http.MaxBytesReader(nil, answer.Body, 1<<20)).Decode(into)
 }

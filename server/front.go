@@ -117,6 +117,9 @@ func Serve(ctx context.Context, c Config, o Options, l Listeners) error {
 		return err
 	}
 	s, err := openWhenAvailable(ctx, c, o, f)
+	if ctx.Err() != nil && s == nil {
+		err = nil // it was to end before it had begun
+	}
 	if err != nil || s == nil {
 		f.stop(stopTimeout, o.Log)
 		return err

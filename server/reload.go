@@ -64,10 +64,9 @@ func (s *Server) reload(ctx context.Context, f *front, o Options, c Config) erro
 	if err != nil {
 		return &ConfigError{[]error{err}}
 	}
-	if was := s.config(); was.schedule() != mixed.schedule() {
-		if err := s.recordSchedule(ctx, mixed); err != nil { // commands would go by other settings than the server
-			return err
-		}
+	changed := s.config().schedule() != mixed.schedule()
+	if err := s.recordSchedule(ctx, mixed); err != nil && changed { // commands would go by other settings than the server
+		return err
 	}
 	s.follow(mixed)
 	f.certificate.Store(certificate)

@@ -163,7 +163,7 @@ const (
 	requestTimeout  = 15 * time.Second
 	responseTimeout = 30 * time.Second
 	idleTimeout     = 2 * time.Minute
-	stopTimeout     = 8 * time.Second // from the signal to the end, of which the delay is a part
+	stopTimeout     = 7 * time.Second // from the signal to the end, of which the delay is a part
 	maxStopDelay    = 5 * time.Second
 )
 

@@ -124,19 +124,28 @@ func checkStamp(ctx context.Context, db *storage.DB, dev bool) error {
 	if err != nil {
 		return err
 	}
-	moved, err := db.Meta(ctx, metaMoved)
-	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+	if err := checkMoved(ctx, db); err != nil {
 		return err
 	}
 	switch {
-	case moved != "":
-		return &ConfigError{[]error{fmt.Errorf("database: it was copied to %s, and what has happened there since is not in it: use that one; to go back to this one, `keyturn restore --confirm` ends every login", moved)}}
 	case stamp == stampDev && !dev:
 		return &ConfigError{[]error{errors.New("database: it was made by `keyturn dev`, its secrets are known to everybody: use another one")}}
 	case stamp != stampDev && dev:
 		return errors.New("database: it was not made by `keyturn dev`, which would add a demo user to it: use another folder")
 	}
 	return nil
+}
+
+// checkMoved refuses a database that was copied to another: what is changed in it is seen by nobody.
+func checkMoved(ctx context.Context, db *storage.DB) error {
+	moved, err := db.Meta(ctx, storage.MetaMoved)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return &ConfigError{[]error{fmt.Errorf("database: it was copied to %s, and what has happened there since is not in it: use that one; to go back to this one, `keyturn restore --confirm` ends every login", moved)}}
 }
 
 // ConfigError is a configuration that keyturn does not run with: all its problems at once.

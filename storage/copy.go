@@ -14,9 +14,12 @@ var copiedTables = []string{"meta", "users", "clients", "grants", "signing_keys"
 // copyBatch is how many rows one statement inserts.
 const copyBatch = 512
 
-// CopyTo copies everything to another database, which must be new, in one transaction. Nobody else writes meanwhile; what is written later is not in
-// the copy. told hears how many rows each table has. From SQLite only. ErrConflict if the other database is not new.
-func (d *DB) CopyTo(ctx context.Context, to *DB, told func(table string, rows int64)) error {
+// MetaMoved says, in a database that was copied to another, to which.
+const MetaMoved = "moved"
+
+// CopyTo copies everything to another database, which must be new, in one transaction, and leaves a mark of where it went. Nobody else writes
+// meanwhile; what is written later is not in the copy. told hears how many rows each table has. From SQLite only. ErrConflict if the other database is not new.
+func (d *DB) CopyTo(ctx context.Context, to *DB, name string, told func(table string, rows int64)) error {
 	if d.kind != SQLite {
 		return errors.New("copy: from SQLite only: PostgreSQL has pg_dump")
 	}
@@ -30,7 +33,7 @@ func (d *DB) CopyTo(ctx context.Context, to *DB, told func(table string, rows in
 		}
 	}
 	return d.inLongTx(ctx, "copy", importTimeout, func(from *tx) error { // an SQLite transaction keeps others from writing
-		return to.inLongTx(ctx, "copy", importTimeout, func(into *tx) error {
+		err := to.inLongTx(ctx, "copy", importTimeout, func(into *tx) error {
 			for _, table := range copiedTables {
 				n, err := copyTable(from, into, table)
 				if err != nil {
@@ -40,7 +43,18 @@ func (d *DB) CopyTo(ctx context.Context, to *DB, told func(table string, rows in
 			}
 			return nil
 		})
+		if err != nil {
+			return err
+		}
+		_, err = from.change(`INSERT INTO meta (name, value) VALUES ($1, $2)`, MetaMoved, name) // before anybody else can write again
+		return err
 	})
+}
+
+// StayHere takes the mark of a copy back that is of no use.
+func (d *DB) StayHere(ctx context.Context) error {
+	_, err := d.change(ctx, "stay", `DELETE FROM meta WHERE name = $1`, MetaMoved)
+	return err
 }
 
 // copyTable copies all rows of a table in place of those that a new schema has in it.

@@ -11,7 +11,7 @@ const (
 	FilledPerUser = 50
 	// filledStride is odd, so that its multiples visit every value of the random bits of an id once, in no order.
 	filledStride = 99194853093
-	fillBatch    = 20_000
+	fillBatch    = 5_000 // few enough for the deadline of a statement on a busy machine
 )
 
 // Fill says which grants, and users who have them, are written without a login: as many logins would have left them that came evenly over

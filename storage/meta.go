@@ -69,7 +69,7 @@ func (d *DB) MarkRestored(ctx context.Context, by Actor, now time.Time) error {
 				return err
 			}
 		}
-		if _, err := t.change(`DELETE FROM meta WHERE name = 'moved'`); err != nil { // this database is the one from now on
+		if _, err := t.change(`DELETE FROM meta WHERE name = $1`, MetaMoved); err != nil { // this database is the one from now on
 			return err
 		}
 		// Who remembers a client of before must not take it for one of now, nor for what it is changed to.

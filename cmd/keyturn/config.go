@@ -172,7 +172,7 @@ func readConfigFile(path string) (values map[string]any, origins map[string]stri
 	if err := read.Decode(&document); err != nil && err != io.EOF {
 		return nil, nil, []error{fmt.Errorf("config: %s: %w", path, err)}
 	}
-	if err := read.Decode(&more); err != io.EOF {
+	if err := read.Decode(&more); err != io.EOF && (err != nil || len(more.Content) > 0 && more.Content[0].Tag != "!!null") {
 		return nil, nil, []error{fmt.Errorf("config: %s: something stands after the first document", path)}
 	}
 	values, origins = map[string]any{}, map[string]string{}
@@ -293,8 +293,12 @@ func (a *app) configCommand() *cobra.Command {
 	validate := &cobra.Command{Use: "validate", Short: "Tell everything that is wrong with the configuration of serve", Args: cobra.NoArgs}
 	addSettings(validate.Flags(), scopeAll)
 	validate.RunE = func(c *cobra.Command, _ []string) error {
-		if _, err := a.config(c.Flags(), true); err != nil {
+		config, err := a.config(c.Flags(), true)
+		if err != nil {
 			return err
+		}
+		if problems := config.FileProblems(); problems != nil {
+			return &server.ConfigError{Problems: problems}
 		}
 		fmt.Fprintln(a.stderr, "the configuration is valid")
 		return nil

@@ -51,7 +51,7 @@ func (a *app) doctorCommand() *cobra.Command {
 
 // secretFiles are the files that settings with a secret come from.
 func (a *app) secretFiles(config server.Config, flags *pflag.FlagSet) (files []string) {
-	if server.WithoutPassword(config.Database) == config.Database {
+	if !server.HasPassword(config.Database) {
 		return nil
 	}
 	if file := a.getenv("KEYTURN_DATABASE_FILE"); file != "" {

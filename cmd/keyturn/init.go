@@ -149,7 +149,7 @@ func (a *app) askOnTerminal(q question) (string, error) {
 			return "", fmt.Errorf("init: %w", err)
 		}
 		text := strings.TrimSpace(line)
-		if answer, ok := map[string]string{"yes": "true", "y": "true", "no": "false", "n": "false"}[strings.ToLower(text)]; ok {
+		if answer, ok := map[string]string{"yes": "true", "y": "true", "no": "false", "n": "false"}[strings.ToLower(text)]; ok && q.key == "behind_proxy" {
 			text = answer
 		}
 		if err := q.check(text); text != "" && err != nil {
@@ -180,8 +180,8 @@ func (a *app) commented(config server.Config) string {
 	for _, s := range settings {
 		text, _ := yaml.Marshal(map[string]any{s.key: textOf(reflect.ValueOf(config).Field(s.index).Interface())})
 		line := strings.TrimRight(string(text), "\n")
-		if fromFile := strings.HasPrefix(a.origins[s.key], "file "); fromFile { // a secret, perhaps, which stays where it is
-			line = "# " + s.key + ": (" + a.origins[s.key] + ")"
+		if s.key == "database" && strings.HasPrefix(a.origins[s.key], "file ") { // its password stays where it is
+			line = "# database: from " + a.origins[s.key] + ", which must stay set"
 		} else if !a.given[s.key] {
 			line = "# " + line
 		}

@@ -42,6 +42,7 @@ func TestOtherPages(t *testing.T) {
 			script := readmePrelude + prelude + blocksOf(t, "../../docs/"+page+".md", 1)
 			if page == "operate" {
 				script = strings.Replace(script, "keyturn copy ", "stop; echo '"+storagetest.PostgresURL(t)+"' >target.url; keyturn copy ", 1)
+				script = strings.Replace(script, "keyturn migrate ", "export KEYTURN_DATABASE=$(cat target.url); keyturn migrate ", 1)
 			}
 			runAsReader(t, script)
 		})

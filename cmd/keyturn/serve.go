@@ -36,10 +36,6 @@ func (a *app) serve(ctx context.Context, config server.Config, again func() (ser
 	defer signal.Stop(hangUp)
 	ctx, stop := untilSignal(ctx)
 	defer stop()
-	listeners, err := server.Listen(config)
-	if err != nil {
-		return err
-	}
 	log := server.NewLog(config, a.stderr, a.onTerminal())
 	defer log.Close()
 	tracer, stopTracing, err := tracing(ctx, a.getenv, log.Logger)
@@ -53,6 +49,10 @@ func (a *app) serve(ctx context.Context, config server.Config, again func() (ser
 			log.Warn("traces were not sent", "error", err.Error())
 		}
 	}()
+	listeners, err := server.Listen(config)
+	if err != nil {
+		return err
+	}
 	return server.Serve(ctx, config, server.Options{Log: log.Logger, Level: log.Level, Tracer: tracer, Reload: server.Reload{Asked: hangUp, Read: again}}, listeners)
 }
 

@@ -22,6 +22,9 @@ import (
 // there is not, is refused.
 func wantsTracing(getenv func(string) string) (bool, error) {
 	exporter := getenv("OTEL_TRACES_EXPORTER")
+	if strings.EqualFold(getenv("OTEL_SDK_DISABLED"), "true") || exporter == "none" {
+		return false, nil
+	}
 	asked := exporter == "otlp"
 	for _, name := range []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"} {
 		u, err := url.Parse(getenv(name))
@@ -31,7 +34,7 @@ func wantsTracing(getenv func(string) string) (bool, error) {
 		asked = asked || getenv(name) != ""
 	}
 	switch protocol := cmp.Or(getenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), getenv("OTEL_EXPORTER_OTLP_PROTOCOL"), "http/protobuf"); {
-	case strings.EqualFold(getenv("OTEL_SDK_DISABLED"), "true"), exporter == "none", !asked && exporter == "":
+	case !asked && exporter == "":
 		return false, nil
 	case exporter != "" && exporter != "otlp":
 		return false, fmt.Errorf("OTEL_TRACES_EXPORTER: %q is neither otlp nor none", exporter)
@@ -45,8 +48,12 @@ func wantsTracing(getenv func(string) string) (bool, error) {
 // Without, the tracer is nil. stop sends what has not been sent.
 func tracing(ctx context.Context, getenv func(string) string, log *slog.Logger) (tracer trace.Tracer, stop func(context.Context) error, err error) {
 	nothing := func(context.Context) error { return nil }
-	if wanted, err := wantsTracing(getenv); err != nil || !wanted {
-		return nil, nothing, err
+	wanted, err := wantsTracing(getenv)
+	if err != nil {
+		return nil, nothing, &server.ConfigError{Problems: []error{err}}
+	}
+	if !wanted {
+		return nil, nothing, nil
 	}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("traces were not sent", "error", err.Error()) }))
 	exporter, err := otlptracehttp.New(ctx)
