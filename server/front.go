@@ -32,27 +32,27 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) { (*g.handler.L
 
 func (g *gate) set(h http.Handler) { g.handler.Store(&h) }
 
-// newFront begins to answer on the listeners that the process is alive and cannot serve yet.
-func newFront(c Config, l Listeners) (*front, error) {
+// newFront begins to answer on the listeners.
+func newFront(c Config, l Listeners, public, admin http.Handler) (*front, error) {
 	f := &front{listeners: l, failed: make(chan error, 2)}
 	certificate, err := c.certificate()
 	if err != nil {
 		return nil, &ConfigError{[]error{err}}
 	}
 	f.certificate.Store(certificate)
-	f.public.set(http.HandlerFunc(c.starting))
-	f.admin.set(http.HandlerFunc(c.starting))
-	public, admin := httpServer(&f.public), httpServer(&f.admin)
-	f.servers = []*http.Server{public, admin}
+	f.public.set(public)
+	f.admin.set(admin)
+	publicServer, adminServer := httpServer(&f.public), httpServer(&f.admin)
+	f.servers = []*http.Server{publicServer, adminServer}
 	go func() {
 		if c.TLSCertFile == "" {
-			f.failed <- public.Serve(l.Public)
+			f.failed <- publicServer.Serve(l.Public)
 			return
 		}
-		public.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.certificate.Load(), nil }}
-		f.failed <- public.ServeTLS(l.Public, "", "")
+		publicServer.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.certificate.Load(), nil }}
+		f.failed <- publicServer.ServeTLS(l.Public, "", "")
 	}()
-	go func() { f.failed <- admin.Serve(l.Admin) }()
+	go func() { f.failed <- adminServer.Serve(l.Admin) }()
 	return f, nil
 }
 
@@ -112,7 +112,8 @@ func Serve(ctx context.Context, c Config, o Options, l Listeners) error {
 	if o.Log == nil {
 		o.Log = discard
 	}
-	f, err := newFront(c, l)
+	starting := http.HandlerFunc(c.starting)
+	f, err := newFront(c, l, starting, starting)
 	if err != nil {
 		return err
 	}

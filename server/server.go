@@ -187,7 +187,7 @@ func Listen(c Config) (Listeners, error) {
 // Serve answers on both listeners, keeps the keys and cleans up until the context ends. Then it is not ready first, finishes what is in
 // flight, and returns.
 func (s *Server) Serve(ctx context.Context, l Listeners) error {
-	f, err := newFront(*s.config(), l)
+	f, err := newFront(*s.config(), l, s.Public(), s.Admin())
 	if err != nil {
 		return err
 	}
