@@ -94,7 +94,7 @@ func (a *app) withPassword(text string) (string, error) {
 	}
 	f := a.stdin.(*os.File) // a terminal, since somebody has typed
 	fmt.Fprintf(a.stderr, "Password of %s (Enter for none): ", u.User.Username())
-	password, err := term.ReadPassword(int(f.Fd()))
+	password, err := readUnseen(int(f.Fd()))
 	fmt.Fprintln(a.stderr)
 	if err == nil && len(password) > 0 {
 		u.User = url.UserPassword(u.User.Username(), string(password))

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"os/user"
 
 	"github.com/spf13/cobra"
@@ -181,7 +182,7 @@ func (a *app) readSecret(fromStdin bool, flag, prompt string) (string, error) {
 	var typed [2]string
 	for i, again := range []string{"", " again"} {
 		fmt.Fprintf(a.stderr, "%s%s: ", prompt, again)
-		b, err := term.ReadPassword(int(f.Fd()))
+		b, err := readUnseen(int(f.Fd()))
 		fmt.Fprintln(a.stderr)
 		if err != nil {
 			return "", err
@@ -192,6 +193,27 @@ func (a *app) readSecret(fromStdin bool, flag, prompt string) (string, error) {
 		return "", errors.New("the two are not the same")
 	}
 	return typed[0], nil
+}
+
+// readUnseen reads a line without echo. Whoever interrupts it finds the terminal as it was.
+func readUnseen(fd int) ([]byte, error) {
+	state, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt)
+	defer func() {
+		signal.Stop(interrupted)
+		close(interrupted)
+	}()
+	go func() {
+		if _, ok := <-interrupted; ok {
+			term.Restore(fd, state)
+			os.Exit(130)
+		}
+	}()
+	return term.ReadPassword(fd)
 }
 
 // maxSecretInput bounds what is read of standard input.
