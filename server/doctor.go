@@ -50,18 +50,42 @@ func Doctor(ctx context.Context, c Config, o AdminOptions, secrets []string) []F
 	d.files()
 	o.Create, o.Moved = false, true
 	c.Migrate = false
-	admin, err := OpenAdmin(ctx, c, o)
-	if err != nil {
-		d.add("database", FindingFailed, err.Error(), "mend this first: keys, clock and clients cannot be looked at without it")
-	} else {
-		defer admin.Close()
-		d.database(ctx, admin)
-		d.keys(ctx, admin)
-		d.clients(ctx, admin)
-		d.users(ctx, admin)
+	if d.begun(ctx, c) {
+		d.content(ctx, c, o)
 	}
 	d.issuer(ctx)
 	return d.findings
+}
+
+// begun tells whether there are keys in the database: to open it as commands do would make them.
+func (d *doctor) begun(ctx context.Context, c Config) bool {
+	db, err := storage.Open(ctx, storage.Options{URL: c.Database, AllowInsecure: c.AllowInsecureDatabase})
+	var keys []storage.SecretKey
+	if err == nil {
+		keys, err = db.SecretKeys(ctx)
+		err = errors.Join(err, db.Close())
+	}
+	switch {
+	case err != nil:
+		d.add("database", FindingFailed, err.Error(), "mend this first: keys, clock and clients cannot be looked at without it")
+	case len(keys) == 0:
+		d.add("database", FindingWarning, "it is new: nothing has been written to it", "`keyturn init`, or the first command that makes a client, begins")
+	}
+	return err == nil && len(keys) > 0
+}
+
+// content looks at what is in the database.
+func (d *doctor) content(ctx context.Context, c Config, o AdminOptions) {
+	admin, err := OpenAdmin(ctx, c, o)
+	if err != nil {
+		d.add("database", FindingFailed, err.Error(), "mend this first: keys, clock and clients cannot be looked at without it")
+		return
+	}
+	defer admin.Close()
+	d.database(ctx, admin)
+	d.keys(ctx, admin)
+	d.clients(ctx, admin)
+	d.users(ctx, admin)
 }
 
 func (d *doctor) add(check string, status FindingStatus, found, advice string) {

@@ -62,6 +62,20 @@ func TestDoctorSaysWhatServeWould(t *testing.T) {
 	if _, err := os.Stat(storage.SQLitePath(missing.Database)); err == nil {
 		t.Error("it has made a database")
 	}
+	fresh := testConfig(storagetest.PostgresURL(t))
+	fresh.MasterKeyFile = masterFile(t)
+	if db, err := storage.Open(ctx, storage.Options{URL: fresh.Database, AllowInsecure: true, Migrate: true, Create: true}); err != nil {
+		t.Fatal(err)
+	} else {
+		db.Close()
+	}
+	if got := look(fresh); !found(got, "database", FindingWarning, "it is new") {
+		t.Errorf("%+v", got)
+	}
+	var secrets int
+	if err := storagetest.Raw(t, fresh.Database).QueryRow(`SELECT (SELECT COUNT(*) FROM secret_keys) + (SELECT COUNT(*) FROM meta)`).Scan(&secrets); err != nil || secrets > 0 {
+		t.Errorf("%d rows were made, %v", secrets, err)
+	}
 	raw := storagetest.Raw(t, c.Database)
 	storagetest.MustExec(t, raw, `INSERT INTO meta (name, value) VALUES ('moved', 'postgres://elsewhere')`)
 	if got := look(c); !found(got, "database", FindingFailed, "it was copied to postgres://elsewhere") {
