@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build build-boring bench bench-builds profile test interop interop-keys interop-tools pages release deploy-check check soak fuzz fmt vet staticcheck tidy tools
+.PHONY: build build-boring bench bench-builds profile test interop interop-keys interop-tools pages release release-check deploy-check check soak fuzz fmt vet staticcheck tidy tools
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/keyturn ./cmd/keyturn
@@ -40,10 +40,14 @@ PLATFORMS = linux/amd64 linux/arm64 darwin/arm64
 release:
 	sh ./.ci/release $(VERSION) $(PLATFORMS)
 
-# deploy-check holds what is in deploy/ to the tools that will read it: Prometheus, systemd, the types of Kubernetes; and builds a release twice.
+# release-check builds a release twice, from two clones, and holds the bytes against each other.
+release-check:
+	go test -tags deploy -count=1 -timeout 10m -run Release ./deploy
+
+# deploy-check holds what is in deploy/ to the tools that will read it: Prometheus, systemd, the types of Kubernetes.
 deploy-check:
 	@sh ./.ci/tools deploy
-	go test -tags deploy -count=1 -timeout 10m ./deploy
+	go test -tags deploy -count=1 -timeout 10m -skip Release ./deploy
 
 # interop runs examples/, with software that others wrote, against a real keyturn, and tells how long each resource server trusted a key that was
 # revoked, when the JWKS is kept for three seconds.
