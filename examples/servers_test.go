@@ -35,6 +35,7 @@ type resourceServer struct {
 	introspects bool     // it asks keyturn about each token
 	away        int      // its answer while keyturn is away and it cannot know: 503, or 401 where it cannot tell
 	leeway      bool     // an expired token is good for another second
+	background  bool     // it fetches the keys when it pleases
 }
 
 var resourceServers = []resourceServer{
@@ -43,8 +44,8 @@ var resourceServers = []resourceServer{
 		`token_backend.jwks_client = KeyturnKeys(settings.SIMPLE_JWT["JWK_URL"], lifespan=JWKS_LIFESPAN)`, "token_backend.jwks_client.jwk_set_cache.lifespan = 3"}},
 	{name: "pyjwt", inHaste: []string{"JWKS_LIFESPAN = 300", "JWKS_LIFESPAN = 3"}, away: 503},
 	{name: "go-oidc", inHaste: []string{"5 * time.Minute", "3 * time.Second"}, away: 503},
-	{name: "jwx", inHaste: []string{"5 * time.Minute", "3 * time.Second"}, away: 503},
-	{name: "keyfunc", inHaste: []string{"5 * time.Minute", "3 * time.Second"}, away: 503},
+	{name: "jwx", inHaste: []string{"5 * time.Minute", "3 * time.Second"}, away: 503, background: true},
+	{name: "keyfunc", inHaste: []string{"5 * time.Minute", "3 * time.Second"}, away: 503, background: true},
 	{name: "jose", inHaste: []string{"5 * 60_000", "3_000"}, away: 503},
 	{name: "express-oauth2-jwt-bearer", inHaste: []string{"5 * 60_000", "3_000"}, away: 503},
 	{name: "apache-jwks", inHaste: []string{"jwks_uri.expiry=300", "jwks_uri.expiry=3"}, away: 401},
@@ -315,10 +316,12 @@ func (s *asking) goesThroughRevocation() {
 	if s.introspects {
 		longest = 8 * time.Second
 	}
+	var seen time.Time
 	if !s.introspects { // a verifier has long known the next key when it signs: let this one see it
 		time.Sleep(kept + time.Second)
+		seen = time.Now()
 		s.wants("with the keys of now", s.login("app").Access, 200)
-		if s.name == "jwx" { // it fetches in the background
+		if s.background {
 			time.Sleep(kept)
 		}
 	}
@@ -329,7 +332,8 @@ func (s *asking) goesThroughRevocation() {
 	await(s.t, "another key signs", patience, func() bool { return kidOf(s.t, s.login("app").Access) != kidOf(s.t, leaked) })
 	fresh := s.login("app").Access
 	s.wants("a token of the key that signs now, at once", fresh, 200)
-	if after := s.jwksFetched(); after != fetched && s.name != "jwx" { // which fetches when it pleases
+	// Unless the keys have lapsed meanwhile, on a machine that has much to do.
+	if after := s.jwksFetched(); after != fetched && !s.background && time.Since(seen) < kept-500*time.Millisecond {
 		s.t.Errorf("it had to fetch the keys (%d times): it keeps them for longer than %v, or what follows measures something else", after-fetched, kept)
 	}
 	for {
@@ -387,6 +391,7 @@ func (s *asking) saysWhenItCannotKnow() {
 	s.t.Helper()
 	unseen := s.login("app").Access
 	s.stop()
+	var seen time.Time
 	if !s.introspects { // a verifier that has the keys goes on; one that was just started has none
 		if s.proc != nil {
 			s.listen = freeAddress(s.t)
