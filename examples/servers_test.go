@@ -391,7 +391,6 @@ func (s *asking) saysWhenItCannotKnow() {
 	s.t.Helper()
 	unseen := s.login("app").Access
 	s.stop()
-	var seen time.Time
 	if !s.introspects { // a verifier that has the keys goes on; one that was just started has none
 		if s.proc != nil {
 			s.listen = freeAddress(s.t)
