@@ -126,6 +126,8 @@ func Serve(ctx context.Context, c Config, o Options, l Listeners) error {
 		return err
 	}
 	defer s.Close()
+	f.public.set(s.Public())
+	f.admin.set(s.Admin())
 	return s.serve(ctx, f, o)
 }
 

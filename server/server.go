@@ -201,8 +201,6 @@ func (s *Server) serve(ctx context.Context, f *front, o Options) error {
 	running.Go(func() { s.cleanUp(loops) })
 	running.Go(func() { s.keepAnchor(loops) })
 	running.Go(func() { s.reloads(loops, f, o) })
-	f.public.set(s.Public())
-	f.admin.set(s.Admin())
 	s.log.Info("serving", "issuer", s.config().Issuer, "listen", f.listeners.Public.Addr().String(), "admin_listen", f.listeners.Admin.Addr().String(),
 		"tls", s.config().TLSCertFile != "", "database", string(s.db.Kind()))
 	var err error
