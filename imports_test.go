@@ -17,9 +17,11 @@ const module = "github.com/keyturn/keyturn"
 var arrows = map[string][]string{
 	"":            {},
 	"api":         {},
+	"clock":       {},
+	"queue":       {},
 	"storage":     {},
-	"keys":        {"storage"},
-	"server":      {"", "api", "keys", "storage"},
+	"keys":        {"queue", "storage"},
+	"server":      {"", "api", "clock", "keys", "queue", "storage"},
 	"examples":    {},
 	"cmd/keyturn": {"server", "examples"},
 

@@ -14,63 +14,78 @@ const (
 	slowFlight = 10 * time.Millisecond // after which a second one goes: one at a time is the cheapest as long as it is quick
 )
 
-// coalescer asks questions of several callers at once. A caller joins a batch that has not been asked yet, never one that is under way, so
-// that each answer was given after its question had come.
+// coalescer asks questions of several callers at once. A caller joins a batch that has not been asked yet, never one that is under
+// way, so that each answer was given after its question had come. A question is dropped unasked when its caller has gone, or would
+// have gone before the answer comes: under too much load a coalescer answers as many as it can, and not those who left.
 type coalescer[K, V any] struct {
 	ask     func([]K) ([]V, error)
 	mu      sync.Mutex
-	waiting []*batch[K, V]
+	waiting []*question[K, V] // in the order in which they came
 	flying  int
+	relief  *time.Timer   // sends off what waits for too long; nil: nothing does
+	pace    time.Duration // how long a batch takes, the mean of the last ones
 }
 
-// batch is questions that are asked together. Its values and its error are there when done is closed.
-type batch[K, V any] struct {
-	keys   []K
-	values []V
-	err    error
-	done   chan struct{}
-	relief *time.Timer // sends the batch off if it waits for too long
+// question is what one caller asks. Value and error are there when done is closed.
+type question[K, V any] struct {
+	ctx   context.Context
+	key   K
+	value V
+	err   error
+	done  chan struct{}
 }
 
-// one asks one question. ErrUnavailable if the context ends before there is an answer.
-func (c *coalescer[K, V]) one(ctx context.Context, key K) (v V, err error) {
-	b, i := c.join(key)
+// hopeless tells why a question need not be asked; nil if it must be.
+func (q *question[K, V]) hopeless(pace time.Duration) error {
+	if err := q.ctx.Err(); err != nil {
+		return err
+	}
+	if deadline, ok := q.ctx.Deadline(); ok && time.Until(deadline) < pace+pace/4 {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// one asks one question. ErrUnavailable if the context ends before there is an answer, ErrBusy as well if that was for want of time.
+func (c *coalescer[K, V]) one(ctx context.Context, key K) (V, error) {
+	q := &question[K, V]{ctx: ctx, key: key, done: make(chan struct{})}
+	c.join(q)
 	select {
-	case <-b.done:
+	case <-q.done:
+		return q.value, q.err
 	case <-ctx.Done():
-		return v, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+		var none V
+		return none, gaveUp(ctx.Err())
 	}
-	if b.err != nil {
-		return v, b.err
-	}
-	return b.values[i], nil
 }
 
-// join adds a question to the newest batch that waits. It sends that off if none is under way.
-func (c *coalescer[K, V]) join(key K) (b *batch[K, V], i int) {
+// gaveUp is the error of a caller that waited in vain for its turn.
+func gaveUp(err error) error {
+	if err == context.DeadlineExceeded {
+		return ErrBusy
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// join lets a question wait for the next batch. It sends that off if none is under way.
+func (c *coalescer[K, V]) join(q *question[K, V]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if n := len(c.waiting); n > 0 && len(c.waiting[n-1].keys) < maxBatch {
-		b = c.waiting[n-1]
-	} else {
-		b = &batch[K, V]{done: make(chan struct{})}
-		c.waiting = append(c.waiting, b)
-	}
-	b.keys = append(b.keys, key)
+	c.waiting = append(c.waiting, q)
 	switch {
 	case c.flying == 0:
 		c.flying++
 		go c.fly()
-	case b.relief == nil:
-		b.relief = time.AfterFunc(slowFlight, c.relieve)
+	case c.relief == nil:
+		c.relief = time.AfterFunc(slowFlight, c.relieve)
 	}
-	return b, len(b.keys) - 1
 }
 
 // relieve sends off what waits behind a batch that is slow.
 func (c *coalescer[K, V]) relieve() {
 	c.mu.Lock()
-	spare := c.flying < maxFlight
+	c.relief = nil
+	spare := c.flying < maxFlight && len(c.waiting) > 0
 	if spare {
 		c.flying++
 	}
@@ -82,33 +97,68 @@ func (c *coalescer[K, V]) relieve() {
 
 // fly asks batches, until none waits.
 func (c *coalescer[K, V]) fly() {
-	for b := c.take(); b != nil; b = c.take() {
-		c.answer(b)
+	for batch := c.take(); batch != nil; batch = c.take() {
+		begun := time.Now()
+		c.answer(batch)
+		c.took(time.Since(begun))
 	}
+}
+
+func (c *coalescer[K, V]) took(span time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pace == 0 {
+		c.pace = span
+	}
+	c.pace += (span - c.pace) / 8
 }
 
 // answer asks a batch. A panic is an error of those who asked; its value may hold a secret.
-func (c *coalescer[K, V]) answer(b *batch[K, V]) {
-	defer close(b.done)
-	defer func() {
-		if p := recover(); p != nil {
-			b.err = fmt.Errorf("panic (%T)\n%s", p, debug.Stack())
+func (c *coalescer[K, V]) answer(batch []*question[K, V]) {
+	keys := make([]K, len(batch))
+	for i, q := range batch {
+		keys[i] = q.key
+	}
+	values, err := c.asked(keys)
+	for i, q := range batch {
+		if q.err = err; err == nil {
+			q.value = values[i]
 		}
-	}()
-	b.values, b.err = c.ask(b.keys)
+		close(q.done)
+	}
 }
 
-func (c *coalescer[K, V]) take() *batch[K, V] {
+func (c *coalescer[K, V]) asked(keys []K) (values []V, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic (%T)\n%s", p, debug.Stack())
+		}
+	}()
+	return c.ask(keys)
+}
+
+// take is the next batch: the oldest questions that there is still somebody and time for. Nil if there are none.
+func (c *coalescer[K, V]) take() (batch []*question[K, V]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.waiting) == 0 {
+	for len(batch) < maxBatch && len(c.waiting) > 0 {
+		q := c.waiting[0]
+		c.waiting[0] = nil
+		c.waiting = c.waiting[1:]
+		if err := q.hopeless(c.pace); err != nil {
+			q.err = gaveUp(err)
+			close(q.done)
+			continue
+		}
+		batch = append(batch, q)
+	}
+	if len(c.waiting) == 0 && c.relief != nil {
+		c.relief.Stop()
+		c.relief = nil
+	}
+	if len(batch) == 0 {
 		c.flying--
 		return nil
 	}
-	b := c.waiting[0]
-	c.waiting = c.waiting[1:]
-	if b.relief != nil {
-		b.relief.Stop()
-	}
-	return b
+	return batch
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -94,4 +95,49 @@ func TestCoalescerSurvivesAPanic(t *testing.T) {
 	if v, err := c.one(t.Context(), 7); v != 7 || err != nil {
 		t.Error(v, err)
 	}
+}
+
+// At twice what it can do, a coalescer answers about as many as it can. Those who have gone, or would be gone by the time, are not asked.
+func TestCoalescerDropsTheAbandoned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const flight, patience = 100 * time.Millisecond, time.Second
+		var asked atomic.Int64
+		answered := 0
+		c := &coalescer[int, int]{ask: func(keys []int) ([]int, error) {
+			asked.Add(int64(len(keys)))
+			time.Sleep(flight)
+			return keys, nil
+		}}
+		var mu sync.Mutex
+		var all sync.WaitGroup
+		const waves, wave = 50, 2 * maxFlight * maxBatch
+		for range waves {
+			for k := range wave {
+				all.Go(func() {
+					hurried, cancel := context.WithTimeout(t.Context(), patience)
+					defer cancel()
+					if k%4 == 0 {
+						time.AfterFunc(flight/2, cancel)
+					}
+					_, err := c.one(hurried, k)
+					mu.Lock()
+					defer mu.Unlock()
+					if err == nil {
+						answered++
+					} else if !errors.Is(err, ErrUnavailable) {
+						t.Error(err)
+					}
+				})
+			}
+			time.Sleep(flight)
+		}
+		all.Wait()
+		synctest.Wait()
+		if can := waves * maxFlight * maxBatch; answered < can*9/10 {
+			t.Errorf("%d of %d were answered, it could answer %d", answered, waves*wave, can)
+		}
+		if asked, wasted := int(asked.Load()), int(asked.Load())-answered; wasted > asked/10 {
+			t.Errorf("%d of %d were asked for nobody", wasted, asked)
+		}
+	})
 }

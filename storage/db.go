@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math"
 	mathrand "math/rand/v2"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,8 @@ var (
 	ErrConflict = errors.New("conflict")
 	// ErrUnavailable says that the database could not be asked, or that the outcome of a statement is unknown. Trying again is safe.
 	ErrUnavailable = errors.New("database unavailable")
+	// ErrBusy says that a caller waited in vain for its turn: more was asked at once than the database can do. It is ErrUnavailable.
+	ErrBusy = fmt.Errorf("%w: too much is asked of it at once", ErrUnavailable)
 	// ErrNoDatabase says that there is no database yet and that Options.Create was not set.
 	ErrNoDatabase = errors.New("no database")
 	// ErrSchema says that the schema is newer than this program, or older and not to be migrated.
@@ -67,6 +70,9 @@ type DB struct {
 	closed   atomic.Bool
 	audited  atomic.Int64 // records that were appended, also by transactions that did not take place
 	renewal  atomic.Int64 // how many times connections are being let go
+	failing  atomic.Bool  // the last write failed for want of a database
+	wroteAt  atomic.Int64 // when a write last went through, unix nanoseconds
+	file     os.FileInfo  // SQLite: the file that was opened
 }
 
 // Open opens the database, checks that its schema is the one this program knows and, with o.Migrate, brings an older one up to date.
@@ -197,32 +203,23 @@ type runner interface {
 	GetContext(ctx context.Context, dest any, query string, args ...any) error
 }
 
-// writing runs one statement that writes. A caller that goes away does not cut it short, and neither does its deadline: a COMMIT that is
-// cancelled while PostgreSQL waits for its standby is answered as if it were done. There the connection itself ends the wait (see dialer),
-// without an answer, so that the outcome is unknown and never wrong.
+// writing runs one statement that writes. A caller that goes away while it waits for its turn has changed nothing. From then on
+// nothing cuts the statement short: a COMMIT that is cancelled while PostgreSQL waits for its standby is answered as if it were done.
+// There the connection itself ends the wait (see dialer), without an answer, so that the outcome is unknown and never wrong.
 func (d *DB) writing(ctx context.Context, run func(context.Context, runner) error) error {
 	unhurried := context.WithoutCancel(ctx)
-	bounded, cancel := bounded(ctx, d.deadline)
+	turn, cancel := context.WithTimeout(ctx, d.deadline)
 	defer cancel()
 	if d.kind == SQLite {
-		return d.commits.do(bounded, func(t *sqlx.Tx) error { return run(unhurried, t) })
+		return d.commits.do(turn, func(t *sqlx.Tx) error { return run(unhurried, t) })
 	}
-	return d.lent(bounded, func(conn *sqlx.Conn) error { return run(unhurried, conn) })
+	return d.lent(turn, func(conn *sqlx.Conn) error { return run(unhurried, conn) })
 }
 
-// bounded is a context that does not end when the caller's is cancelled, but by its deadline, or before, after a span.
-func bounded(ctx context.Context, span time.Duration) (context.Context, context.CancelFunc) {
-	end := time.Now().Add(span)
-	if callers, ok := ctx.Deadline(); ok && callers.Before(end) {
-		end = callers
-	}
-	return context.WithDeadline(context.WithoutCancel(ctx), end)
-}
-
-// lent lends a connection to PostgreSQL that writes.
-func (d *DB) lent(ctx context.Context, use func(*sqlx.Conn) error) error {
-	return d.again(ctx, func() error {
-		conn, err := d.write.Connx(ctx)
+// lent lends a connection to PostgreSQL that writes. The context ends the wait for it, not what is done with it.
+func (d *DB) lent(turn context.Context, use func(*sqlx.Conn) error) error {
+	return d.again(turn, func() error {
+		conn, err := d.write.Connx(turn)
 		if err != nil {
 			return err
 		}
@@ -292,12 +289,14 @@ func (d *DB) change(ctx context.Context, op, query string, args ...any) (n int64
 		}
 		return err
 	})
-	return n, d.fault(op, err)
+	return n, d.wrote(d.fault(op, err))
 }
 
 // changeReturning runs one autocommit statement with RETURNING and reads its one row into dest. ErrNotFound if it changed nothing.
 func (d *DB) changeReturning(ctx context.Context, op string, dest any, query string, args ...any) error {
-	return d.fault(op, d.writing(ctx, func(ctx context.Context, r runner) error { return r.GetContext(ctx, dest, query, args...) }))
+	return d.wrote(d.fault(op, d.writing(ctx, func(ctx context.Context, r runner) error {
+		return r.GetContext(ctx, dest, query, args...)
+	})))
 }
 
 // tx is one open transaction.
@@ -353,27 +352,31 @@ func (d *DB) inTx(ctx context.Context, op string, f func(*tx) error) error {
 // inLongTx is inTx for what may take longer than an answer.
 func (d *DB) inLongTx(ctx context.Context, op string, span time.Duration, f func(*tx) error) error {
 	unhurried := context.WithoutCancel(ctx)
-	bounded, cancel := bounded(ctx, span)
+	turn, cancel := context.WithTimeout(ctx, span)
 	defer cancel()
 	in := func(t *sqlx.Tx) error { return f(&tx{Tx: t, ctx: unhurried, db: d}) }
 	if d.kind == SQLite {
-		return d.fault(op, d.commits.do(bounded, func(t *sqlx.Tx) error { return apart(t, func() error { return in(t) }) }))
+		run := func(t *sqlx.Tx) error { return apart(t, func() error { return in(t) }) }
+		return d.wrote(d.fault(op, d.commits.do(turn, run)))
 	}
-	return d.fault(op, d.lent(bounded, func(conn *sqlx.Conn) error {
-		t, err := conn.BeginTxx(unhurried, nil)
-		if err != nil {
-			return err
-		}
-		if err = in(t); err != nil {
-			t.Rollback()
-		} else {
-			err = t.Commit()
-		}
-		if errors.Is(err, driver.ErrBadConn) {
-			err = fmt.Errorf("%w: %w", errBegun, err)
-		}
+	return d.wrote(d.fault(op, d.lent(turn, func(conn *sqlx.Conn) error { return transact(unhurried, conn, in) })))
+}
+
+// transact runs one transaction on a connection. What has begun and lost its connection is marked by errBegun.
+func transact(ctx context.Context, conn *sqlx.Conn, in func(*sqlx.Tx) error) error {
+	t, err := conn.BeginTxx(ctx, nil)
+	if err != nil {
 		return err
-	}))
+	}
+	if err = in(t); err != nil {
+		t.Rollback()
+	} else {
+		err = t.Commit()
+	}
+	if errors.Is(err, driver.ErrBadConn) {
+		err = fmt.Errorf("%w: %w", errBegun, err)
+	}
+	return err
 }
 
 // fault names the operation and tells the errors of this package from those of the driver.
@@ -385,6 +388,8 @@ func (d *DB) fault(op string, err error) error {
 		return fmt.Errorf("%s: %w", op, ErrNotFound)
 	case isUnique(err):
 		return fmt.Errorf("%s: %w", op, ErrConflict)
+	case err == context.DeadlineExceeded: // it waited for its turn: what is under way has deadlines of its own
+		return fmt.Errorf("%s: %w", op, ErrBusy)
 	case isUnavailable(err), d.closed.Load():
 		return fmt.Errorf("%s: %w: %w", op, ErrUnavailable, err)
 	default:

@@ -40,7 +40,20 @@ func openSQLite(path string, create bool) (*DB, error) {
 		write.Close()
 		return nil, err
 	}
-	return &DB{kind: SQLite, read: read, write: write, slow: write, commits: &commits{pool: write}, deadline: 5 * time.Second, path: path}, nil
+	file, err := os.Stat(path)
+	if err != nil {
+		return nil, errors.Join(err, read.Close(), write.Close())
+	}
+	return &DB{
+		kind:     SQLite,
+		read:     read,
+		write:    write,
+		slow:     write,
+		commits:  &commits{pool: write},
+		deadline: 5 * time.Second,
+		path:     path,
+		file:     file,
+	}, nil
 }
 
 // PostgreSQL tells by current_setting whether it takes writes. SQLite learns to answer the same question, so that one SQL text asks it.

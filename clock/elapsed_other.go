@@ -1,10 +1,11 @@
 //go:build !linux
 
-package server
+package clock
 
 import "time"
 
-func elapsedClock() func() time.Duration {
+// Elapsed counts the time since it was made.
+func Elapsed() func() time.Duration {
 	start := time.Now()
 	return func() time.Duration { return time.Since(start) }
 }

@@ -1,4 +1,4 @@
-package server
+package clock
 
 import (
 	"sync/atomic"
@@ -26,8 +26,8 @@ func readBoot() *bootReading {
 	return &bootReading{time.Duration(t.Nano()), at}
 }
 
-// elapsedClock counts the time that a machine was suspended, too.
-func elapsedClock() func() time.Duration {
+// Elapsed counts the time since it was made, with that in which the machine was suspended.
+func Elapsed() func() time.Duration {
 	start := readBoot()
 	var last atomic.Pointer[bootReading]
 	last.Store(start)

@@ -1,0 +1,226 @@
+package clock
+
+import (
+	"errors"
+	"testing"
+	"time"
+)
+
+var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+
+// world is a machine, whose clock may be wrong, and a database with a clock of its own. Time passes by wait alone.
+type world struct {
+	t                 *testing.T
+	passed            time.Duration
+	machine, database time.Duration // how far their clocks are ahead of the true time
+	alone             bool          // there is no other clock than that of the machine
+	clock             *Clock
+	moved             time.Duration
+}
+
+func (w *world) true() time.Time { return noon.Add(w.passed) }
+
+func (w *world) start(latest time.Time, given Retired) {
+	begun := w.passed
+	w.clock = New(func() time.Time { return w.true().Add(w.machine) }, func() time.Duration { return w.passed - begun })
+	w.clock.Begin(latest, given)
+	w.observe()
+}
+
+func (w *world) observe() {
+	reference := w.database
+	if w.alone {
+		reference = w.machine
+	}
+	w.moved += w.clock.Observe(w.true().Add(reference))
+}
+
+// wait lets time pass; the clock observes each second.
+func (w *world) wait(span time.Duration) {
+	for end := w.passed + span; w.passed < end; w.passed += time.Second {
+		w.observe()
+	}
+	w.observe()
+}
+
+// off wants the time to be off the true one by so much, but for what a clock may be off anyway.
+func (w *world) off(want time.Duration) {
+	w.t.Helper()
+	if got := w.clock.Now().Sub(w.true()); (got - want).Abs() > time.Second {
+		w.t.Errorf("%v off, want %v", got, want)
+	}
+}
+
+func (w *world) sure(want bool) {
+	w.t.Helper()
+	var unsure *UnsureError
+	if err := w.clock.Sure(); (err == nil) != want || err != nil && !errors.As(err, &unsure) {
+		w.t.Errorf("sure: %v, want %v", err, want)
+	}
+}
+
+func (w *world) known(want bool) {
+	w.t.Helper()
+	if err := w.clock.Known(); (err == nil) != want {
+		w.t.Errorf("known: %v, want %v", err, want)
+	}
+}
+
+const far = 16 * 24 * time.Hour
+
+func TestClock(t *testing.T) {
+	for name, test := range map[string]func(w *world){
+		"a little off is followed, and never goes back": func(w *world) {
+			w.machine, w.database = 12*time.Second, 0
+			w.start(time.Time{}, Retired{})
+			w.sure(true)
+			w.off(0)
+			w.database = -10 * time.Second
+			before := w.clock.Now()
+			w.observe()
+			if w.clock.Now().Before(before) {
+				w.t.Error("it goes back")
+			}
+			w.wait(5 * time.Minute)
+			w.off(-10 * time.Second)
+			w.sure(true)
+		},
+		"a machine that starts far ahead knows nothing until it is right": func(w *world) {
+			w.machine = far
+			w.start(time.Time{}, Retired{})
+			w.wait(10 * time.Minute)
+			w.sure(false)
+			w.known(false)
+			w.machine = 0
+			w.observe()
+			w.sure(true)
+			w.off(0)
+		},
+		"a machine that jumps goes on, unsure, until it is right": func(w *world) {
+			w.start(time.Time{}, Retired{})
+			for _, jump := range []time.Duration{far, -far, time.Hour, -time.Hour, 31 * time.Second} {
+				w.machine = jump
+				w.wait(10 * time.Minute)
+				w.sure(false)
+				w.known(true)
+				w.off(0)
+				w.machine = 0
+				w.observe()
+				w.sure(true)
+			}
+		},
+		"a database that jumps is not followed": func(w *world) {
+			w.start(time.Time{}, Retired{})
+			for _, jump := range []time.Duration{far, -far, time.Hour, -time.Hour} {
+				w.database = jump
+				w.wait(10 * time.Minute)
+				w.sure(false)
+				w.off(0)
+				w.database = 0
+				w.observe()
+				w.sure(true)
+				w.off(0)
+			}
+		},
+		"alone, far ahead for a while, then right": func(w *world) {
+			w.alone = true
+			w.start(noon.Add(-time.Minute), Retired{})
+			w.machine = far
+			w.wait(10 * time.Minute)
+			w.sure(false)
+			w.off(0)
+			w.machine = 0
+			w.observe()
+			w.sure(true)
+			w.off(0)
+		},
+		"alone, nine hours ahead at the start, then right": func(w *world) {
+			w.alone, w.machine = true, 9*time.Hour
+			w.start(noon.Add(-time.Minute), Retired{})
+			w.sure(true)
+			w.wait(time.Minute)
+			w.machine = 0
+			w.observe()
+			w.sure(false)
+			w.wait(time.Minute)
+			w.sure(true)
+			w.off(0)
+		},
+		"alone, started right after it was nine hours ahead": func(w *world) {
+			w.alone = true
+			w.start(noon.Add(9*time.Hour), Retired{})
+			w.sure(false)
+			w.known(false)
+			w.off(9 * time.Hour)
+			w.wait(time.Minute)
+			w.sure(true)
+			w.off(0)
+			given := w.clock.Retired()
+			w.start(noon.Add(9*time.Hour), given) // restart after restart
+			w.sure(true)
+			w.off(0)
+		},
+		"alone, behind at the start, then right": func(w *world) {
+			w.alone, w.machine = true, -9*time.Hour
+			w.start(noon, Retired{})
+			w.sure(false)
+			w.off(0) // by the time that was known before
+			w.wait(10 * time.Second)
+			w.machine = 0
+			w.observe()
+			w.sure(true)
+			w.off(0)
+		},
+		"alone, behind at the start for long, then right": func(w *world) {
+			w.alone, w.machine = true, -9*time.Hour
+			w.start(noon, Retired{})
+			w.wait(2 * time.Minute)
+			w.sure(true)
+			for _, issued := range []time.Duration{-10 * time.Minute, -9*time.Hour - time.Minute} {
+				if !w.clock.Over(noon.Add(issued), noon.Add(-time.Second)) {
+					w.t.Errorf("what was issued %v from noon comes back", issued)
+				}
+			}
+			if now := w.clock.Now(); w.clock.Over(now, now.Add(10*time.Minute)) {
+				w.t.Error("what is new does not live")
+			}
+			w.machine = 0
+			w.observe()
+			w.sure(true)
+			w.off(0)
+		},
+		"alone, set back and set right": func(w *world) {
+			w.alone = true
+			w.start(time.Time{}, Retired{})
+			w.wait(2 * time.Hour)
+			expired := w.clock.Now()
+			w.machine = -time.Hour
+			w.observe()
+			w.off(0)
+			w.wait(5 * time.Minute)
+			if !w.clock.Over(expired.Add(-10*time.Minute), expired) {
+				w.t.Error("what has expired comes back")
+			}
+			w.machine = 0
+			w.wait(time.Minute)
+			w.sure(true)
+			w.off(0)
+		},
+		"alone, set forward by less than an hour": func(w *world) {
+			w.alone = true
+			w.start(time.Time{}, Retired{})
+			w.machine = 50 * time.Minute
+			w.observe()
+			w.sure(false)
+			w.off(0)
+			w.wait(time.Minute)
+			w.sure(true)
+			w.off(50 * time.Minute)
+			if w.moved != 50*time.Minute {
+				w.t.Error("nobody is told:", w.moved)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) { test(&world{t: t}) })
+	}
+}

@@ -1,0 +1,149 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+var ctx = context.Background()
+
+// fill takes every slot.
+func fill(t *testing.T, q *Queue) (release []func()) {
+	t.Helper()
+	for range q.slots {
+		r, err := q.Acquire(ctx, "filler", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		release = append(release, r)
+	}
+	return release
+}
+
+// waitFor waits until so many wait.
+func waitFor(t *testing.T, q *Queue, waiting int) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); q.Load().Waiting != waiting; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d wait, want %d", q.Load().Waiting, waiting)
+		}
+	}
+}
+
+// A party with many callers delays itself: another party's caller is next but one.
+func TestLinesTakeTurns(t *testing.T) {
+	q := New(1, time.Millisecond)
+	release := fill(t, q)
+	var order []string
+	var all sync.WaitGroup
+	for i, party := range []string{"many", "many", "many", "many", "one"} {
+		all.Go(func() {
+			r, err := q.Acquire(ctx, party, time.Minute)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			order = append(order, party)
+			r()
+		})
+		waitFor(t, q, i+1)
+	}
+	release[0]()
+	all.Wait()
+	if want := []string{"many", "one", "many", "many", "many"}; !slices.Equal(order, want) {
+		t.Errorf("%v, want %v", order, want)
+	}
+	if l := q.Load(); l.Running != 0 || l.Waiting != 0 || len(q.lines) != 0 || len(q.turn) != 0 {
+		t.Errorf("something is left: %+v %d %d", l, len(q.lines), len(q.turn))
+	}
+}
+
+// A caller that could not be served in time is refused at once, and told when to come again. Others of another party still get in.
+func TestRefusesWhatItCannotServe(t *testing.T) {
+	q := New(2, time.Second)
+	release := fill(t, q)
+	waiting, leave := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	for i := range 9 { // each waits half a second longer than the one before
+		all.Go(func() {
+			if _, err := q.Acquire(waiting, "many", time.Hour); !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		})
+		waitFor(t, q, i+1)
+	}
+	var busy *BusyError
+	if _, err := q.Acquire(ctx, "many", 2*time.Second); !errors.As(err, &busy) || busy.RetryAfter != 3*time.Second {
+		t.Errorf("%v %+v", err, busy)
+	}
+	if wait := q.Predict("one"); wait != time.Second {
+		t.Errorf("another party waits %v", wait)
+	}
+	leave()
+	all.Wait()
+	waitFor(t, q, 0)
+	for _, r := range release {
+		r()
+		r() // a second release does nothing
+	}
+	if l := q.Load(); l.Running != 0 || l.Refused != 1 {
+		t.Errorf("%+v", l)
+	}
+}
+
+// Patience ends a wait that was predicted too short.
+func TestPatienceEnds(t *testing.T) {
+	q := New(1, time.Microsecond)
+	release := fill(t, q)
+	var busy *BusyError
+	if _, err := q.Acquire(ctx, "a", 5*time.Millisecond); !errors.As(err, &busy) || busy.RetryAfter < time.Second {
+		t.Errorf("%v", err)
+	}
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := q.Acquire(gone, "a", time.Minute); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	release[0]()
+	r, err := q.Acquire(ctx, "a", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r()
+}
+
+// Whatever callers do, no more than the slots work at once, and in the end nobody holds or waits.
+func TestNeverMoreThanSlots(t *testing.T) {
+	q := New(3, time.Microsecond)
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	working := 0
+	for i := range 200 {
+		all.Go(func() {
+			hurried, cancel := context.WithTimeout(ctx, time.Duration(i%7)*time.Millisecond+time.Microsecond)
+			defer cancel()
+			r, err := q.Acquire(hurried, string(rune('a'+i%5)), time.Duration(i%11)*time.Millisecond)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			if working++; working > 3 {
+				t.Error("more than the slots")
+			}
+			mu.Unlock()
+			time.Sleep(time.Duration(i%3) * time.Millisecond)
+			mu.Lock()
+			working--
+			mu.Unlock()
+			r()
+		})
+	}
+	all.Wait()
+	if l := q.Load(); l.Running != 0 || l.Waiting != 0 || len(q.turn) != 0 {
+		t.Errorf("%+v", l)
+	}
+}

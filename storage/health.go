@@ -1,0 +1,60 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+)
+
+// ErrReplaced says that the file of an SQLite database is not the one that was opened. It is ErrUnavailable: what is written now
+// would be in a file that nobody finds again.
+var ErrReplaced = fmt.Errorf("%w: its file was replaced or removed while this process runs: stop it, look which file is the right one, "+
+	"put that in place and start again", ErrUnavailable)
+
+// recently is how long a write that went through shows that the database takes writes.
+const recently = time.Second
+
+// wrote keeps what the outcome of a write has shown, and returns it.
+func (d *DB) wrote(err error) error {
+	switch {
+	case errors.Is(err, ErrBusy), errors.Is(err, context.Canceled): // which show nothing
+	case errors.Is(err, ErrUnavailable):
+		d.failing.Store(true)
+	default:
+		d.failing.Store(false)
+		d.wroteAt.Store(time.Now().UnixNano())
+	}
+	return err
+}
+
+// Serves reports why the database takes no writes; nil if it does. It goes by what the last second has shown. If that is nothing, it
+// asks: an empty transaction on SQLite, the role of the server on PostgreSQL. After a write that failed, only a write that goes
+// through is an answer: a full disk refuses nothing else.
+func (d *DB) Serves(ctx context.Context) error {
+	if err := d.Replaced(); err != nil {
+		return err
+	}
+	switch {
+	case d.failing.Load():
+		return d.SetMeta(ctx, "probe", markText(time.Now()))
+	case time.Since(time.Unix(0, d.wroteAt.Load())) < recently:
+		return nil
+	case d.kind == SQLite:
+		return d.inTx(ctx, "probe", func(*tx) error { return nil })
+	}
+	return d.Ping(ctx)
+}
+
+// Replaced is ErrReplaced if the file of an SQLite database is not the one that was opened.
+func (d *DB) Replaced() error {
+	if d.kind != SQLite {
+		return nil
+	}
+	now, err := os.Stat(d.path)
+	if err == nil && !os.SameFile(d.file, now) || errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s: %w", d.path, ErrReplaced)
+	}
+	return nil
+}
