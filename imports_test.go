@@ -20,7 +20,7 @@ var arrows = map[string][]string{
 	"clock":       {},
 	"queue":       {},
 	"storage":     {},
-	"keys":        {"queue", "storage"},
+	"keys":        {"clock", "queue", "storage"},
 	"server":      {"", "api", "clock", "keys", "queue", "storage"},
 	"examples":    {},
 	"cmd/keyturn": {"server", "examples"},

@@ -40,9 +40,10 @@ func (e *UnsureError) Error() string {
 // Clock is the time of one process. It is safe for concurrent use.
 type Clock struct {
 	wall     func() time.Time
-	elapsed  func() time.Duration // since the start, whatever happens to wall
+	elapsed  func() time.Duration // the time that passes, whatever happens to wall
 	mu       sync.Mutex
-	base     time.Time     // the time at the start, as far as it is known
+	made     time.Duration // when it was made, by the time that passes
+	base     time.Time     // the time when elapsed was 0, as far as it is known
 	observed time.Duration // when Observe last ran
 	sure     bool
 	known    bool // it has been sure once
@@ -66,7 +67,8 @@ type Retired struct {
 
 // New makes a clock of the clock of the machine and of the time that passes. It is not sure of the time until Observe says so.
 func New(wall func() time.Time, elapsed func() time.Duration) *Clock {
-	return &Clock{wall: wall, elapsed: elapsed, base: wall().Round(0).Add(-elapsed())}
+	made := elapsed()
+	return &Clock{wall: wall, elapsed: elapsed, made: made, observed: made, base: wall().Round(0).Add(-made)}
 }
 
 // Now is the time by which to judge. It goes back only when Observe has found that it was wrong.
@@ -131,7 +133,7 @@ func (c *Clock) learn(reference time.Time, wallOff, elapsed time.Duration) {
 	case behind <= 0:
 	case behind <= MaxOff: // somebody has judged by that time
 		reference = c.floor
-	case elapsed < patience: // it may be set soon
+	case elapsed-c.made < patience: // it may be set soon
 		c.base, c.off = c.floor.Add(-elapsed), -behind
 		return
 	default: // it was wrong then

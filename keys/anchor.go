@@ -202,7 +202,7 @@ var ErrTrailCut = errors.New("audit: the trail is not the one that this host has
 	"`keyturn audit verify` tells from where on. If that is explained, remove the anchor file")
 
 // Beat leaves a heartbeat in the database and then the anchor in its file, and returns where the database stands. *OlderError, and neither, if
-// it has gone back; *ClockError, and neither, if the clock here is wrong; ErrTrailCut if the trail is not the one that was seen, of which
+// it has gone back; *clock.UnsureError, and neither, if the clock here is wrong; ErrTrailCut if the trail is not the one that was seen, of which
 // the anchor then keeps the mark.
 func (r *Ring) Beat(ctx context.Context, path string) (Anchor, error) {
 	stands, err := r.Stand(ctx)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	keyclock "github.com/keyturn/keyturn/clock"
 	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/keys/keystest"
 	"github.com/keyturn/keyturn/storage"
@@ -501,8 +502,8 @@ func TestLeakUnderAWrongClock(t *testing.T) {
 			r, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{Now: wrong.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet})
 			must(t, err)
 			var young *keys.TooYoungError
-			var clock *keys.ClockError
-			if _, err := r.Rotate(ctx, admin, false); !errors.As(err, &clock) && !errors.As(err, &young) {
+			var unsure *keyclock.UnsureError
+			if _, err := r.Rotate(ctx, admin, false); !errors.As(err, &unsure) && !errors.As(err, &young) {
 				t.Errorf("%v: rotated: %v", off, err)
 			}
 			done, err := r.Revoke(ctx, admin, keys.Leak{KID: byState(r)[storage.KeyCurrent]})

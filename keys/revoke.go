@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/keyturn/keyturn/clock"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -164,11 +165,11 @@ func (r *Ring) withdrawals(v *view, leak Leak, nextMaySign bool, reason string, 
 func (r *Ring) momentAfter(ctx context.Context, rows []storage.SigningKey) (time.Time, error) {
 	off, err := r.ClockOff(ctx)
 	now := r.options.Now()
-	if off.Abs() > MaxClockOff {
+	if off.Abs() > clock.MaxOff {
 		now = r.options.Wall().Add(-off)
 	}
 	for _, row := range rows {
-		if row.State.Published() && row.PublishedAt.Before(now.Add(MaxClockOff)) {
+		if row.State.Published() && row.PublishedAt.Before(now.Add(clock.MaxOff)) {
 			now = later(now, row.PublishedAt.Time)
 		}
 	}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 
+	"github.com/keyturn/keyturn/clock"
+	"github.com/keyturn/keyturn/queue"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -25,6 +27,8 @@ const (
 	StaleAfter = 10 * time.Second
 	// missedBeat is how old a heartbeat is of which the next has not come: no server runs.
 	missedBeat = HeartbeatInterval + 10*time.Second
+	// pauseGap is how old the view of a replica may be before it has been stopped meanwhile, or its database was away.
+	pauseGap = 3 * PollInterval
 	// signAhead is how far beyond a token's expiry the row of its key is moved on, so that not every token writes to it.
 	signAhead = time.Minute
 )
@@ -32,6 +36,8 @@ const (
 var (
 	// ErrStale says that the rows could not be read for longer than StaleAfter, or that no key may sign.
 	ErrStale = errors.New("no signing key of which this replica is sure")
+	// ErrBusy says that too many tokens are to be signed at once for another to be signed in time. It comes with a *queue.BusyError.
+	ErrBusy = errors.New("too many tokens to sign")
 	// ErrToken says that a text is no token that a key of this ring signed. It never says more.
 	ErrToken = errors.New("not a token of this server")
 	// ErrRevoked says that a text names a key that has been revoked. Whether that key signed it is not asked any more.
@@ -47,6 +53,8 @@ type Ring struct {
 	view       atomic.Pointer[view]
 	reserved   sync.Map // kid -> time.Time: until when this replica may sign without asking
 	outages    outages
+	admission  *queue.Queue
+	cpus       chan struct{}
 	polling    sync.Mutex      // one poll at a time
 	sealer     string          // id of the master key that seals; under polling, as are the next three
 	superseded []string        // ids of those that sealed before
@@ -66,6 +74,12 @@ type Options struct {
 	Wall func() time.Time
 	// DatabaseNow is the time of the database. nil: its clock is asked.
 	DatabaseNow func(context.Context) (time.Time, error)
+	// Elapsed is the time that passes, whatever happens to Now. nil: clock.Elapsed.
+	Elapsed func() time.Duration
+	// Sure tells whether this replica is sure of the time (*clock.UnsureError). nil: Wall is compared with DatabaseNow.
+	Sure func(context.Context) error
+	// CPUs is how many signatures are computed at once. 0: as many as Go runs on.
+	CPUs int
 	// Tolerant opens a ring whose rows were altered, so that a person can see it and act. It neither signs nor verifies.
 	Tolerant bool
 }
@@ -91,7 +105,19 @@ func Open(ctx context.Context, db *storage.DB, m *Master, c Config, o Options) (
 	if o.Wall == nil {
 		o.Wall = o.Now
 	}
-	r := &Ring{db: db, options: o, forgotten: map[string]bool{}}
+	if o.Elapsed == nil {
+		o.Elapsed = clock.Elapsed()
+	}
+	if o.CPUs == 0 {
+		o.CPUs = runtime.GOMAXPROCS(0)
+	}
+	r := &Ring{
+		db:        db,
+		options:   o,
+		forgotten: map[string]bool{},
+		admission: queue.New(admittedPerCPU*o.CPUs, signPace),
+		cpus:      make(chan struct{}, o.CPUs),
+	}
 	r.settings.Store(&c)
 	r.master.Store(m)
 	if err := claimDatabase(ctx, db, m); err != nil {
@@ -141,7 +167,7 @@ func (r *Ring) every(ctx context.Context, changes <-chan struct{}, what string, 
 func (r *Ring) Poll(ctx context.Context) error {
 	r.polling.Lock()
 	defer r.polling.Unlock()
-	readAt := r.options.Now()
+	readAt, polled := r.options.Now(), r.options.Elapsed()
 	set, secrets, err := r.read(ctx)
 	if err != nil {
 		r.away = true
@@ -157,8 +183,10 @@ func (r *Ring) Poll(ctx context.Context) error {
 	r.db.UseAuditKey(v.secrets.byPurpose[purposeAudit][0].key)
 	if old := r.view.Load(); old != nil && r.away {
 		r.Away(old.readAt, r.options.Now())
+	} else if old != nil {
+		r.notePause(old)
 	}
-	r.away = false
+	r.away, v.polled = false, polled
 	r.view.Store(v)
 	r.forgetMasters(v)
 	return nil
@@ -263,7 +291,18 @@ func (r *Ring) intact(ctx context.Context) (*view, error) {
 func (r *Ring) Intact() error { return r.view.Load().altered }
 
 // Outages are the last times for which this replica could not ask the database, or was not there itself, in order.
-func (r *Ring) Outages() []storage.Span { return r.outages.all() }
+func (r *Ring) Outages() []storage.Span {
+	r.notePause(r.view.Load())
+	return r.outages.all()
+}
+
+// notePause notes that this process has been stopped, if it has not read the keys for as long: whoever asked it meanwhile had no answer.
+func (r *Ring) notePause(v *view) {
+	if gap := r.options.Elapsed() - v.polled; gap > pauseGap {
+		now := r.options.Now()
+		r.Away(now.Add(-gap), now)
+	}
+}
 
 // Away notes that the database did not do what it was asked from one moment to another.
 func (r *Ring) Away(from, to time.Time) { r.outages.note(storage.Span{From: from, To: to}) }
@@ -284,18 +323,37 @@ func (r *Ring) Healthy() error {
 type Signer struct {
 	KID   string
 	ofTyp map[Typ]jose.Signer
+	cpus  chan struct{} // one for each signature that is being computed: more would be no faster, and short requests would wait
 }
 
-// signing is the signatures that are being computed, one for each CPU: more would be no faster, and short requests would wait behind them.
-var signing = make(chan struct{}, runtime.NumCPU())
+// Whoever signs has been admitted first (Ring.Admit). So many for each CPU are under way at once: enough that the CPUs sign while
+// others wait for their statement, and so few that a signature waits for a fraction of a second at most.
+const (
+	admittedPerCPU = 32
+	signPace       = 5 * time.Millisecond // how long one is expected to take, statement and signature, until some were measured
+	signPatience   = 2 * time.Second      // how long one may wait to be admitted
+)
+
+// Admit lets a caller change something for which it will then sign a token. Obtain it first: what is changed must not wait for a
+// signature. ErrBusy if there are too many, and then nothing is to be changed. Release must be called when it has signed.
+func (r *Ring) Admit(ctx context.Context) (release func(), err error) {
+	release, err = r.admission.Acquire(ctx, "", signPatience)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrBusy, err)
+	}
+	return release, err
+}
+
+// Admitted tells how many sign or are about to, wait to be admitted, and were refused.
+func (r *Ring) Admitted() queue.Load { return r.admission.Load() }
 
 // Sign makes the compact JWS of a payload with the typ.
 func (s Signer) Sign(typ Typ, payload []byte) (string, error) {
 	if !typ.Known() {
 		return "", fmt.Errorf("sign: %q is no typ of a token of this server", typ)
 	}
-	signing <- struct{}{}
-	defer func() { <-signing }()
+	s.cpus <- struct{}{}
+	defer func() { <-s.cpus }()
 	jws, err := s.ofTyp[typ].Sign(payload)
 	if err != nil {
 		return "", fmt.Errorf("sign: %w", err)
@@ -315,7 +373,7 @@ func (r *Ring) Signer(ctx context.Context, expires time.Time) (Signer, error) {
 			return Signer{}, fmt.Errorf("%w: there is no current key", ErrStale)
 		}
 		if until, ok := r.reserved.Load(v.kid); ok && !expires.After(until.(time.Time)) {
-			return Signer{v.kid, v.signers}, nil
+			return Signer{v.kid, v.signers, r.cpus}, nil
 		}
 		until, err := r.db.ReserveSigning(ctx, v.kid, expires.Add(signAhead))
 		if err == nil {

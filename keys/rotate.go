@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keyturn/keyturn/clock"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -18,9 +19,6 @@ var (
 	itself     = storage.Actor{Name: "keyturn", Reason: "schedule"}
 	afterALeak = storage.Actor{Name: "keyturn", Reason: "second rotation after a revocation"}
 )
-
-// MaxClockOff is how far the clock of a replica may be from that of the database. Beyond it the replica takes no step by its own time.
-const MaxClockOff = 30 * time.Second
 
 // Maintain polls, takes the steps that are due and polls again if there were any. That another replica was faster is a normal outcome.
 func (r *Ring) Maintain(ctx context.Context) error {
@@ -48,17 +46,14 @@ func (r *Ring) Maintain(ctx context.Context) error {
 	return r.maintainSecrets(ctx, v)
 }
 
-// ClockError says that no step is taken by a clock that is off that of the database.
-type ClockError struct{ Off time.Duration }
-
-func (e *ClockError) Error() string {
-	return fmt.Sprintf("the clock here is %v off that of the database: set it first", e.Off.Round(time.Second))
-}
-
+// checkClock reports whether this replica is sure of the time. *clock.UnsureError if not.
 func (r *Ring) checkClock(ctx context.Context) error {
+	if r.options.Sure != nil {
+		return r.options.Sure(ctx)
+	}
 	off, err := r.ClockOff(ctx)
-	if err == nil && off.Abs() > MaxClockOff {
-		err = &ClockError{off}
+	if err == nil && off.Abs() > clock.MaxOff {
+		err = &clock.UnsureError{Off: off}
 	}
 	return err
 }

@@ -144,6 +144,9 @@ func (r *Ring) maintainSecrets(ctx context.Context, v *view) error {
 	rows, now := v.secrets.byPurpose[purposeRefresh], r.options.Now()
 	if due, activate := nextRefreshKey(rows, r.config(), now); due {
 		if number, ok := freeNumber(rows); ok { // if not, Status tells
+			if err := r.checkClock(ctx); err != nil {
+				return err
+			}
 			row := v.master.newSecretRow(purposeRefresh, number, activate)
 			if err := r.db.AddSecretKey(ctx, itself, row, v.version, now); err != nil && !errors.Is(err, storage.ErrConflict) {
 				return err
@@ -153,6 +156,9 @@ func (r *Ring) maintainSecrets(ctx context.Context, v *view) error {
 	}
 	if since := now.Sub(r.looked); since >= 0 && since < lookInterval {
 		return nil
+	}
+	if err := r.checkClock(ctx); err != nil { // what it would remove may be needed
+		return err
 	}
 	r.looked = now
 	return r.removeLapsed(ctx, rows, now)

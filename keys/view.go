@@ -19,7 +19,8 @@ import (
 // view is what a replica knows of the keys. It is immutable.
 type view struct {
 	readAt       time.Time
-	version      int64 // of the set
+	polled       time.Duration // when, by the time that passes
+	version      int64         // of the set
 	setMAC       string
 	leastVersion int64 // that the next change must have at least
 	rows         []storage.SigningKey

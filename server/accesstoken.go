@@ -76,6 +76,7 @@ type verified struct {
 	kid    string
 	claims api.AccessToken
 	grant  storage.GrantID
+	begins time.Time               // the later of its iat and nbf
 	body   atomic.Pointer[encoded] // of its introspection, once it was made
 }
 
@@ -96,7 +97,7 @@ func (s *Server) readAccessToken(token string) (*verified, standing, error) {
 		return v, over, nil
 	case err != nil:
 		return nil, unknown, err
-	case s.now().Unix() >= v.claims.Expires:
+	case s.now().Unix() >= v.claims.Expires, s.clock.Over(v.begins, time.Unix(v.claims.Expires, 0)):
 		return v, over, nil
 	}
 	return v, timely, nil
@@ -117,6 +118,13 @@ func (s *Server) verify(token string) (*verified, standing, error) {
 	if err := json.Unmarshal(payload, &v.claims); err != nil || v.claims.Issuer != s.config().Issuer {
 		return nil, unknown, nil
 	}
+	var more struct {
+		NotBefore int64 `json:"nbf"` // none that this server issues has it
+	}
+	if err := json.Unmarshal(payload, &more); err != nil {
+		return nil, unknown, nil
+	}
+	v.begins = time.Unix(max(v.claims.IssuedAt, more.NotBefore), 0)
 	if v.grant, err = storage.ParseGrantID(v.claims.Session); err != nil {
 		v.grant = 0 // that of nobody
 	}

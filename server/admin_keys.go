@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/keyturn/keyturn/clock"
 	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/storage"
 )
@@ -17,9 +18,9 @@ type refusal struct{ error }
 // ErrRefused tells whether a safety guard refused, which force overrides.
 func ErrRefused(err error) bool {
 	var young *keys.TooYoungError
-	var clock *keys.ClockError
+	var unsure *clock.UnsureError
 	var guard refusal
-	return errors.As(err, &young) || errors.As(err, &clock) || errors.As(err, &guard)
+	return errors.As(err, &young) || errors.As(err, &unsure) || errors.As(err, &guard)
 }
 
 // SigningKeys lists all signing keys, newest first.

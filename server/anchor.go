@@ -51,7 +51,7 @@ func (s *Server) keepAnchor(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		s.beat(ctx)
-		s.watchClock(ctx)
+		s.warnOfClock()
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

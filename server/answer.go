@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -9,7 +10,9 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/clock"
 	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/queue"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -54,17 +57,51 @@ func unavailable(retryAfter time.Duration) *failure {
 	return &failure{body: api.Error{Code: api.TemporarilyUnavailable, Description: "the server cannot answer now: try again later"}, retryAfter: retryAfter}
 }
 
+// Causes of a request that the server could not answer.
+const (
+	causeBusy     = "busy" // more was asked at once than it can do
+	causeDatabase = "database"
+	causeKeys     = "keys"
+	causeClock    = "clock"
+	causeInternal = "internal"
+)
+
+// causeOf is why the server could not answer; "" for an error that is the client's.
+func causeOf(err error) string {
+	var f *failure
+	var busy *queue.BusyError
+	var unsure *clock.UnsureError
+	switch {
+	case errors.As(err, &f):
+		return ""
+	case errors.As(err, &busy), errors.Is(err, storage.ErrBusy), errors.Is(err, keys.ErrBusy):
+		return causeBusy
+	case errors.Is(err, storage.ErrUnavailable), errors.Is(err, context.Canceled):
+		return causeDatabase
+	case errors.Is(err, keys.ErrStale):
+		return causeKeys
+	case errors.As(err, &unsure):
+		return causeClock
+	}
+	return causeInternal
+}
+
 // visible is what a client sees of an error: itself if it is meant for clients, else a fixed text.
 func visible(err error) *failure {
 	var f *failure
+	var busy *queue.BusyError
 	switch {
 	case errors.As(err, &f):
 		return f
-	case errors.Is(err, storage.ErrUnavailable), errors.Is(err, keys.ErrStale), errors.Is(err, errBusy):
+	case errors.As(err, &busy):
+		return unavailable(busy.RetryAfter)
+	case causeOf(err) != causeInternal:
 		return unavailable(retrySoon)
-	default:
-		return &failure{body: api.Error{Code: api.ServerError, Description: "internal error: the log of the server has it under the request id"}}
 	}
+	return &failure{body: api.Error{
+		Code:        api.ServerError,
+		Description: "internal error: the log of the server has it under the request id",
+	}}
 }
 
 func (f *failure) httpStatus() int {
@@ -83,7 +120,7 @@ func writeError(w http.ResponseWriter, f *failure) {
 		w.Header().Set("WWW-Authenticate", challenge)
 	}
 	if f.retryAfter > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(max(1, int(f.retryAfter.Round(time.Second)/time.Second))))
+		w.Header().Set("Retry-After", strconv.Itoa(int((f.retryAfter+time.Second-1)/time.Second)))
 	}
 	writeJSON(w, status, f.body)
 }

@@ -21,6 +21,9 @@ type presented struct {
 	method     string // api.AuthBasic, api.AuthPost or api.AuthNone; "" if nothing usable was sent
 }
 
+// paramClientAssertion is the parameter of an authentication method that this server does not have (RFC 7521 §4.2).
+const paramClientAssertion = "client_assertion"
+
 // errClient is the one answer to every failed client authentication: an unknown client, a disabled one and a wrong secret look alike
 // (RFC 6749 §5.2).
 var errClient = fail(api.InvalidClient, "client authentication failed")
@@ -28,13 +31,19 @@ var errClient = fail(api.InvalidClient, "client authentication failed")
 // readClient finds the credentials of the client in header or form (RFC 6749 §2.3). More than one method is an invalid request.
 func readClient(h http.Header, f form) (presented, error) {
 	authorization := h.Values("Authorization")
-	id, secret := f[api.ParamClientID], f[api.ParamClientSecret]
-	if len(authorization) > 1 || len(authorization) == 1 && secret != "" {
+	id, secret, assertion := f[api.ParamClientID], f[api.ParamClientSecret], f[paramClientAssertion]
+	methods := len(authorization)
+	for _, given := range []bool{secret != "", assertion != ""} {
+		if given {
+			methods++
+		}
+	}
+	if methods > 1 {
 		return presented{}, fail(api.InvalidRequest, "more than one client authentication method")
 	}
 	if len(authorization) == 0 {
 		switch {
-		case id == "":
+		case id == "", assertion != "": // RFC 7523 is none of the methods of this server
 			return presented{}, nil
 		case secret == "":
 			return presented{id: id, method: api.AuthNone}, nil
@@ -70,20 +79,16 @@ func parseBasic(header string) (presented, bool) {
 	return presented{id: id, secret: secret, method: api.AuthBasic}, true
 }
 
-// authenticate tells which client sent the request: by what was read of it a moment ago, and, where the credentials fail by that, by what it
-// is today, so that a new secret works at once. A client or address that keeps failing meets 429 before its secret is judged.
+// authenticate tells which client sent the request: by what was read of it a moment ago, and, where the credentials fail by that, by
+// what it is today, so that a new secret works at once.
 func (s *Server) authenticate(ctx context.Context, q *request) error {
 	p, err := readClient(q.header, q.form)
 	if err != nil {
 		return err
 	}
-	if wait := s.clientFailures.wait(p.id, q.from, s.now()); wait > 0 {
-		s.throttledEvent(q, "client authentication", "client")
-		return tooMany(wait)
-	}
 	if q.form[api.ParamGrantType] != api.GrantPassword { // a hash costs so much that a look at the client does not matter
 		c, ok := s.clients.recent(p.id, s.now())
-		if ok && s.judge(c, p) == nil {
+		if ok && s.judgeClient(c, p) == nil {
 			q.client, q.known, q.remembered = c, c.ID, true
 			return nil
 		}
@@ -100,11 +105,17 @@ func (s *Server) authenticateAnew(ctx context.Context, q *request) error {
 	return s.authenticateToday(ctx, q, p)
 }
 
+// authenticateToday judges the credentials first: right ones are never refused for what others did. Whoever keeps failing, as a client
+// at an address or as an address, meets 429.
 func (s *Server) authenticateToday(ctx context.Context, q *request, p presented) error {
 	q.client, q.remembered = storage.Client{}, false
 	c, err := s.clientOf(ctx, p)
 	q.known = c.ID
 	if errors.Is(err, errClient) {
+		if wait := s.clientFailures.wait(p.id, q.from, s.now()); wait > 0 {
+			s.throttledEvent(q, "client authentication", "client")
+			return tooMany(wait)
+		}
 		s.clientFailures.spend(p.id, q.from, s.now())
 		s.event(q, "client authentication", "failed")
 	}
@@ -129,11 +140,11 @@ func (s *Server) clientOf(ctx context.Context, p presented) (storage.Client, err
 	if err != nil {
 		return storage.Client{}, err
 	}
-	return c, s.judge(c, p)
+	return c, s.judgeClient(c, p)
 }
 
-// judge tells whether the credentials are those of the client.
-func (s *Server) judge(c storage.Client, p presented) error {
+// judgeClient tells whether the credentials are those of the client.
+func (s *Server) judgeClient(c storage.Client, p presented) error {
 	right := s.secretMatches(c, p.secret)
 	switch {
 	case c.DisabledAt != nil:

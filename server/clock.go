@@ -2,107 +2,99 @@ package server
 
 import (
 	"context"
-	"sync"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
 	"time"
 
-	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/clock"
 	"github.com/keyturn/keyturn/storage"
 )
 
-// steadyClock is the time by which a server judges. It is never behind what it was told once, by the clock of the machine at the start or by the
-// database: what has expired stays so if that clock is set back, or was wrong from the start. It follows one that is set forward.
-type steadyClock struct {
-	wall    func() time.Time
-	elapsed func() time.Duration // since the clock was made, whatever happens to wall
-	mu      sync.Mutex
-	start   time.Time
-}
-
-func newClock(wall func() time.Time, elapsed func() time.Duration) *steadyClock {
-	return &steadyClock{wall: wall, elapsed: elapsed, start: wall().Round(0)}
-}
-
-// steady is what the time would be if nobody had set the clock since the start.
-func (c *steadyClock) steady() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.start.Add(c.elapsed())
-}
-
-// atLeast tells the clock that it is that late by now.
-func (c *steadyClock) atLeast(now time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if start := now.Add(-c.elapsed()); start.After(c.start) {
-		c.start = start
-	}
-}
-
-func (c *steadyClock) now() time.Time {
-	wall, steady := c.wall().Round(0), c.steady()
-	if wall.Before(steady) {
-		return steady
-	}
-	return wall
-}
-
-// maxAhead is how far ahead the last heartbeat may be for the clock here to be what is wrong. Beyond it, the clock was wrong then, and waiting for
-// that time to come would be worse.
+// maxAhead is how far ahead the last heartbeat may be for the clock here to be what is wrong. Beyond it the clock was wrong then, and
+// waiting for that time to come would be worse.
 const maxAhead = 24 * time.Hour
 
-// syncClock tells the clock what the database knows of the time: when a server last ran on it, and, with PostgreSQL, its own clock.
-func (s *Server) syncClock(ctx context.Context) error {
-	if s.clock == nil {
-		return nil
+// metaRetiredTime keeps the span of time that a server on SQLite has given up, so that the next start does not wait for it again.
+const metaRetiredTime = "retired time"
+
+// beginClock tells the clock what an SQLite database knows of the time. PostgreSQL has a clock of its own.
+func (s *Server) beginClock(ctx context.Context) error {
+	if s.db.Kind() != storage.SQLite {
+		return s.observeClock(ctx)
 	}
-	last, err := s.db.Mark(ctx, storage.MarkHeartbeat)
+	latest, err := s.db.Mark(ctx, storage.MarkHeartbeat)
 	if err != nil {
 		return err
 	}
-	if ahead := last.Sub(s.clock.steady()); ahead > maxAhead {
-		s.log.Error("the database was last used at a time that has not come yet: the clock was wrong then, or is now", "at", last)
-	} else {
-		s.clock.atLeast(last)
+	text, err := s.db.Meta(ctx, metaRetiredTime)
+	var retired clock.Retired
+	if err == nil {
+		err = json.Unmarshal([]byte(text), &retired)
 	}
-	if s.db.Kind() == storage.SQLite {
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return fmt.Errorf("%s: %w", metaRetiredTime, err)
+	}
+	if ahead := latest.Sub(s.now()); ahead > maxAhead {
+		s.log.Error("the database was last used at a time that has not come yet: the clock was wrong then, or is now",
+			"at", latest)
+		latest = time.Time{}
+	}
+	s.clock.Begin(latest, retired)
+	return s.observeClock(ctx)
+}
+
+// slowClock is how long the database may take to tell the time for that to be of use.
+const slowClock = 2 * time.Second
+
+// observeClock compares the time with the clock of the database, or, on SQLite, with that of the machine. A time that was wrong is
+// noted as an outage: by it, a client that repeats a refresh came later than it did.
+func (s *Server) observeClock(ctx context.Context) error {
+	asked := s.elapsed()
+	reference, err := s.databaseNow(ctx)
+	if err != nil {
+		return err
+	}
+	took := s.elapsed() - asked
+	if took > slowClock {
 		return nil
 	}
-	theirs, err := s.databaseNow(ctx)
-	if err == nil {
-		s.clock.atLeast(theirs)
+	retired := s.clock.Retired()
+	moved := s.clock.Observe(reference.Add(took / 2))
+	if now := s.now(); moved > clockWarning {
+		s.ring.Away(now.Add(-moved), now)
 	}
-	return err
+	if given := s.clock.Retired(); given != retired && s.db.Kind() == storage.SQLite {
+		return s.keepRetired(ctx, given)
+	}
+	return nil
+}
+
+func (s *Server) keepRetired(ctx context.Context, given clock.Retired) error {
+	s.log.Warn("the time was wrong and has been set: what was judged by it until then stays so",
+		slog.Time("now", given.From), slog.Time("was", given.Until))
+	text, err := json.Marshal(given)
+	if err != nil {
+		return fmt.Errorf("%s: %w", metaRetiredTime, err)
+	}
+	return s.db.SetMeta(ctx, metaRetiredTime, string(text))
 }
 
 // clockWarning is how far the clock may be off before somebody should look.
 const clockWarning = 5 * time.Second
 
-// clockAgrees tells whether the clock is that of the database; with SQLite, whether nobody has set it since the start.
-func (s *Server) clockAgrees(ctx context.Context) error {
-	off, err := s.ring.ClockOff(ctx)
-	if err == nil && off.Abs() > keys.MaxClockOff {
-		err = &clockError{off}
+// sureOfTime observes the clock and reports why this replica is not sure of the time (*clock.UnsureError); nil if it is.
+func (s *Server) sureOfTime(ctx context.Context) error {
+	if err := s.observeClock(ctx); err != nil {
+		return err
 	}
-	return err
+	return s.clock.Sure()
 }
 
-type clockError struct{ off time.Duration }
-
-func (e *clockError) Error() string {
-	return "the clock is " + e.off.Round(time.Second).String() + " off that of the database, or was set since the start: set both by NTP, and restart"
-}
-
-// watchClock warns of a clock that is off, and goes by that of the database where that is ahead.
-func (s *Server) watchClock(ctx context.Context) {
-	off, err := s.ring.ClockOff(ctx)
-	if err == nil {
-		err = s.syncClock(ctx)
-	}
-	if err != nil {
-		return // the log has it from others
-	}
-	s.clockOff.Store(int64(off))
-	if off.Abs() > clockWarning {
-		s.log.Warn((&clockError{off}).Error())
+// warnOfClock tells the log of a clock that is off.
+func (s *Server) warnOfClock() {
+	if off := s.clock.Off(); off.Abs() > clockWarning {
+		s.log.Warn((&clock.UnsureError{Off: off}).Error())
 	}
 }

@@ -40,6 +40,8 @@ type Config struct {
 	RefreshMaxTTL      Duration `key:"refresh_max_ttl" default:"90d" reload:"true" help:"a login ends after this long, however often it is refreshed"`
 	RefreshRetryWindow Duration `key:"refresh_retry_window" default:"10s" reload:"true" help:"how long a client may repeat a refresh and get the same answer; 0 for never"`
 
+	RefreshLateRetry Duration `key:"refresh_late_retry" default:"24h" reload:"true" help:"after that, how often a login may repeat its last refresh once; 0 for never"`
+
 	KeyRotationInterval Duration `key:"key_rotation_interval" default:"90d" scope:"keys" reload:"true" help:"how long a signing key signs"`
 	KeyPublishLead      Duration `key:"key_publish_lead" default:"24h" scope:"keys" reload:"true" help:"how long a signing key is published before it signs"`
 	JWKSMaxAge          Duration `key:"jwks_max_age" default:"5m" scope:"keys" reload:"true" help:"how long verifiers may keep the JWKS"`
@@ -49,6 +51,7 @@ type Config struct {
 	PasswordMinLength  int      `key:"password_min_length" default:"15" scope:"user" help:"characters that a new password must have"`
 	PasswordHashMemory Size     `key:"password_hash_memory" default:"19MiB" scope:"user" help:"memory of one argon2id hash"`
 	PasswordHashSlots  int      `key:"password_hash_slots" default:"0" help:"password hashes computed at once (default: number of CPUs)"`
+	PasswordHashWait   Duration `key:"password_hash_wait" default:"5s" reload:"true" help:"how long a login may wait for its password hash; beyond it 503 at once"`
 	LoginFailures      int      `key:"login_failures" default:"10" reload:"true" help:"failed logins of an account before it is throttled"`
 	LoginWindow        Duration `key:"login_window" default:"15m" reload:"true" help:"how long a throttled account waits"`
 
@@ -62,6 +65,9 @@ const (
 	minAccessTTL   = time.Second
 	maxRefreshTTL  = 10 * 365 * 24 * time.Hour
 	maxRetryWindow = 5 * time.Minute
+	minLateRetry   = time.Minute
+	maxLateRetry   = 30 * 24 * time.Hour
+	maxHashWait    = 20 * time.Second // an answer must leave within responseTimeout
 )
 
 // Problems tells everything that is wrong with the configuration, each with its fix. forServe asks for what only serve needs, too.
@@ -84,6 +90,11 @@ func (c Config) Problems(forServe bool) []error {
 	refuse(c.RefreshMaxTTL < c.AccessTTL || c.RefreshMaxTTL > Duration(maxRefreshTTL), "refresh_max_ttl: %v is not between access_ttl and 10 years", c.RefreshMaxTTL)
 	refuse(c.RefreshIdleTTL < Duration(time.Second), "refresh_idle_ttl: %v is less than 1s", c.RefreshIdleTTL)
 	refuse(c.RefreshRetryWindow < 0 || c.RefreshRetryWindow > Duration(maxRetryWindow), "refresh_retry_window: %v is not between 0 and 5m", c.RefreshRetryWindow)
+	late := c.RefreshLateRetry
+	refuse(late < 0 || late > 0 && late < Duration(minLateRetry) || late > Duration(maxLateRetry),
+		"refresh_late_retry: %v is neither 0 nor between 1m and 30d", late)
+	refuse(c.PasswordHashWait < Duration(time.Second) || c.PasswordHashWait > Duration(maxHashWait),
+		"password_hash_wait: %v is not between 1s and 20s", c.PasswordHashWait)
 	refuse(c.PasswordMinLength < 8 || c.PasswordMinLength > 256, "password_min_length: %d is not between 8 and 256", c.PasswordMinLength)
 	refuse(c.PasswordHashMemory < 7<<20 || c.PasswordHashMemory > maxHashMemory<<10, "password_hash_memory: %v is not between 7MiB and 1GiB", c.PasswordHashMemory)
 	refuse(c.PasswordHashSlots < 0 || c.PasswordHashSlots > 1024, "password_hash_slots: %d is not between 1 and 1024 (0: number of CPUs)", c.PasswordHashSlots)

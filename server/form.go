@@ -21,7 +21,7 @@ type form map[string]string
 // credentials may stand in a form, never in a URL, which ends up in logs (RFC 6749 §2.3.1).
 var credentials = map[string]bool{
 	api.ParamClientSecret: true, api.ParamPassword: true, api.ParamUsername: true, api.ParamRefreshToken: true, api.ParamToken: true,
-	"access_token": true, "client_assertion": true,
+	"access_token": true, paramClientAssertion: true,
 }
 
 // readForm reads and parses the form of a request: one application/x-www-form-urlencoded body of at most maxBody bytes.

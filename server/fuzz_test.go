@@ -62,7 +62,7 @@ func FuzzBasic(f *testing.F) {
 // A text opens as a refresh token only if it is, to the letter, one that this server would make.
 func FuzzRefreshToken(f *testing.F) {
 	db := storagetest.MustOpen(f, storagetest.SQLiteURL(f))
-	at := &clock{}
+	at := &testClock{}
 	at.at.Store(noon.UnixNano())
 	secrets := keystest.MustRing(f, db, at.now, keystest.Generator()).Secrets()
 	f.Add(refreshToken{grant: 1, generation: 2, family: newFamily()}.seal(secrets, at.now()))

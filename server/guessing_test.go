@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/server/servertest"
+	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -60,7 +61,7 @@ func TestGuessing(t *testing.T) {
 		// The owner, from where she has logged in before, is not locked out, whatever strangers do.
 		k := loginKey("alice", "app", clientAddress(&http.Request{RemoteAddr: "203.0.113.1:1"}, nil))
 		for range 200 {
-			must(h.server.db.AddFailure(ctx, k.AccountBucket, 0, h.clock.now()))
+			must(0, h.server.db.AddFailures(ctx, []storage.Bucket{{Name: k.AccountBucket, Account: k.AccountBucket}}, h.clock.now()))
 		}
 		failed := 0
 		for i := range 50 {

@@ -46,10 +46,10 @@ const (
 	publicClient = "page"
 )
 
-// clock is a time that tests step.
-type clock struct{ at atomic.Int64 }
+// testClock is a time that tests step.
+type testClock struct{ at atomic.Int64 }
 
-func (c *clock) now() time.Time { return time.Unix(0, c.at.Load()).UTC() }
+func (c *testClock) now() time.Time { return time.Unix(0, c.at.Load()).UTC() }
 
 // harness is one replica with an administrator, behind a real listener.
 type harness struct {
@@ -57,7 +57,7 @@ type harness struct {
 	config Config
 	server *Server
 	admin  *Admin
-	clock  *clock
+	clock  *testClock
 	http   *httptest.Server
 	base   string // URL of the public listener
 	log    *lockedBuffer
@@ -86,6 +86,7 @@ func testConfig(databaseURL string) Config {
 	return Config{
 		Issuer: issuer, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", Database: databaseURL, Migrate: true,
 		AccessTTL: Duration(10 * time.Minute), RefreshIdleTTL: 14 * days, RefreshMaxTTL: 90 * days, RefreshRetryWindow: Duration(10 * time.Second),
+		PasswordHashWait: Duration(5 * time.Second),
 		KeyRotationInterval: 90 * days, KeyPublishLead: days, JWKSMaxAge: Duration(5 * time.Minute), KeyBits: 2048,
 		PasswordGrant: true, PasswordMinLength: 15, PasswordHashMemory: 7 << 20, LoginFailures: 10, LoginWindow: Duration(15 * time.Minute),
 		LogLevel: "debug",
@@ -93,10 +94,10 @@ func testConfig(databaseURL string) Config {
 }
 
 // open starts a replica on the database. Its clock stands at noon unless it is given another's.
-func open(t testing.TB, c Config, at *clock) *harness {
+func open(t testing.TB, c Config, at *testClock) *harness {
 	t.Helper()
 	if at == nil {
-		at = &clock{}
+		at = &testClock{}
 		at.at.Store(noon.UnixNano())
 	}
 	if storage.SQLitePath(c.Database) == "" && c.MasterKeyFile == "" {
@@ -242,6 +243,9 @@ func (h *harness) send(r *http.Request) response {
 
 func (h *harness) get(path string) response {
 	h.t.Helper()
+	if strings.HasPrefix(path, "/readyz") && h.server != nil {
+		h.server.look(ctx) // as the loop does each second
+	}
 	return h.send(must(http.NewRequest(http.MethodGet, h.base+path, nil)))
 }
 

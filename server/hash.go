@@ -7,6 +7,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
+	"net/netip"
 	"os"
 	"runtime"
 	"strings"
@@ -15,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/argon2"
+
+	"github.com/keyturn/keyturn/queue"
 )
 
 // Bounds of the parameters of a stored hash: what is outside is refused, not computed (argon2 panics on zeros and takes all memory on
@@ -37,6 +41,7 @@ type storedHash interface {
 	matches(typed, canonical string) bool // computes it for a password under the same parameters and compares in constant time
 	weaker(hashPolicy) bool               // it is to be replaced by one under the policy
 	cost() uint32                         // KiB that it takes
+	kind() string                         // hashes of one kind take the same time
 }
 
 // passwordHash is one argon2id hash with its parameters.
@@ -70,6 +75,10 @@ func (h passwordHash) weaker(p hashPolicy) bool {
 
 func (h passwordHash) cost() uint32 { return h.memory }
 
+func (h passwordHash) kind() string {
+	return fmt.Sprintf("argon2id m=%d,t=%d,p=%d", h.memory, h.time, h.lanes)
+}
+
 var errHash = errors.New("not an argon2id hash in PHC form with parameters in bounds")
 
 // parsePasswordHash reads a PHC string.
@@ -96,30 +105,30 @@ func parsePasswordHash(s string) (passwordHash, error) {
 	return passwordHash{hashPolicy{memory, times, uint8(lanes)}, salt, sum}, nil
 }
 
-// errBusy says that the queue in front of the hash slots is full, or that waiting in it took too long.
-var errBusy = errors.New("password hashing is busy")
-
-// hasher bounds how many hashes are computed at once, how many callers wait for one, and for how long.
+// hasher bounds how many hashes are computed at once. The queue in front of it gives each address its share.
 type hasher struct {
 	policy  hashPolicy
 	dummy   passwordHash // of a password that nobody has
-	slots   chan struct{}
-	waiting atomic.Int64
-	refused atomic.Int64
+	queue   *queue.Queue
 	garbage atomic.Int64        // bytes of hashes since the last collection
 	took    func(time.Duration) // hears how long a hash took; nil: nobody
+	mu      sync.Mutex
+	recent  map[string][]time.Duration // how long the last hashes of each kind took
 }
 
 const (
-	waitersPerSlot = 32
-	maxHashWait    = time.Second
+	recentHashes = 16 // of each kind
+	maxKinds     = 32
 )
 
 func newHasher(p hashPolicy, slots int) *hasher {
 	random := make([]byte, 32)
 	rand.Read(random)
 	makeRoom(slots)
-	return &hasher{policy: p, dummy: newPasswordHash(p, string(random)), slots: make(chan struct{}, slots)}
+	begun := time.Now()
+	h := &hasher{policy: p, dummy: newPasswordHash(p, string(random)), recent: map[string][]time.Duration{}}
+	h.queue = queue.New(slots, time.Since(begun))
+	return h
 }
 
 // ballast makes the heap, of which a few megabytes are in use, grow further before it is collected, which saves a tenth of the CPU time of short
@@ -142,32 +151,63 @@ func makeRoom(slots int) {
 	})
 }
 
-// acquire waits for a slot. The caller must release it.
-func (h *hasher) acquire(ctx context.Context) error {
-	select {
-	case h.slots <- struct{}{}:
-		return nil
-	default:
+// acquire waits for a slot as one of those at the address. *queue.BusyError if that would take longer than patience.
+func (h *hasher) acquire(ctx context.Context, at netip.Addr, patience time.Duration) (release func(), err error) {
+	return h.queue.Acquire(ctx, party(at), patience)
+}
+
+// party is who shares a line in front of the hash slots: an address, or the /56 of an IPv6 address, which is what one site has.
+func party(at netip.Addr) string {
+	if at.Is6() {
+		if prefix, err := at.Prefix(56); err == nil {
+			return prefix.String()
+		}
 	}
-	defer h.waiting.Add(-1)
-	if h.waiting.Add(1) > int64(waitersPerSlot*cap(h.slots)) {
-		h.refused.Add(1)
-		return errBusy
+	return at.String()
+}
+
+// pretend takes the time of a login that waits for a slot and computes the hash, and does neither. Who is throttled is refused by it:
+// that must cost as much time as a wrong password, and nobody else's. ok is false if nothing is known yet of hashes of that kind.
+func (h *hasher) pretend(ctx context.Context, at netip.Addr, patience time.Duration, as storedHash) (ok bool, err error) {
+	span, ok := h.sample(as.kind())
+	if !ok {
+		return false, nil
 	}
-	patience := time.NewTimer(maxHashWait)
-	defer patience.Stop()
+	wait := h.queue.Predict(party(at))
+	if wait > patience {
+		return true, &queue.BusyError{RetryAfter: wait - patience}
+	}
 	select {
-	case h.slots <- struct{}{}:
-		return nil
-	case <-patience.C:
-		h.refused.Add(1)
-		return errBusy
 	case <-ctx.Done():
-		return errBusy
+		return true, ctx.Err()
+	case <-time.After(wait + span):
+		return true, nil
 	}
 }
 
-func (h *hasher) release() { <-h.slots }
+// sample is how long some hash of the kind took a moment ago.
+func (h *hasher) sample(kind string) (time.Duration, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	recent := h.recent[kind]
+	if len(recent) == 0 {
+		return 0, false
+	}
+	return recent[mathrand.IntN(len(recent))], true
+}
+
+// remember keeps how long a hash of the kind took.
+func (h *hasher) remember(kind string, took time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.recent) >= maxKinds && h.recent[kind] == nil {
+		clear(h.recent)
+	}
+	h.recent[kind] = append(h.recent[kind], took)
+	if n := len(h.recent[kind]) - recentHashes; n > 0 {
+		h.recent[kind] = h.recent[kind][n:]
+	}
+}
 
 // maxGarbage is how much memory of hashes may lie about, in bytes, before it is collected. The collector alone lets as much lie as is in use.
 const maxGarbage = 32 << 20
@@ -185,7 +225,9 @@ func (h *hasher) collect(memory int64) {
 func (h *hasher) compare(stored storedHash, typed, canonical string) (matches bool, better string) {
 	begun := time.Now()
 	background(func() {
-		if matches = stored.matches(typed, canonical); matches && stored.weaker(h.policy) {
+		matches = stored.matches(typed, canonical)
+		h.remember(stored.kind(), time.Since(begun))
+		if matches && stored.weaker(h.policy) {
 			better = newPasswordHash(h.policy, canonical).String()
 		}
 	})

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
+
+	"github.com/keyturn/keyturn/storage"
 )
 
-// check is one thing that a server needs to be able to serve. Its advice is for the log: a stranger gets to know no more than its name.
+// check is one thing that a server needs to be able to serve. Its error is for the log: a stranger learns no more than its name.
 type check struct {
 	name string
 	run  func(context.Context) error
@@ -16,22 +19,10 @@ type check struct {
 
 func (s *Server) checks() []check {
 	return []check{
-		{"serving", func(context.Context) error {
-			if s.stopping.Load() {
-				return errors.New("stopping")
-			}
-			return nil
-		}},
 		{"database", s.databaseServes},
-		{"schema", func(ctx context.Context) error {
-			status, err := s.db.SchemaStatus(ctx)
-			if err == nil && status.Pending > 0 {
-				err = errors.New("migrations are pending")
-			}
-			return err
-		}},
+		{"schema", s.schemaFits},
 		{"keys", func(context.Context) error { return s.ring.Healthy() }},
-		{"clock", s.clockAgrees},
+		{"clock", func(context.Context) error { return s.clock.Sure() }},
 	}
 }
 
@@ -39,7 +30,103 @@ func (s *Server) databaseServes(ctx context.Context) error {
 	if s.older.Load() {
 		return errOlder
 	}
-	return s.db.Ping(ctx)
+	return s.db.Serves(ctx)
+}
+
+func (s *Server) schemaFits(ctx context.Context) error {
+	status, err := s.db.SchemaStatus(ctx)
+	if err == nil && status.Pending > 0 {
+		err = errors.New("migrations are pending")
+	}
+	return err
+}
+
+// finding is what a check found: nil if all is well.
+type finding struct {
+	name string
+	err  error
+}
+
+// readiness is what all checks found, and when.
+type readiness struct {
+	findings []finding
+	at       time.Duration // by the time that passes
+}
+
+const (
+	// watchInterval is how often a replica looks whether it can serve: readyz tells what the last look has shown.
+	watchInterval = time.Second
+	// readinessAge is how old a look may be. A replica that does not even look is not ready.
+	readinessAge = 5 * time.Second
+	// readinessWarning is how often the log tells of a replica that is not ready.
+	readinessWarning = time.Minute
+)
+
+// watch looks each second whether this replica can serve, until the context ends.
+func (s *Server) watch(ctx context.Context) {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		s.look(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// look runs all checks, together within the time of one request, and keeps what they find.
+func (s *Server) look(ctx context.Context) {
+	ctx, cancel := s.patience(ctx)
+	defer cancel()
+	if err := s.observeClock(ctx); err != nil && !errors.Is(err, storage.ErrUnavailable) {
+		s.log.Warn("the time of the database is not known", "error", err.Error())
+	}
+	s.replaced.Store(s.db.Replaced() != nil)
+	r := &readiness{at: s.elapsed()}
+	for _, c := range s.checks() {
+		r.findings = append(r.findings, finding{c.name, c.run(ctx)})
+	}
+	before := s.readiness.Swap(r)
+	s.tellReadiness(before, r)
+}
+
+// tellReadiness tells the log what is not well: when it begins, and then once a minute.
+func (s *Server) tellReadiness(before, now *readiness) {
+	for i, f := range now.findings {
+		if f.err == nil {
+			continue
+		}
+		if begins := before == nil || before.findings[i].err == nil; !begins && now.at-s.toldUnready < readinessWarning {
+			continue
+		}
+		s.toldUnready = now.at
+		s.log.Warn("not ready", "check", f.name, "error", f.err.Error())
+	}
+}
+
+// found is what the last look has shown, with what is known without one.
+func (s *Server) found() []finding {
+	serving := finding{name: "serving"}
+	if s.stopping.Load() {
+		serving.err = errors.New("stopping")
+	}
+	r := s.readiness.Load()
+	if r == nil || s.elapsed()-r.at > readinessAge {
+		return []finding{serving, {"look", errors.New("nothing has been looked at for a while")}}
+	}
+	return append([]finding{serving}, r.findings...)
+}
+
+// ready is why this replica cannot serve; nil if it can.
+func (s *Server) ready() error {
+	for _, f := range s.found() {
+		if f.err != nil {
+			return fmt.Errorf("%s: %w", f.name, f.err)
+		}
+	}
+	return nil
 }
 
 // livez tells that the process answers; it asks nothing else.
@@ -51,35 +138,31 @@ func (s *Server) livez(w *exchange, r *http.Request) {
 	plain(w, http.StatusOK, text)
 }
 
-// ready is why this replica cannot serve; nil if it can.
-func (s *Server) ready(ctx context.Context) error {
-	ctx, cancel := s.patience(ctx)
-	defer cancel()
-	for _, c := range s.checks() {
-		if err := c.run(ctx); err != nil {
-			return fmt.Errorf("%s: %w", c.name, err)
-		}
-	}
-	return nil
-}
-
-// readyz tells whether this replica can serve.
+// readyz tells whether this replica can serve, from what the last second has shown: it asks nobody.
 func (s *Server) readyz(w *exchange, r *http.Request) {
 	status, verdict := http.StatusOK, "ok"
 	var lines []string
-	ctx, cancel := s.patience(r.Context()) // for all of them: whoever asks does not wait for long
-	defer cancel()
-	for _, c := range s.checks() {
-		if err := c.run(ctx); err != nil {
-			s.log.Warn("not ready", "check", c.name, "error", err.Error())
+	for _, f := range s.found() {
+		if f.err != nil {
 			status, verdict = http.StatusServiceUnavailable, "not ready"
-			lines = append(lines, c.name+" failed")
+			lines = append(lines, f.name+" failed")
 			continue
 		}
-		lines = append(lines, c.name+" ok")
+		lines = append(lines, f.name+" ok")
 	}
 	if !r.URL.Query().Has("verbose") {
 		lines = nil
 	}
 	plain(w, status, strings.Join(append(lines, verdict), "\n"))
+}
+
+// unfit is why this replica must answer nobody by its database; nil if it may.
+func (s *Server) unfit() error {
+	switch {
+	case s.older.Load():
+		return errOlder
+	case s.replaced.Load():
+		return storage.ErrReplaced
+	}
+	return s.clock.Known()
 }

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -11,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -106,7 +106,7 @@ func TestThrottleGrowsAndEnds(t *testing.T) {
 			t.Error("the delay does not grow")
 		}
 		for range maxConsecutive {
-			must(h.server.db.AddFailure(ctx, k.AccountBucket, 0, h.clock.now()))
+			must(0, h.server.db.AddFailures(ctx, []storage.Bucket{{Name: k.AccountBucket, Account: k.AccountBucket}}, h.clock.now()))
 		}
 		h.step(24 * time.Hour)
 		if h.loginFrom("203.0.113.1", "alice", password).status != 400 {
@@ -195,34 +195,6 @@ func TestScanOfIntrospection(t *testing.T) {
 			t.Error("others, or honest questions, suffer")
 		}
 	})
-}
-
-// More logins at once than slots and queue: the rest is told to come back, and nothing else stops.
-func TestHashQueue(t *testing.T) {
-	h := open(t, testConfig(sqliteURL(t)), nil)
-	hashing := newHasher(h.config.hashPolicy(), 1)
-	must(0, hashing.acquire(ctx))
-	results := make(chan error)
-	for range waitersPerSlot + 10 {
-		go func() { results <- hashing.acquire(ctx) }()
-	}
-	for range 10 {
-		if err := <-results; !errors.Is(err, errBusy) {
-			t.Error(err)
-		}
-	}
-	hashing.release()
-	if err := <-results; err != nil {
-		t.Error("the freed slot went to nobody:", err)
-	}
-	for range waitersPerSlot - 1 {
-		if err := <-results; !errors.Is(err, errBusy) {
-			t.Error("waited beyond its patience:", err)
-		}
-	}
-	if hashing.waiting.Load() != 0 || hashing.refused.Load() != waitersPerSlot+9 {
-		t.Errorf("%d wait, %d refused", hashing.waiting.Load(), hashing.refused.Load())
-	}
 }
 
 func TestHeaderAndBodyBounds(t *testing.T) {

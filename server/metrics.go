@@ -2,7 +2,6 @@ package server
 
 import (
 	"cmp"
-	"context"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -20,6 +19,7 @@ type metrics struct {
 	registry      *prometheus.Registry
 	requests      *prometheus.HistogramVec
 	tokens        *prometheus.CounterVec
+	failures      *prometheus.CounterVec
 	refreshes     *prometheus.CounterVec
 	loginFailures *prometheus.CounterVec
 	signed        *prometheus.CounterVec
@@ -45,6 +45,7 @@ func newMetrics(s *Server) *metrics {
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "keyturn_http_request_duration_seconds", Help: "Duration of requests.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}}, []string{"route", "method", "code"}),
 		tokens:        counters("keyturn_token_requests_total", "Requests to /token by grant and outcome.", "grant", "outcome"),
+		failures:      counters("keyturn_failures_total", "Requests that could not be answered, by cause.", "cause"),
 		refreshes:     counters("keyturn_refreshes_total", "Presentations of refresh tokens by what they turned out to be.", "kind"),
 		loginFailures: counters("keyturn_login_failures_total", "Failed logins by reason.", "reason"),
 		signed:        counters("keyturn_tokens_signed_total", "Access tokens signed by key.", "kid"),
@@ -60,7 +61,7 @@ func newMetrics(s *Server) *metrics {
 	m.reloaded.Set(1)
 	m.cleanedAt.Set(float64(s.now().Unix()))
 	m.beginAtZero()
-	m.registry.MustRegister(m.requests, m.tokens, m.refreshes, m.loginFailures, m.signed, m.jwks, m.cleaned, m.cleanedAt, m.throttled, m.hashed, m.reloads,
+	m.registry.MustRegister(m.requests, m.tokens, m.failures, m.refreshes, m.loginFailures, m.signed, m.jwks, m.cleaned, m.cleanedAt, m.throttled, m.hashed, m.reloads,
 		m.reloaded, keyMetrics{s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.buildInfo())
 	m.registry.MustRegister(s.gauges()...)
@@ -70,8 +71,12 @@ func newMetrics(s *Server) *metrics {
 
 // beginAtZero makes the series that are known beforehand, so that the first event of each is an increase.
 func (m *metrics) beginAtZero() {
-	for _, kind := range []storage.RefreshOutcome{storage.RefreshFresh, storage.RefreshAhead, storage.RefreshRetry, storage.RefreshReuse, storage.RefreshDead} {
+	for _, kind := range []storage.RefreshOutcome{storage.RefreshFresh, storage.RefreshAhead, storage.RefreshRetry, storage.RefreshLate,
+		storage.RefreshReuse, storage.RefreshDead} {
 		m.refreshes.WithLabelValues(string(kind))
+	}
+	for _, cause := range []string{causeBusy, causeDatabase, causeKeys, causeClock, causeInternal} {
+		m.failures.WithLabelValues(cause)
 	}
 	for _, what := range []string{"client", "introspection", "login"} {
 		m.throttled.WithLabelValues(what)
@@ -93,19 +98,22 @@ func (s *Server) gauges() []prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read)
 	}
 	return []prometheus.Collector{
-		gauge("keyturn_password_hashes_running", "Password hashes being computed.", func() float64 { return float64(len(s.hasher.slots)) }),
-		gauge("keyturn_password_hashes_waiting", "Logins waiting for a hash slot.", func() float64 { return float64(s.hasher.waiting.Load()) }),
+		gauge("keyturn_password_hashes_running", "Password hashes being computed.", func() float64 { return float64(s.hasher.queue.Load().Running) }),
+		gauge("keyturn_password_hashes_waiting", "Logins waiting for a hash slot.", func() float64 { return float64(s.hasher.queue.Load().Waiting) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_password_hashes_refused_total", Help: "Logins refused because hashing was busy."},
-			func() float64 { return float64(s.hasher.refused.Load()) }),
+			func() float64 { return float64(s.hasher.queue.Load().Refused) }),
+		gauge("keyturn_signatures_waiting", "Requests waiting to be admitted to sign.", func() float64 {
+			return float64(s.ring.Admitted().Waiting)
+		}),
 		gauge("keyturn_ready", "1 if this replica can serve, else 0.", func() float64 {
-			if s.ready(context.Background()) != nil {
+			if s.ready() != nil {
 				return 0
 			}
 			return 1
 		}),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_audit_records_total", Help: "Audit records that this process has written."},
 			func() float64 { return float64(s.db.Audited()) }),
-		gauge("keyturn_clock_offset_seconds", "How far the clock here is ahead of that of the database.", func() float64 { return time.Duration(s.clockOff.Load()).Seconds() }),
+		gauge("keyturn_clock_offset_seconds", "How far the clock here is ahead of that of the database.", func() float64 { return s.clock.Off().Seconds() }),
 		gauge("keyturn_database_connections", "Open connections to the database.", func() float64 { return float64(s.db.Connections().Open) }),
 		gauge("keyturn_database_connections_in_use", "Connections to the database that are busy.", func() float64 { return float64(s.db.Connections().InUse) }),
 		gauge("keyturn_database_connections_max", "Connections to the database that there may be.", func() float64 { return float64(s.db.Connections().Max) }),

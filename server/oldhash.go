@@ -41,11 +41,13 @@ const (
 type oldHash struct {
 	verify func(typed string) bool // takes the password as the other system did: as it was typed
 	memory uint32                  // KiB that it takes
+	params string                  // its form and parameters, without salt and value
 }
 
 func (h oldHash) matches(typed, _ string) bool { return h.verify(typed) }
 func (h oldHash) weaker(hashPolicy) bool       { return true }
 func (h oldHash) cost() uint32                 { return h.memory }
+func (h oldHash) kind() string                 { return h.params }
 
 // oldForm is a form in which others write hashes. read takes what the groups of form have matched.
 type oldForm struct {
@@ -178,7 +180,8 @@ func pbkdf2Hash(digest, iterations string, salt []byte, encoding *base64.Encodin
 	if err := errors.Join(err, within("iterations", n, minOldIterations, maxOldIterations/max(blocks, 1))); err != nil {
 		return oldHash{}, fmt.Errorf("PBKDF2: %w", err)
 	}
-	return oldHash{verify: func(typed string) bool {
+	params := fmt.Sprintf("pbkdf2 %s %d %d", digest, n, len(sum))
+	return oldHash{params: params, verify: func(typed string) bool {
 		key, err := pbkdf2.Key(digests[digest], typed, salt, n, len(sum))
 		return err == nil && hmac.Equal(key, sum)
 	}}, nil
@@ -196,7 +199,8 @@ func argon2Hash(g []string) (oldHash, error) {
 	if g[1] == "i" {
 		derive = argon2.Key
 	}
-	return oldHash{memory: uint32(memory), verify: func(typed string) bool {
+	params := fmt.Sprintf("argon2%s m=%d,t=%d,p=%d", g[1], memory, times, lanes)
+	return oldHash{params: params, memory: uint32(memory), verify: func(typed string) bool {
 		return subtle.ConstantTimeCompare(derive([]byte(typed), salt, uint32(times), uint32(memory), uint8(lanes), uint32(len(sum))), sum) == 1
 	}}, nil
 }
@@ -206,7 +210,7 @@ func bcryptHash(text, cost string, prepare func(string) []byte) (oldHash, error)
 	if err := within("cost", number(cost), bcrypt.MinCost, maxBcryptCost); err != nil {
 		return oldHash{}, fmt.Errorf("bcrypt: %w", err)
 	}
-	return oldHash{verify: func(typed string) bool {
+	return oldHash{params: "bcrypt " + cost, verify: func(typed string) bool {
 		password := prepare(typed)
 		return bcrypt.CompareHashAndPassword([]byte(text), password[:min(len(password), maxBcrypt)]) == nil && len(password) <= maxBcrypt
 	}}, nil
@@ -222,7 +226,8 @@ func scryptHash(n int, blockSize, lanes string, salt []byte, encoding *base64.En
 	if err := within("memory in KiB", memory, 0, maxOldMemory); err != nil || n&(n-1) != 0 {
 		return oldHash{}, fmt.Errorf("scrypt: %w", errors.Join(err, errors.New("n is a power of two, and n times r not too much")))
 	}
-	return oldHash{memory: uint32(memory), verify: func(typed string) bool {
+	params := fmt.Sprintf("scrypt %d %d %d", n, r, p)
+	return oldHash{params: params, memory: uint32(memory), verify: func(typed string) bool {
 		key, err := scrypt.Key([]byte(typed), salt, n, r, p, len(sum))
 		return err == nil && hmac.Equal(key, sum)
 	}}, nil
@@ -238,7 +243,8 @@ func shaCryptHash(g []string) (oldHash, error) {
 	if err != nil {
 		return oldHash{}, errors.New("SHA-crypt: it cannot be read")
 	}
-	return oldHash{verify: func(typed string) bool {
+	params := "sha-crypt " + g[0][:3] + g[1]
+	return oldHash{params: params, verify: func(typed string) bool {
 		matches, err := digest.MatchBytesAdvanced([]byte(typed))
 		return err == nil && matches
 	}}, nil

@@ -61,13 +61,11 @@ func (s *Server) password(ctx context.Context, q *request) (api.TokenResponse, e
 	if err != nil {
 		return none, err
 	}
-	view, err := s.login(ctx, q, name, password)
+	view, err := s.login(q, name, password)
 	if err != nil {
 		return none, err
 	}
-	ctx, cancel := s.patience(context.WithoutCancel(ctx))
-	defer cancel()
-	return s.beginGrant(ctx, q, view, login{scope: scope, audience: audience, granted: granted})
+	return s.beginGrant(q, view, login{scope: scope, audience: audience, granted: granted})
 }
 
 // login is the outcome of a password grant before its row is written.
@@ -76,56 +74,125 @@ type login struct {
 	granted         []string // audiences that a refresh may name
 }
 
-// login judges name and password. errLogin if they do not fit, whatever the reason, after the same work.
-func (s *Server) login(ctx context.Context, q *request, name, password string) (storage.LoginView, error) {
+// login judges name and password. errLogin if they do not fit, whatever the reason, after the same work. The whole may take longer
+// than a request may ask the database: each part has its own bound.
+func (s *Server) login(q *request, name, password string) (storage.LoginView, error) {
 	if len(password) > maxPassword {
 		s.loginFailed(q, "password too long")
 		return storage.LoginView{}, errLogin
 	}
+	g := guess{typed: password, deadline: time.Now().Add(time.Duration(s.config().PasswordHashWait))}
 	name, nameErr := canonicalUsername(name)
-	canonical, passwordErr := canonicalPassword(password)
-	k := loginKey(name, q.client.ID, q.address)
-	k.Stranger = s.stranger(name)
-	// What is counted in advance is bounded by the slots: honest logins at once must not look like failures.
-	if err := s.hasher.acquire(ctx); err != nil {
-		return storage.LoginView{}, err
+	var passwordErr error
+	g.canonical, passwordErr = canonicalPassword(password)
+	g.valid = nameErr == nil && passwordErr == nil
+	g.key = loginKey(name, q.client.ID, q.address)
+	g.key.Stranger = s.stranger(name)
+	for {
+		view, err := s.readLogin(q, g.key)
+		if err != nil {
+			return view, err
+		}
+		a, now, free := s.throttle.enter(g.key, view, s.now())
+		if now == judge {
+			if judged, err := s.judge(q, g, a, view); judged || err != nil {
+				return view, err
+			}
+			now = waitFirst // for other replicas
+		}
+		if now == refuse {
+			refused, err := s.refuseLogin(q, g, view)
+			if refused || err != nil {
+				return view, err
+			}
+			continue
+		}
+		if err := untilFree(q.base, free, g.deadline); err != nil {
+			return view, err
+		}
 	}
+}
+
+// guess is a password that somebody typed for a name.
+type guess struct {
+	key              storage.LoginKey
+	typed, canonical string
+	valid            bool      // name and password are such as there can be
+	deadline         time.Time // until when the login waits for its turn
+}
+
+func (g guess) patience() time.Duration { return max(time.Until(g.deadline), 0) }
+
+func (s *Server) readLogin(q *request, k storage.LoginKey) (storage.LoginView, error) {
+	ctx, cancel := s.patience(q.base)
+	defer cancel()
+	ctx, read := s.span(ctx, "read user")
 	q.asking = s.now()
-	release := sync.OnceFunc(s.hasher.release)
-	defer release()
-	a := s.throttle.enter(k)
-	defer a.leave()
-	reading, read := s.span(ctx, "read user")
-	view, err := s.db.LoginView(reading, k, s.now())
+	view, err := s.db.LoginView(ctx, k, s.now())
 	read(err)
-	if err != nil {
-		return view, err
-	}
 	q.username = view.User.Username
-	judged, err := a.judge(ctx, k, view, s.now())
+	return view, err
+}
+
+// refuseLogin refuses a login that is throttled: it takes as long as one that is judged, and no slot. It reports false where nobody
+// knows yet how long that is.
+func (s *Server) refuseLogin(q *request, g guess, view storage.LoginView) (refused bool, err error) {
+	stored, _ := s.storedHash(view)
+	refused, err = s.hasher.pretend(q.base, q.address, g.patience(), stored)
 	if err != nil {
-		return view, err
+		return false, err
+	}
+	if !refused {
+		release, err := s.hasher.acquire(q.base, q.address, g.patience())
+		if err != nil {
+			return false, err
+		}
+		s.hasher.compare(stored, g.typed, g.canonical)
+		release()
+	}
+	s.loginFailed(q, "throttled")
+	return true, errLogin
+}
+
+// judge obtains a hash slot, counts the guess where it must, and compares. It reports false if other replicas are judging so many
+// guesses for the account that it has to wait.
+func (s *Server) judge(q *request, g guess, a *attempt, view storage.LoginView) (judged bool, err error) {
+	defer func() {
+		ctx, cancel := s.patience(context.WithoutCancel(q.base))
+		defer cancel()
+		a.leave(ctx, s.now())
+	}()
+	release, err := s.hasher.acquire(q.base, q.address, g.patience())
+	if err != nil {
+		return false, err
+	}
+	release = sync.OnceFunc(release)
+	defer release()
+	q.asking = s.now()
+	ctx, cancel := s.patience(q.base)
+	defer cancel()
+	if ok, err := a.reserve(ctx, s.now()); !ok || err != nil {
+		return false, err
 	}
 	stored, usable := s.storedHash(view)
 	_, hashed := s.span(ctx, "hash password")
-	matches, better := s.hasher.compare(stored, password, canonical)
+	matches, better := s.hasher.compare(stored, g.typed, g.canonical)
 	hashed(nil)
+	release()          // the database may take its time now, which must not cost others their slot
 	q.asking = s.now() // the hash took its time from nobody
-	ctx, cancel := s.patience(context.WithoutCancel(ctx))
+	settling, cancel := s.patience(context.WithoutCancel(q.base))
 	defer cancel()
-	release() // the database may take its time now, which must not cost others their slot
-	switch {
-	case !judged:
-		s.loginFailed(q, "throttled")
-		return view, errLogin
-	case !matches || !usable || nameErr != nil || passwordErr != nil:
+	if !matches || !usable || !g.valid {
 		s.loginFailed(q, reasonOf(view, usable))
-		if err := a.failed(ctx, s.now()); err != nil {
-			return view, err
+		if err := a.settle(settling, storage.GuessWrong, s.now()); err != nil {
+			return true, err
 		}
-		return view, errLogin
+		return true, errLogin
 	}
-	return view, s.loginSucceeded(ctx, a, k, view, better)
+	if err := q.base.Err(); err != nil { // nobody waits for an answer any more
+		return true, err
+	}
+	return true, s.loginSucceeded(settling, a, g.key, view, better)
 }
 
 // stranger says whose hash is computed for a name that nobody has: always the same one's, and whose, cannot be told from outside. Hashes that
@@ -173,13 +240,16 @@ func (s *Server) loginFailed(q *request, reason string) {
 	s.event(q, "login", "failed", slog.String("reason", reason))
 }
 
-// loginSucceeded settles the throttle, remembers the address, and keeps a better hash of the password, if there is one.
+// familiarFor is how long an address need not be remembered again, since it was.
+const familiarFor = 24 * time.Hour
+
+// loginSucceeded settles the throttle, remembers the address, once a day, and keeps a better hash of the password, if there is one.
 func (s *Server) loginSucceeded(ctx context.Context, a *attempt, k storage.LoginKey, view storage.LoginView, better string) error {
-	if err := a.succeeded(ctx); err != nil {
+	if err := a.settle(ctx, storage.GuessRight, s.now()); err != nil {
 		return err
 	}
-	if !view.Familiar {
-		if err := s.db.AddFamiliarAddress(ctx, view.User.ID, k.Address, s.now()); err != nil {
+	if now := s.now(); !view.Familiar || now.Sub(view.SeenAt) >= familiarFor {
+		if err := s.db.AddFamiliarAddress(ctx, view.User.ID, k.Address, now); err != nil {
 			return err
 		}
 	}
@@ -189,9 +259,17 @@ func (s *Server) loginSucceeded(ctx context.Context, a *attempt, k storage.Login
 	return nil
 }
 
-// beginGrant writes the row of a login and issues its first tokens.
-func (s *Server) beginGrant(ctx context.Context, q *request, view storage.LoginView, l login) (api.TokenResponse, error) {
+// beginGrant writes the row of a login and issues its first tokens. Whatever may make it wait comes before the row: a client that has
+// gone meanwhile gets no grant.
+func (s *Server) beginGrant(q *request, view storage.LoginView, l login) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
+	signed, err := s.ring.Admit(q.base)
+	if err != nil {
+		return none, err
+	}
+	defer signed()
+	ctx, cancel := s.patience(q.base)
+	defer cancel()
 	now := s.now().Truncate(time.Millisecond)
 	expires := now.Add(time.Duration(s.config().RefreshMaxTTL))
 	accessExpires := s.lifetime(q.client, now, expires)
@@ -209,7 +287,7 @@ func (s *Server) beginGrant(ctx context.Context, q *request, view storage.LoginV
 	if refreshable {
 		g.FamilyHash = t.familyHash()
 	}
-	if view.Grants >= maxGrants {
+	if view.Grants >= maxGrants && s.clock.Sure() == nil {
 		if err := s.db.EndOldestGrants(ctx, storage.Actor{Name: "keyturn"}, view.User.ID, q.client.ID, maxGrants-1, now); err != nil {
 			return none, err
 		}

@@ -32,15 +32,31 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 		s.event(q, "refresh", "failed", slog.String("reason", "malformed"))
 		return none, errRefresh
 	}
-	now := q.at.Truncate(time.Millisecond)
+	signed, err := s.ring.Admit(q.base)
+	if err != nil {
+		return none, err
+	}
+	defer signed()
+	now := s.now().Truncate(time.Millisecond)
 	// The latest moment that the access token can expire; the grant may end before.
 	signer, err := s.ring.Signer(ctx, s.lifetime(q.client, now, now.Add(maxAccessTTL)))
 	if err != nil {
 		return none, err
 	}
-	r := storage.Refresh{ID: t.grant, Generation: int64(t.generation), FamilyHash: t.familyHash(), ClientID: q.client.ID,
-		Revision: q.revision(), KID: signer.KID, IdleTTL: time.Duration(s.config().RefreshIdleTTL), RetryWindow: time.Duration(s.config().RefreshRetryWindow),
-		Outages: s.ring.Outages()}
+	r := storage.Refresh{
+		ID:          t.grant,
+		Generation:  int64(t.generation),
+		FamilyHash:  t.familyHash(),
+		ClientID:    q.client.ID,
+		Revision:    q.revision(),
+		KID:         signer.KID,
+		IdleTTL:     time.Duration(s.config().RefreshIdleTTL),
+		RetryWindow: time.Duration(s.config().RefreshRetryWindow),
+		LateRetry:   time.Duration(s.config().RefreshLateRetry),
+		Arrived:     q.at,
+		Outages:     s.ring.Outages(),
+		Unsure:      s.clock.Sure() != nil,
+	}
 	if err := s.checkBeforeRotation(ctx, q, r, now); err != nil {
 		return none, err
 	}

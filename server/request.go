@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -16,6 +17,7 @@ import (
 type request struct {
 	*exchange
 	header   http.Header
+	base     context.Context // ends when the client goes away
 	form     form
 	client   storage.Client // authenticated
 	known    string         // id of a client that exists, authenticated or not
@@ -29,7 +31,7 @@ type request struct {
 	counted    bool // among the token requests
 }
 
-// beginsAgain tells whether what has come of the request is nothing yet: the client will be read, and the endpoint begin again.
+// beginsAgain reports whether the endpoint must run again, once the client has been read.
 func (q *request) beginsAgain(err error) bool {
 	return q.remembered && !errors.Is(err, storage.ErrUnavailable)
 }
@@ -55,14 +57,35 @@ func (s *Server) post(endpoint func(context.Context, *request) (any, error)) han
 		}
 		f := visible(err)
 		x.outcome = string(f.body.Code)
-		if f.httpStatus() >= 500 {
-			s.log.Error("request failed", "request_id", x.id, "path", x.route, "error", err.Error())
-		}
+		s.tellFailure(q, r, err)
 		if !q.counted && strings.HasSuffix(x.route, api.PathToken) { // it did not get as far as its grant
 			s.metrics.tokens.WithLabelValues("other", x.outcome).Inc()
 		}
 		writeError(x, f)
+		if hungUp(r, err) {
+			x.status, x.outcome = statusCanceled, "canceled"
+		}
 	}
+}
+
+// statusCanceled is what log and metrics tell of a request whose client went away before its answer. Nobody is sent it.
+const statusCanceled = 499
+
+// hungUp reports whether a request failed because its client went away.
+func hungUp(r *http.Request, err error) bool {
+	return r.Context().Err() != nil && errors.Is(err, context.Canceled)
+}
+
+// tellFailure counts a request that the server could not answer, and tells the log if that is for somebody to look at.
+func (s *Server) tellFailure(q *request, r *http.Request, err error) {
+	cause := causeOf(err)
+	switch {
+	case hungUp(r, err), cause == "":
+		return
+	case cause != causeBusy:
+		s.log.Error("request failed", "request_id", q.id, "path", q.route, "cause", cause, "error", err.Error())
+	}
+	s.metrics.failures.WithLabelValues(cause).Inc()
 }
 
 // answer answers a request. By a client that was remembered alone nothing is answered: either a statement of the endpoint has found that it still
@@ -72,16 +95,18 @@ func (s *Server) answer(r *http.Request, q *request, endpoint func(context.Conte
 	if q.form, err = readForm(q, r); err != nil {
 		return nil, err
 	}
-	if s.older.Load() {
-		return nil, errOlder
+	if err := s.unfit(); err != nil {
+		return nil, err
 	}
-	ctx, cancel := s.patience(r.Context())
+	q.base = r.Context()
+	ctx, cancel := s.patience(q.base)
 	defer cancel()
 	q.at = s.now()
 	q.asking = q.at
 	body, err := s.answerAs(ctx, q, endpoint)
-	hungUp := r.Context().Err() != nil && errors.Is(err, context.Canceled) // which says nothing about the database
-	if errors.Is(err, storage.ErrUnavailable) && !hungUp {
+	// A client that was told to come again comes later than it would have: that must not count against it.
+	refused := errors.Is(err, storage.ErrUnavailable) || errors.Is(err, keys.ErrBusy)
+	if refused && !hungUp(r, err) {
 		s.ring.Away(q.asking, s.now())
 	}
 	return body, err

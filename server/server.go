@@ -21,6 +21,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/keyturn/keyturn/clock"
 	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/storage"
 )
@@ -38,21 +39,31 @@ type Options struct {
 	Reload      Reload                                   // the zero value: never
 	Dev         bool                                     // the database is, or becomes, one of `keyturn dev`
 
-	clock *steadyClock // that Now follows, if it does
+	CPUs int // signatures and password hashes at once; 0: as Go runs on
+
+	clock *clock.Clock
 }
 
-// withClock fills in the time by which a server judges. With alone, there is no other clock than that of this machine to compare it with.
+// withClock fills in the time by which a server judges. With alone, there is no other clock than that of this machine to compare it
+// with. A test that gives Now steps both the clock of the machine and the time that passes.
 func (o Options) withClock(alone bool) Options {
+	if o.Now != nil {
+		now, start := o.Now, o.Now()
+		o.Wall, o.Elapsed = now, func() time.Duration { return now().Sub(start) }
+	}
 	if o.Wall == nil {
 		o.Wall = time.Now
 	}
 	if o.Elapsed == nil {
-		o.Elapsed = elapsedClock()
+		o.Elapsed = clock.Elapsed()
 	}
-	o.clock = newClock(o.Wall, o.Elapsed)
-	o.Now = o.clock.now
-	if alone && o.DatabaseNow == nil {
-		o.DatabaseNow = func(context.Context) (time.Time, error) { return o.clock.steady(), nil }
+	o.clock = clock.New(o.Wall, o.Elapsed)
+	o.Now = o.clock.Now
+	if wall := o.Wall; alone && o.DatabaseNow == nil {
+		o.DatabaseNow = func(context.Context) (time.Time, error) { return wall(), nil }
+	}
+	if o.CPUs == 0 {
+		o.CPUs = cpus
 	}
 	return o
 }
@@ -64,7 +75,8 @@ type Server struct {
 	db             *storage.DB
 	ring           *keys.Ring
 	now            func() time.Time
-	clock          *steadyClock                             // nil: now is a test's
+	clock          *clock.Clock
+	elapsed        func() time.Duration                     // since the start, whatever is done to any clock
 	databaseNow    func(context.Context) (time.Time, error) // the clock of the database
 	log            *slog.Logger
 	hasher         *hasher
@@ -80,7 +92,9 @@ type Server struct {
 	stopping       atomic.Bool
 	tracer         trace.Tracer // nil: requests are not traced
 	older          atomic.Bool  // the database has gone back to an older state
-	clockOff       atomic.Int64 // nanoseconds that the clock is ahead of that of the database
+	replaced       atomic.Bool  // the file of the database is not the one that was opened
+	readiness      atomic.Pointer[readiness]
+	toldUnready    time.Duration // when the log was last told; the watch loop alone uses it
 }
 
 // Open checks the configuration, opens database and keys, and lets the keys begin if there are none. *ConfigError tells all that is
@@ -89,17 +103,24 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 	if problems := c.Problems(true); problems != nil {
 		return nil, &ConfigError{problems}
 	}
-	if o.Now == nil {
-		o = o.withClock(storage.SQLitePath(c.Database) != "")
-	}
+	o = o.withClock(storage.SQLitePath(c.Database) != "")
 	if o.Log == nil {
 		o.Log = discard
 	}
-	st, err := openStore(ctx, c, true, keys.Options{Now: o.Now, Wall: o.Wall, DatabaseNow: o.DatabaseNow, Generate: o.Generate, Log: o.Log})
+	s := &Server{}
+	st, err := openStore(ctx, c, true, keys.Options{
+		Now:         o.Now,
+		Wall:        o.Wall,
+		DatabaseNow: o.DatabaseNow,
+		Sure:        s.sureOfTime,
+		Generate:    o.Generate,
+		Log:         o.Log,
+		CPUs:        o.CPUs,
+	})
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{
+	*s = Server{
 		store: st, db: st.db, ring: st.ring, now: o.Now, log: o.Log, hasher: newHasher(c.hashPolicy(), c.hashSlots()),
 		clientFailures: newClientFailures(c.LoginFailures, time.Duration(c.LoginWindow)),
 		scans:          newBudgets(unknownTokens, unknownTokensPeriod), verified: newTokenCache(),
@@ -108,7 +129,7 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 	s.settings.Store(&c)
 	s.tracer = o.Tracer
 	s.throttle = newThrottle(st.db, s.config)
-	s.clock, s.databaseNow = o.clock, o.DatabaseNow
+	s.clock, s.elapsed, s.databaseNow = o.clock, o.Elapsed, o.DatabaseNow
 	if s.databaseNow == nil {
 		s.databaseNow = st.db.Clock
 	}
@@ -119,6 +140,7 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 		st.close()
 		return nil, err
 	}
+	s.look(ctx)
 	debug.FreeOSMemory() // what beginning took, a password hash above all
 	return s, nil
 }
@@ -139,15 +161,15 @@ func (s *Server) begin(ctx context.Context, dev bool) error {
 	if err := s.ring.CheckAnchor(ctx, s.config().anchorPath()); err != nil {
 		return err
 	}
-	if err := s.syncClock(ctx); err != nil {
+	if err := s.beginClock(ctx); err != nil {
 		return err
 	}
 	if err := s.recordSchedule(ctx, *s.config()); err != nil {
 		return err
 	}
 	err := s.ring.Maintain(ctx)
-	var clock *keys.ClockError
-	if errors.As(err, &clock) && s.ring.Healthy() == nil {
+	var unsure *clock.UnsureError
+	if errors.As(err, &unsure) && s.ring.Healthy() == nil {
 		return nil // it is not ready, and says so; others take the steps
 	}
 	return err
@@ -198,6 +220,7 @@ func (s *Server) serve(ctx context.Context, f *front, o Options) error {
 	loops, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() { s.ring.Run(loops) })
+	running.Go(func() { s.watch(loops) })
 	running.Go(func() { s.cleanUp(loops) })
 	running.Go(func() { s.keepAnchor(loops) })
 	running.Go(func() { s.reloads(loops, f, o) })

@@ -4,11 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
+	"github.com/keyturn/keyturn/queue"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -22,44 +23,32 @@ const (
 
 // throttle decides which logins are judged at all.
 //
-// Failures are counted without a success between, in the database, so that replicas agree. A login from an address that the account has
-// logged in from before is counted for that account and address alone: what strangers do elsewhere cannot lock the owner out. Any other
-// login is counted for the account and for the address. Once a count reaches its limit, one guess is judged for each delay, and the
-// delay doubles up to eight windows.
+// Failures are counted without a success between, in the database, so that replicas agree. A login from an address that the account
+// has logged in from before is counted for that account and address alone: what strangers do elsewhere cannot lock the owner out. Any
+// other login is counted for the account and for the address. Once a count reaches its limit, one guess is judged for each delay, and
+// the delay doubles up to eight windows.
+//
+// A login that is being judged may fail, so it takes a place within the limit. Others wait until it is settled: right passwords that
+// come at once are all let in, and guesses stay bounded.
 type throttle struct {
 	db      *storage.DB
 	config  func() *Config // of now: limit and window
 	mu      sync.Mutex
-	flights map[string]flight
+	flights map[string]*flight
 }
 
-// flight counts the logins that this replica judges at the moment for one bucket: all, and those that are not counted in the database.
-type flight struct{ all, uncounted int64 }
+// flight is the logins that this replica judges at the moment for one bucket, and those that wait for them.
+type flight struct {
+	judging int64
+	waiting []chan struct{}
+}
 
 func newThrottle(db *storage.DB, config func() *Config) *throttle {
-	return &throttle{db: db, config: config, flights: map[string]flight{}}
+	return &throttle{db: db, config: config, flights: map[string]*flight{}}
 }
 
 func (t *throttle) limit() int64          { return int64(t.config().LoginFailures) }
 func (t *throttle) window() time.Duration { return time.Duration(t.config().LoginWindow) }
-
-// attempt is one login on its way through the throttle.
-type attempt struct {
-	throttle *throttle
-	names    []string        // of every bucket that it may be counted in
-	alone    map[string]bool // buckets in which it is not counted, as no other login is under way for them
-	buckets  []budget        // in which it is judged
-	counted  bool            // before it was judged
-	forget   string          // the account's bucket, which a login from a familiar address empties
-}
-
-// budget is one bucket that a login is counted in, its limit and what was read of it.
-type budget struct {
-	name  string
-	limit int64
-	max   int64 // 0: none
-	read  storage.Failures
-}
 
 // bucketName hides names and addresses: people type passwords into the field for the name.
 func bucketName(kind, name, address string) string {
@@ -73,173 +62,168 @@ func accountBucket(username string) string { return bucketName("account", userna
 func loginKey(username, clientID string, address netip.Addr) storage.LoginKey {
 	a := address.String()
 	return storage.LoginKey{
-		Username: username, ClientID: clientID, Address: bucketName("familiar", username, a),
-		AccountBucket: accountBucket(username), AddressBucket: bucketName("address", "", a), PairBucket: bucketName("pair", username, a),
+		Username:      username,
+		ClientID:      clientID,
+		Address:       bucketName("familiar", username, a),
+		AccountBucket: accountBucket(username),
+		AddressBucket: bucketName("address", "", a),
+		PairBucket:    bucketName("pair", username, a),
 	}
 }
 
-// enter announces a login, before what was counted for it is read: of two at once the second must see either the flight of the first or
-// its failure. leave must follow.
-func (t *throttle) enter(k storage.LoginKey) *attempt {
-	a := &attempt{throttle: t, names: []string{k.AccountBucket, k.AddressBucket, k.PairBucket}, alone: map[string]bool{}}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, name := range a.names {
-		f := t.flights[name]
-		if f.all++; f.all == 1 {
-			a.alone[name] = true
-			f.uncounted++
-		}
-		t.flights[name] = f
-	}
-	return a
-}
-
-// judge tells, by what was read for the login, whether it may be judged. If so, exactly one of failed and succeeded must follow.
-func (a *attempt) judge(ctx context.Context, k storage.LoginKey, v storage.LoginView, now time.Time) (bool, error) {
-	t := a.throttle
+// buckets are those in which a login is judged.
+func (t *throttle) buckets(k storage.LoginKey, v storage.LoginView) []storage.Bucket {
 	if v.Familiar {
-		a.buckets = []budget{{k.PairBucket, t.limit(), maxConsecutive, v.Pair}}
-		if v.Account.Count > 0 {
-			a.forget = k.AccountBucket
-		}
-	} else {
-		a.buckets = []budget{{k.AccountBucket, t.limit(), maxConsecutive, v.Account}, {k.AddressBucket, t.limit() * addressFactor, 0, v.Address}}
+		return []storage.Bucket{{Name: k.PairBucket, Account: k.AccountBucket, Limit: t.limit(), Read: v.Pair}}
+	}
+	return []storage.Bucket{
+		{Name: k.AccountBucket, Account: k.AccountBucket, Limit: t.limit(), Read: v.Account},
+		{Name: k.AddressBucket, Quiet: t.window(), Limit: t.limit() * addressFactor, Read: v.Address},
+	}
+}
+
+// attempt is one login on its way through the throttle.
+type attempt struct {
+	throttle *throttle
+	buckets  []storage.Bucket
+	counted  bool   // it must be reserved in the database before it is judged
+	reserved bool   // it is
+	forget   string // the account's bucket, which a login from a familiar address empties
+}
+
+// judging is what came of an attempt to judge a login now.
+type judging int
+
+const (
+	judge     judging = iota // it may be judged
+	refuse                   // it is throttled
+	waitFirst                // others are being judged, who may use up the limit
+)
+
+// enter takes a place for a login within the limits of its buckets, by what was read of them. With judge, leave must follow; with
+// waitFirst, the channel is closed when a place is free.
+func (t *throttle) enter(k storage.LoginKey, v storage.LoginView, now time.Time) (*attempt, judging, <-chan struct{}) {
+	a := &attempt{throttle: t, buckets: t.buckets(k, v)}
+	if v.Familiar && v.Account.Count > 0 {
+		a.forget = k.AccountBucket
 	}
 	for _, b := range a.buckets {
 		if !t.allows(b, now) {
-			return false, nil
+			return nil, refuse, nil
 		}
 	}
-	if a.counted = a.mustCount(); !a.counted {
-		return true, nil
-	}
-	for i, b := range a.buckets {
-		count, err := t.db.AddFailure(ctx, b.name, t.quiet(b), now)
-		if err != nil {
-			return false, err
-		}
-		// Of many that were let through by the same reading, those within the limit are judged; of those after a delay, the first.
-		first := b.read.Count >= b.limit && count == b.read.Count+1
-		if count+t.uncounted(b.name) > b.limit && !first {
-			return false, a.uncount(ctx, i+1)
-		}
-	}
-	return true, nil
-}
-
-// mustCount tells whether the login must be counted before it is judged: not if nothing has failed and nobody else is being judged, so that
-// an ordinary login costs no write.
-func (a *attempt) mustCount() (count bool) {
-	t := a.throttle
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, b := range a.buckets {
-		count = count || b.read.Count > 0 || !a.alone[b.name]
-	}
-	for _, name := range a.names {
-		judged := slices.ContainsFunc(a.buckets, func(b budget) bool { return b.name == name })
-		if a.alone[name] && (count || !judged) {
-			f := t.flights[name]
-			f.uncounted--
-			t.flights[name] = f
-			a.alone[name] = false
+		if f := t.flights[b.Name]; f != nil && f.judging >= places(b) {
+			free := make(chan struct{})
+			f.waiting = append(f.waiting, free)
+			return nil, waitFirst, free
 		}
 	}
-	return count
+	for _, b := range a.buckets {
+		f := t.flights[b.Name]
+		if f == nil {
+			f = &flight{}
+			t.flights[b.Name] = f
+		}
+		// An ordinary login, of an account of which nothing has failed and nobody else is being judged, costs no write.
+		a.counted = a.counted || b.Read.Count > 0 || f.judging > 0
+		f.judging++
+	}
+	return a, judge, nil
 }
 
+// places is how many guesses may be judged at once in a bucket: each of them may fail.
+func places(b storage.Bucket) int64 { return max(b.Limit-b.Read.Count, 1) }
+
 // allows is the decision on one bucket: a pure function of what was read and of now.
-func (t *throttle) allows(b budget, now time.Time) bool {
-	if b.read.Count < b.limit {
+func (t *throttle) allows(b storage.Bucket, now time.Time) bool {
+	if b.Read.Count < b.Limit {
 		return true
 	}
-	if b.max > 0 && b.read.Count >= b.max {
+	if b.Quiet == 0 && b.Read.Count >= maxConsecutive {
 		return false
 	}
 	delay := t.window()
-	if b.max > 0 {
-		delay <<= min(b.read.Count-b.limit, 3)
+	if b.Quiet == 0 {
+		delay <<= min(b.Read.Count-b.Limit, 3)
 	}
-	since := now.Sub(b.read.LastAt)
+	since := now.Sub(b.Read.LastAt)
 	// A count from the future is from before a clock was set back: it must not hold for longer than its delay either.
 	return since >= delay || since < -delay
 }
 
-// quiet is the pause after which a bucket begins a new count. Failures of an account are forgotten by success only.
-func (t *throttle) quiet(b budget) time.Duration {
-	if b.max > 0 {
-		return 0
+// leave gives the place of an attempt to the next, and takes back what was reserved for it and not settled.
+func (a *attempt) leave(ctx context.Context, now time.Time) {
+	if a.reserved {
+		a.settle(ctx, storage.GuessWithdrawn, now) // else it lapses by itself
 	}
-	return t.window()
-}
-
-func (t *throttle) uncounted(bucket string) int64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.flights[bucket].uncounted
-}
-
-// leave ends the attempt.
-func (a *attempt) leave() {
 	t := a.throttle
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, name := range a.names {
-		f := t.flights[name]
-		f.all--
-		if a.alone[name] {
-			f.uncounted--
-		}
-		if t.flights[name] = f; f.all <= 0 {
-			delete(t.flights, name)
-		}
-	}
-}
-
-// failed counts the failure, if it was not counted before.
-func (a *attempt) failed(ctx context.Context, now time.Time) error {
-	if a.counted {
-		return nil
-	}
 	for _, b := range a.buckets {
-		if _, err := a.throttle.db.AddFailure(ctx, b.name, a.throttle.quiet(b), now); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// succeeded takes back what was counted in advance, and forgets the failures of the account at this address.
-func (a *attempt) succeeded(ctx context.Context) error {
-	if a.forget != "" {
-		if err := a.throttle.db.ForgetFailures(ctx, a.forget); err != nil {
-			return err
-		}
-	}
-	if !a.counted {
-		return nil
-	}
-	for _, b := range a.buckets {
-		var err error
-		if b.max > 0 {
-			err = a.throttle.db.ForgetFailures(ctx, b.name)
+		f := t.flights[b.Name]
+		if f.judging--; f.judging == 0 {
+			delete(t.flights, b.Name)
+			f.wake(len(f.waiting))
 		} else {
-			err = a.throttle.db.TakeFailure(ctx, b.name)
+			f.wake(1)
 		}
-		if err != nil {
+	}
+}
+
+// wake lets the first n of those who wait look again.
+func (f *flight) wake(n int) {
+	n = min(n, len(f.waiting))
+	for _, free := range f.waiting[:n] {
+		close(free)
+	}
+	f.waiting = f.waiting[n:]
+}
+
+// reserve counts the login before it is judged, if it must be. It reports false if other replicas are judging so many that it must wait.
+func (a *attempt) reserve(ctx context.Context, now time.Time) (ok bool, err error) {
+	if !a.counted {
+		return true, nil
+	}
+	a.reserved, err = a.throttle.db.ReserveGuess(ctx, a.buckets, now)
+	return a.reserved, err
+}
+
+// settle counts the outcome.
+func (a *attempt) settle(ctx context.Context, outcome storage.Guess, now time.Time) error {
+	db := a.throttle.db
+	if a.forget != "" && outcome == storage.GuessRight {
+		if err := db.ForgetFailures(ctx, a.forget); err != nil {
 			return err
 		}
+	}
+	switch {
+	case a.reserved:
+		a.reserved = false
+		return db.SettleGuess(ctx, a.buckets, outcome, now)
+	case outcome == storage.GuessWrong:
+		return db.AddFailures(ctx, a.buckets, now)
 	}
 	return nil
 }
 
-// uncount takes back what was counted in the first n buckets.
-func (a *attempt) uncount(ctx context.Context, n int) error {
-	for _, b := range a.buckets[:n] {
-		if err := a.throttle.db.TakeFailure(ctx, b.name); err != nil {
-			return err
-		}
+// untilFree waits until a place may be free: others are being judged. *queue.BusyError if that takes longer than until the deadline.
+func untilFree(ctx context.Context, free <-chan struct{}, deadline time.Time) error {
+	patience := time.NewTimer(time.Until(deadline))
+	defer patience.Stop()
+	if free == nil { // on other replicas, which tell nobody
+		again := make(chan struct{})
+		time.AfterFunc(20*time.Millisecond+rand.N(30*time.Millisecond), func() { close(again) })
+		free = again
 	}
-	return nil
+	select {
+	case <-free:
+		return nil
+	case <-patience.C:
+		return &queue.BusyError{RetryAfter: time.Second}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

@@ -60,6 +60,7 @@ type Grant struct {
 	IdleExpiresAt Time    `db:"idle_expires_at" json:"idle_expires_at"`
 	RevokedAt     *Time   `db:"revoked_at" json:"revoked_at"`
 	RevokedReason *string `db:"revoked_reason" json:"revoked_reason"`
+	LateRetryAt   *Time   `db:"late_retry_at" json:"late_retry_at"` // of the last late retry; nil: there was none
 }
 
 // GrantState is a grant with all that decides whether it is alive, read in one statement.
@@ -84,7 +85,7 @@ func (s GrantState) Live(now time.Time) bool {
 }
 
 const grantStateColumns = `g.id, g.user_id, g.user_epoch, g.client_epoch, g.client_id, g.family_hash, g.generation, g.kid, g.scope, g.audience,
-	g.created_at, g.rotated_at, g.expires_at, g.idle_expires_at, g.revoked_at, g.revoked_reason,
+	g.created_at, g.rotated_at, g.expires_at, g.idle_expires_at, g.revoked_at, g.revoked_reason, g.late_retry_at,
 	u.sub, u.username, COALESCE(u.roles, '[]') AS roles, u.epoch AS user_epoch_now, u.disabled_at AS user_disabled_at,
 	c.epoch AS client_epoch_now, c.disabled_at AS client_disabled_at, current_setting('transaction_read_only') = 'on' AS stale`
 
@@ -127,11 +128,12 @@ func (d *DB) Grants(ctx context.Context, f GrantFilter, now time.Time) ([]GrantS
 type LoginView struct {
 	User     User // the zero value if there is no such user
 	Found    bool
-	Familiar bool     // the user has logged in from this address before
-	Account  Failures // of the account, from addresses that are not familiar
-	Address  Failures // of the address, for accounts that are not familiar with it
-	Pair     Failures // of the account from this address
-	Grants   int      // live grants of the user at the client
+	Familiar bool      // the user has logged in from this address before
+	SeenAt   time.Time // when last, to the day; of a familiar address
+	Account  Failures  // of the account, from addresses that are not familiar
+	Address  Failures  // of the address, for accounts that are not familiar with it
+	Pair     Failures  // of the account from this address
+	Grants   int       // live grants of the user at the client
 
 	StrangersHash string // of the user whom LoginKey.Stranger names; "" if there is none
 }
@@ -152,6 +154,7 @@ type loginRow struct {
 	Epoch        *int64  `db:"epoch"`
 	DisabledAt   *Time   `db:"disabled_at"`
 	Familiar     bool    `db:"familiar"`
+	SeenAt       Time    `db:"seen_at"`
 	AccountCount int64   `db:"account_count"`
 	AccountLast  Time    `db:"account_last"`
 	AddressCount int64   `db:"address_count"`
@@ -166,7 +169,7 @@ type loginRow struct {
 func (d *DB) LoginView(ctx context.Context, k LoginKey, now time.Time) (LoginView, error) {
 	var r loginRow
 	err := d.get(ctx, "login view", &r, `SELECT u.id, u.sub, u.username, u.password_hash, COALESCE(u.roles, '[]') AS roles, u.epoch, u.disabled_at,
-		f.user_id IS NOT NULL AS familiar,
+		f.user_id IS NOT NULL AS familiar, COALESCE(f.seen_at, 0) AS seen_at,
 		COALESCE(t1.failures, 0) AS account_count, COALESCE(t1.last_at, 0) AS account_last,
 		COALESCE(t2.failures, 0) AS address_count, COALESCE(t2.last_at, 0) AS address_last,
 		COALESCE(t3.failures, 0) AS pair_count, COALESCE(t3.last_at, 0) AS pair_last,
@@ -181,7 +184,7 @@ func (d *DB) LoginView(ctx context.Context, k LoginKey, now time.Time) (LoginVie
 		LEFT JOIN throttle t3 ON t3.bucket = $6`,
 		k.Username, k.ClientID, k.Address, k.AccountBucket, k.AddressBucket, k.PairBucket, At(now), k.Stranger)
 	v := LoginView{
-		Found: r.ID != nil, Familiar: r.Familiar, Grants: r.Grants, StrangersHash: r.Strangers,
+		Found: r.ID != nil, Familiar: r.Familiar, SeenAt: r.SeenAt.Time, Grants: r.Grants, StrangersHash: r.Strangers,
 		Account: Failures{r.AccountCount, r.AccountLast.Time},
 		Address: Failures{r.AddressCount, r.AddressLast.Time},
 		Pair:    Failures{r.PairCount, r.PairLast.Time},

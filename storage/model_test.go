@@ -13,6 +13,8 @@ import (
 // grantModel is what a grant should do: the table of refresh cases as a state machine.
 type grantModel struct {
 	now, rotated, idle time.Time
+	late               time.Time     // the last late retry
+	period             time.Duration // of late retries; 0: there are none
 	generation         int64
 	revoked            bool
 }
@@ -25,8 +27,10 @@ func (m *grantModel) expect(generation int64) storage.RefreshOutcome {
 		return storage.RefreshFresh
 	case generation > m.generation:
 		return storage.RefreshAhead
-	case generation == m.generation-1 && m.now.Sub(m.rotated) < 10*time.Second:
+	case generation == m.generation-1 && (m.now.Sub(m.rotated) < 10*time.Second || m.period > 0 && m.now.Sub(m.late) < 10*time.Second):
 		return storage.RefreshRetry
+	case generation == m.generation-1 && m.period > 0 && m.now.Sub(m.late) >= m.period:
+		return storage.RefreshLate
 	default:
 		return storage.RefreshReuse
 	}
@@ -39,6 +43,8 @@ func (m *grantModel) apply(generation int64, outcome storage.RefreshOutcome) {
 		if end := noon.Add(24 * time.Hour); m.idle.After(end) {
 			m.idle = end
 		}
+	case storage.RefreshLate:
+		m.late = m.now
 	case storage.RefreshReuse:
 		m.revoked = true
 	}
@@ -51,22 +57,25 @@ func TestRefreshModel(t *testing.T) {
 		rapid.Check(t, func(r *rapid.T) {
 			g := mustGrant(t, db, u, c)
 			m := grantModel{now: noon, rotated: noon, idle: noon.Add(time.Hour)}
+			m.period = rapid.SampledFrom([]time.Duration{0, 20 * time.Minute}).Draw(r, "period")
 			r.Repeat(map[string]func(*rapid.T){
 				"present": func(r *rapid.T) {
 					generation := max(0, m.generation+rapid.Int64Range(-3, 1).Draw(r, "generation"))
 					want := m.expect(generation)
-					s, got, err := db.RefreshGrant(ctx, refreshOf(g, generation), m.now)
+					presented := refreshOf(g, generation)
+					presented.LateRetry = m.period
+					s, got, err := db.RefreshGrant(ctx, presented, m.now)
 					if err != nil || got != want {
 						r.Fatalf("generation %d of %d: %q, %v; want %q", generation, m.generation, got, err, want)
 					}
 					m.apply(generation, got)
-					if got == storage.RefreshRetry && s.Generation != m.generation {
+					if (got == storage.RefreshRetry || got == storage.RefreshLate) && s.Generation != m.generation {
 						r.Fatalf("the retry yields generation %d, not %d", s.Generation, m.generation)
 					}
 				},
 				"wait": func(r *rapid.T) {
 					m.now = m.now.Add(rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, 9 * time.Second, 10 * time.Second,
-						59 * time.Minute, time.Hour}).Draw(r, "span"))
+						19 * time.Minute, 59 * time.Minute, time.Hour}).Draw(r, "span"))
 				},
 				"revoke": func(r *rapid.T) {
 					if rapid.IntRange(0, 9).Draw(r, "rarely") > 0 {

@@ -12,12 +12,13 @@ type RefreshOutcome string
 
 // The outcomes of a refresh.
 const (
-	RefreshFresh RefreshOutcome = "fresh" // the newest token: rotated
-	RefreshAhead RefreshOutcome = "ahead" // newer than the database knows, which has lost its tail: rotated and audited
-	RefreshRetry RefreshOutcome = "retry" // the token just replaced, within the window, its successor unused: nothing changed
-	RefreshReuse RefreshOutcome = "reuse" // any other token that was replaced: the grant has been ended
-	RefreshDead  RefreshOutcome = "dead"  // no live grant of this client and family: nothing changed
-	RefreshAsk   RefreshOutcome = "ask"   // not fresh, or the client is of another revision by now: nothing changed
+	RefreshFresh RefreshOutcome = "fresh"      // the newest token: rotated
+	RefreshAhead RefreshOutcome = "ahead"      // newer than the database knows, which has lost its tail: rotated and audited
+	RefreshRetry RefreshOutcome = "retry"      // the token just replaced, within the window, its successor unused: nothing changed
+	RefreshLate  RefreshOutcome = "late-retry" // the same, after the window, once in a while: nothing changed but its time
+	RefreshReuse RefreshOutcome = "reuse"      // any other token that was replaced: the grant has been ended
+	RefreshDead  RefreshOutcome = "dead"       // no live grant of this client and family: nothing changed
+	RefreshAsk   RefreshOutcome = "ask"        // not fresh, or the client is of another revision by now: nothing changed
 )
 
 // Refresh is one presentation of a refresh token whose MAC is right.
@@ -30,13 +31,16 @@ type Refresh struct {
 	KID         string        // the key that will sign the access token
 	IdleTTL     time.Duration // how long the successor may rest
 	RetryWindow time.Duration // 0: every second use is reuse
+	LateRetry   time.Duration // how often a retry after the window is taken; 0: never
+	Arrived     time.Time     // when the request came, by which the window is judged; the zero value: now
 	Outages     []Span        // when the database was away, in order: the window does not run meanwhile
+	Unsure      bool          // this replica is not sure of the time: it ends nothing
 }
 
 // Span is a time from one moment to another.
 type Span struct{ From, To time.Time }
 
-// retryUntil is when the window ends that a rotation at the moment given has opened.
+// retryUntil is when the window ends that a rotation, or a late retry, at the moment given has opened.
 func (r Refresh) retryUntil(rotated time.Time) time.Time {
 	until := rotated.Add(r.RetryWindow)
 	for _, outage := range r.Outages {
@@ -74,7 +78,12 @@ func (d *DB) RefreshGrant(ctx context.Context, r Refresh, now time.Time) (GrantS
 	switch outcome := r.Classify(s, now); outcome {
 	case RefreshAhead:
 		return d.catchUp(ctx, r, now)
+	case RefreshLate:
+		return d.retryLate(ctx, r, s, now)
 	case RefreshReuse:
+		if r.Unsure {
+			return GrantState{}, "", fmt.Errorf("refresh: %w: this server is not sure of the time", ErrUnavailable)
+		}
 		return s, outcome, d.endReused(ctx, r, s, now)
 	case RefreshFresh:
 		// The row became fresh between the two statements: not for a MACed token, unless the clock was stepped. The client may try again.
@@ -89,18 +98,33 @@ func (r Refresh) Classify(s GrantState, now time.Time) RefreshOutcome {
 	switch {
 	case s.ClientID != r.ClientID || s.FamilyHash != r.FamilyHash || r.FamilyHash == "":
 		return RefreshDead
-	case !s.Live(now) || !now.Before(s.IdleExpiresAt.Time):
+	case !s.Live(now) || !now.Before(s.IdleExpiresAt.Time) || s.ExpiresAt.Before(expiresAfter(now).Time):
 		return RefreshDead
 	case s.Generation == r.Generation:
 		return RefreshFresh
 	case s.Generation < r.Generation:
 		return RefreshAhead
-	case s.Generation == r.Generation+1 && now.Before(r.retryUntil(s.RotatedAt.Time)):
-		return RefreshRetry
-	default:
+	case s.Generation > r.Generation+1: // the successor was used
 		return RefreshReuse
+	case r.inWindow(s.RotatedAt, now), s.LateRetryAt != nil && r.LateRetry > 0 && r.inWindow(*s.LateRetryAt, now):
+		return RefreshRetry
+	case r.LateRetry > 0 && (s.LateRetryAt == nil || !now.Before(s.LateRetryAt.Add(r.LateRetry))):
+		return RefreshLate
 	}
+	return RefreshReuse
 }
+
+// inWindow reports whether the request came in the window that the moment given has opened.
+func (r Refresh) inWindow(opened Time, now time.Time) bool {
+	if r.Arrived.IsZero() {
+		return now.Before(r.retryUntil(opened.Time))
+	}
+	return r.Arrived.Before(r.retryUntil(opened.Time))
+}
+
+// expiresAfter is the least moment at which a grant may expire to be refreshed now: an access token of it lives for a second at least,
+// and says so in whole seconds.
+func expiresAfter(now time.Time) Time { return At(now.Truncate(time.Second).Add(time.Second)) }
 
 const rotateReturning = ` RETURNING id, user_id, user_epoch, client_epoch, client_id, family_hash, generation, kid, scope, audience, created_at,
 	rotated_at, expires_at, idle_expires_at, revoked_at, revoked_reason,
@@ -110,12 +134,14 @@ const rotateReturning = ` RETURNING id, user_id, user_epoch, client_epoch, clien
 
 const rotateSet = `UPDATE grants AS g SET generation = $1, rotated_at = $2,
 	idle_expires_at = CASE WHEN g.expires_at < $3 THEN g.expires_at ELSE $3 END, kid = $4
-	WHERE g.id = $5 AND g.family_hash = $6 AND g.client_id = $7 AND g.revoked_at IS NULL AND g.expires_at > $2 AND g.idle_expires_at > $2
+	WHERE g.id = $5 AND g.family_hash = $6 AND g.client_id = $7 AND g.revoked_at IS NULL AND g.expires_at >= $10 AND g.idle_expires_at > $2
 	AND EXISTS (SELECT 1 FROM users u WHERE u.id = g.user_id AND u.disabled_at IS NULL AND u.epoch = g.user_epoch)
-	AND EXISTS (SELECT 1 FROM clients c WHERE c.id = g.client_id AND c.disabled_at IS NULL AND c.epoch = g.client_epoch AND CAST($8 AS BIGINT) IN (0, c.revision))`
+	AND EXISTS (SELECT 1 FROM clients c WHERE c.id = g.client_id AND c.disabled_at IS NULL AND c.epoch = g.client_epoch
+		AND CAST($8 AS BIGINT) IN (0, c.revision))`
 
 func (r Refresh) rotateArgs(now time.Time) []any {
-	return []any{r.Generation + 1, At(now), At(now.Add(r.IdleTTL)), r.KID, r.ID, r.FamilyHash, r.ClientID, r.Revision, r.Generation}
+	return []any{r.Generation + 1, At(now), At(now.Add(r.IdleTTL)), r.KID, r.ID, r.FamilyHash, r.ClientID, r.Revision, r.Generation,
+		expiresAfter(now)}
 }
 
 // rotate is the statement of a fresh token. ErrNotFound if it changes nothing.
@@ -140,8 +166,28 @@ func (d *DB) catchUp(ctx context.Context, r Refresh, now time.Time) (GrantState,
 	return s, RefreshAhead, err
 }
 
-// endReused ends the grant of a token that was used twice. The row must still be past the token.
+// retryLate takes a retry that comes after the window, as the network of a phone makes them: the same successor, once in a while. That it
+// is the first in that time is asked by the statement. If it is not, another came at the same moment, and opened the window anew.
+func (d *DB) retryLate(ctx context.Context, r Refresh, s GrantState, now time.Time) (GrantState, RefreshOutcome, error) {
+	err := d.inTx(ctx, "late retry", func(t *tx) error {
+		if err := t.changeOne(`UPDATE grants SET late_retry_at = $1 WHERE id = $2 AND family_hash = $3 AND generation = $4
+			AND revoked_at IS NULL AND (late_retry_at IS NULL OR late_retry_at <= $5)`,
+			At(now), r.ID, r.FamilyHash, r.Generation+1, At(now.Add(-r.LateRetry))); err != nil {
+			return err
+		}
+		return t.audit(Actor{Name: "client:" + r.ClientID}, now, Event{"grant.late-retry", r.ID.String(),
+			map[string]any{"presented": r.Generation, "rotated_at": s.RotatedAt}})
+	})
+	if errors.Is(err, ErrNotFound) {
+		return GrantState{}, "", fmt.Errorf("refresh: %w: the grant changed meanwhile", ErrUnavailable)
+	}
+	return s, RefreshLate, err
+}
+
+// endReused ends the grant of a token that was used twice. The row must still be past the token. It does so also for a client that does
+// not wait for the answer.
 func (d *DB) endReused(ctx context.Context, r Refresh, s GrantState, now time.Time) error {
+	ctx = context.WithoutCancel(ctx)
 	return d.inTx(ctx, "refresh reuse", func(t *tx) error {
 		n, err := t.change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'reuse'
 			WHERE id = $2 AND family_hash = $3 AND generation > $4 AND revoked_at IS NULL`, At(now), r.ID, r.FamilyHash, r.Generation)

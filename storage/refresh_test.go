@@ -45,6 +45,24 @@ func rotated(n int64) func(*testing.T, *storage.DB, storage.Grant) {
 	}
 }
 
+// late presents a token where late retries are taken once in a period.
+func late(period time.Duration, generation int64) func(*storage.Refresh) {
+	return func(r *storage.Refresh) { r.LateRetry, r.Generation = period, generation }
+}
+
+// lately rotates once, and takes a late retry at a moment since noon.
+func lately(at time.Duration) func(*testing.T, *storage.DB, storage.Grant) {
+	return func(t *testing.T, db *storage.DB, g storage.Grant) {
+		rotated(1)(t, db, g)
+		r := refreshOf(g, 0)
+		r.LateRetry = time.Hour
+		s, outcome, err := db.RefreshGrant(ctx, r, noon.Add(at))
+		if err != nil || outcome != storage.RefreshLate || s.Generation != 1 {
+			t.Fatal(outcome, err)
+		}
+	}
+}
+
 func TestRefresh(t *testing.T) {
 	soon := time.Minute + time.Second
 	cases := []refreshCase{
@@ -54,6 +72,17 @@ func TestRefresh(t *testing.T) {
 		{name: "retry", before: rotated(1), after: soon, want: storage.RefreshRetry, generation: 1},
 		{name: "retry at the last moment", before: rotated(1), after: time.Minute + 10*time.Second - time.Millisecond, want: storage.RefreshRetry, generation: 1},
 		{name: "the window is over", before: rotated(1), after: time.Minute + 10*time.Second, want: storage.RefreshReuse, generation: 1, revoked: "reuse"},
+		{name: "a late retry", before: rotated(1), present: late(time.Hour, 0), after: 30 * time.Minute, want: storage.RefreshLate, generation: 1},
+		{name: "a retry of a late retry", before: lately(20 * time.Minute), present: late(time.Hour, 0), after: 20*time.Minute + 9*time.Second,
+			want: storage.RefreshRetry, generation: 1},
+		{name: "a second late retry in the period", before: lately(20 * time.Minute), present: late(time.Hour, 0), after: 40 * time.Minute,
+			want: storage.RefreshReuse, generation: 1, revoked: "reuse"},
+		{name: "a late retry in the next period", before: lately(20 * time.Minute), present: late(30*time.Minute, 0), after: 50 * time.Minute,
+			want: storage.RefreshLate, generation: 1},
+		{name: "a late retry of a token before the last", before: rotated(2), present: late(time.Hour, 0), after: 30 * time.Minute,
+			want: storage.RefreshReuse, generation: 2, revoked: "reuse"},
+		{name: "a request that waited here is judged by when it came", before: rotated(1), after: 5 * time.Minute, generation: 1,
+			present: func(r *storage.Refresh) { r.Arrived = noon.Add(time.Minute + 9*time.Second) }, want: storage.RefreshRetry},
 		{name: "strict", before: rotated(1), present: func(r *storage.Refresh) { r.RetryWindow = 0 }, after: soon, want: storage.RefreshReuse, generation: 1, revoked: "reuse"},
 		{name: "the successor was used", before: rotated(2), after: soon, want: storage.RefreshReuse, generation: 2, revoked: "reuse"},
 		{name: "idle", after: time.Hour, want: storage.RefreshDead},
@@ -136,7 +165,10 @@ func (c refreshCase) run(t *testing.T, db *storage.DB) {
 	if after.Generation != c.generation || reason != c.revoked {
 		t.Errorf("afterwards generation %d, revoked %q; want %d, %q", after.Generation, reason, c.generation, c.revoked)
 	}
-	wantAudit := map[storage.RefreshOutcome]string{storage.RefreshAhead: "grant.ahead", storage.RefreshReuse: "grant.reuse"}[outcome]
+	wantAudit := map[storage.RefreshOutcome]string{
+		storage.RefreshAhead: "grant.ahead",
+		storage.RefreshReuse: "grant.reuse",
+	}[outcome]
 	if wantAudit != "" {
 		if rows, err := db.AuditRecords(ctx, storage.AuditFilter{Type: wantAudit}); err != nil || len(rows) != 1 {
 			t.Errorf("audit of %s: %d rows, %v", wantAudit, len(rows), err)

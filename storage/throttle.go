@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -11,32 +12,124 @@ type Failures struct {
 	LastAt time.Time
 }
 
-// AddFailure counts one more failure in the bucket and returns the count with it. Counting before a guess is judged is what keeps
-// parallel guesses on many replicas within one budget. A failure after a pause of at least quiet begins a new count (0: never).
-func (d *DB) AddFailure(ctx context.Context, bucket string, quiet time.Duration, now time.Time) (int64, error) {
-	var count int64
-	begins := int64(-1)
-	if quiet > 0 {
-		begins = now.Add(-quiet).UnixMilli()
-	}
-	// In a transaction: one statement alone would be sent again after a cut connection, and count twice.
-	err := d.inTx(ctx, "count failure", func(t *tx) error {
-		return t.get(&count, `INSERT INTO throttle (bucket, failures, last_at) VALUES ($1, 1, $2)
-			ON CONFLICT (bucket) DO UPDATE SET failures = CASE WHEN throttle.last_at <= $3 THEN 1 ELSE throttle.failures + 1 END, last_at = excluded.last_at
-			RETURNING failures`, bucket, At(now), begins)
-	})
-	return count, err
+// Bucket is where the failures of something are counted, and the guesses that are being judged.
+type Bucket struct {
+	Name    string
+	Account string        // the name of the account's bucket, in every bucket that belongs to one; else ""
+	Quiet   time.Duration // a failure after a pause of at least this begins a new count; 0: never
+	Limit   int64         // failures and guesses that there may be at once
+	Read    Failures      // as they were read before
 }
 
-// TakeFailure takes back one AddFailure: what was counted in advance did not fail.
-func (d *DB) TakeFailure(ctx context.Context, bucket string) error {
-	_, err := d.change(ctx, "uncount failure", `UPDATE throttle SET failures = failures - 1 WHERE bucket = $1 AND failures > 0`, bucket)
+// delayed reports whether the limit is reached, so that one guess is judged for each delay.
+func (b Bucket) delayed() bool { return b.Quiet == 0 && b.Read.Count >= b.Limit }
+
+// begins is the last moment before a new count begins, for a column of milliseconds; -1 for never.
+func (b Bucket) begins(now time.Time) int64 {
+	if b.Quiet > 0 {
+		return now.Add(-b.Quiet).UnixMilli()
+	}
+	return -1
+}
+
+// pendingLasts is how long a guess can be under way. One that is older belongs to a server that has ended meanwhile.
+const pendingLasts = time.Minute
+
+var errFull = errors.New("the limit is reached")
+
+// ReserveGuess makes room for one guess in all the buckets, or in none: then it reports false, and somebody else must finish first.
+// Counting a guess before it is judged keeps parallel guesses on many replicas within one limit. SettleGuess must follow.
+func (d *DB) ReserveGuess(ctx context.Context, buckets []Bucket, now time.Time) (bool, error) {
+	err := d.inTx(ctx, "reserve guess", func(t *tx) error {
+		for _, b := range buckets {
+			n, err := t.reserve(b, now)
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				return errFull
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, errFull) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// reserve counts a guess that is under way. Where the limit is reached it is counted as a failure at once, and only the first is taken
+// of those who have read the same count.
+func (t *tx) reserve(b Bucket, now time.Time) (int64, error) {
+	if b.delayed() {
+		return t.change(`UPDATE throttle SET failures = failures + 1, last_at = $1 WHERE bucket = $2 AND failures = $3 AND last_at = $4`,
+			At(now), b.Name, b.Read.Count, At(b.Read.LastAt))
+	}
+	return t.change(`INSERT INTO throttle (bucket, account, failures, last_at, pending, pending_at) VALUES ($1, $2, 0, $3, 1, $3)
+		ON CONFLICT (bucket) DO UPDATE SET account = excluded.account,
+			failures = CASE WHEN throttle.last_at <= $4 THEN 0 ELSE throttle.failures END,
+			pending = CASE WHEN throttle.pending_at <= $5 THEN 1 ELSE throttle.pending + 1 END, pending_at = excluded.pending_at
+		WHERE CASE WHEN throttle.last_at <= $4 THEN 0 ELSE throttle.failures END
+			+ CASE WHEN throttle.pending_at <= $5 THEN 0 ELSE throttle.pending END < $6`,
+		b.Name, b.Account, At(now), b.begins(now), now.Add(-pendingLasts).UnixMilli(), b.Limit)
+}
+
+// Guess is what a guess turned out to be.
+type Guess string
+
+// The outcomes of a guess.
+const (
+	GuessWrong     Guess = "wrong"
+	GuessRight     Guess = "right"
+	GuessWithdrawn Guess = "withdrawn" // it was not judged
+)
+
+// SettleGuess counts the outcome of a guess that was reserved in the buckets. In a transaction: a statement alone would be sent again
+// after a cut connection, and count twice.
+func (d *DB) SettleGuess(ctx context.Context, buckets []Bucket, outcome Guess, now time.Time) error {
+	return d.inTx(ctx, "settle guess", func(t *tx) error {
+		for _, b := range buckets {
+			if err := t.settle(b, outcome, now); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (t *tx) settle(b Bucket, outcome Guess, now time.Time) error {
+	const done = `pending = CASE WHEN pending > 0 THEN pending - 1 ELSE 0 END`
+	var err error
+	switch {
+	case outcome == GuessRight && b.Quiet == 0: // an account is forgiven, an address is not
+		_, err = t.change(`UPDATE throttle SET failures = 0, `+done+` WHERE bucket = $1`, b.Name)
+	case b.delayed(): // it was counted as a failure
+	case outcome == GuessWrong:
+		_, err = t.change(`UPDATE throttle SET failures = failures + 1, last_at = $1, `+done+` WHERE bucket = $2`, At(now), b.Name)
+	default:
+		_, err = t.change(`UPDATE throttle SET `+done+` WHERE bucket = $1`, b.Name)
+	}
 	return err
+}
+
+// AddFailures counts one more failure in each of the buckets, for a guess that was not reserved.
+func (d *DB) AddFailures(ctx context.Context, buckets []Bucket, now time.Time) error {
+	return d.inTx(ctx, "count failure", func(t *tx) error {
+		for _, b := range buckets {
+			if _, err := t.change(`INSERT INTO throttle (bucket, account, failures, last_at) VALUES ($1, $2, 1, $3)
+				ON CONFLICT (bucket) DO UPDATE SET account = excluded.account, last_at = excluded.last_at,
+					failures = CASE WHEN throttle.last_at <= $4 THEN 1 ELSE throttle.failures + 1 END`,
+				b.Name, b.Account, At(now), b.begins(now)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // ForgetFailures empties the bucket.
 func (d *DB) ForgetFailures(ctx context.Context, bucket string) error {
-	_, err := d.change(ctx, "forget failures", `DELETE FROM throttle WHERE bucket = $1`, bucket)
+	_, err := d.change(ctx, "forget failures", `UPDATE throttle SET failures = 0 WHERE bucket = $1`, bucket)
 	return err
 }
 
