@@ -196,6 +196,13 @@ func (q *Queue) Predict(party string) time.Duration {
 	return q.predict(party)
 }
 
+// Expect sets how long work is expected to hold a slot, until more has been measured.
+func (q *Queue) Expect(pace time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.pace = pace
+}
+
 // Load is the state of a queue.
 type Load struct {
 	Running, Waiting int

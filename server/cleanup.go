@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"time"
 )
@@ -11,7 +12,7 @@ const (
 	cleanUpInterval = time.Minute
 	cleanUpBatch    = 1000
 	cleanUpBatches  = 200            // of each kind in one round
-	keepEnded       = 24 * time.Hour // how long a grant that has ended can still be listed
+	keepEnded       = 24 * time.Hour // how long a grant that has ended or expired stays: it can be listed, and no clock is so wrong
 	keepFailures    = 24 * time.Hour
 	keepStale       = 90 * 24 * time.Hour
 )
@@ -31,15 +32,19 @@ func (s *Server) cleanUp(ctx context.Context) {
 	}
 }
 
-// cleanUpOnce is one round, if this replica has the lease. Every batch may be run by two replicas at once without harm.
+// cleanUpOnce is one round, if this replica is sure of the time and has the lease. Every batch may be run by two replicas at once
+// without harm.
 func (s *Server) cleanUpOnce(ctx context.Context) error {
+	if err := s.sureOfTime(ctx); err != nil {
+		return fmt.Errorf("nothing is deleted: %w", err)
+	}
 	now := s.now()
 	mine, err := s.db.Lease(ctx, "clean-up", s.replica, 2*cleanUpInterval, now)
 	if err != nil || !mine {
 		return err
 	}
 	for range cleanUpBatches {
-		n, err := s.db.CleanExpired(ctx, cleanUpBatch, now)
+		n, err := s.db.CleanExpired(ctx, cleanUpBatch, now.Add(-keepEnded))
 		if err != nil {
 			return err
 		}

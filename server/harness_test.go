@@ -86,7 +86,7 @@ func testConfig(databaseURL string) Config {
 	return Config{
 		Issuer: issuer, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", Database: databaseURL, Migrate: true,
 		AccessTTL: Duration(10 * time.Minute), RefreshIdleTTL: 14 * days, RefreshMaxTTL: 90 * days, RefreshRetryWindow: Duration(10 * time.Second),
-		PasswordHashWait: Duration(5 * time.Second),
+		PasswordHashWait:    Duration(5 * time.Second),
 		KeyRotationInterval: 90 * days, KeyPublishLead: days, JWKSMaxAge: Duration(5 * time.Minute), KeyBits: 2048,
 		PasswordGrant: true, PasswordMinLength: 15, PasswordHashMemory: 7 << 20, LoginFailures: 10, LoginWindow: Duration(15 * time.Minute),
 		LogLevel: "debug",

@@ -149,6 +149,7 @@ func TestClientAddress(t *testing.T) {
 	}
 }
 
+// Whoever keeps failing is told to wait, as a client at an address and as an address. Right credentials are never refused for it.
 func TestClientsThatKeepFailing(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		try := func(id, secret string) response {
@@ -162,14 +163,22 @@ func TestClientsThatKeepFailing(t *testing.T) {
 				t.Fatal(r.status, r.body)
 			}
 		}
-		if r := try("app", secret); r.status != 429 || r.header.Get("Retry-After") == "" {
+		if r := try("app", "wrong"); r.status != 429 || r.header.Get("Retry-After") == "" {
 			t.Errorf("%d %s", r.status, r.body)
 		}
-		if r := try("rs", secret); r.status != 200 {
-			t.Errorf("another client suffers: %d %s", r.status, r.body)
+		for i := range 300 { // of clients that there are not, from the same address
+			try(fmt.Sprintf("invented%d", i), "wrong")
 		}
-		h.step(time.Minute)
-		if r := try("app", secret); r.status != 200 {
+		if r := try("rs2", "wrong"); r.status != 429 {
+			t.Errorf("the address goes on: %d %s", r.status, r.body)
+		}
+		for _, id := range []string{"app", "rs"} {
+			if r := try(id, secret); r.status != 200 {
+				t.Errorf("%s is refused for what others did: %d %s", id, r.status, r.body)
+			}
+		}
+		h.step(20 * time.Minute)
+		if r := try("app", "wrong"); r.status != 401 {
 			t.Errorf("the budget does not come back: %d %s", r.status, r.body)
 		}
 	})

@@ -18,7 +18,7 @@ import (
 var errRefresh = fail(api.InvalidGrant, "the refresh token is invalid, expired, revoked or was used before")
 
 // refresh is the refresh grant, RFC 6749 §6: a fresh token is one statement, a forged one costs no more than to ask who the client is.
-func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, error) {
+func (s *Server) refresh(ctx context.Context, q *request) (response api.TokenResponse, err error) {
 	none := api.TokenResponse{}
 	text := q.form[api.ParamRefreshToken]
 	if text == "" {
@@ -32,6 +32,11 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 		s.event(q, "refresh", "failed", slog.String("reason", "malformed"))
 		return none, errRefresh
 	}
+	defer func() {
+		if hungUp(q.base, err) || errors.Is(err, keys.ErrBusy) {
+			s.unanswered.note(t.grant, q.at, s.now())
+		}
+	}()
 	signed, err := s.ring.Admit(q.base)
 	if err != nil {
 		return none, err
@@ -54,7 +59,7 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 		RetryWindow: time.Duration(s.config().RefreshRetryWindow),
 		LateRetry:   time.Duration(s.config().RefreshLateRetry),
 		Arrived:     q.at,
-		Outages:     s.ring.Outages(),
+		Outages:     s.outages(t.grant),
 		Unsure:      s.clock.Sure() != nil,
 	}
 	if err := s.checkBeforeRotation(ctx, q, r, now); err != nil {
@@ -77,6 +82,17 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 	}
 	s.event(q, "refresh", "ok", slog.String("kind", string(outcome)), slog.String("sid", t.grant.String()))
 	return s.refreshed(q, signer, t, g, now)
+}
+
+// outages are the times for which the retry window of a grant does not run, in order.
+func (s *Server) outages(grant storage.GrantID) []storage.Span {
+	waited := s.unanswered.of(grant)
+	if len(waited) == 0 {
+		return s.ring.Outages()
+	}
+	all := append(slices.Clone(s.ring.Outages()), waited...)
+	slices.SortFunc(all, func(a, b storage.Span) int { return a.From.Compare(b.From) })
+	return all
 }
 
 // checkBeforeRotation refuses a scope or resource that cannot be given while the token is still as it was. It reads the grant only when

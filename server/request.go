@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/api"
-	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -57,12 +56,12 @@ func (s *Server) post(endpoint func(context.Context, *request) (any, error)) han
 		}
 		f := visible(err)
 		x.outcome = string(f.body.Code)
-		s.tellFailure(q, r, err)
+		s.tellFailure(q, err)
 		if !q.counted && strings.HasSuffix(x.route, api.PathToken) { // it did not get as far as its grant
 			s.metrics.tokens.WithLabelValues("other", x.outcome).Inc()
 		}
 		writeError(x, f)
-		if hungUp(r, err) {
+		if hungUp(r.Context(), err) {
 			x.status, x.outcome = statusCanceled, "canceled"
 		}
 	}
@@ -72,15 +71,15 @@ func (s *Server) post(endpoint func(context.Context, *request) (any, error)) han
 const statusCanceled = 499
 
 // hungUp reports whether a request failed because its client went away.
-func hungUp(r *http.Request, err error) bool {
-	return r.Context().Err() != nil && errors.Is(err, context.Canceled)
+func hungUp(ctx context.Context, err error) bool {
+	return ctx.Err() != nil && errors.Is(err, context.Canceled)
 }
 
 // tellFailure counts a request that the server could not answer, and tells the log if that is for somebody to look at.
-func (s *Server) tellFailure(q *request, r *http.Request, err error) {
+func (s *Server) tellFailure(q *request, err error) {
 	cause := causeOf(err)
 	switch {
-	case hungUp(r, err), cause == "":
+	case hungUp(q.base, err), cause == "":
 		return
 	case cause != causeBusy:
 		s.log.Error("request failed", "request_id", q.id, "path", q.route, "cause", cause, "error", err.Error())
@@ -92,21 +91,20 @@ func (s *Server) tellFailure(q *request, r *http.Request, err error) {
 // is what it was, or the client is read here, and the endpoint begins again.
 func (s *Server) answer(r *http.Request, q *request, endpoint func(context.Context, *request) (any, error)) (any, error) {
 	var err error
+	q.base = r.Context()
 	if q.form, err = readForm(q, r); err != nil {
 		return nil, err
 	}
 	if err := s.unfit(); err != nil {
 		return nil, err
 	}
-	q.base = r.Context()
 	ctx, cancel := s.patience(q.base)
 	defer cancel()
 	q.at = s.now()
 	q.asking = q.at
 	body, err := s.answerAs(ctx, q, endpoint)
 	// A client that was told to come again comes later than it would have: that must not count against it.
-	refused := errors.Is(err, storage.ErrUnavailable) || errors.Is(err, keys.ErrBusy)
-	if refused && !hungUp(r, err) {
+	if errors.Is(err, storage.ErrUnavailable) && !hungUp(q.base, err) {
 		s.ring.Away(q.asking, s.now())
 	}
 	return body, err

@@ -84,6 +84,7 @@ type Server struct {
 	clientFailures clientFailures
 	scans          *budgets
 	verified       *tokenCache
+	unanswered     *unanswered
 	clients        *clientCache
 	metrics        *metrics
 	trusted        []netip.Prefix
@@ -103,6 +104,7 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 	if problems := c.Problems(true); problems != nil {
 		return nil, &ConfigError{problems}
 	}
+	elapsed := o.Elapsed
 	o = o.withClock(storage.SQLitePath(c.Database) != "")
 	if o.Log == nil {
 		o.Log = discard
@@ -112,6 +114,7 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 		Now:         o.Now,
 		Wall:        o.Wall,
 		DatabaseNow: o.DatabaseNow,
+		Elapsed:     elapsed,
 		Sure:        s.sureOfTime,
 		Generate:    o.Generate,
 		Log:         o.Log,
@@ -123,7 +126,7 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 	*s = Server{
 		store: st, db: st.db, ring: st.ring, now: o.Now, log: o.Log, hasher: newHasher(c.hashPolicy(), c.hashSlots()),
 		clientFailures: newClientFailures(c.LoginFailures, time.Duration(c.LoginWindow)),
-		scans:          newBudgets(unknownTokens, unknownTokensPeriod), verified: newTokenCache(),
+		scans:          newBudgets(unknownTokens, unknownTokensPeriod), verified: newTokenCache(), unanswered: newUnanswered(),
 		clients: newClientCache(st.db, clientAge), replica: randomHex(8),
 	}
 	s.settings.Store(&c)

@@ -329,9 +329,10 @@ func (d *DB) RevokeAllGrants(ctx context.Context, by Actor, now time.Time) error
 	})
 }
 
-// CleanExpired deletes at most limit grants whose hour of expiry is over: a range of the primary key. It tells how many went.
-func (d *DB) CleanExpired(ctx context.Context, limit int, now time.Time) (int64, error) {
-	before := (now.Unix()/3600 - 1) << grantHourShift
+// CleanExpired deletes at most limit grants that expired before the hour of the moment given: a range of the primary key. It tells how
+// many went.
+func (d *DB) CleanExpired(ctx context.Context, limit int, expired time.Time) (int64, error) {
+	before := (expired.Unix()/3600 - 1) << grantHourShift
 	return d.change(ctx, "clean expired grants", `DELETE FROM grants WHERE id IN (SELECT id FROM grants WHERE id < $1 ORDER BY id LIMIT $2)`, before, limit)
 }
 

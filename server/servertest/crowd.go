@@ -142,6 +142,19 @@ func (c *Crowd) post(path string, as Party, form url.Values) answer {
 	return answer{res.StatusCode, body}
 }
 
+// roundTrip sends a request and reads the whole answer. Status 0 if nothing whole came back.
+func roundTrip(client *http.Client, request *http.Request) (status int, header http.Header, body []byte) {
+	res, err := client.Do(request)
+	if err != nil {
+		return 0, nil, nil
+	}
+	defer res.Body.Close()
+	if body, err = io.ReadAll(res.Body); err != nil {
+		return 0, nil, nil
+	}
+	return res.StatusCode, res.Header, body
+}
+
 // Well waits until every replica is ready and a login and a refresh succeed, and tells how long that took.
 func (c *Crowd) Well(within time.Duration) time.Duration {
 	began := time.Now()

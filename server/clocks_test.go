@@ -1,0 +1,230 @@
+package server
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/storage"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// cluster is replicas on one database, each on a machine of its own, and the clock of the database.
+type cluster struct {
+	t        *testing.T
+	config   Config
+	machines []*machine
+	replicas []*harness
+	database time.Duration // how far its clock is ahead
+	alone    bool          // SQLite: there is no other clock than that of the machine
+}
+
+func newCluster(t *testing.T, databaseURL string) *cluster {
+	c := &cluster{t: t, config: testConfig(databaseURL), alone: storage.SQLitePath(databaseURL) != ""}
+	if !c.alone {
+		c.config.MasterKeyFile = masterFile(t)
+	}
+	c.start(&machine{})
+	c.replicas[0].provision()
+	return c
+}
+
+// start starts a further replica on a machine.
+func (c *cluster) start(m *machine) *harness {
+	c.t.Helper()
+	if len(c.machines) > 0 {
+		m.gone.Store(c.machines[0].gone.Load())
+	}
+	o := Options{Wall: m.wall, Elapsed: m.elapsed, Generate: keystest.Generator()}
+	if !c.alone {
+		o.DatabaseNow = keystest.At(func() time.Time { return noon.Add(m.elapsed() + c.database) })
+	}
+	h := openWith(c.t, c.config, o)
+	c.machines, c.replicas = append(c.machines, m), append(c.replicas, h)
+	return h
+}
+
+// wait lets time go by for all, who look each second and clean up each minute, as their loops do.
+func (c *cluster) wait(span time.Duration) {
+	c.t.Helper()
+	for passed := time.Duration(0); passed < span; passed += time.Second {
+		for i, r := range c.replicas {
+			c.machines[i].wait(time.Second)
+			must(0, r.server.ring.Poll(ctx))
+			r.server.look(ctx)
+		}
+		if passed%(20*time.Second) == 0 {
+			for _, r := range c.replicas {
+				r.server.cleanUpOnce(ctx) // which an unsure replica refuses
+				r.server.beat(ctx)
+			}
+		}
+	}
+}
+
+// far is further than any login may rest.
+const far = 16 * 24 * time.Hour
+
+// clockCase is what happens to clocks, and for how long.
+type clockCase struct {
+	name     string
+	replicas int
+	wrong    func(c *cluster)
+	right    func(c *cluster)
+	lasts    time.Duration
+	postgres bool // it needs a database with a clock of its own
+}
+
+var clockCases = []clockCase{
+	{name: "the machine is set 16 days ahead", replicas: 1,
+		wrong: func(c *cluster) { c.machines[0].jump(far) }, right: func(c *cluster) { c.machines[0].jump(-far) }},
+	{name: "the machine is set an hour back", replicas: 1, lasts: 40 * time.Second,
+		wrong: func(c *cluster) { c.machines[0].jump(-time.Hour) }, right: func(c *cluster) { c.machines[0].jump(time.Hour) }},
+	{name: "one of three is set 16 days ahead", replicas: 3,
+		wrong: func(c *cluster) { c.machines[1].jump(far) }, right: func(c *cluster) { c.machines[1].jump(-far) }},
+	{name: "one of three starts 16 days ahead", replicas: 2, postgres: true,
+		wrong: func(c *cluster) { m := &machine{}; m.jump(far); c.start(m) },
+		right: func(c *cluster) { c.machines[len(c.machines)-1].jump(-far) }},
+	{name: "the database is set an hour ahead", replicas: 3, postgres: true,
+		wrong: func(c *cluster) { c.database = time.Hour }, right: func(c *cluster) { c.database = 0 }},
+	{name: "the database is set 16 days back", replicas: 3, postgres: true,
+		wrong: func(c *cluster) { c.database = -far }, right: func(c *cluster) { c.database = 0 }},
+	{name: "the machine starts nine hours ahead", replicas: 1, lasts: 40 * time.Second,
+		wrong: func(c *cluster) { m := &machine{}; m.jump(9 * time.Hour); c.start(m) },
+		right: func(c *cluster) { c.machines[len(c.machines)-1].jump(-9 * time.Hour) }},
+	{name: "the machine starts right after it was nine hours ahead", replicas: 1,
+		wrong: func(c *cluster) {
+			m := &machine{}
+			m.jump(9 * time.Hour)
+			c.start(m)
+			c.wait(time.Minute)
+		},
+		right: func(c *cluster) {
+			c.machines[len(c.machines)-1].jump(-9 * time.Hour)
+			c.start(&machine{})
+			c.start(&machine{})
+		}},
+	{name: "the machine starts nine hours behind", replicas: 1, lasts: 20 * time.Second,
+		wrong: func(c *cluster) { m := &machine{}; m.jump(-9 * time.Hour); c.start(m) },
+		right: func(c *cluster) { c.machines[len(c.machines)-1].jump(9 * time.Hour) }},
+}
+
+// A process that is stopped for a while, as a virtual machine is, has answered nobody meanwhile. A client that repeats its refresh
+// afterwards is none that comes too late.
+func TestPause(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+		m := &machine{}
+		h := onMachine(t, testConfig(databaseURL), m)
+		tokens := h.login("app")
+		lost := h.refresh("app", tokens.RefreshToken).tokens(t)
+		m.wait(15 * time.Second)
+		must(0, h.server.ring.Poll(ctx))
+		if r := h.refresh("app", tokens.RefreshToken); r.status != 200 || r.tokens(t).RefreshToken != lost.RefreshToken {
+			t.Errorf("after a pause: %d %s", r.status, r.body)
+		}
+		for range 15 {
+			m.wait(time.Second)
+			must(0, h.server.ring.Poll(ctx))
+		}
+		if r := h.refresh("app", tokens.RefreshToken); r.status != 400 {
+			t.Errorf("the window never ends: %d", r.status)
+		}
+	})
+}
+
+// Whatever happens to clocks, no live session is lost, nothing that was over comes back, nothing is deleted, and all replicas are ready
+// again within a minute of the clocks being right.
+func TestClocks(t *testing.T) {
+	for _, c := range clockCases {
+		t.Run(c.name, func(t *testing.T) {
+			storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+				if c.postgres && storage.SQLitePath(databaseURL) != "" {
+					return // it has no clock of its own
+				}
+				t.Log(c.run(t, newCluster(t, databaseURL)))
+			})
+		})
+	}
+}
+
+func (c clockCase) run(t *testing.T, cl *cluster) string {
+	for len(cl.replicas) < c.replicas {
+		cl.start(&machine{})
+	}
+	const sessions = 6
+	live, over := make([]string, sessions), make([]string, sessions)
+	for i := range live {
+		tokens := cl.replicas[0].login("app")
+		live[i], over[i] = tokens.RefreshToken, tokens.AccessToken
+	}
+	revoked := cl.replicas[0].login("app")
+	must(0, status200(cl.replicas[0].post("/revoke", "app", "token", revoked.RefreshToken)))
+	for _, m := range cl.machines {
+		m.wait(11 * time.Minute) // the access tokens are over
+	}
+	cl.wait(time.Second)
+	rows := cl.grants()
+	c.wrong(cl)
+	lost, revived, unserved := 0, 0, 0
+	judge := func() {
+		for i, r := range cl.replicas {
+			for j := range over {
+				if r.mayBeActive(over[j]) {
+					revived++
+				}
+			}
+			s := (i + lost) % sessions
+			switch answer := r.refresh("app", live[s]); answer.status {
+			case 200:
+				live[s] = answer.tokens(t).RefreshToken
+			case 503:
+				unserved++
+			default:
+				lost++
+			}
+			if r.refresh("app", revoked.RefreshToken).status == 200 {
+				revived++
+			}
+		}
+	}
+	judge()
+	cl.wait(max(c.lasts, time.Minute))
+	judge()
+	c.right(cl)
+	judge()
+	cl.wait(time.Minute)
+	for i, r := range cl.replicas {
+		if ready := r.get("/readyz?verbose"); ready.status != 200 {
+			t.Errorf("replica %d is not ready after a minute: %s", i, ready.body)
+		}
+	}
+	judge()
+	if n := cl.grants(); n != rows {
+		t.Errorf("%d of %d rows of grants are left", n, rows)
+	}
+	for i := range live {
+		if answer := cl.replicas[0].refresh("app", live[i]); answer.status != 200 {
+			lost++
+		}
+	}
+	if lost+revived > 0 {
+		t.Errorf("%d sessions lost, %d things revived", lost, revived)
+	}
+	return fmt.Sprintf("%d lost, %d revived, %d times 503, ready again", lost, revived, unserved)
+}
+
+// grants is how many rows of grants there are.
+func (c *cluster) grants() (n int) {
+	raw := storagetest.Raw(c.t, c.config.Database)
+	defer raw.Close()
+	must(0, raw.QueryRow(`SELECT COUNT(*) FROM grants`).Scan(&n))
+	return n
+}
+
+// mayBeActive reports whether introspection calls the token active. A replica that does not know the time says nothing.
+func (h *harness) mayBeActive(token string) bool {
+	h.t.Helper()
+	return strings.Contains(h.post("/introspect", "rs", "token", token).body, `"active":true`)
+}

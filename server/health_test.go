@@ -1,0 +1,69 @@
+package server
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// readyz tells the truth on SQLite, too: another process that holds the write lock lets nobody log in, and neither does a file that was
+// replaced under a running server, which would keep what it is told where nobody finds it.
+func TestReadyOnSQLite(t *testing.T) {
+	h := open(t, testConfig(sqliteURL(t)), nil)
+	h.provision()
+	tokens := h.login("app")
+	ready := func(want int, says string) {
+		t.Helper()
+		r := h.get("/readyz?verbose")
+		gauge := "keyturn_ready 1"
+		if want != 200 {
+			gauge = "keyturn_ready 0"
+		}
+		if r.status != want || !strings.Contains(r.body, says) || !strings.Contains(h.metricsText(), gauge) {
+			t.Errorf("%d %s, want %d, %s", r.status, r.body, want, gauge)
+		}
+	}
+	ready(200, "database ok")
+	lock := must(storagetest.Raw(t, h.config.Database).Conn(ctx))
+	must(lock.ExecContext(ctx, `BEGIN IMMEDIATE`))
+	h.clock.at.Add(int64(2e9))
+	ready(503, "database failed")
+	must(lock.ExecContext(ctx, `ROLLBACK`))
+	ready(200, "database ok")
+
+	file := strings.TrimPrefix(h.config.Database, "sqlite:")
+	must(0, os.Rename(file, file+".away"))
+	must(0, os.WriteFile(file, nil, 0o600))
+	ready(503, "database failed")
+	for path, form := range map[string][]string{
+		"/token":      {"grant_type", "refresh_token", "refresh_token", tokens.RefreshToken},
+		"/introspect": {"token", tokens.AccessToken},
+		"/revoke":     {"token", tokens.RefreshToken},
+	} {
+		if r := h.post(path, "app", form...); r.status != 503 {
+			t.Errorf("%s is served from a file that is gone: %d %s", path, r.status, r.body)
+		}
+	}
+	if !strings.Contains(h.log.String(), "was replaced or removed") {
+		t.Error("the log does not tell of it")
+	}
+	must(0, os.Rename(file+".away", file))
+	ready(200, "database ok")
+	h.refresh("app", tokens.RefreshToken).tokens(t)
+}
+
+// A flood on readyz asks nothing of the database.
+func TestReadyAsksNobody(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		h.server.look(ctx)
+		h.server.db.Close()
+		if err := h.server.ready(); err != nil {
+			t.Error("what was seen a moment ago is forgotten:", err)
+		}
+		if h.server.look(ctx); h.server.ready() == nil {
+			t.Error("ready without a database")
+		}
+	})
+}

@@ -1,0 +1,50 @@
+package server
+
+import (
+	"sync"
+	"time"
+
+	"github.com/keyturn/keyturn/storage"
+)
+
+const (
+	// maxUnanswered bounds each of the two generations of grants that are remembered.
+	maxUnanswered = 50_000
+	// maxUnansweredSpans bounds what is remembered of one grant.
+	maxUnansweredSpans = 4
+)
+
+// unanswered is the refreshes that this replica kept waiting until it refused them or their client gave up. The retry window of such a
+// grant does not run meanwhile: a queue in here does not count against the client. It helps nobody who could not have had the answer:
+// only a request that came within the window keeps it open. When a generation is full, the one before it is forgotten.
+type unanswered struct {
+	mu         sync.Mutex
+	young, old map[storage.GrantID][]storage.Span
+}
+
+func newUnanswered() *unanswered { return &unanswered{young: map[storage.GrantID][]storage.Span{}} }
+
+// note remembers that a refresh of the grant waited in vain.
+func (u *unanswered) note(grant storage.GrantID, from, to time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	spans, ok := u.young[grant]
+	if !ok {
+		spans = u.old[grant]
+		if len(u.young) >= maxUnanswered {
+			u.old, u.young = u.young, map[storage.GrantID][]storage.Span{}
+		}
+	}
+	spans = append(spans, storage.Span{From: from, To: to})
+	u.young[grant] = spans[max(0, len(spans)-maxUnansweredSpans):]
+}
+
+// of is the times for which refreshes of the grant waited in vain, in order.
+func (u *unanswered) of(grant storage.GrantID) []storage.Span {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if spans, ok := u.young[grant]; ok {
+		return spans
+	}
+	return u.old[grant]
+}
