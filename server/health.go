@@ -84,12 +84,35 @@ func (s *Server) look(ctx context.Context) {
 		s.log.Warn("the time of the database is not known", "error", err.Error())
 	}
 	s.replaced.Store(s.db.Replaced() != nil)
-	r := &readiness{at: s.elapsed()}
+	begun := s.now()
+	s.looking.Store(&begun)
+	defer s.looking.Store(nil)
+	r := &readiness{}
 	for _, c := range s.checks() {
 		r.findings = append(r.findings, finding{c.name, c.run(ctx)})
 	}
+	r.at = s.elapsed()
+	s.noteOutage(begun, r)
 	before := s.readiness.Swap(r)
 	s.tellReadiness(before, r)
+}
+
+// slowLook is how long a look may take for the database to be there.
+const slowLook = 2 * time.Second
+
+// noteSlowLook notes that the database is away or locked at this moment: a look at it has had no answer for a while.
+func (s *Server) noteSlowLook() {
+	if begun, now := s.looking.Load(), s.now(); begun != nil && now.Sub(*begun) > slowLook {
+		s.ring.Away(*begun, now)
+	}
+}
+
+// noteOutage notes a time for which the database was away or locked: whoever gave up meanwhile was not answered.
+func (s *Server) noteOutage(begun time.Time, r *readiness) {
+	now := s.now()
+	if errors.Is(r.findings[0].err, storage.ErrUnavailable) || now.Sub(begun) > slowLook {
+		s.ring.Away(begun, now)
+	}
 }
 
 // tellReadiness tells the log what is not well: when it begins, and then once a minute.

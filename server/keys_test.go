@@ -46,7 +46,7 @@ func serveWith(t testing.TB, c Config, o Options) *serving {
 		s.Close()
 	})
 	t.Cleanup(stop)
-	h := &harness{t: t, config: c, server: s}
+	h := &harness{t: t, config: c, server: s, loops: true}
 	h.base = "http://" + l.Public.Addr().String()
 	h.admin = &Admin{config: c, store: s.store, db: s.db, ring: s.ring, by: storage.Actor{Name: "os:test", Reason: "test"}, now: time.Now}
 	return &serving{h, stop}

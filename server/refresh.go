@@ -86,6 +86,7 @@ func (s *Server) refresh(ctx context.Context, q *request) (response api.TokenRes
 
 // outages are the times for which the retry window of a grant does not run, in order.
 func (s *Server) outages(grant storage.GrantID) []storage.Span {
+	s.noteSlowLook()
 	waited := s.unanswered.of(grant)
 	if len(waited) == 0 {
 		return s.ring.Outages()

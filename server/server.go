@@ -95,6 +95,7 @@ type Server struct {
 	older          atomic.Bool  // the database has gone back to an older state
 	replaced       atomic.Bool  // the file of the database is not the one that was opened
 	readiness      atomic.Pointer[readiness]
+	looking        atomic.Pointer[time.Time] // since when a look is under way
 	toldUnready    time.Duration // when the log was last told; the watch loop alone uses it
 }
 
