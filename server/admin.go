@@ -118,6 +118,9 @@ func (a *Admin) CreateClient(ctx context.Context, spec ClientSpec) (ClientSecret
 	if err := describeClient(&c, spec); err != nil {
 		return ClientSecret{}, err
 	}
+	if err := a.checkClientSize(ctx, c); err != nil {
+		return ClientSecret{}, err
+	}
 	secret, err := a.clientSecret(&c, spec)
 	if err != nil {
 		return ClientSecret{}, err
@@ -231,6 +234,9 @@ func (a *Admin) UpdateClient(ctx context.Context, id string, change func(*Client
 		AccessTTL: Duration(c.AccessTTL), TokenTyp: c.TokenTyp}
 	change(&spec)
 	if err := describeClient(&c, spec); err != nil {
+		return c, err
+	}
+	if err := a.checkClientSize(ctx, c); err != nil {
 		return c, err
 	}
 	if err := a.db.UpdateClient(ctx, a.by, c, a.now()); err != nil {

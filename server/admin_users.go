@@ -32,6 +32,13 @@ func (a *Admin) CreateUser(ctx context.Context, name, password string, roles []s
 	if err := checkRoles(roles); err != nil {
 		return storage.User{}, err
 	}
+	limit, err := a.roleLimit(ctx)
+	if err != nil {
+		return storage.User{}, err
+	}
+	if err := limit.check(unique(roles)); err != nil {
+		return storage.User{}, err
+	}
 	hash, err := a.hashPassword(password)
 	if err != nil {
 		return storage.User{}, err

@@ -41,11 +41,14 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 	r := storage.Refresh{ID: t.grant, Generation: int64(t.generation), FamilyHash: t.familyHash(), ClientID: q.client.ID,
 		Revision: q.revision(), KID: signer.KID, IdleTTL: time.Duration(s.config().RefreshIdleTTL), RetryWindow: time.Duration(s.config().RefreshRetryWindow),
 		Outages: s.ring.Outages()}
+	if r.MaxRoles, err = s.rolesThatFit(q, signer); err != nil {
+		return none, err
+	}
 	if err := s.checkBeforeRotation(ctx, q, r, now); err != nil {
 		return none, err
 	}
 	rotating, rotated := s.span(ctx, "rotate grant")
-	g, outcome, err := s.db.RefreshGrant(rotating, r, now)
+	g, outcome, err := s.rotate(rotating, q, signer, r, now)
 	rotated(err)
 	if err != nil {
 		return none, err
@@ -58,6 +61,10 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 	if outcome == storage.RefreshDead || outcome == storage.RefreshReuse {
 		s.event(q, "refresh", "failed", slog.String("reason", string(outcome)), slog.String("sid", t.grant.String()))
 		return none, errRefresh
+	}
+	if outcome == storage.RefreshTooLarge {
+		s.event(q, "refresh", "failed", slog.String("reason", string(outcome)), slog.String("sid", t.grant.String()))
+		return none, errTooLarge
 	}
 	s.event(q, "refresh", "ok", slog.String("kind", string(outcome)), slog.String("sid", t.grant.String()))
 	return s.refreshed(q, signer, t, g, now)
@@ -102,8 +109,7 @@ func (s *Server) refreshed(q *request, signer keys.Signer, t refreshToken, g sto
 	if err != nil {
 		return api.TokenResponse{}, err
 	}
-	response, err := s.respond(signer, ticket{grant: g.ID, sub: *g.Sub, clientID: g.ClientID, typ: keys.Typ(q.client.TokenTyp), audience: audience,
-		scope: scope, roles: g.Roles, authTime: g.CreatedAt.Time, issued: now, expires: s.lifetime(q.client, now, g.ExpiresAt.Time)})
+	response, err := s.respond(signer, s.refreshTicket(q, g, scope, audience, now))
 	t.generation = uint32(g.Generation)
 	response.RefreshToken = t.seal(s.ring.Secrets(), g.RotatedAt.Time)
 	return response, err
