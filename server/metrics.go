@@ -30,6 +30,8 @@ type metrics struct {
 	hashed        prometheus.Histogram
 	reloads       *prometheus.CounterVec
 	reloaded      prometheus.Gauge
+
+	forwardedUnreadable prometheus.Counter
 	handler       http.Handler
 }
 
@@ -57,11 +59,15 @@ func newMetrics(s *Server) *metrics {
 		reloads:  counters("keyturn_config_reloads_total", "Configurations read again, by outcome.", "outcome"),
 		reloaded: gauge("keyturn_config_reload_ok", "1 if the configuration that was read last was taken, but for what needs a restart, else 0."),
 	}
+	m.forwardedUnreadable = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "keyturn_forwarded_unreadable_total",
+		Help: "Requests whose X-Forwarded-For, from a trusted proxy, holds what is not an address.",
+	})
 	m.reloaded.Set(1)
 	m.cleanedAt.Set(float64(s.now().Unix()))
 	m.beginAtZero()
 	m.registry.MustRegister(m.requests, m.tokens, m.refreshes, m.loginFailures, m.signed, m.jwks, m.cleaned, m.cleanedAt, m.throttled, m.hashed, m.reloads,
-		m.reloaded, keyMetrics{s},
+		m.reloaded, m.forwardedUnreadable, keyMetrics{s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.buildInfo())
 	m.registry.MustRegister(s.gauges()...)
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
