@@ -123,6 +123,23 @@ func (c Config) listenerProblems() []error {
 	return problems
 }
 
+// Warning is something in the configuration that works, and not as it should.
+type Warning struct{ Found, Advice string }
+
+func (w Warning) String() string { return w.Found + ": " + w.Advice }
+
+// Warnings tells what serve runs with, and should not.
+func (c Config) Warnings() []Warning {
+	var warnings []Warning
+	if c.BehindProxy && len(c.TrustedProxy) == 0 {
+		warnings = append(warnings, Warning{
+			"behind_proxy is on, and no proxy is trusted",
+			"all clients share the proxy's address in log and throttle: name it in trusted_proxies",
+		})
+	}
+	return warnings
+}
+
 // FileProblems tells what is wrong with the files that serve reads besides: nothing of those which this user may not read.
 func (c Config) FileProblems() []error {
 	if _, err := c.certificate(); err != nil && !errors.Is(err, os.ErrPermission) {
@@ -189,30 +206,9 @@ func checkListener(name, address string, anywhere bool) error {
 	return nil
 }
 
-// checkOrigin wants an origin as browsers send it (RFC 6454 §6.2): scheme://host[:port] and nothing else.
-func checkOrigin(origin string) error {
-	u, err := url.Parse(origin)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || origin != u.Scheme+"://"+u.Host || strings.ToLower(origin) != origin {
-		return fmt.Errorf("cors_origins: %q is not an origin as browsers send it, for instance https://app.example.com", origin)
-	}
-	return nil
-}
-
 func isLoopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && ip.IsLoopback()
-}
-
-func (c Config) trustedProxies() ([]netip.Prefix, error) {
-	var prefixes []netip.Prefix
-	for _, text := range c.TrustedProxy {
-		prefix, err := netip.ParsePrefix(text)
-		if err != nil {
-			return nil, fmt.Errorf("trusted_proxies: %q is not a CIDR, for instance 10.0.0.0/8", text)
-		}
-		prefixes = append(prefixes, prefix)
-	}
-	return prefixes, nil
 }
 
 // Keys is the schedule of the signing keys.

@@ -32,7 +32,7 @@ type metrics struct {
 	reloaded      prometheus.Gauge
 
 	forwardedUnreadable prometheus.Counter
-	handler       http.Handler
+	handler             http.Handler
 }
 
 func newMetrics(s *Server) *metrics {

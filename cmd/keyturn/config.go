@@ -300,7 +300,10 @@ func (a *app) configCommand() *cobra.Command {
 		if problems := config.FileProblems(); problems != nil {
 			return &server.ConfigError{Problems: problems}
 		}
-		fmt.Fprintln(a.stderr, "the configuration is valid")
+		for _, w := range config.Warnings() {
+			a.say("keyturn: warning: %v", w)
+		}
+		a.say("the configuration is valid")
 		return nil
 	}
 	return noun("config", "The configuration", validate, a.configShow())
