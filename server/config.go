@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"reflect"
 	"runtime"
 	"strconv"
 	"strings"
@@ -77,6 +78,7 @@ func (c Config) Problems(forServe bool) []error {
 			add(fmt.Errorf(format, args...))
 		}
 	}
+	problems = append(problems, c.textProblems()...)
 	add(storage.CheckURL(c.Database, c.AllowInsecureDatabase))
 	refuse(c.masterKeyPath() == "", "master_key_file: is required with PostgreSQL: `openssl rand -base64 32` makes the content, chmod 600 the file")
 	problems = append(problems, c.Keys().Problems()...)
@@ -94,6 +96,25 @@ func (c Config) Problems(forServe bool) []error {
 	add(err)
 	if forServe {
 		problems = append(problems, c.listenerProblems()...)
+	}
+	return problems
+}
+
+// textProblems tells of settings that are no text.
+func (c Config) textProblems() []error {
+	var problems []error
+	fields := reflect.ValueOf(c)
+	for i := range fields.NumField() {
+		text := ""
+		switch v := fields.Field(i).Interface().(type) {
+		case string:
+			text = v
+		case List:
+			text = strings.Join(v, ",")
+		}
+		if !isText(text) {
+			problems = append(problems, fmt.Errorf("%s: it is not UTF-8, or holds NUL", fields.Type().Field(i).Tag.Get("key")))
+		}
 	}
 	return problems
 }

@@ -125,6 +125,9 @@ func checkHash(text string) error {
 	if text == "" {
 		return nil
 	}
+	if !isText(text) {
+		return errors.New("password hash: it is not UTF-8, or holds NUL")
+	}
 	_, err := parseOldHash(text)
 	return err
 }

@@ -97,7 +97,9 @@ func TestReloadRefusesAndWarns(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	}
-	warned := func() int { return strings.Count(h.log.String(), `"level":"WARN","msg":"the configuration should be changed"`) }
+	warned := func() int {
+		return strings.Count(h.log.String(), `"level":"WARN","msg":"the configuration should be changed"`)
+	}
 	for n := range 2 {
 		if err := reload(func(c *Config) { c.BehindProxy = true }); err != nil || warned() != n+1 {
 			t.Errorf("%v, %d warnings", err, warned())
