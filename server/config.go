@@ -27,8 +27,8 @@ type Config struct {
 	BehindProxy  bool     `key:"behind_proxy" default:"false" help:"a proxy in front ends TLS: allow a plaintext listener that is not loopback"`
 	TLSCertFile  string   `key:"tls_cert_file" reload:"true" help:"PEM certificate chain of the public listener"`
 	TLSKeyFile   string   `key:"tls_key_file" reload:"true" help:"PEM private key of the public listener"`
-	TrustedProxy List     `key:"trusted_proxies" help:"CIDRs of proxies whose X-Forwarded-For counts"`
-	CORSOrigins  List     `key:"cors_origins" reload:"true" help:"browser origins that may call /token and /revoke"`
+	TrustedProxy List     `key:"trusted_proxies" help:"CIDRs of proxies whose X-Forwarded-For counts, none wider than /8 of IPv4 or /7 of IPv6"`
+	CORSOrigins  List     `key:"cors_origins" reload:"true" help:"browser origins that may call /token and /revoke, each written out"`
 
 	Database              string `key:"database" default:"sqlite:keyturn.db" scope:"database" help:"sqlite:FILE or postgres://USER:PASSWORD@HOST/NAME?sslmode=verify-full"`
 	AllowInsecureDatabase bool   `key:"allow_insecure_database" default:"false" scope:"database" help:"allow PostgreSQL on another host without sslmode=verify-full"`

@@ -45,6 +45,9 @@ func (a *app) initCommand() *cobra.Command {
 
 // firstConfiguration asks for what flags, environment and answers do not say, and writes the file.
 func (a *app) firstConfiguration(flags *pflag.FlagSet, path, answers string) error {
+	if _, _, problems := readConfigFile(answers); problems != nil { // before anything is asked
+		return &server.ConfigError{Problems: problems}
+	}
 	if err := flags.Set("config", answers); err != nil {
 		return err
 	}

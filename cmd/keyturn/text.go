@@ -97,7 +97,7 @@ func everySecondNUL(text []byte, first int) bool {
 			return false
 		}
 	}
-	return len(text) > 1
+	return len(text) > 0 && len(text)%2 == 0
 }
 
 // textReader reads text and ends with a *textError where it is not UTF-8.
