@@ -113,7 +113,8 @@ func (c Config) textProblems() []error {
 			text = strings.Join(v, ",")
 		}
 		if !isText(text) {
-			problems = append(problems, fmt.Errorf("%s: it is not UTF-8, or holds NUL", fields.Type().Field(i).Tag.Get("key")))
+			key := fields.Type().Field(i).Tag.Get("key")
+			problems = append(problems, fmt.Errorf("%s: it is not UTF-8, or holds NUL", key))
 		}
 	}
 	return problems

@@ -134,7 +134,7 @@ func (d *doctor) settings() {
 	}
 	d.warn(c.PasswordHashMemory < goodHashMemory, "settings",
 		fmt.Sprintf("a password hash takes %v of memory", c.PasswordHashMemory),
-		"that makes stolen hashes cheap to guess: OWASP wants 19MiB or more with the two passes that keyturn makes: password_hash_memory: 19MiB")
+		"stolen hashes are cheap to guess then: OWASP wants 19MiB or more with two passes: password_hash_memory: 19MiB")
 	d.warn(c.AllowInsecureDatabase, "settings", "the connection to PostgreSQL need not be verified", "whoever is on the way can read and change everything: use sslmode=verify-full")
 	d.warn(c.LogLevel == "debug", "settings", "the log is at level debug", "info is meant for every day")
 	if len(d.findings) == before {

@@ -100,7 +100,8 @@ func (i *importer) check(from []ImportedUser) (users []storage.User) {
 	now := storage.At(i.admin.now())
 	for _, u := range from {
 		name, err := i.admin.username(u.Username)
-		if err = errors.Join(err, checkRoles(u.Roles), i.limit.check(unique(u.Roles)), checkHash(u.Hash)); u.Problem != "" {
+		err = errors.Join(err, checkRoles(u.Roles), i.limit.check(unique(u.Roles)), checkHash(u.Hash))
+		if u.Problem != "" {
 			err = errors.New(u.Problem)
 		}
 		if before, twice := i.rows[name]; err == nil && twice {

@@ -76,8 +76,10 @@ func newMetrics(s *Server) *metrics {
 
 // beginAtZero makes the series that are known beforehand, so that the first event of each is an increase.
 func (m *metrics) beginAtZero() {
-	for _, kind := range []storage.RefreshOutcome{storage.RefreshFresh, storage.RefreshAhead, storage.RefreshRetry, storage.RefreshReuse,
-		storage.RefreshDead, storage.RefreshTooLarge} {
+	for _, kind := range []storage.RefreshOutcome{
+		storage.RefreshFresh, storage.RefreshAhead, storage.RefreshRetry, storage.RefreshReuse, storage.RefreshDead,
+		storage.RefreshTooLarge,
+	} {
 		m.refreshes.WithLabelValues(string(kind))
 	}
 	for _, what := range []string{"client", "introspection", "login"} {

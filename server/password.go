@@ -206,8 +206,16 @@ func (s *Server) beginGrant(ctx context.Context, q *request, view storage.LoginV
 		IdleExpiresAt: storage.At(now.Add(min(time.Duration(s.config().RefreshIdleTTL), time.Duration(s.config().RefreshMaxTTL)))),
 	}
 	access := ticket{
-		grant: g.ID, sub: view.User.Sub, clientID: q.client.ID, typ: keys.Typ(q.client.TokenTyp), audience: l.audience,
-		scope: l.scope, roles: view.User.Roles, authTime: now, issued: now, expires: accessExpires,
+		grant:    g.ID,
+		sub:      view.User.Sub,
+		clientID: q.client.ID,
+		typ:      keys.Typ(q.client.TokenTyp),
+		audience: l.audience,
+		scope:    l.scope,
+		roles:    view.User.Roles,
+		authTime: now,
+		issued:   now,
+		expires:  accessExpires,
 	}
 	if err := s.checkSize(signer, access); err != nil {
 		s.event(q, "login", "failed", slog.String("reason", "token too large"))

@@ -82,7 +82,7 @@ type Server struct {
 	older          atomic.Bool  // the database has gone back to an older state
 	clockOff       atomic.Int64 // nanoseconds that the clock is ahead of that of the database
 
-	forwardedWarned atomic.Int64 // when the log last told of an X-Forwarded-For that cannot be read, in unix nanoseconds
+	forwardedWarned atomic.Int64 // when the log last told of an unreadable X-Forwarded-For, in unix nanoseconds
 }
 
 // Open checks the configuration, opens database and keys, and lets the keys begin if there are none. *ConfigError tells all that is

@@ -18,7 +18,12 @@ func TestAdminTakesUTF8(t *testing.T) {
 		const cp1251 = "\xef\xf0\xe8\xe2\xe5\xf2, \xec\xe8\xf0, \xef\xf0\xe8\xe2\xe5\xf2"
 		replaced := strings.Repeat("\ufffd", 20)
 		spec := func(change func(*ClientSpec)) error {
-			s := ClientSpec{ID: "new", Grants: []string{api.GrantPassword}, Audiences: []string{"https://a.example"}, Secret: secret}
+			s := ClientSpec{
+				ID:        "new",
+				Grants:    []string{api.GrantPassword},
+				Audiences: []string{"https://a.example"},
+				Secret:    secret,
+			}
 			change(&s)
 			_, err := h.admin.CreateClient(ctx, s)
 			return err
@@ -49,7 +54,9 @@ func TestAdminTakesUTF8(t *testing.T) {
 		}
 		salted := "pbkdf2_sha256$1000$\xffsalt$i0i7LqFfmPwHteS0UVJWU9AhPCcLNVV1qZG2vVGPXzI="
 		done := must(h.admin.ImportUsers(ctx, []ImportedUser{
-			{Row: 1, Username: cp1251}, {Row: 2, Username: "bob", Hash: salted}, {Row: 3, Username: "carol", Roles: []string{"\xff"}},
+			{Row: 1, Username: cp1251},
+			{Row: 2, Username: "bob", Hash: salted},
+			{Row: 3, Username: "carol", Roles: []string{"\xff"}},
 		}, ImportOptions{SkipBad: true}))
 		if done.Imported != 0 || len(done.Refused) != 3 {
 			t.Errorf("%+v", done)

@@ -65,8 +65,13 @@ func largestPayload(issuer string, c storage.Client) (int, error) {
 	var largest int
 	for _, audience := range c.Audiences {
 		t := ticket{
-			sub: newSub(), clientID: c.ID, audience: audience, scope: c.Scope,
-			authTime: year2100, issued: year2100, expires: year2100,
+			sub:      newSub(),
+			clientID: c.ID,
+			audience: audience,
+			scope:    c.Scope,
+			authTime: year2100,
+			issued:   year2100,
+			expires:  year2100,
 		}
 		payload, err := json.Marshal(t.claims(issuer, unusedID))
 		if err != nil {
@@ -96,9 +101,14 @@ func (s *Server) checkSize(signer keys.Signer, t ticket) error {
 }
 
 func (s *Server) tooLarge(t ticket, size int) error {
-	s.log.Warn("an access token is not issued because it would be too large", slog.String("client", t.clientID),
-		slog.String("sub", t.sub), slog.Int("size", size), slog.Int("max", maxAccessToken), slog.Int("scope_size", len(t.scope)),
-		slog.Int("roles_size", rolesSize(t.roles)), slog.Int("roles", len(t.roles)))
+	s.log.Warn("an access token is not issued because it would be too large",
+		slog.String("client", t.clientID),
+		slog.String("sub", t.sub),
+		slog.Int("size", size),
+		slog.Int("max", maxAccessToken),
+		slog.Int("scope_size", len(t.scope)),
+		slog.Int("roles_size", rolesSize(t.roles)),
+		slog.Int("roles", len(t.roles)))
 	return errTooLarge
 }
 
@@ -142,9 +152,16 @@ func (s *Server) rotate(ctx context.Context, q *request, signer keys.Signer, r s
 // refreshTicket is the access token of a refresh.
 func (s *Server) refreshTicket(q *request, g storage.GrantState, scope, audience string, now time.Time) ticket {
 	return ticket{
-		grant: g.ID, sub: *g.Sub, clientID: g.ClientID, typ: keys.Typ(q.client.TokenTyp), audience: audience,
-		scope: scope, roles: g.Roles, authTime: g.CreatedAt.Time, issued: now,
-		expires: s.lifetime(q.client, now, g.ExpiresAt.Time),
+		grant:    g.ID,
+		sub:      *g.Sub,
+		clientID: g.ClientID,
+		typ:      keys.Typ(q.client.TokenTyp),
+		audience: audience,
+		scope:    scope,
+		roles:    g.Roles,
+		authTime: g.CreatedAt.Time,
+		issued:   now,
+		expires:  s.lifetime(q.client, now, g.ExpiresAt.Time),
 	}
 }
 

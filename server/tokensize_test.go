@@ -29,15 +29,23 @@ func TestTokenSizeIsExact(t *testing.T) {
 	for _, typ := range []keys.Typ{keys.TypAccessToken, keys.TypJWT} {
 		for n := range 12 {
 			access := ticket{
-				sub: newSub(), clientID: "app", typ: typ, audience: "https://api.example/?a=1&b=<2>" + strings.Repeat("x", n),
-				scope: "read " + strings.Repeat("&", n), roles: words(n), issued: noon, expires: noon.Add(time.Minute), authTime: noon,
+				sub:      newSub(),
+				clientID: "app",
+				typ:      typ,
+				audience: "https://api.example/?a=1&b=<2>" + strings.Repeat("x", n),
+				scope:    "read " + strings.Repeat("&", n),
+				roles:    words(n),
+				issued:   noon,
+				expires:  noon.Add(time.Minute),
+				authTime: noon,
 			}
 			token := must(h.server.accessToken(signer, access))
 			size := must(tokenSize(typ, access.claims(issuer, unusedID), 2048))
 			if size != len(token) {
 				t.Errorf("%s, %d: computed %d, signed %d", typ, n, size, len(token))
 			}
-			client := storage.Client{ID: "app", Audiences: storage.List{"https://a", access.audience}, Scope: access.scope}
+			audiences := storage.List{"https://a", access.audience}
+			client := storage.Client{ID: "app", Audiences: audiences, Scope: access.scope}
 			payload := must(largestPayload(issuer, client))
 			if got := jwsSize(typ, withRoles(payload, rolesSize(access.roles)), 2048); got != len(token) {
 				t.Errorf("%s, %d: of the client %d, signed %d", typ, n, got, len(token))
@@ -71,8 +79,11 @@ func TestTooLargeIsRefusedWhenItIsWritten(t *testing.T) {
 		_, err := h.admin.CreateUser(ctx, "bob", password, words(600))
 		refused("user with 600 roles", err, "600", "client other", "bytes")
 		spec := ClientSpec{
-			ID: "big", Grants: []string{api.GrantPassword}, Audiences: []string{"https://api.example"}, Secret: secret,
-			Scope: strings.Join(words(2500), " "),
+			ID:        "big",
+			Grants:    []string{api.GrantPassword},
+			Audiences: []string{"https://api.example"},
+			Secret:    secret,
+			Scope:     strings.Join(words(2500), " "),
 		}
 		_, err = h.admin.CreateClient(ctx, spec)
 		refused("client with 2500 scopes", err, "client big")
@@ -136,7 +147,8 @@ func TestTooLargeIsNotIssued(t *testing.T) {
 		}
 		grants := func() int { return len(must(h.admin.Grants(ctx, "", ""))) }
 		login := func(scope string) response {
-			return h.post("/token", "app", "grant_type", "password", "username", "alice", "password", password, "scope", scope)
+			return h.post("/token", "app",
+				"grant_type", "password", "username", "alice", "password", password, "scope", scope)
 		}
 		tokens := h.login("app")
 		h.setRoles(words(600))
@@ -148,7 +160,8 @@ func TestTooLargeIsNotIssued(t *testing.T) {
 		h.setRoles(words(450))
 		tooLarge("refresh", h.refresh("app", tokens.RefreshToken))
 		login("read").tokens(t)
-		narrow := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken, "scope", "read").tokens(t)
+		narrow := h.post("/token", "app",
+			"grant_type", "refresh_token", "refresh_token", tokens.RefreshToken, "scope", "read").tokens(t)
 		if narrow.Scope != "read" || len(narrow.AccessToken) > maxAccessToken || !h.active("app", narrow.AccessToken) {
 			t.Errorf("%d bytes for %s", len(narrow.AccessToken), narrow.Scope)
 		}
@@ -158,7 +171,9 @@ func TestTooLargeIsNotIssued(t *testing.T) {
 		if again := h.refresh("app", tokens.RefreshToken).tokens(t); again.RefreshToken != narrow.RefreshToken {
 			t.Error("the retry has another successor")
 		}
-		for _, says := range []string{`"level":"WARN","msg":"an access token is not issued`, `"client":"app","sub":"usr_`, `"max":8192`} {
+		for _, says := range []string{
+			`"level":"WARN","msg":"an access token is not issued`, `"client":"app","sub":"usr_`, `"max":8192`,
+		} {
 			if !strings.Contains(h.log.String(), says) {
 				t.Errorf("the log does not say %s", says)
 			}
@@ -190,7 +205,8 @@ func TestAccessTTLOfARowIsBounded(t *testing.T) {
 		for milliseconds, want := range map[int64]int64{1: 1, -5_000: 1, 1 << 42: 3600, 3_600_000: 3600, 60_000: 60} {
 			must(raw.Exec(`UPDATE clients SET access_ttl = $1, revision = revision + 1 WHERE id = 'app'`, milliseconds))
 			tokens := h.login("app")
-			if refreshed := h.refresh("app", tokens.RefreshToken).tokens(t); tokens.ExpiresIn != want || refreshed.ExpiresIn != want {
+			refreshed := h.refresh("app", tokens.RefreshToken).tokens(t)
+			if tokens.ExpiresIn != want || refreshed.ExpiresIn != want {
 				t.Errorf("%d ms: %d s, then %d s, want %d", milliseconds, tokens.ExpiresIn, refreshed.ExpiresIn, want)
 			}
 		}

@@ -20,7 +20,7 @@ const (
 	RefreshDead  RefreshOutcome = "dead"  // no live grant of this client and family: nothing changed
 	RefreshAsk   RefreshOutcome = "ask"   // not fresh, or the client is of another revision by now: nothing changed
 
-	RefreshTooLarge RefreshOutcome = "too_large" // fresh or ahead, but the user's roles exceed MaxRoles: nothing changed
+	RefreshTooLarge RefreshOutcome = "too_large" // fresh or ahead, but roles exceed MaxRoles: nothing changed
 )
 
 // Refresh is one presentation of a refresh token whose MAC is right.

@@ -110,12 +110,21 @@ func TestRefresh(t *testing.T) {
 		{name: "roles too large", present: maxRoles(0, 9), after: soon, want: storage.RefreshTooLarge},
 		{name: "roles too large, ahead", present: maxRoles(7, 9), after: soon, want: storage.RefreshTooLarge},
 		{
-			name: "roles too large, retry", before: rotated(1), present: maxRoles(0, 9), after: soon,
-			want: storage.RefreshRetry, generation: 1,
+			name:       "roles too large, retry",
+			before:     rotated(1),
+			present:    maxRoles(0, 9),
+			after:      soon,
+			want:       storage.RefreshRetry,
+			generation: 1,
 		},
 		{
-			name: "roles too large, reuse", before: rotated(2), present: maxRoles(0, 9), after: soon,
-			want: storage.RefreshReuse, generation: 2, revoked: "reuse",
+			name:       "roles too large, reuse",
+			before:     rotated(2),
+			present:    maxRoles(0, 9),
+			after:      soon,
+			want:       storage.RefreshReuse,
+			generation: 2,
+			revoked:    "reuse",
 		},
 	}
 	for _, c := range cases {

@@ -14,7 +14,7 @@ import (
 
 // In other encodings than UTF-8.
 const (
-	cp1251      = "\xef\xf0\xe8\xe2\xe5\xf2, \xec\xe8\xf0, \xef\xf0\xe8\xe2\xe5\xf2" // привет, мир, привет
+	cp1251      = "\xef\xf0\xe8\xe2\xe5\xf2\xef\xf0\xe8\xe2\xe5\xf2\xef\xf0\xe8\xe2\xe5\xf2" // приветприветпривет
 	marked      = "\xef\xbb\xbf"
 	markedUTF16 = "\xff\xfea\x00b\x00"
 )
@@ -39,17 +39,13 @@ func TestCheckText(t *testing.T) {
 		"\x00a\x00b\x00c":                     "it is UTF-16: save it as UTF-8",
 		strings.Repeat("a\x00", 100) + "\xff": "it is UTF-16: save it as UTF-8",
 	} {
-		for how, err := range map[string]error{"whole": checkText([]byte(text)), "read": readAllText(strings.NewReader(text))} {
-			if want == "" && err != nil || want != "" && (err == nil || !strings.HasPrefix(err.Error(), want)) {
+		_, read := io.ReadAll(newTextReader(strings.NewReader(text)))
+		for how, err := range map[string]error{"whole": checkText([]byte(text)), "read": read} {
+			if (want == "") != (err == nil) || err != nil && !strings.HasPrefix(err.Error(), want) {
 				t.Errorf("%q, %s: %v, want %q", text, how, err, want)
 			}
 		}
 	}
-}
-
-func readAllText(from io.Reader) error {
-	_, err := io.ReadAll(newTextReader(from))
-	return err
 }
 
 // However a text arrives, the reader passes it on as it is, or ends with what checkText says.
@@ -68,7 +64,8 @@ func FuzzText(f *testing.F) {
 			"with its end": iotest.DataErrReader(bytes.NewReader(text)),
 		} {
 			got, err := io.ReadAll(newTextReader(from))
-			if want == nil && (err != nil || !bytes.Equal(got, text)) || want != nil && (err == nil || err.Error() != want.Error()) {
+			same := (want == nil) == (err == nil) && (want == nil || err.Error() == want.Error())
+			if !same || want == nil && !bytes.Equal(got, text) {
 				t.Fatalf("%q, %s: %v, want %v", text, name, err, want)
 			}
 		}
@@ -90,9 +87,13 @@ func (f aFolder) write(name, content string) string {
 	return path
 }
 
-// run runs a command in this process with variables of the environment, NAME=VALUE.
-func (f aFolder) run(stdin string, variables []string, args ...string) (code int, stderr string) {
-	environ := append([]string{"KEYTURN_DATABASE=sqlite:" + f.path + "/keyturn.db", "KEYTURN_PASSWORD_HASH_MEMORY=7MiB"}, variables...)
+// run runs a command line in this process: words, with variables of the environment, NAME=VALUE, before them.
+func (f aFolder) run(stdin, line string) (code int, stderr string) {
+	args := strings.Fields(line)
+	environ := []string{"KEYTURN_DATABASE=sqlite:" + f.path + "/keyturn.db", "KEYTURN_PASSWORD_HASH_MEMORY=7MiB"}
+	for ; strings.HasPrefix(args[0], "KEYTURN_"); args = args[1:] {
+		environ = append(environ, args[0])
+	}
 	getenv := func(name string) (value string) {
 		for _, variable := range environ {
 			if v, ok := strings.CutPrefix(variable, name+"="); ok {
@@ -106,88 +107,59 @@ func (f aFolder) run(stdin string, variables []string, args ...string) (code int
 	return code, out.String()
 }
 
-// Text in another encoding is refused wherever it comes in: with the flag, variable or line, and without the text, which may be a secret.
+// saying is a command line, and what it says on standard error.
+type saying struct{ stdin, line, says string }
+
+// all runs command lines that end with one exit code.
+func (f aFolder) all(want int, sayings []saying) {
+	for _, s := range sayings {
+		code, said := f.run(s.stdin, s.line)
+		if code != want || !strings.Contains(said, s.says) || !utf8.ValidString(said) {
+			f.t.Errorf("%q: exit code %d, %q; want %d, %q", s.line, code, said, want, s.says)
+		}
+	}
+}
+
+// Text in another encoding is refused wherever it comes in: with the flag, variable or line, and without the text, which may be a
+// secret.
 func TestTextIsUTF8(t *testing.T) {
 	f := aFolder{t, t.TempDir()}
 	good := "correct horse battery staple"
-	if code, said := f.run(good, nil, "user", "create", "alice", "--password-stdin"); code != 0 {
+	if code, said := f.run(good, "user create alice --password-stdin"); code != 0 {
 		t.Fatal(said)
 	}
 	rows := `{"username": "bob"}` + "\n" + `{"username": "` + cp1251 + `"}` + "\n"
 	dump := "[\n" + `{"model": "auth.user", "fields": {"username": "` + cp1251 + `"}}` + "\n]"
-	app := []string{"client", "create", "app", "--grant", "password", "--audience"}
-	for name, c := range map[string]struct {
-		stdin     string
-		variables []string
-		args      []string
-		code      int
-		says      string
-	}{
-		"new password": {
-			stdin: cp1251, args: []string{"user", "create", "bob", "--password-stdin"}, code: exitUsage,
-			says: "standard input: line 1: it is not UTF-8",
-		},
-		"changed password": {
-			stdin: cp1251, args: []string{"user", "passwd", "alice", "--password-stdin"}, code: exitUsage,
-			says: "standard input: line 1: it is not UTF-8",
-		},
-		"password with a mark": {
-			stdin: marked + good, args: []string{"user", "create", "bob", "--password-stdin"}, code: exitUsage,
-			says: "it begins with a byte order mark",
-		},
-		"password in UTF-16": {
-			stdin: strings.Join(strings.Split(good, ""), "\x00") + "\x00", args: []string{"user", "create", "bob", "--password-stdin"},
-			code: exitUsage, says: "it is UTF-16",
-		},
-		"password that was replaced": {
-			stdin: strings.Repeat("\ufffd", 20), args: []string{"user", "create", "bob", "--password-stdin"}, code: exitUsage,
-			says: "U+FFFD",
-		},
-		"client secret": {
-			stdin: cp1251, args: append(app, "https://api.example", "--secret-stdin"), code: exitUsage,
-			says: "standard input: line 1: it is not UTF-8",
-		},
-		"argument":     {stdin: good, args: []string{"user", "create", cp1251, "--password-stdin"}, code: exitUsage, says: "argument 1: it is not"},
-		"flag":         {args: append(app, "https://api.example/"+cp1251), code: exitUsage, says: "--audience: it is not UTF-8"},
-		"reason":       {args: []string{"grant", "revoke", "--all", "--reason", cp1251}, code: exitUsage, says: "--reason: it is not UTF-8"},
-		"role":         {args: []string{"user", "import", "--format", "jsonl", "--role", cp1251 + "=x", "-"}, code: exitUsage, says: "--role: it is"},
-		"rows":         {stdin: rows, args: []string{"user", "import", "--format", "jsonl", "-"}, code: exitUsage, says: "-: line 2: it is not UTF-8"},
-		"rows, marked": {stdin: marked + rows, args: []string{"user", "import", "--format", "jsonl", "-"}, code: exitUsage, says: "byte order mark"},
-		"rows, file": {
-			args: []string{"user", "import", "--skip-bad", "--format", "jsonl", f.write("users.jsonl", rows)}, code: exitUsage,
-			says: "users.jsonl: line 2: it is not UTF-8",
-		},
-		"dump":         {stdin: dump, args: []string{"user", "import", "--format", "django", "-"}, code: exitUsage, says: "-: line 2: it is not UTF-8"},
-		"dump, UTF-16": {stdin: "\xff\xfe[\x00", args: []string{"user", "import", "--format", "django", "-"}, code: exitUsage, says: "-: it is UTF-16"},
-		"configuration": {
-			args: []string{"client", "list", "--config", f.write("bad.yaml", "issuer: https://a.test\nlog_level: "+cp1251)}, code: exitConfig,
-			says: "bad.yaml: line 2: it is not UTF-8",
-		},
-		"configuration, marked": {
-			args: []string{"client", "list", "--config", f.write("marked.yaml", marked+"issuer: https://a.test\n")}, code: exitConfig,
-			says: "marked.yaml: it begins with a byte order mark: save it as UTF-8 without one",
-		},
-		"binary in a configuration": {
-			args: []string{"client", "list", "--config", f.write("binary.yaml", "anchor_file: !!binary /w==\n")}, code: exitConfig,
-			says: "anchor_file: it is not UTF-8",
-		},
-		"answers": {
-			args: []string{"init", "--file", f.path + "/new.yaml", "--answers", f.write("answers.yaml", "issuer: "+cp1251)}, code: exitConfig,
-			says: "answers.yaml: line 1: it is not UTF-8",
-		},
-		"variable": {variables: []string{"KEYTURN_ANCHOR_FILE=" + cp1251}, args: []string{"client", "list"}, code: exitConfig,
-			says: "anchor_file: KEYTURN_ANCHOR_FILE: it is not UTF-8"},
-		"variable's file": {
-			variables: []string{"KEYTURN_LOG_LEVEL_FILE=" + f.write("level", "\n"+cp1251)}, args: []string{"client", "list"}, code: exitConfig,
-			says: "level: line 2: it is not UTF-8",
-		},
-		"target of a copy": {args: []string{"copy", "--to-file", f.write("target", cp1251)}, code: exitUsage, says: "target: line 1: it is not UTF-8"},
-	} {
-		code, said := f.run(c.stdin, c.variables, c.args...)
-		if code != c.code || !strings.Contains(said, c.says) || !utf8.ValidString(said) {
-			t.Errorf("%s: exit code %d, %q; want %d, %q", name, code, said, c.code, c.says)
-		}
-	}
+	utf16 := strings.Join(strings.Split(good, ""), "\x00") + "\x00"
+	const create, app = "user create bob --password-stdin", "client create app --grant password --audience https://api.example"
+	const lines, django = "user import --skip-bad --format jsonl ", "user import --format django "
+	f.all(exitUsage, []saying{
+		{cp1251, create, "standard input: line 1: it is not UTF-8"},
+		{cp1251, "user passwd alice --password-stdin", "standard input: line 1: it is not UTF-8"},
+		{marked + good, create, "standard input: it begins with a byte order mark: save it as UTF-8 without one"},
+		{utf16, create, "standard input: it is UTF-16"},
+		{strings.Repeat("\ufffd", 20), create, "U+FFFD"},
+		{cp1251, app + " --secret-stdin", "standard input: line 1: it is not UTF-8"},
+		{good, "user create " + cp1251 + " --password-stdin", "argument 1: it is not UTF-8"},
+		{"", app + "/" + cp1251, "--audience: it is not UTF-8"},
+		{"", "grant revoke --all --reason " + cp1251, "--reason: it is not UTF-8"},
+		{rows, lines + "--role " + cp1251 + "=x -", "--role: it is not UTF-8"},
+		{rows, lines + "-", "-: line 2: it is not UTF-8"},
+		{marked + rows, lines + "-", "-: it begins with a byte order mark"},
+		{"", lines + f.write("users.jsonl", rows), "users.jsonl: line 2: it is not UTF-8"},
+		{dump, django + "-", "-: line 2: it is not UTF-8"},
+		{"\xff\xfe[\x00", django + "-", "-: it is UTF-16"},
+		{"", "copy --to-file " + f.write("target", cp1251), "target: line 1: it is not UTF-8"},
+	})
+	answers := "init --file " + f.path + "/new.yaml --answers " + f.write("answers.yaml", "issuer: "+cp1251)
+	f.all(exitConfig, []saying{
+		{"", "client list --config " + f.write("bad.yaml", "issuer: https://a.test\nlog_level: "+cp1251), "bad.yaml: line 2: it is not"},
+		{"", "client list --config " + f.write("marked.yaml", marked+"log_level: info"), "marked.yaml: it begins with a byte order mark"},
+		{"", "client list --config " + f.write("binary.yaml", "anchor_file: !!binary /w=="), "anchor_file: it is not UTF-8"},
+		{"", answers, "answers.yaml: line 1: it is not UTF-8"},
+		{"", "KEYTURN_ANCHOR_FILE=" + cp1251 + " client list", "anchor_file: KEYTURN_ANCHOR_FILE: it is not UTF-8"},
+		{"", "KEYTURN_LOG_LEVEL_FILE=" + f.write("level", "\n"+cp1251) + " client list", "level: line 2: it is not UTF-8"},
+	})
 	if _, err := os.Stat(f.path + "/new.yaml"); !errors.Is(err, os.ErrNotExist) {
 		t.Error("a bad answer has made a configuration")
 	}
