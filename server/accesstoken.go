@@ -53,8 +53,9 @@ func newTokenID() string {
 	return base64.RawURLEncoding.EncodeToString(id)
 }
 
-// lifetime is when an access token of the client that is issued now expires: after the client's TTL or the server's, and never after
-// the grant. The row of a client may have been written by others than Admin: the TTL is between a second and an hour whatever it says.
+// lifetime is when an access token of the client that is issued now expires: after the client's TTL or the server's,
+// and never after the grant. The row of a client may have been written by others than Admin: the TTL is between a
+// second and an hour whatever it says.
 func (s *Server) lifetime(c storage.Client, now, grantExpires time.Time) time.Time {
 	ttl := time.Duration(c.AccessTTL)
 	if ttl == 0 {

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// clientAddress is the address that a request comes from: the peer's, or, if that is a trusted proxy, the rightmost address of
-// X-Forwarded-For that is none (RFC 9700 §4.13). Where an element cannot be read, the address is that of the trusted proxy that has
-// written it, and readable is false.
+// clientAddress is the address that a request comes from: the peer's, or, if that is a trusted proxy, the rightmost
+// address of X-Forwarded-For that is none (RFC 9700 §4.13). Where an element cannot be read, the address is that of
+// the trusted proxy that has written it, and readable is false.
 func clientAddress(r *http.Request, trusted []netip.Prefix) (address netip.Addr, readable bool) {
 	address = peerAddress(r)
 	values := r.Header.Values("X-Forwarded-For")
@@ -37,8 +37,9 @@ func clientAddress(r *http.Request, trusted []netip.Prefix) (address netip.Addr,
 	return address, true
 }
 
-// parseHop reads an element of X-Forwarded-For in the forms that proxies write: 192.0.2.1, 192.0.2.1:80, 2001:db8::1, [2001:db8::1],
-// [2001:db8::1]:80, and IPv6 with a zone, fe80::1%eth0. What stands after the address does not matter, but must be a port.
+// parseHop reads an element of X-Forwarded-For in the forms that proxies write: 192.0.2.1, 192.0.2.1:80, 2001:db8::1,
+// [2001:db8::1], [2001:db8::1]:80, and IPv6 with a zone, fe80::1%eth0. What stands after the address does not matter,
+// but must be a port.
 func parseHop(element string) (netip.Addr, bool) {
 	address, err := netip.ParseAddr(element)
 	if inner, ok := strings.CutPrefix(element, "["); err != nil && ok && strings.HasSuffix(inner, "]") {
@@ -58,8 +59,8 @@ func parseHop(element string) (netip.Addr, bool) {
 // forwardedWarning is how often the log tells at most that X-Forwarded-For cannot be read.
 const forwardedWarning = time.Minute
 
-// addressOf is the address that counts for a request: the client's, or its /64 if it is IPv6, which is what one subscriber has. Log
-// and metrics tell of what cannot be read. The log names the proxy, not what it sent.
+// addressOf is the address that counts for a request: the client's, or its /64 if it is IPv6, which is what one
+// subscriber has. Log and metrics tell of what cannot be read. The log names the proxy, not what it sent.
 func (s *Server) addressOf(r *http.Request) netip.Addr {
 	address, readable := clientAddress(r, s.trusted)
 	if readable {

@@ -20,7 +20,8 @@ func forwarded(peer string, values ...string) *http.Request {
 	return r
 }
 
-// Every form that proxies write gives the client's address. What cannot be read ends the walk at the last trusted proxy.
+// Every form that proxies write gives the client's address. What cannot be read ends the walk at the last trusted
+// proxy.
 func TestClientAddress(t *testing.T) {
 	const peer = "10.0.0.1:1"
 	for _, c := range []struct {
@@ -92,7 +93,8 @@ func TestPortsInForwardedForDoNotMakeUsersOne(t *testing.T) {
 	})
 }
 
-// The log names the proxy that writes what cannot be read, at most once a minute and without what it wrote. The metric counts each.
+// The log names the proxy that writes what cannot be read, at most once a minute and without what it wrote. The
+// metric counts each.
 func TestUnreadableForwardedForIsTold(t *testing.T) {
 	eachThrottled(t, func(t *testing.T, h *harness) {
 		send := func(value string) {
@@ -127,10 +129,12 @@ func TestUnreadableForwardedForIsTold(t *testing.T) {
 	})
 }
 
-// Whatever a proxy sends on: the address is a plain one, it is that of the peer or of an element, and only a trusted proxy's word counts.
+// Whatever a proxy sends on: the address is a plain one, it is that of the peer or of an element, and only a trusted
+// proxy's word counts.
 func FuzzForwardedFor(f *testing.F) {
 	for _, seed := range []string{
-		"203.0.113.1", "198.51.100.66:41234", "[2001:db8::1]:80", "[fe80::1%eth0]", "a, ,\t10.0.0.2", `"[::1]"`, "_hidden", "unknown",
+		"203.0.113.1", "198.51.100.66:41234", "[2001:db8::1]:80", "[fe80::1%eth0]", "a, ,\t10.0.0.2", `"[::1]"`,
+		"_hidden", "unknown",
 		"::ffff:10.0.0.1", "1.2.3.4:", "[[::1]]:1", "%", "10.0.0.1, fd00::1, ::",
 	} {
 		f.Add(seed, seed)

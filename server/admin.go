@@ -164,11 +164,12 @@ func checkSecret(secret string) error {
 // isText reports whether a text is one for both databases: UTF-8 without NUL.
 func isText(text string) bool { return utf8.ValidString(text) && !strings.Contains(text, "\x00") }
 
-// checkReplaced refuses U+FFFD in a new secret: some program has put it in place of what it could not read, and any other password of
-// the same length, read by the same program, would be the same.
+// checkReplaced refuses U+FFFD in a new secret: some program has put it in place of what it could not read, and any
+// other password of the same length, read by the same program, would be the same.
 func checkReplaced(what, secret string) error {
 	if strings.ContainsRune(secret, utf8.RuneError) {
-		return invalid("%s: it holds U+FFFD, which stands for a character that could not be read: send it as UTF-8", what)
+		return invalid("%s: it holds U+FFFD, which stands for a character that could not be read: send it as UTF-8",
+			what)
 	}
 	return nil
 }

@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// checkOrigin wants an origin as browsers serialize it (RFC 6454 §6.2, WHATWG URL): another one would match nothing, silently.
+// checkOrigin wants an origin as browsers serialize it (RFC 6454 §6.2, WHATWG URL): another one would match nothing,
+// silently.
 func checkOrigin(origin string) error {
 	if why := notAnOrigin(origin); why != "" {
 		return fmt.Errorf("cors_origins: %q matches no browser: %s", origin, why)

@@ -16,7 +16,8 @@ const (
 // mapped4 is where IPv6 has the addresses of IPv4 (RFC 4291 §2.5.5.2).
 var mapped4 = netip.MustParsePrefix("::ffff:0:0/96")
 
-// trustedProxies reads the networks of proxies, those in ::ffff:0:0/96 as IPv4. It refuses any that trust everybody, alone or together.
+// trustedProxies reads the networks of proxies, those in ::ffff:0:0/96 as IPv4. It refuses any that trust everybody,
+// alone or together.
 func (c Config) trustedProxies() ([]netip.Prefix, error) {
 	var prefixes []netip.Prefix
 	for _, text := range c.TrustedProxy {
@@ -39,8 +40,9 @@ func (c Config) trustedProxies() ([]netip.Prefix, error) {
 }
 
 func tooWide(what string) error {
-	return fmt.Errorf("trusted_proxies: %s is so wide that it trusts strangers, who could then choose the address that they come from: "+
-		"name the networks of your proxies, none wider than /%d of IPv4 or /%d of IPv6", what, minTrusted4, minTrusted6)
+	return fmt.Errorf("trusted_proxies: %s is so wide that it trusts strangers, who could then choose the address that "+
+		"they come from: name the networks of your proxies, none wider than /%d of IPv4 or /%d of IPv6",
+		what, minTrusted4, minTrusted6)
 }
 
 // unmapped is a network without host bits, that of IPv4 which an IPv6 network in ::ffff:0:0/96 stands for.

@@ -7,8 +7,8 @@ import (
 	"fmt"
 )
 
-// schedule is what commands must know of the servers of their database: by these settings keys live, verifiers keep what they were
-// told, and access tokens have their size. The server that started last has recorded it.
+// schedule is what commands must know of the servers of their database: by these settings keys live, verifiers keep
+// what they were told, and access tokens have their size. The server that started last has recorded it.
 type schedule struct {
 	AccessTTL           Duration `json:"access_ttl"`
 	RefreshMaxTTL       Duration `json:"refresh_max_ttl"`

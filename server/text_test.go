@@ -12,7 +12,8 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// Admin refuses text that is not UTF-8, whoever calls it, and U+FFFD in new secrets, which stands for what somebody could not read.
+// Admin refuses text that is not UTF-8, whoever calls it, and U+FFFD in new secrets, which stands for what somebody
+// could not read.
 func TestAdminTakesUTF8(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		const cp1251 = "\xef\xf0\xe8\xe2\xe5\xf2, \xec\xe8\xf0, \xef\xf0\xe8\xe2\xe5\xf2"
@@ -68,7 +69,8 @@ func TestAdminTakesUTF8(t *testing.T) {
 // Credentials in Basic are text as those in a form are.
 func TestBasicSecretIsUTF8(t *testing.T) {
 	for credentials, want := range map[string]bool{
-		"app:%C3%A9": true, "app:\u00e9": true, "app:%E9": false, "app:\xe9": false, "app:%00": false, "app:a%0Ab": false, "%E9:a": false,
+		"app:%C3%A9": true, "app:\u00e9": true, "app:%E9": false, "app:\xe9": false, "app:%00": false,
+		"app:a%0Ab": false, "%E9:a": false,
 	} {
 		if _, ok := parseBasic("Basic " + base64.StdEncoding.EncodeToString([]byte(credentials))); ok != want {
 			t.Errorf("%q: %v", credentials, ok)

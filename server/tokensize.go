@@ -13,8 +13,8 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// maxAccessToken is the size of the largest access token in bytes. Many servers take no larger header, and the forms of /introspect
-// and /revoke must hold it.
+// maxAccessToken is the size of the largest access token in bytes. Many servers take no larger header, and the forms
+// of /introspect and /revoke must hold it.
 const maxAccessToken = 8 << 10
 
 // rolesClaim is what a payload has before the JSON text of the roles.
@@ -51,7 +51,8 @@ func withRoles(payload, roles int) int {
 	return payload + len(rolesClaim) + roles
 }
 
-// maxRoles is the size of the longest JSON text of roles that fits a token beside a payload without roles. 0 if not even none fit.
+// maxRoles is the size of the longest JSON text of roles that fits a token beside a payload without roles. 0 if not
+// even none fit.
 func maxRoles(typ keys.Typ, payload, bits int) int {
 	room := base64.RawURLEncoding.DecodedLen(maxAccessToken-jwsFrame(typ, bits)) - payload
 	if room < 0 {
@@ -62,28 +63,25 @@ func maxRoles(typ keys.Typ, payload, bits int) int {
 
 // largestPayload is the size of the payload of the largest access token that a client can get, without roles.
 func largestPayload(issuer string, c storage.Client) (int, error) {
-	var largest int
-	for _, audience := range c.Audiences {
-		t := ticket{
-			sub:      newSub(),
-			clientID: c.ID,
-			audience: audience,
-			scope:    c.Scope,
-			authTime: year2100,
-			issued:   year2100,
-			expires:  year2100,
-		}
-		payload, err := json.Marshal(t.claims(issuer, unusedID))
-		if err != nil {
-			return 0, err
-		}
-		largest = max(largest, len(payload))
+	t := ticket{
+		sub:      unusedSub,
+		clientID: c.ID,
+		scope:    c.Scope,
+		authTime: year2100,
+		issued:   year2100,
+		expires:  year2100,
 	}
-	return largest, nil
+	payload, err := json.Marshal(t.claims(issuer, unusedID))
+	longest := 0
+	for _, audience := range c.Audiences {
+		text, _ := json.Marshal(audience) // a string has no error
+		longest = max(longest, len(text)-len(`""`))
+	}
+	return len(payload) + longest, err
 }
 
-// unusedID is as long as the id of a token.
-var unusedID = newTokenID()
+// As long as the sub of a user and the id of a token.
+var unusedSub, unusedID = newSub(), newTokenID()
 
 // year2100 has as many digits in unix seconds as the times of all tokens until the year 2286.
 var year2100 = time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -123,14 +121,15 @@ func (s *Server) bitsOf(signer keys.Signer) int {
 	return largestKey
 }
 
-// rolesThatFit bounds the roles of a refresh before its grant is read: by the client's whole scope and its longest audience.
+// rolesThatFit bounds the roles of a refresh before its grant is read: by the client's whole scope and its longest
+// audience.
 func (s *Server) rolesThatFit(q *request, signer keys.Signer) (int64, error) {
 	payload, err := largestPayload(s.config().Issuer, q.client)
 	return int64(max(1, maxRoles(keys.Typ(q.client.TokenTyp), payload, s.bitsOf(signer)))), err
 }
 
-// rotate rotates a grant if the access token fits. r.MaxRoles may be too strict, since the grant may have less scope than the client:
-// where it refuses, the grant decides.
+// rotate rotates a grant if the access token fits. r.MaxRoles may be too strict, since the grant may have less scope
+// than the client: where it refuses, the grant decides.
 func (s *Server) rotate(ctx context.Context, q *request, signer keys.Signer, r storage.Refresh, now time.Time) (
 	g storage.GrantState, outcome storage.RefreshOutcome, err error,
 ) {
@@ -228,8 +227,9 @@ func (l roleLimit) check(roles []string) error {
 	if l.client == "" || size <= maxAccessToken {
 		return nil
 	}
-	return invalid("roles: %d with %d bytes would make an access token of client %s %d bytes long, and it may have %d: "+
-		"give the user fewer or shorter roles, or the client less scope", len(roles), rolesSize(roles), l.client, size, maxAccessToken)
+	return invalid("roles: %d with %d bytes would make an access token of client %s %d bytes long, and it may have "+
+		"%d: give the user fewer or shorter roles, or the client less scope", len(roles), rolesSize(roles), l.client,
+		size, maxAccessToken)
 }
 
 // checkClientSize refuses a client whose access token would be too large for the user with the longest roles.
@@ -249,7 +249,8 @@ func (a *Admin) checkClientSize(ctx context.Context, c storage.Client) error {
 	if size <= maxAccessToken {
 		return nil
 	}
-	return invalid("scope: with all its scope (%d bytes), its longest audience and the longest roles of a user (%d bytes), an access "+
-		"token of client %s would be %d bytes long, and it may have %d: give the client less scope, or the user fewer roles",
+	return invalid("scope: with all its scope (%d bytes), its longest audience and the longest roles of a user "+
+		"(%d bytes), an access token of client %s would be %d bytes long, and it may have %d: give the client less "+
+		"scope, or the user fewer roles",
 		len(c.Scope), roles, c.ID, size, maxAccessToken)
 }

@@ -62,7 +62,8 @@ func TestTokenSizeIsExact(t *testing.T) {
 	}
 }
 
-// What would make a token too large is refused when it is written, with the sum. The largest that is taken can be used everywhere.
+// What would make a token too large is refused when it is written, with the sum. The largest that is taken can be
+// used everywhere.
 func TestTooLargeIsRefusedWhenItIsWritten(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		refused := func(what string, err error, says ...string) {
@@ -130,7 +131,8 @@ func (h *harness) setRoles(roles []string) {
 	must(raw.Exec(`UPDATE users SET roles = $1 WHERE username = 'alice'`, must(storage.List(roles).Value())))
 }
 
-// A token that would be too large is not issued, and nothing has changed for it: the refresh token is as it was. A narrower scope is served.
+// A token that would be too large is not issued, and nothing has changed for it: the refresh token is as it was. A
+// narrower scope is served.
 func TestTooLargeIsNotIssued(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		h := open(t, testConfig(databaseURL), nil)

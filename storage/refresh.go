@@ -125,7 +125,8 @@ const rotateSet = `UPDATE grants AS g SET generation = $1, rotated_at = $2,
 
 func (r Refresh) rotateArgs(now time.Time) []any {
 	return []any{
-		r.Generation + 1, At(now), At(now.Add(r.IdleTTL)), r.KID, r.ID, r.FamilyHash, r.ClientID, r.Revision, r.Generation,
+		r.Generation + 1, At(now), At(now.Add(r.IdleTTL)), r.KID, r.ID, r.FamilyHash, r.ClientID, r.Revision,
+		r.Generation,
 		r.maxRoles(),
 	}
 }

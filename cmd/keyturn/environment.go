@@ -18,8 +18,8 @@ var serviceVariable = regexp.MustCompile(`^KEYTURN_([A-Z0-9_]+_)?` +
 // servicePort is the one of them whose name says too little: KEYTURN_PORT=8080 is meant as a setting.
 var servicePort = regexp.MustCompile(`^KEYTURN_([A-Z0-9_]+_)?PORT=(tcp|udp|sctp)://`)
 
-// unknownVariables tells of each variable that looks like a setting and is none: it would be one that silently does nothing. An
-// empty variable counts as unset.
+// unknownVariables tells of each variable that looks like a setting and is none: it would be one that silently does
+// nothing. An empty variable counts as unset.
 func unknownVariables(environ []string) (problems []error) {
 	names := knownVariables()
 	for _, variable := range environ {

@@ -38,7 +38,12 @@ func main() {
 
 // run is the whole program: it returns the exit code.
 func run(
-	ctx context.Context, args []string, getenv func(string) string, environ []string, stdin io.Reader, stdout, stderr io.Writer,
+	ctx context.Context,
+	args []string,
+	getenv func(string) string,
+	environ []string,
+	stdin io.Reader,
+	stdout, stderr io.Writer,
 ) int {
 	a := &app{getenv: getenv, environ: environ, stdin: stdin, stdout: stdout, stderr: stderr}
 	root := a.root()

@@ -75,7 +75,8 @@ func lineOf(text []byte, at int) int { return 1 + bytes.Count(text[:at], []byte(
 // beginning is how many bytes of a text checkBeginning looks at.
 const beginning = 64
 
-// checkBeginning names the encodings that a text shows at its beginning: with a byte order mark, or UTF-16 of ASCII without one.
+// checkBeginning names the encodings that a text shows at its beginning: with a byte order mark, or UTF-16 of ASCII
+// without one.
 func checkBeginning(text []byte) error {
 	text = text[:min(len(text), beginning)]
 	has := func(mark string) bool { return bytes.HasPrefix(text, []byte(mark)) }

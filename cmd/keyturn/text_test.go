@@ -50,7 +50,9 @@ func TestCheckText(t *testing.T) {
 
 // However a text arrives, the reader passes it on as it is, or ends with what checkText says.
 func FuzzText(f *testing.F) {
-	for _, seed := range []string{"", "a\nпривет\n", cp1251, marked, markedUTF16, "a\x00", "\xe2\x82", "\n\xe2\x82\xac\xff"} {
+	for _, seed := range []string{
+		"", "a\nпривет\n", cp1251, marked, markedUTF16, "a\x00", "\xe2\x82", "\n\xe2\x82\xac\xff",
+	} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -120,8 +122,8 @@ func (f aFolder) all(want int, sayings []saying) {
 	}
 }
 
-// Text in another encoding is refused wherever it comes in: with the flag, variable or line, and without the text, which may be a
-// secret.
+// Text in another encoding is refused wherever it comes in: with the flag, variable or line, and without the text,
+// which may be a secret.
 func TestTextIsUTF8(t *testing.T) {
 	f := aFolder{t, t.TempDir()}
 	good := "correct horse battery staple"
@@ -131,7 +133,8 @@ func TestTextIsUTF8(t *testing.T) {
 	rows := `{"username": "bob"}` + "\n" + `{"username": "` + cp1251 + `"}` + "\n"
 	dump := "[\n" + `{"model": "auth.user", "fields": {"username": "` + cp1251 + `"}}` + "\n]"
 	utf16 := strings.Join(strings.Split(good, ""), "\x00") + "\x00"
-	const create, app = "user create bob --password-stdin", "client create app --grant password --audience https://api.example"
+	const create = "user create bob --password-stdin"
+	const app = "client create app --grant password --audience https://api.example"
 	const lines, django = "user import --skip-bad --format jsonl ", "user import --format django "
 	f.all(exitUsage, []saying{
 		{cp1251, create, "standard input: line 1: it is not UTF-8"},
@@ -153,12 +156,16 @@ func TestTextIsUTF8(t *testing.T) {
 	})
 	answers := "init --file " + f.path + "/new.yaml --answers " + f.write("answers.yaml", "issuer: "+cp1251)
 	f.all(exitConfig, []saying{
-		{"", "client list --config " + f.write("bad.yaml", "issuer: https://a.test\nlog_level: "+cp1251), "bad.yaml: line 2: it is not"},
-		{"", "client list --config " + f.write("marked.yaml", marked+"log_level: info"), "marked.yaml: it begins with a byte order mark"},
-		{"", "client list --config " + f.write("binary.yaml", "anchor_file: !!binary /w=="), "anchor_file: it is not UTF-8"},
+		{"", "client list --config " + f.write("bad.yaml", "issuer: https://a.test\nlog_level: "+cp1251),
+			"bad.yaml: line 2: it is not"},
+		{"", "client list --config " + f.write("marked.yaml", marked+"log_level: info"),
+			"marked.yaml: it begins with a byte order mark"},
+		{"", "client list --config " + f.write("binary.yaml", "anchor_file: !!binary /w=="),
+			"anchor_file: it is not UTF-8"},
 		{"", answers, "answers.yaml: line 1: it is not UTF-8"},
 		{"", "KEYTURN_ANCHOR_FILE=" + cp1251 + " client list", "anchor_file: KEYTURN_ANCHOR_FILE: it is not UTF-8"},
-		{"", "KEYTURN_LOG_LEVEL_FILE=" + f.write("level", "\n"+cp1251) + " client list", "level: line 2: it is not UTF-8"},
+		{"", "KEYTURN_LOG_LEVEL_FILE=" + f.write("level", "\n"+cp1251) + " client list",
+			"level: line 2: it is not UTF-8"},
 	})
 	if _, err := os.Stat(f.path + "/new.yaml"); !errors.Is(err, os.ErrNotExist) {
 		t.Error("a bad answer has made a configuration")

@@ -154,7 +154,8 @@ func (c *Cluster) url(database string) string {
 	return (&url.URL{Scheme: "postgres", User: url.User("keyturn"), Path: "/" + database, RawQuery: q.Encode()}).String()
 }
 
-// Environ is the environment for a program under test. It lacks the variables of the tests, which keyturn would refuse as unknown.
+// Environ is the environment for a program under test. It lacks the variables of the tests, which keyturn would
+// refuse as unknown.
 func Environ() []string {
 	return slices.DeleteFunc(os.Environ(), func(variable string) bool {
 		return strings.HasPrefix(variable, "KEYTURN_TEST_") || strings.HasPrefix(variable, "KEYTURN_SOAK=")
