@@ -101,7 +101,9 @@ type program struct {
 func start(t *testing.T, dir, command string, env ...string) *program {
 	t.Helper()
 	p := &program{exec.Command("bash", "-euc", command), new(bytes.Buffer)}
-	p.Dir, p.Env = dir, append(os.Environ(), append([]string{"PATH=" + base + ":/usr/bin:/usr/sbin:/bin:" + os.Getenv("PATH"), "OAUTHLIB_INSECURE_TRANSPORT=1"}, env...)...)
+	p.Dir, p.Env = dir, append(storagetest.Environ(),
+		append([]string{"PATH=" + base + ":/usr/bin:/usr/sbin:/bin:" + os.Getenv("PATH"),
+			"OAUTHLIB_INSECURE_TRANSPORT=1"}, env...)...)
 	p.Stdout, p.Stderr = p.out, p.out
 	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p.WaitDelay = time.Second
@@ -126,7 +128,9 @@ func run(t *testing.T, dir, command string, env ...string) (out string, ok bool)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	c := exec.CommandContext(ctx, "bash", "-euc", command)
-	c.Dir, c.Env = dir, append(os.Environ(), append([]string{"PATH=" + base + ":/usr/bin:/usr/sbin:/bin:" + os.Getenv("PATH"), "OAUTHLIB_INSECURE_TRANSPORT=1"}, env...)...)
+	c.Dir, c.Env = dir, append(storagetest.Environ(),
+		append([]string{"PATH=" + base + ":/usr/bin:/usr/sbin:/bin:" + os.Getenv("PATH"),
+			"OAUTHLIB_INSECURE_TRANSPORT=1"}, env...)...)
 	text, err := c.CombinedOutput()
 	return string(text), err == nil
 }
@@ -262,7 +266,7 @@ func (k *keyturn) doWith(input string, args ...string) string {
 	k.t.Helper()
 	c := exec.Command(binary, append(args, "--config=keyturn.yaml")...)
 	var stderr bytes.Buffer
-	c.Dir, c.Stdin, c.Stderr = k.dir, strings.NewReader(input), &stderr
+	c.Dir, c.Env, c.Stdin, c.Stderr = k.dir, storagetest.Environ(), strings.NewReader(input), &stderr
 	out, err := c.Output()
 	if err != nil {
 		k.t.Fatalf("keyturn %v: %v %s", args, err, &stderr)

@@ -30,30 +30,52 @@ type ticket struct {
 	expires  time.Time
 }
 
-// lifetime is when an access token of the client that is issued now expires: after the client's TTL or the server's, and never after
-// the grant.
+// claims are the payload of a ticket's token (RFC 9068 §2.2). Times in it are whole seconds.
+func (t ticket) claims(issuer, id string) api.AccessToken {
+	return api.AccessToken{
+		Issuer:   issuer,
+		Subject:  t.sub,
+		Audience: t.audience,
+		ClientID: t.clientID,
+		Expires:  t.expires.Unix(),
+		IssuedAt: t.issued.Unix(),
+		ID:       id,
+		Scope:    t.scope,
+		AuthTime: t.authTime.Unix(),
+		Session:  t.grant.String(),
+		Roles:    t.roles,
+	}
+}
+
+func newTokenID() string {
+	id := make([]byte, 16)
+	rand.Read(id)
+	return base64.RawURLEncoding.EncodeToString(id)
+}
+
+// lifetime is when an access token of the client that is issued now expires: after the client's TTL or the server's,
+// and never after the grant. The row of a client may have been written by others than Admin: the TTL is between a
+// second and an hour whatever it says.
 func (s *Server) lifetime(c storage.Client, now, grantExpires time.Time) time.Time {
 	ttl := time.Duration(c.AccessTTL)
 	if ttl == 0 {
 		ttl = time.Duration(s.config().AccessTTL)
 	}
-	expires := now.Add(ttl)
+	expires := now.Add(min(max(ttl, minAccessTTL), maxAccessTTL))
 	if grantExpires.Before(expires) {
 		return grantExpires
 	}
 	return expires
 }
 
-// accessToken signs the token of a ticket (RFC 9068 §2.2). Times in it are whole seconds.
+// accessToken signs the token of a ticket, unless it would be too large.
 func (s *Server) accessToken(signer keys.Signer, t ticket) (string, error) {
-	id := make([]byte, 16)
-	rand.Read(id)
-	payload, err := json.Marshal(api.AccessToken{
-		Issuer: s.config().Issuer, Subject: t.sub, Audience: t.audience, ClientID: t.clientID, Expires: t.expires.Unix(), IssuedAt: t.issued.Unix(),
-		ID: base64.RawURLEncoding.EncodeToString(id), Scope: t.scope, AuthTime: t.authTime.Unix(), Session: t.grant.String(), Roles: t.roles,
-	})
+	payload, err := json.Marshal(t.claims(s.config().Issuer, newTokenID()))
 	if err != nil {
 		return "", fmt.Errorf("access token: %w", err)
+	}
+	if size := jwsSize(t.typ, len(payload), s.bitsOf(signer)); size > maxAccessToken {
+		return "", s.tooLarge(t, size)
 	}
 	token, err := signer.Sign(t.typ, payload)
 	if err == nil {

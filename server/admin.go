@@ -53,6 +53,9 @@ func OpenAdmin(ctx context.Context, c Config, o AdminOptions) (*Admin, error) {
 	if problems := c.Problems(false); problems != nil {
 		return nil, &ConfigError{problems}
 	}
+	if !isText(o.Actor) || !isText(o.Reason) {
+		return nil, invalid("reason and actor: valid UTF-8 without NUL")
+	}
 	st, err := openStore(ctx, c, o.Create, keys.Options{Log: discard, Tolerant: true})
 	if err != nil {
 		return nil, err
@@ -118,6 +121,9 @@ func (a *Admin) CreateClient(ctx context.Context, spec ClientSpec) (ClientSecret
 	if err := describeClient(&c, spec); err != nil {
 		return ClientSecret{}, err
 	}
+	if err := a.checkClientSize(ctx, c); err != nil {
+		return ClientSecret{}, err
+	}
 	secret, err := a.clientSecret(&c, spec)
 	if err != nil {
 		return ClientSecret{}, err
@@ -149,8 +155,21 @@ func (a *Admin) clientSecret(c *storage.Client, spec ClientSpec) (string, error)
 
 // checkSecret takes what can be sent in a form and in a header.
 func checkSecret(secret string) error {
-	if len(secret) < 8 || len(secret) > 1024 || !utf8.ValidString(secret) || strings.ContainsAny(secret, "\x00\r\n") {
+	if len(secret) < 8 || len(secret) > 1024 || !isText(secret) || strings.ContainsAny(secret, "\r\n") {
 		return invalid("client secret: 8 to 1024 bytes of UTF-8 on one line")
+	}
+	return checkReplaced("client secret", secret)
+}
+
+// isText reports whether a text is one for both databases: UTF-8 without NUL.
+func isText(text string) bool { return utf8.ValidString(text) && !strings.Contains(text, "\x00") }
+
+// checkReplaced refuses U+FFFD in a new secret: some program has put it in place of what it could not read, and any
+// other password of the same length, read by the same program, would be the same.
+func checkReplaced(what, secret string) error {
+	if strings.ContainsRune(secret, utf8.RuneError) {
+		return invalid("%s: it holds U+FFFD, which stands for a character that could not be read: send it as UTF-8",
+			what)
 	}
 	return nil
 }
@@ -175,11 +194,11 @@ func describeClient(c *storage.Client, spec ClientSpec) error {
 		}
 	}
 	for _, audience := range spec.Audiences {
-		if !isResource(audience) {
+		if !isText(audience) || !isResource(audience) {
 			return invalid("audience %q: an absolute URI without fragment, for instance https://api.example.com", audience)
 		}
 	}
-	if spec.Resource != "" && !isResource(spec.Resource) {
+	if spec.Resource != "" && (!isText(spec.Resource) || !isResource(spec.Resource)) {
 		return invalid("resource %q: an absolute URI without fragment, for instance https://api.example.com", spec.Resource)
 	}
 	if spec.Resource != "" && spec.Public {
@@ -231,6 +250,9 @@ func (a *Admin) UpdateClient(ctx context.Context, id string, change func(*Client
 		AccessTTL: Duration(c.AccessTTL), TokenTyp: c.TokenTyp}
 	change(&spec)
 	if err := describeClient(&c, spec); err != nil {
+		return c, err
+	}
+	if err := a.checkClientSize(ctx, c); err != nil {
 		return c, err
 	}
 	if err := a.db.UpdateClient(ctx, a.by, c, a.now()); err != nil {

@@ -32,6 +32,13 @@ func (a *Admin) CreateUser(ctx context.Context, name, password string, roles []s
 	if err := checkRoles(roles); err != nil {
 		return storage.User{}, err
 	}
+	limit, err := a.roleLimit(ctx)
+	if err != nil {
+		return storage.User{}, err
+	}
+	if err := limit.check(unique(roles)); err != nil {
+		return storage.User{}, err
+	}
 	hash, err := a.hashPassword(password)
 	if err != nil {
 		return storage.User{}, err
@@ -51,6 +58,9 @@ func checkRoles(roles []string) error {
 
 // username is the canonical form of a name that a person typed.
 func (a *Admin) username(name string) (string, error) {
+	if !isText(name) {
+		return "", invalid("username: it is not UTF-8, or holds NUL")
+	}
 	canonical, err := canonicalUsername(name)
 	if err != nil || strings.HasPrefix(canonical, subPrefix) {
 		return "", invalid("username %q: 1 to 255 bytes of letters, digits, marks and ASCII punctuation without spaces (RFC 8265), not beginning with %s", name, subPrefix)
@@ -60,6 +70,12 @@ func (a *Admin) username(name string) (string, error) {
 
 // hashPassword checks a new password against the policy: long enough, nothing else (NIST SP 800-63B).
 func (a *Admin) hashPassword(password string) (string, error) {
+	if !utf8.ValidString(password) { // precis would put U+FFFD in place of each byte
+		return "", invalid("password: it is not UTF-8")
+	}
+	if err := checkReplaced("password", password); err != nil {
+		return "", err
+	}
 	canonical, err := canonicalPassword(password)
 	switch {
 	case err != nil || strings.ContainsAny(password, "\x00\r\n"):

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/keyturn/keyturn/api"
 	"github.com/keyturn/keyturn/storage"
@@ -73,11 +72,14 @@ func parseBasic(header string) (presented, bool) {
 	}
 	id, err1 := url.QueryUnescape(rawID)
 	secret, err2 := url.QueryUnescape(rawSecret)
-	if err1 != nil || err2 != nil || id == "" || !utf8.ValidString(id) || strings.ContainsAny(id, "\x00\r\n") {
+	if err1 != nil || err2 != nil || id == "" || !isLine(id) || !isLine(secret) {
 		return presented{}, false
 	}
 	return presented{id: id, secret: secret, method: api.AuthBasic}, true
 }
+
+// isLine reports whether a text is one that a form may hold as well.
+func isLine(text string) bool { return isText(text) && !strings.ContainsAny(text, "\r\n") }
 
 // authenticate tells which client sent the request: by what was read of it a moment ago, and, where the credentials fail by that, by
 // what it is today, so that a new secret works at once.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"reflect"
 	"runtime"
 	"strconv"
 	"strings"
@@ -26,8 +27,8 @@ type Config struct {
 	BehindProxy  bool     `key:"behind_proxy" default:"false" help:"a proxy in front ends TLS: allow a plaintext listener that is not loopback"`
 	TLSCertFile  string   `key:"tls_cert_file" reload:"true" help:"PEM certificate chain of the public listener"`
 	TLSKeyFile   string   `key:"tls_key_file" reload:"true" help:"PEM private key of the public listener"`
-	TrustedProxy List     `key:"trusted_proxies" help:"CIDRs of proxies whose X-Forwarded-For counts"`
-	CORSOrigins  List     `key:"cors_origins" reload:"true" help:"browser origins that may call /token and /revoke"`
+	TrustedProxy List     `key:"trusted_proxies" help:"CIDRs of proxies whose X-Forwarded-For counts, none wider than /8 of IPv4 or /7 of IPv6"`
+	CORSOrigins  List     `key:"cors_origins" reload:"true" help:"browser origins that may call /token and /revoke, each written out"`
 
 	Database              string `key:"database" default:"sqlite:keyturn.db" scope:"database" help:"sqlite:FILE or postgres://USER:PASSWORD@HOST/NAME?sslmode=verify-full"`
 	AllowInsecureDatabase bool   `key:"allow_insecure_database" default:"false" scope:"database" help:"allow PostgreSQL on another host without sslmode=verify-full"`
@@ -83,6 +84,7 @@ func (c Config) Problems(forServe bool) []error {
 			add(fmt.Errorf(format, args...))
 		}
 	}
+	problems = append(problems, c.textProblems()...)
 	add(storage.CheckURL(c.Database, c.AllowInsecureDatabase))
 	refuse(c.masterKeyPath() == "", "master_key_file: is required with PostgreSQL: `openssl rand -base64 32` makes the content, chmod 600 the file")
 	problems = append(problems, c.Keys().Problems()...)
@@ -105,6 +107,26 @@ func (c Config) Problems(forServe bool) []error {
 	add(err)
 	if forServe {
 		problems = append(problems, c.listenerProblems()...)
+	}
+	return problems
+}
+
+// textProblems tells of settings that are no text.
+func (c Config) textProblems() []error {
+	var problems []error
+	fields := reflect.ValueOf(c)
+	for i := range fields.NumField() {
+		text := ""
+		switch v := fields.Field(i).Interface().(type) {
+		case string:
+			text = v
+		case List:
+			text = strings.Join(v, ",")
+		}
+		if !isText(text) {
+			key := fields.Type().Field(i).Tag.Get("key")
+			problems = append(problems, fmt.Errorf("%s: it is not UTF-8, or holds NUL", key))
+		}
 	}
 	return problems
 }
@@ -132,6 +154,23 @@ func (c Config) listenerProblems() []error {
 		add(checkOrigin(origin))
 	}
 	return problems
+}
+
+// Warning is something in the configuration that works, and not as it should.
+type Warning struct{ Found, Advice string }
+
+func (w Warning) String() string { return w.Found + ": " + w.Advice }
+
+// Warnings tells what serve runs with, and should not.
+func (c Config) Warnings() []Warning {
+	var warnings []Warning
+	if c.BehindProxy && len(c.TrustedProxy) == 0 {
+		warnings = append(warnings, Warning{
+			"behind_proxy is on, and no proxy is trusted",
+			"all clients share the proxy's address in log and throttle: name it in trusted_proxies",
+		})
+	}
+	return warnings
 }
 
 // FileProblems tells what is wrong with the files that serve reads besides: nothing of those which this user may not read.
@@ -200,30 +239,9 @@ func checkListener(name, address string, anywhere bool) error {
 	return nil
 }
 
-// checkOrigin wants an origin as browsers send it (RFC 6454 §6.2): scheme://host[:port] and nothing else.
-func checkOrigin(origin string) error {
-	u, err := url.Parse(origin)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || origin != u.Scheme+"://"+u.Host || strings.ToLower(origin) != origin {
-		return fmt.Errorf("cors_origins: %q is not an origin as browsers send it, for instance https://app.example.com", origin)
-	}
-	return nil
-}
-
 func isLoopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && ip.IsLoopback()
-}
-
-func (c Config) trustedProxies() ([]netip.Prefix, error) {
-	var prefixes []netip.Prefix
-	for _, text := range c.TrustedProxy {
-		prefix, err := netip.ParsePrefix(text)
-		if err != nil {
-			return nil, fmt.Errorf("trusted_proxies: %q is not a CIDR, for instance 10.0.0.0/8", text)
-		}
-		prefixes = append(prefixes, prefix)
-	}
-	return prefixes, nil
 }
 
 // Keys is the schedule of the signing keys.

@@ -115,6 +115,7 @@ const (
 	longRefreshIdle = Duration(30 * 24 * time.Hour)
 	longRefreshMax  = Duration(180 * 24 * time.Hour)
 	longRetryWindow = Duration(time.Minute)
+	goodHashMemory  = Size(19 << 20) // OWASP Password Storage Cheat Sheet: argon2id with t=2, p=1
 )
 
 func (d *doctor) settings() {
@@ -128,7 +129,12 @@ func (d *doctor) settings() {
 		"so long is a stolen one not noticed (RFC 9700 §4.14.2): the ten seconds of the default are enough for a retry")
 	d.warn(c.PasswordGrant, "settings", "the password grant is on", "RFC 9700 §2.4 says that it must not be used, since clients see passwords: only your own clients should have it; password_grant: false turns it off")
 	d.warn(strings.HasPrefix(c.Issuer, "http:"), "settings", "the issuer is an http URL", "that is for this machine alone: tokens and passwords travel in the clear (RFC 9700 §2.6)")
-	d.warn(c.BehindProxy && len(c.TrustedProxy) == 0, "settings", "behind_proxy is on, and no proxy is trusted", "all clients share the proxy's address in log and throttle: name it in trusted_proxies")
+	for _, w := range c.Warnings() {
+		d.add("settings", FindingWarning, w.Found, w.Advice)
+	}
+	d.warn(c.PasswordHashMemory < goodHashMemory, "settings",
+		fmt.Sprintf("a password hash takes %v of memory", c.PasswordHashMemory),
+		"stolen hashes are cheap to guess then: OWASP wants 19MiB or more with two passes: password_hash_memory: 19MiB")
 	d.warn(c.AllowInsecureDatabase, "settings", "the connection to PostgreSQL need not be verified", "whoever is on the way can read and change everything: use sslmode=verify-full")
 	d.warn(c.LogLevel == "debug", "settings", "the log is at level debug", "info is meant for every day")
 	if len(d.findings) == before {

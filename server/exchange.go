@@ -42,7 +42,13 @@ func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 func (s *Server) wrap(r routes) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		begun := time.Now()
-		x := &exchange{ResponseWriter: w, id: s.requestID(q), route: "other", address: clientAddress(q, s.trusted), status: http.StatusOK}
+		x := &exchange{
+			ResponseWriter: w,
+			id:             s.requestID(q),
+			route:          "other",
+			address:        s.addressOf(q),
+			status:         http.StatusOK,
+		}
 		x.from = x.address.String()
 		traced, endTrace := s.beginTrace(q, x)
 		x.Header().Set("X-Request-Id", x.id)

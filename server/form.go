@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/keyturn/keyturn/api"
 )
@@ -129,7 +128,7 @@ func unescape(s string) (string, error) {
 	if err != nil {
 		return "", fail(api.InvalidRequest, "malformed percent-encoding")
 	}
-	if !utf8.ValidString(plain) || strings.ContainsAny(plain, "\x00\r\n") {
+	if !isLine(plain) {
 		return "", fail(api.InvalidRequest, "NUL, CR, LF or invalid UTF-8 in a parameter")
 	}
 	return plain, nil

@@ -112,6 +112,7 @@ func Serve(ctx context.Context, c Config, o Options, l Listeners) error {
 	if o.Log == nil {
 		o.Log = discard
 	}
+	c.warn(o.Log)
 	starting := http.HandlerFunc(c.starting)
 	f, err := newFront(c, l, starting, starting)
 	if err != nil {

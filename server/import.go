@@ -49,7 +49,11 @@ const importBatch = 1024
 // ImportUsers makes users with the password hashes that they have elsewhere; each is replaced by one of ours when its user first logs in. All are
 // imported or, if there is one to refuse, none, unless o.SkipBad. Who has been refused is no error.
 func (a *Admin) ImportUsers(ctx context.Context, from []ImportedUser, o ImportOptions) (Import, error) {
-	i := importer{admin: a, told: o.Told, rows: map[string]ImportedUser{}}
+	limit, err := a.roleLimit(ctx)
+	if err != nil {
+		return Import{Refused: []RefusedUser{}}, err
+	}
+	i := importer{admin: a, told: o.Told, rows: map[string]ImportedUser{}, limit: limit}
 	users := i.check(from)
 	batch, dry := max(len(users), 1), o.DryRun || len(i.refused) > 0 && !o.SkipBad
 	if o.SkipBad {
@@ -81,6 +85,7 @@ func (a *Admin) ImportUsers(ctx context.Context, from []ImportedUser, o ImportOp
 type importer struct {
 	admin   *Admin
 	told    func(n, of int)
+	limit   roleLimit
 	rows    map[string]ImportedUser // by canonical username, of those that are not refused
 	refused []RefusedUser
 	begun   int
@@ -95,7 +100,8 @@ func (i *importer) check(from []ImportedUser) (users []storage.User) {
 	now := storage.At(i.admin.now())
 	for _, u := range from {
 		name, err := i.admin.username(u.Username)
-		if err = errors.Join(err, checkRoles(u.Roles), checkHash(u.Hash)); u.Problem != "" {
+		err = errors.Join(err, checkRoles(u.Roles), i.limit.check(unique(u.Roles)), checkHash(u.Hash))
+		if u.Problem != "" {
 			err = errors.New(u.Problem)
 		}
 		if before, twice := i.rows[name]; err == nil && twice {
@@ -119,6 +125,9 @@ func (i *importer) check(from []ImportedUser) (users []storage.User) {
 func checkHash(text string) error {
 	if text == "" {
 		return nil
+	}
+	if !isText(text) {
+		return errors.New("password hash: it is not UTF-8, or holds NUL")
 	}
 	_, err := parseOldHash(text)
 	return err

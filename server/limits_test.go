@@ -128,27 +128,6 @@ func TestForgedForwardedForDoesNotCount(t *testing.T) {
 	})
 }
 
-func TestClientAddress(t *testing.T) {
-	trusted := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
-	for _, c := range []struct{ peer, forwarded, want string }{
-		{"192.0.2.1:1", "203.0.113.1", "192.0.2.1"},
-		{"10.0.0.1:1", "", "10.0.0.1"},
-		{"10.0.0.1:1", "203.0.113.1", "203.0.113.1"},
-		{"10.0.0.1:1", "198.51.100.1, 203.0.113.1, 10.0.0.2", "203.0.113.1"},
-		{"10.0.0.1:1", "garbage, 10.0.0.2", "10.0.0.2"},
-		{"10.0.0.1:1", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"},
-		{"[::ffff:10.0.0.1]:1", "203.0.113.1", "203.0.113.1"},
-	} {
-		r := &http.Request{RemoteAddr: c.peer, Header: http.Header{}}
-		if c.forwarded != "" {
-			r.Header.Set("X-Forwarded-For", c.forwarded)
-		}
-		if got := clientAddress(r, trusted).String(); got != c.want {
-			t.Errorf("%+v: %s", c, got)
-		}
-	}
-}
-
 // Whoever keeps failing is told to wait, as a client at an address and as an address. Right credentials are never refused for it.
 func TestClientsThatKeepFailing(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {

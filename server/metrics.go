@@ -30,7 +30,9 @@ type metrics struct {
 	hashed        prometheus.Histogram
 	reloads       *prometheus.CounterVec
 	reloaded      prometheus.Gauge
-	handler       http.Handler
+
+	forwardedUnreadable prometheus.Counter
+	handler             http.Handler
 }
 
 func newMetrics(s *Server) *metrics {
@@ -58,11 +60,15 @@ func newMetrics(s *Server) *metrics {
 		reloads:  counters("keyturn_config_reloads_total", "Configurations read again, by outcome.", "outcome"),
 		reloaded: gauge("keyturn_config_reload_ok", "1 if the configuration that was read last was taken, but for what needs a restart, else 0."),
 	}
+	m.forwardedUnreadable = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "keyturn_forwarded_unreadable_total",
+		Help: "Requests whose X-Forwarded-For, from a trusted proxy, holds what is not an address.",
+	})
 	m.reloaded.Set(1)
 	m.cleanedAt.Set(float64(s.now().Unix()))
 	m.beginAtZero()
-	m.registry.MustRegister(m.requests, m.tokens, m.failures, m.refreshes, m.loginFailures, m.signed, m.jwks, m.cleaned, m.cleanedAt, m.throttled, m.hashed, m.reloads,
-		m.reloaded, keyMetrics{s},
+	m.registry.MustRegister(m.requests, m.tokens, m.failures, m.refreshes, m.loginFailures, m.signed, m.jwks, m.cleaned,
+		m.cleanedAt, m.throttled, m.hashed, m.reloads, m.reloaded, m.forwardedUnreadable, keyMetrics{s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.buildInfo())
 	m.registry.MustRegister(s.gauges()...)
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
@@ -71,8 +77,10 @@ func newMetrics(s *Server) *metrics {
 
 // beginAtZero makes the series that are known beforehand, so that the first event of each is an increase.
 func (m *metrics) beginAtZero() {
-	for _, kind := range []storage.RefreshOutcome{storage.RefreshFresh, storage.RefreshAhead, storage.RefreshRetry, storage.RefreshLate,
-		storage.RefreshReuse, storage.RefreshDead} {
+	for _, kind := range []storage.RefreshOutcome{
+		storage.RefreshFresh, storage.RefreshAhead, storage.RefreshRetry, storage.RefreshLate, storage.RefreshReuse,
+		storage.RefreshDead, storage.RefreshTooLarge,
+	} {
 		m.refreshes.WithLabelValues(string(kind))
 	}
 	for _, cause := range []string{causeBusy, causeDatabase, causeKeys, causeClock, causeInternal} {

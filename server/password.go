@@ -283,6 +283,22 @@ func (s *Server) beginGrant(q *request, view storage.LoginView, l login) (api.To
 		Scope: l.scope, Audience: strings.Join(l.granted, " "), CreatedAt: storage.At(now), ExpiresAt: storage.At(expires),
 		IdleExpiresAt: storage.At(now.Add(min(time.Duration(s.config().RefreshIdleTTL), time.Duration(s.config().RefreshMaxTTL)))),
 	}
+	access := ticket{
+		grant:    g.ID,
+		sub:      view.User.Sub,
+		clientID: q.client.ID,
+		typ:      keys.Typ(q.client.TokenTyp),
+		audience: l.audience,
+		scope:    l.scope,
+		roles:    view.User.Roles,
+		authTime: now,
+		issued:   now,
+		expires:  accessExpires,
+	}
+	if err := s.checkSize(signer, access); err != nil {
+		s.event(q, "login", "failed", slog.String("reason", "token too large"))
+		return none, err
+	}
 	refreshable := hasGrant(q.client, api.GrantRefreshToken)
 	if refreshable {
 		g.FamilyHash = t.familyHash()
@@ -300,8 +316,7 @@ func (s *Server) beginGrant(q *request, view storage.LoginView, l login) (api.To
 	if err != nil {
 		return none, err
 	}
-	response, err := s.respond(signer, ticket{grant: g.ID, sub: view.User.Sub, clientID: q.client.ID, typ: keys.Typ(q.client.TokenTyp),
-		audience: l.audience, scope: l.scope, roles: view.User.Roles, authTime: now, issued: now, expires: accessExpires})
+	response, err := s.respond(signer, access)
 	if refreshable {
 		response.RefreshToken = t.seal(s.ring.Secrets(), now)
 	}

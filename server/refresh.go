@@ -42,31 +42,27 @@ func (s *Server) refresh(ctx context.Context, q *request) (response api.TokenRes
 		return none, err
 	}
 	defer signed()
+	return s.refreshWith(ctx, q, t)
+}
+
+// refreshWith refreshes with a token whose MAC is right. From its statement on only bounded work follows.
+func (s *Server) refreshWith(ctx context.Context, q *request, t refreshToken) (api.TokenResponse, error) {
+	none := api.TokenResponse{}
 	now := s.now().Truncate(time.Millisecond)
 	// The latest moment that the access token can expire; the grant may end before.
 	signer, err := s.ring.Signer(ctx, s.lifetime(q.client, now, now.Add(maxAccessTTL)))
 	if err != nil {
 		return none, err
 	}
-	r := storage.Refresh{
-		ID:          t.grant,
-		Generation:  int64(t.generation),
-		FamilyHash:  t.familyHash(),
-		ClientID:    q.client.ID,
-		Revision:    q.revision(),
-		KID:         signer.KID,
-		IdleTTL:     time.Duration(s.config().RefreshIdleTTL),
-		RetryWindow: time.Duration(s.config().RefreshRetryWindow),
-		LateRetry:   time.Duration(s.config().RefreshLateRetry),
-		Arrived:     q.at,
-		Outages:     s.outages(t.grant),
-		Unsure:      s.clock.Sure() != nil,
+	r := s.presentation(q, t, signer)
+	if r.MaxRoles, err = s.rolesThatFit(q, signer); err != nil {
+		return none, err
 	}
 	if err := s.checkBeforeRotation(ctx, q, r, now); err != nil {
 		return none, err
 	}
 	rotating, rotated := s.span(ctx, "rotate grant")
-	g, outcome, err := s.db.RefreshGrant(rotating, r, now)
+	g, outcome, err := s.rotate(rotating, q, signer, r, now)
 	rotated(err)
 	if err != nil {
 		return none, err
@@ -76,12 +72,37 @@ func (s *Server) refresh(ctx context.Context, q *request) (response api.TokenRes
 	}
 	q.remembered = false
 	s.metrics.refreshes.WithLabelValues(string(outcome)).Inc()
-	if outcome == storage.RefreshDead || outcome == storage.RefreshReuse {
+	switch outcome {
+	case storage.RefreshDead, storage.RefreshReuse:
+		err = errRefresh
+	case storage.RefreshTooLarge:
+		err = errTooLarge
+	}
+	if err != nil {
 		s.event(q, "refresh", "failed", slog.String("reason", string(outcome)), slog.String("sid", t.grant.String()))
-		return none, errRefresh
+		return none, err
 	}
 	s.event(q, "refresh", "ok", slog.String("kind", string(outcome)), slog.String("sid", t.grant.String()))
 	return s.refreshed(q, signer, t, g, now)
+}
+
+// presentation is the presentation of a token at this moment.
+func (s *Server) presentation(q *request, t refreshToken, signer keys.Signer) storage.Refresh {
+	c := s.config()
+	return storage.Refresh{
+		ID:          t.grant,
+		Generation:  int64(t.generation),
+		FamilyHash:  t.familyHash(),
+		ClientID:    q.client.ID,
+		Revision:    q.revision(),
+		KID:         signer.KID,
+		IdleTTL:     time.Duration(c.RefreshIdleTTL),
+		RetryWindow: time.Duration(c.RefreshRetryWindow),
+		LateRetry:   time.Duration(c.RefreshLateRetry),
+		Arrived:     q.at,
+		Outages:     s.outages(t.grant),
+		Unsure:      s.clock.Sure() != nil,
+	}
 }
 
 // outages are the times for which the retry window of a grant does not run, in order.
@@ -135,8 +156,7 @@ func (s *Server) refreshed(q *request, signer keys.Signer, t refreshToken, g sto
 	if err != nil {
 		return api.TokenResponse{}, err
 	}
-	response, err := s.respond(signer, ticket{grant: g.ID, sub: *g.Sub, clientID: g.ClientID, typ: keys.Typ(q.client.TokenTyp), audience: audience,
-		scope: scope, roles: g.Roles, authTime: g.CreatedAt.Time, issued: now, expires: s.lifetime(q.client, now, g.ExpiresAt.Time)})
+	response, err := s.respond(signer, s.refreshTicket(q, g, scope, audience, now))
 	t.generation = uint32(g.Generation)
 	response.RefreshToken = t.seal(s.ring.Secrets(), g.RotatedAt.Time)
 	return response, err

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"reflect"
 	"strings"
@@ -68,6 +69,7 @@ func (s *Server) reload(ctx context.Context, f *front, o Options, c Config) erro
 	if err := s.recordSchedule(ctx, mixed); err != nil && changed { // commands would go by other settings than the server
 		return err
 	}
+	c.warn(s.log)
 	s.follow(mixed)
 	f.certificate.Store(certificate)
 	if level, err := mixed.logLevel(); err == nil && o.Level != nil {
@@ -78,6 +80,13 @@ func (s *Server) reload(ctx context.Context, f *front, o Options, c Config) erro
 		s.log.Warn("some settings change with a restart only", "event", "config.reload", "settings", strings.Join(later, " "))
 	}
 	return nil
+}
+
+// warn tells the log of the warnings of a configuration that is taken.
+func (c Config) warn(log *slog.Logger) {
+	for _, w := range c.Warnings() {
+		log.Warn("the configuration should be changed", "event", "config", "warning", w.String())
+	}
 }
 
 // follow goes by another configuration from now on.

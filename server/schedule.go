@@ -1,13 +1,14 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 )
 
-// schedule is what commands must know of the servers of their database: by these settings keys live, and verifiers keep what they were
-// told. The server that started last has recorded it.
+// schedule is what commands must know of the servers of their database: by these settings keys live, verifiers keep
+// what they were told, and access tokens have their size. The server that started last has recorded it.
 type schedule struct {
 	AccessTTL           Duration `json:"access_ttl"`
 	RefreshMaxTTL       Duration `json:"refresh_max_ttl"`
@@ -15,10 +16,19 @@ type schedule struct {
 	KeyPublishLead      Duration `json:"key_publish_lead"`
 	JWKSMaxAge          Duration `json:"jwks_max_age"`
 	KeyBits             int      `json:"key_bits"`
+	Issuer              string   `json:"issuer"`
 }
 
 func (c Config) schedule() schedule {
-	return schedule{c.AccessTTL, c.RefreshMaxTTL, c.KeyRotationInterval, c.KeyPublishLead, c.JWKSMaxAge, c.KeyBits}
+	return schedule{
+		AccessTTL:           c.AccessTTL,
+		RefreshMaxTTL:       c.RefreshMaxTTL,
+		KeyRotationInterval: c.KeyRotationInterval,
+		KeyPublishLead:      c.KeyPublishLead,
+		JWKSMaxAge:          c.JWKSMaxAge,
+		KeyBits:             c.KeyBits,
+		Issuer:              c.Issuer,
+	}
 }
 
 func (s *Server) recordSchedule(ctx context.Context, c Config) error {
@@ -65,6 +75,7 @@ func (c Config) following(s schedule, given map[string]bool) Config {
 		{"key_publish_lead", func() { c.KeyPublishLead = s.KeyPublishLead }},
 		{"jwks_max_age", func() { c.JWKSMaxAge = s.JWKSMaxAge }},
 		{"key_bits", func() { c.KeyBits = s.KeyBits }},
+		{"issuer", func() { c.Issuer = cmp.Or(s.Issuer, c.Issuer) }}, // an older server has recorded none
 	} {
 		if !given[setting.key] {
 			setting.follow()

@@ -96,7 +96,9 @@ type Server struct {
 	replaced       atomic.Bool  // the file of the database is not the one that was opened
 	readiness      atomic.Pointer[readiness]
 	looking        atomic.Pointer[time.Time] // since when a look is under way
-	toldUnready    time.Duration // when the log was last told; the watch loop alone uses it
+	toldUnready    time.Duration             // when the log was last told; the watch loop alone uses it
+
+	forwardedWarned atomic.Int64 // when the log last told of an unreadable X-Forwarded-For, in unix nanoseconds
 }
 
 // Open checks the configuration, opens database and keys, and lets the keys begin if there are none. *ConfigError tells all that is

@@ -69,6 +69,7 @@ type GrantState struct {
 	Sub              *string `db:"sub" json:"sub"` // nil: the user is gone
 	Username         *string `db:"username" json:"username"`
 	Roles            List    `db:"roles" json:"-"`
+	RolesSize        int64   `db:"roles_size" json:"-"` // of the JSON text; 0 in what a rotation returns
 	UserEpochNow     *int64  `db:"user_epoch_now" json:"-"`
 	UserDisabledAt   *Time   `db:"user_disabled_at" json:"-"`
 	ClientEpochNow   *int64  `db:"client_epoch_now" json:"-"` // nil: the client is gone
@@ -86,7 +87,8 @@ func (s GrantState) Live(now time.Time) bool {
 
 const grantStateColumns = `g.id, g.user_id, g.user_epoch, g.client_epoch, g.client_id, g.family_hash, g.generation, g.kid, g.scope, g.audience,
 	g.created_at, g.rotated_at, g.expires_at, g.idle_expires_at, g.revoked_at, g.revoked_reason, g.late_retry_at,
-	u.sub, u.username, COALESCE(u.roles, '[]') AS roles, u.epoch AS user_epoch_now, u.disabled_at AS user_disabled_at,
+	u.sub, u.username, COALESCE(u.roles, '[]') AS roles, COALESCE(LENGTH(u.roles), 0) AS roles_size,
+	u.epoch AS user_epoch_now, u.disabled_at AS user_disabled_at,
 	c.epoch AS client_epoch_now, c.disabled_at AS client_disabled_at, current_setting('transaction_read_only') = 'on' AS stale`
 
 const grantStateTables = ` FROM grants g LEFT JOIN users u ON u.id = g.user_id LEFT JOIN clients c ON c.id = g.client_id`

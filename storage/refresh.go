@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -19,6 +20,8 @@ const (
 	RefreshReuse RefreshOutcome = "reuse"      // any other token that was replaced: the grant has been ended
 	RefreshDead  RefreshOutcome = "dead"       // no live grant of this client and family: nothing changed
 	RefreshAsk   RefreshOutcome = "ask"        // not fresh, or the client is of another revision by now: nothing changed
+
+	RefreshTooLarge RefreshOutcome = "too_large" // fresh or ahead, but roles exceed MaxRoles: nothing changed
 )
 
 // Refresh is one presentation of a refresh token whose MAC is right.
@@ -35,6 +38,7 @@ type Refresh struct {
 	Arrived     time.Time     // when the request came, by which the window is judged; the zero value: now
 	Outages     []Span        // when the database was away, in order: the window does not run meanwhile
 	Unsure      bool          // this replica is not sure of the time: it ends nothing
+	MaxRoles    int64         // rotate only if users.roles, as JSON text, has at most so many bytes; 0: no bound
 }
 
 // Span is a time from one moment to another.
@@ -75,7 +79,11 @@ func (d *DB) RefreshGrant(ctx context.Context, r Refresh, now time.Time) (GrantS
 	if err != nil {
 		return GrantState{}, "", err
 	}
-	switch outcome := r.Classify(s, now); outcome {
+	outcome := r.Classify(s, now)
+	if (outcome == RefreshFresh || outcome == RefreshAhead) && s.RolesSize > r.maxRoles() {
+		return s, RefreshTooLarge, nil
+	}
+	switch outcome {
 	case RefreshAhead:
 		return d.catchUp(ctx, r, now)
 	case RefreshLate:
@@ -135,13 +143,25 @@ const rotateReturning = ` RETURNING id, user_id, user_epoch, client_epoch, clien
 const rotateSet = `UPDATE grants AS g SET generation = $1, rotated_at = $2,
 	idle_expires_at = CASE WHEN g.expires_at < $3 THEN g.expires_at ELSE $3 END, kid = $4
 	WHERE g.id = $5 AND g.family_hash = $6 AND g.client_id = $7 AND g.revoked_at IS NULL AND g.expires_at >= $10 AND g.idle_expires_at > $2
-	AND EXISTS (SELECT 1 FROM users u WHERE u.id = g.user_id AND u.disabled_at IS NULL AND u.epoch = g.user_epoch)
+	AND EXISTS (SELECT 1 FROM users u WHERE u.id = g.user_id AND u.disabled_at IS NULL AND u.epoch = g.user_epoch
+		AND LENGTH(u.roles) <= CAST($11 AS BIGINT))
 	AND EXISTS (SELECT 1 FROM clients c WHERE c.id = g.client_id AND c.disabled_at IS NULL AND c.epoch = g.client_epoch
 		AND CAST($8 AS BIGINT) IN (0, c.revision))`
 
 func (r Refresh) rotateArgs(now time.Time) []any {
-	return []any{r.Generation + 1, At(now), At(now.Add(r.IdleTTL)), r.KID, r.ID, r.FamilyHash, r.ClientID, r.Revision, r.Generation,
-		expiresAfter(now)}
+	return []any{
+		r.Generation + 1, At(now), At(now.Add(r.IdleTTL)), r.KID, r.ID, r.FamilyHash, r.ClientID, r.Revision,
+		r.Generation,
+		expiresAfter(now),
+		r.maxRoles(),
+	}
+}
+
+func (r Refresh) maxRoles() int64 {
+	if r.MaxRoles == 0 {
+		return math.MaxInt64
+	}
+	return r.MaxRoles
 }
 
 // rotate is the statement of a fresh token. ErrNotFound if it changes nothing.

@@ -63,6 +63,11 @@ func lately(at time.Duration) func(*testing.T, *storage.DB, storage.Grant) {
 	}
 }
 
+// maxRoles presents a generation with a bound of the roles, which are ["reader"], 10 bytes.
+func maxRoles(generation, bound int64) func(*storage.Refresh) {
+	return func(r *storage.Refresh) { r.Generation, r.MaxRoles = generation, bound }
+}
+
 func TestRefresh(t *testing.T) {
 	soon := time.Minute + time.Second
 	cases := []refreshCase{
@@ -130,6 +135,26 @@ func TestRefresh(t *testing.T) {
 			want: storage.RefreshDead, generation: 2},
 		{name: "another family", present: func(r *storage.Refresh) { r.FamilyHash = "guess" }, after: soon, want: storage.RefreshDead},
 		{name: "no such grant", present: func(r *storage.Refresh) { r.ID++ }, after: soon, want: storage.RefreshDead},
+		{name: "roles fit", present: maxRoles(0, 10), after: soon, want: storage.RefreshFresh, generation: 1},
+		{name: "roles too large", present: maxRoles(0, 9), after: soon, want: storage.RefreshTooLarge},
+		{name: "roles too large, ahead", present: maxRoles(7, 9), after: soon, want: storage.RefreshTooLarge},
+		{
+			name:       "roles too large, retry",
+			before:     rotated(1),
+			present:    maxRoles(0, 9),
+			after:      soon,
+			want:       storage.RefreshRetry,
+			generation: 1,
+		},
+		{
+			name:       "roles too large, reuse",
+			before:     rotated(2),
+			present:    maxRoles(0, 9),
+			after:      soon,
+			want:       storage.RefreshReuse,
+			generation: 2,
+			revoked:    "reuse",
+		},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

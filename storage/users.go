@@ -46,6 +46,11 @@ func (d *DB) Users(ctx context.Context) ([]User, error) {
 	return users, d.all(ctx, "users", &users, `SELECT `+userColumns+` FROM users ORDER BY username`)
 }
 
+// LongestRoles is the size in bytes of the longest roles of a user, as JSON text; 0 if there is no user.
+func (d *DB) LongestRoles(ctx context.Context) (bytes int64, err error) {
+	return bytes, d.get(ctx, "users", &bytes, `SELECT COALESCE(MAX(LENGTH(roles)), 0) FROM users`)
+}
+
 // UsersWithout counts the users who have a password hash that does not begin so.
 func (d *DB) UsersWithout(ctx context.Context, prefix string) (n int64, err error) {
 	return n, d.get(ctx, "users", &n, `SELECT COUNT(*) FROM users WHERE password_hash <> '' AND substr(password_hash, 1, $1) <> $2`, len(prefix), prefix)

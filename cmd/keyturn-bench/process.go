@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -29,6 +30,9 @@ type process struct {
 func start(name string, args ...string) (*process, error) {
 	p := &process{cmd: exec.Command(name, args...), ended: make(chan error, 1)}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	p.cmd.Env = slices.DeleteFunc(os.Environ(), func(variable string) bool { // what is measured must not depend on it
+		return strings.HasPrefix(variable, "KEYTURN_")
+	})
 	out, err := p.cmd.StderrPipe()
 	if err != nil {
 		return nil, err

@@ -95,5 +95,11 @@ func urlOf(url, file string) (string, error) {
 		return url, nil
 	}
 	text, err := os.ReadFile(file)
-	return strings.TrimSpace(string(text)), err
+	if err != nil {
+		return "", err
+	}
+	if err := textIn(file, text); err != nil {
+		return "", usageError{err}
+	}
+	return strings.TrimSpace(string(text)), nil
 }

@@ -136,7 +136,7 @@ func (a *app) loadLayers(k *koanf.Koanf, flags *pflag.FlagSet) (problems []error
 	fromFile, origins, errs := readConfigFile(a.configPath(flags))
 	give(fromFile, origins, errs...)
 	fromEnv, origins, errs := a.readEnvironment()
-	give(fromEnv, origins, errs...)
+	give(fromEnv, origins, append(errs, unknownVariables(a.environ)...)...)
 	fromFlags, origins := map[string]any{}, map[string]string{}
 	for _, s := range settings {
 		if f := flags.Lookup(s.flag); f != nil && f.Changed && isSetting(f) {
@@ -165,6 +165,9 @@ func readConfigFile(path string) (values map[string]any, origins map[string]stri
 	}
 	content, err := os.ReadFile(path)
 	if err != nil {
+		return nil, nil, []error{fmt.Errorf("config: %w", err)}
+	}
+	if err := textIn(path, content); err != nil {
 		return nil, nil, []error{fmt.Errorf("config: %w", err)}
 	}
 	var document, more yaml.Node
@@ -205,15 +208,23 @@ func readConfigFile(path string) (values map[string]any, origins map[string]stri
 
 // didYouMean is the setting that a word is nearest to, as a question, if there is one near.
 func didYouMean(word string) string {
-	names := &cobra.Command{SuggestionsMinimumDistance: 2}
+	var keys []string
 	for _, s := range settings {
-		names.AddCommand(&cobra.Command{Use: s.key, Run: func(*cobra.Command, []string) {}})
+		keys = append(keys, s.key)
 	}
-	near := names.SuggestionsFor(strings.ReplaceAll(word, "-", "_"))
-	if len(near) == 0 {
-		return ""
+	if near := nearest(strings.ReplaceAll(word, "-", "_"), keys); near != "" {
+		return fmt.Sprintf(": did you mean %s?", near)
 	}
-	return fmt.Sprintf(": did you mean %s?", near[0])
+	return ""
+}
+
+// nearest is the name that a word is nearest to; "" if none is near.
+func nearest(word string, names []string) string {
+	known := &cobra.Command{SuggestionsMinimumDistance: 2}
+	for _, name := range names {
+		known.AddCommand(&cobra.Command{Use: name, Run: func(*cobra.Command, []string) {}})
+	}
+	return append(known.SuggestionsFor(word), "")[0]
 }
 
 // readEnvironment reads KEYTURN_* and the files that KEYTURN_*_FILE name. A setting from both is refused: which one counts should not
@@ -226,9 +237,16 @@ func (a *app) readEnvironment() (values map[string]any, origins map[string]strin
 		case value != "" && file != "":
 			problems = append(problems, fmt.Errorf("%s: %s and %s_FILE are both set: unset one", s.key, s.env, s.env))
 		case value != "":
+			if err := checkWord(value); err != nil {
+				problems = append(problems, fmt.Errorf("%s: %s: %w", s.key, s.env, err))
+				continue
+			}
 			values[s.key], origins[s.key] = value, "environment "+s.env
 		case file != "":
 			content, err := os.ReadFile(file)
+			if err == nil {
+				err = textIn(file, content)
+			}
 			if err != nil {
 				problems = append(problems, fmt.Errorf("%s: %s_FILE: %w", s.key, s.env, err))
 				continue
@@ -300,7 +318,10 @@ func (a *app) configCommand() *cobra.Command {
 		if problems := config.FileProblems(); problems != nil {
 			return &server.ConfigError{Problems: problems}
 		}
-		fmt.Fprintln(a.stderr, "the configuration is valid")
+		for _, w := range config.Warnings() {
+			a.say("keyturn: warning: %v", w)
+		}
+		a.say("the configuration is valid")
 		return nil
 	}
 	return noun("config", "The configuration", validate, a.configShow())

@@ -43,7 +43,8 @@ func newProcess(t *testing.T, databaseURL string) *process {
 func (p *process) command(args ...string) *exec.Cmd {
 	c := exec.Command(os.Args[0], args...)
 	c.Args[0] = "keyturn"
-	c.Env = append(os.Environ(), "KEYTURN_DATABASE="+p.databaseURL, "KEYTURN_MASTER_KEY_FILE="+p.master, "KEYTURN_PASSWORD_HASH_MEMORY=7MiB",
+	c.Env = append(storagetest.Environ(), "KEYTURN_DATABASE="+p.databaseURL, "KEYTURN_MASTER_KEY_FILE="+p.master,
+		"KEYTURN_PASSWORD_HASH_MEMORY=7MiB",
 		"KEYTURN_LOG_LEVEL=error")
 	return c
 }

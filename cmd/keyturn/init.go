@@ -45,6 +45,9 @@ func (a *app) initCommand() *cobra.Command {
 
 // firstConfiguration asks for what flags, environment and answers do not say, and writes the file.
 func (a *app) firstConfiguration(flags *pflag.FlagSet, path, answers string) error {
+	if _, _, problems := readConfigFile(answers); problems != nil { // before anything is asked
+		return &server.ConfigError{Problems: problems}
+	}
 	if err := flags.Set("config", answers); err != nil {
 		return err
 	}
@@ -96,6 +99,9 @@ func (a *app) withPassword(text string) (string, error) {
 	fmt.Fprintf(a.stderr, "Password of %s (Enter for none): ", u.User.Username())
 	password, err := readUnseen(int(f.Fd()))
 	fmt.Fprintln(a.stderr)
+	if bad := checkText(password); err == nil && bad != nil {
+		return "", fmt.Errorf("init: password of the database: %w", bad)
+	}
 	if err == nil && len(password) > 0 {
 		u.User = url.UserPassword(u.User.Username(), string(password))
 	}
@@ -152,7 +158,7 @@ func (a *app) askOnTerminal(q question) (string, error) {
 		if answer, ok := map[string]string{"yes": "true", "y": "true", "no": "false", "n": "false"}[strings.ToLower(text)]; ok && q.key == "behind_proxy" {
 			text = answer
 		}
-		if err := q.check(text); text != "" && err != nil {
+		if err := errors.Join(checkWord(text), q.check(text)); text != "" && err != nil {
 			a.say("%v", err)
 			continue
 		}

@@ -28,7 +28,7 @@ func TestRewrapKilled(t *testing.T) {
 		keyturn := func(args ...string) *exec.Cmd {
 			c := exec.Command(os.Args[0], args...)
 			c.Args[0] = "keyturn"
-			c.Env = append(os.Environ(), "KEYTURN_DATABASE="+databaseURL, "KEYTURN_MASTER_KEY_FILE="+master)
+			c.Env = append(storagetest.Environ(), "KEYTURN_DATABASE="+databaseURL, "KEYTURN_MASTER_KEY_FILE="+master)
 			c.Stderr = &bytes.Buffer{}
 			return c
 		}

@@ -33,12 +33,19 @@ func main() {
 		fmt.Fprintf(os.Stderr, "keyturn: %v\n", err)
 		os.Exit(exitFailed)
 	}
-	os.Exit(run(context.Background(), os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(run(context.Background(), os.Args[1:], os.Getenv, os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }
 
 // run is the whole program: it returns the exit code.
-func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{getenv: getenv, stdin: stdin, stdout: stdout, stderr: stderr}
+func run(
+	ctx context.Context,
+	args []string,
+	getenv func(string) string,
+	environ []string,
+	stdin io.Reader,
+	stdout, stderr io.Writer,
+) int {
+	a := &app{getenv: getenv, environ: environ, stdin: stdin, stdout: stdout, stderr: stderr}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(stdin)
@@ -55,6 +62,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 // app is what the commands share.
 type app struct {
 	getenv         func(string) string
+	environ        []string // NAME=VALUE, what getenv knows
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	began          bool // arguments and flags were understood
@@ -116,7 +124,10 @@ func (a *app) root() *cobra.Command {
 		Short:         "An OAuth 2.0 token server whose signing keys turn",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(c *cobra.Command, args []string) error {
+			if err := checkCommandLine(c, args); err != nil {
+				return err
+			}
 			if a.output != "" && a.output != "json" && a.output != "text" {
 				return usageError{fmt.Errorf("--output: %q is neither text nor json", a.output)}
 			}
@@ -187,6 +198,9 @@ func (a *app) readSecret(fromStdin bool, flag, prompt string) (string, error) {
 		if err != nil {
 			return "", err
 		}
+		if err := checkText(b); err != nil {
+			return "", usageError{fmt.Errorf("%s: %w; a terminal in UTF-8 types it so", prompt, err)}
+		}
 		typed[i] = string(b)
 	}
 	if typed[0] != typed[1] {
@@ -227,6 +241,9 @@ func readLine(r io.Reader) (string, error) {
 	}
 	if len(b) > maxSecretInput {
 		return "", usageError{errors.New("standard input holds more than a secret")}
+	}
+	if err := checkText(b); err != nil {
+		return "", usageError{fmt.Errorf("standard input: %w", err)}
 	}
 	s := string(b)
 	if n := len(s); n > 0 && s[n-1] == '\n' {

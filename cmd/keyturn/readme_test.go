@@ -97,7 +97,8 @@ func runAsReader(t *testing.T, script string) {
 	defer cancel()
 	shell := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", text)
 	shell.Dir = folder
-	shell.Env = append(os.Environ(), "PATH="+folder+":"+os.Getenv("PATH"), "KEYTURN_LISTEN=127.0.0.1:"+port, "KEYTURN_ADMIN_LISTEN=127.0.0.1:"+adminPort)
+	shell.Env = append(storagetest.Environ(), "PATH="+folder+":"+os.Getenv("PATH"), "KEYTURN_LISTEN=127.0.0.1:"+port,
+		"KEYTURN_ADMIN_LISTEN=127.0.0.1:"+adminPort)
 	var out bytes.Buffer
 	shell.Stdout, shell.Stderr = &out, &out
 	if err := shell.Run(); err != nil {

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
 // sharedBuffer is what a process has written so far.
@@ -56,7 +58,7 @@ func TestSignals(t *testing.T) {
 	write("")
 	c := exec.Command(os.Args[0], "serve", "--config", file)
 	c.Args[0] = "keyturn"
-	for _, variable := range os.Environ() {
+	for _, variable := range storagetest.Environ() {
 		if !strings.HasPrefix(variable, "KEYTURN_STOP_DELAY") {
 			c.Env = append(c.Env, variable)
 		}

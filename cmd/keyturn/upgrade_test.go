@@ -172,7 +172,8 @@ func TestRollingUpgrade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &upgrade{t: t, stop: make(chan struct{}), environment: append(os.Environ(), "KEYTURN_DATABASE="+storagetest.PostgresURL(t),
+	u := &upgrade{t: t, stop: make(chan struct{}), environment: append(storagetest.Environ(),
+		"KEYTURN_DATABASE="+storagetest.PostgresURL(t),
 		"KEYTURN_MASTER_KEY_FILE="+master, "KEYTURN_STOP_DELAY=1s", "KEYTURN_PASSWORD_HASH_MEMORY=7MiB")}
 	u.command(this, upgradeSecret, "client", "create", "app", "--grant", "password", "--grant", "refresh_token", "--audience", "https://api.example", "--secret-stdin")
 	u.command(this, upgradePassword, "user", "create", "alice", "--password-stdin")

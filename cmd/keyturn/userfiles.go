@@ -116,10 +116,10 @@ func readUserLines(from io.Reader, role func(string) string) (users []server.Imp
 		}
 		users = append(users, u)
 	}
-	if err := lines.Err(); err != nil {
+	if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
 		return nil, fmt.Errorf("line %d: %w: a line has at most %d bytes", row, err, maxUserLine)
 	}
-	return users, nil
+	return users, lines.Err()
 }
 
 // wordsOf is what is wrong with a JSON text, without the names of this program's types.

@@ -54,13 +54,17 @@ func (a *app) readImport(path, format string, roles map[string]string) ([]server
 		from = f
 	}
 	used := map[string]bool{}
-	users, err := read(from, func(group string) string {
+	text := newTextReader(from)
+	users, err := read(text, func(group string) string {
 		if role, ok := roles[group]; ok {
 			used[group] = true
 			return role
 		}
 		return group
 	})
+	if bad, ok := text.err.(*textError); ok {
+		err = bad // whatever became of it
+	}
 	for group := range roles {
 		if err == nil && !used[group] {
 			err = fmt.Errorf("--role: nobody in it is in the group %q", group)

@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -150,4 +152,12 @@ func mustCluster(t testing.TB) *Cluster {
 func (c *Cluster) url(database string) string {
 	q := url.Values{"host": {c.folder}, "sslmode": {"disable"}}
 	return (&url.URL{Scheme: "postgres", User: url.User("keyturn"), Path: "/" + database, RawQuery: q.Encode()}).String()
+}
+
+// Environ is the environment for a program under test. It lacks the variables of the tests, which keyturn would
+// refuse as unknown.
+func Environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		return strings.HasPrefix(variable, "KEYTURN_TEST_") || strings.HasPrefix(variable, "KEYTURN_SOAK=")
+	})
 }

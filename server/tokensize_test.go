@@ -1,0 +1,229 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/storage"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// words are n different words of eight letters.
+func words(n int) (all []string) {
+	for i := range n {
+		all = append(all, fmt.Sprintf("word%04d", i))
+	}
+	return all
+}
+
+// The computed size is that of the signed token, also of one with characters that encoding/json escapes.
+func TestTokenSizeIsExact(t *testing.T) {
+	h := open(t, testConfig(sqliteURL(t)), nil)
+	signer := must(h.server.ring.Signer(ctx, h.clock.now().Add(time.Minute)))
+	for _, typ := range []keys.Typ{keys.TypAccessToken, keys.TypJWT} {
+		for n := range 12 {
+			access := ticket{
+				sub:      newSub(),
+				clientID: "app",
+				typ:      typ,
+				audience: "https://api.example/?a=1&b=<2>" + strings.Repeat("x", n),
+				scope:    "read " + strings.Repeat("&", n),
+				roles:    words(n),
+				issued:   noon,
+				expires:  noon.Add(time.Minute),
+				authTime: noon,
+			}
+			token := must(h.server.accessToken(signer, access))
+			size := must(tokenSize(typ, access.claims(issuer, unusedID), 2048))
+			if size != len(token) {
+				t.Errorf("%s, %d: computed %d, signed %d", typ, n, size, len(token))
+			}
+			audiences := storage.List{"https://a", access.audience}
+			client := storage.Client{ID: "app", Audiences: audiences, Scope: access.scope}
+			payload := must(largestPayload(issuer, client))
+			if got := jwsSize(typ, withRoles(payload, rolesSize(access.roles)), 2048); got != len(token) {
+				t.Errorf("%s, %d: of the client %d, signed %d", typ, n, got, len(token))
+			}
+			fits := maxRoles(typ, payload, 2048)
+			if jwsSize(typ, withRoles(payload, fits), 2048) > maxAccessToken ||
+				jwsSize(typ, withRoles(payload, fits+1), 2048) <= maxAccessToken {
+				t.Errorf("%s, %d: %d bytes of roles are not the most that fit", typ, n, fits)
+			}
+		}
+	}
+	if maxRoles(keys.TypJWT, maxAccessToken, 2048) != 0 {
+		t.Error("roles fit where nothing fits")
+	}
+}
+
+// What would make a token too large is refused when it is written, with the sum. The largest that is taken can be
+// used everywhere.
+func TestTooLargeIsRefusedWhenItIsWritten(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		refused := func(what string, err error, says ...string) {
+			t.Helper()
+			if !errors.Is(err, ErrInvalid) {
+				t.Fatalf("%s: %v", what, err)
+			}
+			for _, words := range append(says, "8192") {
+				if !strings.Contains(err.Error(), words) {
+					t.Errorf("%s: %q is not in %v", what, words, err)
+				}
+			}
+		}
+		_, err := h.admin.CreateUser(ctx, "bob", password, words(600))
+		refused("user with 600 roles", err, "600", "client other", "bytes")
+		spec := ClientSpec{
+			ID:        "big",
+			Grants:    []string{api.GrantPassword},
+			Audiences: []string{"https://api.example"},
+			Secret:    secret,
+			Scope:     strings.Join(words(2500), " "),
+		}
+		_, err = h.admin.CreateClient(ctx, spec)
+		refused("client with 2500 scopes", err, "client big")
+		_, err = h.admin.UpdateClient(ctx, "app", func(s *ClientSpec) { s.Scope = spec.Scope })
+		refused("client update", err, "client app")
+		_, err = h.admin.UpdateClient(ctx, "app", func(s *ClientSpec) {
+			s.Audiences = append(s.Audiences, "https://api.example/"+strings.Repeat("a", 8000))
+		})
+		refused("client with a long audience", err)
+		done := must(h.admin.ImportUsers(ctx, []ImportedUser{
+			{Row: 1, Username: "carol", Roles: words(600)},
+			{Row: 2, Username: "dave", Roles: words(2)},
+		}, ImportOptions{SkipBad: true}))
+		if done.Imported != 1 || len(done.Refused) != 1 || !strings.Contains(done.Refused[0].Reason, "8192") {
+			t.Errorf("import: %+v", done)
+		}
+
+		n := 600
+		for ; err != nil; n-- { // the largest that is taken
+			_, err = h.admin.CreateUser(ctx, "bob", password, words(n))
+		}
+		tokens := h.post("/token", "app", "grant_type", "password", "username", "bob", "password", password).tokens(t)
+		if size := len(tokens.AccessToken); size > maxAccessToken || size < maxAccessToken-200 {
+			t.Errorf("the largest token has %d bytes", size)
+		}
+		if !h.active("app", tokens.AccessToken) {
+			t.Error("it is not active")
+		}
+		if r := h.post("/revoke", "app", "token", tokens.AccessToken); r.status != http.StatusOK {
+			t.Errorf("revoke: %d %s", r.status, r.body)
+		}
+		spec.Scope = strings.Join(words(40), " ") // much less than it may have, but for bob
+		_, err = h.admin.CreateClient(ctx, spec)
+		refused("client beside a user with many roles", err, "client big")
+		must(0, h.admin.DeleteUser(ctx, "bob"))
+		must(h.admin.CreateClient(ctx, spec))
+	})
+}
+
+// setRoles writes the roles of alice as somebody does who goes around Admin.
+func (h *harness) setRoles(roles []string) {
+	h.t.Helper()
+	raw := storagetest.Raw(h.t, h.config.Database)
+	must(raw.Exec(`UPDATE users SET roles = $1 WHERE username = 'alice'`, must(storage.List(roles).Value())))
+}
+
+// A token that would be too large is not issued, and nothing has changed for it: the refresh token is as it was. A
+// narrower scope is served.
+func TestTooLargeIsNotIssued(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+		h := open(t, testConfig(databaseURL), nil)
+		h.provision()
+		h.server.clients.age = time.Minute // as a server has it: the client is remembered
+		scope := "read " + strings.Join(words(200), " ")
+		raw := storagetest.Raw(t, databaseURL)
+		must(raw.Exec(`UPDATE clients SET scope = $1, revision = revision + 1 WHERE id = 'app'`, scope))
+		tooLarge := func(what string, r response) {
+			t.Helper()
+			if r.status != http.StatusBadRequest || r.code(t) != "invalid_scope" {
+				t.Errorf("%s: %d %s", what, r.status, r.body)
+			}
+		}
+		grants := func() int { return len(must(h.admin.Grants(ctx, "", ""))) }
+		login := func(scope string) response {
+			return h.post("/token", "app",
+				"grant_type", "password", "username", "alice", "password", password, "scope", scope)
+		}
+		tokens := h.login("app")
+		h.setRoles(words(600))
+		tooLarge("login", login(""))
+		if grants() != 1 {
+			t.Error("a login without a token has left a grant")
+		}
+		tooLarge("refresh", h.refresh("app", tokens.RefreshToken))
+		h.setRoles(words(450))
+		tooLarge("refresh", h.refresh("app", tokens.RefreshToken))
+		login("read").tokens(t)
+		narrow := h.post("/token", "app",
+			"grant_type", "refresh_token", "refresh_token", tokens.RefreshToken, "scope", "read").tokens(t)
+		if narrow.Scope != "read" || len(narrow.AccessToken) > maxAccessToken || !h.active("app", narrow.AccessToken) {
+			t.Errorf("%d bytes for %s", len(narrow.AccessToken), narrow.Scope)
+		}
+		// A retry changes nothing, and gives no larger token either.
+		tooLarge("retry", h.refresh("app", tokens.RefreshToken))
+		h.setRoles(words(2))
+		if again := h.refresh("app", tokens.RefreshToken).tokens(t); again.RefreshToken != narrow.RefreshToken {
+			t.Error("the retry has another successor")
+		}
+		for _, says := range []string{
+			`"level":"WARN","msg":"an access token is not issued`, `"client":"app","sub":"usr_`, `"max":8192`,
+		} {
+			if !strings.Contains(h.log.String(), says) {
+				t.Errorf("the log does not say %s", says)
+			}
+		}
+		if text := h.metricsText(); !strings.Contains(text, `keyturn_refreshes_total{kind="too_large"} 2`) {
+			t.Error("the metrics do not count it")
+		}
+	})
+}
+
+// The scope of the grant decides, not that of the client, which may have been given more since.
+func TestGrantWithLessScopeThanItsClient(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		tokens := h.login("app")
+		h.setRoles(words(450))
+		raw := storagetest.Raw(t, h.config.Database)
+		must(raw.Exec(`UPDATE clients SET scope = $1, revision = revision + 1 WHERE id = 'app'`,
+			"read write "+strings.Join(words(1000), " ")))
+		if got := h.refresh("app", tokens.RefreshToken).tokens(t); got.Scope != "read write" {
+			t.Errorf("scope %s", got.Scope)
+		}
+	})
+}
+
+// Whatever stands in the row of a client, an access token lives for a second at least and an hour at most.
+func TestAccessTTLOfARowIsBounded(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		raw := storagetest.Raw(t, h.config.Database)
+		for milliseconds, want := range map[int64]int64{1: 1, -5_000: 1, 1 << 42: 3600, 3_600_000: 3600, 60_000: 60} {
+			must(raw.Exec(`UPDATE clients SET access_ttl = $1, revision = revision + 1 WHERE id = 'app'`, milliseconds))
+			tokens := h.login("app")
+			refreshed := h.refresh("app", tokens.RefreshToken).tokens(t)
+			if tokens.ExpiresIn != want || refreshed.ExpiresIn != want {
+				t.Errorf("%d ms: %d s, then %d s, want %d", milliseconds, tokens.ExpiresIn, refreshed.ExpiresIn, want)
+			}
+		}
+	})
+}
+
+// Commands have no issuer: they take the one that a server has recorded.
+func TestSizesGoByTheIssuerOfTheServers(t *testing.T) {
+	c := testConfig(sqliteURL(t))
+	h := open(t, c, nil)
+	h.provision()
+	c.Issuer = ""
+	admin := must(OpenAdmin(ctx, c, AdminOptions{Actor: "os:test"}))
+	defer admin.Close()
+	if admin.tokenIssuer() != issuer {
+		t.Errorf("issuer %q", admin.tokenIssuer())
+	}
+}
