@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -54,6 +55,7 @@ func Doctor(ctx context.Context, c Config, o AdminOptions, secrets []string) []F
 		d.content(ctx, c, o)
 	}
 	d.issuer(ctx)
+	d.server(ctx)
 	return d.findings
 }
 
@@ -115,6 +117,7 @@ const (
 	longRefreshIdle = Duration(30 * 24 * time.Hour)
 	longRefreshMax  = Duration(180 * 24 * time.Hour)
 	longRetryWindow = Duration(time.Minute)
+	longLateRetry   = Duration(7 * 24 * time.Hour)
 	goodHashMemory  = Size(19 << 20) // OWASP Password Storage Cheat Sheet: argon2id with t=2, p=1
 )
 
@@ -127,6 +130,11 @@ func (d *doctor) settings() {
 	d.warn(c.RefreshMaxTTL > longRefreshMax, "settings", fmt.Sprintf("a login may last %v", c.RefreshMaxTTL), "have people log in again twice a year at least (RFC 9700 §4.14.2)")
 	d.warn(c.RefreshRetryWindow > longRetryWindow, "settings", fmt.Sprintf("a replaced refresh token may be used again for %v", c.RefreshRetryWindow),
 		"so long is a stolen one not noticed (RFC 9700 §4.14.2): the ten seconds of the default are enough for a retry")
+	d.warn(c.RefreshLateRetry > 0 && c.RefreshRetryWindow == 0, "settings", "refresh_late_retry is set, and refresh_retry_window is 0",
+		"a retry at once is refused, and one that comes late is taken: set both or none")
+	d.warn(c.RefreshLateRetry > longLateRetry, "settings",
+		fmt.Sprintf("a login that has taken a late retry takes the next only after %v", c.RefreshLateRetry),
+		"phones lose answers more often than that: 24h is the default")
 	d.warn(c.PasswordGrant, "settings", "the password grant is on", "RFC 9700 §2.4 says that it must not be used, since clients see passwords: only your own clients should have it; password_grant: false turns it off")
 	d.warn(strings.HasPrefix(c.Issuer, "http:"), "settings", "the issuer is an http URL", "that is for this machine alone: tokens and passwords travel in the clear (RFC 9700 §2.6)")
 	for _, w := range c.Warnings() {
@@ -238,6 +246,12 @@ func (d *doctor) clients(ctx context.Context, a *Admin) {
 		}
 		d.warn(c.Public && hasGrant(c, api.GrantPassword), "clients", fmt.Sprintf("client %s is public and may use the password grant", c.ID),
 			"anybody can take itself for it and ask people for their passwords (RFC 9700 §2.4): give it a secret if it has a server of its own")
+		if late := d.config.RefreshLateRetry; c.Public && late > 0 && hasGrant(c, api.GrantRefreshToken) {
+			d.add("late retry", FindingOK,
+				fmt.Sprintf("client %s is public: a refresh token of it that was just replaced is taken once in %v", c.ID, late),
+				"whoever copied that token gets its successor, as its owner does, until one of the two uses it; 0 turns it off, and "+
+					"logs out devices whose answers get lost")
+		}
 		d.warn(Duration(c.AccessTTL) > longAccessTTL, "clients", fmt.Sprintf("access tokens of client %s live for %v", c.ID, Duration(c.AccessTTL)), "see access_ttl: client update "+c.ID+" --access-ttl 10m")
 		d.warn(hasGrant(c, api.GrantPassword) && c.Scope == "", "clients", fmt.Sprintf("client %s has no scope", c.ID), "its tokens say nothing of what they are for (RFC 9700 §2.3): client update "+c.ID+" --scope …")
 		d.warn(len(c.Audiences) > 5, "clients", fmt.Sprintf("client %s may get tokens for %d resources", c.ID, len(c.Audiences)), "one that is stolen opens them all (RFC 9700 §2.3): a client for each task")
@@ -292,6 +306,35 @@ func (d *doctor) issuer(ctx context.Context) {
 		d.clock(*off, "that of the server", 2*clockTolerance) // of which HTTP tells whole seconds
 	}
 	d.add("issuer", FindingOK, d.config.Issuer+" leads to a server that publishes its keys", "")
+}
+
+// server asks the server of this configuration, if one runs here, whether it is ready: it may see what nobody else does, as that its
+// database file is not the one that lies there now.
+func (d *doctor) server(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.config.AdminListen+api.PathReadyz+"?verbose", nil)
+	if err != nil {
+		return // told already
+	}
+	answer, err := (&http.Client{Transport: &http.Transport{}}).Do(r)
+	if err != nil {
+		return // none runs here
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
+	if err != nil || answer.StatusCode == http.StatusOK {
+		d.add("server", FindingOK, "the server at "+d.config.AdminListen+" is ready", "")
+		return
+	}
+	var failed []string
+	for line := range strings.Lines(string(text)) {
+		if name, ok := strings.CutSuffix(strings.TrimSpace(line), " failed"); ok {
+			failed = append(failed, name)
+		}
+	}
+	d.add("server", FindingFailed, fmt.Sprintf("the server at %s is not ready: %s", d.config.AdminListen, strings.Join(failed, ", ")),
+		"its log says why. If it is the database and doctor finds that well, the file was replaced while the server ran: restart it")
 }
 
 // metadataURL is where RFC 8414 §3.1 has the metadata of an issuer.

@@ -87,13 +87,17 @@ func (s *Server) look(ctx context.Context) {
 	begun := s.now()
 	s.looking.Store(&begun)
 	defer s.looking.Store(nil)
-	r := &readiness{}
-	for _, c := range s.checks() {
-		r.findings = append(r.findings, finding{c.name, c.run(ctx)})
+	r, before := &readiness{}, s.readiness.Load()
+	for i, c := range s.checks() {
+		f := finding{c.name, c.run(ctx)}
+		if errors.Is(f.err, storage.ErrBusy) && before != nil {
+			f = before.findings[i] // too many requests say nothing about the database: no stranger makes a replica unready
+		}
+		r.findings = append(r.findings, f)
 	}
 	r.at = s.elapsed()
 	s.noteOutage(begun, r)
-	before := s.readiness.Swap(r)
+	s.readiness.Store(r)
 	s.tellReadiness(before, r)
 }
 

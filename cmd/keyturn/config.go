@@ -94,6 +94,9 @@ func (a *app) config(flags *pflag.FlagSet, forServe bool) (server.Config, error)
 			problems = append(problems, fmt.Errorf("%s: %w", s.key, err))
 		}
 	}
+	if c.RefreshRetryWindow == 0 && !a.given["refresh_late_retry"] {
+		c.RefreshLateRetry = 0 // whoever wants no retry wants no late one, either
+	}
 	if len(problems) == 0 {
 		problems = c.Problems(forServe)
 	} else {

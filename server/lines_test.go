@@ -1,0 +1,111 @@
+package server
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// A login that ends within the second gives no token that is over when it arrives: it is invalid_grant.
+func TestLastSecondOfALogin(t *testing.T) {
+	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+		at := &testClock{}
+		at.at.Store(noon.Add(500 * time.Millisecond).UnixNano())
+		c := testConfig(databaseURL)
+		c.RefreshMaxTTL, c.RefreshIdleTTL = Duration(time.Hour), Duration(time.Hour)
+		h := open(t, c, at)
+		h.provision()
+		token := h.login("app").RefreshToken
+		h.step(time.Hour - 600*time.Millisecond) // a second of it is left, at least in whole seconds
+		tokens := h.refresh("app", token).tokens(t)
+		if tokens.ExpiresIn < 1 {
+			t.Errorf("expires_in %d", tokens.ExpiresIn)
+		}
+		h.step(200 * time.Millisecond)
+		if r := h.refresh("app", tokens.RefreshToken); r.status != 400 || r.code(t) != "invalid_grant" {
+			t.Errorf("%d %s", r.status, r.body)
+		}
+	})
+}
+
+// A token that our key has signed, but that begins at a time that has not come, is not active (RFC 7662 §4).
+func TestTokenThatHasNotBegun(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		real := h.login("app").AccessToken
+		payload, _, err := h.server.ring.Verify(real)
+		must(0, err)
+		signer := must(h.server.ring.Signer(ctx, h.clock.now().Add(time.Hour)))
+		for name, c := range map[string]struct {
+			change map[string]any
+			active bool
+		}{
+			"as it is":                {nil, true},
+			"issued a little ahead":   {map[string]any{"iat": h.clock.now().Add(20 * time.Second).Unix()}, true},
+			"issued an hour ahead":    {map[string]any{"iat": h.clock.now().Add(time.Hour).Unix()}, false},
+			"not before an hour":      {map[string]any{"nbf": h.clock.now().Add(time.Hour).Unix()}, false},
+			"not before a minute":     {map[string]any{"nbf": h.clock.now().Add(-time.Minute).Unix()}, true},
+			"not before of no number": {map[string]any{"nbf": "tomorrow"}, false},
+		} {
+			claims := map[string]any{}
+			must(0, json.Unmarshal(payload, &claims))
+			claims["jti"] = name
+			for k, v := range c.change {
+				claims[k] = v
+			}
+			token := must(signer.Sign(keys.TypAccessToken, must(json.Marshal(claims))))
+			if got := h.active("rs", token); got != c.active {
+				t.Errorf("%s: active %v", name, got)
+			}
+		}
+	})
+}
+
+// An assertion is a method of client authentication: with another one there are two (RFC 6749 §2.3), alone it is none that there is here.
+func TestClientAssertion(t *testing.T) {
+	h := open(t, testConfig(sqliteURL(t)), nil)
+	h.provision()
+	if r := h.post("/introspect", "rs", "token", "x", "client_assertion", "y"); r.status != 400 || r.code(t) != "invalid_request" {
+		t.Errorf("with Basic: %d %s", r.status, r.body)
+	}
+	if r := h.post("/introspect", "", "token", "x", "client_assertion", "y", "client_id", "rs", "client_secret", secret); r.status != 400 ||
+		r.code(t) != "invalid_request" {
+		t.Errorf("with a secret: %d %s", r.status, r.body)
+	}
+	if r := h.post("/token", publicClient, "grant_type", "refresh_token", "refresh_token", "x", "client_assertion", "y"); r.status != 401 {
+		t.Errorf("alone: %d %s", r.status, r.body)
+	}
+}
+
+// doctor tells of a server that runs here and is not ready, and what a public client and late retries mean.
+func TestDoctorAsksTheServer(t *testing.T) {
+	h := open(t, testConfig(sqliteURL(t)), nil)
+	h.provision()
+	admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.server.look(ctx)
+		h.server.Admin().ServeHTTP(w, r)
+	}))
+	defer admin.Close()
+	c := h.config
+	c.AdminListen, c.RefreshLateRetry = strings.TrimPrefix(admin.URL, "http://"), Duration(24*time.Hour)
+	found := func(check string, status FindingStatus, says string) bool {
+		for _, f := range Doctor(ctx, c, AdminOptions{Actor: "os:test"}, nil) {
+			if f.Check == check && f.Status == status && strings.Contains(f.Found, says) {
+				return true
+			}
+		}
+		return false
+	}
+	if !found("server", FindingOK, "is ready") || !found("late retry", FindingOK, "client page is public") {
+		t.Error("nothing of the server, or of late retries")
+	}
+	h.server.stopping.Store(true)
+	if !found("server", FindingFailed, "is not ready: serving") {
+		t.Error("a server that is not ready is not told of")
+	}
+}
