@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/api"
@@ -63,22 +64,46 @@ func (s *Server) recovered(x *exchange, p any) {
 	if p == http.ErrAbortHandler {
 		panic(p)
 	}
-	s.log.Error("panic", "request_id", x.id, "path", x.route, "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+	s.log.Error("panic", "request_id", x.id, "path", x.route, "type", fmt.Sprintf("%T", p), "stack", panicStack())
 	x.outcome = string(api.ServerError)
 	if !x.wrote {
 		writeError(x, visible(nil))
 	}
 }
 
+// panicStack is the stack of a panic from the call that panicked on: a log line has no room for what stands above it.
+func panicStack() string {
+	stack := string(debug.Stack())
+	if _, below, ok := strings.Cut(stack, "\npanic("); ok {
+		return "panic(" + below
+	}
+	return stack
+}
+
 func (s *Server) finish(r *http.Request, x *exchange, took time.Duration) {
 	s.metrics.observe(x.route, methodOf(r), x.status, took)
-	line := []slog.Attr{slog.String("request_id", x.id), slog.String("method", r.Method), slog.String("path", x.route), slog.Int("status", x.status),
-		slog.Float64("duration_ms", float64(took.Microseconds())/1000), slog.String("client", x.clientID), slog.String("outcome", x.outcome),
-		slog.String("address", x.from)}
+	line := []slog.Attr{
+		slog.String("request_id", x.id),
+		slog.String("method", shownMethod(r)),
+		slog.String("path", x.route),
+		slog.Int("status", x.status),
+		slog.Float64("duration_ms", float64(took.Microseconds())/1000),
+		slog.String("client", x.clientID),
+		slog.String("outcome", x.outcome),
+		slog.String("address", x.from),
+	}
 	if x.trace != "" {
 		line = append(line, slog.String("trace_id", x.trace))
 	}
 	s.tell("request", line...)
+}
+
+// shownMethod is the method as the log has it. A stranger may send any word, of any length.
+func shownMethod(r *http.Request) string {
+	if methodOf(r) == "other" {
+		return r.Method[:min(len(r.Method), 16)]
+	}
+	return r.Method
 }
 
 // tell is one line of the log on the path of a request: unlike [slog.Logger.Info], it does not look for the line of code that says it.

@@ -103,6 +103,10 @@ func (s *Server) gauges() []prometheus.Collector {
 			}
 			return 1
 		}),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "keyturn_log_lines_dropped_total",
+			Help: "Log lines dropped because nobody took them, or they could not be written.",
+		}, func() float64 { return float64(s.dropped()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_audit_records_total", Help: "Audit records that this process has written."},
 			func() float64 { return float64(s.db.Audited()) }),
 		gauge("keyturn_clock_offset_seconds", "How far the clock here is ahead of that of the database.", func() float64 { return time.Duration(s.clockOff.Load()).Seconds() }),

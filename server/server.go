@@ -34,6 +34,7 @@ type Options struct {
 	Generate    func(bits int) (*rsa.PrivateKey, error)  // nil: rsa.GenerateKey
 	Log         *slog.Logger                             // nil: nothing is logged
 	Level       *slog.LevelVar                           // that of Log, which a reload may change; nil: it stays
+	Dropped     func() int64                             // lines of Log that were dropped so far; nil: none
 	Tracer      trace.Tracer                             // nil: requests are not traced
 	Reload      Reload                                   // the zero value: never
 	Dev         bool                                     // the database is, or becomes, one of `keyturn dev`
@@ -67,6 +68,7 @@ type Server struct {
 	clock          *steadyClock                             // nil: now is a test's
 	databaseNow    func(context.Context) (time.Time, error) // the clock of the database
 	log            *slog.Logger
+	dropped        func() int64 // lines of log
 	hasher         *hasher
 	throttle       *throttle
 	clientFailures clientFailures
@@ -111,6 +113,9 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 	s.clock, s.databaseNow = o.clock, o.DatabaseNow
 	if s.databaseNow == nil {
 		s.databaseNow = st.db.Clock
+	}
+	if s.dropped = o.Dropped; s.dropped == nil {
+		s.dropped = func() int64 { return 0 }
 	}
 	s.metrics = newMetrics(s)
 	s.hasher.took = func(took time.Duration) { s.metrics.hashed.Observe(took.Seconds()) }

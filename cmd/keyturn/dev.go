@@ -52,7 +52,8 @@ func (a *app) dev(ctx context.Context, listen, adminListen string) error {
 	if err != nil {
 		return err
 	}
-	s, err := server.Open(ctx, config, server.Options{Dev: true, Log: server.NewLog(config, a.stderr, true).Logger})
+	log := a.detach(config, true)
+	s, err := server.Open(ctx, config, server.Options{Dev: true, Log: log.Logger, Level: log.Level, Dropped: log.Dropped})
 	if err != nil {
 		return err
 	}
@@ -92,9 +93,11 @@ func (a *app) serveDev(ctx context.Context, s *server.Server, l server.Listeners
 	}
 	d.AccessToken = token
 	a.say("\n*** DEVELOPMENT SERVER: its secrets are known to everybody who reads this screen. Never use it for real users. ***\n")
+	a.flush()
 	if err := a.print(d, func() { a.printDev(d, l.Admin.Addr()) }); err != nil {
 		return err
 	}
+	a.flush()
 	a.say("Self-test passed: password, verify, introspect, refresh, reuse refused, revoke. Serving until Ctrl-C.")
 	return <-served
 }

@@ -44,6 +44,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	defer a.flush()
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0

@@ -36,8 +36,7 @@ func (a *app) serve(ctx context.Context, config server.Config, again func() (ser
 	defer signal.Stop(hangUp)
 	ctx, stop := untilSignal(ctx)
 	defer stop()
-	log := server.NewLog(config, a.stderr, a.onTerminal())
-	defer log.Close()
+	log := a.detach(config, a.onTerminal())
 	tracer, stopTracing, err := tracing(ctx, a.getenv, log.Logger)
 	if err != nil {
 		return err
@@ -53,7 +52,13 @@ func (a *app) serve(ctx context.Context, config server.Config, again func() (ser
 	if err != nil {
 		return err
 	}
-	return server.Serve(ctx, config, server.Options{Log: log.Logger, Level: log.Level, Tracer: tracer, Reload: server.Reload{Asked: hangUp, Read: again}}, listeners)
+	return server.Serve(ctx, config, server.Options{
+		Log:     log.Logger,
+		Level:   log.Level,
+		Dropped: log.Dropped,
+		Tracer:  tracer,
+		Reload:  server.Reload{Asked: hangUp, Read: again},
+	}, listeners)
 }
 
 // untilSignal ends the context at the first signal, and then lets signals have their usual effect.
