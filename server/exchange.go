@@ -22,17 +22,39 @@ type exchange struct {
 	from                         string     // its text
 	status                       int
 	wrote                        bool
+	unread                       bool // the body has not been read to its end
+}
+
+func newExchange(w http.ResponseWriter, r *http.Request, id string) *exchange {
+	x := &exchange{ResponseWriter: w, id: id, route: "other", status: http.StatusOK, unread: r.ContentLength != 0}
+	x.Header().Set("X-Request-Id", x.id)
+	x.Header().Set("X-Content-Type-Options", "nosniff")
+	return x
+}
+
+// lingerTimeout is how long a client that still sends has to read its answer, before the connection is closed.
+const lingerTimeout = time.Second
+
+// begin goes before the answer. Left to itself, net/http holds back an answer until it has read the rest of the body, which a slow client can draw
+// out; it does not if the connection is closed afterwards.
+func (x *exchange) begin() {
+	if x.unread && !x.wrote {
+		x.Header().Set("Connection", "close")
+		http.NewResponseController(x.ResponseWriter).SetReadDeadline(time.Now().Add(lingerTimeout))
+	}
+	x.wrote = true
 }
 
 // WriteHeader implements [http.ResponseWriter].
 func (x *exchange) WriteHeader(status int) {
-	x.status, x.wrote = status, true
+	x.begin()
+	x.status = status
 	x.ResponseWriter.WriteHeader(status)
 }
 
 // Write implements [http.ResponseWriter].
 func (x *exchange) Write(b []byte) (int, error) {
-	x.wrote = true
+	x.begin()
 	return x.ResponseWriter.Write(b)
 }
 
@@ -43,11 +65,10 @@ func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 func (s *Server) wrap(r routes) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		begun := time.Now()
-		x := &exchange{ResponseWriter: w, id: s.requestID(q), route: "other", address: clientAddress(q, s.trusted), status: http.StatusOK}
+		x := newExchange(w, q, s.requestID(q))
+		x.address = clientAddress(q, s.trusted)
 		x.from = x.address.String()
 		traced, endTrace := s.beginTrace(q, x)
-		x.Header().Set("X-Request-Id", x.id)
-		x.Header().Set("X-Content-Type-Options", "nosniff")
 		defer func() {
 			if p := recover(); p != nil {
 				s.recovered(x, p)

@@ -43,7 +43,7 @@ func (s *Server) databaseServes(ctx context.Context) error {
 }
 
 // livez tells that the process answers; it asks nothing else.
-func (s *Server) livez(w *exchange, r *http.Request) {
+func livez(w *exchange, r *http.Request) {
 	text := "ok"
 	if r.URL.Query().Has("verbose") {
 		text = "process ok\nok"

@@ -61,7 +61,7 @@ func newMetrics(s *Server) *metrics {
 	m.cleanedAt.Set(float64(s.now().Unix()))
 	m.beginAtZero()
 	m.registry.MustRegister(m.requests, m.tokens, m.refreshes, m.loginFailures, m.signed, m.jwks, m.cleaned, m.cleanedAt, m.throttled, m.hashed, m.reloads,
-		m.reloaded, keyMetrics{s},
+		m.reloaded, keyMetrics{s}, listenerMetrics{s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.buildInfo())
 	m.registry.MustRegister(s.gauges()...)
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
@@ -145,6 +145,38 @@ func (k keyMetrics) Collect(to chan<- prometheus.Metric) {
 	}
 	if due := k.s.ring.RotatesAt(); !due.IsZero() {
 		to <- prometheus.MustNewConstMetric(rotationDue, prometheus.GaugeValue, float64(due.Unix()))
+	}
+}
+
+// listenerMetrics is what the listeners count, which begin to before there is a server.
+type listenerMetrics struct{ s *Server }
+
+var (
+	acceptErrors = prometheus.NewDesc("keyturn_accept_errors_total",
+		"Connections that could not be accepted, as when descriptors run out.", []string{"listener"}, nil)
+	connectionsClosed = prometheus.NewDesc("keyturn_connections_closed_total",
+		"Connections closed because there were too many: the one idle longest, or a new one when all were busy.", []string{"listener", "reason"}, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (m listenerMetrics) Describe(to chan<- *prometheus.Desc) {
+	to <- acceptErrors
+	to <- connectionsClosed
+}
+
+// Collect implements [prometheus.Collector].
+func (m listenerMetrics) Collect(to chan<- prometheus.Metric) {
+	all := []*connections{{name: "public"}, {name: "admin"}}
+	if f := m.s.front.Load(); f != nil {
+		all = f.connections
+	}
+	count := func(d *prometheus.Desc, n int64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+	}
+	for _, l := range all {
+		count(acceptErrors, l.acceptErrors.Load(), l.name)
+		count(connectionsClosed, l.closedIdle.Load(), l.name, "idle")
+		count(connectionsClosed, l.closedNew.Load(), l.name, "new")
 	}
 }
 

@@ -69,7 +69,7 @@ func (s *Server) post(endpoint func(context.Context, *request) (any, error)) han
 // is what it was, or the client is read here, and the endpoint begins again.
 func (s *Server) answer(r *http.Request, q *request, endpoint func(context.Context, *request) (any, error)) (any, error) {
 	var err error
-	if q.form, err = readForm(q, r); err != nil {
+	if q.form, err = readForm(q.exchange, r); err != nil {
 		return nil, err
 	}
 	if s.older.Load() {

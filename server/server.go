@@ -67,6 +67,7 @@ type Server struct {
 	now            func() time.Time
 	clock          *steadyClock                             // nil: now is a test's
 	databaseNow    func(context.Context) (time.Time, error) // the clock of the database
+	front          atomic.Pointer[front]                    // nil: it does not serve
 	log            *slog.Logger
 	dropped        func() int64 // lines of log
 	hasher         *hasher
@@ -173,7 +174,19 @@ const (
 )
 
 // Listeners are the two open ports of a server.
-type Listeners struct{ Public, Admin net.Listener }
+type Listeners struct {
+	Public, Admin net.Listener
+	MaxFiles      int // descriptors that the process may have open, which bound the connections; 0: they are not bounded
+}
+
+// limits share out the descriptors: what strangers can take on the public listener leaves some to the admin listener, the database and files.
+func (l Listeners) limits() (public, admin int) {
+	if l.MaxFiles == 0 {
+		return 0, 0
+	}
+	reserve := min(max(64, l.MaxFiles/8), l.MaxFiles/2)
+	return max(1, l.MaxFiles-reserve), max(1, min(64, reserve/4))
+}
 
 // Listen opens the ports of the configuration.
 func Listen(c Config) (Listeners, error) {
@@ -192,7 +205,7 @@ func Listen(c Config) (Listeners, error) {
 // Serve answers on both listeners, keeps the keys and cleans up until the context ends. Then it is not ready first, finishes what is in
 // flight, and returns.
 func (s *Server) Serve(ctx context.Context, l Listeners) error {
-	f, err := newFront(*s.config(), l, s.Public(), s.Admin())
+	f, err := newFront(*s.config(), l, s.log, s.Public(), s.Admin())
 	if err != nil {
 		return err
 	}
@@ -200,6 +213,7 @@ func (s *Server) Serve(ctx context.Context, l Listeners) error {
 }
 
 func (s *Server) serve(ctx context.Context, f *front, o Options) error {
+	s.front.Store(f)
 	loops, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() { s.ring.Run(loops) })
@@ -232,9 +246,18 @@ func httpServer(h http.Handler) *http.Server {
 	one := new(http.Protocols)
 	one.SetHTTP1(true)
 	return &http.Server{
-		Handler: h, Protocols: one, ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout, WriteTimeout: responseTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes: maxHeader - 4096, // net/http reads 4096 bytes more than it is told
-		ErrorLog:       log.New(io.Discard, "", 0),
+		Handler:           h,
+		Protocols:         one,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       requestTimeout,
+		WriteTimeout:      responseTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader - 4096, // net/http reads 4096 bytes more than it is told
+		ErrorLog:          log.New(io.Discard, "", 0),
+		ConnContext:       connContext,
+		ConnState:         connState,
+
+		DisableGeneralOptionsHandler: true, // isMisframed counts requests, and * is an unknown path like others
 	}
 }
 
