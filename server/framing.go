@@ -12,9 +12,9 @@ import (
 // misframed is the answer to a request whose end a proxy in front may see elsewhere than net/http does.
 var misframed = failWith(http.StatusBadRequest, api.InvalidRequest, "the length of the request is ambiguous: send Content-Length or Transfer-Encoding")
 
-// framing follows the bytes that a client sends from request to request, and finds the request whose head has both Content-Length and
-// Transfer-Encoding, or a line that continues the one before. net/http accepts both, and hides the first from handlers. A server may refuse them
-// (RFC 9112 §6.1, §5.2), and must not go on with the connection. Whatever else is wrong with a request, net/http refuses it.
+// framing follows the bytes that a client sends from request to request, and finds the request whose head has Transfer-Encoding together with
+// Content-Length or HTTP/1.0 (RFC 9112 §6.1), or a line that continues the one before (§5.2). net/http accepts all of these and hides the headers
+// from handlers. Whatever else is wrong with a request, net/http refuses it.
 type framing struct {
 	reads   framed
 	skip    int64  // bytes of a body or a chunk that are still to come
@@ -41,6 +41,7 @@ const (
 // head is what the lines of a head have said so far.
 type head struct {
 	begun          bool // the request line was read
+	old            bool // it is HTTP/1.0
 	sized, chunked bool // Content-Length, Transfer-Encoding
 	continues      bool // a line continues another
 	length         int64
@@ -114,16 +115,16 @@ func (f *framing) line(line []byte) {
 func (h *head) line(line []byte) {
 	switch {
 	case !h.begun:
-		h.begun = true
+		h.begun, h.old = true, bytes.HasSuffix(line, []byte("HTTP/1.0"))
 	case line[0] == ' ', line[0] == '\t':
 		h.continues = true
-	case isNamed(line, "Content-Length"):
+	case line[0]|0x20 == 'c' && isNamed(line, "Content-Length"):
 		n, err := strconv.ParseInt(string(bytes.TrimSpace(line[len("Content-Length:"):])), 10, 64)
 		if err != nil {
 			n = 0 // net/http refuses it
 		}
 		h.sized, h.length = true, n
-	case isNamed(line, "Transfer-Encoding"):
+	case line[0]|0x20 == 't' && isNamed(line, "Transfer-Encoding"):
 		h.chunked = true
 	}
 }
@@ -138,7 +139,7 @@ func (f *framing) endHead() {
 	f.head = head{}
 	f.heads++
 	switch {
-	case h.continues, h.sized && h.chunked:
+	case h.continues, h.chunked && (h.sized || h.old):
 		f.faulty.Store(f.heads)
 		f.reads = framedLost
 	case h.chunked:
@@ -165,9 +166,9 @@ func (f *framing) size(line []byte) {
 // isMisframed reports whether the length of a request is ambiguous. It must be asked once for each request of a connection.
 func isMisframed(r *http.Request) bool {
 	c, ok := r.Context().Value(connKey{}).(*conn)
-	if ok {
-		c.framing.handled++
+	if !ok {
+		return false
 	}
-	// HTTP/1.0 has no Transfer-Encoding: net/http goes by the length, others may not (RFC 9112 §6.1).
-	return ok && c.framing.faulty.Load() == c.framing.handled || r.Header["Transfer-Encoding"] != nil
+	c.framing.handled++
+	return c.framing.faulty.Load() == c.framing.handled
 }

@@ -105,7 +105,7 @@ func (s *Server) gauges() []prometheus.Collector {
 		}),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "keyturn_log_lines_dropped_total",
-			Help: "Log lines dropped because nobody took them, or they could not be written.",
+			Help: "Log lines dropped because their reader was too slow, or they could not be written.",
 		}, func() float64 { return float64(s.dropped()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_audit_records_total", Help: "Audit records that this process has written."},
 			func() float64 { return float64(s.db.Audited()) }),

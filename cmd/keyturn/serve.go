@@ -48,7 +48,7 @@ func (a *app) serve(ctx context.Context, config server.Config, again func() (ser
 			log.Warn("traces were not sent", "error", err.Error())
 		}
 	}()
-	listeners, err := server.Listen(config)
+	listeners, err := listen(config)
 	if err != nil {
 		return err
 	}
