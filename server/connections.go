@@ -14,8 +14,9 @@ import (
 	"time"
 )
 
-// connections is a listener whose connections are bounded. Where there would be too many, the one that has been idle longest is closed for the new
-// one. A connection is idle from the end of one request to the end of the head of the next, and until its first.
+// connections is a listener whose connections are bounded. Where there would be too many, the one that has been idle
+// longest is closed for the new one. A connection is idle from the end of one request to the end of the head of the
+// next, and until its first.
 type connections struct {
 	net.Listener
 	name  string      // public or admin
@@ -89,7 +90,8 @@ func (l *connections) admit(c *conn) bool {
 		l.closedNew.Add(1)
 	}
 	if (longest != nil || !fits) && l.full.now() {
-		l.log.Warn("there are too many connections: those that are idle are closed", "event", "connections", "listener", l.name, "limit", l.limit)
+		l.log.Warn("there are too many connections: those that are idle are closed",
+			"event", "connections", "listener", l.name, "limit", l.limit)
 	}
 	return fits
 }
@@ -196,8 +198,8 @@ func connState(nc net.Conn, state http.ConnState) {
 // tlsConn is a connection over TLS.
 type tlsConn struct{ *conn }
 
-// ConnectionState is asked by net/http once, before it reads, on the goroutine of the connection. Since it shakes hands by itself only with a
-// connection that it knows as one of crypto/tls, that is done here, within the same time.
+// ConnectionState is asked by net/http once, before it reads, on the goroutine of the connection. Since it shakes hands
+// by itself only with a connection that it knows as one of crypto/tls, that is done here, within the same time.
 func (c *tlsConn) ConnectionState() tls.ConnectionState {
 	inner := c.Conn.(*tls.Conn)
 	if err := c.SetDeadline(time.Now().Add(headerTimeout)); err != nil {

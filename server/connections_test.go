@@ -99,7 +99,8 @@ func (c *client) ended() bool {
 
 var okHandler = http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
 
-// Where there are too many connections, the one that has been idle longest ends, whether it has sent a request or nothing, or half a request.
+// Where there are too many connections, the one that has been idle longest ends, whether it has sent a request or
+// nothing, or half a request.
 func TestLongestIdleConnectionEnds(t *testing.T) {
 	l := serveLimited(t, 3, okHandler, nil)
 	silent := dial(t, l.address)
@@ -143,7 +144,8 @@ func TestUseKeepsAConnection(t *testing.T) {
 	}
 }
 
-// Connections with a request are left alone; a new one ends when there are no others. When they are done there is room again.
+// Connections with a request are left alone; a new one ends when there are no others. When they are done there is room
+// again.
 func TestBusyConnectionsAreLeftAlone(t *testing.T) {
 	leave := make(chan struct{})
 	var served atomic.Int64
@@ -291,7 +293,8 @@ func certificateForTests(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	return server.TLS.Certificates[0], trusted
 }
 
-// Over TLS handlers see the state of the connection, requests of ambiguous length are refused, silence ends in time, and HTTP/2 is not spoken.
+// Over TLS handlers see the state of the connection, requests of ambiguous length are refused, silence ends in time,
+// and HTTP/2 is not spoken.
 func TestConnectionsOverTLS(t *testing.T) {
 	certificate, trusted := certificateForTests(t)
 	f := &front{}

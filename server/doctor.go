@@ -171,8 +171,8 @@ func (d *doctor) descriptors(limit int) {
 	switch found := fmt.Sprintf("a process that is started here may open %d files and connections", limit); {
 	case limit == 0:
 	case limit < fewFiles:
-		d.add("descriptors", FindingWarning, found, fmt.Sprintf("allow %d or more, for the server too: LimitNOFILE= in its systemd unit, "+
-			"ulimits: nofile in a compose file, ulimit -Hn in a shell; each connection takes one", fewFiles))
+		d.add("descriptors", FindingWarning, found, fmt.Sprintf("allow %d or more, for the server too: each connection "+
+			"takes one (LimitNOFILE= in its systemd unit, ulimits: nofile in a compose file, ulimit -Hn in a shell)", fewFiles))
 	default:
 		d.add("descriptors", FindingOK, found, "")
 	}

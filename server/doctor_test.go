@@ -100,7 +100,12 @@ func TestDoctorAndTheClock(t *testing.T) {
 
 // Few descriptors are warned of.
 func TestDoctorAndDescriptors(t *testing.T) {
-	for limit, want := range map[int]FindingStatus{256: FindingWarning, 1023: FindingWarning, 1024: FindingOK, 1 << 20: FindingOK} {
+	for limit, want := range map[int]FindingStatus{
+		256:     FindingWarning,
+		1023:    FindingWarning,
+		1024:    FindingOK,
+		1 << 20: FindingOK,
+	} {
 		d := &doctor{}
 		d.descriptors(limit)
 		if len(d.findings) != 1 || d.findings[0].Status != want || (d.findings[0].Advice == "") != (want == FindingOK) {

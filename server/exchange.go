@@ -35,8 +35,8 @@ func newExchange(w http.ResponseWriter, r *http.Request, id string) *exchange {
 // lingerTimeout is how long a client that still sends has to read its answer, before the connection is closed.
 const lingerTimeout = time.Second
 
-// begin goes before the answer. Left to itself, net/http holds back an answer until it has read the rest of the body, which a slow client can draw
-// out; it does not if the connection is closed afterwards.
+// begin goes before the answer. Left to itself, net/http holds back an answer until it has read the rest of the body,
+// which a slow client can draw out; it does not if the connection is closed afterwards.
 func (x *exchange) begin() {
 	if x.unread && !x.wrote {
 		x.Header().Set("Connection", "close")

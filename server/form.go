@@ -75,8 +75,8 @@ func checkQuery(query string) error {
 
 const formMediaType = "application/x-www-form-urlencoded"
 
-// checkMediaType wants exactly one Content-Type, the form's, in UTF-8 (RFC 6749 App. B; media types ignore case, RFC 9110 §8.3.1). Many clients
-// name that charset utf8, which nothing else is called.
+// checkMediaType wants exactly one Content-Type, the form's, in UTF-8 (RFC 6749 App. B; media types ignore case, RFC
+// 9110 §8.3.1). Many clients name that charset utf8, which nothing else is called.
 func checkMediaType(h http.Header) error {
 	values := h.Values("Content-Type")
 	if len(values) == 1 && values[0] == formMediaType && h.Get("Content-Encoding") == "" {

@@ -10,11 +10,13 @@ import (
 )
 
 // misframed is the answer to a request whose end a proxy in front may see elsewhere than net/http does.
-var misframed = failWith(http.StatusBadRequest, api.InvalidRequest, "the length of the request is ambiguous: send Content-Length or Transfer-Encoding")
+var misframed = failWith(http.StatusBadRequest, api.InvalidRequest,
+	"the length of the request is ambiguous: send Content-Length or Transfer-Encoding")
 
-// framing follows the bytes that a client sends from request to request, and finds the request whose head has Transfer-Encoding together with
-// Content-Length or HTTP/1.0 (RFC 9112 §6.1), or a line that continues the one before (§5.2). net/http accepts all of these and hides the headers
-// from handlers. Whatever else is wrong with a request, net/http refuses it.
+// framing follows the bytes that a client sends from request to request, and finds the request whose head has
+// Transfer-Encoding together with Content-Length or HTTP/1.0 (RFC 9112 §6.1), or a line that continues the one before
+// (§5.2). net/http accepts all of these and hides the headers from handlers. Whatever else is wrong with a request,
+// net/http refuses it.
 type framing struct {
 	reads   framed
 	skip    int64  // bytes of a body or a chunk that are still to come
@@ -163,7 +165,8 @@ func (f *framing) size(line []byte) {
 	}
 }
 
-// isMisframed reports whether the length of a request is ambiguous. It must be asked once for each request of a connection.
+// isMisframed reports whether the length of a request is ambiguous. It must be asked once for each request of a
+// connection.
 func isMisframed(r *http.Request) bool {
 	c, ok := r.Context().Value(connKey{}).(*conn)
 	if !ok {

@@ -33,7 +33,7 @@ func TestAmbiguousLengths(t *testing.T) {
 			"Content-Type: application/x-www-form-urlencoded\r\n\r\nContent-Length: 1\r\nTransfer-Encoding: x\r\n\r\nb"
 		for name, rest := range misframedRequests {
 			for _, path := range []string{"/token", "/revoke", "/introspect", "/livez", "/nowhere"} {
-				ambiguous := "POST " + path + " HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n" + rest
+				ambiguous := "POST " + path + " HTTP/1.1\r\nHost: x\r\nContent-Type: " + formMediaType + "\r\n" + rest
 				for _, first := range []string{"", before} {
 					answers := h.answersTo(first + ambiguous + hidden)
 					want := 1
@@ -46,7 +46,8 @@ func TestAmbiguousLengths(t *testing.T) {
 					}
 					last := answers[want-1]
 					json := strings.HasPrefix(last.body, `{"error":"invalid_request"`)
-					if last.status != http.StatusBadRequest || json != isPost(path) || last.header.Get("X-Request-Id") == "" {
+					named := last.header.Get("X-Request-Id") != ""
+					if last.status != http.StatusBadRequest || json != isPost(path) || !named {
 						t.Errorf("%s at %s: %d %s", name, path, last.status, last.body)
 					}
 				}
@@ -78,7 +79,8 @@ func (h *harness) answersTo(requests string) (answers []response) {
 // HTTP/1.0 has no Transfer-Encoding: what follows may be a body to one and a request to another.
 func TestTransferEncodingOfHTTP10(t *testing.T) {
 	h := open(t, testConfig(sqliteURL(t)), nil)
-	answers := h.answersTo("POST /token HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\nGET /livez HTTP/1.0\r\n\r\n")
+	answers := h.answersTo("POST /token HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n" +
+		"GET /livez HTTP/1.0\r\n\r\n")
 	if len(answers) != 1 || answers[0].status != http.StatusBadRequest {
 		t.Errorf("%+v", answers)
 	}
@@ -87,7 +89,8 @@ func TestTransferEncodingOfHTTP10(t *testing.T) {
 // * is a path like others: it is counted among the requests of its connection.
 func TestAmbiguousLengthAfterAsterisk(t *testing.T) {
 	h := open(t, testConfig(sqliteURL(t)), nil)
-	answers := h.answersTo("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\nPOST /token HTTP/1.1\r\nHost: x\r\n" + misframedRequests["both"])
+	answers := h.answersTo("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n" +
+		"POST /token HTTP/1.1\r\nHost: x\r\n" + misframedRequests["both"])
 	if len(answers) != 2 || answers[0].status != http.StatusNotFound || answers[1].status != http.StatusBadRequest {
 		t.Errorf("%+v", answers)
 	}
@@ -96,7 +99,8 @@ func TestAmbiguousLengthAfterAsterisk(t *testing.T) {
 // However the bytes are cut into reads, the same is found.
 func TestFramingInPieces(t *testing.T) {
 	stream := "GET / HTTP/1.1\r\nContent-Length: 2\r\n\r\nab" +
-		"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n\n\r\nA ;x\r\n0123456789\r\n0\r\nContent-Length: 3\r\n\r\n" +
+		"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" +
+		"1\r\n\n\r\nA ;x\r\n0123456789\r\n0\r\nContent-Length: 3\r\n\r\n" +
 		"POST / HTTP/1.1\r\n" + misframedRequests["both"]
 	for size := 1; size <= len(stream); size++ {
 		var f framing
@@ -124,7 +128,8 @@ func FuzzFraming(f *testing.F) {
 		f.Add([]byte("POST / HTTP/1.1\r\nHost: x\r\n" + rest))
 	}
 	f.Add([]byte("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\naGET / HTTP/1.1\r\nHost: x\r\n\r\n"))
-	f.Add([]byte("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+	f.Add([]byte("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n" +
+		"GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		var follows framing
 		follows.follow(bytes.Clone(stream))
@@ -150,8 +155,9 @@ func FuzzFraming(f *testing.F) {
 
 // BenchmarkBareRequest is what following the bytes costs a request that does nothing.
 func BenchmarkBareRequest(b *testing.B) {
-	head := "POST /token HTTP/1.1\r\nHost: auth.example.com\r\nUser-Agent: python-requests/2.32.3\r\nAccept-Encoding: gzip, deflate\r\n" +
-		"Accept: */*\r\nConnection: keep-alive\r\nAuthorization: Basic YXBwOmFwcGFwcGFwcGFwcGFwcGFwcGFwcA==\r\nContent-Length: 120\r\n" +
+	head := "POST /token HTTP/1.1\r\nHost: auth.example.com\r\nUser-Agent: python-requests/2.32.3\r\n" +
+		"Accept-Encoding: gzip, deflate\r\nAccept: */*\r\nConnection: keep-alive\r\n" +
+		"Authorization: Basic YXBwOmFwcGFwcGFwcGFwcGFwcGFwcGFwcA==\r\nContent-Length: 120\r\n" +
 		"Content-Type: application/x-www-form-urlencoded\r\n\r\n" + strings.Repeat("x", 120)
 	for _, followed := range []bool{false, true} {
 		b.Run(fmt.Sprintf("followed=%v", followed), func(b *testing.B) {

@@ -15,8 +15,8 @@ const (
 	logTimeout = 500 * time.Millisecond // how long Flush and Close wait for a slow reader
 )
 
-// Lines writes lines without waiting for their reader: callers put lines into a bounded buffer, and one goroutine writes the buffer. A line that
-// does not fit, or that the writer refuses, is dropped and counted. Close must follow.
+// Lines writes lines without waiting for their reader: callers put lines into a bounded buffer, and one goroutine
+// writes the buffer. A line that does not fit, or that the writer refuses, is dropped and counted. Close must follow.
 type Lines struct {
 	to      io.Writer
 	delay   time.Duration            // 0: each line is written at once
@@ -37,7 +37,8 @@ type Lines struct {
 	broken bool  // the last write ended inside a line; of the goroutine alone
 }
 
-// NewLines writes lines to w. Unless w is a terminal, a line waits a moment for others, so that a line does not cost a system call of its own.
+// NewLines writes lines to w. Unless w is a terminal, a line waits a moment for others, so that a line does not cost a
+// system call of its own.
 func NewLines(w io.Writer, terminal bool) *Lines {
 	l := &Lines{
 		to:      w,

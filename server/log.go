@@ -11,15 +11,16 @@ import (
 	"unicode/utf8"
 )
 
-// Log is the log of a server. Nothing that becomes of its reader holds the server up. Its lines reach the writer a moment later, many at once,
-// unless it is a terminal.
+// Log is the log of a server. Nothing that becomes of its reader holds the server up. Its lines reach the writer a
+// moment later, many at once, unless it is a terminal.
 type Log struct {
 	*slog.Logger
 	Level *slog.LevelVar
 	lines *Lines
 }
 
-// NewLog is the log of the configuration, for a writer that is a terminal or not. Close must follow, or that of w, if w is [*Lines] already.
+// NewLog is the log of the configuration, for a writer that is a terminal or not. Close must follow, or that of w, if w
+// is [*Lines] already.
 func NewLog(c Config, w io.Writer, terminal bool) Log {
 	lines, ok := w.(*Lines)
 	if !ok {
@@ -79,7 +80,8 @@ func (s shortLines) Write(line []byte) (int, error) {
 	return s.Lines.Write(line)
 }
 
-// logHandler writes times in UTC, at once what a person should see at once, and lines that are bounded, whatever a stranger has put into them.
+// logHandler writes times in UTC, at once what a person should see at once, and lines that are bounded, whatever a
+// stranger has put into them.
 type logHandler struct {
 	slog.Handler
 	base  slog.Handler // without attributes

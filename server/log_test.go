@@ -64,7 +64,8 @@ func TestLogOnATerminal(t *testing.T) {
 
 var noticed = regexp.MustCompile(`"msg":"(\d+) lines were dropped"`)
 
-// delivered checks that the numbered lines that came are in order, and that notices tell of each that did not come, at its place.
+// delivered checks that the numbered lines that came are in order, and that notices tell of each that did not come, at
+// its place.
 func delivered(t *testing.T, log string) (lines int) {
 	t.Helper()
 	next := 0
@@ -143,7 +144,8 @@ func (m *moody) Write(p []byte) (int, error) {
 	return m.lockedBuffer.Write(p)
 }
 
-// A full disk costs the lines that did not fit, and the log says so once there is room again. What was written in part does not spoil the next line.
+// A full disk costs the lines that did not fit, and the log says so once there is room again. What was written in part
+// does not spoil the next line.
 func TestLogOnAFullDisk(t *testing.T) {
 	for _, part := range []int{0, 1, 100, 500} {
 		synctest.Test(t, func(t *testing.T) {

@@ -155,7 +155,8 @@ var (
 	acceptErrors = prometheus.NewDesc("keyturn_accept_errors_total",
 		"Connections that could not be accepted, as when descriptors run out.", []string{"listener"}, nil)
 	connectionsClosed = prometheus.NewDesc("keyturn_connections_closed_total",
-		"Connections closed because there were too many: the one idle longest, or a new one when all were busy.", []string{"listener", "reason"}, nil)
+		"Connections closed because there were too many: the one idle longest, or a new one when all were busy.",
+		[]string{"listener", "reason"}, nil)
 )
 
 // Describe implements [prometheus.Collector].

@@ -42,8 +42,8 @@ func (s *Server) publicRoutes() routes {
 	}.routes(s.config)
 }
 
-// routes reads like the contract. When the issuer has a path, the endpoints that the metadata names stand under it as well, and
-// the metadata stands where RFC 8414 §3.1 wants it.
+// routes reads like the contract. When the issuer has a path, the endpoints that the metadata names stand under it as
+// well, and the metadata stands where RFC 8414 §3.1 wants it.
 func (e endpoints) routes(config func() *Config) routes {
 	r := routes{}
 	path := config().issuerPath()

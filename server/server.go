@@ -176,10 +176,11 @@ const (
 // Listeners are the two open ports of a server.
 type Listeners struct {
 	Public, Admin net.Listener
-	MaxFiles      int // descriptors that the process may have open, which bound the connections; 0: they are not bounded
+	MaxFiles      int // descriptors that the process may have open, which bound the connections; 0: no bound
 }
 
-// limits share out the descriptors: what strangers can take on the public listener leaves some to the admin listener, the database and files.
+// limits share out the descriptors: what strangers can take on the public listener leaves some to the admin listener,
+// the database and files.
 func (l Listeners) limits() (public, admin int) {
 	if l.MaxFiles == 0 {
 		return 0, 0

@@ -2,8 +2,8 @@ package server
 
 import "net/http"
 
-// starting are the handlers of both listeners while there is no server yet. They answer what follows from the configuration alone, and 503 to the
-// rest, by the same rules of paths, methods and origins as the server.
+// starting are the handlers of both listeners while there is no server yet. They answer what follows from the
+// configuration alone, and 503 to the rest, by the same rules of paths, methods and origins as the server.
 func (c Config) starting() (public, admin http.Handler) {
 	e := endpoints{
 		token:      formsLater,
@@ -20,7 +20,9 @@ func (c Config) starting() (public, admin http.Handler) {
 }
 
 func (r routes) starting() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { r.serve(newExchange(w, q, randomHex(8)), q) })
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		r.serve(newExchange(w, q, randomHex(8)), q)
+	})
 }
 
 func formsLater(x *exchange, _ *http.Request) { writeError(x, unavailable(retrySoon)) }

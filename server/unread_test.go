@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keyturn/keyturn/api"
 )
 
 // unread is a request whose body goes on for ever: it is answered before.
@@ -28,7 +30,7 @@ func unreadRequests() (all []unread) {
 			unread{"405 method, " + name, "PUT /revoke HTTP/1.1\r\nHost: x\r\n" + formType + rest},
 			unread{"405 method of a document, " + name, "POST /livez HTTP/1.1\r\nHost: x\r\n" + formType + rest},
 			unread{"404 path, " + name, "POST /nowhere HTTP/1.1\r\nHost: x\r\n" + formType + rest},
-			unread{"200 document, " + name, "GET /.well-known/oauth-authorization-server HTTP/1.1\r\nHost: x\r\n" + rest},
+			unread{"200 document, " + name, "GET " + api.PathMetadata + " HTTP/1.1\r\nHost: x\r\n" + rest},
 			unread{"200 health, " + name, "GET /livez HTTP/1.1\r\nHost: x\r\n" + rest},
 		)
 	}
@@ -41,7 +43,8 @@ func unreadRequests() (all []unread) {
 	return all
 }
 
-// answeredEarly checks that the answer comes while the body goes on slowly, and that the connection is closed afterwards.
+// answeredEarly checks that the answer comes while the body goes on slowly, and that the connection is closed
+// afterwards.
 func answeredEarly(t *testing.T, address string, u unread, status string) {
 	t.Helper()
 	conn := must(net.Dial("tcp", address))
@@ -116,7 +119,8 @@ func TestAnswersBeforeTheBodyEndsWhileStarting(t *testing.T) {
 func TestConnectionsAreUsedAgain(t *testing.T) {
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	post := "POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
-	answers := h.answersTo(post + "Content-Length: 3\r\n\r\na=b" + post + "Transfer-Encoding: chunked\r\n\r\n3\r\na=b\r\n0\r\n\r\n" +
+	answers := h.answersTo(post + "Content-Length: 3\r\n\r\na=b" +
+		post + "Transfer-Encoding: chunked\r\n\r\n3\r\na=b\r\n0\r\n\r\n" +
 		post + "Content-Length: 0\r\n\r\n" + "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 	if len(answers) != 4 || answers[3].status != http.StatusOK {
 		t.Errorf("%d answers", len(answers))
@@ -159,15 +163,16 @@ func TestCharsets(t *testing.T) {
 		}
 	}
 	each(t, func(t *testing.T, h *harness) {
-		r := must(http.NewRequest(http.MethodPost, h.base+"/token", strings.NewReader("grant_type=password&username=alice&password="+
-			strings.ReplaceAll(password, " ", "+"))))
+		form := "grant_type=password&username=alice&password=" + strings.ReplaceAll(password, " ", "+")
+		r := must(http.NewRequest(http.MethodPost, h.base+"/token", strings.NewReader(form)))
 		r.Header.Set("Content-Type", `application/x-www-form-urlencoded; charset=utf8`)
 		r.Header.Set("Authorization", basic("app", secret))
 		h.send(r).tokens(t)
 	})
 }
 
-// While it starts, a server answers browsers and wrong methods as it does later: only the status of what it cannot do yet differs.
+// While it starts, a server answers browsers and wrong methods as it does later: only the status of what it cannot do
+// yet differs.
 func TestStartingAnswersByTheSameRules(t *testing.T) {
 	for _, issuer := range []string{issuer, "http://localhost:8080/tenant"} {
 		c := testConfig(sqliteURL(t))
@@ -178,8 +183,9 @@ func TestStartingAnswersByTheSameRules(t *testing.T) {
 			for _, method := range []string{"GET", "HEAD", "POST", "PUT", "OPTIONS", "FROB"} {
 				for _, origin := range []string{"", "https://app.example", "https://else.example"} {
 					for _, asked := range []string{"", "POST"} {
-						later, now := h.call(method, path, origin, asked), starting.call(method, path, origin, asked)
-						compareAnswers(t, fmt.Sprintf("%s %s from %q asking for %q", method, path, origin, asked), later, now)
+						name := fmt.Sprintf("%s %s from %q asking for %q", method, path, origin, asked)
+						later := h.call(method, path, origin, asked)
+						compareAnswers(t, name, later, starting.call(method, path, origin, asked))
 					}
 				}
 			}
@@ -211,8 +217,8 @@ func (h *harness) call(method, path, origin, asked string) response {
 func compareAnswers(t *testing.T, name string, later, now response) {
 	t.Helper()
 	headers := []string{
-		"Allow", "Vary", "Access-Control-Allow-Origin", "Access-Control-Allow-Methods", "Access-Control-Allow-Headers", "Access-Control-Expose-Headers",
-		"Access-Control-Max-Age", "X-Content-Type-Options",
+		"Allow", "Vary", "Access-Control-Allow-Origin", "Access-Control-Allow-Methods", "Access-Control-Allow-Headers",
+		"Access-Control-Expose-Headers", "Access-Control-Max-Age", "X-Content-Type-Options",
 	}
 	for _, header := range headers {
 		if got, want := now.header.Get(header), later.header.Get(header); got != want {
@@ -222,7 +228,8 @@ func compareAnswers(t *testing.T, name string, later, now response) {
 	if now.header.Get("X-Request-Id") == "" {
 		t.Errorf("%s: no request id", name)
 	}
-	if now.status != later.status && (now.status != http.StatusServiceUnavailable || now.header.Get("Retry-After") == "") {
+	notYet := now.status == http.StatusServiceUnavailable && now.header.Get("Retry-After") != ""
+	if now.status != later.status && !notYet {
 		t.Errorf("%s: %d, later %d", name, now.status, later.status)
 	}
 	if now.status == later.status && now.body != later.body {

@@ -90,7 +90,8 @@ func (p *process) start() time.Duration {
 	return time.Since(began)
 }
 
-// wrap has a shell start the server, by a name of its own: by that name the binary of the tests knows that it is keyturn.
+// wrap has a shell start the server, by a name of its own: by that name the binary of the tests knows that it is
+// keyturn.
 func (p *process) wrap() {
 	name := filepath.Join(p.t.TempDir(), "keyturn")
 	if err := os.Symlink(os.Args[0], name); err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/keyturn/keyturn/server"
 )
 
-// detach is for commands that serve: from now on, no reader of standard output or standard error can hold this process up by not reading, or end
-// it by going away. The log goes to standard error. Whatever a library logs goes there, too.
+// detach is for commands that serve: from now on, no reader of standard output or standard error can hold this process
+// up by not reading, or end it by going away. The log goes to standard error. Whatever a library logs goes there, too.
 func (a *app) detach(config server.Config, terminal bool) server.Log {
 	signal.Ignore(syscall.SIGPIPE) // which Go sends for these two descriptors
 	a.stdout, a.stderr = server.NewLines(a.stdout, true), server.NewLines(a.stderr, terminal)

@@ -53,7 +53,12 @@ func (a *app) dev(ctx context.Context, public, admin string) error {
 		return err
 	}
 	log := a.detach(config, true)
-	s, err := server.Open(ctx, config, server.Options{Dev: true, Log: log.Logger, Level: log.Level, Dropped: log.Dropped})
+	s, err := server.Open(ctx, config, server.Options{
+		Dev:     true,
+		Log:     log.Logger,
+		Level:   log.Level,
+		Dropped: log.Dropped,
+	})
 	if err != nil {
 		return err
 	}

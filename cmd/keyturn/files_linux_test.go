@@ -11,7 +11,8 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// With few descriptors and many idle connections, on both listeners, both listeners go on answering, and the database is reached.
+// With few descriptors and many idle connections, on both listeners, both listeners go on answering, and the database
+// is reached.
 func TestFewDescriptors(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		p := newProcess(t, databaseURL)
@@ -49,8 +50,9 @@ func TestFewDescriptors(t *testing.T) {
 		}
 		metrics := get(admin + "/metrics")
 		for _, listener := range []string{"public", "admin"} {
-			if strings.Contains(metrics, `keyturn_connections_closed_total{listener="`+listener+`",reason="idle"} 0`+"\n") ||
-				!strings.Contains(metrics, `keyturn_accept_errors_total{listener="`+listener+`"} 0`+"\n") {
+			noneClosed := `keyturn_connections_closed_total{listener="` + listener + `",reason="idle"} 0` + "\n"
+			noErrors := `keyturn_accept_errors_total{listener="` + listener + `"} 0` + "\n"
+			if strings.Contains(metrics, noneClosed) || !strings.Contains(metrics, noErrors) {
 				t.Errorf("%s: descriptors ran out, or no connection was closed", listener)
 			}
 		}
