@@ -121,11 +121,18 @@ func TestReaderOfTheLogComesBack(t *testing.T) {
 	p.start()
 	p.answers(8000) // more than the buffer holds
 	write.Close()
-	text := make(chan string)
+	var out sharedBuffer
+	end := make(chan struct{})
 	go func() {
-		b, _ := io.ReadAll(read)
-		text <- string(b)
+		defer close(end)
+		io.Copy(&out, read)
 	}()
+	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(out.String(), `lines were dropped"`); {
+		if time.Now().After(deadline) {
+			t.Fatal("the log does not say that lines were dropped")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 	dropped := func() bool {
 		r, err := http.Get("http://127.0.0.1:" + p.admin + "/metrics")
 		if err != nil {
@@ -142,7 +149,8 @@ func TestReaderOfTheLogComesBack(t *testing.T) {
 	if err := ends(t, c); err != nil {
 		t.Errorf("it ends with %v", err)
 	}
-	got := <-text
+	<-end
+	got := out.String()
 	if !strings.Contains(got, `lines were dropped"`) || !strings.Contains(got, `"msg":"stopping"`) || !dropped {
 		t.Errorf("dropped: %v, the log ends with %s", dropped, got[max(0, len(got)-1000):])
 	}
