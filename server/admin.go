@@ -46,6 +46,8 @@ type AdminOptions struct {
 	Say    func(format string, args ...any) // tells a person something; nil: nobody
 	Moved  bool                             // also a database that was copied to another
 	Given  map[string]bool                  // settings that the command was given; of the others, those by which servers run count
+
+	MaxFiles int // for Doctor: descriptors that the process may have open; 0: they are not judged
 }
 
 // OpenAdmin opens database and keys. *ConfigError tells all that is wrong with the configuration.

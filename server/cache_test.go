@@ -5,13 +5,11 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/keyturn/keyturn/storage"
@@ -257,41 +255,5 @@ func TestTokenCacheIsBounded(t *testing.T) {
 	}
 	if c.find(sum(5*maxVerified-1)) == nil || c.find(sum(1)) != nil {
 		t.Error("not the newest")
-	}
-}
-
-// A line waits for a moment, a warning and the end do not wait.
-func TestLogLinesWaitForAMoment(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var out lockedBuffer
-		log := NewLog(Config{LogLevel: "info"}, &out, false)
-		log.Info("first")
-		if out.String() != "" {
-			t.Error("at once: ", out.String())
-		}
-		time.Sleep(logDelay)
-		synctest.Wait()
-		if strings.Count(out.String(), "\n") != 1 {
-			t.Errorf("after %v: %s", logDelay, out.String())
-		}
-		log.Info("second")
-		log.Warn("third")
-		if strings.Count(out.String(), "\n") != 3 {
-			t.Error("a warning waits: ", out.String())
-		}
-		log.Info("fourth")
-		log.Close()
-		if strings.Count(out.String(), "\n") != 4 || !strings.HasSuffix(strings.SplitN(out.String(), `","level"`, 2)[0], "Z") {
-			t.Error(out.String())
-		}
-	})
-	many := NewLog(Config{LogLevel: "info"}, io.Discard, false)
-	for range 10_000 {
-		many.Info("a line", "padding", strings.Repeat("x", 100))
-	}
-	many.lines.mu.Lock()
-	defer many.lines.mu.Unlock()
-	if n := cap(many.lines.held); n > 4*logBuffer {
-		t.Errorf("%d bytes are held", n)
 	}
 }

@@ -7,11 +7,11 @@ import (
 
 // cors lets pages of the configured origins, and of no other, call an endpoint (Fetch standard; RFC 9700 §2.6). It answers their preflight
 // requests.
-func (s *Server) cors(h handler) handler {
+func cors(config func() *Config, h handler) handler {
 	return func(w *exchange, r *http.Request) {
 		w.Header().Add("Vary", "Origin")
 		origin := r.Header.Get("Origin")
-		if origin != "" && slices.Contains(s.config().CORSOrigins, origin) {
+		if origin != "" && slices.Contains(config().CORSOrigins, origin) {
 			w.Header().Set("Access-Control-Allow-Origin", origin)
 			w.Header().Set("Access-Control-Expose-Headers", "Retry-After, WWW-Authenticate, X-Request-Id")
 			if isPreflight(r) {

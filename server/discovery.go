@@ -26,20 +26,16 @@ func (s *Server) jwks(w *exchange, r *http.Request) {
 }
 
 // metadata is GET /.well-known/oauth-authorization-server (RFC 8414 §3). Nothing in it comes from the request.
-func (s *Server) metadata() handler {
-	body, err := s.config().metadata()
-	return func(x *exchange, _ *http.Request) { writeMetadata(x, body, err) }
-}
-
-func (c Config) metadata() ([]byte, error) { return json.Marshal(c.describe()) }
-
-func writeMetadata(w http.ResponseWriter, body []byte, err error) {
-	if err != nil {
-		writeError(w, visible(err))
-		return
+func (c Config) metadata() handler {
+	body, err := json.Marshal(c.describe())
+	return func(x *exchange, _ *http.Request) {
+		if err != nil {
+			writeError(x, visible(err))
+			return
+		}
+		x.Header().Set("Cache-Control", "public, max-age=300")
+		document(x, "application/json", body)
 	}
-	w.Header().Set("Cache-Control", "public, max-age=300")
-	document(w, "application/json", body)
 }
 
 func (c Config) describe() api.Metadata {
@@ -58,7 +54,7 @@ func (c Config) describe() api.Metadata {
 }
 
 // openAPI is GET /openapi.yaml: the contract of this listener.
-func (s *Server) openAPI(w *exchange, _ *http.Request) {
+func openAPI(w *exchange, _ *http.Request) {
 	w.Header().Set("Cache-Control", "public, max-age=300")
 	document(w, "application/yaml", keyturn.OpenAPI)
 }

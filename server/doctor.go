@@ -49,6 +49,7 @@ func Doctor(ctx context.Context, c Config, o AdminOptions, secrets []string) []F
 	d.configuration()
 	d.settings()
 	d.files()
+	d.descriptors(o.MaxFiles)
 	o.Create, o.Moved = false, true
 	c.Migrate = false
 	if d.begun(ctx, c) {
@@ -173,6 +174,21 @@ func (d *doctor) files() {
 	}
 	if len(d.findings) == before {
 		d.add("files", FindingOK, "nobody else can read the secrets", "")
+	}
+}
+
+// fewFiles is how many descriptors are too few for a busy server: each connection takes one.
+const fewFiles = 1024
+
+// descriptors judges how many files and connections a process that is started here may have open.
+func (d *doctor) descriptors(limit int) {
+	switch found := fmt.Sprintf("a process that is started here may open %d files and connections", limit); {
+	case limit == 0:
+	case limit < fewFiles:
+		d.add("descriptors", FindingWarning, found, fmt.Sprintf("allow %d or more, for the server too: each connection "+
+			"takes one (LimitNOFILE= in its systemd unit, ulimits: nofile in a compose file, ulimit -Hn in a shell)", fewFiles))
+	default:
+		d.add("descriptors", FindingOK, found, "")
 	}
 }
 

@@ -98,6 +98,26 @@ func TestDoctorAndTheClock(t *testing.T) {
 	}
 }
 
+// Few descriptors are warned of.
+func TestDoctorAndDescriptors(t *testing.T) {
+	for limit, want := range map[int]FindingStatus{
+		256:     FindingWarning,
+		1023:    FindingWarning,
+		1024:    FindingOK,
+		1 << 20: FindingOK,
+	} {
+		d := &doctor{}
+		d.descriptors(limit)
+		if len(d.findings) != 1 || d.findings[0].Status != want || (d.findings[0].Advice == "") != (want == FindingOK) {
+			t.Errorf("%d: %+v", limit, d.findings)
+		}
+	}
+	d := &doctor{}
+	if d.descriptors(0); len(d.findings) > 0 {
+		t.Errorf("%+v", d.findings)
+	}
+}
+
 // Counters of failures go in one round, however many there are.
 func TestCleanUpOfFailures(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {

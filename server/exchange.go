@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/api"
@@ -21,17 +22,39 @@ type exchange struct {
 	from                         string     // its text
 	status                       int
 	wrote                        bool
+	unread                       bool // the body has not been read to its end
+}
+
+func newExchange(w http.ResponseWriter, r *http.Request, id string) *exchange {
+	x := &exchange{ResponseWriter: w, id: id, route: "other", status: http.StatusOK, unread: r.ContentLength != 0}
+	x.Header().Set("X-Request-Id", x.id)
+	x.Header().Set("X-Content-Type-Options", "nosniff")
+	return x
+}
+
+// lingerTimeout is how long a client that still sends has to read its answer, before the connection is closed.
+const lingerTimeout = time.Second
+
+// begin goes before the answer. Left to itself, net/http holds back an answer until it has read the rest of the body,
+// which a slow client can draw out; it does not if the connection is closed afterwards.
+func (x *exchange) begin() {
+	if x.unread && !x.wrote {
+		x.Header().Set("Connection", "close")
+		http.NewResponseController(x.ResponseWriter).SetReadDeadline(time.Now().Add(lingerTimeout))
+	}
+	x.wrote = true
 }
 
 // WriteHeader implements [http.ResponseWriter].
 func (x *exchange) WriteHeader(status int) {
-	x.status, x.wrote = status, true
+	x.begin()
+	x.status = status
 	x.ResponseWriter.WriteHeader(status)
 }
 
 // Write implements [http.ResponseWriter].
 func (x *exchange) Write(b []byte) (int, error) {
-	x.wrote = true
+	x.begin()
 	return x.ResponseWriter.Write(b)
 }
 
@@ -42,17 +65,10 @@ func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 func (s *Server) wrap(r routes) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		begun := time.Now()
-		x := &exchange{
-			ResponseWriter: w,
-			id:             s.requestID(q),
-			route:          "other",
-			address:        s.addressOf(q),
-			status:         http.StatusOK,
-		}
+		x := newExchange(w, q, s.requestID(q))
+		x.address = s.addressOf(q)
 		x.from = x.address.String()
 		traced, endTrace := s.beginTrace(q, x)
-		x.Header().Set("X-Request-Id", x.id)
-		x.Header().Set("X-Content-Type-Options", "nosniff")
 		defer func() {
 			if p := recover(); p != nil {
 				s.recovered(x, p)
@@ -69,22 +85,46 @@ func (s *Server) recovered(x *exchange, p any) {
 	if p == http.ErrAbortHandler {
 		panic(p)
 	}
-	s.log.Error("panic", "request_id", x.id, "path", x.route, "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+	s.log.Error("panic", "request_id", x.id, "path", x.route, "type", fmt.Sprintf("%T", p), "stack", panicStack())
 	x.outcome = string(api.ServerError)
 	if !x.wrote {
 		writeError(x, visible(nil))
 	}
 }
 
+// panicStack is the stack of a panic from the call that panicked on: a log line has no room for what stands above it.
+func panicStack() string {
+	stack := string(debug.Stack())
+	if _, below, ok := strings.Cut(stack, "\npanic("); ok {
+		return "panic(" + below
+	}
+	return stack
+}
+
 func (s *Server) finish(r *http.Request, x *exchange, took time.Duration) {
 	s.metrics.observe(x.route, methodOf(r), x.status, took)
-	line := []slog.Attr{slog.String("request_id", x.id), slog.String("method", r.Method), slog.String("path", x.route), slog.Int("status", x.status),
-		slog.Float64("duration_ms", float64(took.Microseconds())/1000), slog.String("client", x.clientID), slog.String("outcome", x.outcome),
-		slog.String("address", x.from)}
+	line := []slog.Attr{
+		slog.String("request_id", x.id),
+		slog.String("method", shownMethod(r)),
+		slog.String("path", x.route),
+		slog.Int("status", x.status),
+		slog.Float64("duration_ms", float64(took.Microseconds())/1000),
+		slog.String("client", x.clientID),
+		slog.String("outcome", x.outcome),
+		slog.String("address", x.from),
+	}
 	if x.trace != "" {
 		line = append(line, slog.String("trace_id", x.trace))
 	}
 	s.tell("request", line...)
+}
+
+// shownMethod is the method as the log has it. A stranger may send any word, of any length.
+func shownMethod(r *http.Request) string {
+	if methodOf(r) == "other" {
+		return r.Method[:min(len(r.Method), 16)]
+	}
+	return r.Method
 }
 
 // tell is one line of the log on the path of a request: unlike [slog.Logger.Info], it does not look for the line of code that says it.

@@ -24,7 +24,7 @@ var credentials = map[string]bool{
 }
 
 // readForm reads and parses the form of a request: one application/x-www-form-urlencoded body of at most maxBody bytes.
-func readForm(w http.ResponseWriter, r *http.Request) (form, error) {
+func readForm(x *exchange, r *http.Request) (form, error) {
 	if err := checkQuery(r.URL.RawQuery); err != nil {
 		return nil, err
 	}
@@ -33,10 +33,9 @@ func readForm(w http.ResponseWriter, r *http.Request) (form, error) {
 	}
 	tooLarge := failWith(http.StatusRequestEntityTooLarge, api.InvalidRequest, "the body is larger than 65536 bytes")
 	if r.ContentLength > maxBody {
-		w.Header().Set("Connection", "close")
 		return nil, tooLarge
 	}
-	body, err := readBody(w, r)
+	body, err := readBody(r)
 	if err != nil {
 		var size *http.MaxBytesError
 		if errors.As(err, &size) {
@@ -44,14 +43,15 @@ func readForm(w http.ResponseWriter, r *http.Request) (form, error) {
 		}
 		return nil, fail(api.InvalidRequest, "the body could not be read")
 	}
+	x.unread = false
 	return parseForm(body)
 }
 
 // readBody reads a body. Memory comes with what is sent, not with what is announced.
-func readBody(w http.ResponseWriter, r *http.Request) (string, error) {
+func readBody(r *http.Request) (string, error) {
 	var b bytes.Buffer
 	b.Grow(int(min(max(r.ContentLength, 0), 4<<10)) + bytes.MinRead)
-	_, err := b.ReadFrom(http.MaxBytesReader(w, r.Body, maxBody))
+	_, err := b.ReadFrom(http.MaxBytesReader(nil, r.Body, maxBody))
 	return b.String(), err
 }
 
@@ -74,7 +74,8 @@ func checkQuery(query string) error {
 
 const formMediaType = "application/x-www-form-urlencoded"
 
-// checkMediaType wants exactly one Content-Type, the form's, in UTF-8 (RFC 6749 App. B; media types ignore case, RFC 9110 §8.3.1).
+// checkMediaType wants exactly one Content-Type, the form's, in UTF-8 (RFC 6749 App. B; media types ignore case, RFC
+// 9110 §8.3.1). Many clients name that charset utf8, which nothing else is called.
 func checkMediaType(h http.Header) error {
 	values := h.Values("Content-Type")
 	if len(values) == 1 && values[0] == formMediaType && h.Get("Content-Encoding") == "" {
@@ -83,8 +84,8 @@ func checkMediaType(h http.Header) error {
 	if len(values) == 1 {
 		mediaType, params, err := mime.ParseMediaType(values[0])
 		charset, given := params["charset"]
-		if err == nil && mediaType == formMediaType && (!given || strings.EqualFold(charset, "utf-8")) &&
-			h.Get("Content-Encoding") == "" {
+		inUTF8 := !given || strings.EqualFold(charset, "utf-8") || strings.EqualFold(charset, "utf8")
+		if err == nil && mediaType == formMediaType && inUTF8 && h.Get("Content-Encoding") == "" {
 			return nil
 		}
 	}

@@ -7,18 +7,17 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/keyturn/keyturn/api"
 	"github.com/keyturn/keyturn/storage"
 )
 
 // front is the two listeners. They answer from before there is a server behind them, which may have to wait for its database, until after.
 type front struct {
 	listeners     Listeners
+	connections   []*connections // public, admin
 	public, admin gate
 	servers       []*http.Server
 	failed        chan error
@@ -33,7 +32,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) { (*g.handler.L
 func (g *gate) set(h http.Handler) { g.handler.Store(&h) }
 
 // newFront begins to answer on the listeners.
-func newFront(c Config, l Listeners, public, admin http.Handler) (*front, error) {
+func newFront(c Config, l Listeners, log *slog.Logger, public, admin http.Handler) (*front, error) {
 	f := &front{listeners: l, failed: make(chan error, 2)}
 	certificate, err := c.certificate()
 	if err != nil {
@@ -42,18 +41,29 @@ func newFront(c Config, l Listeners, public, admin http.Handler) (*front, error)
 	f.certificate.Store(certificate)
 	f.public.set(public)
 	f.admin.set(admin)
+	publicLimit, adminLimit := l.limits()
+	publicConnections := &connections{Listener: l.Public, name: "public", limit: publicLimit, tls: f.tls(c), log: log}
+	adminConnections := &connections{Listener: l.Admin, name: "admin", limit: adminLimit, log: log}
+	f.connections = []*connections{publicConnections, adminConnections}
 	publicServer, adminServer := httpServer(&f.public), httpServer(&f.admin)
 	f.servers = []*http.Server{publicServer, adminServer}
-	go func() {
-		if c.TLSCertFile == "" {
-			f.failed <- publicServer.Serve(l.Public)
-			return
-		}
-		publicServer.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.certificate.Load(), nil }}
-		f.failed <- publicServer.ServeTLS(l.Public, "", "")
-	}()
-	go func() { f.failed <- adminServer.Serve(l.Admin) }()
+	go func() { f.failed <- publicServer.Serve(publicConnections) }()
+	go func() { f.failed <- adminServer.Serve(adminConnections) }()
 	return f, nil
+}
+
+// tls is how the public listener speaks TLS; nil if it is plaintext. There is no HTTP/2.
+func (f *front) tls(c Config) *tls.Config {
+	if c.TLSCertFile == "" {
+		return nil
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return f.certificate.Load(), nil
+		},
+	}
 }
 
 // stop takes nothing more and finishes what is in flight, within a span. Whoever has not sent or read all by then is cut off.
@@ -70,25 +80,6 @@ func (f *front) stop(span time.Duration, log *slog.Logger) {
 		})
 	}
 	all.Wait()
-}
-
-// starting answers while there is no server yet: what follows from the configuration alone, and that the rest is not there yet.
-func (c Config) starting(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("X-Request-Id", randomHex(8))
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	switch path := r.URL.EscapedPath(); {
-	case path == api.PathLivez:
-		plain(w, http.StatusOK, "ok")
-	case strings.HasPrefix(path, api.PathMetadata) && r.Method == http.MethodGet:
-		w.Header().Set("Access-Control-Allow-Origin", "*")
-		body, err := c.metadata()
-		writeMetadata(w, body, err)
-	case strings.HasSuffix(path, api.PathToken), strings.HasSuffix(path, api.PathRevoke), strings.HasSuffix(path, api.PathIntrospect):
-		writeError(w, unavailable(retrySoon))
-	default:
-		w.Header().Set("Retry-After", "1")
-		plain(w, http.StatusServiceUnavailable, "not ready: starting")
-	}
 }
 
 // certificate reads the certificate of the public listener; nil if that is plaintext.
@@ -113,8 +104,8 @@ func Serve(ctx context.Context, c Config, o Options, l Listeners) error {
 		o.Log = discard
 	}
 	c.warn(o.Log)
-	starting := http.HandlerFunc(c.starting)
-	f, err := newFront(c, l, starting, starting)
+	public, admin := c.starting()
+	f, err := newFront(c, l, o.Log, public, admin)
 	if err != nil {
 		return err
 	}

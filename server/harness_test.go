@@ -121,6 +121,7 @@ func open(t testing.TB, c Config, at *testClock) *harness {
 func (h *harness) serveHTTP() {
 	h.http = httptest.NewUnstartedServer(nil)
 	h.http.Config = httpServer(h.server.Public())
+	h.http.Listener = &connections{Listener: h.http.Listener, name: "public", log: discard}
 	h.http.Start()
 	h.base = h.http.URL
 	h.t.Cleanup(h.http.Close)

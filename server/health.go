@@ -157,7 +157,7 @@ func (s *Server) ready() error {
 }
 
 // livez tells that the process answers; it asks nothing else.
-func (s *Server) livez(w *exchange, r *http.Request) {
+func livez(w *exchange, r *http.Request) {
 	text := "ok"
 	if r.URL.Query().Has("verbose") {
 		text = "process ok\nok"

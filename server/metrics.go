@@ -68,7 +68,7 @@ func newMetrics(s *Server) *metrics {
 	m.cleanedAt.Set(float64(s.now().Unix()))
 	m.beginAtZero()
 	m.registry.MustRegister(m.requests, m.tokens, m.failures, m.refreshes, m.loginFailures, m.signed, m.jwks, m.cleaned,
-		m.cleanedAt, m.throttled, m.hashed, m.reloads, m.reloaded, m.forwardedUnreadable, keyMetrics{s},
+		m.cleanedAt, m.throttled, m.hashed, m.reloads, m.reloaded, m.forwardedUnreadable, keyMetrics{s}, listenerMetrics{s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.buildInfo())
 	m.registry.MustRegister(s.gauges()...)
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
@@ -119,6 +119,10 @@ func (s *Server) gauges() []prometheus.Collector {
 			}
 			return 1
 		}),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "keyturn_log_lines_dropped_total",
+			Help: "Log lines dropped because their reader was too slow, or they could not be written.",
+		}, func() float64 { return float64(s.dropped()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_audit_records_total", Help: "Audit records that this process has written."},
 			func() float64 { return float64(s.db.Audited()) }),
 		gauge("keyturn_clock_offset_seconds", "How far the clock here is ahead of that of the database.", func() float64 { return s.clock.Off().Seconds() }),
@@ -157,6 +161,39 @@ func (k keyMetrics) Collect(to chan<- prometheus.Metric) {
 	}
 	if due := k.s.ring.RotatesAt(); !due.IsZero() {
 		to <- prometheus.MustNewConstMetric(rotationDue, prometheus.GaugeValue, float64(due.Unix()))
+	}
+}
+
+// listenerMetrics is what the listeners count, which begin to before there is a server.
+type listenerMetrics struct{ s *Server }
+
+var (
+	acceptErrors = prometheus.NewDesc("keyturn_accept_errors_total",
+		"Connections that could not be accepted, as when descriptors run out.", []string{"listener"}, nil)
+	connectionsClosed = prometheus.NewDesc("keyturn_connections_closed_total",
+		"Connections closed because there were too many: the one idle longest, or a new one when all were busy.",
+		[]string{"listener", "reason"}, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (m listenerMetrics) Describe(to chan<- *prometheus.Desc) {
+	to <- acceptErrors
+	to <- connectionsClosed
+}
+
+// Collect implements [prometheus.Collector].
+func (m listenerMetrics) Collect(to chan<- prometheus.Metric) {
+	all := []*connections{{name: "public"}, {name: "admin"}}
+	if f := m.s.front.Load(); f != nil {
+		all = f.connections
+	}
+	count := func(d *prometheus.Desc, n int64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+	}
+	for _, l := range all {
+		count(acceptErrors, l.acceptErrors.Load(), l.name)
+		count(connectionsClosed, l.closedIdle.Load(), l.name, "idle")
+		count(connectionsClosed, l.closedNew.Load(), l.name, "new")
 	}
 }
 

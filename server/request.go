@@ -92,7 +92,7 @@ func (s *Server) tellFailure(q *request, err error) {
 func (s *Server) answer(r *http.Request, q *request, endpoint func(context.Context, *request) (any, error)) (any, error) {
 	var err error
 	q.base = r.Context()
-	if q.form, err = readForm(q, r); err != nil {
+	if q.form, err = readForm(q.exchange, r); err != nil {
 		return nil, err
 	}
 	if err := s.unfit(); err != nil {

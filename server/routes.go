@@ -22,29 +22,56 @@ type handler func(*exchange, *http.Request)
 // routes are handlers by path. Paths are neither cleaned nor decoded, and nothing is redirected.
 type routes map[string]handler
 
-// publicRoutes reads like the contract. When the issuer has a path, the endpoints that the metadata names stand under it as well, and
-// the metadata stands where RFC 8414 §3.1 wants it.
+// endpoints are the handlers of the public listener.
+type endpoints struct {
+	token, revoke, introspect handler
+	jwks, metadata, openAPI   handler
+	livez, readyz             handler
+}
+
 func (s *Server) publicRoutes() routes {
+	return endpoints{
+		token:      s.post(s.token),
+		revoke:     s.post(s.revoke),
+		introspect: s.post(s.introspect),
+		jwks:       s.jwks,
+		metadata:   s.config().metadata(),
+		openAPI:    openAPI,
+		livez:      livez,
+		readyz:     s.readyz,
+	}.routes(s.config)
+}
+
+// routes reads like the contract. When the issuer has a path, the endpoints that the metadata names stand under it as
+// well, and the metadata stands where RFC 8414 §3.1 wants it.
+func (e endpoints) routes(config func() *Config) routes {
 	r := routes{}
-	path := s.issuerPath()
+	path := config().issuerPath()
 	for _, prefix := range prefixes(path) {
-		r[prefix+api.PathToken] = s.cors(only(s.post(s.token), http.MethodPost))
-		r[prefix+api.PathRevoke] = s.cors(only(s.post(s.revoke), http.MethodPost))
-		r[prefix+api.PathIntrospect] = only(s.post(s.introspect), http.MethodPost)
-		r[prefix+api.PathJWKS] = anyOrigin(only(s.jwks, http.MethodGet, http.MethodHead))
+		r[prefix+api.PathToken] = cors(config, only(e.token, http.MethodPost))
+		r[prefix+api.PathRevoke] = cors(config, only(e.revoke, http.MethodPost))
+		r[prefix+api.PathIntrospect] = only(e.introspect, http.MethodPost)
+		r[prefix+api.PathJWKS] = anyOrigin(only(e.jwks, http.MethodGet, http.MethodHead))
 	}
-	r[api.PathMetadata+path] = anyOrigin(only(s.metadata(), http.MethodGet, http.MethodHead))
-	r[api.PathOpenAPI] = only(s.openAPI, http.MethodGet, http.MethodHead)
-	r[api.PathLivez] = only(s.livez, http.MethodGet, http.MethodHead)
-	r[api.PathReadyz] = only(s.readyz, http.MethodGet, http.MethodHead)
+	r[api.PathMetadata+path] = anyOrigin(only(e.metadata, http.MethodGet, http.MethodHead))
+	r[api.PathOpenAPI] = only(e.openAPI, http.MethodGet, http.MethodHead)
+	r[api.PathLivez] = only(e.livez, http.MethodGet, http.MethodHead)
+	r[api.PathReadyz] = only(e.readyz, http.MethodGet, http.MethodHead)
 	return r
 }
 
+// adminEndpoints are the handlers of the admin listener.
+type adminEndpoints struct{ metrics, livez, readyz handler }
+
 func (s *Server) adminRoutes() routes {
+	return adminEndpoints{metrics: s.metrics.serve, livez: livez, readyz: s.readyz}.routes()
+}
+
+func (e adminEndpoints) routes() routes {
 	return routes{
-		api.PathMetrics: only(s.metrics.serve, http.MethodGet, http.MethodHead),
-		api.PathLivez:   only(s.livez, http.MethodGet, http.MethodHead),
-		api.PathReadyz:  only(s.readyz, http.MethodGet, http.MethodHead),
+		api.PathMetrics: only(e.metrics, http.MethodGet, http.MethodHead),
+		api.PathLivez:   only(e.livez, http.MethodGet, http.MethodHead),
+		api.PathReadyz:  only(e.readyz, http.MethodGet, http.MethodHead),
 	}
 }
 
@@ -52,12 +79,35 @@ func (s *Server) adminRoutes() routes {
 func (r routes) serve(x *exchange, q *http.Request) {
 	path := q.URL.EscapedPath()
 	h, ok := r[path]
-	if !ok {
+	if ok {
+		x.route = path
+	}
+	switch {
+	case isMisframed(q):
+		x.Header().Set("Connection", "close")
+		x.refuse(ok && isPost(path), misframed)
+	case !ok:
 		plain(x, http.StatusNotFound, "not found")
+	default:
+		h(x, q)
+	}
+}
+
+// isPost reports whether the endpoint of a path takes forms, and so answers errors in JSON.
+func isPost(path string) bool {
+	return strings.HasSuffix(path, api.PathToken) ||
+		strings.HasSuffix(path, api.PathRevoke) ||
+		strings.HasSuffix(path, api.PathIntrospect)
+}
+
+// refuse answers with an error, in JSON or as plain text.
+func (x *exchange) refuse(inJSON bool, f *failure) {
+	x.outcome = string(f.body.Code)
+	if inJSON {
+		writeError(x, f)
 		return
 	}
-	x.route = path
-	h(x, q)
+	plain(x, f.httpStatus(), f.body.Description)
 }
 
 // only answers other methods than those given with 405 and Allow (RFC 9110 §15.5.6).
@@ -77,8 +127,8 @@ func only(h handler, methods ...string) handler {
 }
 
 // issuerPath is the path of the issuer, "" if it has none.
-func (s *Server) issuerPath() string {
-	u, err := url.Parse(s.config().Issuer)
+func (c Config) issuerPath() string {
+	u, err := url.Parse(c.Issuer)
 	if err != nil {
 		return "" // Problems has refused it
 	}

@@ -35,6 +35,7 @@ type Options struct {
 	Generate    func(bits int) (*rsa.PrivateKey, error)  // nil: rsa.GenerateKey
 	Log         *slog.Logger                             // nil: nothing is logged
 	Level       *slog.LevelVar                           // that of Log, which a reload may change; nil: it stays
+	Dropped     func() int64                             // lines of Log that were dropped so far; nil: none
 	Tracer      trace.Tracer                             // nil: requests are not traced
 	Reload      Reload                                   // the zero value: never
 	Dev         bool                                     // the database is, or becomes, one of `keyturn dev`
@@ -78,7 +79,9 @@ type Server struct {
 	clock          *clock.Clock
 	elapsed        func() time.Duration                     // since the start, whatever is done to any clock
 	databaseNow    func(context.Context) (time.Time, error) // the clock of the database
+	front          atomic.Pointer[front]                    // nil: it does not serve
 	log            *slog.Logger
+	dropped        func() int64 // lines of log
 	hasher         *hasher
 	throttle       *throttle
 	clientFailures clientFailures
@@ -139,6 +142,9 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 	if s.databaseNow == nil {
 		s.databaseNow = st.db.Clock
 	}
+	if s.dropped = o.Dropped; s.dropped == nil {
+		s.dropped = func() int64 { return 0 }
+	}
 	s.metrics = newMetrics(s)
 	s.hasher.took = func(took time.Duration) { s.metrics.hashed.Observe(took.Seconds()) }
 	s.trusted, _ = c.trustedProxies() // checked above
@@ -196,7 +202,20 @@ const (
 )
 
 // Listeners are the two open ports of a server.
-type Listeners struct{ Public, Admin net.Listener }
+type Listeners struct {
+	Public, Admin net.Listener
+	MaxFiles      int // descriptors that the process may have open, which bound the connections; 0: no bound
+}
+
+// limits share out the descriptors: what strangers can take on the public listener leaves some to the admin listener,
+// the database and files.
+func (l Listeners) limits() (public, admin int) {
+	if l.MaxFiles == 0 {
+		return 0, 0
+	}
+	reserve := min(max(64, l.MaxFiles/8), l.MaxFiles/2)
+	return max(1, l.MaxFiles-reserve), max(1, min(64, reserve/4))
+}
 
 // Listen opens the ports of the configuration.
 func Listen(c Config) (Listeners, error) {
@@ -215,7 +234,7 @@ func Listen(c Config) (Listeners, error) {
 // Serve answers on both listeners, keeps the keys and cleans up until the context ends. Then it is not ready first, finishes what is in
 // flight, and returns.
 func (s *Server) Serve(ctx context.Context, l Listeners) error {
-	f, err := newFront(*s.config(), l, s.Public(), s.Admin())
+	f, err := newFront(*s.config(), l, s.log, s.Public(), s.Admin())
 	if err != nil {
 		return err
 	}
@@ -223,6 +242,7 @@ func (s *Server) Serve(ctx context.Context, l Listeners) error {
 }
 
 func (s *Server) serve(ctx context.Context, f *front, o Options) error {
+	s.front.Store(f)
 	loops, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() { s.ring.Run(loops) })
@@ -256,9 +276,18 @@ func httpServer(h http.Handler) *http.Server {
 	one := new(http.Protocols)
 	one.SetHTTP1(true)
 	return &http.Server{
-		Handler: h, Protocols: one, ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout, WriteTimeout: responseTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes: maxHeader - 4096, // net/http reads 4096 bytes more than it is told
-		ErrorLog:       log.New(io.Discard, "", 0),
+		Handler:           h,
+		Protocols:         one,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       requestTimeout,
+		WriteTimeout:      responseTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader - 4096, // net/http reads 4096 bytes more than it is told
+		ErrorLog:          log.New(io.Discard, "", 0),
+		ConnContext:       connContext,
+		ConnState:         connState,
+
+		DisableGeneralOptionsHandler: true, // isMisframed counts requests, and * is an unknown path like others
 	}
 }
 

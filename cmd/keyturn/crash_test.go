@@ -28,6 +28,7 @@ type process struct {
 	running     *exec.Cmd
 	log         io.Writer // of the server, at debug level; nil: nobody reads it
 	hashMemory  string    // of the server; "": the least
+	wrapper     string    // a shell script that starts the server, as "$0" "$@"; "": it starts at once
 }
 
 func newProcess(t *testing.T, databaseURL string) *process {
@@ -71,6 +72,9 @@ func (p *process) start() time.Duration {
 	p.t.Helper()
 	began := time.Now()
 	p.running = p.command("serve", "--issuer", p.base(), "--listen", "127.0.0.1:"+p.port, "--admin-listen", "127.0.0.1:"+p.admin)
+	if p.wrapper != "" {
+		p.wrap()
+	}
 	if p.hashMemory != "" {
 		p.running.Env = append(p.running.Env, "KEYTURN_PASSWORD_HASH_MEMORY="+p.hashMemory)
 	}
@@ -85,6 +89,18 @@ func (p *process) start() time.Duration {
 		p.t.Fatal(err)
 	}
 	return time.Since(began)
+}
+
+// wrap has a shell start the server, by a name of its own: by that name the binary of the tests knows that it is
+// keyturn.
+func (p *process) wrap() {
+	name := filepath.Join(p.t.TempDir(), "keyturn")
+	if err := os.Symlink(os.Args[0], name); err != nil {
+		p.t.Fatal(err)
+	}
+	wrapped := exec.Command("sh", append([]string{"-c", p.wrapper, name}, p.running.Args[1:]...)...)
+	wrapped.Env = p.running.Env
+	p.running = wrapped
 }
 
 // kill ends the server as a power cut would end it.

@@ -19,21 +19,21 @@ const devFolder = ".keyturn"
 
 func (a *app) devCommand() *cobra.Command {
 	c := &cobra.Command{Use: "dev", Short: "Try keyturn: an embedded server with a demo client and user", Args: cobra.NoArgs}
-	listen := c.Flags().String("listen", "127.0.0.1:8080", "loopback address of the public listener")
-	adminListen := c.Flags().String("admin-listen", "127.0.0.1:8081", "loopback address of the admin listener")
+	public := c.Flags().String("listen", "127.0.0.1:8080", "loopback address of the public listener")
+	admin := c.Flags().String("admin-listen", "127.0.0.1:8081", "loopback address of the admin listener")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		for _, address := range []string{*listen, *adminListen} {
+		for _, address := range []string{*public, *admin} {
 			if at, err := netip.ParseAddrPort(address); err != nil || !at.Addr().IsLoopback() {
 				return usageError{fmt.Errorf("dev listens on loopback addresses only, such as 127.0.0.1:8080, not on %q", address)}
 			}
 		}
-		return a.dev(c.Context(), *listen, *adminListen)
+		return a.dev(c.Context(), *public, *admin)
 	}
 	return c
 }
 
 // dev opens the ports, makes or opens the embedded database, tests itself, prints what a first request needs, and serves.
-func (a *app) dev(ctx context.Context, listen, adminListen string) error {
+func (a *app) dev(ctx context.Context, public, admin string) error {
 	ctx, stop := untilSignal(ctx)
 	defer stop()
 	if err := os.Mkdir(devFolder, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
@@ -42,7 +42,7 @@ func (a *app) dev(ctx context.Context, listen, adminListen string) error {
 	if err := os.Chmod(devFolder, 0o700); err != nil {
 		return err
 	}
-	listeners, err := server.Listen(server.Config{Listen: listen, AdminListen: adminListen})
+	listeners, err := listen(server.Config{Listen: public, AdminListen: admin})
 	if err != nil {
 		return fmt.Errorf("%w (--listen and --admin-listen choose other ports)", err)
 	}
@@ -52,7 +52,13 @@ func (a *app) dev(ctx context.Context, listen, adminListen string) error {
 	if err != nil {
 		return err
 	}
-	s, err := server.Open(ctx, config, server.Options{Dev: true, Log: server.NewLog(config, a.stderr, true).Logger})
+	log := a.detach(config, true)
+	s, err := server.Open(ctx, config, server.Options{
+		Dev:     true,
+		Log:     log.Logger,
+		Level:   log.Level,
+		Dropped: log.Dropped,
+	})
 	if err != nil {
 		return err
 	}
@@ -92,9 +98,11 @@ func (a *app) serveDev(ctx context.Context, s *server.Server, l server.Listeners
 	}
 	d.AccessToken = token
 	a.say("\n*** DEVELOPMENT SERVER: its secrets are known to everybody who reads this screen. Never use it for real users. ***\n")
+	a.flush()
 	if err := a.print(d, func() { a.printDev(d, l.Admin.Addr()) }); err != nil {
 		return err
 	}
+	a.flush()
 	a.say("Self-test passed: password, verify, introspect, refresh, reuse refused, revoke. Serving until Ctrl-C.")
 	return <-served
 }

@@ -30,7 +30,12 @@ func (a *app) doctorCommand() *cobra.Command {
 		case err != nil:
 			return err
 		default:
-			findings = server.Doctor(c.Context(), config, server.AdminOptions{Actor: a.actor(), Given: a.given}, a.secretFiles(config, c.Flags()))
+			files, err := raiseFiles()
+			if err != nil {
+				return err
+			}
+			o := server.AdminOptions{Actor: a.actor(), Given: a.given, MaxFiles: files}
+			findings = server.Doctor(c.Context(), config, o, a.secretFiles(config, c.Flags()))
 		}
 		if err := a.print(findings, func() { a.printFindings(findings) }); err != nil {
 			return err

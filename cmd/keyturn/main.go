@@ -51,6 +51,7 @@ func run(
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	defer a.flush()
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0

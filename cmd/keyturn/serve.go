@@ -36,8 +36,7 @@ func (a *app) serve(ctx context.Context, config server.Config, again func() (ser
 	defer signal.Stop(hangUp)
 	ctx, stop := untilSignal(ctx)
 	defer stop()
-	log := server.NewLog(config, a.stderr, a.onTerminal())
-	defer log.Close()
+	log := a.detach(config, a.onTerminal())
 	tracer, stopTracing, err := tracing(ctx, a.getenv, log.Logger)
 	if err != nil {
 		return err
@@ -49,11 +48,17 @@ func (a *app) serve(ctx context.Context, config server.Config, again func() (ser
 			log.Warn("traces were not sent", "error", err.Error())
 		}
 	}()
-	listeners, err := server.Listen(config)
+	listeners, err := listen(config)
 	if err != nil {
 		return err
 	}
-	return server.Serve(ctx, config, server.Options{Log: log.Logger, Level: log.Level, Tracer: tracer, Reload: server.Reload{Asked: hangUp, Read: again}}, listeners)
+	return server.Serve(ctx, config, server.Options{
+		Log:     log.Logger,
+		Level:   log.Level,
+		Dropped: log.Dropped,
+		Tracer:  tracer,
+		Reload:  server.Reload{Asked: hangUp, Read: again},
+	}, listeners)
 }
 
 // untilSignal ends the context at the first signal, and then lets signals have their usual effect.

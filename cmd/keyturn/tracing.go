@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/go-logr/logr"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
@@ -55,6 +56,7 @@ func tracing(ctx context.Context, getenv func(string) string, log *slog.Logger) 
 	if !wanted {
 		return nil, nothing, nil
 	}
+	otel.SetLogger(logr.FromSlogHandler(log.Handler())) // else it writes to standard error itself
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("traces were not sent", "error", err.Error()) }))
 	exporter, err := otlptracehttp.New(ctx)
 	if err != nil {

@@ -1,0 +1,33 @@
+package server
+
+import "net/http"
+
+// starting are the handlers of both listeners while there is no server yet. They answer what follows from the
+// configuration alone, and 503 to the rest, by the same rules of paths, methods and origins as the server.
+func (c Config) starting() (public, admin http.Handler) {
+	e := endpoints{
+		token:      formsLater,
+		revoke:     formsLater,
+		introspect: formsLater,
+		jwks:       later,
+		metadata:   c.metadata(),
+		openAPI:    openAPI,
+		livez:      livez,
+		readyz:     later,
+	}
+	config := func() *Config { return &c }
+	return e.routes(config).starting(), adminEndpoints{metrics: later, livez: livez, readyz: later}.routes().starting()
+}
+
+func (r routes) starting() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		r.serve(newExchange(w, q, randomHex(8)), q)
+	})
+}
+
+func formsLater(x *exchange, _ *http.Request) { writeError(x, unavailable(retrySoon)) }
+
+func later(x *exchange, _ *http.Request) {
+	x.Header().Set("Retry-After", "1")
+	plain(x, http.StatusServiceUnavailable, "not ready: starting")
+}
