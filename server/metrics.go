@@ -30,6 +30,7 @@ type metrics struct {
 	hashed        prometheus.Histogram
 	reloads       *prometheus.CounterVec
 	reloaded      prometheus.Gauge
+	anchored      prometheus.Gauge
 	handler       http.Handler
 }
 
@@ -57,11 +58,13 @@ func newMetrics(s *Server) *metrics {
 		reloads:  counters("keyturn_config_reloads_total", "Configurations read again, by outcome.", "outcome"),
 		reloaded: gauge("keyturn_config_reload_ok", "1 if the configuration that was read last was taken, but for what needs a restart, else 0."),
 	}
+	m.anchored = gauge("keyturn_anchor_written", "1 if the last heartbeat was noted in the anchor file, else 0.")
 	m.reloaded.Set(1)
+	m.anchored.Set(1)
 	m.cleanedAt.Set(float64(s.now().Unix()))
 	m.beginAtZero()
 	m.registry.MustRegister(m.requests, m.tokens, m.refreshes, m.loginFailures, m.signed, m.jwks, m.cleaned, m.cleanedAt, m.throttled, m.hashed, m.reloads,
-		m.reloaded, keyMetrics{s},
+		m.reloaded, m.anchored, keyMetrics{s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.buildInfo())
 	m.registry.MustRegister(s.gauges()...)
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
