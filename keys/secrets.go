@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"cmp"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -167,7 +168,7 @@ func (r *Ring) removeLapsed(ctx context.Context, rows []secretKey, now time.Time
 		if old == nil {
 			return nil
 		}
-		used, err := r.db.HasGrantBefore(ctx, replacedAt, now, lookTimeout)
+		used, err := r.db.HasGrantBefore(ctx, replacedAt, now, cmp.Or(r.options.LookTimeout, lookTimeout))
 		if errors.Is(err, storage.ErrTooSlow) { // keeping the key harms nobody, and a server must start
 			r.options.Log.Warn("an old key of refresh tokens stays: nobody knows yet whether a login needs it", "number", old.row.Number, "error", err)
 			return nil
