@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -112,19 +113,16 @@ func (a *app) userShow() *cobra.Command {
 func (a *app) userPasswd() *cobra.Command {
 	var passwordStdin bool
 	c := a.verb("passwd NAME", "Give a user another password, end its grants and lift its throttle", cobra.ExactArgs(1), false, func(ctx context.Context, admin *server.Admin, args []string) error {
-		u, err := admin.User(ctx, args[0])
-		if err != nil {
+		read := func() (server.User, error) { return admin.User(ctx, args[0]) }
+		if _, err := read(); errors.Is(err, server.ErrNotFound) { // before anybody types a password
 			return err
 		}
 		password, err := a.readSecret(passwordStdin, "password-stdin", "New password of "+args[0])
 		if err != nil {
 			return err
 		}
-		if err := admin.SetPassword(ctx, args[0], password); err != nil {
-			return err
-		}
-		a.say("user %s has another password: all grants have ended", args[0])
-		return a.print(u, func() {})
+		done := "has another password: all grants have ended"
+		return changeOne(a, "user "+args[0], done, false, read, func() error { return admin.SetPassword(ctx, args[0], password) })
 	})
 	addSettings(c.Flags(), scopeUser)
 	c.Flags().BoolVar(&passwordStdin, "password-stdin", false, "read the password from standard input")
