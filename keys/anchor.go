@@ -160,7 +160,8 @@ func anchorDraft(path string) (*os.File, error) {
 	return f, nil
 }
 
-// TryAnchor tells whether an anchor could be written here. It leaves nothing behind and does not touch the one that is there.
+// TryAnchor tells whether an anchor could be written here. It leaves nothing behind and does not touch the one that is
+// there.
 func TryAnchor(path string) error {
 	f, err := anchorDraft(path)
 	if err != nil {
@@ -240,8 +241,8 @@ func (r *Ring) Beat(ctx context.Context, path string) (Anchor, error) {
 	})
 }
 
-// Note moves the anchor on to where the database stands, and leaves no heartbeat: that would say that a server runs. Unless make is set, it
-// makes no anchor where there is none. *OlderError, and ErrTrailCut, as Beat.
+// Note moves the anchor on to where the database stands, and leaves no heartbeat: that would say that a server runs.
+// Unless make is set, it makes no anchor where there is none. *OlderError, and ErrTrailCut, as Beat.
 func (r *Ring) Note(ctx context.Context, path string, make bool) error {
 	if _, err := os.Stat(path); !make && errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -250,7 +251,8 @@ func (r *Ring) Note(ctx context.Context, path string, make bool) error {
 	if err != nil {
 		return err
 	}
-	return r.follow(ctx, path, before, stands, func() (time.Time, error) { return later(before.Heartbeat, stands.Heartbeat), nil })
+	same := func() (time.Time, error) { return later(before.Heartbeat, stands.Heartbeat), nil }
+	return r.follow(ctx, path, before, stands, same)
 }
 
 // sinceAnchor is the anchor, with the keys that are revoked now, and where the database stands, which may follow it.
@@ -264,8 +266,11 @@ func (r *Ring) sinceAnchor(ctx context.Context, path string) (before, stands Anc
 	return before, stands, err
 }
 
-// follow writes the anchor of a database that stands so, with a heartbeat that is asked for once the trail was looked at.
-func (r *Ring) follow(ctx context.Context, path string, before, stands Anchor, heartbeat func() (time.Time, error)) error {
+// follow writes the anchor of a database that stands so, with a heartbeat that is asked for once the trail was looked
+// at.
+func (r *Ring) follow(
+	ctx context.Context, path string, before, stands Anchor, heartbeat func() (time.Time, error),
+) error {
 	cut, err := r.trailCut(ctx, before)
 	if err != nil {
 		return err

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// keepOwner gives a file that is to take the place of another the owner, group and mode of that one, if it is there: a command that root
-// runs must not take the anchor from the server.
+// keepOwner gives a file that is to take the place of another the owner, group and mode of that one, if it is there: a
+// command that root runs must not take the anchor from the server.
 func keepOwner(f *os.File, path string) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {

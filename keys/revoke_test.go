@@ -272,7 +272,10 @@ func TestRevokeWithoutTimeOrAnnouncement(t *testing.T) {
 	keystest.MustRing(t, db, c.now, keystest.Generator())
 	timeless := func(context.Context) (time.Time, error) { return time.Time{}, errors.New("no time") }
 	r, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{
-		Now: c.now, DatabaseNow: timeless, Log: keystest.Quiet, Generate: keystest.Generator(),
+		Now:         c.now,
+		DatabaseNow: timeless,
+		Log:         keystest.Quiet,
+		Generate:    keystest.Generator(),
 	})
 	must(t, err)
 	proxy.Cut("pg_notify", storagetest.Before, 100)
@@ -290,7 +293,11 @@ func TestOldRefreshKeyThatCannotBeLookedUp(t *testing.T) {
 	db := storagetest.MustOpen(t, url)
 	c := newClock()
 	r, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{
-		Now: c.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet, Generate: keystest.Generator(), LookTimeout: 50 * time.Millisecond,
+		Now:         c.now,
+		DatabaseNow: keystest.At(c.now),
+		Log:         keystest.Quiet,
+		Generate:    keystest.Generator(),
+		LookTimeout: 50 * time.Millisecond,
 	})
 	must(t, err)
 	for range 2 {

@@ -170,7 +170,8 @@ func (r *Ring) removeLapsed(ctx context.Context, rows []secretKey, now time.Time
 		}
 		used, err := r.db.HasGrantBefore(ctx, replacedAt, now, cmp.Or(r.options.LookTimeout, lookTimeout))
 		if errors.Is(err, storage.ErrTooSlow) { // keeping the key harms nobody, and a server must start
-			r.options.Log.Warn("an old key of refresh tokens stays: nobody knows yet whether a login needs it", "number", old.row.Number, "error", err)
+			r.options.Log.Warn("an old key of refresh tokens stays: nobody knows yet whether a login needs it",
+				"number", old.row.Number, "error", err)
 			return nil
 		}
 		if err != nil || used {

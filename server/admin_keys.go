@@ -90,8 +90,8 @@ func (a *Admin) KeyUse(ctx context.Context, kid string, since time.Time) ([]KeyU
 	return a.KeysUse(ctx, []string{kid}, since, nil)
 }
 
-// KeysUse is KeyUse of several keys, one after the other, within the time for one. Grants that EndKeyGrants has ended since a moment, if
-// there is one, count as alive.
+// KeysUse is KeyUse of several keys, one after the other, within the time for one. Grants that EndKeyGrants has ended
+// since a moment, if there is one, count as alive.
 func (a *Admin) KeysUse(ctx context.Context, kids []string, since time.Time, ended *time.Time) ([]KeyUse, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.countTime())
 	defer cancel()
@@ -127,7 +127,8 @@ func (a *Admin) RevokeKey(ctx context.Context, kid string, storeLeaked bool, new
 		if err == nil {
 			leak.NewMaster = to
 		} else { // a leak does not wait for a file
-			unplaced = fmt.Errorf("%w: make %s writable and run the same command again: %w", ErrSameMaster, plan.MasterKeyFile, err)
+			unplaced = fmt.Errorf("%w: make %s writable and run the same command again: %w", ErrSameMaster,
+				plan.MasterKeyFile, err)
 		}
 	}
 	done, err := a.ring.Revoke(ctx, a.by, leak)
@@ -144,16 +145,19 @@ func (a *Admin) RevokeKey(ctx context.Context, kid string, storeLeaked bool, new
 }
 
 // ErrSameMaster says that a revocation was made, and that a new master key was not taken.
-var ErrSameMaster = errors.New("the keys are revoked, but the fresh ones are sealed under the old master key, since the new one could not be added to its file")
+var ErrSameMaster = errors.New("the keys are revoked, but the fresh ones are sealed under the old master key, " +
+	"since the new one could not be added to its file")
 
-// Remember notes in the anchor of this host, if there is one, what this Admin has changed. That it could not is said, and no more.
+// Remember notes in the anchor of this host, if there is one, what this Admin has changed. That it could not is said,
+// and no more.
 func (a *Admin) Remember(ctx context.Context) {
 	if a.db.Audited() > 0 {
 		a.remember(ctx, false)
 	}
 }
 
-// remember moves the anchor on, so that this host knows at once what must never come back, and which records the trail has.
+// remember moves the anchor on, so that this host knows at once what must never come back, and which records the trail
+// has.
 func (a *Admin) remember(ctx context.Context, make bool) {
 	if err := a.ring.Note(ctx, a.config.anchorPath(), make); err != nil && a.say != nil {
 		a.say("keyturn: done, but this host could not note it beside the database: %v", err)

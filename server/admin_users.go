@@ -131,8 +131,8 @@ func (a *Admin) onUser(ctx context.Context, name string, change func(context.Con
 	return change(ctx, a.by, name, a.now())
 }
 
-// EachGrant hands the grants that have not expired, newest first, to the hour, to do, page by page, until that returns an
-// error. user and client narrow the list unless "".
+// EachGrant hands the grants that have not expired, newest first, to the hour, to do, page by page, until that returns
+// an error. user and client narrow the list unless "".
 func (a *Admin) EachGrant(ctx context.Context, user, client string, do func([]Grant) error) error {
 	if user != "" {
 		var err error
@@ -189,8 +189,8 @@ func (a *Admin) RevokeAllGrants(ctx context.Context) error {
 	return a.db.RevokeAllGrants(ctx, a.by, a.now())
 }
 
-// EachAudit hands the records of the trail, oldest first, to do, page by page, until that returns an error. since and kind
-// narrow the list unless they are zero.
+// EachAudit hands the records of the trail, oldest first, to do, page by page, until that returns an error. since and
+// kind narrow the list unless they are zero.
 func (a *Admin) EachAudit(ctx context.Context, since time.Time, kind string, do func([]AuditRecord) error) error {
 	return a.db.AuditPages(ctx, storage.AuditFilter{Since: since, Type: kind}, do)
 }

@@ -57,11 +57,12 @@ func (s *Server) cleanUpOnce(ctx context.Context) error {
 	return nil
 }
 
-// cleanFailures deletes what is stale, and then goes on, where the last round stopped, to counters that have rested. Whoever has failed
-// often is kept until that is stale, so that it need not be looked at each minute.
+// cleanFailures deletes what is stale, and then goes on, where the last round stopped, to counters that have rested.
+// Whoever has failed often is kept until that is stale, so that it need not be looked at each minute.
 func (s *Server) cleanFailures(ctx context.Context, now time.Time) error {
 	stale := now.Add(-keepStale)
-	for _, clean := range []func(context.Context, time.Time, int) (int64, error){s.db.CleanStaleThrottle, s.db.CleanAddresses} {
+	type clean = func(ctx context.Context, before time.Time, limit int) (int64, error)
+	for _, clean := range []clean{s.db.CleanStaleThrottle, s.db.CleanAddresses} {
 		for range cleanUpBatches {
 			n, err := clean(ctx, stale, cleanUpBatch)
 			if err != nil {
@@ -72,8 +73,9 @@ func (s *Server) cleanFailures(ctx context.Context, now time.Time) error {
 			}
 		}
 	}
+	few, rested := s.config().LoginFailures, now.Add(-keepFailures)
 	for range cleanUpBatches {
-		next, n, err := s.db.CleanThrottle(ctx, s.config().LoginFailures, s.restedTo, now.Add(-keepFailures), cleanUpBatch)
+		next, n, err := s.db.CleanThrottle(ctx, few, s.restedTo, rested, cleanUpBatch)
 		if err != nil {
 			return err
 		}

@@ -170,8 +170,9 @@ func (d *doctor) anchor() {
 		return // told already
 	}
 	if err := keys.TryAnchor(path); err != nil {
-		d.add("anchor", FindingWarning, err.Error(), "servers note in "+path+" how far the database has come: without it an old backup in its place, or an audit trail "+
-			"that was cut off, is not noticed. The user that runs the server must be able to write to the folder, or name another with anchor_file")
+		d.add("anchor", FindingWarning, err.Error(), "servers note in "+path+" how far the database has come: without "+
+			"it an old backup in its place, or an audit trail that was cut off, is not noticed. The user that runs the "+
+			"server must be able to write to the folder, or name another with anchor_file")
 		return
 	}
 	d.add("anchor", FindingOK, path+" can be written by this user", "")
@@ -256,13 +257,21 @@ func (d *doctor) clients(ctx context.Context, a *Admin) {
 
 // client looks at one that is not disabled.
 func (d *doctor) client(c Client, now time.Time) {
-	d.warn(c.Public && hasGrant(c, api.GrantPassword), "clients", fmt.Sprintf("client %s is public and may use the password grant", c.ID),
-		"anybody can take itself for it and ask people for their passwords (RFC 9700 §2.4): give it a secret if it has a server of its own")
-	d.warn(Duration(c.AccessTTL) > longAccessTTL, "clients", fmt.Sprintf("access tokens of client %s live for %v", c.ID, Duration(c.AccessTTL)), "see access_ttl: client update "+c.ID+" --access-ttl 10m")
-	d.warn(hasGrant(c, api.GrantPassword) && c.Scope == "", "clients", fmt.Sprintf("client %s has no scope", c.ID), "its tokens say nothing of what they are for (RFC 9700 §2.3): client update "+c.ID+" --scope …")
-	d.warn(len(c.Audiences) > 5, "clients", fmt.Sprintf("client %s may get tokens for %d resources", c.ID, len(c.Audiences)), "one that is stolen opens them all (RFC 9700 §2.3): a client for each task")
+	d.warn(c.Public && hasGrant(c, api.GrantPassword), "clients",
+		fmt.Sprintf("client %s is public and may use the password grant", c.ID),
+		"anybody can take itself for it and ask people for their passwords (RFC 9700 §2.4): "+
+			"give it a secret if it has a server of its own")
+	d.warn(Duration(c.AccessTTL) > longAccessTTL, "clients",
+		fmt.Sprintf("access tokens of client %s live for %v", c.ID, Duration(c.AccessTTL)),
+		"see access_ttl: client update "+c.ID+" --access-ttl 10m")
+	d.warn(hasGrant(c, api.GrantPassword) && c.Scope == "", "clients", fmt.Sprintf("client %s has no scope", c.ID),
+		"its tokens say nothing of what they are for (RFC 9700 §2.3): client update "+c.ID+" --scope …")
+	d.warn(len(c.Audiences) > 5, "clients",
+		fmt.Sprintf("client %s may get tokens for %d resources", c.ID, len(c.Audiences)),
+		"one that is stolen opens them all (RFC 9700 §2.3): a client for each task")
 	if until := c.PreviousExpiresAt; until != nil && until.Sub(now) > 7*24*time.Hour {
-		d.add("clients", FindingWarning, fmt.Sprintf("the former secret of client %s works until %s", c.ID, until.UTC().Format(time.RFC3339)),
+		d.add("clients", FindingWarning,
+			fmt.Sprintf("the former secret of client %s works until %s", c.ID, until.UTC().Format(time.RFC3339)),
 			"end it when the new one is everywhere: client rotate-secret "+c.ID+" --keep 0s")
 	}
 }
@@ -272,7 +281,8 @@ func (d *doctor) users(ctx context.Context, a *Admin) {
 	old, err := a.db.UsersWithout(ctx, "$argon2id$", a.countTime())
 	switch {
 	case errors.Is(err, ErrTooSlow):
-		d.add("users", FindingWarning, fmt.Sprintf("those with a password hash of their former system could not be counted within %v", a.countTime()),
+		d.add("users", FindingWarning,
+			fmt.Sprintf("those with a hash of their former system could not be counted within %v", a.countTime()),
 			"that harms nothing: look again when the database has less to do")
 	case err != nil:
 		d.add("users", FindingFailed, err.Error(), "")

@@ -23,7 +23,8 @@ func TestNothingStandsBeforeARevocation(t *testing.T) {
 			c.MasterKeyFile = c.masterKeyPath()
 		}
 		var said strings.Builder
-		admin := must(OpenAdmin(ctx, c, AdminOptions{Actor: "os:test", Say: func(format string, args ...any) { said.WriteString(format) }}))
+		say := func(format string, _ ...any) { said.WriteString(format) }
+		admin := must(OpenAdmin(ctx, c, AdminOptions{Actor: "os:test", Say: say}))
 		defer admin.Close()
 		admin.now, admin.count = h.clock.now, time.Nanosecond
 		release := func() {}
@@ -74,7 +75,8 @@ func TestRevocationDespiteTheMasterKeyFile(t *testing.T) {
 		admin := must(OpenAdmin(ctx, c, AdminOptions{Actor: "os:test"}))
 		defer admin.Close()
 		admin.config.MasterKeyFile = filepath.Join(t.TempDir(), "gone") // it was there when the command began
-		if _, err := admin.RevokeKey(ctx, "", true, filepath.Join(t.TempDir(), "no new one")); !errors.Is(err, os.ErrNotExist) {
+		missing := filepath.Join(t.TempDir(), "no new one")
+		if _, err := admin.RevokeKey(ctx, "", true, missing); !errors.Is(err, os.ErrNotExist) {
 			t.Fatalf("a file that is not there: %v", err)
 		}
 		done, err := admin.RevokeKey(ctx, "", true, masterFile(t))
@@ -88,7 +90,8 @@ func TestRevocationDespiteTheMasterKeyFile(t *testing.T) {
 	})
 }
 
-// A command notes in the anchor of its host what it did, without saying that a server runs, and makes no anchor where there is none.
+// A command notes in the anchor of its host what it did, without saying that a server runs, and makes no anchor where
+// there is none.
 func TestCommandsMoveTheAnchor(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		path := filepath.Join(t.TempDir(), "anchor")
@@ -106,7 +109,9 @@ func TestCommandsMoveTheAnchor(t *testing.T) {
 		must(0, h.admin.DisableUser(ctx, "alice"))
 		h.admin.Remember(ctx)
 		after := must(h.server.ring.Anchor(path))
-		if after.AuditSeq != before.AuditSeq+1 || after.AuditHash == before.AuditHash || !after.Heartbeat.Equal(before.Heartbeat) {
+		if after.AuditSeq != before.AuditSeq+1 ||
+			after.AuditHash == before.AuditHash ||
+			!after.Heartbeat.Equal(before.Heartbeat) {
 			t.Errorf("from %+v to %+v", before, after)
 		}
 		if now := must(h.server.db.Mark(ctx, storage.MarkHeartbeat)); !now.Equal(beaten) {
@@ -114,7 +119,8 @@ func TestCommandsMoveTheAnchor(t *testing.T) {
 		}
 		cut := "DELETE FROM audit WHERE seq = (SELECT MAX(seq) FROM audit)"
 		storagetest.MustExec(t, storagetest.Raw(t, h.config.Database), cut,
-			`UPDATE audit_head SET seq = (SELECT MAX(seq) FROM audit), hash = (SELECT hash FROM audit ORDER BY seq DESC LIMIT 1)`)
+			`UPDATE audit_head SET seq = (SELECT MAX(seq) FROM audit),
+				hash = (SELECT hash FROM audit ORDER BY seq DESC LIMIT 1)`)
 		if _, err := h.admin.VerifyAudit(ctx); err == nil || !strings.Contains(err.Error(), "cut off") {
 			t.Errorf("the tail was cut off: %v", err)
 		}
@@ -122,7 +128,8 @@ func TestCommandsMoveTheAnchor(t *testing.T) {
 		h.admin.say = func(_ string, args ...any) { said = args[0].(error).Error() }
 		must(0, h.admin.EnableUser(ctx, "alice")) // which has the number of what was cut off
 		h.admin.Remember(ctx)
-		if kept := must(h.server.ring.Anchor(path)); kept.AuditHash != after.AuditHash || !strings.Contains(said, "cut off") {
+		kept := must(h.server.ring.Anchor(path))
+		if kept.AuditHash != after.AuditHash || !strings.Contains(said, "cut off") {
 			t.Errorf("the mark is gone: %+v, %q", kept, said)
 		}
 	})
@@ -151,7 +158,9 @@ func TestAnchorKeepsItsOwner(t *testing.T) {
 // An anchor that cannot be written is seen by doctor and in the metrics.
 func TestAnchorThatCannotBeWritten(t *testing.T) {
 	h := open(t, testConfig(storagetest.SQLiteURL(t)), nil)
-	written := func(want string) bool { return strings.Contains(h.metricsText(), "\nkeyturn_anchor_written "+want+"\n") }
+	written := func(want string) bool {
+		return strings.Contains(h.metricsText(), "\nkeyturn_anchor_written "+want+"\n")
+	}
 	look := func(c Config) []Finding { return Doctor(ctx, c, AdminOptions{Actor: "os:test"}, nil) }
 	h.server.beat(ctx)
 	if !written("1") || !found(look(h.config), "anchor", FindingOK, "can be written") {

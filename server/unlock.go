@@ -52,7 +52,8 @@ func (a *Admin) Throttle(ctx context.Context, name string) ([]ThrottleState, err
 	return states, err
 }
 
-// nextTry is when throttle.allows lets the next guess of a bucket be judged. nil: now, or, if never is true, not before it is emptied.
+// nextTry is when throttle.allows lets the next guess of a bucket be judged. nil: now, or, if never is true, not before
+// it is emptied.
 func (t *throttle) nextTry(f storage.AccountFailures, now time.Time) (at *storage.Time, never bool) {
 	b := budget{limit: t.limit(), max: maxConsecutive, read: storage.Failures{Count: f.Count, LastAt: f.LastAt.Time}}
 	if t.allows(b, now) {

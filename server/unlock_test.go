@@ -16,8 +16,8 @@ import (
 // mustFail counts failures of an account in a bucket.
 func mustFail(t *testing.T, raw *sql.DB, bucket, account string, failures int64, last time.Time) {
 	t.Helper()
-	storagetest.MustExec(t, raw, fmt.Sprintf(`INSERT INTO throttle (bucket, failures, last_at, account) VALUES ('%s', %d, %d, '%s')`,
-		bucket, failures, last.UnixMilli(), account))
+	storagetest.MustExec(t, raw, fmt.Sprintf(`INSERT INTO throttle (bucket, failures, last_at, account)
+		VALUES ('%s', %d, %d, '%s')`, bucket, failures, last.UnixMilli(), account))
 }
 
 // How an account stands with the throttle is told by place, and what is told is what happens.
@@ -34,10 +34,11 @@ func TestThrottleIsTold(t *testing.T) {
 		mustFail(t, raw, accountBucket("bob"), accountBucket("bob"), 50, noon)
 		mustFail(t, raw, "an address", "", 50, noon)
 		at := func(d time.Duration) storage.Time { return storage.At(noon.Add(d)) }
+		next := at(58 * time.Minute) // a window of 15 minutes, twice doubled
 		want := []ThrottleState{
 			{Place: PlaceNew, Failures: 100, LastFailedAt: at(0), UntilUnlocked: true},
 			{Place: PlaceFamiliar, Failures: 9, LastFailedAt: at(-time.Minute)},
-			{Place: PlaceFamiliar, Failures: 12, LastFailedAt: at(-2 * time.Minute), NextTryAt: storage.AtPtr(noon.Add(58 * time.Minute))},
+			{Place: PlaceFamiliar, Failures: 12, LastFailedAt: at(-2 * time.Minute), NextTryAt: &next},
 		}
 		if diff := cmp.Diff(want, must(h.admin.Throttle(ctx, "ALICE"))); diff != "" {
 			t.Error(diff)
@@ -52,7 +53,8 @@ func TestNextTryIsWhenTheThrottleAllows(t *testing.T) {
 	for failures := range int64(maxConsecutive + 2) {
 		f := storage.AccountFailures{Count: failures, LastAt: storage.At(noon)}
 		allows := func(now time.Time) bool {
-			return throttle.allows(budget{limit: throttle.limit(), max: maxConsecutive, read: storage.Failures{Count: failures, LastAt: noon}}, now)
+			read := storage.Failures{Count: failures, LastAt: noon}
+			return throttle.allows(budget{limit: throttle.limit(), max: maxConsecutive, read: read}, now)
 		}
 		at, never := throttle.nextTry(f, noon)
 		switch {
@@ -92,7 +94,8 @@ func TestUnlock(t *testing.T) {
 				}
 				must(0, lift(h))
 				var left []string
-				rows := must(raw.Query(`SELECT bucket FROM throttle WHERE bucket IN ('familiar', 'of bob', 'an address', '` + account + `')`))
+				rows := must(raw.Query(`SELECT bucket FROM throttle
+					WHERE bucket IN ('familiar', 'of bob', 'an address', '` + account + `')`))
 				defer rows.Close()
 				for rows.Next() {
 					var bucket string
@@ -104,7 +107,8 @@ func TestUnlock(t *testing.T) {
 					t.Errorf("left: %q", left)
 				}
 				login().tokens(t)
-				if records := must(h.admin.Audit(ctx, time.Time{}, "user."+name)); len(records) != 1 || records[0].Actor != "os:test" {
+				records := must(h.admin.Audit(ctx, time.Time{}, "user."+name))
+				if len(records) != 1 || records[0].Actor != "os:test" {
 					t.Errorf("%+v", records)
 				}
 			})

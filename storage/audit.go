@@ -164,14 +164,16 @@ func (d *DB) AuditPages(ctx context.Context, f AuditFilter, do func([]AuditRecor
 	}
 	for after := int64(math.MinInt64); ; {
 		// Records come in the order of their numbers, and there is no index on the rest.
-		end, err := readSlowly[int64](ctx, d, pageTimeout, "audit records", `SELECT COALESCE(MAX(seq), CAST($1 AS BIGINT))
+		end, err := readSlowly[int64](ctx, d, pageTimeout, "audit records",
+			`SELECT COALESCE(MAX(seq), CAST($1 AS BIGINT))
 			FROM (SELECT seq FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2) span`, after, rows)
 		if err != nil || end[0] == after {
 			return err
 		}
-		page, err := readSlowly[AuditRecord](ctx, d, pageTimeout, "audit records", `SELECT seq, time, type, actor, target, reason,
-			details, prev_hash, hash FROM audit WHERE seq > $1 AND seq <= $2 AND time >= $3 AND ($4 = '' OR type = $4)
-			ORDER BY seq`, after, end[0], since, f.Type)
+		page, err := readSlowly[AuditRecord](ctx, d, pageTimeout, "audit records",
+			`SELECT seq, time, type, actor, target, reason, details, prev_hash, hash FROM audit
+			WHERE seq > $1 AND seq <= $2 AND time >= $3 AND ($4 = '' OR type = $4) ORDER BY seq`,
+			after, end[0], since, f.Type)
 		if err != nil {
 			return err
 		}

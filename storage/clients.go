@@ -81,8 +81,8 @@ func (d *DB) UpdateClient(ctx context.Context, by Actor, c Client, now time.Time
 // DisableClient ends all grants of the client and lets it not authenticate.
 func (d *DB) DisableClient(ctx context.Context, by Actor, id string, now time.Time) error {
 	return d.changeClient(ctx, by, id, now, Event{"client.disable", id, nil},
-		`UPDATE clients SET disabled_at = COALESCE(disabled_at, $1), epoch = epoch + 1, revision = revision + 1 WHERE id = $2`,
-		At(now), id)
+		`UPDATE clients SET disabled_at = COALESCE(disabled_at, $1), epoch = epoch + 1, revision = revision + 1
+		WHERE id = $2`, At(now), id)
 }
 
 // EnableClient takes a DisableClient back. Grants that it ended stay ended.

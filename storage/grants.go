@@ -62,7 +62,7 @@ type Grant struct {
 	IdleExpiresAt Time    `db:"idle_expires_at" json:"idle_expires_at"`
 	RevokedAt     *Time   `db:"revoked_at" json:"revoked_at"`
 	RevokedReason *string `db:"revoked_reason" json:"revoked_reason"`
-	LateRetryAt   *Time   `db:"late_retry_at" json:"late_retry_at"` // when a replaced token was taken after the retry window
+	LateRetryAt   *Time   `db:"late_retry_at" json:"late_retry_at"` // of a token taken after the retry window
 }
 
 // GrantState is a grant with all that decides whether it is alive, read in one statement.
@@ -119,8 +119,8 @@ type GrantFilter struct {
 	ClientID string
 }
 
-// GrantPages hands the grants that have not expired to do, page by page, until that returns an error. Pages go by id, which
-// begins with the hour of expiry: the latest first. Within a page the newest come first.
+// GrantPages hands the grants that have not expired to do, page by page, until that returns an error. Pages go by id,
+// which begins with the hour of expiry: the latest first. Within a page the newest come first.
 func (d *DB) GrantPages(ctx context.Context, f GrantFilter, now time.Time, do func([]GrantState) error) error {
 	span, err := d.grantSpan(ctx, f)
 	if err != nil {
@@ -170,7 +170,8 @@ func (d *DB) grantSpan(ctx context.Context, f GrantFilter) (*grantSpan, error) {
 
 // next finds where the span below the last one begins; 0 if there is none.
 func (s *grantSpan) next(ctx context.Context, d *DB) error {
-	first, err := readSlowly[GrantID](ctx, d, pageTimeout, "grants", `SELECT COALESCE(MIN(id), 0) FROM (SELECT g.id FROM grants g
+	first, err := readSlowly[GrantID](ctx, d, pageTimeout, "grants",
+		`SELECT COALESCE(MIN(id), 0) FROM (SELECT g.id FROM grants g
 		WHERE `+s.ofUser+` AND g.id < $2 ORDER BY g.id DESC LIMIT $3) span`, append(s.user, s.below, s.rows)...)
 	if err == nil {
 		s.from = first[0]
@@ -179,7 +180,8 @@ func (s *grantSpan) next(ctx context.Context, d *DB) error {
 }
 
 func (s *grantSpan) read(ctx context.Context, d *DB, clientID string, now time.Time) ([]GrantState, error) {
-	return readSlowly[GrantState](ctx, d, pageTimeout, "grants", grantStateQuery+` WHERE `+s.ofUser+` AND g.id >= $2 AND g.id < $3
+	return readSlowly[GrantState](ctx, d, pageTimeout, "grants",
+		grantStateQuery+` WHERE `+s.ofUser+` AND g.id >= $2 AND g.id < $3
 		AND g.expires_at > $4 AND ($5 = '' OR g.client_id = $5) ORDER BY g.created_at DESC, g.id`,
 		append(s.user, s.from, s.below, At(now), clientID)...)
 }
@@ -223,8 +225,9 @@ type loginRow struct {
 	Strangers    string  `db:"strangers"`
 }
 
-// openGrants counts the grants of user u at client $2 that nothing has ended, 101 at most. The index grants_open bounds it,
-// however many have ended. It does not hold the idle limit: who has rested too long counts until clean-up deletes the row.
+// openGrants counts the grants of user u at client $2 that nothing has ended, 101 at most. The index grants_open bounds
+// it, however many have ended. It does not hold the idle limit: who has rested too long counts until clean-up deletes
+// the row.
 const openGrants = `(SELECT COUNT(*) FROM (SELECT 1 FROM grants g WHERE g.user_id = u.id AND g.client_id = $2
 	AND g.user_epoch = u.epoch AND g.client_epoch = (SELECT c.epoch FROM clients c WHERE c.id = $2)
 	AND g.revoked_at IS NULL LIMIT 101) open)`
@@ -275,14 +278,15 @@ func (d *DB) CreateGrant(ctx context.Context, g Grant) error {
 	return err
 }
 
-// oldestQuery looks at no more than 200 grants: there are more only if the limit was lowered, and then the next login goes on.
+// oldestQuery looks at no more than 200 grants: there are more only if the limit was lowered, and then the next login
+// goes on.
 const oldestQuery = `SELECT id FROM (SELECT g.id, g.created_at FROM grants g WHERE g.user_id = $1 AND g.client_id = $2
 	AND g.user_epoch = (SELECT u.epoch FROM users u WHERE u.id = $1)
 	AND g.client_epoch = (SELECT c.epoch FROM clients c WHERE c.id = $2) AND g.revoked_at IS NULL LIMIT 200) open
 	ORDER BY created_at, id`
 
-// EndOldestGrants ends the oldest grants of the user at the client, whether they have rested too long or not, until at most
-// keep are left: a script that logs in at every call must not fill the table.
+// EndOldestGrants ends the oldest grants of the user at the client, whether they have rested too long or not, until at
+// most keep are left: a script that logs in at every call must not fill the table.
 func (d *DB) EndOldestGrants(ctx context.Context, by Actor, userID int64, clientID string, keep int, now time.Time) error {
 	return d.inTx(ctx, "end oldest grants", func(t *tx) error {
 		var open []GrantID

@@ -48,9 +48,11 @@ const liveGrants = ` FROM grants g JOIN users u ON u.id = g.user_id AND u.epoch 
 // tokenAlive tells of the newest access token of a grant whether it has not expired: $1 is now, $5 the TTL of clients that have none.
 const tokenAlive = `g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $5 END > $1`
 
-// KeyUse counts the live grants that can have had a token of the key, by client and audience, most first. It reads the whole
-// table: ErrTooSlow if that takes longer than within.
-func (d *DB) KeyUse(ctx context.Context, c Concern, ttl time.Duration, now time.Time, within time.Duration) ([]KeyUse, error) {
+// KeyUse counts the live grants that can have had a token of the key, by client and audience, most first. It reads the
+// whole table: ErrTooSlow if that takes longer than within.
+func (d *DB) KeyUse(
+	ctx context.Context, c Concern, ttl time.Duration, now time.Time, within time.Duration,
+) ([]KeyUse, error) {
 	ended := int64(math.MaxInt64)
 	if c.EndedSince != nil {
 		ended = c.EndedSince.UnixMilli()
@@ -59,17 +61,21 @@ func (d *DB) KeyUse(ctx context.Context, c Concern, ttl time.Duration, now time.
 		COUNT(DISTINCT g.user_id) AS users,
 		COALESCE(SUM(CASE WHEN g.kid = $3 AND `+tokenAlive+` THEN 1 ELSE 0 END), 0) AS tokens`+liveGrants+`WHERE `+concerned+`
 		AND (g.revoked_at IS NULL OR g.revoked_at >= $6 AND g.revoked_reason = '`+keyRevoked+`')
-		GROUP BY g.client_id, g.audience ORDER BY grants DESC, g.client_id, g.audience`, append(c.args(now), Duration(ttl), ended)...)
+		GROUP BY g.client_id, g.audience ORDER BY grants DESC, g.client_id, g.audience`,
+		append(c.args(now), Duration(ttl), ended)...)
 }
 
-// LiveTokens counts, by kid, the grants whose newest access token has not expired. It reads the whole table: ErrTooSlow if
-// that takes longer than within.
-func (d *DB) LiveTokens(ctx context.Context, ttl time.Duration, now time.Time, within time.Duration) (map[string]int64, error) {
+// LiveTokens counts, by kid, the grants whose newest access token has not expired. It reads the whole table: ErrTooSlow
+// if that takes longer than within.
+func (d *DB) LiveTokens(
+	ctx context.Context, ttl time.Duration, now time.Time, within time.Duration,
+) (map[string]int64, error) {
 	type count struct {
 		KID    string `db:"kid"`
 		Tokens int64  `db:"tokens"`
 	}
-	rows, err := readSlowly[count](ctx, d, within, "live tokens", `SELECT g.kid, COUNT(*) AS tokens`+liveGrants+`WHERE g.revoked_at IS NULL AND g.expires_at > $1
+	rows, err := readSlowly[count](ctx, d, within, "live tokens",
+		`SELECT g.kid, COUNT(*) AS tokens`+liveGrants+`WHERE g.revoked_at IS NULL AND g.expires_at > $1
 		AND g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $2 END > $1 GROUP BY g.kid`, At(now), Duration(ttl))
 	if err != nil {
 		return nil, err
@@ -90,8 +96,8 @@ func (d *DB) EndConcerned(ctx context.Context, by Actor, c Concern, after GrantI
 	}
 	err = d.inTx(ctx, "end grants of a key", func(t *tx) error {
 		args := append(c.args(now), after, next)
-		n, err = t.change(`UPDATE grants AS g SET revoked_at = $1, revoked_reason = '`+keyRevoked+`' WHERE g.revoked_at IS NULL
-			AND `+concerned+` AND g.id > $5 AND g.id <= $6`, args...)
+		n, err = t.change(`UPDATE grants AS g SET revoked_at = $1, revoked_reason = '`+keyRevoked+`'
+			WHERE g.revoked_at IS NULL AND `+concerned+` AND g.id > $5 AND g.id <= $6`, args...)
 		if err != nil || n == 0 {
 			return err
 		}
@@ -100,10 +106,11 @@ func (d *DB) EndConcerned(ctx context.Context, by Actor, c Concern, after GrantI
 	return next, n, err
 }
 
-// HasGrantBefore tells whether a grant that may still be used was made before the moment given. It stops at the first, and
-// reads the whole table if there is none: ErrTooSlow if that takes longer than within.
+// HasGrantBefore tells whether a grant that may still be used was made before the moment given. It stops at the first,
+// and reads the whole table if there is none: ErrTooSlow if that takes longer than within.
 func (d *DB) HasGrantBefore(ctx context.Context, made, now time.Time, within time.Duration) (bool, error) {
-	ids, err := readSlowly[GrantID](ctx, d, within, "old grants", `SELECT id FROM grants WHERE created_at < $1 AND expires_at > $2
+	ids, err := readSlowly[GrantID](ctx, d, within, "old grants", `SELECT id FROM grants
+		WHERE created_at < $1 AND expires_at > $2
 		AND idle_expires_at > $2 AND revoked_at IS NULL AND family_hash <> '' ORDER BY id LIMIT 1`, At(made), At(now))
 	return len(ids) > 0, err
 }

@@ -79,7 +79,8 @@ func (d *DB) slowly(ctx context.Context, span time.Duration, read func(*sqlx.Tx)
 	defer t.Rollback()
 	if d.kind == Postgres {
 		ms := max(span.Milliseconds(), 1) // 0 would be no limit
-		if _, err := t.ExecContext(ctx, fmt.Sprintf(`SET LOCAL statement_timeout = %d; SET LOCAL lock_timeout = %d`, ms, ms)); err != nil {
+		timeouts := fmt.Sprintf(`SET LOCAL statement_timeout = %d; SET LOCAL lock_timeout = %d`, ms, ms)
+		if _, err := t.ExecContext(ctx, timeouts); err != nil {
 			return err
 		}
 	}

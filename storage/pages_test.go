@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -85,9 +86,10 @@ func TestListsOfLargeTables(t *testing.T) {
 			`INSERT INTO users (id, sub, username, password_hash, roles, epoch, created_at) `+series(n)+`
 				SELECT -i, 'more ' || CAST(i AS TEXT), 'more ' || CAST(i AS TEXT), '', '[]', 0, 0 FROM series`,
 			`INSERT INTO audit (seq, time, type, actor, target, reason, details, prev_hash, hash) `+series(n)+`
-				SELECT 1000 + i, i, CASE WHEN i % 1000 = 0 THEN 'rare' ELSE 'common' END, '', '', '', '{}', '', '' FROM series`,
-			`INSERT INTO clients (id, public, secret_hash, previous_secret_hash, grants, scope, audiences, resource, access_ttl, epoch,
-				created_at, updated_at) `+series(3000)+`
+				SELECT 1000 + i, i, CASE WHEN i % 1000 = 0 THEN 'rare' ELSE 'common' END, '', '', '', '{}', '', ''
+				FROM series`,
+			`INSERT INTO clients (id, public, secret_hash, previous_secret_hash, grants, scope, audiences, resource,
+				access_ttl, epoch, created_at, updated_at) `+series(3000)+`
 				SELECT 'more ' || CAST(i AS TEXT), TRUE, '', '', '[]', '', '[]', '', 0, 0, 0, 0 FROM series`)
 
 		grants := func(f storage.GrantFilter, want int) {
@@ -117,7 +119,8 @@ func TestListsOfLargeTables(t *testing.T) {
 		grants(storage.GrantFilter{Username: "nobody"}, 0)
 
 		p := newPages(t)
-		p.checkAll(db.UserPages(ctx, collect(p, func(u storage.User) string { return u.Username })), n+n/storage.FilledPerUser+1)
+		names := collect(p, func(u storage.User) string { return u.Username })
+		p.checkAll(db.UserPages(ctx, names), n+n/storage.FilledPerUser+1)
 		p = newPages(t)
 		p.checkAll(db.ClientPages(ctx, collect(p, func(c storage.Client) string { return c.ID })), 3002)
 		audit := func(f storage.AuditFilter, want int) {
@@ -160,14 +163,17 @@ func TestNewestGrantsFirst(t *testing.T) {
 	})
 }
 
+func second[T any](_ T, err error) error { return err }
+
 // A list or a count that is given up says that it took too long, and not that the database is away.
 func TestTooSlowIsNotAway(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		const at = time.Nanosecond
 		for name, count := range map[string]func() error{
-			"users without": func() error { _, err := db.UsersWithout(ctx, "x", time.Nanosecond); return err },
-			"live tokens":   func() error { _, err := db.LiveTokens(ctx, time.Minute, noon, time.Nanosecond); return err },
-			"use of a key":  func() error { _, err := db.KeyUse(ctx, storage.Concern{}, time.Minute, noon, time.Nanosecond); return err },
-			"old grants":    func() error { _, err := db.HasGrantBefore(ctx, noon, noon, time.Nanosecond); return err },
+			"users without": func() error { return second(db.UsersWithout(ctx, "x", at)) },
+			"live tokens":   func() error { return second(db.LiveTokens(ctx, time.Minute, noon, at)) },
+			"use of a key":  func() error { return second(db.KeyUse(ctx, storage.Concern{}, time.Minute, noon, at)) },
+			"old grants":    func() error { return second(db.HasGrantBefore(ctx, noon, noon, at)) },
 		} {
 			if err := count(); !errors.Is(err, storage.ErrTooSlow) || errors.Is(err, storage.ErrUnavailable) {
 				t.Errorf("%s: %v", name, err)
@@ -179,7 +185,8 @@ func TestTooSlowIsNotAway(t *testing.T) {
 	})
 }
 
-// A lock that somebody else holds, and a server that does not answer any more, do not hold a count up for longer than it may take.
+// A lock that somebody else holds, and a server that does not answer any more, do not hold a count up for longer than
+// it may take.
 func TestCountsBehindALock(t *testing.T) {
 	url := storagetest.PostgresURL(t)
 	proxy := storagetest.NewProxy(t, url)
@@ -216,7 +223,8 @@ func TestCountsBehindALock(t *testing.T) {
 	proxy.Hole(false)
 }
 
-// plan is how a database would run a statement. With generic, PostgreSQL plans it as it does for arguments that it does not know.
+// plan is how a database would run a statement. With generic, PostgreSQL plans it as it does for arguments that it does
+// not know.
 func plan(t *testing.T, raw *sql.DB, postgres, generic bool, query string, args ...any) string {
 	t.Helper()
 	conn, err := raw.Conn(ctx)
@@ -259,13 +267,17 @@ func genericPlan(conn *sql.Conn, query string, args []any) (*sql.Rows, error) {
 	for _, a := range args {
 		values = append(values, strings.ReplaceAll(fmt.Sprintf("'%v'", a), "''", "'"))
 	}
-	for _, s := range []string{`SET plan_cache_mode = force_generic_plan`, `DEALLOCATE ALL`, `PREPARE explained AS ` + query} {
+	before := []string{`SET plan_cache_mode = force_generic_plan`, `DEALLOCATE ALL`, `PREPARE explained AS ` + query}
+	for _, s := range before {
 		if _, err := conn.ExecContext(ctx, s); err != nil {
 			return nil, err
 		}
 	}
 	return conn.QueryContext(ctx, `EXPLAIN EXECUTE explained (`+strings.Join(values, ", ")+`)`)
 }
+
+// wholeTable is a plan that reads a table that may be large.
+var wholeTable = regexp.MustCompile(`(SCAN|Seq Scan on) (grants|g|throttle|familiar_addresses)\b`)
 
 // What a login counts, and what clean-up looks at, goes by an index: what it costs does not grow with the table.
 func TestPlansOfBoundedQueries(t *testing.T) {
@@ -276,8 +288,10 @@ func TestPlansOfBoundedQueries(t *testing.T) {
 		must(t, db.FillGrants(ctx, storage.Fill{N: 20_000, Client: app, Lifetime: 90 * 24 * time.Hour, Now: noon}))
 		fillEnded(t, raw, alice, app, 20_000)
 		storagetest.MustExec(t, raw,
-			`INSERT INTO throttle (bucket, failures, last_at) `+series(30_000)+` SELECT CAST(i AS TEXT), 1 + i % 20, i * 1000 FROM series`,
-			`INSERT INTO familiar_addresses (user_id, address, seen_at) `+series(30_000)+` SELECT i, 'address', i * 1000 FROM series`)
+			`INSERT INTO throttle (bucket, failures, last_at) `+series(30_000)+`
+				SELECT CAST(i AS TEXT), 1 + i % 20, i * 1000 FROM series`,
+			`INSERT INTO familiar_addresses (user_id, address, seen_at) `+series(30_000)+`
+				SELECT i, 'address', i * 1000 FROM series`)
 		if postgres {
 			storagetest.MustExec(t, raw, `VACUUM ANALYZE`)
 		}
@@ -294,9 +308,7 @@ func TestPlansOfBoundedQueries(t *testing.T) {
 		} {
 			for _, generic := range []bool{false, true} {
 				got := plan(t, raw, postgres, generic, c.query, c.args...)
-				scans := strings.Contains(got, "SCAN grants") || strings.Contains(got, "SCAN g\n") || strings.Contains(got, "Seq Scan on grants") ||
-					strings.Contains(got, "Seq Scan on throttle") || strings.Contains(got, "Seq Scan on familiar")
-				if scans || !strings.Contains(got, c.index) {
+				if wholeTable.MatchString(got) || !strings.Contains(got, c.index) {
 					t.Errorf("%s (generic: %v):\n%s", name, generic, got)
 				}
 			}
@@ -307,15 +319,17 @@ func TestPlansOfBoundedQueries(t *testing.T) {
 // fillEnded gives a user grants that have ended, one by one and by an epoch, and others that have rested too long.
 func fillEnded(t *testing.T, raw *sql.DB, u storage.User, c storage.Client, n int) {
 	t.Helper()
-	insert := `INSERT INTO grants (id, user_id, user_epoch, client_epoch, client_id, family_hash, generation, kid, scope, audience, created_at,
-		rotated_at, expires_at, idle_expires_at, revoked_at, revoked_reason) ` + series(n) + fmt.Sprintf(`
-		SELECT %%d + i, %d, %%d, %d, '%s', 'f', 0, 'k', '', '', i, 0, %d, 0, %%s FROM series`, u.ID, c.Epoch, c.ID, noon.Add(time.Hour).UnixMilli())
+	insert := `INSERT INTO grants (id, user_id, user_epoch, client_epoch, client_id, family_hash, generation, kid, scope,
+		audience, created_at, rotated_at, expires_at, idle_expires_at, revoked_at, revoked_reason) ` + series(n) +
+		fmt.Sprintf(`SELECT %%d + i, %d, %%d, %d, '%s', 'f', 0, 'k', '', '', i, 0, %d, 0, %%s FROM series`,
+		u.ID, c.Epoch, c.ID, noon.Add(time.Hour).UnixMilli())
 	storagetest.MustExec(t, raw,
 		fmt.Sprintf(insert, 1<<20, u.Epoch, `1, 'revoked'`),
 		fmt.Sprintf(insert, 1<<21, u.Epoch-1, `CAST(NULL AS BIGINT), CAST(NULL AS TEXT)`))
 }
 
-// A user has 100 grants at a client at most, however many have ended and whether the others have rested too long or not.
+// A user has 100 grants at a client at most, however many have ended and whether the others have rested too long or
+// not.
 func TestCapOfOpenGrants(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
@@ -339,7 +353,8 @@ func TestCapOfOpenGrants(t *testing.T) {
 				first = g
 			}
 		}
-		storagetest.MustExec(t, raw, fmt.Sprintf(`UPDATE grants SET created_at = created_at - 1, idle_expires_at = 1 WHERE id = %d`, first.ID))
+		storagetest.MustExec(t, raw, fmt.Sprintf(`UPDATE grants SET created_at = created_at - 1, idle_expires_at = 1
+			WHERE id = %d`, first.ID))
 		if n := open("app"); n != 101 {
 			t.Errorf("%d are open; 101 are as good as all", n)
 		}
@@ -361,7 +376,8 @@ func TestCleanThrottle(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
 		storagetest.MustExec(t, raw,
-			`INSERT INTO throttle (bucket, failures, last_at) `+series(100)+` SELECT CAST(i AS TEXT), CASE WHEN i % 2 = 0 THEN 10 ELSE 9 END, i FROM series`,
+			`INSERT INTO throttle (bucket, failures, last_at) `+series(100)+`
+				SELECT CAST(i AS TEXT), CASE WHEN i % 2 = 0 THEN 10 ELSE 9 END, i FROM series`,
 			`INSERT INTO familiar_addresses (user_id, address, seen_at) `+series(100)+` SELECT i, '', i FROM series`)
 		left := func(table string) (n int) {
 			if err := raw.QueryRow(`SELECT COUNT(*) FROM ` + table).Scan(&n); err != nil {

@@ -71,11 +71,12 @@ const maxAccountFailures = 100
 func (d *DB) AccountFailures(ctx context.Context, account string) ([]AccountFailures, error) {
 	failures := []AccountFailures{}
 	return failures, d.all(ctx, "failures of an account", &failures, `SELECT bucket, failures, last_at FROM throttle
-		WHERE (account = $1 OR bucket = $1) AND failures > 0 ORDER BY last_at DESC, bucket LIMIT $2`, account, maxAccountFailures)
+		WHERE (account = $1 OR bucket = $1) AND failures > 0 ORDER BY last_at DESC, bucket LIMIT $2`,
+		account, maxAccountFailures)
 }
 
-// The statements of clean-up are ranges of an index over time: what they cost follows from what they look at, not from the
-// size of the table.
+// The statements of clean-up are ranges of an index over time: what they cost follows from what they look at, not from
+// the size of the table.
 const (
 	throttleSpanQuery = `SELECT COALESCE(MAX(last_at), CAST($1 AS BIGINT)) FROM (SELECT last_at FROM throttle
 		WHERE last_at > $1 AND last_at < $2 ORDER BY last_at LIMIT $3) span`
@@ -89,19 +90,22 @@ const (
 // anyFailures is more than there are in any bucket.
 const anyFailures = math.MaxInt32
 
-// CleanThrottle looks at limit counters whose last failure was after one moment and before another, in the order of that time,
-// and deletes those of fewer failures than few. It returns where to go on, which is after if there were none, and how many
-// rows went. Of those that stay, none need be looked at again before it is stale.
-func (d *DB) CleanThrottle(ctx context.Context, few int, after Time, before time.Time, limit int) (next Time, n int64, err error) {
-	if err := d.get(ctx, "clean throttle", &next, throttleSpanQuery, after, At(before), limit); err != nil || !next.After(after.Time) {
+// CleanThrottle looks at limit counters whose last failure was after one moment and before another, in the order of
+// that time, and deletes those of fewer failures than few. It returns where to go on, which is after if there were
+// none, and how many rows went. Of those that stay, none need be looked at again before it is stale.
+func (d *DB) CleanThrottle(
+	ctx context.Context, few int, after Time, before time.Time, limit int,
+) (next Time, n int64, err error) {
+	err = d.get(ctx, "clean throttle", &next, throttleSpanQuery, after, At(before), limit)
+	if err != nil || !next.After(after.Time) {
 		return after, 0, err
 	}
 	n, err = d.change(ctx, "clean throttle", cleanThrottleQuery, after, next, few)
 	return next, n, err
 }
 
-// CleanStaleThrottle deletes about limit counters whose last failure was before the moment given, the oldest first, and tells
-// how many.
+// CleanStaleThrottle deletes about limit counters whose last failure was before the moment given, the oldest first, and
+// tells how many.
 func (d *DB) CleanStaleThrottle(ctx context.Context, stale time.Time, limit int) (int64, error) {
 	_, n, err := d.CleanThrottle(ctx, anyFailures, beginning, stale, limit)
 	return n, err
@@ -110,7 +114,8 @@ func (d *DB) CleanStaleThrottle(ctx context.Context, stale time.Time, limit int)
 // beginning is before every moment in the tables.
 var beginning = Time{time.UnixMilli(-1)}
 
-// CleanAddresses deletes about limit familiar addresses that were last seen before the moment given, and tells how many.
+// CleanAddresses deletes about limit familiar addresses that were last seen before the moment given, and tells how
+// many.
 func (d *DB) CleanAddresses(ctx context.Context, stale time.Time, limit int) (int64, error) {
 	var end Time
 	err := d.get(ctx, "clean addresses", &end, addressSpanQuery, beginning, At(stale), limit)

@@ -43,9 +43,16 @@ func (a *app) auditList() *cobra.Command {
 			return err
 		}
 		each := func(do func([]server.AuditRecord) error) error { return admin.EachAudit(ctx, from, kind, do) }
-		return list(a, []string{"SEQ", "TIME", "TYPE", "ACTOR", "TARGET", "REASON", "DETAILS"}, each, func(r server.AuditRecord) []string {
+		heading := []string{"SEQ", "TIME", "TYPE", "ACTOR", "TARGET", "REASON", "DETAILS"}
+		return list(a, heading, each, func(r server.AuditRecord) []string {
 			return []string{
-				strconv.FormatInt(r.Seq, 10), moment(&r.Time), r.Type, r.Actor, orDash(r.Target), orDash(r.Reason), string(r.Details),
+				strconv.FormatInt(r.Seq, 10),
+				moment(&r.Time),
+				r.Type,
+				r.Actor,
+				orDash(r.Target),
+				orDash(r.Reason),
+				string(r.Details),
 			}
 		})
 	})

@@ -17,9 +17,10 @@ func (a *app) grantCommand() *cobra.Command {
 
 func (a *app) grantList() *cobra.Command {
 	var user, client string
-	c := a.verb("list", "List grants that have not expired, newest first, to the hour", cobra.NoArgs, false, func(ctx context.Context, admin *server.Admin, _ []string) error {
+	print := func(ctx context.Context, admin *server.Admin, _ []string) error {
 		return a.printGrants(ctx, admin, user, client)
-	})
+	}
+	c := a.verb("list", "List grants that have not expired, newest first, to the hour", cobra.NoArgs, false, print)
 	c.Flags().StringVar(&user, "user", "", "only grants of this user")
 	c.Flags().StringVar(&client, "client", "", "only grants of this client")
 	return c
@@ -30,14 +31,21 @@ func (a *app) printGrants(ctx context.Context, admin *server.Admin, user, client
 	heading := []string{"GRANT", "CLIENT", "USER", "SCOPE", "GENERATION", "LAST USED", "EXPIRES", "REVOKED", "REASON"}
 	return list(a, heading, each, func(g server.Grant) []string {
 		return []string{
-			g.ID.String(), g.ClientID, orDash(deref(g.Username)), orDash(g.Scope), strconv.FormatInt(g.Generation, 10),
-			moment(&g.RotatedAt), moment(&g.ExpiresAt), moment(g.RevokedAt), orDash(deref(g.RevokedReason)),
+			g.ID.String(),
+			g.ClientID,
+			orDash(deref(g.Username)),
+			orDash(g.Scope),
+			strconv.FormatInt(g.Generation, 10),
+			moment(&g.RotatedAt),
+			moment(&g.ExpiresAt),
+			moment(g.RevokedAt),
+			orDash(deref(g.RevokedReason)),
 		}
 	})
 }
 
 func (a *app) grantShow() *cobra.Command {
-	return a.verb("show ID", "Show a grant; ID is the sid of its access tokens", cobra.ExactArgs(1), false, func(ctx context.Context, admin *server.Admin, args []string) error {
+	show := func(ctx context.Context, admin *server.Admin, args []string) error {
 		g, err := admin.Grant(ctx, args[0])
 		if err != nil {
 			return err
@@ -60,7 +68,8 @@ func (a *app) grantShow() *cobra.Command {
 				{"revoked reason", orDash(deref(g.RevokedReason))},
 			}...)
 		})
-	})
+	}
+	return a.verb("show ID", "Show a grant; ID is the sid of its access tokens", cobra.ExactArgs(1), false, show)
 }
 
 func deref(s *string) string {

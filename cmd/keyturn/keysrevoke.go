@@ -86,8 +86,8 @@ func (a *app) checkRevocation(o *revocationOrder) (err error) {
 	return a.needReason()
 }
 
-// revokeKey previews and asks, or with --yes acts at once and reports what was concerned afterwards. Nothing is counted before it acts but for
-// a preview.
+// revokeKey previews and asks, or with --yes acts at once and reports what was concerned afterwards. Nothing is counted
+// before it acts but for a preview.
 func (a *app) revokeKey(ctx context.Context, admin *server.Admin, o revocationOrder) error {
 	if !o.yes {
 		if done, err := a.previewRevocation(ctx, admin, o); done || err != nil {
@@ -119,12 +119,13 @@ func (a *app) revokeKey(ctx context.Context, admin *server.Admin, o revocationOr
 	return errors.Join(undone, a.print(report, func() { a.reportText(report, o) }))
 }
 
-// previewRevocation shows what is concerned, and with a dry run is done. Otherwise it asks: that something could not be counted is no reason
-// not to.
+// previewRevocation shows what is concerned, and with a dry run is done. Otherwise it asks: that something could not be
+// counted is no reason not to.
 func (a *app) previewRevocation(ctx context.Context, admin *server.Admin, o revocationOrder) (done bool, err error) {
 	terminal, ok := a.stdin.(*os.File)
 	if !o.dryRun && (!ok || !term.IsTerminal(int(terminal.Fd()))) {
-		return false, refusedError{errors.New("keys revoke: there is no terminal to ask on: --yes revokes without asking, --dry-run only tells what the key has signed")}
+		return false, refusedError{errors.New("keys revoke: there is no terminal to ask on: " +
+			"--yes revokes without asking, --dry-run only tells what the key has signed")}
 	}
 	kids := []string{o.kid}
 	if o.kid == "" {
@@ -149,7 +150,9 @@ func (a *app) previewRevocation(ctx context.Context, admin *server.Admin, o revo
 }
 
 // countUse counts what was concerned, also of the grants that have ended with it.
-func (a *app) countUse(ctx context.Context, admin *server.Admin, o revocationOrder, began time.Time, report *revocationReport) {
+func (a *app) countUse(
+	ctx context.Context, admin *server.Admin, o revocationOrder, began time.Time, report *revocationReport,
+) {
 	kids := []string{o.kid}
 	if o.kid == "" {
 		kids = report.Revoked

@@ -26,8 +26,9 @@ func (a *app) print(data any, text func()) error {
 	return e.Encode(data)
 }
 
-// list prints rows as each hands them over, page by page, so that memory stays flat: as one JSON array with --json, else as tables, whose columns
-// are as wide as a page needs. If each fails, the array is left open, so that nobody takes it for the whole.
+// list prints rows as each hands them over, page by page, so that memory stays flat: as one JSON array with --json,
+// else as tables, whose columns are as wide as a page needs. If each fails, the array is left open, so that nobody
+// takes it for the whole.
 func list[T any](a *app, heading []string, each func(func([]T) error) error, cells func(T) []string) error {
 	if a.json {
 		return listJSON(a.stdout, each)
@@ -118,8 +119,8 @@ func orDash(s string) string {
 	return s
 }
 
-// changeOne changes a user or a client and prints its row. Nothing but the change can keep it from being made: the row is read afterwards, or, if
-// it will be gone then, is not waited for.
+// changeOne changes a user or a client and prints its row. Nothing but the change can keep it from being made: the row
+// is read afterwards, or, if it will be gone then, is not waited for.
 func changeOne[T any](a *app, name, done string, gone bool, read func() (T, error), change func() error) error {
 	var row T
 	var unread error

@@ -15,13 +15,15 @@ func (a *app) userCommand() *cobra.Command {
 	one := func(use, short string, act func(*server.Admin, context.Context, string) error, done string) *cobra.Command {
 		return a.verb(use+" NAME", short, cobra.ExactArgs(1), false, func(ctx context.Context, admin *server.Admin, args []string) error {
 			read := func() (server.User, error) { return admin.User(ctx, args[0]) }
-			return changeOne(a, "user "+args[0], done, use == "delete", read, func() error { return act(admin, ctx, args[0]) })
+			change := func() error { return act(admin, ctx, args[0]) }
+			return changeOne(a, "user "+args[0], done, use == "delete", read, change)
 		})
 	}
 	return noun("user", "People who log in",
 		a.userCreate(), a.userImport(), a.userList(), a.userShow(), a.userPasswd(),
 		one("enable", "Let a disabled user log in again, and lift its throttle", (*server.Admin).EnableUser, "enabled"),
-		one("unlock", "Lift every throttle of a user, who has failed to log in too often", (*server.Admin).UnlockUser, "unlocked: the next login is judged"),
+		one("unlock", "Lift every throttle of a user, who has failed to log in too often",
+			(*server.Admin).UnlockUser, "unlocked: the next login is judged"),
 		one("disable", "End a user's grants and let no new one begin", (*server.Admin).DisableUser, "disabled: all grants have ended"),
 		one("delete", "Remove a user and its grants", (*server.Admin).DeleteUser, "deleted with all grants"))
 }
@@ -82,7 +84,13 @@ func (a *app) userList() *cobra.Command {
 	return a.verb("list", "List users", cobra.NoArgs, false, func(ctx context.Context, admin *server.Admin, _ []string) error {
 		each := func(do func([]server.User) error) error { return admin.EachUser(ctx, do) }
 		return list(a, []string{"USERNAME", "SUB", "ROLES", "CREATED", "DISABLED"}, each, func(u server.User) []string {
-			return []string{u.Username, u.Sub, orDash(strings.Join(u.Roles, " ")), moment(&u.CreatedAt), moment(u.DisabledAt)}
+			return []string{
+				u.Username,
+				u.Sub,
+				orDash(strings.Join(u.Roles, " ")),
+				moment(&u.CreatedAt),
+				moment(u.DisabledAt),
+			}
 		})
 	})
 }
@@ -112,7 +120,7 @@ func (a *app) userShow() *cobra.Command {
 
 func (a *app) userPasswd() *cobra.Command {
 	var passwordStdin bool
-	c := a.verb("passwd NAME", "Give a user another password, end its grants and lift its throttle", cobra.ExactArgs(1), false, func(ctx context.Context, admin *server.Admin, args []string) error {
+	set := func(ctx context.Context, admin *server.Admin, args []string) error {
 		read := func() (server.User, error) { return admin.User(ctx, args[0]) }
 		if _, err := read(); errors.Is(err, server.ErrNotFound) { // before anybody types a password
 			return err
@@ -122,8 +130,11 @@ func (a *app) userPasswd() *cobra.Command {
 			return err
 		}
 		done := "has another password: all grants have ended"
-		return changeOne(a, "user "+args[0], done, false, read, func() error { return admin.SetPassword(ctx, args[0], password) })
-	})
+		change := func() error { return admin.SetPassword(ctx, args[0], password) }
+		return changeOne(a, "user "+args[0], done, false, read, change)
+	}
+	c := a.verb("passwd NAME", "Give a user another password, end its grants and lift its throttle", cobra.ExactArgs(1),
+		false, set)
 	addSettings(c.Flags(), scopeUser)
 	c.Flags().BoolVar(&passwordStdin, "password-stdin", false, "read the password from standard input")
 	return c
