@@ -322,7 +322,7 @@ func fillEnded(t *testing.T, raw *sql.DB, u storage.User, c storage.Client, n in
 	insert := `INSERT INTO grants (id, user_id, user_epoch, client_epoch, client_id, family_hash, generation, kid, scope,
 		audience, created_at, rotated_at, expires_at, idle_expires_at, revoked_at, revoked_reason) ` + series(n) +
 		fmt.Sprintf(`SELECT %%d + i, %d, %%d, %d, '%s', 'f', 0, 'k', '', '', i, 0, %d, 0, %%s FROM series`,
-		u.ID, c.Epoch, c.ID, noon.Add(time.Hour).UnixMilli())
+			u.ID, c.Epoch, c.ID, noon.Add(time.Hour).UnixMilli())
 	storagetest.MustExec(t, raw,
 		fmt.Sprintf(insert, 1<<20, u.Epoch, `1, 'revoked'`),
 		fmt.Sprintf(insert, 1<<21, u.Epoch-1, `CAST(NULL AS BIGINT), CAST(NULL AS TEXT)`))
