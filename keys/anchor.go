@@ -136,16 +136,39 @@ func (r *Ring) writeAnchor(path string, a Anchor) error {
 	if err != nil {
 		return fmt.Errorf("anchor: %w", err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	f, err := anchorDraft(path)
 	if err != nil {
-		return fmt.Errorf("anchor: %w", err)
+		return err
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(append(text, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+	if err = errors.Join(err, keepOwner(f, path), f.Sync(), f.Close()); err == nil {
 		err = storage.Rename(f.Name(), path)
 	}
 	if err != nil {
+		return fmt.Errorf("anchor: %w", err)
+	}
+	return nil
+}
+
+// anchorDraft is a file beside the anchor that can take its place.
+func anchorDraft(path string) (*os.File, error) {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return nil, fmt.Errorf("anchor: %w", err)
+	}
+	return f, nil
+}
+
+// TryAnchor tells whether an anchor could be written here. It leaves nothing behind and does not touch the one that is
+// there.
+func TryAnchor(path string) error {
+	f, err := anchorDraft(path)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString("{}\n")
+	if err = errors.Join(err, keepOwner(f, path), f.Sync(), f.Close(), os.Remove(f.Name())); err != nil {
 		return fmt.Errorf("anchor: %w", err)
 	}
 	return nil
@@ -205,35 +228,63 @@ var ErrTrailCut = errors.New("audit: the trail is not the one that this host has
 // it has gone back; *clock.UnsureError, and neither, if the clock here is wrong; ErrTrailCut if the trail is not the one that was seen, of which
 // the anchor then keeps the mark.
 func (r *Ring) Beat(ctx context.Context, path string) (Anchor, error) {
-	stands, err := r.Stand(ctx)
-	if err != nil {
-		return stands, err
-	}
-	before, err := r.rememberRevoked(path, stands)
-	if err == nil {
-		err = before.check(stands, r.mayLose())
-	}
+	before, stands, err := r.sinceAnchor(ctx, path)
 	if err == nil {
 		err = r.checkClock(ctx)
 	}
 	if err != nil {
 		return stands, err
 	}
+	return stands, r.follow(ctx, path, before, stands, func() (time.Time, error) {
+		now := r.options.Now().Truncate(time.Millisecond).UTC()
+		return now, r.db.SetMark(ctx, storage.MarkHeartbeat, now)
+	})
+}
+
+// Note moves the anchor on to where the database stands, and leaves no heartbeat: that would say that a server runs.
+// Unless make is set, it makes no anchor where there is none. *OlderError, and ErrTrailCut, as Beat.
+func (r *Ring) Note(ctx context.Context, path string, make bool) error {
+	if _, err := os.Stat(path); !make && errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	before, stands, err := r.sinceAnchor(ctx, path)
+	if err != nil {
+		return err
+	}
+	same := func() (time.Time, error) { return later(before.Heartbeat, stands.Heartbeat), nil }
+	return r.follow(ctx, path, before, stands, same)
+}
+
+// sinceAnchor is the anchor, with the keys that are revoked now, and where the database stands, which may follow it.
+func (r *Ring) sinceAnchor(ctx context.Context, path string) (before, stands Anchor, err error) {
+	if stands, err = r.Stand(ctx); err != nil {
+		return before, stands, err
+	}
+	if before, err = r.rememberRevoked(path, stands); err == nil {
+		err = before.check(stands, r.mayLose())
+	}
+	return before, stands, err
+}
+
+// follow writes the anchor of a database that stands so, with a heartbeat that is asked for once the trail was looked
+// at.
+func (r *Ring) follow(
+	ctx context.Context, path string, before, stands Anchor, heartbeat func() (time.Time, error),
+) error {
 	cut, err := r.trailCut(ctx, before)
 	if err != nil {
-		return stands, err
+		return err
 	}
 	next := stands
-	next.Heartbeat = r.options.Now().Truncate(time.Millisecond).UTC()
-	if err := r.db.SetMark(ctx, storage.MarkHeartbeat, next.Heartbeat); err != nil {
-		return stands, err
+	if next.Heartbeat, err = heartbeat(); err != nil {
+		return err
 	}
 	next = before.later(next)
 	if cut {
 		next.AuditSeq, next.AuditHash = before.AuditSeq, before.AuditHash
-		return stands, errors.Join(ErrTrailCut, r.writeAnchor(path, next))
+		return errors.Join(ErrTrailCut, r.writeAnchor(path, next))
 	}
-	return stands, r.writeAnchor(path, next)
+	return r.writeAnchor(path, next)
 }
 
 // rememberRevoked adds the keys that are revoked now to the anchor, whatever else is to be said of the database, and returns it.

@@ -94,10 +94,7 @@ func (r *Ring) revoke(ctx context.Context, by storage.Actor, v *view, leak Leak)
 	if err != nil {
 		return Revocation{}, err
 	}
-	now, err := r.momentAfter(ctx, v.rows)
-	if err != nil {
-		return Revocation{}, err
-	}
+	now := r.momentAfter(ctx, v.rows)
 	change := storage.KeyChange{Insert: publishedAt(inserts, r.config(), now), Update: r.withdrawals(v, leak, len(inserts) == 1, by.Reason, now)}
 	if leak.Store { // also if no row is left that says so
 		change.Insert[1].ExposedUntil = storage.AtPtr(now.Add(r.config().JWKSMaxAge + Skew))
@@ -161,11 +158,11 @@ func (r *Ring) withdrawals(v *view, leak Leak, nextMaySign bool, reason string, 
 }
 
 // momentAfter is now: by the clock of the database if the one here is wrong, since a leak must not wait for a clock; and not before any key that
-// is published.
-func (r *Ring) momentAfter(ctx context.Context, rows []storage.SigningKey) (time.Time, error) {
+// is published. If the database does not tell the time, it is by the clock here.
+func (r *Ring) momentAfter(ctx context.Context, rows []storage.SigningKey) time.Time {
 	off, err := r.ClockOff(ctx)
 	now := r.options.Now()
-	if off.Abs() > clock.MaxOff {
+	if err == nil && off.Abs() > clock.MaxOff {
 		now = r.options.Wall().Add(-off)
 	}
 	for _, row := range rows {
@@ -173,7 +170,7 @@ func (r *Ring) momentAfter(ctx context.Context, rows []storage.SigningKey) (time
 			now = later(now, row.PublishedAt.Time)
 		}
 	}
-	return now, err
+	return now
 }
 
 // publishedAt is rows of new keys as published, and as coming to sign, at the moment given: that of a revocation, than which they are not older.

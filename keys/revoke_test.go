@@ -1,6 +1,7 @@
 package keys_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"testing"
@@ -261,4 +262,53 @@ func TestCommitWhoseAnswerIsLost(t *testing.T) {
 	if _, err := db.VerifyAudit(ctx); err != nil {
 		t.Error(err)
 	}
+}
+
+// Neither a database that does not tell the time, nor an announcement that cannot be made, keeps a leaked key in use.
+func TestRevokeWithoutTimeOrAnnouncement(t *testing.T) {
+	proxy := storagetest.NewProxy(t, storagetest.PostgresURL(t))
+	db := storagetest.MustOpen(t, proxy.URL)
+	c := newClock()
+	keystest.MustRing(t, db, c.now, keystest.Generator())
+	timeless := func(context.Context) (time.Time, error) { return time.Time{}, errors.New("no time") }
+	r, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{
+		Now:         c.now,
+		DatabaseNow: timeless,
+		Log:         keystest.Quiet,
+		Generate:    keystest.Generator(),
+	})
+	must(t, err)
+	proxy.Cut("pg_notify", storagetest.Before, 100)
+	kid := byState(r)[storage.KeyCurrent]
+	done, err := r.Revoke(ctx, admin, keys.Leak{KID: kid})
+	must(t, err)
+	if !done.RevokedAt.Equal(noon) || published(t, r)[kid] || proxy.Cuts() == 0 {
+		t.Errorf("%+v, %d announcements were cut", done, proxy.Cuts())
+	}
+}
+
+// Whether an old key of refresh tokens may go is not known in time: it stays, and the upkeep goes on.
+func TestOldRefreshKeyThatCannotBeLookedUp(t *testing.T) {
+	url := storagetest.PostgresURL(t)
+	db := storagetest.MustOpen(t, url)
+	c := newClock()
+	r, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{
+		Now:         c.now,
+		DatabaseNow: keystest.At(c.now),
+		Log:         keystest.Quiet,
+		Generate:    keystest.Generator(),
+		LookTimeout: 50 * time.Millisecond,
+	})
+	must(t, err)
+	for range 2 {
+		c.step(keystest.Config.RotationInterval)
+		must(t, r.Maintain(ctx))
+	}
+	c.step(24 * time.Hour)
+	lock, err := storagetest.Raw(t, url).Begin()
+	must(t, err)
+	defer lock.Rollback()
+	_, err = lock.Exec(`LOCK TABLE grants IN ACCESS EXCLUSIVE MODE`)
+	must(t, err)
+	must(t, r.Maintain(ctx))
 }

@@ -82,6 +82,8 @@ type Options struct {
 	CPUs int
 	// Tolerant opens a ring whose rows were altered, so that a person can see it and act. It neither signs nor verifies.
 	Tolerant bool
+	// LookTimeout bounds the search for a login that needs an old key of refresh tokens. 0: ten seconds.
+	LookTimeout time.Duration
 }
 
 // config is the settings of now.

@@ -77,8 +77,10 @@ func (r *Ring) Status(ctx context.Context) (Status, error) {
 			return Status{}, err
 		}
 	}
-	if f.begun, err = r.db.HasAudit(ctx, eventBegin); err != nil {
-		return Status{}, err
+	if len(f.rows) == 0 { // otherwise it is not asked, and the trail may be long
+		if f.begun, err = r.db.HasAudit(ctx, eventBegin); err != nil {
+			return Status{}, err
+		}
 	}
 	if f.clockOff, err = r.ClockOff(ctx); err != nil {
 		return Status{}, err

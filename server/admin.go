@@ -36,6 +36,7 @@ type Admin struct {
 	by     storage.Actor
 	now    func() time.Time
 	say    func(format string, args ...any) // nil: nobody listens
+	count  time.Duration                    // how long a count may take; 0: countTimeout
 }
 
 // AdminOptions say who acts, why, and whether a database that is not there yet may be made.
@@ -75,6 +76,14 @@ func OpenAdmin(ctx context.Context, c Config, o AdminOptions) (*Admin, error) {
 	}
 	return a, nil
 }
+
+// countTimeout bounds what is counted for people: somebody waits for it who may be in a hurry.
+const countTimeout = 3 * time.Second
+
+func (a *Admin) countTime() time.Duration { return cmp.Or(a.count, countTimeout) }
+
+// ErrTooSlow says that something was not counted, or listed, because that took too long.
+var ErrTooSlow = storage.ErrTooSlow
 
 // Now is the time by which Admin judges.
 func (a *Admin) Now() time.Time { return a.now() }
@@ -234,8 +243,10 @@ func unique(words []string) storage.List {
 	return list
 }
 
-// Clients lists all clients.
-func (a *Admin) Clients(ctx context.Context) ([]storage.Client, error) { return a.db.Clients(ctx) }
+// EachClient hands all clients, by id, to do, page by page, until that returns an error.
+func (a *Admin) EachClient(ctx context.Context, do func([]Client) error) error {
+	return a.db.ClientPages(ctx, do)
+}
 
 // Client reads one client. ErrNotFound.
 func (a *Admin) Client(ctx context.Context, id string) (storage.Client, error) {
@@ -263,12 +274,12 @@ func (a *Admin) UpdateClient(ctx context.Context, id string, change func(*Client
 	return a.db.Client(ctx, id)
 }
 
-// EnableClient lets a disabled client authenticate again. ErrNotFound.
+// EnableClient lets a disabled client authenticate again. Its grants stay ended. ErrNotFound.
 func (a *Admin) EnableClient(ctx context.Context, id string) error {
 	return a.db.EnableClient(ctx, a.by, id, a.now())
 }
 
-// DisableClient lets the client neither authenticate nor use its tokens. ErrNotFound.
+// DisableClient ends all grants of the client and lets it not authenticate. ErrNotFound.
 func (a *Admin) DisableClient(ctx context.Context, id string) error {
 	return a.db.DisableClient(ctx, a.by, id, a.now())
 }

@@ -30,9 +30,9 @@ func (a *Admin) SigningKeys() []SigningKey { return a.ring.Rows() }
 func (a *Admin) KeysIntact() error { return a.ring.Intact() }
 
 // LiveTokens counts, by kid, the grants whose newest access token is alive. Older tokens of a grant that was refreshed early are not
-// counted: nothing is kept of them.
+// counted: nothing is kept of them. ErrTooSlow.
 func (a *Admin) LiveTokens(ctx context.Context) (map[string]int64, error) {
-	return a.db.LiveTokens(ctx, time.Duration(a.config.AccessTTL), a.now())
+	return a.db.LiveTokens(ctx, time.Duration(a.config.AccessTTL), a.now(), a.countTime())
 }
 
 // KeyLives tells the past and the planned future of all keys, oldest first.
@@ -86,41 +86,81 @@ func (a *Admin) concern(kid string, since time.Time) (c storage.Concern, ok bool
 }
 
 // KeyUse tells what the key has signed for grants that are alive and were used since a moment, by client and audience. The zero moment
-// takes all. ErrNotFound if there is no such key.
+// takes all. ErrNotFound if there is no such key; ErrTooSlow.
 func (a *Admin) KeyUse(ctx context.Context, kid string, since time.Time) ([]KeyUse, error) {
-	c, ok, err := a.concern(kid, since)
-	if err != nil || !ok {
-		return []KeyUse{}, err
+	return a.KeysUse(ctx, []string{kid}, since, nil)
+}
+
+// KeysUse is KeyUse of several keys, one after the other, within the time for one. Grants that EndKeyGrants has ended
+// since a moment, if there is one, count as alive.
+func (a *Admin) KeysUse(ctx context.Context, kids []string, since time.Time, ended *time.Time) ([]KeyUse, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.countTime())
+	defer cancel()
+	all := []KeyUse{}
+	for _, kid := range kids {
+		c, ok, err := a.concern(kid, since)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			continue
+		}
+		c.EndedSince = ended
+		use, err := a.db.KeyUse(ctx, c, time.Duration(a.config.AccessTTL), a.now(), a.countTime())
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, use...)
 	}
-	return a.db.KeyUse(ctx, c, time.Duration(a.config.AccessTTL), a.now())
+	return all, nil
 }
 
 // RevokeKey takes a leaked key out of the JWKS for good and lets another sign. With storeLeaked every private half counts as leaked, kid may
 // be "", and with newFile as well, everything is sealed under the new master key of that file from then on. ErrNotFound.
 func (a *Admin) RevokeKey(ctx context.Context, kid string, storeLeaked bool, newFile string) (Revocation, error) {
 	leak := keys.Leak{KID: kid, Store: storeLeaked}
+	var unplaced error // the new master key could not be put in place
 	if newFile != "" {
-		to, _, err := a.newMaster(newFile)
-		if err != nil {
+		to, plan, err := a.newMaster(newFile)
+		if to == nil {
 			return Revocation{}, err
 		}
-		leak.NewMaster = to
+		if err == nil {
+			leak.NewMaster = to
+		} else { // a leak does not wait for a file
+			unplaced = fmt.Errorf("%w: make %s writable and run the same command again: %w", ErrSameMaster,
+				plan.MasterKeyFile, err)
+		}
 	}
 	done, err := a.ring.Revoke(ctx, a.by, leak)
-	if err == nil && leak.NewMaster != nil {
+	if err != nil {
+		return done, err
+	}
+	if leak.NewMaster != nil {
 		if _, err = a.ring.Rewrap(ctx, a.by, leak.NewMaster); err != nil {
 			err = fmt.Errorf("the key is revoked and fresh ones are sealed under the new master key, but the rest is not: run `keyturn keys rewrap`: %w", err)
 		}
 	}
-	if err == nil {
-		a.remember(ctx)
-	}
-	return done, err
+	a.remember(ctx, true)
+	return done, errors.Join(unplaced, err)
 }
 
-// remember leaves the anchor, so that this host knows at once what must never come back.
-func (a *Admin) remember(ctx context.Context) {
-	if _, err := a.ring.Beat(ctx, a.config.anchorPath()); err != nil && a.say != nil {
+// ErrSameMaster says that a revocation was made, and that a new master key was not taken.
+var ErrSameMaster = errors.New("the keys are revoked, but the fresh ones are sealed under the old master key, " +
+	"since the new one could not be added to its file")
+
+// Remember notes in the anchor of this host, if there is one, what this Admin has changed. That it could not is said,
+// and no more.
+func (a *Admin) Remember(ctx context.Context) {
+	if a.db.Audited() > 0 {
+		a.remember(ctx, false)
+	}
+}
+
+// remember moves the anchor on, so that this host knows at once what must never come back, and which records the trail
+// has.
+func (a *Admin) remember(ctx context.Context, make bool) {
+	if err := a.ring.Note(ctx, a.config.anchorPath(), make); err != nil && a.say != nil {
 		a.say("keyturn: done, but this host could not note it beside the database: %v", err)
 	}
 }

@@ -88,8 +88,10 @@ func (a *Admin) hashPassword(password string) (string, error) {
 	return newPasswordHash(a.config.hashPolicy(), canonical).String(), nil
 }
 
-// Users lists all users.
-func (a *Admin) Users(ctx context.Context) ([]storage.User, error) { return a.db.Users(ctx) }
+// EachUser hands all users, by username, to do, page by page, until that returns an error.
+func (a *Admin) EachUser(ctx context.Context, do func([]User) error) error {
+	return a.db.UserPages(ctx, do)
+}
 
 // User reads one user. ErrNotFound.
 func (a *Admin) User(ctx context.Context, name string) (storage.User, error) {
@@ -113,9 +115,13 @@ func (a *Admin) SetPassword(ctx context.Context, name, password string) error {
 	return a.db.SetPassword(ctx, a.by, name, hash, accountBucket(name), a.now())
 }
 
-// EnableUser lets a disabled user log in again. ErrNotFound.
+// EnableUser lets a disabled user log in again and lifts its throttle. ErrNotFound.
 func (a *Admin) EnableUser(ctx context.Context, name string) error {
-	return a.onUser(ctx, name, a.db.EnableUser)
+	name, err := a.username(name)
+	if err != nil {
+		return err
+	}
+	return a.db.EnableUser(ctx, a.by, name, accountBucket(name), a.now())
 }
 
 // DisableUser ends all grants of the user and lets no new one begin. ErrNotFound.
@@ -141,19 +147,22 @@ func (a *Admin) onUser(ctx context.Context, name string, change func(context.Con
 	return change(ctx, a.by, name, a.now())
 }
 
-// Grants lists the grants that have not expired, newest first; user and client narrow the list unless "".
-func (a *Admin) Grants(ctx context.Context, user, client string) ([]storage.GrantState, error) {
+// EachGrant hands the grants that have not expired, newest first, to the hour, to do, page by page, until that returns
+// an error. user and client narrow the list unless "".
+func (a *Admin) EachGrant(ctx context.Context, user, client string, do func([]Grant) error) error {
 	if user != "" {
 		var err error
 		if user, err = a.username(user); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	grants, err := a.db.Grants(ctx, storage.GrantFilter{Username: user, ClientID: client}, a.now())
-	for i := range grants {
-		tellEnding(&grants[i], a.now())
-	}
-	return grants, err
+	now := a.now()
+	return a.db.GrantPages(ctx, storage.GrantFilter{Username: user, ClientID: client}, now, func(page []Grant) error {
+		for i := range page {
+			tellEnding(&page[i], now)
+		}
+		return do(page)
+	})
 }
 
 // tellEnding gives a reason to a grant that ended without a mark on its own row: with its user or its client.
@@ -170,7 +179,11 @@ func (a *Admin) Grant(ctx context.Context, id string) (storage.GrantState, error
 	if err != nil {
 		return storage.GrantState{}, invalid("%v", err)
 	}
-	return a.db.GrantState(ctx, grant)
+	g, err := a.db.GrantState(ctx, grant)
+	if err == nil {
+		tellEnding(&g, a.now())
+	}
+	return g, err
 }
 
 // RevokeGrant ends one grant. ErrNotFound, ErrInvalid.
@@ -192,14 +205,10 @@ func (a *Admin) RevokeAllGrants(ctx context.Context) error {
 	return a.db.RevokeAllGrants(ctx, a.by, a.now())
 }
 
-// Audit lists the audit trail, oldest first.
-func (a *Admin) Audit(ctx context.Context, since time.Time, kind string) ([]storage.AuditRecord, error) {
-	return a.db.AuditRecords(ctx, storage.AuditFilter{Since: since, Type: kind})
-}
-
-// EachAudit hands the whole trail, oldest first, to do, until that returns an error.
-func (a *Admin) EachAudit(ctx context.Context, do func(AuditRecord) error) error {
-	return a.db.EachAudit(ctx, do)
+// EachAudit hands the records of the trail, oldest first, to do, page by page, until that returns an error. since and
+// kind narrow the list unless they are zero.
+func (a *Admin) EachAudit(ctx context.Context, since time.Time, kind string, do func([]AuditRecord) error) error {
+	return a.db.AuditPages(ctx, storage.AuditFilter{Since: since, Type: kind}, do)
 }
 
 // SchemaStatus tells the version of the schema.

@@ -24,6 +24,11 @@ func (c Config) anchorPath() string {
 // reach it.
 func (s *Server) beat(ctx context.Context) {
 	a, err := s.ring.Beat(ctx, s.config().anchorPath())
+	if err == nil {
+		s.metrics.anchored.Set(1)
+	} else if !errors.Is(err, storage.ErrUnavailable) {
+		s.metrics.anchored.Set(0)
+	}
 	if a.AuditSeq > 0 {
 		s.log.Info("audit head", "event", "audit.head", "seq", a.AuditSeq, "hash", a.AuditHash)
 	}

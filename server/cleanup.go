@@ -55,16 +55,40 @@ func (s *Server) cleanUpOnce(ctx context.Context) error {
 	if err := s.cleanEnded(ctx, now); err != nil {
 		return err
 	}
+	if err := s.cleanFailures(ctx, now); err != nil {
+		return err
+	}
+	s.metrics.cleanedAt.Set(float64(now.Unix()))
+	return nil
+}
+
+// cleanFailures deletes what is stale, and then goes on, where the last round stopped, to counters that have rested.
+// Whoever has failed often is kept until that is stale, so that it need not be looked at each minute.
+func (s *Server) cleanFailures(ctx context.Context, now time.Time) error {
+	stale := now.Add(-keepStale)
+	type clean = func(ctx context.Context, before time.Time, limit int) (int64, error)
+	for _, clean := range []clean{s.db.CleanStaleThrottle, s.db.CleanAddresses} {
+		for range cleanUpBatches {
+			n, err := clean(ctx, stale, cleanUpBatch)
+			if err != nil {
+				return err
+			}
+			if s.cleaned("failures", n); n < cleanUpBatch {
+				break
+			}
+		}
+	}
+	few, rested := s.config().LoginFailures, now.Add(-keepFailures)
 	for range cleanUpBatches {
-		n, err := s.db.CleanThrottle(ctx, s.config().LoginFailures, now.Add(-keepFailures), now.Add(-keepStale), cleanUpBatch)
+		next, n, err := s.db.CleanThrottle(ctx, few, s.restedTo, rested, cleanUpBatch)
 		if err != nil {
 			return err
 		}
-		if s.cleaned("failures", n); n < cleanUpBatch {
+		if s.cleaned("failures", n); next == s.restedTo {
 			break
 		}
+		s.restedTo = next
 	}
-	s.metrics.cleanedAt.Set(float64(now.Unix()))
 	return nil
 }
 

@@ -60,5 +60,6 @@ func (a *Admin) copyTo(ctx context.Context, databaseURL string, insecure bool, t
 	if _, err := there.VerifyAudit(ctx); err != nil {
 		return fmt.Errorf("the copy: %w", err)
 	}
+	there.Remember(ctx)
 	return nil
 }

@@ -50,6 +50,7 @@ func Doctor(ctx context.Context, c Config, o AdminOptions, secrets []string) []F
 	d.settings()
 	d.files()
 	d.descriptors(o.MaxFiles)
+	d.anchor()
 	o.Create, o.Moved = false, true
 	c.Migrate = false
 	if d.begun(ctx, c) {
@@ -192,6 +193,21 @@ func (d *doctor) descriptors(limit int) {
 	}
 }
 
+// anchor writes beside the anchor, where a server writes each minute, and takes it away again.
+func (d *doctor) anchor() {
+	path := d.config.anchorPath()
+	if d.config.AnchorFile == "" && d.config.masterKeyPath() == "" {
+		return // told already
+	}
+	if err := keys.TryAnchor(path); err != nil {
+		d.add("anchor", FindingWarning, err.Error(), "servers note in "+path+" how far the database has come: without "+
+			"it an old backup in its place, or an audit trail that was cut off, is not noticed. The user that runs the "+
+			"server must be able to write to the folder, or name another with anchor_file")
+		return
+	}
+	d.add("anchor", FindingOK, path+" can be written by this user", "")
+}
+
 func (d *doctor) database(ctx context.Context, a *Admin) {
 	s, err := a.SchemaStatus(ctx)
 	switch {
@@ -250,41 +266,60 @@ func (d *doctor) clock(off time.Duration, other string, tolerance time.Duration)
 }
 
 func (d *doctor) clients(ctx context.Context, a *Admin) {
-	clients, err := a.Clients(ctx)
+	before, n := len(d.findings), 0
+	err := a.EachClient(ctx, func(page []Client) error {
+		n += len(page)
+		for _, c := range page {
+			if c.DisabledAt == nil {
+				d.client(c, a.Now())
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		d.add("clients", FindingFailed, err.Error(), "")
 		return
 	}
-	before := len(d.findings)
-	for _, c := range clients {
-		if c.DisabledAt != nil {
-			continue
-		}
-		d.warn(c.Public && hasGrant(c, api.GrantPassword), "clients", fmt.Sprintf("client %s is public and may use the password grant", c.ID),
-			"anybody can take itself for it and ask people for their passwords (RFC 9700 §2.4): give it a secret if it has a server of its own")
-		if late := d.config.RefreshLateRetry; c.Public && late > 0 && hasGrant(c, api.GrantRefreshToken) {
-			d.add("late retry", FindingOK,
-				fmt.Sprintf("client %s is public: a refresh token of it that was just replaced is taken once in %v", c.ID, late),
-				"whoever copied that token gets its successor, as its owner does, until one of the two uses it; 0 turns it off, and "+
-					"logs out devices whose answers get lost")
-		}
-		d.warn(Duration(c.AccessTTL) > longAccessTTL, "clients", fmt.Sprintf("access tokens of client %s live for %v", c.ID, Duration(c.AccessTTL)), "see access_ttl: client update "+c.ID+" --access-ttl 10m")
-		d.warn(hasGrant(c, api.GrantPassword) && c.Scope == "", "clients", fmt.Sprintf("client %s has no scope", c.ID), "its tokens say nothing of what they are for (RFC 9700 §2.3): client update "+c.ID+" --scope …")
-		d.warn(len(c.Audiences) > 5, "clients", fmt.Sprintf("client %s may get tokens for %d resources", c.ID, len(c.Audiences)), "one that is stolen opens them all (RFC 9700 §2.3): a client for each task")
-		if until := c.PreviousExpiresAt; until != nil && until.Sub(a.Now()) > 7*24*time.Hour {
-			d.add("clients", FindingWarning, fmt.Sprintf("the former secret of client %s works until %s", c.ID, until.UTC().Format(time.RFC3339)),
-				"end it when the new one is everywhere: client rotate-secret "+c.ID+" --keep 0s")
-		}
-	}
 	if len(d.findings) == before {
-		d.add("clients", FindingOK, fmt.Sprintf("%d, none of them unsafe", len(clients)), "")
+		d.add("clients", FindingOK, fmt.Sprintf("%d, none of them unsafe", n), "")
+	}
+}
+
+// client looks at one that is not disabled.
+func (d *doctor) client(c Client, now time.Time) {
+	d.warn(c.Public && hasGrant(c, api.GrantPassword), "clients",
+		fmt.Sprintf("client %s is public and may use the password grant", c.ID),
+		"anybody can take itself for it and ask people for their passwords (RFC 9700 §2.4): "+
+			"give it a secret if it has a server of its own")
+	if late := d.config.RefreshLateRetry; c.Public && late > 0 && hasGrant(c, api.GrantRefreshToken) {
+		d.add("late retry", FindingOK,
+			fmt.Sprintf("client %s is public: a refresh token of it that was just replaced is taken once in %v", c.ID, late),
+			"whoever copied that token gets its successor, as its owner does, until one of the two uses it; 0 turns it off, and "+
+				"logs out devices whose answers get lost")
+	}
+	d.warn(Duration(c.AccessTTL) > longAccessTTL, "clients",
+		fmt.Sprintf("access tokens of client %s live for %v", c.ID, Duration(c.AccessTTL)),
+		"see access_ttl: client update "+c.ID+" --access-ttl 10m")
+	d.warn(hasGrant(c, api.GrantPassword) && c.Scope == "", "clients", fmt.Sprintf("client %s has no scope", c.ID),
+		"its tokens say nothing of what they are for (RFC 9700 §2.3): client update "+c.ID+" --scope …")
+	d.warn(len(c.Audiences) > 5, "clients",
+		fmt.Sprintf("client %s may get tokens for %d resources", c.ID, len(c.Audiences)),
+		"one that is stolen opens them all (RFC 9700 §2.3): a client for each task")
+	if until := c.PreviousExpiresAt; until != nil && until.Sub(now) > 7*24*time.Hour {
+		d.add("clients", FindingWarning,
+			fmt.Sprintf("the former secret of client %s works until %s", c.ID, until.UTC().Format(time.RFC3339)),
+			"end it when the new one is everywhere: client rotate-secret "+c.ID+" --keep 0s")
 	}
 }
 
 // users tells of hashes that came with an import and have not been replaced yet.
 func (d *doctor) users(ctx context.Context, a *Admin) {
-	old, err := a.db.UsersWithout(ctx, "$argon2id$")
+	old, err := a.db.UsersWithout(ctx, "$argon2id$", a.countTime())
 	switch {
+	case errors.Is(err, ErrTooSlow):
+		d.add("users", FindingWarning,
+			fmt.Sprintf("those with a hash of their former system could not be counted within %v", a.countTime()),
+			"that harms nothing: look again when the database has less to do")
 	case err != nil:
 		d.add("users", FindingFailed, err.Error(), "")
 	case old > 0:

@@ -30,6 +30,7 @@ type metrics struct {
 	hashed        prometheus.Histogram
 	reloads       *prometheus.CounterVec
 	reloaded      prometheus.Gauge
+	anchored      prometheus.Gauge
 
 	forwardedUnreadable prometheus.Counter
 	handler             http.Handler
@@ -64,11 +65,14 @@ func newMetrics(s *Server) *metrics {
 		Name: "keyturn_forwarded_unreadable_total",
 		Help: "Requests whose X-Forwarded-For, from a trusted proxy, holds what is not an address.",
 	})
+	m.anchored = gauge("keyturn_anchor_written", "1 if the last heartbeat was noted in the anchor file, else 0.")
 	m.reloaded.Set(1)
+	m.anchored.Set(1)
 	m.cleanedAt.Set(float64(s.now().Unix()))
 	m.beginAtZero()
 	m.registry.MustRegister(m.requests, m.tokens, m.failures, m.refreshes, m.loginFailures, m.signed, m.jwks, m.cleaned,
-		m.cleanedAt, m.throttled, m.hashed, m.reloads, m.reloaded, m.forwardedUnreadable, keyMetrics{s}, listenerMetrics{s},
+		m.cleanedAt, m.throttled, m.hashed, m.reloads, m.reloaded, m.anchored, m.forwardedUnreadable, keyMetrics{s},
+		listenerMetrics{s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.buildInfo())
 	m.registry.MustRegister(s.gauges()...)
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})

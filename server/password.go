@@ -128,7 +128,7 @@ func (s *Server) readLogin(q *request, k storage.LoginKey) (storage.LoginView, e
 	defer cancel()
 	ctx, read := s.span(ctx, "read user")
 	q.asking = s.now()
-	view, err := s.db.LoginView(ctx, k, s.now())
+	view, err := s.db.LoginView(ctx, k)
 	read(err)
 	q.username = view.User.Username
 	return view, err

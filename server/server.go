@@ -93,6 +93,7 @@ type Server struct {
 	trusted        []netip.Prefix
 	replica        string          // names this process in leases
 	cleanedTo      storage.GrantID // how far the clean-up loop, which alone uses it, has walked
+	restedTo       storage.Time    // how far it has looked at failed logins, by their time
 	stopping       atomic.Bool
 	tracer         trace.Tracer // nil: requests are not traced
 	older          atomic.Bool  // the database has gone back to an older state

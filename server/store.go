@@ -74,7 +74,7 @@ func checkNotLost(c Config) error {
 		return nil
 	}
 	a, err := keys.PeekAnchor(c.anchorPath())
-	if err != nil || a.Heartbeat.IsZero() {
+	if err != nil || a.Heartbeat.IsZero() && a.AuditSeq == 0 {
 		return err
 	}
 	return fmt.Errorf("database %s is gone or empty, and this host has seen it as of %s: bring it back, or `keyturn restore FILE --confirm` a backup; to begin anew, remove %s",

@@ -147,22 +147,43 @@ func (r AuditRecord) chain(key []byte) string {
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
-// AuditFilter narrows AuditRecords; its zero value takes everything.
+// AuditFilter narrows AuditPages; its zero value takes everything.
 type AuditFilter struct {
 	Since time.Time
 	Type  string
 }
 
-// AuditRecords lists the trail, oldest first.
-func (d *DB) AuditRecords(ctx context.Context, f AuditFilter) ([]AuditRecord, error) {
-	since := int64(0)
+// AuditPages hands the records of the trail, oldest first, to do, page by page, until that returns an error.
+func (d *DB) AuditPages(ctx context.Context, f AuditFilter, do func([]AuditRecord) error) error {
+	since, rows := int64(math.MinInt64), pageRows
 	if !f.Since.IsZero() {
 		since = f.Since.UnixMilli()
 	}
-	records := []AuditRecord{}
-	err := d.report(ctx, "audit records", &records, `SELECT seq, time, type, actor, target, reason, details, prev_hash, hash
-		FROM audit WHERE time >= $1 AND ($2 = '' OR type = $2) ORDER BY seq`, since, f.Type)
-	return records, err
+	if f != (AuditFilter{}) {
+		rows = sparseRows
+	}
+	for after := int64(math.MinInt64); ; {
+		// Records come in the order of their numbers, and there is no index on the rest.
+		end, err := readSlowly[int64](ctx, d, pageTimeout, "audit records",
+			`SELECT COALESCE(MAX(seq), CAST($1 AS BIGINT))
+			FROM (SELECT seq FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2) span`, after, rows)
+		if err != nil || end[0] == after {
+			return err
+		}
+		page, err := readSlowly[AuditRecord](ctx, d, pageTimeout, "audit records",
+			`SELECT seq, time, type, actor, target, reason, details, prev_hash, hash FROM audit
+			WHERE seq > $1 AND seq <= $2 AND time >= $3 AND ($4 = '' OR type = $4) ORDER BY seq`,
+			after, end[0], since, f.Type)
+		if err != nil {
+			return err
+		}
+		if len(page) > 0 {
+			if err := do(page); err != nil {
+				return err
+			}
+		}
+		after = end[0]
+	}
 }
 
 // AuditHead is the number and the hash of the newest record; 0 if there is none.
@@ -184,24 +205,16 @@ func (d *DB) HasAudit(ctx context.Context, kind string) (bool, error) {
 	return len(seqs) > 0, err
 }
 
-// auditPage is how many records EachAudit reads at once.
-const auditPage = 1000
-
 // EachAudit hands the whole trail, oldest first, to do, until that returns an error.
 func (d *DB) EachAudit(ctx context.Context, do func(AuditRecord) error) error {
-	for after := int64(math.MinInt64); ; {
-		page := []AuditRecord{}
-		if err := d.report(ctx, "audit records", &page, `SELECT seq, time, type, actor, target, reason, details, prev_hash, hash
-			FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2`, after, auditPage); err != nil || len(page) == 0 {
-			return err
-		}
+	return d.AuditPages(ctx, AuditFilter{}, func(page []AuditRecord) error {
 		for _, r := range page {
 			if err := do(r); err != nil {
 				return err
 			}
 		}
-		after = page[len(page)-1].Seq
-	}
+		return nil
+	})
 }
 
 // VerifyAudit follows the chain from its first record to its head and names the first record that is not as it was written. It

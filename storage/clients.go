@@ -53,10 +53,16 @@ func (d *DB) Client(ctx context.Context, id string) (Client, error) {
 	return c, d.get(ctx, "client", &c, `SELECT `+clientColumns+` FROM clients WHERE id = $1`, id)
 }
 
-// Clients lists all clients by id.
-func (d *DB) Clients(ctx context.Context) ([]Client, error) {
-	clients := []Client{}
-	return clients, d.all(ctx, "clients", &clients, `SELECT `+clientColumns+` FROM clients ORDER BY id`)
+// ClientPages hands all clients, by id, to do, page by page, until that returns an error.
+func (d *DB) ClientPages(ctx context.Context, do func([]Client) error) error {
+	return inPages(func(last *Client) ([]Client, error) {
+		after := ""
+		if last != nil {
+			after = last.ID
+		}
+		return readSlowly[Client](ctx, d, pageTimeout, "clients", `SELECT `+clientColumns+` FROM clients
+			WHERE id > $1 ORDER BY id LIMIT $2`, after, pageRows)
+	}, do)
 }
 
 // UpdateClient writes grants, scope, audiences, resource, access TTL and token typ, unless the client was updated after it was read
@@ -72,13 +78,14 @@ func (d *DB) UpdateClient(ctx context.Context, by Actor, c Client, now time.Time
 	})
 }
 
-// DisableClient lets the client neither authenticate nor use its tokens.
+// DisableClient ends all grants of the client and lets it not authenticate.
 func (d *DB) DisableClient(ctx context.Context, by Actor, id string, now time.Time) error {
 	return d.changeClient(ctx, by, id, now, Event{"client.disable", id, nil},
-		`UPDATE clients SET disabled_at = COALESCE(disabled_at, $1), revision = revision + 1 WHERE id = $2`, At(now), id)
+		`UPDATE clients SET disabled_at = COALESCE(disabled_at, $1), epoch = epoch + 1, revision = revision + 1
+		WHERE id = $2`, At(now), id)
 }
 
-// EnableClient takes a DisableClient back.
+// EnableClient takes a DisableClient back. Grants that it ended stay ended.
 func (d *DB) EnableClient(ctx context.Context, by Actor, id string, now time.Time) error {
 	return d.changeClient(ctx, by, id, now, Event{"client.enable", id, nil}, `UPDATE clients SET disabled_at = NULL, revision = revision + 1 WHERE id = $1`, id)
 }

@@ -5,7 +5,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -113,17 +115,77 @@ func (d *DB) notStale(s GrantState, err error) error {
 
 var errStale = fmt.Errorf("%w: it was read where nothing is written", ErrUnavailable)
 
-// GrantFilter narrows Grants and RevokeGrants; its zero value takes everything.
+// GrantFilter narrows GrantPages; its zero value takes everything.
 type GrantFilter struct {
 	Username string
 	ClientID string
 }
 
-// Grants lists grants that have not expired, newest first.
-func (d *DB) Grants(ctx context.Context, f GrantFilter, now time.Time) ([]GrantState, error) {
-	grants := []GrantState{}
-	return grants, d.all(ctx, "grants", &grants, grantStateQuery+` WHERE g.expires_at > $1 AND ($2 = '' OR u.username = $2)
-		AND ($3 = '' OR g.client_id = $3) ORDER BY g.created_at DESC, g.id`, At(now), f.Username, f.ClientID)
+// GrantPages hands the grants that have not expired to do, page by page, until that returns an error. Pages go by id,
+// which begins with the hour of expiry: the latest first. Within a page the newest come first.
+func (d *DB) GrantPages(ctx context.Context, f GrantFilter, now time.Time, do func([]GrantState) error) error {
+	span, err := d.grantSpan(ctx, f)
+	if err != nil {
+		return err
+	}
+	for {
+		if err := span.next(ctx, d); err != nil || span.from == 0 {
+			return err
+		}
+		page, err := span.read(ctx, d, f.ClientID, now)
+		if err != nil {
+			return err
+		}
+		if len(page) > 0 {
+			if err := do(page); err != nil {
+				return err
+			}
+		}
+		span.below = span.from
+	}
+}
+
+// grantSpan is a range of ids that holds so many rows, of all grants or of those of one user.
+type grantSpan struct {
+	ofUser      string // condition
+	user        []any  // its argument, $1
+	rows        int
+	from, below GrantID
+}
+
+// grantSpan begins before the first span. For a user who does not exist it has no rows.
+func (d *DB) grantSpan(ctx context.Context, f GrantFilter) (*grantSpan, error) {
+	s := &grantSpan{ofUser: `CAST($1 AS BIGINT) = 0`, user: []any{int64(0)}, rows: pageRows, below: math.MaxInt64}
+	if f.ClientID != "" {
+		s.rows = sparseRows
+	}
+	if f.Username == "" {
+		return s, nil
+	}
+	u, err := d.User(ctx, f.Username)
+	if errors.Is(err, ErrNotFound) {
+		s.below, err = 0, nil
+	}
+	s.ofUser, s.user = `g.user_id = $1`, []any{u.ID}
+	return s, err
+}
+
+// next finds where the span below the last one begins; 0 if there is none.
+func (s *grantSpan) next(ctx context.Context, d *DB) error {
+	first, err := readSlowly[GrantID](ctx, d, pageTimeout, "grants",
+		`SELECT COALESCE(MIN(id), 0) FROM (SELECT g.id FROM grants g
+		WHERE `+s.ofUser+` AND g.id < $2 ORDER BY g.id DESC LIMIT $3) span`, append(s.user, s.below, s.rows)...)
+	if err == nil {
+		s.from = first[0]
+	}
+	return err
+}
+
+func (s *grantSpan) read(ctx context.Context, d *DB, clientID string, now time.Time) ([]GrantState, error) {
+	return readSlowly[GrantState](ctx, d, pageTimeout, "grants",
+		grantStateQuery+` WHERE `+s.ofUser+` AND g.id >= $2 AND g.id < $3
+		AND g.expires_at > $4 AND ($5 = '' OR g.client_id = $5) ORDER BY g.created_at DESC, g.id`,
+		append(s.user, s.from, s.below, At(now), clientID)...)
 }
 
 // LoginView is what a password login must know, read in one statement.
@@ -135,7 +197,7 @@ type LoginView struct {
 	Account  Failures  // of the account, from addresses that are not familiar
 	Address  Failures  // of the address, for accounts that are not familiar with it
 	Pair     Failures  // of the account from this address
-	Grants   int       // live grants of the user at the client
+	Grants   int       // grants of the user at the client that were not ended, 101 at most
 
 	StrangersHash string // of the user whom LoginKey.Stranger names; "" if there is none
 }
@@ -167,16 +229,23 @@ type loginRow struct {
 	Strangers    string  `db:"strangers"`
 }
 
-// LoginView reads the user, if there is one, the failures that were counted, and how many grants are alive.
-func (d *DB) LoginView(ctx context.Context, k LoginKey, now time.Time) (LoginView, error) {
+// openGrants counts the grants of user u at client $2 that nothing has ended, 101 at most. The index grants_open bounds
+// it, however many have ended. It does not hold the idle limit: who has rested too long counts until clean-up deletes
+// the row.
+const openGrants = `(SELECT COUNT(*) FROM (SELECT 1 FROM grants g WHERE g.user_id = u.id AND g.client_id = $2
+	AND g.user_epoch = u.epoch AND g.client_epoch = (SELECT c.epoch FROM clients c WHERE c.id = $2)
+	AND g.revoked_at IS NULL LIMIT 101) open)`
+
+// LoginView reads the user, if there is one, the failures that were counted, and how many grants are open.
+func (d *DB) LoginView(ctx context.Context, k LoginKey) (LoginView, error) {
 	var r loginRow
 	err := d.get(ctx, "login view", &r, `SELECT u.id, u.sub, u.username, u.password_hash, COALESCE(u.roles, '[]') AS roles, u.epoch, u.disabled_at,
 		f.user_id IS NOT NULL AS familiar, COALESCE(f.seen_at, 0) AS seen_at,
 		COALESCE(t1.failures, 0) AS account_count, COALESCE(t1.last_at, 0) AS account_last,
 		COALESCE(t2.failures, 0) AS address_count, COALESCE(t2.last_at, 0) AS address_last,
 		COALESCE(t3.failures, 0) AS pair_count, COALESCE(t3.last_at, 0) AS pair_last,
-		(SELECT COUNT(*) FROM grants g WHERE g.user_id = u.id AND g.client_id = $2 AND g.revoked_at IS NULL AND g.idle_expires_at > $7) AS grants,
-		COALESCE((SELECT n.password_hash FROM users n WHERE n.id >= $8 ORDER BY n.id LIMIT 1),
+		`+openGrants+` AS grants,
+		COALESCE((SELECT n.password_hash FROM users n WHERE n.id >= $7 ORDER BY n.id LIMIT 1),
 			(SELECT n.password_hash FROM users n ORDER BY n.id LIMIT 1), '') AS strangers
 		FROM (SELECT 1 AS one) always
 		LEFT JOIN users u ON u.username = $1
@@ -184,7 +253,7 @@ func (d *DB) LoginView(ctx context.Context, k LoginKey, now time.Time) (LoginVie
 		LEFT JOIN throttle t1 ON t1.bucket = $4
 		LEFT JOIN throttle t2 ON t2.bucket = $5
 		LEFT JOIN throttle t3 ON t3.bucket = $6`,
-		k.Username, k.ClientID, k.Address, k.AccountBucket, k.AddressBucket, k.PairBucket, At(now), k.Stranger)
+		k.Username, k.ClientID, k.Address, k.AccountBucket, k.AddressBucket, k.PairBucket, k.Stranger)
 	v := LoginView{
 		Found: r.ID != nil, Familiar: r.Familiar, SeenAt: r.SeenAt.Time, Grants: r.Grants, StrangersHash: r.Strangers,
 		Account: Failures{r.AccountCount, r.AccountLast.Time},
@@ -213,20 +282,26 @@ func (d *DB) CreateGrant(ctx context.Context, g Grant) error {
 	return err
 }
 
-// EndOldestGrants ends the oldest live grants of the user at the client until at most keep are left: a script that logs in at every
-// call must not fill the table.
+// oldestQuery looks at no more than 200 grants: there are more only if the limit was lowered, and then the next login
+// goes on.
+const oldestQuery = `SELECT id FROM (SELECT g.id, g.created_at FROM grants g WHERE g.user_id = $1 AND g.client_id = $2
+	AND g.user_epoch = (SELECT u.epoch FROM users u WHERE u.id = $1)
+	AND g.client_epoch = (SELECT c.epoch FROM clients c WHERE c.id = $2) AND g.revoked_at IS NULL LIMIT 200) open
+	ORDER BY created_at, id`
+
+// EndOldestGrants ends the oldest grants of the user at the client, whether they have rested too long or not, until at
+// most keep are left: a script that logs in at every call must not fill the table.
 func (d *DB) EndOldestGrants(ctx context.Context, by Actor, userID int64, clientID string, keep int, now time.Time) error {
 	return d.inTx(ctx, "end oldest grants", func(t *tx) error {
-		var live []GrantID
-		if err := t.all(&live, `SELECT id FROM grants WHERE user_id = $1 AND client_id = $2 AND revoked_at IS NULL AND idle_expires_at > $3
-			ORDER BY created_at, id`, userID, clientID, At(now)); err != nil {
+		var open []GrantID
+		if err := t.all(&open, oldestQuery, userID, clientID); err != nil {
 			return err
 		}
-		for len(live) > keep {
-			if err := t.endGrant(by, live[0], "limit", now); err != nil {
+		for len(open) > keep {
+			if err := t.endGrant(by, open[0], "limit", now); err != nil {
 				return err
 			}
-			live = live[1:]
+			open = open[1:]
 		}
 		return nil
 	})

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"math"
 	"time"
 )
 
@@ -10,6 +11,7 @@ type Concern struct {
 	KID           string
 	Since         time.Time  // used at or after; the zero value takes all
 	DeactivatedAt *time.Time // when the key stopped signing; nil: it signs
+	EndedSince    *time.Time // KeyUse counts those that were ended for a revoked key at or after it; nil: none
 }
 
 // KeyUse is what one client got for one audience by a key.
@@ -22,7 +24,11 @@ type KeyUse struct {
 }
 
 // concerned is the condition of a Concern: $1 is now, $2 since, $3 the kid, $4 when it stopped signing, or -1.
-const concerned = `g.revoked_at IS NULL AND g.expires_at > $1 AND g.rotated_at >= $2 AND (g.kid = $3 OR (CAST($4 AS BIGINT) >= 0 AND g.created_at <= CAST($4 AS BIGINT)))`
+const concerned = `g.expires_at > $1 AND g.rotated_at >= $2
+	AND (g.kid = $3 OR (CAST($4 AS BIGINT) >= 0 AND g.created_at <= CAST($4 AS BIGINT)))`
+
+// keyRevoked is the revoked_reason of grants that EndConcerned has ended.
+const keyRevoked = "key revoked"
 
 func (c Concern) args(now time.Time) []any {
 	since, until := int64(0), int64(-1)
@@ -42,28 +48,43 @@ const liveGrants = ` FROM grants g JOIN users u ON u.id = g.user_id AND u.epoch 
 // tokenAlive tells of the newest access token of a grant whether it has not expired: $1 is now, $5 the TTL of clients that have none.
 const tokenAlive = `g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $5 END > $1`
 
-// KeyUse counts the live grants that can have had a token of the key, by client and audience, most first. It reads the whole table.
-func (d *DB) KeyUse(ctx context.Context, c Concern, ttl time.Duration, now time.Time) ([]KeyUse, error) {
-	use := []KeyUse{}
-	err := d.report(ctx, "use of a key", &use, `SELECT g.client_id, g.audience, COUNT(*) AS grants, COUNT(DISTINCT g.user_id) AS users,
+// KeyUse counts the live grants that can have had a token of the key, by client and audience, most first. It reads the
+// whole table: ErrTooSlow if that takes longer than within.
+func (d *DB) KeyUse(
+	ctx context.Context, c Concern, ttl time.Duration, now time.Time, within time.Duration,
+) ([]KeyUse, error) {
+	ended := int64(math.MaxInt64)
+	if c.EndedSince != nil {
+		ended = c.EndedSince.UnixMilli()
+	}
+	return readSlowly[KeyUse](ctx, d, within, "use of a key", `SELECT g.client_id, g.audience, COUNT(*) AS grants,
+		COUNT(DISTINCT g.user_id) AS users,
 		COALESCE(SUM(CASE WHEN g.kid = $3 AND `+tokenAlive+` THEN 1 ELSE 0 END), 0) AS tokens`+liveGrants+`WHERE `+concerned+`
-		GROUP BY g.client_id, g.audience ORDER BY grants DESC, g.client_id, g.audience`, append(c.args(now), Duration(ttl))...)
-	return use, err
+		AND (g.revoked_at IS NULL OR g.revoked_at >= $6 AND g.revoked_reason = '`+keyRevoked+`')
+		GROUP BY g.client_id, g.audience ORDER BY grants DESC, g.client_id, g.audience`,
+		append(c.args(now), Duration(ttl), ended)...)
 }
 
-// LiveTokens counts, by kid, the grants whose newest access token has not expired. It reads the whole table.
-func (d *DB) LiveTokens(ctx context.Context, ttl time.Duration, now time.Time) (map[string]int64, error) {
-	var rows []struct {
+// LiveTokens counts, by kid, the grants whose newest access token has not expired. It reads the whole table: ErrTooSlow
+// if that takes longer than within.
+func (d *DB) LiveTokens(
+	ctx context.Context, ttl time.Duration, now time.Time, within time.Duration,
+) (map[string]int64, error) {
+	type count struct {
 		KID    string `db:"kid"`
 		Tokens int64  `db:"tokens"`
 	}
-	err := d.report(ctx, "live tokens", &rows, `SELECT g.kid, COUNT(*) AS tokens`+liveGrants+`WHERE g.revoked_at IS NULL AND g.expires_at > $1
+	rows, err := readSlowly[count](ctx, d, within, "live tokens",
+		`SELECT g.kid, COUNT(*) AS tokens`+liveGrants+`WHERE g.revoked_at IS NULL AND g.expires_at > $1
 		AND g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $2 END > $1 GROUP BY g.kid`, At(now), Duration(ttl))
+	if err != nil {
+		return nil, err
+	}
 	tokens := map[string]int64{}
 	for _, r := range rows {
 		tokens[r.KID] = r.Tokens
 	}
-	return tokens, err
+	return tokens, nil
 }
 
 // EndConcerned looks at limit grants after the id given, in the order of the primary key, and ends those of the concern, with one audit
@@ -75,7 +96,9 @@ func (d *DB) EndConcerned(ctx context.Context, by Actor, c Concern, after GrantI
 	}
 	err = d.inTx(ctx, "end grants of a key", func(t *tx) error {
 		args := append(c.args(now), after, next)
-		if n, err = t.change(`UPDATE grants AS g SET revoked_at = $1, revoked_reason = 'key revoked' WHERE `+concerned+` AND g.id > $5 AND g.id <= $6`, args...); err != nil || n == 0 {
+		n, err = t.change(`UPDATE grants AS g SET revoked_at = $1, revoked_reason = '`+keyRevoked+`'
+			WHERE g.revoked_at IS NULL AND `+concerned+` AND g.id > $5 AND g.id <= $6`, args...)
+		if err != nil || n == 0 {
 			return err
 		}
 		return t.audit(by, now, Event{"grant.revoke-key", c.KID, map[string]any{"since": At(c.Since), "ended": n}})
@@ -83,11 +106,11 @@ func (d *DB) EndConcerned(ctx context.Context, by Actor, c Concern, after GrantI
 	return next, n, err
 }
 
-// HasGrantBefore tells whether a grant that may still be used was made before the moment given. It stops at the first, and reads the
-// whole table if there is none.
-func (d *DB) HasGrantBefore(ctx context.Context, made, now time.Time) (bool, error) {
-	var ids []GrantID
-	err := d.report(ctx, "old grants", &ids, `SELECT id FROM grants WHERE created_at < $1 AND expires_at > $2 AND idle_expires_at > $2 AND revoked_at IS NULL
-		AND family_hash <> '' ORDER BY id LIMIT 1`, At(made), At(now))
+// HasGrantBefore tells whether a grant that may still be used was made before the moment given. It stops at the first,
+// and reads the whole table if there is none: ErrTooSlow if that takes longer than within.
+func (d *DB) HasGrantBefore(ctx context.Context, made, now time.Time, within time.Duration) (bool, error) {
+	ids, err := readSlowly[GrantID](ctx, d, within, "old grants", `SELECT id FROM grants
+		WHERE created_at < $1 AND expires_at > $2
+		AND idle_expires_at > $2 AND revoked_at IS NULL AND family_hash <> '' ORDER BY id LIMIT 1`, At(made), At(now))
 	return len(ids) > 0, err
 }

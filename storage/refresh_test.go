@@ -112,7 +112,7 @@ func TestRefresh(t *testing.T) {
 			after: soon, want: storage.RefreshDead},
 		{name: "user disabled and enabled again", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
 			must(t, db.DisableUser(ctx, admin, "alice", noon))
-			must(t, db.EnableUser(ctx, admin, "alice", noon))
+			must(t, db.EnableUser(ctx, admin, "alice", "", noon))
 		}, after: soon, want: storage.RefreshDead},
 		{name: "user deleted", before: func(t *testing.T, db *storage.DB, g storage.Grant) { must(t, db.DeleteUser(ctx, admin, "alice", noon)) },
 			after: soon, want: storage.RefreshDead},

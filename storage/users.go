@@ -40,20 +40,37 @@ func (d *DB) User(ctx context.Context, username string) (User, error) {
 	return u, d.get(ctx, "user", &u, `SELECT `+userColumns+` FROM users WHERE username = $1`, username)
 }
 
-// Users lists all users by username.
-func (d *DB) Users(ctx context.Context) ([]User, error) {
-	users := []User{}
-	return users, d.all(ctx, "users", &users, `SELECT `+userColumns+` FROM users ORDER BY username`)
+// UserPages hands all users, by username, to do, page by page, until that returns an error.
+func (d *DB) UserPages(ctx context.Context, do func([]User) error) error {
+	return inPages(func(last *User) ([]User, error) {
+		after := ""
+		if last != nil {
+			after = last.Username
+		}
+		return readSlowly[User](ctx, d, pageTimeout, "users", `SELECT `+userColumns+` FROM users
+			WHERE username > $1 ORDER BY username LIMIT $2`, after, pageRows)
+	}, do)
 }
 
-// LongestRoles is the size in bytes of the longest roles of a user, as JSON text; 0 if there is no user.
-func (d *DB) LongestRoles(ctx context.Context) (bytes int64, err error) {
-	return bytes, d.get(ctx, "users", &bytes, `SELECT COALESCE(MAX(LENGTH(roles)), 0) FROM users`)
+// LongestRoles is the size in bytes of the longest roles of a user, as JSON text; 0 if there is no user. It reads the whole table:
+// ErrTooSlow if that takes longer than within.
+func (d *DB) LongestRoles(ctx context.Context, within time.Duration) (int64, error) {
+	n, err := readSlowly[int64](ctx, d, within, "users", `SELECT COALESCE(MAX(LENGTH(roles)), 0) FROM users`)
+	if err != nil {
+		return 0, err
+	}
+	return n[0], nil
 }
 
-// UsersWithout counts the users who have a password hash that does not begin so.
-func (d *DB) UsersWithout(ctx context.Context, prefix string) (n int64, err error) {
-	return n, d.get(ctx, "users", &n, `SELECT COUNT(*) FROM users WHERE password_hash <> '' AND substr(password_hash, 1, $1) <> $2`, len(prefix), prefix)
+// UsersWithout counts the users who have a password hash that does not begin so. It reads the whole table: ErrTooSlow
+// if that takes longer than within.
+func (d *DB) UsersWithout(ctx context.Context, prefix string, within time.Duration) (int64, error) {
+	n, err := readSlowly[int64](ctx, d, within, "users", `SELECT COUNT(*) FROM users
+		WHERE password_hash <> '' AND substr(password_hash, 1, $1) <> $2`, len(prefix), prefix)
+	if err != nil {
+		return 0, err
+	}
+	return n[0], nil
 }
 
 // DisableUser ends all grants of the user and lets no new one begin.
@@ -63,9 +80,12 @@ func (d *DB) DisableUser(ctx context.Context, by Actor, username string, now tim
 	})
 }
 
-// EnableUser takes a DisableUser back. Grants that it ended stay ended.
-func (d *DB) EnableUser(ctx context.Context, by Actor, username string, now time.Time) error {
+// EnableUser takes a DisableUser back and forgets the failed logins of the account. Grants that it ended stay ended.
+func (d *DB) EnableUser(ctx context.Context, by Actor, username, account string, now time.Time) error {
 	return d.changeUser(ctx, by, username, now, "user.enable", func(t *tx) error {
+		if err := t.unlock(account); err != nil {
+			return err
+		}
 		return t.changeOne(`UPDATE users SET disabled_at = NULL WHERE username = $1`, username)
 	})
 }
@@ -80,10 +100,15 @@ func (d *DB) DeleteUser(ctx context.Context, by Actor, username string, now time
 	})
 }
 
-// SetPassword replaces the hash, ends all grants of the user and forgets the account's failed logins, which are counted in bucket.
-func (d *DB) SetPassword(ctx context.Context, by Actor, username, hash, bucket string, now time.Time) error {
+// UnlockUser forgets the failed logins of the account. ErrNotFound if there is no such user.
+func (d *DB) UnlockUser(ctx context.Context, by Actor, username, account string, now time.Time) error {
+	return d.changeUser(ctx, by, username, now, "user.unlock", func(t *tx) error { return t.unlock(account) })
+}
+
+// SetPassword replaces the hash, ends all grants of the user and forgets the failed logins of the account.
+func (d *DB) SetPassword(ctx context.Context, by Actor, username, hash, account string, now time.Time) error {
 	return d.changeUser(ctx, by, username, now, "user.passwd", func(t *tx) error {
-		if _, err := t.change(`DELETE FROM throttle WHERE bucket = $1`, bucket); err != nil {
+		if err := t.unlock(account); err != nil {
 			return err
 		}
 		return t.changeOne(`UPDATE users SET password_hash = $1, epoch = epoch + 1 WHERE username = $2`, hash, username)

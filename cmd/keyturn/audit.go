@@ -23,7 +23,14 @@ func (a *app) auditCommand() *cobra.Command {
 	export := a.verb("export", "Print the whole trail, a JSON object in a line, oldest first", cobra.NoArgs, false, func(ctx context.Context, admin *server.Admin, _ []string) error {
 		lines := json.NewEncoder(a.stdout)
 		lines.SetEscapeHTML(false)
-		return admin.EachAudit(ctx, func(r server.AuditRecord) error { return lines.Encode(r) })
+		return admin.EachAudit(ctx, time.Time{}, "", func(page []server.AuditRecord) error {
+			for _, r := range page {
+				if err := lines.Encode(r); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	})
 	return noun("audit", "The trail of what was changed, by whom and why", a.auditList(), verify, export)
 }
@@ -35,16 +42,18 @@ func (a *app) auditList() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		records, err := admin.Audit(ctx, from, kind)
-		if err != nil {
-			return err
-		}
-		return a.print(records, func() {
-			var rows [][]string
-			for _, r := range records {
-				rows = append(rows, []string{strconv.FormatInt(r.Seq, 10), moment(&r.Time), r.Type, r.Actor, orDash(r.Target), orDash(r.Reason), string(r.Details)})
+		each := func(do func([]server.AuditRecord) error) error { return admin.EachAudit(ctx, from, kind, do) }
+		heading := []string{"SEQ", "TIME", "TYPE", "ACTOR", "TARGET", "REASON", "DETAILS"}
+		return list(a, heading, each, func(r server.AuditRecord) []string {
+			return []string{
+				strconv.FormatInt(r.Seq, 10),
+				moment(&r.Time),
+				r.Type,
+				r.Actor,
+				orDash(r.Target),
+				orDash(r.Reason),
+				string(r.Details),
 			}
-			a.table([]string{"SEQ", "TIME", "TYPE", "ACTOR", "TARGET", "REASON", "DETAILS"}, rows)
 		})
 	})
 	c.Flags().StringVar(&since, "since", "", "only records since a time (2026-01-31T12:00:00Z) or for a span (24h, 7d)")

@@ -14,24 +14,17 @@ import (
 func (a *app) clientCommand() *cobra.Command {
 	one := func(use, short string, act func(*server.Admin, context.Context, string) error, done string) *cobra.Command {
 		return a.verb(use+" ID", short, cobra.ExactArgs(1), false, func(ctx context.Context, admin *server.Admin, args []string) error {
-			row, err := admin.Client(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			if err := act(admin, ctx, args[0]); err != nil {
-				return err
-			}
-			if now, err := admin.Client(ctx, args[0]); err == nil {
-				row = now // else it was deleted: the row is what it was
-			}
-			a.say("client %s %s", args[0], done)
-			return a.print(row, func() {})
+			read := func() (server.Client, error) { return admin.Client(ctx, args[0]) }
+			change := func() error { return act(admin, ctx, args[0]) }
+			return changeOne(a, "client "+args[0], done, use == "delete", read, change)
 		})
 	}
 	return noun("client", "Applications and resource servers",
 		a.clientCreate(), a.clientList(), a.clientShow(), a.clientUpdate(), a.clientRotateSecret(),
-		one("enable", "Let a disabled client authenticate again", (*server.Admin).EnableClient, "enabled"),
-		one("disable", "Let a client neither authenticate nor use its tokens", (*server.Admin).DisableClient, "disabled: its tokens are inactive"),
+		one("enable", "Let a disabled client authenticate again; its grants stay ended",
+			(*server.Admin).EnableClient, "enabled"),
+		one("disable", "End a client's grants and let it not authenticate",
+			(*server.Admin).DisableClient, "disabled: all grants have ended"),
 		one("delete", "Remove a client and its grants", (*server.Admin).DeleteClient, "deleted with its grants"))
 }
 
@@ -109,17 +102,18 @@ func (a *app) clientCreate() *cobra.Command {
 
 func (a *app) clientList() *cobra.Command {
 	return a.verb("list", "List clients", cobra.NoArgs, false, func(ctx context.Context, admin *server.Admin, _ []string) error {
-		clients, err := admin.Clients(ctx)
-		if err != nil {
-			return err
-		}
-		return a.print(clients, func() {
-			var rows [][]string
-			for _, c := range clients {
-				rows = append(rows, []string{c.ID, clientKind(c), orDash(strings.Join(c.Grants, " ")), orDash(c.Scope), orDash(strings.Join(c.Audiences, " ")),
-					orDash(c.Resource), moment(c.DisabledAt)})
+		each := func(do func([]server.Client) error) error { return admin.EachClient(ctx, do) }
+		heading := []string{"CLIENT", "KIND", "GRANTS", "SCOPE", "AUDIENCES", "RESOURCE", "DISABLED"}
+		return list(a, heading, each, func(c server.Client) []string {
+			return []string{
+				c.ID,
+				clientKind(c),
+				orDash(strings.Join(c.Grants, " ")),
+				orDash(c.Scope),
+				orDash(strings.Join(c.Audiences, " ")),
+				orDash(c.Resource),
+				moment(c.DisabledAt),
 			}
-			a.table([]string{"CLIENT", "KIND", "GRANTS", "SCOPE", "AUDIENCES", "RESOURCE", "DISABLED"}, rows)
 		})
 	})
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -11,28 +12,64 @@ import (
 )
 
 func (a *app) grantCommand() *cobra.Command {
-	return noun("grant", "Logins that tokens come from", a.grantList(), a.grantRevoke())
+	return noun("grant", "Logins that tokens come from", a.grantList(), a.grantShow(), a.grantRevoke())
 }
 
 func (a *app) grantList() *cobra.Command {
 	var user, client string
-	c := a.verb("list", "List grants that have not expired, newest first", cobra.NoArgs, false, func(ctx context.Context, admin *server.Admin, _ []string) error {
-		grants, err := admin.Grants(ctx, user, client)
-		if err != nil {
-			return err
-		}
-		return a.print(grants, func() {
-			var rows [][]string
-			for _, g := range grants {
-				rows = append(rows, []string{g.ID.String(), g.ClientID, orDash(deref(g.Username)), orDash(g.Scope), strconv.FormatInt(g.Generation, 10),
-					moment(&g.RotatedAt), moment(&g.ExpiresAt), moment(g.RevokedAt), orDash(deref(g.RevokedReason))})
-			}
-			a.table([]string{"GRANT", "CLIENT", "USER", "SCOPE", "GENERATION", "LAST USED", "EXPIRES", "REVOKED", "REASON"}, rows)
-		})
-	})
+	print := func(ctx context.Context, admin *server.Admin, _ []string) error {
+		return a.printGrants(ctx, admin, user, client)
+	}
+	c := a.verb("list", "List grants that have not expired, newest first, to the hour", cobra.NoArgs, false, print)
 	c.Flags().StringVar(&user, "user", "", "only grants of this user")
 	c.Flags().StringVar(&client, "client", "", "only grants of this client")
 	return c
+}
+
+func (a *app) printGrants(ctx context.Context, admin *server.Admin, user, client string) error {
+	each := func(do func([]server.Grant) error) error { return admin.EachGrant(ctx, user, client, do) }
+	heading := []string{"GRANT", "CLIENT", "USER", "SCOPE", "GENERATION", "LAST USED", "EXPIRES", "REVOKED", "REASON"}
+	return list(a, heading, each, func(g server.Grant) []string {
+		return []string{
+			g.ID.String(),
+			g.ClientID,
+			orDash(deref(g.Username)),
+			orDash(g.Scope),
+			strconv.FormatInt(g.Generation, 10),
+			moment(&g.RotatedAt),
+			moment(&g.ExpiresAt),
+			moment(g.RevokedAt),
+			orDash(deref(g.RevokedReason)),
+		}
+	})
+}
+
+func (a *app) grantShow() *cobra.Command {
+	show := func(ctx context.Context, admin *server.Admin, args []string) error {
+		g, err := admin.Grant(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		return a.print(g, func() {
+			a.pairs([][2]string{
+				{"id", g.ID.String()},
+				{"client_id", g.ClientID},
+				{"sub", orDash(deref(g.Sub))},
+				{"username", orDash(deref(g.Username))},
+				{"scope", orDash(g.Scope)},
+				{"audience", orDash(g.Audience)},
+				{"generation", strconv.FormatInt(g.Generation, 10)},
+				{"created at", moment(&g.CreatedAt)},
+				{"last used at", moment(&g.RotatedAt)},
+				{"late retry at", moment(g.LateRetryAt)},
+				{"expires at", moment(&g.ExpiresAt)},
+				{"idle until", moment(&g.IdleExpiresAt)},
+				{"revoked at", moment(g.RevokedAt)},
+				{"revoked reason", orDash(deref(g.RevokedReason))},
+			}...)
+		})
+	}
+	return a.verb("show ID", "Show a grant; ID is the sid of its access tokens", cobra.ExactArgs(1), false, show)
 }
 
 func deref(s *string) string {
@@ -55,10 +92,7 @@ func (a *app) grantRevoke() *cobra.Command {
 		if named != 1 {
 			return usageError{errors.New("name exactly one of ID, --user, --client and --all")}
 		}
-		rows, err := revokedRows(ctx, admin, args, user, client)
-		if err != nil {
-			return err
-		}
+		var err error // nothing is read before: it must be done
 		switch {
 		case user != "":
 			err = admin.RevokeUserGrants(ctx, user)
@@ -76,11 +110,10 @@ func (a *app) grantRevoke() *cobra.Command {
 		if !a.json {
 			return nil
 		}
-		ended, err := rows()
-		if err != nil {
-			return err
+		if err := a.printEnded(ctx, admin, args, user, client); err != nil {
+			return fmt.Errorf("the grants have ended, but could not be listed: %w", err)
 		}
-		return a.print(ended, func() {})
+		return nil
 	})
 	c.Flags().StringVar(&user, "user", "", "all grants of this user")
 	c.Flags().StringVar(&client, "client", "", "all grants of this client")
@@ -88,16 +121,14 @@ func (a *app) grantRevoke() *cobra.Command {
 	return c
 }
 
-// revokedRows checks that the grant exists and returns how to read, afterwards, the rows that were named.
-func revokedRows(ctx context.Context, admin *server.Admin, args []string, user, client string) (func() ([]server.Grant, error), error) {
+// printEnded prints the rows that a revocation named.
+func (a *app) printEnded(ctx context.Context, admin *server.Admin, args []string, user, client string) error {
 	if len(args) == 0 {
-		return func() ([]server.Grant, error) { return admin.Grants(ctx, user, client) }, nil
+		return a.printGrants(ctx, admin, user, client)
 	}
-	if _, err := admin.Grant(ctx, args[0]); err != nil {
-		return nil, err
+	g, err := admin.Grant(ctx, args[0])
+	if err != nil {
+		return err
 	}
-	return func() ([]server.Grant, error) {
-		g, err := admin.Grant(ctx, args[0])
-		return []server.Grant{g}, err
-	}, nil
+	return a.print([]server.Grant{g}, func() {})
 }

@@ -26,6 +26,24 @@ func (a *app) keysVerb(use, short string, args cobra.PositionalArgs, act func(co
 type keyRow struct {
 	server.SigningKey
 	LiveTokens *int64 `json:"live_tokens"` // null: not known
+	Uncounted  bool   `json:"live_tokens_uncounted"`
+}
+
+// liveTokens are the live tokens of each key; nil, and a word, if they could not be counted.
+func (a *app) liveTokens(ctx context.Context, admin *server.Admin) map[string]int64 {
+	tokens, err := admin.LiveTokens(ctx)
+	if err != nil {
+		a.say("keyturn: live tokens %s: %v", uncounted(err), err)
+	}
+	return tokens
+}
+
+// uncounted says why a number is missing.
+func uncounted(err error) string {
+	if errors.Is(err, server.ErrTooSlow) {
+		return "could not be counted in time"
+	}
+	return "could not be counted"
 }
 
 func (a *app) keysList() *cobra.Command {
@@ -34,13 +52,10 @@ func (a *app) keysList() *cobra.Command {
 			a.say("keyturn: %v: `keyturn keys status` tells what to do", err)
 		}
 		list := []keyRow{}
-		tokens, err := admin.LiveTokens(ctx)
-		if err != nil {
-			a.say("keyturn: live tokens could not be counted: %v", err)
-		}
+		tokens := a.liveTokens(ctx, admin)
 		for _, k := range admin.SigningKeys() {
-			row := keyRow{SigningKey: k}
-			if n := tokens[k.KID]; err == nil {
+			row := keyRow{SigningKey: k, Uncounted: tokens == nil}
+			if n := tokens[k.KID]; tokens != nil {
 				row.LiveTokens = &n
 			}
 			list = append(list, row)
@@ -183,11 +198,8 @@ func (a *app) planRotation(ctx context.Context, admin *server.Admin, force bool)
 	if err != nil {
 		return a.explainForce(err)
 	}
-	tokens, err := admin.LiveTokens(ctx)
-	if err != nil {
-		return err
-	}
 	return a.print(plan, func() {
+		tokens := a.liveTokens(ctx, admin)
 		a.rotationText(plan.Rotation)
 		fmt.Fprintln(a.stdout)
 		a.timelineText(plan.Lives, tokens, admin.Now())

@@ -34,7 +34,8 @@ type revocationOrder struct {
 // revocationReport is what keys revoke prints.
 type revocationReport struct {
 	server.Revocation
-	Use        []server.KeyUse `json:"use"`
+	Use        []server.KeyUse `json:"use"` // null: not known
+	Uncounted  bool            `json:"use_uncounted"`
 	EndedCount int64           `json:"ended_grants"`
 }
 
@@ -85,70 +86,98 @@ func (a *app) checkRevocation(o *revocationOrder) (err error) {
 	return a.needReason()
 }
 
-// revokeKey previews and asks, or with --yes acts at once and reports what was concerned afterwards.
+// revokeKey previews and asks, or with --yes acts at once and reports what was concerned afterwards. Nothing is counted
+// before it acts but for a preview.
 func (a *app) revokeKey(ctx context.Context, admin *server.Admin, o revocationOrder) error {
 	if !o.yes {
-		use, err := a.keyUse(ctx, admin, o)
-		if err != nil {
-			return err
-		}
-		if o.dryRun {
-			return a.print(use, func() { a.useTable(a.stdout, use); a.say("Nothing was changed.") })
-		}
-		if err := a.confirmRevocation(o, use); err != nil {
+		if done, err := a.previewRevocation(ctx, admin, o); done || err != nil {
 			return err
 		}
 	}
 	report := revocationReport{}
-	var err error
 	var undone error // what was left undone after the revocation
+	began := admin.Now()
 	if report.Revocation, undone = admin.RevokeKey(ctx, o.kid, o.storeLeaked, o.newMaster); undone != nil && report.RevokedAt.IsZero() {
 		return undone
 	}
+	if errors.Is(undone, server.ErrSameMaster) {
+		o.newMaster = ""
+	}
 	if !a.json {
 		a.revocationText(report.Revocation, o) // before what may take a while
-	}
-	if report.Use, err = a.keyUse(ctx, admin, o); err != nil {
-		a.say("keyturn: the key is revoked, but what it signed could not be counted: %v", err)
 	}
 	if o.endGrants != "" {
 		kids := report.Revoked
 		if o.storeLeaked {
 			kids = admin.KeysIn("revoked") // those of a run before as well
 		}
+		var err error
 		report.EndedCount, err = a.endKeyGrants(ctx, admin, o, kids)
 		undone = errors.Join(undone, err)
 	}
-	return errors.Join(undone, a.print(report, func() {
-		if o.yes && o.kid != "" { // afterwards no key is trusted of which it could be told
-			a.useTable(a.stdout, report.Use)
-		}
-		if o.endGrants != "" {
-			a.say("Ended %d grants: their refresh tokens are dead.", report.EndedCount)
-			return
-		}
-		how := "the same command with --end-grants all"
-		if o.storeLeaked {
-			how = "`keyturn grant revoke --all` (not this command again, which would throw the fresh keys away)"
-		}
-		a.say("No session has ended: the next refresh of each gets a token of another key. To end them: %s.", how)
-	}))
+	a.countUse(ctx, admin, o, began, &report)
+	return errors.Join(undone, a.print(report, func() { a.reportText(report, o) }))
 }
 
-// keyUse is what the key has signed, or each of those that verifiers trust.
-func (a *app) keyUse(ctx context.Context, admin *server.Admin, o revocationOrder) ([]server.KeyUse, error) {
-	if o.kid != "" {
-		return admin.KeyUse(ctx, o.kid, o.since)
+// previewRevocation shows what is concerned, and with a dry run is done. Otherwise it asks: that something could not be
+// counted is no reason not to.
+func (a *app) previewRevocation(ctx context.Context, admin *server.Admin, o revocationOrder) (done bool, err error) {
+	terminal, ok := a.stdin.(*os.File)
+	if !o.dryRun && (!ok || !term.IsTerminal(int(terminal.Fd()))) {
+		return false, refusedError{errors.New("keys revoke: there is no terminal to ask on: " +
+			"--yes revokes without asking, --dry-run only tells what the key has signed")}
 	}
-	all := []server.KeyUse{}
-	for _, kid := range admin.KeysIn("current", "previous") {
-		use, err := admin.KeyUse(ctx, kid, o.since)
+	kids := []string{o.kid}
+	if o.kid == "" {
+		kids = admin.KeysIn("current", "previous")
+	}
+	use, err := admin.KeysUse(ctx, kids, o.since, nil)
+	if errors.Is(err, server.ErrNotFound) {
+		return false, err
+	}
+	if o.dryRun {
 		if err != nil {
-			return nil, err
+			return false, fmt.Errorf("what the key has signed %s, and nothing was changed: %w", uncounted(err), err)
 		}
-		all = append(all, use...)
+		return true, a.print(use, func() { a.useTable(a.stdout, use); a.say("Nothing was changed.") })
 	}
-	return all, nil
+	if err != nil {
+		a.say("keyturn: what the key has signed %s: %v", uncounted(err), err)
+	} else {
+		a.useTable(a.stderr, use)
+	}
+	return false, a.confirmRevocation(o, terminal)
+}
+
+// countUse counts what was concerned, also of the grants that have ended with it.
+func (a *app) countUse(
+	ctx context.Context, admin *server.Admin, o revocationOrder, began time.Time, report *revocationReport,
+) {
+	kids := []string{o.kid}
+	if o.kid == "" {
+		kids = report.Revoked
+	}
+	var err error
+	if report.Use, err = admin.KeysUse(ctx, kids, o.since, &began); err != nil {
+		report.Use, report.Uncounted = nil, true
+		a.say("keyturn: the key is revoked, but what it signed %s: %v", uncounted(err), err)
+	}
+}
+
+// reportText tells what was concerned, and of the sessions.
+func (a *app) reportText(report revocationReport, o revocationOrder) {
+	if o.yes && !report.Uncounted { // else it was shown before, or is not known
+		a.useTable(a.stdout, report.Use)
+	}
+	if o.endGrants != "" {
+		a.say("Ended %d grants: their refresh tokens are dead.", report.EndedCount)
+		return
+	}
+	how := "the same command with --end-grants all"
+	if o.storeLeaked {
+		how = "`keyturn grant revoke --all` (not this command again, which would throw the fresh keys away)"
+	}
+	a.say("No session has ended: the next refresh of each gets a token of another key. To end them: %s.", how)
 }
 
 // endKeyGrants ends the grants of all keys that were revoked together.
@@ -167,19 +196,14 @@ func (a *app) endKeyGrants(ctx context.Context, admin *server.Admin, o revocatio
 	return ended, nil
 }
 
-// confirmRevocation shows what is concerned and asks on a terminal. Where there is none it refuses.
-func (a *app) confirmRevocation(o revocationOrder, use []server.KeyUse) error {
-	f, ok := a.stdin.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return refusedError{errors.New("keys revoke: there is no terminal to ask on: --yes revokes without asking, --dry-run only tells what the key has signed")}
-	}
-	a.useTable(a.stderr, use)
+// confirmRevocation asks on a terminal.
+func (a *app) confirmRevocation(o revocationOrder, terminal *os.File) error {
 	what := "all keys: every token"
 	if o.kid != "" {
 		what = "key " + o.kid + ": every token of it"
 	}
 	fmt.Fprintf(a.stderr, "Revoke %s is refused from now on, its holders must refresh. Type yes: ", what)
-	line, err := bufio.NewReader(f).ReadString('\n')
+	line, err := bufio.NewReader(terminal).ReadString('\n')
 	if err != nil || strings.TrimSpace(line) != "yes" {
 		return refusedError{errors.New("keys revoke: not confirmed, nothing was changed")}
 	}

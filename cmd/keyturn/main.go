@@ -168,6 +168,7 @@ func (a *app) verb(use, short string, args cobra.PositionalArgs, create bool, ac
 			return err
 		}
 		defer admin.Close()
+		defer admin.Remember(context.WithoutCancel(c.Context()))
 		return act(c.Context(), admin, args)
 	}
 	return c

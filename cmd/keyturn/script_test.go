@@ -57,7 +57,17 @@ func TestScripts(t *testing.T) {
 				e.Setenv("ADMIN_PORT", freePort(t))
 				return os.WriteFile(master, []byte(strings.Repeat("ab", 32)+"\n"), 0o600)
 			},
-			Cmds: map[string]func(*testscript.TestScript, bool, []string){"ready": ready, "status": status, "setenv-from": setenvFrom, "age": age, "unage": unage, "newer": newer, "as-nobody": asNobody, "cut-audit": cutAudit},
+			Cmds: map[string]func(*testscript.TestScript, bool, []string){
+				"ready":       ready,
+				"status":      status,
+				"setenv-from": setenvFrom,
+				"age":         age,
+				"unage":       unage,
+				"newer":       newer,
+				"as-nobody":   asNobody,
+				"cut-audit":   cutAudit,
+				"tamper":      func(ts *testscript.TestScript, _ bool, args []string) { tamper(ts, args...) },
+			},
 			Condition: func(name string) (bool, error) {
 				return strings.HasPrefix(databaseURL, name), nil
 			},

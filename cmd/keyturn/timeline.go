@@ -27,11 +27,7 @@ func (a *app) keysTimeline() *cobra.Command {
 		if err := admin.KeysIntact(); err != nil {
 			return fmt.Errorf("%w: `keyturn keys status` tells what to do", err)
 		}
-		tokens, err := admin.LiveTokens(ctx)
-		if err != nil {
-			return err
-		}
-		return a.print(lives, func() { a.timelineText(lives, tokens, admin.Now()) })
+		return a.print(lives, func() { a.timelineText(lives, a.liveTokens(ctx, admin), admin.Now()) })
 	})
 	c.Flags().StringVar(&file, "svg", "", "write a picture to this file")
 	return c
@@ -81,7 +77,7 @@ func (s scale) at(t time.Time) float64 {
 
 const timelineCells = 64
 
-// timelineText draws one line for each key, and below them when each changes.
+// timelineText draws one line for each key, and below them when each changes. tokens is nil if they were not counted.
 func (a *app) timelineText(lives []server.KeyLife, tokens map[string]int64, now time.Time) {
 	if len(lives) == 0 {
 		fmt.Fprintln(a.stdout, "There are no signing keys yet.")
@@ -102,8 +98,11 @@ func (a *app) timelineText(lives []server.KeyLife, tokens map[string]int64, now 
 	var rows [][]string
 	for _, l := range lives {
 		kid, count := l.KID, strconv.FormatInt(tokens[l.KID], 10)
-		if kid == "" {
+		switch {
+		case kid == "":
 			kid, count = "(to be made)", "-"
+		case tokens == nil:
+			count = "?"
 		}
 		rows = append(rows, []string{keyShape(string(l.State)), kid, point(&l.Published), point(l.Signs), point(l.Stops), point(&l.Leaves), count})
 	}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -12,23 +14,16 @@ import (
 func (a *app) userCommand() *cobra.Command {
 	one := func(use, short string, act func(*server.Admin, context.Context, string) error, done string) *cobra.Command {
 		return a.verb(use+" NAME", short, cobra.ExactArgs(1), false, func(ctx context.Context, admin *server.Admin, args []string) error {
-			row, err := admin.User(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			if err := act(admin, ctx, args[0]); err != nil {
-				return err
-			}
-			if now, err := admin.User(ctx, args[0]); err == nil {
-				row = now // else it was deleted: the row is what it was
-			}
-			a.say("user %s %s", args[0], done)
-			return a.print(row, func() {})
+			read := func() (server.User, error) { return admin.User(ctx, args[0]) }
+			change := func() error { return act(admin, ctx, args[0]) }
+			return changeOne(a, "user "+args[0], done, use == "delete", read, change)
 		})
 	}
 	return noun("user", "People who log in",
 		a.userCreate(), a.userImport(), a.userList(), a.userShow(), a.userPasswd(),
-		one("enable", "Let a disabled user log in again", (*server.Admin).EnableUser, "enabled"),
+		one("enable", "Let a disabled user log in again, and lift its throttle", (*server.Admin).EnableUser, "enabled"),
+		one("unlock", "Lift every throttle of a user, who has failed to log in too often",
+			(*server.Admin).UnlockUser, "unlocked: the next login is judged"),
 		one("disable", "End a user's grants and let no new one begin", (*server.Admin).DisableUser, "disabled: all grants have ended"),
 		one("delete", "Remove a user and its grants", (*server.Admin).DeleteUser, "deleted with all grants"))
 }
@@ -54,24 +49,48 @@ func (a *app) userCreate() *cobra.Command {
 }
 
 func (a *app) printUser(u server.User) error {
-	return a.print(u, func() {
-		a.pairs([2]string{"sub", u.Sub}, [2]string{"username", u.Username}, [2]string{"roles", orDash(strings.Join(u.Roles, " "))},
-			[2]string{"created_at", moment(&u.CreatedAt)}, [2]string{"disabled_at", moment(u.DisabledAt)})
-	})
+	return a.print(u, func() { a.pairs(userPairs(u)...) })
+}
+
+func userPairs(u server.User) [][2]string {
+	return [][2]string{
+		{"sub", u.Sub},
+		{"username", u.Username},
+		{"roles", orDash(strings.Join(u.Roles, " "))},
+		{"created_at", moment(&u.CreatedAt)},
+		{"disabled_at", moment(u.DisabledAt)},
+	}
+}
+
+// shownUser is a user as user show prints it.
+type shownUser struct {
+	server.User
+	Throttle []server.ThrottleState `json:"throttle"`
+}
+
+// throttleText is how an account stands at one place, for people.
+func throttleText(s server.ThrottleState) string {
+	next := "the next login is judged"
+	switch {
+	case s.UntilUnlocked:
+		next = "no login is judged until `keyturn user unlock`"
+	case s.NextTryAt != nil:
+		next = "the next login is judged from " + moment(s.NextTryAt) + " on"
+	}
+	return fmt.Sprintf("%s: %d failures, the last at %s; %s", s.Place, s.Failures, moment(&s.LastFailedAt), next)
 }
 
 func (a *app) userList() *cobra.Command {
 	return a.verb("list", "List users", cobra.NoArgs, false, func(ctx context.Context, admin *server.Admin, _ []string) error {
-		users, err := admin.Users(ctx)
-		if err != nil {
-			return err
-		}
-		return a.print(users, func() {
-			var rows [][]string
-			for _, u := range users {
-				rows = append(rows, []string{u.Username, u.Sub, orDash(strings.Join(u.Roles, " ")), moment(&u.CreatedAt), moment(u.DisabledAt)})
+		each := func(do func([]server.User) error) error { return admin.EachUser(ctx, do) }
+		return list(a, []string{"USERNAME", "SUB", "ROLES", "CREATED", "DISABLED"}, each, func(u server.User) []string {
+			return []string{
+				u.Username,
+				u.Sub,
+				orDash(strings.Join(u.Roles, " ")),
+				moment(&u.CreatedAt),
+				moment(u.DisabledAt),
 			}
-			a.table([]string{"USERNAME", "SUB", "ROLES", "CREATED", "DISABLED"}, rows)
 		})
 	})
 }
@@ -82,27 +101,40 @@ func (a *app) userShow() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.printUser(u)
+		throttle, err := admin.Throttle(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		return a.print(shownUser{u, throttle}, func() {
+			pairs := userPairs(u)
+			for _, s := range throttle {
+				pairs = append(pairs, [2]string{"throttle", throttleText(s)})
+			}
+			if len(throttle) == 0 {
+				pairs = append(pairs, [2]string{"throttle", "none"})
+			}
+			a.pairs(pairs...)
+		})
 	})
 }
 
 func (a *app) userPasswd() *cobra.Command {
 	var passwordStdin bool
-	c := a.verb("passwd NAME", "Give a user another password and end its grants", cobra.ExactArgs(1), false, func(ctx context.Context, admin *server.Admin, args []string) error {
-		u, err := admin.User(ctx, args[0])
-		if err != nil {
+	set := func(ctx context.Context, admin *server.Admin, args []string) error {
+		read := func() (server.User, error) { return admin.User(ctx, args[0]) }
+		if _, err := read(); errors.Is(err, server.ErrNotFound) { // before anybody types a password
 			return err
 		}
 		password, err := a.readSecret(passwordStdin, "password-stdin", "New password of "+args[0])
 		if err != nil {
 			return err
 		}
-		if err := admin.SetPassword(ctx, args[0], password); err != nil {
-			return err
-		}
-		a.say("user %s has another password: all grants have ended", args[0])
-		return a.print(u, func() {})
-	})
+		done := "has another password: all grants have ended"
+		change := func() error { return admin.SetPassword(ctx, args[0], password) }
+		return changeOne(a, "user "+args[0], done, false, read, change)
+	}
+	c := a.verb("passwd NAME", "Give a user another password, end its grants and lift its throttle", cobra.ExactArgs(1),
+		false, set)
 	addSettings(c.Flags(), scopeUser)
 	c.Flags().BoolVar(&passwordStdin, "password-stdin", false, "read the password from standard input")
 	return c

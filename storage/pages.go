@@ -1,0 +1,98 @@
+package storage
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+)
+
+// ErrTooSlow says that a query was given up because it took too long, though the database answers.
+var ErrTooSlow = errors.New("the database took too long")
+
+const (
+	// pageRows is how many rows of a list are read at once.
+	pageRows = 1000
+	// sparseRows is how many rows are looked at once where only some of them belong to the list.
+	sparseRows = 5 * pageRows
+	// pageTimeout bounds one page of a list.
+	pageTimeout = 60 * time.Second
+)
+
+// inPages reads rows page by page until there are no more. Each page is a short statement of its own, so that memory
+// stays flat and no snapshot is kept open. read gets the last row of the page before, or nil.
+func inPages[T any](read func(last *T) ([]T, error), do func([]T) error) error {
+	var last *T
+	for {
+		page, err := read(last)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		if err := do(page); err != nil || len(page) < pageRows {
+			return err
+		}
+		last = &page[len(page)-1]
+	}
+}
+
+// readSlowly reads all rows of a query that may take a while, for people and background work, never for a request. It
+// returns after span at the latest, whatever the database does: ErrTooSlow.
+func readSlowly[T any](ctx context.Context, d *DB, span time.Duration, op, query string, args ...any) ([]T, error) {
+	bounded, cancel := context.WithTimeout(ctx, span)
+	type outcome struct {
+		rows []T
+		err  error
+	}
+	done := make(chan outcome, 1)
+	go func() { // a driver may wait for the server's answer to its cancellation
+		defer cancel()
+		rows := []T{}
+		err := d.slowly(bounded, span, func(t *sqlx.Tx) error { return t.SelectContext(bounded, &rows, query, args...) })
+		done <- outcome{rows, d.slowFault(bounded, op, span, err)}
+	}()
+	select {
+	case o := <-done:
+		return o.rows, o.err
+	case <-bounded.Done():
+	}
+	select {
+	case o := <-done: // both were ready
+		return o.rows, o.err
+	default:
+		return nil, d.slowFault(bounded, op, span, bounded.Err())
+	}
+}
+
+// slowly runs a read in a transaction of its own, whose timeouts in PostgreSQL are as long as span.
+func (d *DB) slowly(ctx context.Context, span time.Duration, read func(*sqlx.Tx) error) error {
+	pool := d.read
+	if d.kind == Postgres {
+		pool = d.slow
+	}
+	t, err := pool.BeginTxx(ctx, &sql.TxOptions{})
+	if err != nil {
+		return err
+	}
+	defer t.Rollback()
+	if d.kind == Postgres {
+		ms := max(span.Milliseconds(), 1) // 0 would be no limit
+		timeouts := fmt.Sprintf(`SET LOCAL statement_timeout = %d; SET LOCAL lock_timeout = %d`, ms, ms)
+		if _, err := t.ExecContext(ctx, timeouts); err != nil {
+			return err
+		}
+	}
+	return read(t)
+}
+
+// slowFault is fault, but tells a query that took too long, or waited for a lock, from a database that is away.
+func (d *DB) slowFault(ctx context.Context, op string, span time.Duration, err error) error {
+	code, _ := postgresCode(err)
+	late := err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded)
+	if late || code == "57014" || code == "55P03" {
+		return fmt.Errorf("%s: %w: given up after %v", op, ErrTooSlow, span)
+	}
+	return d.fault(op, err)
+}
