@@ -73,7 +73,7 @@ pages:
 
 # soak runs the tests of faults and abuse in their long forms: about half an hour.
 soak: tools
-	KEYTURN_TEST_POSTGRES=required KEYTURN_SOAK=1 go test -count=1 -timeout 60m -v -run 'KilledUnderLoad|Misbehaves|Restarted|FailOver|SQLiteLocked|Guessing|IdleConnections|NeverReads|StayFlat' ./cmd/keyturn ./server
+	KEYTURN_TEST_POSTGRES=required KEYTURN_SOAK=1 go test -count=1 -timeout 60m -v -run 'KilledUnderLoad|Misbehaves|Restarted|FailOver|SQLiteLocked|Guessing|IdleConnections|NeverReads|StayFlat|Rush|LargeTables|CapOfOpenGrants' ./cmd/keyturn ./server ./storage
 
 # fuzz fuzzes every parser for FUZZTIME each.
 FUZZTIME = 30s

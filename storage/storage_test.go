@@ -59,3 +59,24 @@ func mustGrant(t testing.TB, db *storage.DB, u storage.User, c storage.Client) s
 	}
 	return g
 }
+
+// A lease that a wrong clock has taken lies further ahead than any holder could have taken it: whoever is sure of the time takes it over.
+func TestLeaseOfAWrongClock(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		lease := func(holder string, now time.Time) bool {
+			t.Helper()
+			mine, err := db.Lease(ctx, "job", holder, 2*time.Minute, now)
+			must(t, err)
+			return mine
+		}
+		if !lease("ahead", noon.Add(16*24*time.Hour)) || !lease("right", noon) {
+			t.Error("a lease of 16 days ahead holds")
+		}
+		if lease("other", noon) || lease("a little behind", noon.Add(-30*time.Second)) {
+			t.Error("a lease that was taken rightly does not hold")
+		}
+		if !lease("other", noon.Add(2*time.Minute)) {
+			t.Error("a lease does not lapse")
+		}
+	})
+}
