@@ -23,6 +23,8 @@ var (
 	ErrConflict = errors.New("conflict")
 	// ErrUnavailable says that the database could not be asked, or that the outcome of a statement is unknown. Trying again is safe.
 	ErrUnavailable = errors.New("database unavailable")
+	// ErrRefused says that PostgreSQL, or a pooler in front of it, has refused the first connection, for a reason that waiting does not mend.
+	ErrRefused = errors.New("connection refused")
 	// ErrNoDatabase says that there is no database yet and that Options.Create was not set.
 	ErrNoDatabase = errors.New("no database")
 	// ErrSchema says that the schema is newer than this program, or older and not to be migrated.
@@ -60,13 +62,12 @@ type DB struct {
 	commits  *commits // of SQLite
 	ending   *coalescer[revocation, bool]
 	deadline time.Duration
-	dsn      string // PostgreSQL: for the connection that listens
-	path     string // SQLite: the file
+	sessions *sessions // PostgreSQL: what the pools share
+	path     string    // SQLite: the file
 	auditKey atomic.Pointer[[]byte]
 	opened   atomic.Bool // it has been asked something: what is wrong with a connection from now on may pass
 	closed   atomic.Bool
 	audited  atomic.Int64 // records that were appended, also by transactions that did not take place
-	renewal  atomic.Int64 // how many times connections are being let go
 }
 
 // Open opens the database, checks that its schema is the one this program knows and, with o.Migrate, brings an older one up to date.
@@ -77,7 +78,12 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	}
 	db.tokens = &coalescer[tokenKey, TokenState]{ask: db.tokenStates}
 	db.ending = &coalescer[revocation, bool]{ask: db.revokeGrants}
-	err = db.prepareSchema(ctx, o)
+	if err = db.examine(ctx); err == nil {
+		err = db.prepareSchema(ctx, o)
+	}
+	if err == nil {
+		err = db.examineTables(ctx)
+	}
 	db.opened.Store(true)
 	if err != nil {
 		db.Close()
@@ -117,7 +123,11 @@ func (d *DB) Kind() Kind { return d.kind }
 // Close ends all connections.
 func (d *DB) Close() error {
 	d.closed.Store(true)
-	return errors.Join(d.read.Close(), d.write.Close(), d.slow.Close()) // closing twice does nothing
+	err := errors.Join(d.read.Close(), d.write.Close(), d.slow.Close()) // closing twice does nothing
+	if d.sessions != nil {
+		d.sessions.close()
+	}
+	return err
 }
 
 // Ping asks the database whether it answers and takes writes, through the connection that writes.
@@ -143,6 +153,11 @@ func (d *DB) Connections() (c Connections) {
 	for _, pool := range []*sqlx.DB{d.read, d.write} {
 		s := pool.Stats()
 		c.Open, c.InUse, c.Max, c.Waited = c.Open+s.OpenConnections, c.InUse+s.InUse, c.Max+s.MaxOpenConnections, c.Waited+s.WaitDuration
+	}
+	if d.sessions != nil {
+		var waited time.Duration
+		c.Open, c.InUse, c.Max, waited = d.sessions.stats()
+		c.Waited += waited
 	}
 	return c
 }
@@ -261,17 +276,9 @@ func pause(ctx context.Context, span time.Duration) {
 
 // reconnect lets go of every connection, those in use when they come back: a role is asked of PostgreSQL only when one is opened.
 func (d *DB) reconnect() {
-	for _, pool := range []*sqlx.DB{d.read, d.write, d.slow} {
-		pool.SetConnMaxLifetime(time.Nanosecond)
+	if d.sessions != nil {
+		d.sessions.renew()
 	}
-	d.renewal.Add(1)
-	time.AfterFunc(2*d.deadline, func() {
-		if d.renewal.Add(-1) == 0 {
-			for _, pool := range []*sqlx.DB{d.read, d.write, d.slow} {
-				pool.SetConnMaxLifetime(0)
-			}
-		}
-	})
 }
 
 // CheckRole tells whether PostgreSQL takes writes here. Connections to one that only reads, as the old primary does after a failover, would show
@@ -385,7 +392,9 @@ func (d *DB) fault(op string, err error) error {
 		return fmt.Errorf("%s: %w", op, ErrNotFound)
 	case isUnique(err):
 		return fmt.Errorf("%s: %w", op, ErrConflict)
-	case isUnavailable(err), d.closed.Load():
+	case errors.Is(err, ErrRefused):
+		return fmt.Errorf("%s: %w", op, err)
+	case isUnavailable(err), d.closed.Load(), d.opened.Load() && isSchemaGone(err):
 		return fmt.Errorf("%s: %w: %w", op, ErrUnavailable, err)
 	default:
 		return fmt.Errorf("%s: %w", op, err)

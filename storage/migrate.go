@@ -68,6 +68,9 @@ func (d *DB) prepareSchema(ctx context.Context, o Options) error {
 	if !o.Migrate {
 		return fmt.Errorf("%w: it has version %d, this keyturn needs %d: run `keyturn migrate up`", ErrBehind, s.Version, s.Known)
 	}
+	if err := d.examineSchema(ctx); err != nil {
+		return err
+	}
 	return d.migrate(ctx)
 }
 
