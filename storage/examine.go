@@ -20,7 +20,10 @@ func (d *DB) examine(ctx context.Context) error {
 	if err := d.examinePostgres(ctx); err != nil {
 		return err
 	}
-	return d.examinePooler(ctx)
+	if err := d.examinePooler(ctx); err != nil {
+		return err
+	}
+	return d.examineTables(ctx)
 }
 
 func (d *DB) examineSQLite(ctx context.Context) error {
@@ -117,38 +120,41 @@ func (d *DB) examineSchema(ctx context.Context) error {
 		return nil
 	}
 	var is struct {
-		Schema *string `db:"name"`
-		Role   string  `db:"role"`
-		May    bool    `db:"may"`
+		Schema string `db:"name"`
+		Role   string `db:"role"`
+		May    bool   `db:"may"`
 	}
 	err := d.get(ctx, "examine", &is, `SELECT current_schema() AS name, current_user AS role,
-		COALESCE(has_schema_privilege(current_schema(), 'CREATE'), FALSE) AS may`)
+		has_schema_privilege(current_schema(), 'CREATE') AS may`)
 	if err != nil || is.May {
 		return err
 	}
-	schema := "public"
-	if is.Schema != nil {
-		schema = *is.Schema
-	}
-	return fmt.Errorf("database: the role may not make tables: GRANT USAGE, CREATE ON SCHEMA %s TO %s", schema, is.Role)
+	return fmt.Errorf("database: the role may not make tables: GRANT USAGE, CREATE ON SCHEMA %s TO %s", is.Schema, is.Role)
 }
 
-// examineTables tells whether keyturn may do with its tables what it does.
+// examineTables tells whether keyturn may do with its tables, those that are there, what it does.
 func (d *DB) examineTables(ctx context.Context) error {
 	if d.kind == SQLite {
 		return nil
 	}
 	var is struct {
-		Role    string `db:"role"`
-		Missing string `db:"missing"`
+		Schema  *string `db:"name"`
+		Role    string  `db:"role"`
+		Missing string  `db:"missing"`
 	}
-	tables := append(slices.Clone(copiedTables), "leases")
-	err := d.get(ctx, "examine", &is, `SELECT current_user AS role, COALESCE(string_agg(t, ', '), '') AS missing
-		FROM unnest(string_to_array($1, ',')) AS t WHERE to_regclass(t) IS NULL
-			OR NOT (has_table_privilege(t, 'SELECT') AND has_table_privilege(t, 'INSERT')
-				AND has_table_privilege(t, 'UPDATE') AND has_table_privilege(t, 'DELETE'))`, strings.Join(tables, ","))
-	if err == nil && is.Missing != "" {
-		err = fmt.Errorf("database: the role may not use all tables: GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO %s", is.Missing, is.Role)
+	tables := append(slices.Clone(copiedTables), "leases", "schema_version")
+	err := d.get(ctx, "examine", &is, `SELECT current_schema() AS name, current_user AS role, COALESCE(string_agg(t, ', '), '') AS missing
+		FROM (SELECT t FROM unnest(string_to_array($1, ',')) AS t WHERE to_regclass(t) IS NOT NULL
+			AND NOT (has_table_privilege(t, 'SELECT') AND has_table_privilege(t, 'INSERT')
+				AND has_table_privilege(t, 'UPDATE') AND has_table_privilege(t, 'DELETE'))) AS missing`, strings.Join(tables, ","))
+	switch {
+	case err != nil:
+		return err
+	case is.Schema == nil:
+		return fmt.Errorf("database: the role may use no schema: GRANT USAGE ON SCHEMA public TO %s, or name one with search_path in the URL",
+			is.Role)
+	case is.Missing != "":
+		return fmt.Errorf("database: the role may not use all tables: GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO %s", is.Missing, is.Role)
 	}
-	return err
+	return nil
 }
