@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math"
 	mathrand "math/rand/v2"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -78,12 +79,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	}
 	db.tokens = &coalescer[tokenKey, TokenState]{ask: db.tokenStates}
 	db.ending = &coalescer[revocation, bool]{ask: db.revokeGrants}
-	if err = db.examine(ctx); err == nil {
-		err = db.prepareSchema(ctx, o)
-	}
-	if err == nil {
-		err = db.examineTables(ctx)
-	}
+	err = db.prepare(ctx, o)
 	db.opened.Store(true)
 	if err != nil {
 		db.Close()
@@ -93,6 +89,31 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		return nil, err
 	}
 	return db, nil
+}
+
+// prepare refuses a database that does not do and brings its schema up to date. One process at a time does so with an SQLite file: several that
+// switch it to WAL, or make its tables, at once would fail.
+func (d *DB) prepare(ctx context.Context, o Options) error {
+	unlock, err := d.alone(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := d.examine(ctx); err != nil {
+		return err
+	}
+	if err := d.prepareSchema(ctx, o); err != nil {
+		return err
+	}
+	return d.examineTables(ctx)
+}
+
+// alone waits until no other process opens an SQLite database in the folder.
+func (d *DB) alone(ctx context.Context) (unlock func(), err error) {
+	if d.kind != SQLite {
+		return func() {}, nil
+	}
+	return lockFolder(ctx, filepath.Dir(d.path))
 }
 
 func connect(o Options) (*DB, error) {
@@ -114,6 +135,11 @@ func StatusOf(ctx context.Context, o Options) (SchemaStatus, error) {
 		return SchemaStatus{}, err
 	}
 	defer db.Close()
+	unlock, err := db.alone(ctx)
+	if err != nil {
+		return SchemaStatus{}, err
+	}
+	defer unlock()
 	return db.SchemaStatus(ctx)
 }
 
