@@ -26,6 +26,8 @@ var (
 	ErrUnavailable = errors.New("database unavailable")
 	// ErrRefused says that PostgreSQL, or a pooler in front of it, has refused the first connection, for a reason that waiting does not mend.
 	ErrRefused = errors.New("connection refused")
+	// ErrPooler is ErrRefused of PgBouncer, which has one code for all reasons, those among them that pass.
+	ErrPooler = errors.New("connection refused by a pooler")
 	// ErrNoDatabase says that there is no database yet and that Options.Create was not set.
 	ErrNoDatabase = errors.New("no database")
 	// ErrSchema says that the schema is newer than this program, or older and not to be migrated.

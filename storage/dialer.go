@@ -119,6 +119,9 @@ func (e *connectError) Unwrap() error { return e.cause }
 
 type refusedError struct{ cause error }
 
-func (e *refusedError) Error() string        { return e.cause.Error() }
-func (e *refusedError) Unwrap() error        { return e.cause }
-func (e *refusedError) Is(target error) bool { return target == ErrRefused }
+func (e *refusedError) Error() string { return e.cause.Error() }
+func (e *refusedError) Unwrap() error { return e.cause }
+func (e *refusedError) Is(target error) bool {
+	code, _ := postgresCode(e.cause)
+	return target == ErrRefused || target == ErrPooler && code == "08P01"
+}
