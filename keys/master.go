@@ -174,8 +174,8 @@ func decodeMasterLine(text string) ([]byte, bool) {
 	return nil, false
 }
 
-// CreateMaster writes a new random master key to a file that must not exist, with mode 0600, and makes it durable before it returns. Nobody
-// ever sees a part of it: the file gets its name when it is whole.
+// CreateMaster writes a new random master key to a file that must not exist, with mode 0600, and makes it durable
+// before it returns. Nobody ever sees a part of it: the file gets its name when it is whole.
 func CreateMaster(path string) error {
 	key := make([]byte, MasterSize)
 	rand.Read(key)

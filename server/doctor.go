@@ -67,7 +67,8 @@ func (d *doctor) begun(ctx context.Context, c Config) bool {
 	}
 	switch {
 	case err != nil:
-		d.add("database", FindingFailed, err.Error()+d.target(), "mend this first: keys, clock and clients cannot be looked at without it")
+		d.add("database", FindingFailed, err.Error()+d.target(),
+			"mend this first: keys, clock and clients cannot be looked at without it")
 	case len(keys) == 0:
 		d.add("database", FindingWarning, "it is new: nothing has been written to it", "`keyturn init`, or the first command that makes a client, begins")
 	}

@@ -29,7 +29,9 @@ func refused(t *testing.T, databaseURL, want string) {
 	case err == nil:
 		db.Close()
 		t.Error("it was opened")
-	case errors.Is(err, storage.ErrUnavailable), strings.Contains(err.Error(), "\n"), !strings.Contains(err.Error(), want):
+	case errors.Is(err, storage.ErrUnavailable),
+		strings.Contains(err.Error(), "\n"),
+		!strings.Contains(err.Error(), want):
 		t.Error(err)
 	}
 }
@@ -150,13 +152,18 @@ func TestConnectionLimits(t *testing.T) {
 		two.KeyChanges(t.Context())
 		everythingWorks(t, one, two)
 	})
-	t.Run("set while it serves", func(t *testing.T) {
-		plain := storagetest.PostgresURL(t)
-		databaseURL := storagetest.AsOwner(t, plain, "CONNECTION LIMIT 20")
+	t.Run("two under 2", func(t *testing.T) { // as a command beside a server
+		databaseURL := storagetest.AsOwner(t, storagetest.PostgresURL(t), "CONNECTION LIMIT 2")
+		one := storagetest.MustOpen(t, databaseURL)
+		everythingWorks(t, one, storagetest.MustOpen(t, databaseURL))
+	})
+	t.Run("set while they serve", func(t *testing.T) {
+		databaseURL := storagetest.AsOwner(t, storagetest.PostgresURL(t), "CONNECTION LIMIT 40")
 		db := storagetest.MustOpen(t, databaseURL)
+		other := storagetest.MustOpen(t, databaseURL)
 		role := strings.Split(strings.TrimPrefix(databaseURL, "postgres://"), "@")[0]
-		storagetest.MustAdmin(t, "ALTER ROLE "+role+" CONNECTION LIMIT 3")
-		everythingWorks(t, db)
+		storagetest.MustAdmin(t, "ALTER ROLE "+role+" CONNECTION LIMIT 5")
+		everythingWorks(t, db, other)
 	})
 }
 
@@ -190,7 +197,8 @@ func TestPgBouncer(t *testing.T) {
 func TestWrongDatabases(t *testing.T) {
 	for _, encoding := range []string{"LATIN1", "SQL_ASCII"} {
 		t.Run(encoding, func(t *testing.T) {
-			refused(t, storagetest.PostgresURLWith(t, "ENCODING '"+encoding+"' TEMPLATE template0 LOCALE 'C'"), "ENCODING 'UTF8'")
+			options := "ENCODING '" + encoding + "' TEMPLATE template0 LOCALE 'C'"
+			refused(t, storagetest.PostgresURLWith(t, options), "ENCODING 'UTF8'")
 		})
 	}
 	t.Run("UTF-16", func(t *testing.T) {

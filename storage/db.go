@@ -24,7 +24,8 @@ var (
 	ErrConflict = errors.New("conflict")
 	// ErrUnavailable says that the database could not be asked, or that the outcome of a statement is unknown. Trying again is safe.
 	ErrUnavailable = errors.New("database unavailable")
-	// ErrRefused says that PostgreSQL, or a pooler in front of it, has refused the first connection, for a reason that waiting does not mend.
+	// ErrRefused says that PostgreSQL, or a pooler in front of it, has refused the first connection, for a reason that
+	// waiting does not mend.
 	ErrRefused = errors.New("connection refused")
 	// ErrPooler is ErrRefused of PgBouncer, which has one code for all reasons, those among them that pass.
 	ErrPooler = errors.New("connection refused by a pooler")
@@ -93,8 +94,8 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	return db, nil
 }
 
-// prepare refuses a database that does not do and brings its schema up to date. One process at a time does so with an SQLite file: several that
-// switch it to WAL, or make its tables, at once would fail.
+// prepare refuses a database that does not do and brings its schema up to date. One process at a time does so with an
+// SQLite file: several that switch it to WAL, or make its tables, at once would fail.
 func (d *DB) prepare(ctx context.Context, o Options) error {
 	unlock, err := d.alone(ctx)
 	if err != nil {

@@ -97,10 +97,12 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	return conn, connectFault(err, c.opened)
 }
 
-// hopeless are the errors of connecting that no waiting mends: what is asked for is wrong. PgBouncer has 08P01 for all of them.
+// hopeless are the errors of connecting that no waiting mends: what is asked for is wrong. PgBouncer has 08P01 for all
+// of them.
 var hopeless = []string{"08P01", "22023", "3D000", "42501", "42704"}
 
-// connectFault is an error of connecting as one that passes, unless nothing was ever asked of the database and waiting does not help.
+// connectFault is an error of connecting as one that passes, unless nothing was ever asked of the database and waiting
+// does not help.
 func connectFault(err error, opened *atomic.Bool) error {
 	if err == nil {
 		return nil

@@ -14,8 +14,8 @@ const (
 	listenCalm  = time.Minute // after PostgreSQL has refused it
 )
 
-// KeyChanges sends a value soon after another replica has changed the keys, until the context ends. What is missed while the connection
-// is away is not sent again. On SQLite, and where there are few connections, nothing is ever sent.
+// KeyChanges sends a value soon after another replica has changed the keys, until the context ends. What is missed
+// while the connection is away is not sent again. On SQLite, and where there are few connections, nothing is ever sent.
 func (d *DB) KeyChanges(ctx context.Context) <-chan struct{} {
 	if d.kind != Postgres {
 		return nil

@@ -106,7 +106,8 @@ func (d *DB) migrations() (*goose.Provider, error) {
 	return goose.NewProvider(dialect, d.slow.DB, sub, options...)
 }
 
-// schemaLock is the lock of PostgreSQL that a migration holds, the one that goose takes too. goose itself asks only once a second.
+// schemaLock is the lock of PostgreSQL that a migration holds, the one that goose takes too. goose itself asks only
+// once a second.
 type schemaLock struct{}
 
 const schemaLockRetry = 20 * time.Millisecond

@@ -42,8 +42,8 @@ func CheckURL(raw string, allowInsecure bool) error {
 	return err
 }
 
-// How many connections a replica keeps: about eight do more than thirty-two. Those that read are counted apart, so that what is quick does
-// not wait behind commits; two more are for reports and migrations.
+// How many connections a replica keeps: about eight do more than thirty-two. Those that read are counted apart, so that
+// what is quick does not wait behind commits; two more are for reports and migrations.
 const (
 	writers = 5
 	readers = 3
@@ -79,8 +79,8 @@ func openPostgres(raw string, allowInsecure bool) (*DB, error) {
 	return db, nil
 }
 
-// pool lends the sessions, at most size at a time. A pool that is patient runs what people wait for, which is cancelled when they go and is not
-// worth preparing.
+// pool lends the sessions, at most size at a time. A pool that is patient runs what people wait for, which is cancelled
+// when they go and is not worth preparing.
 func (d *DB) pool(patience time.Duration, size int) *sqlx.DB {
 	pool := sqlx.NewDb(sql.OpenDB(lending{d.sessions, patience, patience >= migrationTimeout}), "postgres")
 	pool.SetMaxOpenConns(size)
@@ -119,8 +119,8 @@ func isUnavailable(err error) bool {
 		errors.Is(err, sql.ErrTxDone) || errors.Is(err, sql.ErrConnDone) // the deadline came between two statements
 }
 
-// isSchemaGone tells of tables, or rights to them, that were there when the database was opened: somebody is at work on it. SQLite has one code
-// for every statement that it cannot prepare.
+// isSchemaGone tells of tables, or rights to them, that were there when the database was opened: somebody is at work on
+// it. SQLite has one code for every statement that it cannot prepare.
 func isSchemaGone(err error) bool {
 	if code, ok := sqliteCode(err); ok {
 		return code == sqlite3.SQLITE_ERROR

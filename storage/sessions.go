@@ -25,8 +25,8 @@ const (
 	longestWait   = 5 * time.Second        // for a session
 )
 
-// sessions are the connections of a process to PostgreSQL. All its pools share them, and wait for one another where PostgreSQL, or a pooler
-// in front of it, does not give as many as they would use.
+// sessions are the connections of a process to PostgreSQL. All its pools share them, and wait for one another where
+// PostgreSQL, or a pooler in front of it, does not give as many as they would use.
 type sessions struct {
 	connector *pq.Connector
 	setup     string
@@ -38,13 +38,15 @@ type sessions struct {
 	waiting    []*waiter
 	open       int // with those in use
 	dialing    int
-	room       int // how many there may be
-	most       int // how many are of use
-	small      bool
+	room       int  // how many there may be
+	most       int  // how many are of use
+	small      bool // there are fewer than are of use
 	generation int
 	scarceTill time.Time
 	growAt     time.Time
 	handOverAt time.Time
+	allowed    int         // all processes together; 0: unknown
+	sweeper    *time.Timer // nil while nothing rests
 	closed     bool
 	listener   net.Conn // gives way when there are too few
 	waited     time.Duration
@@ -69,7 +71,7 @@ type offer struct {
 }
 
 // errNoSession is what a caller gets who has waited for too long.
-var errNoSession = errors.New("every connection that PostgreSQL allows is in use")
+var errNoSession = errors.New("no connection to PostgreSQL was free in time")
 
 // lease takes a session that rests, or waits for one: opened anew or given back, whichever comes first.
 func (p *sessions) lease(ctx context.Context) (*session, error) {
@@ -175,8 +177,8 @@ func runSetup(ctx context.Context, conn connection, query string) error {
 	return errors.Join(rows.Next(values), rows.Close())
 }
 
-// tooMany reports whether there is another way than a new session. PgBouncer has one code for all that it refuses, and lets wait those for
-// whom it has no connection: that means too many where other sessions work. The lock is held.
+// tooMany reports whether there is another way than a new session. PgBouncer has one code for all that it refuses, and
+// lets wait those for whom it has no connection: that means too many where other sessions work. The lock is held.
 func (p *sessions) tooMany(err error) bool {
 	code, ok := postgresCode(err)
 	var network net.Error
@@ -195,6 +197,7 @@ func (p *sessions) shrink() {
 	p.room = max(1, p.open)
 	p.scarceTill = now.Add(scarceFor)
 	p.growAt = now.Add(growAfter)
+	p.sweepSooner()
 	if p.listener != nil {
 		p.listener.Close()
 	}
@@ -223,7 +226,8 @@ func (p *sessions) offer(o offer) bool {
 // put hands a session on, or lets it rest. The lock is held.
 func (p *sessions) put(s *session) {
 	now := time.Now()
-	handOver := now.Before(p.scarceTill) && p.open > 1 && now.After(p.handOverAt)
+	others := now.Before(p.scarceTill) || 2*p.open > p.allowed+1 && p.small
+	handOver := others && p.open > 1 && now.After(p.handOverAt)
 	switch {
 	case p.closed, s.generation != p.generation, handOver:
 		if handOver {
@@ -236,9 +240,7 @@ func (p *sessions) put(s *session) {
 	default:
 		s.rested = now
 		p.idle = append(p.idle, s)
-		if len(p.idle) == 1 {
-			p.sweepLater()
-		}
+		p.sweepLater()
 	}
 }
 
@@ -271,12 +273,25 @@ func (p *sessions) rest() time.Duration {
 	return sessionRest
 }
 
-func (p *sessions) sweepLater() { time.AfterFunc(p.rest(), p.sweep) }
+// sweepLater sees to it that sweep runs. The lock is held.
+func (p *sessions) sweepLater() {
+	if p.sweeper == nil {
+		p.sweeper = time.AfterFunc(p.rest(), p.sweep)
+	}
+}
+
+// sweepSooner is sweepLater where scarcity has begun. The lock is held.
+func (p *sessions) sweepSooner() {
+	if p.sweeper != nil {
+		p.sweeper.Reset(p.rest())
+	}
+}
 
 // sweep closes the sessions that have rested for too long.
 func (p *sessions) sweep() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.sweeper = nil
 	limit := time.Now().Add(-p.rest())
 	n := 0
 	for n < len(p.idle) && !p.idle[n].rested.After(limit) {
@@ -300,14 +315,16 @@ func (p *sessions) renew() {
 	p.idle = nil
 }
 
-// limit says how many connections all processes together may have. This one takes half of them, so that there are some for others.
+// limit says how many connections all processes together may have. This one takes half of them, so that there are some
+// for others.
 func (p *sessions) limit(all int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	most := max(min(all, 2), (all+1)/2)
 	if most < p.most {
-		p.most, p.small = most, true
+		p.most, p.small, p.allowed = most, true, all
 		p.room = min(p.room, most)
+		p.sweepSooner()
 	}
 }
 

@@ -14,8 +14,8 @@ import (
 	"github.com/lib/pq"
 )
 
-// source says where and how keyturn connects to PostgreSQL. It comes from the URL alone: lib/pq's own parser would also heed the PG* variables
-// of the environment, and files in the home folder.
+// source says where and how keyturn connects to PostgreSQL. It comes from the URL alone: lib/pq's own parser would also
+// heed the PG* variables of the environment, and files in the home folder.
 type source struct {
 	config   pq.Config
 	settings [][2]string // of the session, set once it is open: PgBouncer refuses them at the start
@@ -65,7 +65,8 @@ var sessionSettings = [][2]string{
 
 // Parameters of the URL that say where and how to connect.
 var connectionParameters = []string{
-	"host", "hostaddr", "port", "dbname", "database", "user", "password", "application_name", "options", "connect_timeout",
+	"host", "hostaddr", "port", "dbname", "database", "user", "password", "application_name", "options",
+	"connect_timeout",
 	"sslmode", "sslrootcert", "sslcert", "sslkey", "sslsni", "sslnegotiation", "ssl_min_protocol_version",
 	"ssl_max_protocol_version", "target_session_attrs", "load_balance_hosts", "client_encoding", "binary_parameters",
 }
@@ -370,7 +371,8 @@ func (s *source) setTLS(given map[string]string, allowInsecure bool) error {
 func (s *source) setup() string {
 	var sets []string
 	for _, setting := range s.settings {
-		sets = append(sets, fmt.Sprintf("set_config(%s, %s, false)", pq.QuoteLiteral(setting[0]), pq.QuoteLiteral(setting[1])))
+		name, value := pq.QuoteLiteral(setting[0]), pq.QuoteLiteral(setting[1])
+		sets = append(sets, fmt.Sprintf("set_config(%s, %s, false)", name, value))
 	}
 	return "SELECT " + strings.Join(sets, ", ")
 }
@@ -385,10 +387,12 @@ type Target struct {
 
 // String is the target in one line.
 func (t Target) String() string {
-	return fmt.Sprintf("host %s, database %s, user %s, sslmode %s", strings.Join(t.Hosts, " "), t.Database, t.User, t.SSLMode)
+	return fmt.Sprintf("host %s, database %s, user %s, sslmode %s",
+		strings.Join(t.Hosts, " "), t.Database, t.User, t.SSLMode)
 }
 
-// TargetOf is the effective connection of a postgres:// URL. It reports false for another URL and for one that cannot be used.
+// TargetOf is the effective connection of a postgres:// URL. It reports false for another URL and for one that cannot
+// be used.
 func TargetOf(databaseURL string) (t Target, ok bool) {
 	kind, raw, err := parseURL(databaseURL)
 	if err != nil || kind != Postgres {

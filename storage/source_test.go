@@ -35,15 +35,46 @@ func hostileEnvironment(t *testing.T) {
 	t.Setenv("HOME", home)
 	t.Setenv("PGPASSFILE", filepath.Join(home, ".pgpass"))
 	for name, value := range map[string]string{
-		"PGHOST": "192.0.2.77", "PGHOSTADDR": "192.0.2.77", "PGPORT": "1", "PGDATABASE": "evil", "PGUSER": "evil", "PGPASSWORD": "evil",
-		"PGOPTIONS": "-c search_path=evil", "PGAPPNAME": "evil", "PGSSLMODE": "verify-full", "PGSSLNEGOTIATION": "direct", "PGSSLCERT": "/evil",
-		"PGSSLKEY": "/evil", "PGSSLROOTCERT": "/evil", "PGSSLSNI": "0", "SSLPGMINPROTOCOLVERSION": "TLSv1.3",
-		"SSLPGMAXPROTOCOLVERSION": "TLSv1.0", "PGCONNECT_TIMEOUT": "1000", "PGCLIENTENCODING": "LATIN1", "PGDATESTYLE": "German",
-		"PGTARGETSESSIONATTRS": "standby", "PGLOADBALANCEHOSTS": "random", "PGMINPROTOCOLVERSION": "3.2", "PGMAXPROTOCOLVERSION": "3.2",
-		"PGSERVICE": "evil", "PGSERVICEFILE": filepath.Join(home, ".pg_service.conf"), "PGREQUIRESSL": "1", "PGSSLCOMPRESSION": "1",
-		"PGREALM": "evil", "PGGSSENCMODE": "require", "PGGSSLIB": "gssapi", "PGREQUIREAUTH": "none", "PGCHANNELBINDING": "require",
-		"PGSSLCERTMODE": "require", "PGSSLCRL": "/evil", "PGSSLCRLDIR": "/evil", "PGREQUIREPEER": "evil", "PGKRBSRVNAME": "evil",
-		"PGTZ": "Pacific/Kiritimati", "PGGEQO": "off", "PGSYSCONFDIR": home, "PGLOCALEDIR": home,
+		"PGHOST":                  "192.0.2.77",
+		"PGHOSTADDR":              "192.0.2.77",
+		"PGPORT":                  "1",
+		"PGDATABASE":              "evil",
+		"PGUSER":                  "evil",
+		"PGPASSWORD":              "evil",
+		"PGOPTIONS":               "-c search_path=evil",
+		"PGAPPNAME":               "evil",
+		"PGSSLMODE":               "verify-full",
+		"PGSSLNEGOTIATION":        "direct",
+		"PGSSLCERT":               "/evil",
+		"PGSSLKEY":                "/evil",
+		"PGSSLROOTCERT":           "/evil",
+		"PGSSLSNI":                "0",
+		"SSLPGMINPROTOCOLVERSION": "TLSv1.3",
+		"SSLPGMAXPROTOCOLVERSION": "TLSv1.0",
+		"PGCLIENTENCODING":        "LATIN1",
+		"PGDATESTYLE":             "German",
+		"PGTARGETSESSIONATTRS":    "standby",
+		"PGLOADBALANCEHOSTS":      "random",
+		"PGMINPROTOCOLVERSION":    "3.2",
+		"PGMAXPROTOCOLVERSION":    "3.2",
+		"PGSERVICE":               "evil",
+		"PGSERVICEFILE":           filepath.Join(home, ".pg_service.conf"),
+		"PGREQUIRESSL":            "1",
+		"PGSSLCOMPRESSION":        "1",
+		"PGREALM":                 "evil",
+		"PGGSSENCMODE":            "require",
+		"PGGSSLIB":                "gssapi",
+		"PGREQUIREAUTH":           "none",
+		"PGCHANNELBINDING":        "require",
+		"PGSSLCERTMODE":           "require",
+		"PGSSLCRL":                "/evil",
+		"PGSSLCRLDIR":             "/evil",
+		"PGREQUIREPEER":           "evil",
+		"PGKRBSRVNAME":            "evil",
+		"PGTZ":                    "Pacific/Kiritimati",
+		"PGGEQO":                  "off",
+		"PGSYSCONFDIR":            home,
+		"PGLOCALEDIR":             home,
 	} {
 		t.Setenv(name, value)
 	}
@@ -69,7 +100,9 @@ func TestURLAloneDecides(t *testing.T) {
 		if err != nil {
 			t.Fatal(u, err)
 		}
-		if d := cmp.Diff(before[i], s, cmp.AllowUnexported(source{}), cmpopts.IgnoreUnexported(pq.Config{}), cmpopts.EquateComparable(netip.Addr{})); d != "" {
+		d := cmp.Diff(before[i], s, cmp.AllowUnexported(source{}), cmpopts.IgnoreUnexported(pq.Config{}),
+			cmpopts.EquateComparable(netip.Addr{}))
+		if d != "" {
 			t.Errorf("%s: %s", u, d)
 		}
 	}
@@ -80,12 +113,15 @@ func TestTargets(t *testing.T) {
 	for _, c := range []struct{ url, want string }{ // want: a target, or a piece of the error
 		{"postgres://kt@/kt", "host localhost:5432, database kt, user kt, sslmode disable"},
 		{"postgresql://kt@[::1]:5433/", "host [::1]:5433, database kt, user kt, sslmode disable"},
-		{"postgres://kt@/x?host=/run/postgresql&sslmode=require", "host /run/postgresql:5432, database x, user kt, sslmode disable"},
+		{"postgres://kt@/x?host=/run/postgresql&sslmode=require",
+			"host /run/postgresql:5432, database x, user kt, sslmode disable"},
 		{"postgres://kt@%2Frun%2Fpostgresql/x", "host /run/postgresql:5432, database x, user kt, sslmode disable"},
 		{"postgres:///x?user=kt&password=pw&port=6000", "host localhost:6000, database x, user kt, sslmode disable"},
 		{"postgres://a%40b:p%2Fw@localhost/x", "host localhost:5432, database x, user a@b, sslmode disable"},
-		{"postgres://kt@a.example:1,b.example:2/x" + tls, "host a.example:1 b.example:2, database x, user kt, sslmode verify-full"},
-		{"postgres://kt@a.example,b.example/x" + tls, "host a.example:5432 b.example:5432, database x, user kt, sslmode verify-full"},
+		{"postgres://kt@a.example:1,b.example:2/x" + tls,
+			"host a.example:1 b.example:2, database x, user kt, sslmode verify-full"},
+		{"postgres://kt@a.example,b.example/x" + tls,
+			"host a.example:5432 b.example:5432, database x, user kt, sslmode verify-full"},
 		{"postgres://kt@localhost/x?hostaddr=192.0.2.1", "verify-full"},
 		{"postgres://kt@localhost,db.example.com/x", "verify-full"},
 		{"postgres://kt@127.0.0.1,192.0.2.1/x?sslmode=require", "verify-full"},
@@ -119,13 +155,17 @@ func TestTargets(t *testing.T) {
 // FuzzURLErrors puts a password as it is into URLs. No error repeats any piece of it.
 func FuzzURLErrors(f *testing.F) {
 	for _, password := range []string{
-		"hunter2/secret", "12/secret", "12?secret", "12#secret", "p@a/secret", "p@a?secret=yes", "se%zzcret", "p@[secret", "12?sslmode=secret",
-		"12/secret?host=abcd", "p@secret:x", "sec\x00ret", "p@secret,other:port", "1?connect_timeout=secret&sslmode=secret", "p@hidden/?secret",
+		"hunter2/secret", "12/secret", "12?secret", "12#secret", "p@a/secret", "p@a?secret=yes", "se%zzcret", "p@[secret",
+		"12?sslmode=secret", "12/secret?host=abcd", "p@secret:x", "sec\x00ret", "p@secret,other:port",
+		"1?connect_timeout=secret&sslmode=secret", "p@hidden/?secret",
 	} {
 		f.Add(password)
 	}
 	f.Fuzz(func(t *testing.T, password string) {
-		for _, form := range []string{"postgres://u:%s@h/d", "postgres://u:%s@h:1,i:2/d?sslmode=require", "postgres://%s", "postgres://u@h/d?password=%s"} {
+		for _, form := range []string{
+			"postgres://u:%s@h/d", "postgres://u:%s@h:1,i:2/d?sslmode=require", "postgres://%s",
+			"postgres://u@h/d?password=%s",
+		} {
 			raw := fmt.Sprintf(form, password)
 			err := CheckURL(raw, false)
 			if err == nil {
@@ -134,7 +174,7 @@ func FuzzURLErrors(f *testing.F) {
 			rest := strings.ReplaceAll(form, "%s", "")
 			for i := 0; i+4 <= len(password); i++ {
 				piece := password[i : i+4]
-				if strings.Contains(err.Error(), piece) && !strings.Contains(rest, piece) && !strings.Contains(fixedTexts, piece) {
+				if strings.Contains(err.Error(), piece) && !strings.Contains(rest+fixedTexts, piece) {
 					t.Fatalf("%q: %v", raw, err)
 				}
 			}
@@ -149,10 +189,10 @@ func FuzzURLErrors(f *testing.F) {
 // fixedTexts are all words that an error may have.
 var fixedTexts = func() string {
 	all := fixedErrors()
-	for name := range enumerated {
+	for _, name := range connectionParameters {
 		all += urlValueError(name).Error()
 	}
-	return all + urlValueError("connect_timeout").Error() + urlValueError("hostaddr").Error() + urlValueError("sslrootcert").Error()
+	return all
 }()
 
 func fixedErrors() (all string) {

@@ -17,7 +17,8 @@ type shownSetting struct {
 	Value  any    `json:"value"`
 	Origin string `json:"origin"`
 	Reload bool   `json:"reload"` // it may change while the server runs
-	// Connection is where a postgres:// URL leads to: whatever the URL does not say is filled in, and nothing else changes it.
+	// Connection is where a postgres:// URL leads to: whatever the URL does not say is filled in, and nothing else
+	// changes it.
 	Connection any `json:"connection,omitempty"`
 }
 

@@ -17,7 +17,8 @@ type Bouncer struct {
 	URL string // of the database, through the pooler
 }
 
-// NewBouncer starts a PgBouncer with its default configuration but for the settings given, name=value. It ends with the test.
+// NewBouncer starts a PgBouncer with its default configuration but for the settings given, name=value. It ends with the
+// test.
 func NewBouncer(t testing.TB, databaseURL string, settings ...string) *Bouncer {
 	t.Helper()
 	program, err := exec.LookPath("pgbouncer")
@@ -39,8 +40,8 @@ func NewBouncer(t testing.TB, databaseURL string, settings ...string) *Bouncer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(c.folder) })
-	ini := fmt.Sprintf("[databases]\n* = host=%s port=5432\n[pgbouncer]\nunix_socket_dir = %s\nlisten_port = 6432\nauth_type = trust\n"+
-		"auth_file = %s\n", u.Query().Get("host"), c.folder, filepath.Join(c.folder, "users"))
+	ini := fmt.Sprintf("[databases]\n* = host=%s port=5432\n[pgbouncer]\nunix_socket_dir = %s\nlisten_port = 6432\n"+
+		"auth_type = trust\nauth_file = %s\n", u.Query().Get("host"), c.folder, filepath.Join(c.folder, "users"))
 	for _, setting := range settings {
 		ini += setting + "\n"
 	}

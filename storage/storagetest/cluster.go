@@ -125,8 +125,8 @@ func (c *Cluster) unprivileged() (*syscall.SysProcAttr, error) {
 	return attr, os.Chown(c.folder, uid, gid)
 }
 
-// onOwnThread runs a server on a thread that lives as long as the server: the kernel ends the server with that thread, so that a killed test
-// leaves no server behind.
+// onOwnThread runs a server on a thread that lives as long as the server: the kernel ends the server with that thread,
+// so that a killed test leaves no server behind.
 func onOwnThread(server *exec.Cmd) (ended chan error, err error) {
 	ended = make(chan error, 1)
 	started := make(chan error, 1)
