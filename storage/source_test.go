@@ -51,6 +51,7 @@ func hostileEnvironment(t *testing.T) {
 		"PGSSLSNI":                "0",
 		"SSLPGMINPROTOCOLVERSION": "TLSv1.3",
 		"SSLPGMAXPROTOCOLVERSION": "TLSv1.0",
+		"PGCONNECT_TIMEOUT":       "1000",
 		"PGCLIENTENCODING":        "LATIN1",
 		"PGDATESTYLE":             "German",
 		"PGTARGETSESSIONATTRS":    "standby",

@@ -31,7 +31,7 @@ func TestCommandsBeginAtOnce(t *testing.T) {
 			}
 			var commands []*exec.Cmd
 			for _, id := range []string{"a", "b", "c", "d", "e"} {
-				c := exec.Command(this, "client", "create", id, "--grant", "refresh_token", 
+				c := exec.Command(this, "client", "create", id, "--grant", "refresh_token",
 					"--audience", "https://api.example")
 				c.Args[0], c.Env = "keyturn", env
 				c.Stderr = &bytes.Buffer{}
