@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 )
 
@@ -173,11 +174,40 @@ func decodeMasterLine(text string) ([]byte, bool) {
 	return nil, false
 }
 
-// CreateMaster writes a new random master key to a file that must not exist, with mode 0600, and makes it durable before it returns.
+// CreateMaster writes a new random master key to a file that must not exist, with mode 0600, and makes it durable
+// before it returns. Nobody ever sees a part of it: the file gets its name when it is whole.
 func CreateMaster(path string) error {
 	key := make([]byte, MasterSize)
 	rand.Read(key)
-	return writeMaster(path, os.O_CREATE|os.O_EXCL, base64.StdEncoding.EncodeToString(key)+"\n")
+	text := base64.StdEncoding.EncodeToString(key) + "\n"
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("master key: %w", &os.PathError{Op: "create", Path: path, Err: os.ErrExist})
+	}
+	folder := filepath.Dir(path)
+	f, err := os.CreateTemp(folder, ".keyturn-master-*") // with mode 0600
+	if err != nil {
+		return fmt.Errorf("master key: %w", err)
+	}
+	defer os.Remove(f.Name())
+	if err := errors.Join(f.Close(), writeMaster(f.Name(), 0, text)); err != nil {
+		return err
+	}
+	err = os.Link(f.Name(), path)
+	if err != nil && !errors.Is(err, os.ErrExist) { // a file system without links
+		return writeMaster(path, os.O_CREATE|os.O_EXCL, text)
+	}
+	if err != nil {
+		return fmt.Errorf("master key: %w", err)
+	}
+	return syncFolder(folder)
+}
+
+func syncFolder(path string) error {
+	folder, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("master key: %w", err)
+	}
+	return errors.Join(folder.Sync(), folder.Close())
 }
 
 // AppendMaster adds the keys of the file from to the file to, which keeps owner and mode, so that servers that read it open what is

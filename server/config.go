@@ -183,28 +183,42 @@ func (c Config) FileProblems() []error {
 
 // WithoutPassword is a database URL as it may be shown.
 func WithoutPassword(databaseURL string) string {
-	u, err := url.Parse(databaseURL)
-	if err != nil || u.Scheme == "sqlite" {
+	scheme, rest, _ := strings.Cut(databaseURL, "://")
+	if strings.HasPrefix(databaseURL, "sqlite:") {
 		return databaseURL
 	}
-	query := u.Query()
-	for _, name := range []string{"password", "sslpassword"} {
-		if query.Has(name) {
-			query.Set(name, "xxxxx")
-			u.RawQuery = query.Encode()
+	if _, ok := storage.TargetOf(databaseURL); !ok {
+		return "(a URL that cannot be used)" // nobody knows which part of it is the password
+	}
+	address, query, hasQuery := strings.Cut(rest, "?")
+	if i := strings.LastIndex(address, "@"); i >= 0 {
+		if user, _, given := strings.Cut(address[:i], ":"); given {
+			address = user + ":xxxxx" + address[i:]
 		}
 	}
-	return u.Redacted()
+	if !hasQuery {
+		return scheme + "://" + address
+	}
+	pairs := strings.Split(query, "&")
+	for i, pair := range pairs {
+		name, _, _ := strings.Cut(pair, "=")
+		if plain, err := url.QueryUnescape(name); err != nil || plain == "password" {
+			pairs[i] = "password=xxxxx"
+		}
+	}
+	return scheme + "://" + address + "?" + strings.Join(pairs, "&")
 }
 
-// HasPassword tells whether a database URL holds one.
-func HasPassword(databaseURL string) bool {
-	u, err := url.Parse(databaseURL)
-	if err != nil || u.Scheme == "sqlite" {
-		return err != nil
+// HasPassword tells whether a database URL holds one, or may.
+func HasPassword(databaseURL string) bool { return WithoutPassword(databaseURL) != databaseURL }
+
+// DatabaseTarget is where the database setting leads to, without secrets, if that is PostgreSQL.
+func DatabaseTarget(c Config) *storage.Target {
+	t, ok := storage.TargetOf(c.Database)
+	if !ok {
+		return nil
 	}
-	_, given := u.User.Password()
-	return given || u.Query().Has("password") || u.Query().Has("sslpassword")
+	return &t
 }
 
 // CheckIssuer wants an https URL without query and fragment (RFC 8414 §2), or http for a loopback host.

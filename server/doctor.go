@@ -71,7 +71,8 @@ func (d *doctor) begun(ctx context.Context, c Config) bool {
 	}
 	switch {
 	case err != nil:
-		d.add("database", FindingFailed, err.Error(), "mend this first: keys, clock and clients cannot be looked at without it")
+		d.add("database", FindingFailed, err.Error()+d.target(),
+			"mend this first: keys, clock and clients cannot be looked at without it")
 	case len(keys) == 0:
 		d.add("database", FindingWarning, "it is new: nothing has been written to it", "`keyturn init`, or the first command that makes a client, begins")
 	}
@@ -225,7 +226,15 @@ func (d *doctor) database(ctx context.Context, a *Admin) {
 		d.add("database", FindingFailed, err.Error(), "serve would not start on it")
 		return
 	}
-	d.add("database", FindingOK, fmt.Sprintf("%s, schema %d, takes writes", a.db.Kind(), s.Version), "")
+	d.add("database", FindingOK, fmt.Sprintf("%s, schema %d, takes writes", a.db.Kind(), s.Version)+d.target(), "")
+}
+
+// target says where the database setting leads to, if that is PostgreSQL.
+func (d *doctor) target() string {
+	if t := DatabaseTarget(d.config); t != nil {
+		return " (" + t.String() + ")"
+	}
+	return ""
 }
 
 // clockTolerance is how far the clock may be off without a word.

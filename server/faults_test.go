@@ -206,6 +206,28 @@ func TestDatabaseDownAtTheStart(t *testing.T) {
 	t.Logf("ready %v after the database", took.Round(time.Millisecond))
 }
 
+// Where waiting does not help, a server ends at once, in one line.
+func TestServeDoesNotWaitInVain(t *testing.T) {
+	databaseURL := storagetest.PostgresURL(t)
+	bouncer := func(setting string) string { return storagetest.NewBouncer(t, databaseURL, setting).URL }
+	for want, unusable := range map[string]string{
+		"unsupported startup parameter": bouncer("") + "&options=-cjit%3Doff",
+		"pool_mode = session":           bouncer("pool_mode = transaction"),
+		"does not exist":                strings.Replace(databaseURL, "/test_", "/none_", 1),
+		"ENCODING 'UTF8'":               storagetest.PostgresURLWith(t, "ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'"),
+		"GRANT USAGE, CREATE ON SCHEMA": storagetest.AsRole(t, databaseURL, ""),
+	} {
+		config := testConfig(unusable)
+		config.MasterKeyFile = masterFile(t)
+		within, cancel := context.WithTimeout(ctx, 20*time.Second)
+		err := Serve(within, config, Options{Generate: keystest.Generator()}, must(Listen(config)))
+		cancel()
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
 // PostgreSQL is stopped, stays away for longer than the retry window, and comes back.
 func TestPostgresIsRestarted(t *testing.T) {
 	t.Parallel()

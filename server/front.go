@@ -131,7 +131,10 @@ func openWhenAvailable(ctx context.Context, c Config, o Options, f *front) (*Ser
 	for waited := false; ; waited = true {
 		s, err := Open(ctx, c, o)
 		behind := errors.Is(err, storage.ErrBehind)
-		away := errors.Is(err, storage.ErrUnavailable) && storage.SQLitePath(c.Database) == ""
+		// What a pooler refuses while its PostgreSQL is away looks like a mistake. At the first attempt it is taken for
+		// one.
+		passing := errors.Is(err, storage.ErrUnavailable) || waited && errors.Is(err, storage.ErrPooler)
+		away := passing && storage.SQLitePath(c.Database) == ""
 		if !behind && !away {
 			return s, err
 		}

@@ -70,10 +70,11 @@ func checkNotLost(c Config) error {
 	if file == "" {
 		return nil
 	}
-	if info, err := os.Stat(file); err == nil && info.Size() > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
+	// The anchor first: another process that makes the database just now writes it later.
+	a, err := keys.PeekAnchor(c.anchorPath())
+	if info, e := os.Stat(file); e == nil && info.Size() > 0 || e != nil && !errors.Is(e, os.ErrNotExist) {
 		return nil
 	}
-	a, err := keys.PeekAnchor(c.anchorPath())
 	if err != nil || a.Heartbeat.IsZero() && a.AuditSeq == 0 {
 		return err
 	}
@@ -101,6 +102,9 @@ func openMaster(c Config, create bool) (*keys.Master, error) {
 		return nil, fmt.Errorf("master key: %s does not exist: `openssl rand -base64 32 > %s && chmod 600 %s` makes one for a new database", path, path, path)
 	}
 	if info, err := os.Stat(file); err == nil && info.Size() > 0 {
+		if m, err := keys.ReadMaster(path); !errors.Is(err, os.ErrNotExist) {
+			return m, err // another process has just made both, the key first
+		}
 		return nil, fmt.Errorf("master key: %s does not exist, but %s does, and was sealed under it: bring the key file back, or name it with --master-key-file", path, file)
 	}
 	if !create {

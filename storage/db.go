@@ -11,6 +11,7 @@ import (
 	"math"
 	mathrand "math/rand/v2"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,11 @@ var (
 	ErrUnavailable = errors.New("database unavailable")
 	// ErrBusy says that a caller waited in vain for its turn: more was asked at once than the database can do. It is ErrUnavailable.
 	ErrBusy = fmt.Errorf("%w: too much is asked of it at once", ErrUnavailable)
+	// ErrRefused says that PostgreSQL, or a pooler in front of it, has refused the first connection, for a reason that
+	// waiting does not mend.
+	ErrRefused = errors.New("connection refused")
+	// ErrPooler is ErrRefused of PgBouncer, which has one code for all reasons, those among them that pass.
+	ErrPooler = errors.New("connection refused by a pooler")
 	// ErrNoDatabase says that there is no database yet and that Options.Create was not set.
 	ErrNoDatabase = errors.New("no database")
 	// ErrSchema says that the schema is newer than this program, or older and not to be migrated.
@@ -63,13 +69,12 @@ type DB struct {
 	commits  *commits // of SQLite
 	ending   *coalescer[revocation, bool]
 	deadline time.Duration
-	dsn      string // PostgreSQL: for the connection that listens
-	path     string // SQLite: the file
+	sessions *sessions // PostgreSQL: what the pools share
+	path     string    // SQLite: the file
 	auditKey atomic.Pointer[[]byte]
 	opened   atomic.Bool // it has been asked something: what is wrong with a connection from now on may pass
 	closed   atomic.Bool
 	audited  atomic.Int64 // records that were appended, also by transactions that did not take place
-	renewal  atomic.Int64 // how many times connections are being let go
 	failing  atomic.Bool  // the last write failed for want of a database
 	wroteAt  atomic.Int64 // when a write last went through, unix nanoseconds
 	file     os.FileInfo  // SQLite: the file that was opened
@@ -83,7 +88,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	}
 	db.tokens = &coalescer[tokenKey, TokenState]{ask: db.tokenStates}
 	db.ending = &coalescer[revocation, bool]{ask: db.revokeGrants}
-	err = db.prepareSchema(ctx, o)
+	err = db.prepare(ctx, o)
 	db.opened.Store(true)
 	if err != nil {
 		db.Close()
@@ -93,6 +98,31 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		return nil, err
 	}
 	return db, nil
+}
+
+// prepare refuses a database that does not do and brings its schema up to date. One process at a time does so with an
+// SQLite file: several that switch it to WAL, or make its tables, at once would fail.
+func (d *DB) prepare(ctx context.Context, o Options) error {
+	unlock, err := d.alone(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := d.examine(ctx); err != nil {
+		return err
+	}
+	if err := d.prepareSchema(ctx, o); err != nil {
+		return err
+	}
+	return d.examineTables(ctx)
+}
+
+// alone waits until no other process opens an SQLite database in the folder.
+func (d *DB) alone(ctx context.Context) (unlock func(), err error) {
+	if d.kind != SQLite {
+		return func() {}, nil
+	}
+	return lockFolder(ctx, filepath.Dir(d.path))
 }
 
 func connect(o Options) (*DB, error) {
@@ -114,6 +144,11 @@ func StatusOf(ctx context.Context, o Options) (SchemaStatus, error) {
 		return SchemaStatus{}, err
 	}
 	defer db.Close()
+	unlock, err := db.alone(ctx)
+	if err != nil {
+		return SchemaStatus{}, err
+	}
+	defer unlock()
 	return db.SchemaStatus(ctx)
 }
 
@@ -123,7 +158,11 @@ func (d *DB) Kind() Kind { return d.kind }
 // Close ends all connections.
 func (d *DB) Close() error {
 	d.closed.Store(true)
-	return errors.Join(d.read.Close(), d.write.Close(), d.slow.Close()) // closing twice does nothing
+	err := errors.Join(d.read.Close(), d.write.Close(), d.slow.Close()) // closing twice does nothing
+	if d.sessions != nil {
+		d.sessions.close()
+	}
+	return err
 }
 
 // Ping asks the database whether it answers and takes writes, through the connection that writes.
@@ -149,6 +188,11 @@ func (d *DB) Connections() (c Connections) {
 	for _, pool := range []*sqlx.DB{d.read, d.write} {
 		s := pool.Stats()
 		c.Open, c.InUse, c.Max, c.Waited = c.Open+s.OpenConnections, c.InUse+s.InUse, c.Max+s.MaxOpenConnections, c.Waited+s.WaitDuration
+	}
+	if d.sessions != nil {
+		var waited time.Duration
+		c.Open, c.InUse, c.Max, waited = d.sessions.stats()
+		c.Waited += waited
 	}
 	return c
 }
@@ -258,17 +302,9 @@ func pause(ctx context.Context, span time.Duration) {
 
 // reconnect lets go of every connection, those in use when they come back: a role is asked of PostgreSQL only when one is opened.
 func (d *DB) reconnect() {
-	for _, pool := range []*sqlx.DB{d.read, d.write, d.slow} {
-		pool.SetConnMaxLifetime(time.Nanosecond)
+	if d.sessions != nil {
+		d.sessions.renew()
 	}
-	d.renewal.Add(1)
-	time.AfterFunc(2*d.deadline, func() {
-		if d.renewal.Add(-1) == 0 {
-			for _, pool := range []*sqlx.DB{d.read, d.write, d.slow} {
-				pool.SetConnMaxLifetime(0)
-			}
-		}
-	})
 }
 
 // CheckRole tells whether PostgreSQL takes writes here. Connections to one that only reads, as the old primary does after a failover, would show
@@ -388,9 +424,11 @@ func (d *DB) fault(op string, err error) error {
 		return fmt.Errorf("%s: %w", op, ErrNotFound)
 	case isUnique(err):
 		return fmt.Errorf("%s: %w", op, ErrConflict)
+	case errors.Is(err, ErrRefused):
+		return fmt.Errorf("%s: %w", op, err)
 	case err == context.DeadlineExceeded: // it waited for its turn: what is under way has deadlines of its own
 		return fmt.Errorf("%s: %w", op, ErrBusy)
-	case isUnavailable(err), d.closed.Load():
+	case isUnavailable(err), d.closed.Load(), d.opened.Load() && isSchemaGone(err):
 		return fmt.Errorf("%s: %w: %w", op, ErrUnavailable, err)
 	default:
 		return fmt.Errorf("%s: %w", op, err)

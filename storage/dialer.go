@@ -2,13 +2,14 @@ package storage
 
 import (
 	"context"
-	"database/sql"
 	"database/sql/driver"
+	"errors"
 	"net"
+	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
-	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
 )
 
@@ -17,6 +18,7 @@ import (
 type dialer struct {
 	net.Dialer
 	patience time.Duration
+	last     *atomic.Pointer[impatient] // the connection that was made last
 }
 
 func (d dialer) Dial(network, address string) (net.Conn, error) {
@@ -34,24 +36,51 @@ func (d dialer) DialContext(ctx context.Context, network, address string) (net.C
 	if err != nil {
 		return nil, err
 	}
-	return impatient{c, d.patience}, nil
+	wire := &impatient{Conn: c}
+	wire.patience.Store(int64(d.patience))
+	d.last.Store(wire)
+	return wire, nil
 }
 
 // impatient is a connection of a dialer.
 type impatient struct {
 	net.Conn
-	patience time.Duration
+	patience atomic.Int64 // nanoseconds
+	ahead    []byte       // was read, and not given on
 }
 
-func (c impatient) Read(b []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(c.patience)); err != nil {
+// await waits for something to read, for a while.
+func (c *impatient) await(span time.Duration) error {
+	if len(c.ahead) > 0 {
+		return nil
+	}
+	if err := c.SetReadDeadline(time.Now().Add(span)); err != nil {
+		return err
+	}
+	var b [1]byte
+	n, err := c.Conn.Read(b[:])
+	c.ahead = append(c.ahead, b[:n]...)
+	if n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	return err
+}
+
+func (c *impatient) deadline() time.Time { return time.Now().Add(time.Duration(c.patience.Load())) }
+
+func (c *impatient) Read(b []byte) (int, error) {
+	if n := copy(b, c.ahead); n > 0 {
+		c.ahead = c.ahead[n:]
+		return n, nil
+	}
+	if err := c.SetReadDeadline(c.deadline()); err != nil {
 		return 0, err
 	}
 	return c.Conn.Read(b)
 }
 
-func (c impatient) Write(b []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(c.patience)); err != nil {
+func (c *impatient) Write(b []byte) (int, error) {
+	if err := c.SetWriteDeadline(c.deadline()); err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(b)
@@ -65,10 +94,24 @@ type connector struct {
 
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	conn, err := c.Connector.Connect(ctx)
-	if code, ok := postgresCode(err); err == nil || !c.opened.Load() && ok && (code[:2] == "28" || code == "3D000") {
-		return conn, err // who asks, or for what, is wrong from the start
+	return conn, connectFault(err, c.opened)
+}
+
+// hopeless are the errors of connecting that no waiting mends: what is asked for is wrong. PgBouncer has 08P01 for all
+// of them.
+var hopeless = []string{"08P01", "22023", "3D000", "42501", "42704"}
+
+// connectFault is an error of connecting as one that passes, unless nothing was ever asked of the database and waiting
+// does not help.
+func connectFault(err error, opened *atomic.Bool) error {
+	if err == nil {
+		return nil
 	}
-	return nil, &connectError{err}
+	code, ok := postgresCode(err)
+	if ok && !opened.Load() && (code[:2] == "28" || slices.Contains(hopeless, code)) {
+		return &refusedError{err}
+	}
+	return &connectError{err}
 }
 
 type connectError struct{ cause error }
@@ -76,21 +119,11 @@ type connectError struct{ cause error }
 func (e *connectError) Error() string { return e.cause.Error() }
 func (e *connectError) Unwrap() error { return e.cause }
 
-// pool opens connections as they are needed, at most size. Those that are patient run what people wait for, which is cancelled when they go and
-// is not worth preparing.
-func (d *DB) pool(patience time.Duration, size int) (*sqlx.DB, error) {
-	c, err := pq.NewConnector(d.dsn)
-	if err != nil {
-		return nil, err
-	}
-	c.Dialer(dialer{patience: patience})
-	var opens driver.Connector = connector{c, &d.opened}
-	if patience < migrationTimeout {
-		opens = preparing{opens, false}
-	}
-	db := sqlx.NewDb(sql.OpenDB(opens), "postgres")
-	db.SetMaxOpenConns(size)
-	db.SetMaxIdleConns(size)
-	db.SetConnMaxIdleTime(5 * time.Minute)
-	return db, nil
+type refusedError struct{ cause error }
+
+func (e *refusedError) Error() string { return e.cause.Error() }
+func (e *refusedError) Unwrap() error { return e.cause }
+func (e *refusedError) Is(target error) bool {
+	code, _ := postgresCode(e.cause)
+	return target == ErrRefused || target == ErrPooler && code == "08P01"
 }

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"database/sql"
 	"embed"
 	"errors"
 	"fmt"
@@ -68,29 +69,18 @@ func (d *DB) prepareSchema(ctx context.Context, o Options) error {
 	if !o.Migrate {
 		return fmt.Errorf("%w: it has version %d, this keyturn needs %d: run `keyturn migrate up`", ErrBehind, s.Version, s.Known)
 	}
+	if err := d.examineSchema(ctx); err != nil {
+		return err
+	}
 	return d.migrate(ctx)
 }
 
 // migrationTimeout bounds all of a migration.
 const migrationTimeout = 5 * time.Minute
 
-// migrate applies what is pending. On PostgreSQL a session lock keeps a second replica waiting until the first is done.
+// migrate applies what is pending. A process that comes second waits until the first is done, and finds nothing to do.
 func (d *DB) migrate(ctx context.Context) error {
-	sub, err := fs.Sub(schemaFiles, "schema")
-	if err != nil {
-		return err
-	}
-	options := []goose.ProviderOption{goose.WithTableName("schema_version"), goose.WithDisableGlobalRegistry(true)}
-	dialect := goose.DialectSQLite3
-	if d.kind == Postgres {
-		dialect = goose.DialectPostgres
-		locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 60))
-		if err != nil {
-			return err
-		}
-		options = append(options, goose.WithSessionLocker(locker))
-	}
-	p, err := goose.NewProvider(dialect, d.slow.DB, sub, options...)
+	p, err := d.migrations()
 	if err != nil {
 		return err
 	}
@@ -100,4 +90,44 @@ func (d *DB) migrate(ctx context.Context) error {
 		return fmt.Errorf("migrate: %w", errors.Join(err, nil))
 	}
 	return d.tuneGrants(ctx)
+}
+
+func (d *DB) migrations() (*goose.Provider, error) {
+	sub, err := fs.Sub(schemaFiles, "schema")
+	if err != nil {
+		return nil, err
+	}
+	options := []goose.ProviderOption{goose.WithTableName("schema_version"), goose.WithDisableGlobalRegistry(true)}
+	dialect := goose.DialectSQLite3
+	if d.kind == Postgres {
+		dialect = goose.DialectPostgres
+		options = append(options, goose.WithSessionLocker(schemaLock{}))
+	}
+	return goose.NewProvider(dialect, d.slow.DB, sub, options...)
+}
+
+// schemaLock is the lock of PostgreSQL that a migration holds, the one that goose takes too. goose itself asks only
+// once a second.
+type schemaLock struct{}
+
+const schemaLockRetry = 20 * time.Millisecond
+
+// SessionLock implements [lock.SessionLocker].
+func (schemaLock) SessionLock(ctx context.Context, conn *sql.Conn) error {
+	for {
+		var locked bool
+		err := conn.QueryRowContext(ctx, `SELECT pg_try_advisory_lock($1)`, lock.DefaultLockID).Scan(&locked)
+		if err != nil || locked {
+			return err
+		}
+		if pause(ctx, schemaLockRetry); ctx.Err() != nil {
+			return fmt.Errorf("another process migrates the database: %w", ctx.Err())
+		}
+	}
+}
+
+// SessionUnlock implements [lock.SessionLocker].
+func (schemaLock) SessionUnlock(ctx context.Context, conn *sql.Conn) error {
+	_, err := conn.ExecContext(ctx, `SELECT pg_advisory_unlock($1)`, lock.DefaultLockID)
+	return err
 }

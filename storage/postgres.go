@@ -8,12 +8,12 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
+	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // parseURL tells which database a URL names. The target is the file for SQLite and the whole URL for PostgreSQL. The URL may hold a
@@ -38,89 +38,54 @@ func CheckURL(raw string, allowInsecure bool) error {
 	if err != nil || kind == SQLite {
 		return err
 	}
-	_, err = postgresDSN(target, allowInsecure)
+	_, err = parseSource(target, allowInsecure)
 	return err
 }
 
-// How many connections a replica keeps: about eight do more than thirty-two. Those that read are apart, so that what is quick does not wait
-// behind commits.
+// How many connections a replica keeps: about eight do more than thirty-two. Those that read are counted apart, so that
+// what is quick does not wait behind commits; two more are for reports and migrations.
 const (
 	writers = 5
 	readers = 3
+	reports = 2
 )
 
 // openPostgres opens small pools. Timeouts are those of the session, so a statement ends in the database as well, soon after keyturn has
 // stopped waiting for it.
 func openPostgres(raw string, allowInsecure bool) (*DB, error) {
-	dsn, err := postgresDSN(raw, allowInsecure)
+	s, err := parseSource(raw, allowInsecure)
 	if err != nil {
 		return nil, err
 	}
-	const deadline = 1500 * time.Millisecond
-	db := &DB{kind: Postgres, deadline: deadline, dsn: dsn}
-	for _, p := range []struct {
-		pool     **sqlx.DB
-		patience time.Duration
-		size     int
-	}{{&db.write, deadline + deadline/3, writers}, {&db.read, deadline + deadline/3, readers}, {&db.slow, migrationTimeout, 2}} {
-		if *p.pool, err = db.pool(p.patience, p.size); err != nil { // by then the server has had the time to cancel
-			return nil, errors.New("database: the postgres:// URL cannot be used: " + withoutURL(err))
-		}
+	c, err := pq.NewConnectorConfig(s.config)
+	if err != nil {
+		return nil, errURLEncoding
 	}
+	const deadline = 1500 * time.Millisecond
+	const patience = deadline + deadline/3 // by then the server has had the time to cancel
+	const most = writers + readers + reports
+	db := &DB{kind: Postgres, deadline: deadline}
+	db.sessions = &sessions{
+		connector: c,
+		setup:     s.setup(),
+		patience:  patience,
+		opened:    &db.opened,
+		room:      most,
+		most:      most,
+	}
+	db.write = db.pool(patience, writers)
+	db.read = db.pool(patience, readers)
+	db.slow = db.pool(migrationTimeout, reports)
 	return db, nil
 }
 
-func postgresDSN(raw string, allowInsecure bool) (string, error) {
-	u, err := url.Parse(raw)
-	if err != nil {
-		return "", errors.New("database: the postgres:// URL does not parse: " + withoutURL(err))
-	}
-	q := u.Query()
-	local := localHost(u, q)
-	switch mode := q.Get("sslmode"); {
-	case mode == "" && local:
-		q.Set("sslmode", "disable")
-	case mode != "verify-full" && !local && !allowInsecure:
-		return "", errors.New("database: PostgreSQL on another host needs sslmode=verify-full in the URL (or --allow-insecure-database, in words, to do without)")
-	case mode == "":
-		q.Set("sslmode", "require")
-	}
-	for name, value := range map[string]string{
-		"statement_timeout": "3000", "lock_timeout": "1000", "connect_timeout": "2",
-		"application_name": "keyturn", "binary_parameters": "yes", "synchronous_commit": "on",
-	} {
-		if !q.Has(name) {
-			q.Set(name, value)
-		}
-	}
-	u.RawQuery = q.Encode()
-	return u.String(), nil
-}
-
-// localHost tells whether the connection stays on this machine: a loopback address or a Unix socket.
-func localHost(u *url.URL, q url.Values) bool {
-	hosts := u.Hostname()
-	if h := q.Get("host"); h != "" {
-		hosts = h
-	}
-	if a := q.Get("hostaddr"); a != "" {
-		hosts = a
-	}
-	for host := range strings.SplitSeq(hosts, ",") {
-		ip := net.ParseIP(host)
-		if host != "" && host != "localhost" && host[0] != '/' && (ip == nil || !ip.IsLoopback()) {
-			return false
-		}
-	}
-	return true
-}
-
-func withoutURL(err error) string {
-	var u *url.Error
-	if errors.As(err, &u) {
-		return u.Err.Error()
-	}
-	return "see the manual of the database setting"
+// pool lends the sessions, at most size at a time. A pool that is patient runs what people wait for, which is cancelled
+// when they go and is not worth preparing.
+func (d *DB) pool(patience time.Duration, size int) *sqlx.DB {
+	pool := sqlx.NewDb(sql.OpenDB(lending{d.sessions, patience, patience >= migrationTimeout}), "postgres")
+	pool.SetMaxOpenConns(size)
+	pool.SetMaxIdleConns(-1) // none: they rest where every pool finds them
+	return pool
 }
 
 func postgresCode(err error) (code string, ok bool) {
@@ -152,6 +117,19 @@ func isUnavailable(err error) bool {
 	return errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.EOF) ||
 		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
 		errors.Is(err, sql.ErrTxDone) || errors.Is(err, sql.ErrConnDone) // the deadline came between two statements
+}
+
+// isSchemaGone tells of tables, or rights to them, that were there when the database was opened: somebody is at work on
+// it. SQLite has one code for every statement that it cannot prepare.
+func isSchemaGone(err error) bool {
+	if code, ok := sqliteCode(err); ok {
+		return code == sqlite3.SQLITE_ERROR
+	}
+	switch code, _ := postgresCode(err); code {
+	case "3D000", "3F000", "42501", "42703", "42704", "42883", "42P01":
+		return true
+	}
+	return false
 }
 
 func isRepeatable(err error) bool {
@@ -192,32 +170,6 @@ func (d *DB) announceKeys(ctx context.Context) {
 	if d.kind == Postgres {
 		d.change(ctx, "announce keys", `SELECT pg_notify($1, '')`, keysChannel)
 	}
-}
-
-// KeyChanges sends a value soon after another replica has changed the keys, until the context ends. What is missed while the connection
-// is away is not sent again. On SQLite, and where LISTEN does not work (some connection poolers), nothing is ever sent.
-func (d *DB) KeyChanges(ctx context.Context) <-chan struct{} {
-	if d.kind != Postgres {
-		return nil
-	}
-	changes := make(chan struct{}, 1)
-	listener := pq.NewListener(d.dsn, time.Second, time.Minute, nil)
-	context.AfterFunc(ctx, func() { listener.Close() })
-	go func() {
-		listener.Listen(keysChannel) // waits for the first connection, or for Close
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-listener.Notify:
-			}
-			select {
-			case changes <- struct{}{}:
-			default: // one is waiting already
-			}
-		}
-	}()
-	return changes
 }
 
 // tuneGrants leaves room on each page of grants, so that a refresh rewrites its row in place (HOT update).

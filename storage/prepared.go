@@ -46,13 +46,14 @@ type statement interface {
 type preparedConn struct {
 	connection
 	finalize   bool
+	plain      bool // statements are run as they are, and end with their context
 	statements map[string]statement
 }
 
 // unhurried is the context of a statement. With PostgreSQL it is one that does not end: lib/pq would wait for its request to cancel, on a
 // connection of its own, longer than for the statement. The connection ends a wait that is too long (see dialer).
 func (c *preparedConn) unhurried(ctx context.Context) context.Context {
-	if c.finalize {
+	if c.finalize || c.plain {
 		return ctx
 	}
 	return context.WithoutCancel(ctx)
@@ -60,6 +61,9 @@ func (c *preparedConn) unhurried(ctx context.Context) context.Context {
 
 // prepared is the statement of a query; nil for one that is better run as it is.
 func (c *preparedConn) prepared(ctx context.Context, query string, args []driver.NamedValue) (statement, error) {
+	if c.plain {
+		return nil, nil
+	}
 	if s := c.statements[query]; s != nil || len(args) == 0 || len(c.statements) >= maxPrepared {
 		return s, nil
 	}

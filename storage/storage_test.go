@@ -2,6 +2,7 @@ package storage_test
 
 import (
 	"context"
+	"os"
 	"testing"
 	"time"
 
@@ -9,7 +10,13 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-func TestMain(m *testing.M) { storagetest.Main(m) }
+func TestMain(m *testing.M) {
+	if databaseURL := os.Getenv(openingEnv); databaseURL != "" {
+		opening(databaseURL)
+		return
+	}
+	storagetest.Main(m)
+}
 
 var (
 	ctx   = context.Background()

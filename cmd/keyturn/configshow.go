@@ -17,6 +17,9 @@ type shownSetting struct {
 	Value  any    `json:"value"`
 	Origin string `json:"origin"`
 	Reload bool   `json:"reload"` // it may change while the server runs
+	// Connection is where a postgres:// URL leads to: whatever the URL does not say is filled in, and nothing else
+	// changes it.
+	Connection any `json:"connection,omitempty"`
 }
 
 func (a *app) configShow() *cobra.Command {
@@ -32,14 +35,24 @@ func (a *app) configShow() *cobra.Command {
 		var shown []shownSetting
 		for _, s := range settings {
 			value := reflect.ValueOf(config).Field(s.index).Interface()
+			var connection any
 			if s.key == "database" {
 				value = server.WithoutPassword(config.Database)
+				if t := server.DatabaseTarget(config); t != nil {
+					connection = t
+				}
 			}
 			from := a.origins[s.key]
 			if from == "" {
 				from = "default"
 			}
-			shown = append(shown, shownSetting{s.key, value, from, s.reload})
+			shown = append(shown, shownSetting{
+				Key:        s.key,
+				Value:      value,
+				Origin:     from,
+				Reload:     s.reload,
+				Connection: connection,
+			})
 		}
 		return a.print(shown, func() {
 			for _, s := range shown {
@@ -49,6 +62,9 @@ func (a *app) configShow() *cobra.Command {
 					line = fmt.Sprintf("%-50s # %s", line, s.Origin)
 				}
 				fmt.Fprintln(a.stdout, line)
+				if s.Connection != nil {
+					fmt.Fprintf(a.stdout, "# it connects to %v\n", s.Connection)
+				}
 			}
 		})
 	}

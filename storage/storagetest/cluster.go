@@ -125,14 +125,28 @@ func (c *Cluster) unprivileged() (*syscall.SysProcAttr, error) {
 	return attr, os.Chown(c.folder, uid, gid)
 }
 
-// start runs the server, and waits until it answers. It runs on a thread that lives as long as the test binary: the kernel ends the server with that thread, so that a
-// killed test leaves no server behind.
+// onOwnThread runs a server on a thread that lives as long as the server: the kernel ends the server with that thread,
+// so that a killed test leaves no server behind.
+func onOwnThread(server *exec.Cmd) (ended chan error, err error) {
+	ended = make(chan error, 1)
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		err := server.Start()
+		started <- err
+		if err == nil {
+			ended <- server.Wait()
+		}
+	}()
+	return ended, <-started
+}
+
+// start runs the server, and waits until it answers.
 func (c *Cluster) start() error {
 	log, err := os.Create(filepath.Join(c.folder, "log"))
 	if err != nil {
 		return err
 	}
-	c.ended = make(chan error, 1)
 	args := []string{"-D", c.data(), "-k", c.folder, "-c", "listen_addresses=", "-c", "max_connections=200"}
 	for _, setting := range c.settings {
 		args = append(args, "-c", setting)
@@ -140,16 +154,7 @@ func (c *Cluster) start() error {
 	c.server = exec.Command(filepath.Join(c.bin, "postgres"), args...)
 	c.server.SysProcAttr, c.server.Dir = c.attr, c.folder
 	c.server.Stdout, c.server.Stderr = log, log
-	started := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		err := c.server.Start()
-		started <- err
-		if err == nil {
-			c.ended <- c.server.Wait()
-		}
-	}()
-	if err := <-started; err != nil {
+	if c.ended, err = onOwnThread(c.server); err != nil {
 		return err
 	}
 	if c.admin, err = sql.Open("postgres", c.url("postgres")); err != nil {

@@ -58,12 +58,8 @@ var databases atomic.Int64
 
 // PostgresURL names a new, empty database.
 func PostgresURL(t testing.TB) string {
-	c := mustCluster(t)
-	name := fmt.Sprintf("test_%d", databases.Add(1))
-	if _, err := c.admin.Exec("CREATE DATABASE " + name); err != nil {
-		t.Fatal(err)
-	}
-	return c.url(name)
+	t.Helper()
+	return PostgresURLWith(t, "")
 }
 
 // CutOff makes a PostgreSQL database unreachable: its connections end and new ones are refused. Call the result to bring it back.

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/keyturn/keyturn/storage"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// Several commands may be the first at once: database, master key and secrets are made by one of them, and used by all.
+func TestCommandsBeginAtOnce(t *testing.T) {
+	this, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+		for range 2 {
+			own := storagetest.Another(t, databaseURL)
+			env := append(os.Environ(), "KEYTURN_DATABASE="+own)
+			if storage.SQLitePath(own) == "" {
+				master := filepath.Join(t.TempDir(), "master.key")
+				if err := os.WriteFile(master, []byte(strings.Repeat("ab", 32)+"\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				env = append(env, "KEYTURN_MASTER_KEY_FILE="+master)
+			}
+			var commands []*exec.Cmd
+			for _, id := range []string{"a", "b", "c", "d", "e"} {
+				c := exec.Command(this, "client", "create", id, "--grant", "refresh_token",
+					"--audience", "https://api.example")
+				c.Args[0], c.Env = "keyturn", env
+				c.Stderr = &bytes.Buffer{}
+				if err := c.Start(); err != nil {
+					t.Fatal(err)
+				}
+				commands = append(commands, c)
+			}
+			for _, c := range commands {
+				if err := c.Wait(); err != nil {
+					t.Errorf("%v: %v %s", c.Args, err, c.Stderr)
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,283 @@
+package storage_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/storage"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+func open(databaseURL string) (*storage.DB, error) {
+	return storage.Open(ctx, storage.Options{URL: databaseURL, Create: true, Migrate: true})
+}
+
+// refused checks that a database is refused at once, in one line that says what to do.
+func refused(t *testing.T, databaseURL, want string) {
+	t.Helper()
+	db, err := open(databaseURL)
+	switch {
+	case err == nil:
+		db.Close()
+		t.Error("it was opened")
+	case errors.Is(err, storage.ErrUnavailable),
+		strings.Contains(err.Error(), "\n"),
+		!strings.Contains(err.Error(), want):
+		t.Error(err)
+	}
+}
+
+// The environment of libpq counts neither for the pools nor for the connection that listens.
+func TestEnvironmentDoesNotCount(t *testing.T) {
+	databaseURL := storagetest.PostgresURL(t)
+	for name, value := range map[string]string{
+		"PGHOST": "192.0.2.77", "PGHOSTADDR": "192.0.2.77", "PGPORT": "1", "PGDATABASE": "evil", "PGUSER": "evil",
+		"PGREQUIRESSL": "1", "PGOPTIONS": "-c search_path=evil", "PGSERVICE": "evil", "PGTARGETSESSIONATTRS": "standby",
+	} {
+		t.Setenv(name, value)
+	}
+	db := storagetest.MustOpen(t, databaseURL)
+	ctx, stop := context.WithTimeout(ctx, 20*time.Second)
+	defer stop()
+	changes := db.KeyChanges(ctx)
+	for {
+		db.AnnounceKeys(ctx)
+		select {
+		case <-changes:
+			return
+		case <-time.After(20 * time.Millisecond): // it may not listen yet
+		case <-ctx.Done():
+			t.Fatal("nothing was heard")
+		}
+	}
+}
+
+// A server that asks for the password does not get one from a file.
+func TestPasswordFileDoesNotCount(t *testing.T) {
+	home := t.TempDir()
+	path := filepath.Join(home, ".pgpass")
+	must(t, os.WriteFile(path, []byte("*:*:*:*:from-pgpass\n"), 0o600))
+	t.Setenv("HOME", home)
+	t.Setenv("PGPASSFILE", path)
+	t.Setenv("PGPASSWORD", "from-environment")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	sent := make(chan string, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		sent <- askPassword(c)
+	}()
+	if _, err := open("postgres://kt@" + l.Addr().String() + "/kt"); err == nil {
+		t.Error("it was opened")
+	}
+	if got := <-sent; got != "" {
+		t.Errorf("it sent %q", got)
+	}
+}
+
+// askPassword is PostgreSQL that asks for a password in the clear.
+func askPassword(c net.Conn) string {
+	message := func(header int) []byte {
+		head := make([]byte, header+4)
+		if _, err := io.ReadFull(c, head); err != nil {
+			return nil
+		}
+		body := make([]byte, binary.BigEndian.Uint32(head[header:])-4)
+		io.ReadFull(c, body)
+		return body
+	}
+	message(0)
+	c.Write([]byte{'R', 0, 0, 0, 8, 0, 0, 0, 3})
+	return strings.TrimRight(string(message(1)), "\x00")
+}
+
+// everythingWorks opens a database and uses it as a busy server does.
+func everythingWorks(t *testing.T, dbs ...*storage.DB) {
+	t.Helper()
+	user, client := mustUser(t, dbs[0], "alice"), mustClient(t, dbs[0], "app")
+	var grants []storage.Grant
+	for range 8 * len(dbs) {
+		grants = append(grants, mustGrant(t, dbs[0], user, client))
+	}
+	var all sync.WaitGroup
+	for i, g := range grants {
+		db := dbs[i%len(dbs)]
+		all.Go(func() {
+			for generation := range int64(15) {
+				if _, _, err := db.RefreshGrant(ctx, refreshOf(g, generation), noon.Add(time.Minute)); err != nil {
+					t.Error(err)
+				}
+				if _, err := db.TokenState(ctx, client, g.ID, "kid", noon); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Go(func() {
+		for range 5 {
+			if err := dbs[0].UserPages(ctx, func([]storage.User) error { return nil }); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	all.Wait()
+}
+
+func TestConnectionLimits(t *testing.T) {
+	for _, limit := range []string{"1", "2", "3", "4", "8"} {
+		t.Run(limit, func(t *testing.T) {
+			databaseURL := storagetest.AsOwner(t, storagetest.PostgresURL(t), "CONNECTION LIMIT "+limit)
+			everythingWorks(t, storagetest.MustOpen(t, databaseURL))
+		})
+	}
+	t.Run("two replicas under 8", func(t *testing.T) {
+		databaseURL := storagetest.AsOwner(t, storagetest.PostgresURL(t), "CONNECTION LIMIT 8")
+		one := storagetest.MustOpen(t, databaseURL)
+		one.KeyChanges(t.Context())
+		two := storagetest.MustOpen(t, databaseURL)
+		two.KeyChanges(t.Context())
+		everythingWorks(t, one, two)
+	})
+	t.Run("two under 2", func(t *testing.T) { // as a command beside a server
+		databaseURL := storagetest.AsOwner(t, storagetest.PostgresURL(t), "CONNECTION LIMIT 2")
+		one := storagetest.MustOpen(t, databaseURL)
+		everythingWorks(t, one, storagetest.MustOpen(t, databaseURL))
+	})
+	t.Run("set while they serve", func(t *testing.T) {
+		databaseURL := storagetest.AsOwner(t, storagetest.PostgresURL(t), "CONNECTION LIMIT 40")
+		db := storagetest.MustOpen(t, databaseURL)
+		other := storagetest.MustOpen(t, databaseURL)
+		role := strings.Split(strings.TrimPrefix(databaseURL, "postgres://"), "@")[0]
+		storagetest.MustAdmin(t, "ALTER ROLE "+role+" CONNECTION LIMIT 5")
+		everythingWorks(t, db, other)
+	})
+}
+
+func TestPgBouncer(t *testing.T) {
+	t.Run("session", func(t *testing.T) {
+		db := storagetest.MustOpen(t, storagetest.NewBouncer(t, storagetest.PostgresURL(t)).URL)
+		db.KeyChanges(t.Context())
+		everythingWorks(t, db)
+	})
+	t.Run("few connections", func(t *testing.T) {
+		bouncer := storagetest.NewBouncer(t, storagetest.PostgresURL(t), "default_pool_size = 3")
+		everythingWorks(t, storagetest.MustOpen(t, bouncer.URL))
+	})
+	t.Run("few clients", func(t *testing.T) {
+		bouncer := storagetest.NewBouncer(t, storagetest.PostgresURL(t), "max_client_conn = 3")
+		everythingWorks(t, storagetest.MustOpen(t, bouncer.URL))
+	})
+	for _, mode := range []string{"transaction", "statement"} {
+		for _, more := range []string{"server_round_robin = 0", "server_round_robin = 1", "default_pool_size = 1"} {
+			t.Run(mode+", "+more, func(t *testing.T) {
+				bouncer := storagetest.NewBouncer(t, storagetest.PostgresURL(t), "pool_mode = "+mode, more)
+				refused(t, bouncer.URL, "set pool_mode = session")
+			})
+		}
+	}
+	t.Run("unsupported parameter", func(t *testing.T) {
+		refused(t, storagetest.NewBouncer(t, storagetest.PostgresURL(t)).URL+"&options=-cjit%3Doff", "options")
+	})
+}
+
+func TestWrongDatabases(t *testing.T) {
+	for _, encoding := range []string{"LATIN1", "SQL_ASCII"} {
+		t.Run(encoding, func(t *testing.T) {
+			options := "ENCODING '" + encoding + "' TEMPLATE template0 LOCALE 'C'"
+			refused(t, storagetest.PostgresURLWith(t, options), "ENCODING 'UTF8'")
+		})
+	}
+	t.Run("UTF-16", func(t *testing.T) {
+		databaseURL := storagetest.SQLiteURL(t)
+		storagetest.MustExec(t, storagetest.Raw(t, databaseURL), `PRAGMA encoding = 'UTF-16'`, `CREATE TABLE x (y TEXT)`)
+		must(t, os.Chmod(storage.SQLitePath(databaseURL), 0o600))
+		refused(t, databaseURL, "needs UTF-8")
+	})
+	t.Run("a new schema that may not be used", func(t *testing.T) {
+		refused(t, storagetest.AsRole(t, storagetest.PostgresURL(t), ""), "GRANT USAGE, CREATE ON SCHEMA public")
+	})
+	t.Run("tables that may not be used", func(t *testing.T) {
+		databaseURL := storagetest.PostgresURL(t)
+		storagetest.MustOpen(t, databaseURL)
+		refused(t, storagetest.AsRole(t, databaseURL, ""), "GRANT SELECT, INSERT, UPDATE, DELETE ON meta")
+	})
+	t.Run("a schema that may not be used", func(t *testing.T) {
+		databaseURL := storagetest.PostgresURL(t)
+		storagetest.MustOpen(t, databaseURL)
+		storagetest.MustExec(t, storagetest.Raw(t, databaseURL), `REVOKE ALL ON SCHEMA public FROM PUBLIC`)
+		refused(t, storagetest.AsRole(t, databaseURL, ""), "GRANT USAGE ON SCHEMA public")
+	})
+	t.Run("no such database", func(t *testing.T) {
+		refused(t, strings.Replace(storagetest.PostgresURL(t), "/test_", "/none_", 1), "does not exist")
+	})
+	t.Run("no such role", func(t *testing.T) {
+		refused(t, strings.Replace(storagetest.PostgresURL(t), "keyturn@", "nobody:hunter2@", 1), "nobody")
+	})
+}
+
+// Whatever becomes of the schema while keyturn serves, it says that the database is away.
+func TestSchemaVanishes(t *testing.T) {
+	vanish := map[string][]string{
+		"table":     {`DROP TABLE grants`},
+		"column":    {`ALTER TABLE grants RENAME COLUMN revoked_at TO was_revoked_at`},
+		"clients":   {`ALTER TABLE clients RENAME TO was_clients`},
+		"schema":    {`DROP SCHEMA public CASCADE`},
+		"privilege": {`REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC`},
+	}
+	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+		for name, statements := range vanish {
+			lite := storage.SQLitePath(databaseURL) != ""
+			if lite && (name == "schema" || name == "privilege") {
+				continue
+			}
+			t.Run(name, func(t *testing.T) {
+				own := storagetest.Another(t, databaseURL)
+				db := storagetest.MustOpen(t, own)
+				if name == "privilege" {
+					others := storagetest.AsRole(t, own, "")
+					role := strings.Split(strings.TrimPrefix(others, "postgres://"), "@")[0]
+					raw := storagetest.Raw(t, own)
+					storagetest.MustExec(t, raw, `GRANT ALL ON ALL TABLES IN SCHEMA public TO `+role)
+					db = storagetest.MustOpen(t, others)
+					statements = []string{`REVOKE ALL ON ALL TABLES IN SCHEMA public FROM ` + role}
+				}
+				client := mustClient(t, db, "app")
+				g := mustGrant(t, db, mustUser(t, db, "alice"), client)
+				storagetest.MustExec(t, storagetest.Raw(t, own), statements...)
+				_, _, refresh := db.RefreshGrant(ctx, refreshOf(g, 0), noon)
+				_, token := db.TokenState(ctx, client, g.ID, "kid", noon)
+				for what, err := range map[string]error{"refresh": refresh, "token": token} {
+					if !errors.Is(err, storage.ErrUnavailable) {
+						t.Errorf("%s: %v", what, err)
+					}
+				}
+			})
+		}
+	})
+	t.Run("database", func(t *testing.T) {
+		databaseURL := storagetest.PostgresURL(t)
+		db := storagetest.MustOpen(t, databaseURL)
+		client := mustClient(t, db, "app")
+		name := strings.Split(strings.Split(databaseURL, "/")[3], "?")[0]
+		storagetest.MustAdmin(t, "DROP DATABASE "+name+" WITH (FORCE)")
+		for range 3 {
+			if _, err := db.Client(ctx, client.ID); !errors.Is(err, storage.ErrUnavailable) {
+				t.Error(err)
+			}
+		}
+	})
+}

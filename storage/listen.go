@@ -1,0 +1,77 @@
+package storage
+
+import (
+	"context"
+	"database/sql/driver"
+	"time"
+
+	"github.com/lib/pq"
+)
+
+const (
+	listenCheck = 30 * time.Second // how often the connection that listens is asked whether it stands
+	listenRetry = time.Second
+	listenCalm  = time.Minute // after PostgreSQL has refused it
+)
+
+// KeyChanges sends a value soon after another replica has changed the keys, until the context ends. What is missed
+// while the connection is away is not sent again. On SQLite, and where there are few connections, nothing is ever sent.
+func (d *DB) KeyChanges(ctx context.Context) <-chan struct{} {
+	if d.kind != Postgres {
+		return nil
+	}
+	changes := make(chan struct{}, 1)
+	go func() {
+		for wait := time.Duration(0); ; {
+			pause(ctx, wait)
+			if ctx.Err() != nil {
+				return
+			}
+			wait = listenRetry
+			if !d.sessions.listen(ctx, changes) {
+				wait = listenCalm
+			}
+		}
+	}()
+	return changes
+}
+
+// listen listens on a connection of its own until it breaks. It reports false where there is none to spare.
+func (p *sessions) listen(ctx context.Context, changes chan<- struct{}) (spare bool) {
+	p.mu.Lock()
+	spare = !p.scarce() && !p.closed
+	p.mu.Unlock()
+	if !spare {
+		return false
+	}
+	s, err := p.connect()
+	if err != nil {
+		return false
+	}
+	defer s.connection.Close()
+	p.mu.Lock()
+	p.listener = s.wire
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.listener = nil
+	}()
+	defer context.AfterFunc(ctx, func() { s.wire.Close() })()
+	pq.SetNotificationHandler(driver.Conn(s.connection), func(*pq.Notification) {
+		select {
+		case changes <- struct{}{}:
+		default: // one is waiting already
+		}
+	})
+	query := "LISTEN " + keysChannel
+	for {
+		if _, err := s.connection.ExecContext(context.Background(), query, nil); err != nil {
+			return true
+		}
+		query = ";" // lib/pq looks for notifications while it waits for an answer
+		if err := s.wire.await(listenCheck); err != nil {
+			return true
+		}
+	}
+}

@@ -1,0 +1,393 @@
+package storage
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lib/pq"
+)
+
+const (
+	sessionRest   = 5 * time.Minute        // after which a session that nobody uses is closed
+	scarceRest    = 250 * time.Millisecond // the same where there are too few for all
+	scarceFor     = 10 * time.Second       // after PostgreSQL has refused one
+	growAfter     = time.Second            // after it has, another is tried
+	redialAfter   = 25 * time.Millisecond  // without any session
+	handOverAfter = 300 * time.Millisecond // in scarcity, a busy replica gives one up for another replica
+	longestWait   = 5 * time.Second        // for a session
+)
+
+// sessions are the connections of a process to PostgreSQL. All its pools share them, and wait for one another where
+// PostgreSQL, or a pooler in front of it, does not give as many as they would use.
+type sessions struct {
+	connector *pq.Connector
+	setup     string
+	patience  time.Duration // of a connection that is being opened
+	opened    *atomic.Bool
+
+	mu         sync.Mutex
+	idle       []*session // the one that was used last at the end
+	waiting    []*waiter
+	open       int // with those in use
+	dialing    int
+	room       int  // how many there may be
+	most       int  // how many are of use
+	small      bool // there are fewer than are of use
+	generation int
+	scarceTill time.Time
+	growAt     time.Time
+	handOverAt time.Time
+	allowed    int         // all processes together; 0: unknown
+	sweeper    *time.Timer // nil while nothing rests
+	closed     bool
+	listener   net.Conn // gives way when there are too few
+	waited     time.Duration
+}
+
+// session is one connection to PostgreSQL.
+type session struct {
+	*preparedConn
+	wire       *impatient
+	generation int
+	rested     time.Time
+}
+
+// waiter is somebody who waits for a session, or for the error of opening one.
+type waiter struct {
+	got chan offer
+}
+
+type offer struct {
+	session *session
+	err     error
+}
+
+// errNoSession is what a caller gets who has waited for too long.
+var errNoSession = errors.New("no connection to PostgreSQL was free in time")
+
+// lease takes a session that rests, or waits for one: opened anew or given back, whichever comes first.
+func (p *sessions) lease(ctx context.Context) (*session, error) {
+	ctx, cancel := context.WithTimeout(ctx, longestWait)
+	defer cancel()
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil, errors.New("the database is closed")
+	}
+	if n := len(p.idle); n > 0 {
+		s := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		p.mu.Unlock()
+		return s, nil
+	}
+	w := &waiter{make(chan offer, 1)}
+	p.waiting = append(p.waiting, w)
+	p.dial()
+	p.mu.Unlock()
+	began := time.Now()
+	var o offer
+	select {
+	case o = <-w.got:
+	case <-ctx.Done():
+		o = p.leave(w, ctx.Err())
+	}
+	p.mu.Lock()
+	p.waited += time.Since(began)
+	p.mu.Unlock()
+	return o.session, o.err
+}
+
+// leave ends a wait. What has been offered meanwhile is taken.
+func (p *sessions) leave(w *waiter, cause error) offer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if i := slices.Index(p.waiting, w); i >= 0 {
+		p.waiting = slices.Delete(p.waiting, i, i+1)
+		return offer{err: fmt.Errorf("%w: %w", errNoSession, cause)}
+	}
+	return <-w.got
+}
+
+// dial opens as many sessions as there are waiters and room. The lock is held.
+func (p *sessions) dial() {
+	now := time.Now()
+	full := len(p.waiting) > p.dialing && p.open+p.dialing >= p.room
+	if full && p.room < p.most && now.After(p.growAt) {
+		p.growAt = now.Add(growAfter)
+		p.room++
+	}
+	for p.dialing < len(p.waiting) && p.open+p.dialing < p.room && !p.closed {
+		p.dialing++
+		go p.dialOne(p.generation)
+	}
+}
+
+func (p *sessions) dialOne(generation int) {
+	s, err := p.connect()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dialing--
+	switch {
+	case err == nil:
+		p.open++
+		s.generation = generation
+		p.put(s)
+	case p.tooMany(err):
+		p.shrink()
+	default:
+		p.offer(offer{err: err})
+		p.dial()
+	}
+}
+
+// connect opens a session and gives it its settings.
+func (p *sessions) connect() (*session, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*p.patience)
+	defer cancel()
+	var wire atomic.Pointer[impatient]
+	own := *p.connector
+	own.Dialer(dialer{patience: p.patience, last: &wire})
+	c, err := connector{&own, p.opened}.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn := c.(connection)
+	if err := runSetup(ctx, conn, p.setup); err != nil {
+		conn.Close()
+		return nil, connectFault(err, p.opened)
+	}
+	prepared := &preparedConn{connection: conn, statements: map[string]statement{}}
+	return &session{preparedConn: prepared, wire: wire.Load()}, nil
+}
+
+func runSetup(ctx context.Context, conn connection, query string) error {
+	rows, err := conn.QueryContext(context.WithoutCancel(ctx), query, nil)
+	if err != nil {
+		return err
+	}
+	values := make([]driver.Value, len(rows.Columns()))
+	return errors.Join(rows.Next(values), rows.Close())
+}
+
+// tooMany reports whether there is another way than a new session. PgBouncer has one code for all that it refuses, and
+// lets wait those for whom it has no connection: that means too many where other sessions work. The lock is held.
+func (p *sessions) tooMany(err error) bool {
+	code, ok := postgresCode(err)
+	var network net.Error
+	switch {
+	case ok && code == "53300":
+		return true
+	case ok && code == "08P01":
+		return p.open > 0
+	}
+	return p.open > 0 && errors.As(err, &network) && network.Timeout()
+}
+
+// shrink makes do with the sessions that there are. The lock is held.
+func (p *sessions) shrink() {
+	now := time.Now()
+	p.room = max(1, p.open)
+	p.scarceTill = now.Add(scarceFor)
+	p.growAt = now.Add(growAfter)
+	p.sweepSooner()
+	if p.listener != nil {
+		p.listener.Close()
+	}
+	if p.open == 0 {
+		time.AfterFunc(redialAfter+mathrand.N(redialAfter), func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.dial()
+		})
+	}
+}
+
+// scarce reports whether other processes may need what this one has. The lock is held.
+func (p *sessions) scarce() bool { return p.small || time.Now().Before(p.scarceTill) }
+
+// offer gives something to the one who has waited for the longest. The lock is held.
+func (p *sessions) offer(o offer) bool {
+	if len(p.waiting) == 0 {
+		return false
+	}
+	p.waiting[0].got <- o
+	p.waiting = p.waiting[1:]
+	return true
+}
+
+// put hands a session on, or lets it rest. The lock is held.
+func (p *sessions) put(s *session) {
+	now := time.Now()
+	others := now.Before(p.scarceTill) || 2*p.open > p.allowed+1 && p.small
+	handOver := others && p.open > 1 && now.After(p.handOverAt)
+	switch {
+	case p.closed, s.generation != p.generation, handOver:
+		if handOver {
+			p.room = max(1, p.open-1)
+			p.handOverAt = now.Add(handOverAfter + mathrand.N(handOverAfter))
+			p.growAt = now.Add(growAfter)
+		}
+		p.drop(s)
+	case p.offer(offer{session: s}):
+	default:
+		s.rested = now
+		p.idle = append(p.idle, s)
+		p.sweepLater()
+	}
+}
+
+// release takes a session back. One that is broken makes those that rest suspect: PostgreSQL may have been restarted.
+func (p *sessions) release(s *session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s.IsValid() {
+		p.put(s)
+		return
+	}
+	for _, other := range p.idle {
+		p.drop(other)
+	}
+	p.idle = nil
+	p.drop(s)
+}
+
+// drop closes a session. The lock is held; closing writes to the network.
+func (p *sessions) drop(s *session) {
+	p.open--
+	go s.connection.Close()
+	p.dial()
+}
+
+func (p *sessions) rest() time.Duration {
+	if p.scarce() {
+		return scarceRest
+	}
+	return sessionRest
+}
+
+// sweepLater sees to it that sweep runs. The lock is held.
+func (p *sessions) sweepLater() {
+	if p.sweeper == nil {
+		p.sweeper = time.AfterFunc(p.rest(), p.sweep)
+	}
+}
+
+// sweepSooner is sweepLater where scarcity has begun. The lock is held.
+func (p *sessions) sweepSooner() {
+	if p.sweeper != nil {
+		p.sweeper.Reset(p.rest())
+	}
+}
+
+// sweep closes the sessions that have rested for too long.
+func (p *sessions) sweep() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sweeper = nil
+	limit := time.Now().Add(-p.rest())
+	n := 0
+	for n < len(p.idle) && !p.idle[n].rested.After(limit) {
+		p.drop(p.idle[n])
+		n++
+	}
+	p.idle = slices.Delete(p.idle, 0, n)
+	if len(p.idle) > 0 {
+		p.sweepLater()
+	}
+}
+
+// renew lets go of every session, of those in use when they come back.
+func (p *sessions) renew() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.generation++
+	for _, s := range p.idle {
+		p.drop(s)
+	}
+	p.idle = nil
+}
+
+// limit says how many connections all processes together may have. This one takes half of them, so that there are some
+// for others.
+func (p *sessions) limit(all int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	most := max(min(all, 2), (all+1)/2)
+	if most < p.most {
+		p.most, p.small, p.allowed = most, true, all
+		p.room = min(p.room, most)
+		p.sweepSooner()
+	}
+}
+
+// close ends all sessions, those in use when they come back.
+func (p *sessions) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, s := range p.idle {
+		p.drop(s)
+	}
+	p.idle = nil
+	for p.offer(offer{err: errors.New("the database is closed")}) {
+	}
+	if p.listener != nil {
+		p.listener.Close()
+	}
+}
+
+// atLeast reports whether there may be n sessions.
+func (p *sessions) atLeast(n int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.most >= n
+}
+
+func (p *sessions) stats() (open, inUse, room int, waited time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.open, p.open - len(p.idle), p.room, p.waited
+}
+
+// lending is the connector of one pool. Its connections are sessions on lease.
+type lending struct {
+	sessions *sessions
+	patience time.Duration
+	plain    bool // statements are not prepared, and end with their context
+}
+
+// Connect implements [driver.Connector].
+func (l lending) Connect(ctx context.Context) (driver.Conn, error) {
+	s, err := l.sessions.lease(ctx)
+	if err != nil {
+		return nil, connectFault(err, l.sessions.opened)
+	}
+	s.wire.patience.Store(int64(l.patience))
+	s.plain = l.plain
+	return &leased{preparedConn: s.preparedConn, session: s, sessions: l.sessions}, nil
+}
+
+// Driver implements [driver.Connector].
+func (l lending) Driver() driver.Driver { return l.sessions.connector.Driver() }
+
+// leased is a session in the hands of a pool.
+type leased struct {
+	*preparedConn
+	session  *session
+	sessions *sessions
+	once     sync.Once
+}
+
+// Close implements [driver.Conn]: it gives the session back.
+func (l *leased) Close() error {
+	l.once.Do(func() { l.sessions.release(l.session) })
+	return nil
+}
