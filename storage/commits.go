@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/jmoiron/sqlx"
 )
@@ -22,6 +23,16 @@ type commits struct {
 	mu      sync.Mutex
 	waiting []*write
 	busy    bool
+	begun   atomic.Int64 // since when a commit waits for the lock of the database, unix nanoseconds; 0: none does
+}
+
+// locked is how long a commit has been waiting for the lock of the database, which another process holds.
+func (c *commits) locked() time.Duration {
+	begun := c.begun.Load()
+	if begun == 0 {
+		return 0
+	}
+	return time.Since(time.Unix(0, begun))
 }
 
 // write is one write on its way.
@@ -102,7 +113,9 @@ func (c *commits) take(n int) []*write {
 // commit is one transaction. Its error is that of all the writes that it took.
 func (c *commits) commit() (taken []*write, err error) {
 	waited := c.count()
+	c.begun.Store(time.Now().UnixNano())
 	t, err := c.pool.BeginTxx(context.Background(), nil)
+	c.begun.Store(0)
 	if err != nil {
 		return c.take(waited), err // those who came meanwhile have not waited yet
 	}

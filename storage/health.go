@@ -37,14 +37,30 @@ func (d *DB) Serves(ctx context.Context) error {
 		return err
 	}
 	switch {
+	case d.kind == SQLite && d.commits.locked() > lockedFor:
+		return d.unlocked(ctx)
 	case d.failing.Load():
 		return d.SetMeta(ctx, "probe", markText(time.Now()))
 	case time.Since(time.Unix(0, d.wroteAt.Load())) < recently:
 		return nil
 	case d.kind == SQLite:
-		return d.inTx(ctx, "probe", func(*tx) error { return nil })
+		return d.unlocked(ctx)
 	}
 	return d.Ping(ctx)
+}
+
+// lockedFor is how long another process may hold the lock of the database before it takes no writes.
+const lockedFor = time.Second
+
+// unlocked reports whether another process holds the lock of an SQLite database, by an empty transaction.
+func (d *DB) unlocked(ctx context.Context) error {
+	soon, cancel := context.WithTimeout(ctx, lockedFor+lockedFor/2)
+	defer cancel()
+	err := d.inTx(soon, "probe", func(*tx) error { return nil })
+	if d.commits.locked() > lockedFor {
+		return fmt.Errorf("probe: %w: another process holds its lock", ErrUnavailable)
+	}
+	return err
 }
 
 // Replaced is ErrReplaced if the file of an SQLite database is not the one that was opened.
