@@ -1,9 +1,10 @@
 // Package clock is the time by which one process judges, and whether that time can be relied on.
 //
-// A [Clock] runs on the time that has passed since it was made, whatever happens to the clock of the machine. [Clock.Observe] compares
-// it with a reference, each second: the clock of the database, or that of the machine where there is no other. It follows a reference
-// that is near. A reference that is far off is a clock that somebody has set, or that is wrong: the time goes on as it was, and
-// [Clock.Sure] says no until the two agree again, or until what happened is explained. The decisions are in [Clock.Observe] alone.
+// A [Clock] runs on the time that has passed since it was made, whatever happens to the clock of the machine.
+// [Clock.Observe] compares it with a reference, each second: the clock of the database, or that of the machine where
+// there is no other. It follows a reference that is near. A reference that is far off is a clock that somebody has set,
+// or that is wrong: the time goes on as it was, and [Clock.Sure] says no until the two agree again, or until what
+// happened is explained. The decisions are in [Clock.Observe] alone.
 package clock
 
 import (
@@ -17,7 +18,8 @@ const (
 	MaxOff = 30 * time.Second
 	// patience is how long a clock that was set must stand before it is believed without another sign.
 	patience = 45 * time.Second
-	// maxForward is how far a clock may be set forward to be believed without another sign: no login expires by an hour.
+	// maxForward is how far a clock may be set forward to be believed without another sign: no login expires by an
+	// hour.
 	maxForward = time.Hour
 	// maxReturn is how far beyond a time that was given up a clock may be for it to have come back to that.
 	maxReturn = 24 * time.Hour
@@ -27,14 +29,16 @@ const (
 	same = 2 * time.Second
 )
 
-// UnsureError says that this process is not sure of the time: it ends, deletes and leases nothing, and takes no step of a key.
+// UnsureError says that this process is not sure of the time: it ends, deletes and leases nothing, and takes no step of
+// a key.
 type UnsureError struct {
 	Off   time.Duration // how far the clock of the machine is ahead of the reference, or of the time that went on
 	Never bool          // it has not been sure since the start, either: it does not even know the time
 }
 
 func (e *UnsureError) Error() string {
-	return fmt.Sprintf("the clock here is %v off that of the database, or was set since the start: set both by NTP", e.Off.Round(time.Second))
+	return fmt.Sprintf("the clock here is %v off that of the database, or was set since the start: set both by NTP",
+		e.Off.Round(time.Second))
 }
 
 // Clock is the time of one process. It is safe for concurrent use.
@@ -59,13 +63,15 @@ type step struct {
 	since time.Duration
 }
 
-// Retired is a span of time that this process has given up: it had judged until Until, and then learned that it was From.
+// Retired is a span of time that this process has given up: it had judged until Until, and then learned that it was
+// From.
 type Retired struct {
 	From  time.Time `json:"from"`
 	Until time.Time `json:"until"`
 }
 
-// New makes a clock of the clock of the machine and of the time that passes. It is not sure of the time until Observe says so.
+// New makes a clock of the clock of the machine and of the time that passes. It is not sure of the time until Observe
+// says so.
 func New(wall func() time.Time, elapsed func() time.Duration) *Clock {
 	made := elapsed()
 	return &Clock{wall: wall, elapsed: elapsed, made: made, observed: made, base: wall().Round(0).Add(-made)}
@@ -80,8 +86,8 @@ func (c *Clock) Now() time.Time {
 
 func (c *Clock) now() time.Time { return c.base.Add(c.elapsed()) }
 
-// Begin tells the clock the latest time at which anybody judged before the start, and what was given up then. If the reference is
-// behind that, either it is wrong or it was wrong then.
+// Begin tells the clock the latest time at which anybody judged before the start, and what was given up then. If the
+// reference is behind that, either it is wrong or it was wrong then.
 func (c *Clock) Begin(latest time.Time, given Retired) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -91,8 +97,8 @@ func (c *Clock) Begin(latest time.Time, given Retired) {
 	}
 }
 
-// Observe compares the time with the reference and returns how far the time was moved, if that was by more than MaxOff: 0 mostly. The
-// reference is that of this moment.
+// Observe compares the time with the reference and returns how far the time was moved, if that was by more than MaxOff:
+// 0 mostly. The reference is that of this moment.
 func (c *Clock) Observe(reference time.Time) (moved time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -143,8 +149,8 @@ func (c *Clock) learn(reference time.Time, wallOff, elapsed time.Duration) {
 	c.known, c.sure = true, true
 }
 
-// explained reports whether the reference, which was set by so much, is to be believed: it has come back to a time that was given up,
-// or it has stood for long enough, and is not so far ahead that logins would end.
+// explained reports whether the reference, which was set by so much, is to be believed: it has come back to a time that
+// was given up, or it has stood for long enough, and is not so far ahead that logins would end.
 func (c *Clock) explained(by, elapsed time.Duration) bool {
 	if c.step == nil || (by-c.step.by).Abs() > same {
 		c.step = &step{by, elapsed}
@@ -186,15 +192,16 @@ func (c *Clock) Known() error {
 	return &UnsureError{c.off, true}
 }
 
-// Off is how far the clock of the machine was ahead of the reference, or the reference of the time, when Observe last ran.
+// Off is how far the clock of the machine was ahead of the reference, or the reference of the time, when Observe last
+// ran.
 func (c *Clock) Off() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.off
 }
 
-// Over reports whether what is valid from one moment until another must not count: it begins at a time that has not come, or it had
-// ended by a time that was given up since. What somebody was told is over does not come back.
+// Over reports whether what is valid from one moment until another must not count: it begins at a time that has not
+// come, or it had ended by a time that was given up since. What somebody was told is over does not come back.
 func (c *Clock) Over(from, until time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -13,8 +13,8 @@ type bootReading struct {
 	at   time.Time
 }
 
-// bootPeriod is how long a reading is good: the clock costs a system call, that of the process, which stands while the machine is suspended,
-// does not.
+// bootPeriod is how long a reading is good: the clock costs a system call, that of the process, which stands while the
+// machine is suspended, does not.
 const bootPeriod = time.Millisecond
 
 func readBoot() *bootReading {

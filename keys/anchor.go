@@ -224,9 +224,9 @@ func (r *Ring) mayLose() time.Duration {
 var ErrTrailCut = errors.New("audit: the trail is not the one that this host has seen: its end was cut off, or, with PostgreSQL, lost in a failover; " +
 	"`keyturn audit verify` tells from where on. If that is explained, remove the anchor file")
 
-// Beat leaves a heartbeat in the database and then the anchor in its file, and returns where the database stands. *OlderError, and neither, if
-// it has gone back; *clock.UnsureError, and neither, if the clock here is wrong; ErrTrailCut if the trail is not the one that was seen, of which
-// the anchor then keeps the mark.
+// Beat leaves a heartbeat in the database and then the anchor in its file, and returns where the database stands.
+// *OlderError, and neither, if it has gone back; *clock.UnsureError, and neither, if the clock here is wrong;
+// ErrTrailCut if the trail is not the one that was seen, of which the anchor then keeps the mark.
 func (r *Ring) Beat(ctx context.Context, path string) (Anchor, error) {
 	before, stands, err := r.sinceAnchor(ctx, path)
 	if err == nil {

@@ -36,7 +36,8 @@ const (
 var (
 	// ErrStale says that the rows could not be read for longer than StaleAfter, or that no key may sign.
 	ErrStale = errors.New("no signing key of which this replica is sure")
-	// ErrBusy says that too many tokens are to be signed at once for another to be signed in time. It comes with a *queue.BusyError.
+	// ErrBusy says that too many tokens are to be signed at once for another to be signed in time. It comes with a
+	// *queue.BusyError.
 	ErrBusy = errors.New("too many tokens to sign")
 	// ErrToken says that a text is no token that a key of this ring signed. It never says more.
 	ErrToken = errors.New("not a token of this server")
@@ -298,7 +299,8 @@ func (r *Ring) Outages() []storage.Span {
 	return r.outages.all()
 }
 
-// notePause notes that this process has been stopped, if it has not read the keys for as long: whoever asked it meanwhile had no answer.
+// notePause notes that this process has been stopped, if it has not read the keys for as long: whoever asked it
+// meanwhile had no answer.
 func (r *Ring) notePause(v *view) {
 	if gap := r.options.Elapsed() - v.polled; gap > pauseGap {
 		now := r.options.Now()
@@ -325,19 +327,20 @@ func (r *Ring) Healthy() error {
 type Signer struct {
 	KID   string
 	ofTyp map[Typ]jose.Signer
-	cpus  chan struct{} // one for each signature that is being computed: more would be no faster, and short requests would wait
+	cpus  chan struct{} // one for each signature that is being computed: more would be no faster
 }
 
-// Whoever signs has been admitted first (Ring.Admit). So many for each CPU are under way at once: enough that the CPUs sign while
-// others wait for their statement, and so few that a signature waits for a fraction of a second at most.
+// Whoever signs has been admitted first (Ring.Admit). So many for each CPU are under way at once: enough that the CPUs
+// sign while others wait for their statement, and so few that a signature waits for a fraction of a second at most.
 const (
 	admittedPerCPU = 32
-	signPace       = 5 * time.Millisecond // how long one is expected to take, statement and signature, until some were measured
+	signPace       = 5 * time.Millisecond // how long one takes, statement and signature, until some were measured
 	signPatience   = 2 * time.Second      // how long one may wait to be admitted
 )
 
-// Admit lets a caller change something for which it will then sign a token. Obtain it first: what is changed must not wait for a
-// signature. ErrBusy if there are too many, and then nothing is to be changed. Release must be called when it has signed.
+// Admit lets a caller change something for which it will then sign a token. Obtain it first: what is changed must not
+// wait for a signature. ErrBusy if there are too many, and then nothing is to be changed. Release must be called when
+// it has signed.
 func (r *Ring) Admit(ctx context.Context) (release func(), err error) {
 	release, err = r.admission.Acquire(ctx, "", signPatience)
 	if err != nil {

@@ -1,9 +1,9 @@
 // Package queue lets a bounded number of callers work at once and lines up the others.
 //
-// A [Queue] has slots. A caller that finds none free waits in the line of its party, and a free slot goes to the lines in turn, so
-// that a party with many callers delays itself and not the others. The queue knows how long work takes, predicts how long a new
-// caller would wait, and refuses at once a caller that could not be served in time. Waiting changes nothing: a caller that goes away
-// leaves its line.
+// A [Queue] has slots. A caller that finds none free waits in the line of its party, and a free slot goes to the lines
+// in turn, so that a party with many callers delays itself and not the others. The queue knows how long work takes,
+// predicts how long a new caller would wait, and refuses at once a caller that could not be served in time. Waiting
+// changes nothing: a caller that goes away leaves its line.
 package queue
 
 import (
@@ -45,8 +45,8 @@ func New(slots int, pace time.Duration) *Queue {
 	return &Queue{slots: max(slots, 1), pace: pace, lines: map[string]*line{}}
 }
 
-// Acquire obtains a slot. It waits no longer than patience and no longer than the context lives: *BusyError after the one, the error
-// of the context after the other. Release must be called once, when the work is done.
+// Acquire obtains a slot. It waits no longer than patience and no longer than the context lives: *BusyError after the
+// one, the error of the context after the other. Release must be called once, when the work is done.
 func (q *Queue) Acquire(ctx context.Context, party string, patience time.Duration) (release func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err

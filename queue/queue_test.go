@@ -62,7 +62,8 @@ func TestLinesTakeTurns(t *testing.T) {
 	}
 }
 
-// A caller that could not be served in time is refused at once, and told when to come again. Others of another party still get in.
+// A caller that could not be served in time is refused at once, and told when to come again. Others of another party
+// still get in.
 func TestRefusesWhatItCannotServe(t *testing.T) {
 	q := New(2, time.Second)
 	release := fill(t, q)

@@ -12,7 +12,7 @@ const (
 	cleanUpInterval = time.Minute
 	cleanUpBatch    = 1000
 	cleanUpBatches  = 200            // of each kind in one round
-	keepEnded       = 24 * time.Hour // how long a grant that has ended or expired stays: it can be listed, and no clock is so wrong
+	keepEnded       = 24 * time.Hour // how long a grant that has ended or expired can still be listed
 	keepFailures    = 24 * time.Hour
 	keepStale       = 90 * 24 * time.Hour
 )
@@ -32,8 +32,8 @@ func (s *Server) cleanUp(ctx context.Context) {
 	}
 }
 
-// cleanUpOnce is one round, if this replica is sure of the time and has the lease. Every batch may be run by two replicas at once
-// without harm.
+// cleanUpOnce is one round, if this replica is sure of the time and has the lease. Every batch may be run by two
+// replicas at once without harm.
 func (s *Server) cleanUpOnce(ctx context.Context) error {
 	if err := s.sureOfTime(ctx); err != nil {
 		return fmt.Errorf("nothing is deleted: %w", err)

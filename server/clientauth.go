@@ -81,8 +81,8 @@ func parseBasic(header string) (presented, bool) {
 // isLine reports whether a text is one that a form may hold as well.
 func isLine(text string) bool { return isText(text) && !strings.ContainsAny(text, "\r\n") }
 
-// authenticate tells which client sent the request: by what was read of it a moment ago, and, where the credentials fail by that, by
-// what it is today, so that a new secret works at once.
+// authenticate tells which client sent the request: by what was read of it a moment ago, and, where the credentials
+// fail by that, by what it is today, so that a new secret works at once.
 func (s *Server) authenticate(ctx context.Context, q *request) error {
 	p, err := readClient(q.header, q.form)
 	if err != nil {
@@ -107,8 +107,8 @@ func (s *Server) authenticateAnew(ctx context.Context, q *request) error {
 	return s.authenticateToday(ctx, q, p)
 }
 
-// authenticateToday judges the credentials first: right ones are never refused for what others did. Whoever keeps failing, as a client
-// at an address or as an address, meets 429.
+// authenticateToday judges the credentials first: right ones are never refused for what others did. Whoever keeps
+// failing, as a client at an address or as an address, meets 429.
 func (s *Server) authenticateToday(ctx context.Context, q *request, p presented) error {
 	q.client, q.remembered = storage.Client{}, false
 	c, err := s.clientOf(ctx, p)

@@ -12,11 +12,12 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// maxAhead is how far ahead the last heartbeat may be for the clock here to be what is wrong. Beyond it the clock was wrong then, and
-// waiting for that time to come would be worse.
+// maxAhead is how far ahead the last heartbeat may be for the clock here to be what is wrong. Beyond it the clock was
+// wrong then, and waiting for that time to come would be worse.
 const maxAhead = 24 * time.Hour
 
-// metaRetiredTime keeps the span of time that a server on SQLite has given up, so that the next start does not wait for it again.
+// metaRetiredTime keeps the span of time that a server on SQLite has given up, so that the next start does not wait for
+// it again.
 const metaRetiredTime = "retired time"
 
 // beginClock tells the clock what an SQLite database knows of the time. PostgreSQL has a clock of its own.
@@ -48,8 +49,8 @@ func (s *Server) beginClock(ctx context.Context) error {
 // slowClock is how long the database may take to tell the time for that to be of use.
 const slowClock = 2 * time.Second
 
-// observeClock compares the time with the clock of the database, or, on SQLite, with that of the machine. A time that was wrong is
-// noted as an outage: by it, a client that repeats a refresh came later than it did.
+// observeClock compares the time with the clock of the database, or, on SQLite, with that of the machine. A time that
+// was wrong is noted as an outage: by it, a client that repeats a refresh came later than it did.
 func (s *Server) observeClock(ctx context.Context) error {
 	asked := s.elapsed()
 	reference, err := s.databaseNow(ctx)
@@ -84,7 +85,8 @@ func (s *Server) keepRetired(ctx context.Context, given clock.Retired) error {
 // clockWarning is how far the clock may be off before somebody should look.
 const clockWarning = 5 * time.Second
 
-// sureOfTime observes the clock and reports why this replica is not sure of the time (*clock.UnsureError); nil if it is.
+// sureOfTime observes the clock and reports why this replica is not sure of the time (*clock.UnsureError); nil if it
+// is.
 func (s *Server) sureOfTime(ctx context.Context) error {
 	if err := s.observeClock(ctx); err != nil {
 		return err

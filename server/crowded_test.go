@@ -84,8 +84,8 @@ func TestThrottledTakesNoSlot(t *testing.T) {
 	})
 }
 
-// Many logins come at once to one slot. Each waits for its turn rather than be refused; one that could not be served in time is told so
-// at once, and when to come again.
+// Many logins come at once to one slot. Each waits for its turn rather than be refused; one that could not be served in
+// time is told so at once, and when to come again.
 func TestLoginsWaitForTheirTurn(t *testing.T) {
 	crowded(t, 1, func(t *testing.T, h *harness) {
 		var all sync.WaitGroup

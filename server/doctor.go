@@ -133,7 +133,8 @@ func (d *doctor) settings() {
 	d.warn(c.RefreshMaxTTL > longRefreshMax, "settings", fmt.Sprintf("a login may last %v", c.RefreshMaxTTL), "have people log in again twice a year at least (RFC 9700 §4.14.2)")
 	d.warn(c.RefreshRetryWindow > longRetryWindow, "settings", fmt.Sprintf("a replaced refresh token may be used again for %v", c.RefreshRetryWindow),
 		"so long is a stolen one not noticed (RFC 9700 §4.14.2): the ten seconds of the default are enough for a retry")
-	d.warn(c.RefreshLateRetry > 0 && c.RefreshRetryWindow == 0, "settings", "refresh_late_retry is set, and refresh_retry_window is 0",
+	d.warn(c.RefreshLateRetry > 0 && c.RefreshRetryWindow == 0, "settings",
+		"refresh_late_retry is set, and refresh_retry_window is 0",
 		"a retry at once is refused, and one that comes late is taken: set both or none")
 	d.warn(c.RefreshLateRetry > longLateRetry, "settings",
 		fmt.Sprintf("a login that has taken a late retry takes the next only after %v", c.RefreshLateRetry),
@@ -302,9 +303,9 @@ func (d *doctor) client(c Client, now time.Time) {
 			"give it a secret if it has a server of its own")
 	if late := d.config.RefreshLateRetry; c.Public && late > 0 && hasGrant(c, api.GrantRefreshToken) {
 		d.add("late retry", FindingOK,
-			fmt.Sprintf("client %s is public: a refresh token of it that was just replaced is taken once in %v", c.ID, late),
-			"whoever copied that token gets its successor, as its owner does, until one of the two uses it; 0 turns it off, and "+
-				"logs out devices whose answers get lost")
+			fmt.Sprintf("client %s is public: a refresh token that was just replaced is taken once in %v", c.ID, late),
+			"whoever copied that token gets its successor, as its owner does, until one of the two uses it; 0 turns "+
+				"it off, and logs out devices whose answers get lost")
 	}
 	d.warn(Duration(c.AccessTTL) > longAccessTTL, "clients",
 		fmt.Sprintf("access tokens of client %s live for %v", c.ID, Duration(c.AccessTTL)),
@@ -368,12 +369,13 @@ func (d *doctor) issuer(ctx context.Context) {
 	d.add("issuer", FindingOK, d.config.Issuer+" leads to a server that publishes its keys", "")
 }
 
-// server asks the server of this configuration, if one runs here, whether it is ready: it may see what nobody else does, as that its
-// database file is not the one that lies there now.
+// server asks the server of this configuration, if one runs here, whether it is ready: it may see what nobody else
+// does, as that its database file is not the one that lies there now.
 func (d *doctor) server(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.config.AdminListen+api.PathReadyz+"?verbose", nil)
+	url := "http://" + d.config.AdminListen + api.PathReadyz + "?verbose"
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return // told already
 	}
@@ -393,8 +395,10 @@ func (d *doctor) server(ctx context.Context) {
 			failed = append(failed, name)
 		}
 	}
-	d.add("server", FindingFailed, fmt.Sprintf("the server at %s is not ready: %s", d.config.AdminListen, strings.Join(failed, ", ")),
-		"its log says why. If it is the database and doctor finds that well, the file was replaced while the server ran: restart it")
+	d.add("server", FindingFailed,
+		fmt.Sprintf("the server at %s is not ready: %s", d.config.AdminListen, strings.Join(failed, ", ")),
+		"its log says why. If it is the database, and doctor finds nothing wrong with that, its file was replaced while "+
+			"the server ran: restart the server")
 }
 
 // metadataURL is where RFC 8414 §3.1 has the metadata of an issuer.

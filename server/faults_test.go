@@ -324,8 +324,9 @@ func TestSQLiteLocked(t *testing.T) {
 			must(lock.ExecContext(ctx, `BEGIN IMMEDIATE`))
 			time.Sleep(c.held)
 			refused := crowd.Refusals.Load() - before
-			if r := replica.get("/readyz?verbose"); c.refused && (r.status != 503 || !strings.Contains(r.body, "database failed")) {
-				t.Errorf("ready while another process holds the lock: %s", r.body)
+			ready := replica.get("/readyz?verbose")
+			if c.refused && (ready.status != 503 || !strings.Contains(ready.body, "database failed")) {
+				t.Errorf("ready while another process holds the lock: %s", ready.body)
 			}
 			must(lock.ExecContext(ctx, `ROLLBACK`))
 			recovered := crowd.Well(20 * time.Second)

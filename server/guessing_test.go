@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/server/servertest"
-	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -61,7 +60,7 @@ func TestGuessing(t *testing.T) {
 		// The owner, from where she has logged in before, is not locked out, whatever strangers do.
 		k := loginKey("alice", "app", subscriber(peerAddress(&http.Request{RemoteAddr: "203.0.113.1:1"})))
 		for range 200 {
-			must(0, h.server.db.AddFailures(ctx, []storage.Bucket{{Name: k.AccountBucket, Account: k.AccountBucket}}, h.clock.now()))
+			h.fails(k)
 		}
 		failed := 0
 		for i := range 50 {

@@ -156,7 +156,8 @@ func (h *hasher) acquire(ctx context.Context, at netip.Addr, patience time.Durat
 	return h.queue.Acquire(ctx, party(at), patience)
 }
 
-// party is who shares a line in front of the hash slots: an address, or the /56 of an IPv6 address, which is what one site has.
+// party is who shares a line in front of the hash slots: an address, or the /56 of an IPv6 address, which is what one
+// site has.
 func party(at netip.Addr) string {
 	if at.Is6() {
 		if prefix, err := at.Prefix(56); err == nil {
@@ -166,9 +167,12 @@ func party(at netip.Addr) string {
 	return at.String()
 }
 
-// pretend takes the time of a login that waits for a slot and computes the hash, and does neither. Who is throttled is refused by it:
-// that must cost as much time as a wrong password, and nobody else's. ok is false if nothing is known yet of hashes of that kind.
-func (h *hasher) pretend(ctx context.Context, at netip.Addr, patience time.Duration, as storedHash) (ok bool, err error) {
+// pretend takes the time of a login that waits for a slot and computes the hash, and does neither. Who is throttled is
+// refused by it: that must cost as much time as a wrong password, and nobody else's. ok is false if nothing is known
+// yet of hashes of that kind.
+func (h *hasher) pretend(
+	ctx context.Context, at netip.Addr, patience time.Duration, as storedHash,
+) (ok bool, err error) {
 	span, ok := h.sample(as.kind())
 	if !ok {
 		return false, nil

@@ -11,7 +11,8 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// check is one thing that a server needs to be able to serve. Its error is for the log: a stranger learns no more than its name.
+// check is one thing that a server needs to be able to serve. Its error is for the log: a stranger learns no more than
+// its name.
 type check struct {
 	name string
 	run  func(context.Context) error
@@ -91,7 +92,7 @@ func (s *Server) look(ctx context.Context) {
 	for i, c := range s.checks() {
 		f := finding{c.name, c.run(ctx)}
 		if errors.Is(f.err, storage.ErrBusy) && before != nil {
-			f = before.findings[i] // too many requests say nothing about the database: no stranger makes a replica unready
+			f = before.findings[i] // too many requests say nothing about the database
 		}
 		r.findings = append(r.findings, f)
 	}
@@ -125,7 +126,8 @@ func (s *Server) tellReadiness(before, now *readiness) {
 		if f.err == nil {
 			continue
 		}
-		if begins := before == nil || before.findings[i].err == nil; !begins && now.at-s.toldUnready < readinessWarning {
+		begins := before == nil || before.findings[i].err == nil
+		if !begins && now.at-s.toldUnready < readinessWarning {
 			continue
 		}
 		s.toldUnready = now.at

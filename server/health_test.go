@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// A file that was replaced under a running server keeps what it is told where nobody finds it: readyz, log and answers say so, until
-// the file is back.
+// A file that was replaced under a running server keeps what it is told where nobody finds it: readyz, log and answers
+// say so, until the file is back.
 func TestFileIsReplaced(t *testing.T) {
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	h.provision()

@@ -106,7 +106,7 @@ func TestThrottleGrowsAndEnds(t *testing.T) {
 			t.Error("the delay does not grow")
 		}
 		for range maxConsecutive {
-			must(0, h.server.db.AddFailures(ctx, []storage.Bucket{{Name: k.AccountBucket, Account: k.AccountBucket}}, h.clock.now()))
+			h.fails(k)
 		}
 		h.step(24 * time.Hour)
 		if h.loginFrom("203.0.113.1", "alice", password).status != 400 {
@@ -128,7 +128,8 @@ func TestForgedForwardedForDoesNotCount(t *testing.T) {
 	})
 }
 
-// Whoever keeps failing is told to wait, as a client at an address and as an address. Right credentials are never refused for it.
+// Whoever keeps failing is told to wait, as a client at an address and as an address. Right credentials are never
+// refused for it.
 func TestClientsThatKeepFailing(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		try := func(id, secret string) response {
@@ -257,4 +258,11 @@ func TestJWKSCaching(t *testing.T) {
 	if head.status != 200 || head.body != "" || head.header.Get("ETag") != first.header.Get("ETag") || head.header.Get("Content-Length") == "" {
 		t.Error(head)
 	}
+}
+
+// fails counts a failed login of an account at an unfamiliar address.
+func (h *harness) fails(k storage.LoginKey) {
+	h.t.Helper()
+	account := storage.Bucket{Name: k.AccountBucket, Account: k.AccountBucket}
+	must(0, h.server.db.AddFailures(ctx, []storage.Bucket{account}, h.clock.now()))
 }

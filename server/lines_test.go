@@ -66,18 +66,21 @@ func TestTokenThatHasNotBegun(t *testing.T) {
 	})
 }
 
-// An assertion is a method of client authentication: with another one there are two (RFC 6749 §2.3), alone it is none that there is here.
+// An assertion is a method of client authentication: with another one there are two (RFC 6749 §2.3), alone it is none
+// that there is here.
 func TestClientAssertion(t *testing.T) {
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	h.provision()
-	if r := h.post("/introspect", "rs", "token", "x", "client_assertion", "y"); r.status != 400 || r.code(t) != "invalid_request" {
+	r := h.post("/introspect", "rs", "token", "x", "client_assertion", "y")
+	if r.status != 400 || r.code(t) != "invalid_request" {
 		t.Errorf("with Basic: %d %s", r.status, r.body)
 	}
-	if r := h.post("/introspect", "", "token", "x", "client_assertion", "y", "client_id", "rs", "client_secret", secret); r.status != 400 ||
-		r.code(t) != "invalid_request" {
+	r = h.post("/introspect", "", "token", "x", "client_assertion", "y", "client_id", "rs", "client_secret", secret)
+	if r.status != 400 || r.code(t) != "invalid_request" {
 		t.Errorf("with a secret: %d %s", r.status, r.body)
 	}
-	if r := h.post("/token", publicClient, "grant_type", "refresh_token", "refresh_token", "x", "client_assertion", "y"); r.status != 401 {
+	r = h.post("/token", publicClient, "grant_type", "refresh_token", "refresh_token", "x", "client_assertion", "y")
+	if r.status != 401 {
 		t.Errorf("alone: %d %s", r.status, r.body)
 	}
 }

@@ -110,8 +110,12 @@ func (s *Server) gauges() []prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read)
 	}
 	return []prometheus.Collector{
-		gauge("keyturn_password_hashes_running", "Password hashes being computed.", func() float64 { return float64(s.hasher.queue.Load().Running) }),
-		gauge("keyturn_password_hashes_waiting", "Logins waiting for a hash slot.", func() float64 { return float64(s.hasher.queue.Load().Waiting) }),
+		gauge("keyturn_password_hashes_running", "Password hashes being computed.", func() float64 {
+			return float64(s.hasher.queue.Load().Running)
+		}),
+		gauge("keyturn_password_hashes_waiting", "Logins waiting for a hash slot.", func() float64 {
+			return float64(s.hasher.queue.Load().Waiting)
+		}),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_password_hashes_refused_total", Help: "Logins refused because hashing was busy."},
 			func() float64 { return float64(s.hasher.queue.Load().Refused) }),
 		gauge("keyturn_signatures_waiting", "Requests waiting to be admitted to sign.", func() float64 {
@@ -129,7 +133,9 @@ func (s *Server) gauges() []prometheus.Collector {
 		}, func() float64 { return float64(s.dropped()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_audit_records_total", Help: "Audit records that this process has written."},
 			func() float64 { return float64(s.db.Audited()) }),
-		gauge("keyturn_clock_offset_seconds", "How far the clock here is ahead of that of the database.", func() float64 { return s.clock.Off().Seconds() }),
+		gauge("keyturn_clock_offset_seconds", "How far the clock here is ahead of that of the database.", func() float64 {
+			return s.clock.Off().Seconds()
+		}),
 		gauge("keyturn_database_connections", "Open connections to the database.", func() float64 { return float64(s.db.Connections().Open) }),
 		gauge("keyturn_database_connections_in_use", "Connections to the database that are busy.", func() float64 { return float64(s.db.Connections().InUse) }),
 		gauge("keyturn_database_connections_max", "Connections to the database that there may be.", func() float64 { return float64(s.db.Connections().Max) }),

@@ -74,8 +74,8 @@ type login struct {
 	granted         []string // audiences that a refresh may name
 }
 
-// login judges name and password. errLogin if they do not fit, whatever the reason, after the same work. The whole may take longer
-// than a request may ask the database: each part has its own bound.
+// login judges name and password. errLogin if they do not fit, whatever the reason, after the same work. The whole may
+// take longer than a request may ask the database: each part has its own bound.
 func (s *Server) login(q *request, name, password string) (storage.LoginView, error) {
 	if len(password) > maxPassword {
 		s.loginFailed(q, "password too long")
@@ -134,8 +134,8 @@ func (s *Server) readLogin(q *request, k storage.LoginKey) (storage.LoginView, e
 	return view, err
 }
 
-// refuseLogin refuses a login that is throttled: it takes as long as one that is judged, and no slot. It reports false where nobody
-// knows yet how long that is.
+// refuseLogin refuses a login that is throttled: it takes as long as one that is judged, and no slot. It reports false
+// where nobody knows yet how long that is.
 func (s *Server) refuseLogin(q *request, g guess, view storage.LoginView) (refused bool, err error) {
 	stored, _ := s.storedHash(view)
 	refused, err = s.hasher.pretend(q.base, q.address, g.patience(), stored)
@@ -154,8 +154,8 @@ func (s *Server) refuseLogin(q *request, g guess, view storage.LoginView) (refus
 	return true, errLogin
 }
 
-// judge obtains a hash slot, counts the guess where it must, and compares. It reports false if other replicas are judging so many
-// guesses for the account that it has to wait.
+// judge obtains a hash slot, counts the guess where it must, and compares. It reports false if other replicas are
+// judging so many guesses for the account that it has to wait.
 func (s *Server) judge(q *request, g guess, a *attempt, view storage.LoginView) (judged bool, err error) {
 	defer func() {
 		ctx, cancel := s.patience(context.WithoutCancel(q.base))
@@ -243,7 +243,8 @@ func (s *Server) loginFailed(q *request, reason string) {
 // familiarFor is how long an address need not be remembered again, since it was.
 const familiarFor = 24 * time.Hour
 
-// loginSucceeded settles the throttle, remembers the address, once a day, and keeps a better hash of the password, if there is one.
+// loginSucceeded settles the throttle, remembers the address, once a day, and keeps a better hash of the password, if
+// there is one.
 func (s *Server) loginSucceeded(ctx context.Context, a *attempt, k storage.LoginKey, view storage.LoginView, better string) error {
 	if err := a.settle(ctx, storage.GuessRight, s.now()); err != nil {
 		return err
@@ -259,8 +260,8 @@ func (s *Server) loginSucceeded(ctx context.Context, a *attempt, k storage.Login
 	return nil
 }
 
-// beginGrant writes the row of a login and issues its first tokens. Whatever may make it wait comes before the row: a client that has
-// gone meanwhile gets no grant.
+// beginGrant writes the row of a login and issues its first tokens. Whatever may make it wait comes before the row: a
+// client that has gone meanwhile gets no grant.
 func (s *Server) beginGrant(q *request, view storage.LoginView, l login) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
 	signed, err := s.ring.Admit(q.base)
@@ -272,19 +273,8 @@ func (s *Server) beginGrant(q *request, view storage.LoginView, l login) (api.To
 	defer cancel()
 	now := s.now().Truncate(time.Millisecond)
 	expires := now.Add(time.Duration(s.config().RefreshMaxTTL))
-	accessExpires := s.lifetime(q.client, now, expires)
-	signer, err := s.ring.Signer(ctx, accessExpires)
-	if err != nil {
-		return none, err
-	}
-	t := refreshToken{grant: storage.NewGrantID(expires), family: newFamily()}
-	g := storage.Grant{
-		ID: t.grant, UserID: view.User.ID, UserEpoch: view.User.Epoch, ClientID: q.client.ID, ClientEpoch: q.client.Epoch, KID: signer.KID,
-		Scope: l.scope, Audience: strings.Join(l.granted, " "), CreatedAt: storage.At(now), ExpiresAt: storage.At(expires),
-		IdleExpiresAt: storage.At(now.Add(min(time.Duration(s.config().RefreshIdleTTL), time.Duration(s.config().RefreshMaxTTL)))),
-	}
 	access := ticket{
-		grant:    g.ID,
+		grant:    storage.NewGrantID(expires),
 		sub:      view.User.Sub,
 		clientID: q.client.ID,
 		typ:      keys.Typ(q.client.TokenTyp),
@@ -293,27 +283,24 @@ func (s *Server) beginGrant(q *request, view storage.LoginView, l login) (api.To
 		roles:    view.User.Roles,
 		authTime: now,
 		issued:   now,
-		expires:  accessExpires,
+		expires:  s.lifetime(q.client, now, expires),
+	}
+	signer, err := s.ring.Signer(ctx, access.expires)
+	if err != nil {
+		return none, err
 	}
 	if err := s.checkSize(signer, access); err != nil {
 		s.event(q, "login", "failed", slog.String("reason", "token too large"))
 		return none, err
 	}
+	t := refreshToken{grant: access.grant, family: newFamily()}
 	refreshable := hasGrant(q.client, api.GrantRefreshToken)
+	g := s.newGrant(q, view, l, now, expires)
+	g.ID, g.KID = access.grant, signer.KID
 	if refreshable {
 		g.FamilyHash = t.familyHash()
 	}
-	if view.Grants >= maxGrants && s.clock.Sure() == nil {
-		if err := s.db.EndOldestGrants(ctx, storage.Actor{Name: "keyturn"}, view.User.ID, q.client.ID, maxGrants-1, now); err != nil {
-			return none, err
-		}
-	}
-	err = s.db.CreateGrant(ctx, g)
-	if errors.Is(err, storage.ErrNotFound) { // the user or the client was changed since they were read
-		s.loginFailed(q, "changed meanwhile")
-		return none, errLogin
-	}
-	if err != nil {
+	if err := s.createGrant(ctx, q, view, g); err != nil {
 		return none, err
 	}
 	response, err := s.respond(signer, access)
@@ -323,4 +310,40 @@ func (s *Server) beginGrant(q *request, view storage.LoginView, l login) (api.To
 	response.Username = view.User.Username
 	s.event(q, "login", "ok", slog.String("sub", view.User.Sub), slog.String("sid", g.ID.String()))
 	return response, err
+}
+
+// newGrant is the row of a login, without id, family and key.
+func (s *Server) newGrant(
+	q *request, view storage.LoginView, l login, now, expires time.Time,
+) storage.Grant {
+	idle := min(time.Duration(s.config().RefreshIdleTTL), time.Duration(s.config().RefreshMaxTTL))
+	return storage.Grant{
+		UserID:        view.User.ID,
+		UserEpoch:     view.User.Epoch,
+		ClientID:      q.client.ID,
+		ClientEpoch:   q.client.Epoch,
+		Scope:         l.scope,
+		Audience:      strings.Join(l.granted, " "),
+		CreatedAt:     storage.At(now),
+		ExpiresAt:     storage.At(expires),
+		IdleExpiresAt: storage.At(now.Add(idle)),
+	}
+}
+
+// createGrant writes the row, and then ends the oldest grants beyond the limit, if this replica is sure of the time. A
+// login that fails ends nothing, and what could not be ended is ended by the next login.
+func (s *Server) createGrant(ctx context.Context, q *request, view storage.LoginView, g storage.Grant) error {
+	err := s.db.CreateGrant(ctx, g)
+	if errors.Is(err, storage.ErrNotFound) { // the user or the client was changed since they were read
+		s.loginFailed(q, "changed meanwhile")
+		return errLogin
+	}
+	if err != nil || view.Grants < maxGrants || s.clock.Sure() != nil {
+		return err
+	}
+	by := storage.Actor{Name: "keyturn"}
+	if err := s.db.EndOldestGrants(ctx, by, g.UserID, g.ClientID, maxGrants, g.CreatedAt.Time); err != nil {
+		s.log.Warn("the oldest grants of a user were not ended", "sub", view.User.Sub, "error", err.Error())
+	}
+	return nil
 }

@@ -38,8 +38,8 @@ func rushes() []rush {
 	}
 }
 
-// More clients refresh at the same moment than the server can sign for before they give up, and they repeat the same token. None of
-// them is taken for a thief: whatever makes a request wait comes before its grant is changed.
+// More clients refresh at the same moment than the server can sign for before they give up, and they repeat the same
+// token. None of them is taken for a thief: whatever makes a request wait comes before its grant is changed.
 func TestRush(t *testing.T) {
 	for _, c := range rushes() {
 		t.Run(c.name, func(t *testing.T) {
@@ -72,8 +72,9 @@ func (c rush) run(t *testing.T, databaseURL string) {
 	limited, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	result := crowd.Rush(limited, tokens, c.patience)
-	t.Logf("%d clients: %d lost, %d unserved, %d timeouts, %d answers with 503, all served after %v", result.Clients, result.Lost,
-		result.Unserved, result.Timeouts, result.Refusals, result.Took.Round(time.Millisecond))
+	t.Logf("%d clients: %d lost, %d unserved, %d timeouts, %d answers with 503, all served after %v",
+		result.Clients, result.Lost, result.Unserved, result.Timeouts, result.Refusals,
+		result.Took.Round(time.Millisecond))
 	if result.Lost > 0 || result.Unserved > 0 {
 		t.Errorf("%d of %d sessions were lost, %d not served", result.Lost, result.Clients, result.Unserved)
 	}

@@ -45,8 +45,8 @@ type Options struct {
 	clock *clock.Clock
 }
 
-// withClock fills in the time by which a server judges. With alone, there is no other clock than that of this machine to compare it
-// with. A test that gives Now steps both the clock of the machine and the time that passes.
+// withClock fills in the time by which a server judges. With alone, there is no other clock than that of this machine
+// to compare it with. A test that gives Now steps both the clock of the machine and the time that passes.
 func (o Options) withClock(alone bool) Options {
 	if o.Now != nil {
 		now, start := o.Now, o.Now()
@@ -130,11 +130,31 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.fill(st, c, o)
+	if err := s.begin(ctx, o.Dev); err != nil {
+		st.close()
+		return nil, err
+	}
+	s.look(ctx)
+	debug.FreeOSMemory() // what beginning took, a password hash above all
+	return s, nil
+}
+
+// fill is a server on a store that has been opened.
+func (s *Server) fill(st store, c Config, o Options) {
 	*s = Server{
-		store: st, db: st.db, ring: st.ring, now: o.Now, log: o.Log, hasher: newHasher(c.hashPolicy(), c.hashSlots()),
+		store:          st,
+		db:             st.db,
+		ring:           st.ring,
+		now:            o.Now,
+		log:            o.Log,
+		hasher:         newHasher(c.hashPolicy(), c.hashSlots()),
 		clientFailures: newClientFailures(c.LoginFailures, time.Duration(c.LoginWindow)),
-		scans:          newBudgets(unknownTokens, unknownTokensPeriod), verified: newTokenCache(), unanswered: newUnanswered(),
-		clients: newClientCache(st.db, clientAge), replica: randomHex(8),
+		scans:          newBudgets(unknownTokens, unknownTokensPeriod),
+		verified:       newTokenCache(),
+		unanswered:     newUnanswered(),
+		clients:        newClientCache(st.db, clientAge),
+		replica:        randomHex(8),
 	}
 	s.settings.Store(&c)
 	s.tracer = o.Tracer
@@ -149,13 +169,6 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 	s.metrics = newMetrics(s)
 	s.hasher.took = func(took time.Duration) { s.metrics.hashed.Observe(took.Seconds()) }
 	s.trusted, _ = c.trustedProxies() // checked above
-	if err := s.begin(ctx, o.Dev); err != nil {
-		st.close()
-		return nil, err
-	}
-	s.look(ctx)
-	debug.FreeOSMemory() // what beginning took, a password hash above all
-	return s, nil
 }
 
 // config is the settings of now.

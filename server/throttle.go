@@ -23,13 +23,13 @@ const (
 
 // throttle decides which logins are judged at all.
 //
-// Failures are counted without a success between, in the database, so that replicas agree. A login from an address that the account
-// has logged in from before is counted for that account and address alone: what strangers do elsewhere cannot lock the owner out. Any
-// other login is counted for the account and for the address. Once a count reaches its limit, one guess is judged for each delay, and
-// the delay doubles up to eight windows.
+// Failures are counted without a success between, in the database, so that replicas agree. A login from an address that
+// the account has logged in from before is counted for that account and address alone: what strangers do elsewhere
+// cannot lock the owner out. Any other login is counted for the account and for the address. Once a count reaches its
+// limit, one guess is judged for each delay, and the delay doubles up to eight windows.
 //
-// A login that is being judged may fail, so it takes a place within the limit. Others wait until it is settled: right passwords that
-// come at once are all let in, and guesses stay bounded.
+// A login that is being judged may fail, so it takes a place within the limit. Others wait until it is settled: right
+// passwords that come at once are all let in, and guesses stay bounded.
 type throttle struct {
 	db      *storage.DB
 	config  func() *Config // of now: limit and window
@@ -100,8 +100,8 @@ const (
 	waitFirst                // others are being judged, who may use up the limit
 )
 
-// enter takes a place for a login within the limits of its buckets, by what was read of them. With judge, leave must follow; with
-// waitFirst, the channel is closed when a place is free.
+// enter takes a place for a login within the limits of its buckets, by what was read of them. With judge, leave must
+// follow; with waitFirst, the channel is closed when a place is free.
 func (t *throttle) enter(k storage.LoginKey, v storage.LoginView, now time.Time) (*attempt, judging, <-chan struct{}) {
 	a := &attempt{throttle: t, buckets: t.buckets(k, v)}
 	if v.Familiar && v.Account.Count > 0 {
@@ -182,7 +182,8 @@ func (f *flight) wake(n int) {
 	f.waiting = f.waiting[n:]
 }
 
-// reserve counts the login before it is judged, if it must be. It reports false if other replicas are judging so many that it must wait.
+// reserve counts the login before it is judged, if it must be. It reports false if other replicas are judging so many
+// that it must wait.
 func (a *attempt) reserve(ctx context.Context, now time.Time) (ok bool, err error) {
 	if !a.counted {
 		return true, nil
@@ -209,7 +210,8 @@ func (a *attempt) settle(ctx context.Context, outcome storage.Guess, now time.Ti
 	return nil
 }
 
-// untilFree waits until a place may be free: others are being judged. *queue.BusyError if that takes longer than until the deadline.
+// untilFree waits until a place may be free: others are being judged. *queue.BusyError if that takes longer than until
+// the deadline.
 func untilFree(ctx context.Context, free <-chan struct{}, deadline time.Time) error {
 	patience := time.NewTimer(time.Until(deadline))
 	defer patience.Stop()

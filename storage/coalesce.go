@@ -14,9 +14,10 @@ const (
 	slowFlight = 10 * time.Millisecond // after which a second one goes: one at a time is the cheapest as long as it is quick
 )
 
-// coalescer asks questions of several callers at once. A caller joins a batch that has not been asked yet, never one that is under
-// way, so that each answer was given after its question had come. A question is dropped unasked when its caller has gone, or would
-// have gone before the answer comes: under too much load a coalescer answers as many as it can, and not those who left.
+// coalescer asks questions of several callers at once. A caller joins a batch that has not been asked yet, never one
+// that is under way, so that each answer was given after its question had come. A question is dropped unasked when its
+// caller has gone, or would have gone before the answer comes: under too much load a coalescer answers as many as it
+// can, and not those who left.
 type coalescer[K, V any] struct {
 	ask     func([]K) ([]V, error)
 	mu      sync.Mutex
@@ -46,7 +47,8 @@ func (q *question[K, V]) hopeless(pace time.Duration) error {
 	return nil
 }
 
-// one asks one question. ErrUnavailable if the context ends before there is an answer, ErrBusy as well if that was for want of time.
+// one asks one question. ErrUnavailable if the context ends before there is an answer, ErrBusy as well if that was for
+// want of time.
 func (c *coalescer[K, V]) one(ctx context.Context, key K) (V, error) {
 	q := &question[K, V]{ctx: ctx, key: key, done: make(chan struct{})}
 	c.join(q)

@@ -97,7 +97,8 @@ func TestCoalescerSurvivesAPanic(t *testing.T) {
 	}
 }
 
-// At twice what it can do, a coalescer answers about as many as it can. Those who have gone, or would be gone by the time, are not asked.
+// At twice what it can do, a coalescer answers about as many as it can. Those who have gone, or would be gone by the
+// time, are not asked.
 func TestCoalescerDropsTheAbandoned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const flight, patience = 100 * time.Millisecond, time.Second

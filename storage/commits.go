@@ -46,8 +46,9 @@ type write struct {
 	done     chan struct{} // the commit is over
 }
 
-// do brings one write into a commit. If the context ends before it was run, it never is; if it ends after, whether it was written is
-// unknown. A panic in it is the caller's; what it has done by then is committed with the others, unless it runs apart.
+// do brings one write into a commit. If the context ends before it was run, it never is; if it ends after, whether it
+// was written is unknown. A panic in it is the caller's; what it has done by then is committed with the others, unless
+// it runs apart.
 func (c *commits) do(ctx context.Context, run func(*sqlx.Tx) error) error {
 	w := &write{ctx: ctx, run: run, ran: make(chan struct{}), done: make(chan struct{})}
 	c.mu.Lock()

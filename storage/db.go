@@ -25,7 +25,8 @@ var (
 	ErrConflict = errors.New("conflict")
 	// ErrUnavailable says that the database could not be asked, or that the outcome of a statement is unknown. Trying again is safe.
 	ErrUnavailable = errors.New("database unavailable")
-	// ErrBusy says that a caller waited in vain for its turn: more was asked at once than the database can do. It is ErrUnavailable.
+	// ErrBusy says that a caller waited in vain for its turn: more was asked at once than the database can do. It is
+	// ErrUnavailable.
 	ErrBusy = fmt.Errorf("%w: too much is asked of it at once", ErrUnavailable)
 	// ErrRefused says that PostgreSQL, or a pooler in front of it, has refused the first connection, for a reason that
 	// waiting does not mend.
@@ -247,9 +248,10 @@ type runner interface {
 	GetContext(ctx context.Context, dest any, query string, args ...any) error
 }
 
-// writing runs one statement that writes. A caller that goes away while it waits for its turn has changed nothing. From then on
-// nothing cuts the statement short: a COMMIT that is cancelled while PostgreSQL waits for its standby is answered as if it were done.
-// There the connection itself ends the wait (see dialer), without an answer, so that the outcome is unknown and never wrong.
+// writing runs one statement that writes. A caller that goes away while it waits for its turn has changed nothing. From
+// then on nothing cuts the statement short: a COMMIT that is cancelled while PostgreSQL waits for its standby is
+// answered as if it were done. There the connection itself ends the wait (see dialer), without an answer, so that the
+// outcome is unknown and never wrong.
 func (d *DB) writing(ctx context.Context, run func(context.Context, runner) error) error {
 	unhurried := context.WithoutCancel(ctx)
 	turn, cancel := context.WithTimeout(ctx, d.deadline)

@@ -406,8 +406,8 @@ func (d *DB) RevokeAllGrants(ctx context.Context, by Actor, now time.Time) error
 	})
 }
 
-// CleanExpired deletes at most limit grants that expired before the hour of the moment given: a range of the primary key. It tells how
-// many went.
+// CleanExpired deletes at most limit grants that expired before the hour of the moment given: a range of the primary
+// key. It tells how many went.
 func (d *DB) CleanExpired(ctx context.Context, limit int, expired time.Time) (int64, error) {
 	before := (expired.Unix()/3600 - 1) << grantHourShift
 	return d.change(ctx, "clean expired grants", `DELETE FROM grants WHERE id IN (SELECT id FROM grants WHERE id < $1 ORDER BY id LIMIT $2)`, before, limit)

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// ErrReplaced says that the file of an SQLite database is not the one that was opened. It is ErrUnavailable: what is written now
-// would be in a file that nobody finds again.
-var ErrReplaced = fmt.Errorf("%w: its file was replaced or removed while this process runs: stop it, look which file is the right one, "+
-	"put that in place and start again", ErrUnavailable)
+// ErrReplaced says that the file of an SQLite database is not the one that was opened. It is ErrUnavailable: what is
+// written now would be in a file that nobody finds again.
+var ErrReplaced = fmt.Errorf("%w: its file was replaced or removed while this process runs: stop it, look which file is "+
+	"the right one, put that in place and start again", ErrUnavailable)
 
 // recently is how long a write that went through shows that the database takes writes.
 const recently = time.Second
@@ -29,9 +29,9 @@ func (d *DB) wrote(err error) error {
 	return err
 }
 
-// Serves reports why the database takes no writes; nil if it does. It goes by what the last second has shown. If that is nothing, it
-// asks: an empty transaction on SQLite, the role of the server on PostgreSQL. After a write that failed, only a write that goes
-// through is an answer: a full disk refuses nothing else.
+// Serves reports why the database takes no writes; nil if it does. It goes by what the last second has shown. If that
+// is nothing, it asks: an empty transaction on SQLite, the role of the server on PostgreSQL. After a write that failed,
+// only a write that goes through is an answer: a full disk refuses nothing else.
 func (d *DB) Serves(ctx context.Context) error {
 	if err := d.Replaced(); err != nil {
 		return err

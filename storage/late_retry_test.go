@@ -55,7 +55,8 @@ func (s *simulated) present(generation int64, now time.Time) (next int64, ok boo
 	return s.state.Generation, true
 }
 
-// population is devices that refresh a token once a day, of whose answers some are lost. Whoever loses one comes back after a while.
+// population is devices that refresh a token once a day, of whose answers some are lost. Whoever loses one comes back
+// after a while.
 type population struct {
 	name string
 	lost float64                              // of the answers
@@ -68,7 +69,8 @@ func between(r *rand.Rand, least, most time.Duration) time.Duration {
 	return time.Duration(math.Exp(l + r.Float64()*(m-l)))
 }
 
-// phones come back as docs/clients.md says, if they can: seven in ten within the window, the others after minutes to days.
+// phones come back as docs/clients.md says, if they can: seven in ten within the window, the others after minutes to
+// days.
 func phones(r *rand.Rand) time.Duration {
 	switch n := r.Float64(); {
 	case n < 0.7:
@@ -106,8 +108,8 @@ func (p population) loggedOut(late time.Duration) float64 {
 	return float64(out) / devices
 }
 
-// Answers get lost on the way to phones. Before late retries, that logged people out whose devices came back after the window; now it
-// hardly does.
+// Answers get lost on the way to phones. Before late retries, that logged people out whose devices came back after the
+// window; now it hardly does.
 func TestLostAnswersLogNobodyOut(t *testing.T) {
 	for _, c := range []struct {
 		population
@@ -128,8 +130,8 @@ func TestLostAnswersLogNobodyOut(t *testing.T) {
 // thief is how somebody uses a token that he stole. It is told what the owner holds, and when the owner refreshes.
 type thief struct {
 	name string
-	// turn acts after the n-th refresh of the owner, with the newest token that the thief holds, and returns the one he holds then. ok is
-	// false if the login has ended.
+	// turn acts after the n-th refresh of the owner, with the newest token that the thief holds, and returns the one he
+	// holds then. ok is false if the login has ended.
 	turn func(s *simulated, n int, stolen int64, now time.Time) (held int64, ok bool)
 }
 
@@ -182,16 +184,18 @@ func (th thief) livesFor(late, every, after time.Duration) time.Duration {
 	return now.Sub(used)
 }
 
-// A stolen token ends with the login, with late retries as without: two parties that use one login meet within the period and one
-// refresh of the owner. Two cases are not told apart, and only logged: a thief who follows each refresh of the owner within the retry
-// window, before as now, and one who trails an owner that refreshes less often than once a period.
+// A stolen token ends with the login, with late retries as without: two parties that use one login meet within the
+// period and one refresh of the owner. Two cases are not told apart, and only logged: a thief who follows each refresh
+// of the owner within the retry window, before as now, and one who trails an owner that refreshes less often than once
+// a period.
 func TestThievesAreFound(t *testing.T) {
 	const period, window = 24 * time.Hour, 10 * time.Second
 	for _, th := range thieves {
 		for _, every := range []time.Duration{10 * time.Minute, time.Hour, 12 * time.Hour, 25 * time.Hour} {
 			for _, after := range []time.Duration{time.Second, 11 * time.Second, 5 * time.Minute} {
 				before, now := th.livesFor(0, every, after), th.livesFor(period, every, after)
-				t.Logf("%s, %v after an owner who refreshes each %v: the login lives for %v before, %v now", th.name, after, every, before, now)
+				t.Logf("%s, %v after an owner who refreshes each %v: the login lives for %v before, %v now",
+					th.name, after, every, before, now)
 				if now > period+every && after > window && every < period {
 					t.Errorf("%s, %v after the owner: the login lives for %v", th.name, after, now)
 				}

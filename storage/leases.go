@@ -8,9 +8,9 @@ import (
 // leaseSkew is how far the clocks of two servers that are sure of the time may be apart.
 const leaseSkew = time.Minute
 
-// Lease takes or keeps the named lease for holder until now plus ttl, and reports whether the holder has it: one replica at a time does
-// a job. A lease that lies further ahead than a holder could have taken it was taken by a wrong clock, and is taken over. A row, unlike
-// a session lock, does not leak behind a connection pooler.
+// Lease takes or keeps the named lease for holder until now plus ttl, and reports whether the holder has it: one
+// replica at a time does a job. A lease that lies further ahead than a holder could have taken it was taken by a wrong
+// clock, and is taken over. A row, unlike a session lock, does not leak behind a connection pooler.
 func (d *DB) Lease(ctx context.Context, name, holder string, ttl time.Duration, now time.Time) (bool, error) {
 	n, err := d.change(ctx, "lease", `INSERT INTO leases (name, holder, lapses_at) VALUES ($1, $2, $3)
 		ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, lapses_at = excluded.lapses_at

@@ -27,9 +27,11 @@ func (m *grantModel) expect(generation int64) storage.RefreshOutcome {
 		return storage.RefreshFresh
 	case generation > m.generation:
 		return storage.RefreshAhead
-	case generation == m.generation-1 && (m.now.Sub(m.rotated) < 10*time.Second || m.period > 0 && m.now.Sub(m.late) < 10*time.Second):
+	case generation < m.generation-1:
+		return storage.RefreshReuse
+	case m.now.Sub(m.rotated) < 10*time.Second, m.period > 0 && m.now.Sub(m.late) < 10*time.Second:
 		return storage.RefreshRetry
-	case generation == m.generation-1 && m.period > 0 && m.now.Sub(m.late) >= m.period:
+	case m.period > 0 && m.now.Sub(m.late) >= m.period:
 		return storage.RefreshLate
 	default:
 		return storage.RefreshReuse

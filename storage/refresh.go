@@ -14,12 +14,12 @@ type RefreshOutcome string
 // The outcomes of a refresh.
 const (
 	RefreshFresh RefreshOutcome = "fresh"      // the newest token: rotated
-	RefreshAhead RefreshOutcome = "ahead"      // newer than the database knows, which has lost its tail: rotated and audited
-	RefreshRetry RefreshOutcome = "retry"      // the token just replaced, within the window, its successor unused: nothing changed
-	RefreshLate  RefreshOutcome = "late-retry" // the same, after the window, once in a while: nothing changed but its time
+	RefreshAhead RefreshOutcome = "ahead"      // newer than the database, which has lost its tail: rotated, audited
+	RefreshRetry RefreshOutcome = "retry"      // just replaced, within the window, its successor unused: nothing changed
+	RefreshLate  RefreshOutcome = "late-retry" // the same, after the window, once in a while: only that time changed
 	RefreshReuse RefreshOutcome = "reuse"      // any other token that was replaced: the grant has been ended
 	RefreshDead  RefreshOutcome = "dead"       // no live grant of this client and family: nothing changed
-	RefreshAsk   RefreshOutcome = "ask"        // not fresh, or the client is of another revision by now: nothing changed
+	RefreshAsk   RefreshOutcome = "ask"        // not fresh, or the client has another revision: nothing changed
 
 	RefreshTooLarge RefreshOutcome = "too_large" // fresh or ahead, but roles exceed MaxRoles: nothing changed
 )
@@ -130,8 +130,8 @@ func (r Refresh) inWindow(opened Time, now time.Time) bool {
 	return r.Arrived.Before(r.retryUntil(opened.Time))
 }
 
-// expiresAfter is the least moment at which a grant may expire to be refreshed now: an access token of it lives for a second at least,
-// and says so in whole seconds.
+// expiresAfter is the least moment at which a grant may expire to be refreshed now: an access token of it lives for a
+// second at least, and says so in whole seconds.
 func expiresAfter(now time.Time) Time { return At(now.Truncate(time.Second).Add(time.Second)) }
 
 const rotateReturning = ` RETURNING id, user_id, user_epoch, client_epoch, client_id, family_hash, generation, kid, scope, audience, created_at,
@@ -142,7 +142,8 @@ const rotateReturning = ` RETURNING id, user_id, user_epoch, client_epoch, clien
 
 const rotateSet = `UPDATE grants AS g SET generation = $1, rotated_at = $2,
 	idle_expires_at = CASE WHEN g.expires_at < $3 THEN g.expires_at ELSE $3 END, kid = $4
-	WHERE g.id = $5 AND g.family_hash = $6 AND g.client_id = $7 AND g.revoked_at IS NULL AND g.expires_at >= $10 AND g.idle_expires_at > $2
+	WHERE g.id = $5 AND g.family_hash = $6 AND g.client_id = $7 AND g.revoked_at IS NULL
+	AND g.expires_at >= $10 AND g.idle_expires_at > $2
 	AND EXISTS (SELECT 1 FROM users u WHERE u.id = g.user_id AND u.disabled_at IS NULL AND u.epoch = g.user_epoch
 		AND LENGTH(u.roles) <= CAST($11 AS BIGINT))
 	AND EXISTS (SELECT 1 FROM clients c WHERE c.id = g.client_id AND c.disabled_at IS NULL AND c.epoch = g.client_epoch
@@ -186,12 +187,15 @@ func (d *DB) catchUp(ctx context.Context, r Refresh, now time.Time) (GrantState,
 	return s, RefreshAhead, err
 }
 
-// retryLate takes a retry that comes after the window, as the network of a phone makes them: the same successor, once in a while. That it
-// is the first in that time is asked by the statement. If it is not, another came at the same moment, and opened the window anew.
-func (d *DB) retryLate(ctx context.Context, r Refresh, s GrantState, now time.Time) (GrantState, RefreshOutcome, error) {
+// retryLate takes a retry that comes after the window, as the network of a phone makes them: the same successor, once
+// in a while. That it is the first in that time is asked by the statement. If it is not, another came at the same
+// moment, and opened the window anew.
+func (d *DB) retryLate(
+	ctx context.Context, r Refresh, s GrantState, now time.Time,
+) (GrantState, RefreshOutcome, error) {
 	err := d.inTx(ctx, "late retry", func(t *tx) error {
-		if err := t.changeOne(`UPDATE grants SET late_retry_at = $1 WHERE id = $2 AND family_hash = $3 AND generation = $4
-			AND revoked_at IS NULL AND (late_retry_at IS NULL OR late_retry_at <= $5)`,
+		if err := t.changeOne(`UPDATE grants SET late_retry_at = $1
+			WHERE id = $2 AND family_hash = $3 AND generation = $4 AND revoked_at IS NULL AND (late_retry_at IS NULL OR late_retry_at <= $5)`,
 			At(now), r.ID, r.FamilyHash, r.Generation+1, At(now.Add(-r.LateRetry))); err != nil {
 			return err
 		}
@@ -204,8 +208,8 @@ func (d *DB) retryLate(ctx context.Context, r Refresh, s GrantState, now time.Ti
 	return s, RefreshLate, err
 }
 
-// endReused ends the grant of a token that was used twice. The row must still be past the token. It does so also for a client that does
-// not wait for the answer.
+// endReused ends the grant of a token that was used twice. The row must still be past the token. It does so also for a
+// client that does not wait for the answer.
 func (d *DB) endReused(ctx context.Context, r Refresh, s GrantState, now time.Time) error {
 	ctx = context.WithoutCancel(ctx)
 	return d.inTx(ctx, "refresh reuse", func(t *tx) error {

@@ -67,7 +67,8 @@ func mustGrant(t testing.TB, db *storage.DB, u storage.User, c storage.Client) s
 	return g
 }
 
-// A lease that a wrong clock has taken lies further ahead than any holder could have taken it: whoever is sure of the time takes it over.
+// A lease that a wrong clock has taken lies further ahead than any holder could have taken it: whoever is sure of the
+// time takes it over.
 func TestLeaseOfAWrongClock(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		lease := func(holder string, now time.Time) bool {

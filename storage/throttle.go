@@ -38,8 +38,9 @@ const pendingLasts = time.Minute
 
 var errFull = errors.New("the limit is reached")
 
-// ReserveGuess makes room for one guess in all the buckets, or in none: then it reports false, and somebody else must finish first.
-// Counting a guess before it is judged keeps parallel guesses on many replicas within one limit. SettleGuess must follow.
+// ReserveGuess makes room for one guess in all the buckets, or in none: then it reports false, and somebody else must
+// finish first. Counting a guess before it is judged keeps parallel guesses on many replicas within one limit.
+// SettleGuess must follow.
 func (d *DB) ReserveGuess(ctx context.Context, buckets []Bucket, now time.Time) (bool, error) {
 	err := d.inTx(ctx, "reserve guess", func(t *tx) error {
 		for _, b := range buckets {
@@ -59,17 +60,19 @@ func (d *DB) ReserveGuess(ctx context.Context, buckets []Bucket, now time.Time) 
 	return err == nil, err
 }
 
-// reserve counts a guess that is under way. Where the limit is reached it is counted as a failure at once, and only the first is taken
-// of those who have read the same count.
+// reserve counts a guess that is under way. Where the limit is reached it is counted as a failure at once, and only the
+// first is taken of those who have read the same count.
 func (t *tx) reserve(b Bucket, now time.Time) (int64, error) {
 	if b.delayed() {
-		return t.change(`UPDATE throttle SET failures = failures + 1, last_at = $1 WHERE bucket = $2 AND failures = $3 AND last_at = $4`,
-			At(now), b.Name, b.Read.Count, At(b.Read.LastAt))
+		return t.change(`UPDATE throttle SET failures = failures + 1, last_at = $1
+			WHERE bucket = $2 AND failures = $3 AND last_at = $4`, At(now), b.Name, b.Read.Count, At(b.Read.LastAt))
 	}
-	return t.change(`INSERT INTO throttle (bucket, account, failures, last_at, pending, pending_at) VALUES ($1, $2, 0, $3, 1, $3)
+	return t.change(`INSERT INTO throttle (bucket, account, failures, last_at, pending, pending_at)
+		VALUES ($1, $2, 0, $3, 1, $3)
 		ON CONFLICT (bucket) DO UPDATE SET account = excluded.account,
 			failures = CASE WHEN throttle.last_at <= $4 THEN 0 ELSE throttle.failures END,
-			pending = CASE WHEN throttle.pending_at <= $5 THEN 1 ELSE throttle.pending + 1 END, pending_at = excluded.pending_at
+			pending = CASE WHEN throttle.pending_at <= $5 THEN 1 ELSE throttle.pending + 1 END,
+			pending_at = excluded.pending_at
 		WHERE CASE WHEN throttle.last_at <= $4 THEN 0 ELSE throttle.failures END
 			+ CASE WHEN throttle.pending_at <= $5 THEN 0 ELSE throttle.pending END < $6`,
 		b.Name, b.Account, At(now), b.begins(now), now.Add(-pendingLasts).UnixMilli(), b.Limit)
@@ -85,8 +88,8 @@ const (
 	GuessWithdrawn Guess = "withdrawn" // it was not judged
 )
 
-// SettleGuess counts the outcome of a guess that was reserved in the buckets. In a transaction: a statement alone would be sent again
-// after a cut connection, and count twice.
+// SettleGuess counts the outcome of a guess that was reserved in the buckets. In a transaction: a statement alone would
+// be sent again after a cut connection, and count twice.
 func (d *DB) SettleGuess(ctx context.Context, buckets []Bucket, outcome Guess, now time.Time) error {
 	return d.inTx(ctx, "settle guess", func(t *tx) error {
 		for _, b := range buckets {
@@ -106,7 +109,8 @@ func (t *tx) settle(b Bucket, outcome Guess, now time.Time) error {
 		_, err = t.change(`UPDATE throttle SET failures = 0, `+done+` WHERE bucket = $1`, b.Name)
 	case b.delayed(): // it was counted as a failure
 	case outcome == GuessWrong:
-		_, err = t.change(`UPDATE throttle SET failures = failures + 1, last_at = $1, `+done+` WHERE bucket = $2`, At(now), b.Name)
+		_, err = t.change(`UPDATE throttle SET failures = failures + 1, last_at = $1, `+done+` WHERE bucket = $2`,
+			At(now), b.Name)
 	default:
 		_, err = t.change(`UPDATE throttle SET `+done+` WHERE bucket = $1`, b.Name)
 	}

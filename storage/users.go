@@ -52,8 +52,8 @@ func (d *DB) UserPages(ctx context.Context, do func([]User) error) error {
 	}, do)
 }
 
-// LongestRoles is the size in bytes of the longest roles of a user, as JSON text; 0 if there is no user. It reads the whole table:
-// ErrTooSlow if that takes longer than within.
+// LongestRoles is the size in bytes of the longest roles of a user, as JSON text; 0 if there is no user. It reads the
+// whole table: ErrTooSlow if that takes longer than within.
 func (d *DB) LongestRoles(ctx context.Context, within time.Duration) (int64, error) {
 	n, err := readSlowly[int64](ctx, d, within, "users", `SELECT COALESCE(MAX(LENGTH(roles)), 0) FROM users`)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// A server that was stopped for longer than the retry window, as a virtual machine that is saved, goes on. A client that had no answer
-// meanwhile repeats its refresh, and is no thief.
+// A server that was stopped for longer than the retry window, as a virtual machine that is saved, goes on. A client
+// that had no answer meanwhile repeats its refresh, and is no thief.
 func TestStoppedProcess(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		t.Setenv("KEYTURN_REFRESH_RETRY_WINDOW", "1s")

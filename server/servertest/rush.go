@@ -23,8 +23,9 @@ type Rush struct {
 	Next     []string // the refresh tokens that they were given, "" for none
 }
 
-// Rush lets all clients refresh at the same moment, each with a token of its own. As docs/clients.md says, a client that has waited for
-// as long as patience, or was told to come again, sends the same token again. It ends when all are served, or when the time is up.
+// Rush lets all clients refresh at the same moment, each with a token of its own. As docs/clients.md says, a client
+// that has waited for as long as patience, or was told to come again, sends the same token again. It ends when all are
+// served, or when the time is up.
 func (c *Crowd) Rush(ctx context.Context, tokens []string, patience time.Duration) Rush {
 	result := Rush{Clients: len(tokens), Next: make([]string, len(tokens))}
 	transport := &http.Transport{MaxIdleConnsPerHost: len(tokens), DisableCompression: true}
