@@ -27,6 +27,7 @@ type Queue struct {
 	waiting int
 	refused int64
 	pace    time.Duration // mean time that work holds a slot
+	booked  time.Time     // until when those who were refused have been told to come again, one after the other
 	lines   map[string]*line
 	turn    []*line // lines in which somebody waits, in the order in which they get the next slots
 }
@@ -73,8 +74,7 @@ func (q *Queue) enter(party string, patience time.Duration) (*waiter, error) {
 		return nil, nil
 	}
 	if wait := q.predict(party); wait > patience {
-		q.refused++
-		return nil, &BusyError{wait - patience}
+		return nil, q.refuse(wait - patience)
 	}
 	w := &waiter{make(chan struct{})}
 	l := q.lines[party]
@@ -86,6 +86,19 @@ func (q *Queue) enter(party string, patience time.Duration) (*waiter, error) {
 	l.waiters = append(l.waiters, w)
 	q.waiting++
 	return w, nil
+}
+
+// maxBooked is how far ahead callers are told to come again because of others who were refused before them.
+const maxBooked = 30 * time.Second
+
+// refuse tells a caller when to come again: not before its line is short enough, and not all who are refused at the same
+// moment.
+func (q *Queue) refuse(wait time.Duration) *BusyError {
+	q.refused++
+	now := time.Now()
+	wait = max(wait, min(q.booked.Sub(now), maxBooked))
+	q.booked = now.Add(wait + q.pace/time.Duration(q.slots))
+	return &BusyError{wait}
 }
 
 // predict is how long a new caller of the party would wait: for all that get a slot before it, turn by turn.
@@ -128,8 +141,7 @@ func (q *Queue) wait(ctx context.Context, party string, w *waiter, patience time
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	q.refused++
-	return &BusyError{max(time.Second, q.predict(party)-patience)}
+	return q.refuse(max(time.Second, q.predict(party)-patience))
 }
 
 // leave takes a waiter out of the line of its party.

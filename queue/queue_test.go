@@ -81,6 +81,12 @@ func TestRefusesWhatItCannotServe(t *testing.T) {
 	if _, err := q.Acquire(ctx, "many", 2*time.Second); !errors.As(err, &busy) || busy.RetryAfter != 3*time.Second {
 		t.Errorf("%v %+v", err, busy)
 	}
+	for range 4 { // they are not all told to come again at the same moment
+		q.Acquire(ctx, "many", 2*time.Second)
+	}
+	if _, err := q.Acquire(ctx, "many", 2*time.Second); !errors.As(err, &busy) || busy.RetryAfter < 5*time.Second {
+		t.Errorf("%v %+v", err, busy)
+	}
 	if wait := q.Predict("one"); wait != time.Second {
 		t.Errorf("another party waits %v", wait)
 	}
@@ -91,7 +97,7 @@ func TestRefusesWhatItCannotServe(t *testing.T) {
 		r()
 		r() // a second release does nothing
 	}
-	if l := q.Load(); l.Running != 0 || l.Refused != 1 {
+	if l := q.Load(); l.Running != 0 || l.Refused != 6 {
 		t.Errorf("%+v", l)
 	}
 }
