@@ -32,7 +32,7 @@ profile: tools
 	done
 
 test: tools
-	KEYTURN_TEST_POSTGRES=required go test -race -shuffle=on ./...
+	KEYTURN_TEST_POSTGRES=required go test -race -shuffle=on -timeout 20m ./...
 
 # release builds static binaries into dist/, with version, commit and date, checksums and bills of materials.
 VERSION = $(shell git describe --tags --always --dirty)

@@ -63,7 +63,8 @@ func (s *site) config() server.Config {
 	day := server.Duration(24 * time.Hour)
 	return server.Config{Database: s.database, MasterKeyFile: s.master, AnchorFile: s.master + ".anchor", Migrate: true,
 		KeyRotationInterval: 90 * day, KeyPublishLead: day, JWKSMaxAge: server.Duration(5 * time.Minute), KeyBits: 2048,
-		AccessTTL: server.Duration(10 * time.Minute), RefreshIdleTTL: 14 * day, RefreshMaxTTL: 90 * day, PasswordMinLength: 15,
+		AccessTTL: server.Duration(10 * time.Minute), RefreshIdleTTL: 14 * day, RefreshMaxTTL: 90 * day,
+		RefreshLateRetry: day, PasswordHashWait: server.Duration(5 * time.Second), PasswordMinLength: 15,
 		PasswordHashMemory: 19 << 20, LoginFailures: 10, LoginWindow: server.Duration(15 * time.Minute), LogLevel: "info"}
 }
 

@@ -21,7 +21,7 @@ func TestCommandsBeginAtOnce(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		for range 2 {
 			own := storagetest.Another(t, databaseURL)
-			env := append(os.Environ(), "KEYTURN_DATABASE="+own)
+			env := append(storagetest.Environ(), "KEYTURN_DATABASE="+own)
 			if storage.SQLitePath(own) == "" {
 				master := filepath.Join(t.TempDir(), "master.key")
 				if err := os.WriteFile(master, []byte(strings.Repeat("ab", 32)+"\n"), 0o600); err != nil {
