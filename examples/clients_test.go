@@ -110,8 +110,8 @@ func TestClientsWithAFile(t *testing.T) {
 					t.Errorf("%s: %v %s", what, ok, out)
 				}
 			}
-			user, password := "KEYTURN_USER="+k.username, "KEYTURN_PASSWORD="+k.password
-			wants("a wrong password", false, c.wrong, user, "KEYTURN_PASSWORD=wrong")
+			user, password := "LOGIN_USER="+k.username, "LOGIN_PASSWORD="+k.password
+			wants("a wrong password", false, c.wrong, user, "LOGIN_PASSWORD=wrong")
 			wants("a login", true, k.sub, user, password)
 			if live := k.grants(); len(live) != 1 {
 				t.Errorf("%v", live)
@@ -149,8 +149,8 @@ func TestClientsWithAnInput(t *testing.T) {
 			t.Parallel()
 			k, _ := newClient(t, i%2 == 0)
 			dir, command := k.example(name, "")
-			environment := []string{"CLIENT_SECRET=" + k.appSecret, "KEYTURN_USER=" + k.username, "KEYTURN_PASSWORD=" + k.password}
-			out, ok := run(t, dir, "echo | "+command, append(environment, "KEYTURN_PASSWORD=wrong")...)
+			environment := []string{"CLIENT_SECRET=" + k.appSecret, "LOGIN_USER=" + k.username, "LOGIN_PASSWORD=" + k.password}
+			out, ok := run(t, dir, "echo | "+command, append(environment, "LOGIN_PASSWORD=wrong")...)
 			if ok || !strings.Contains(out, "Wrong username or password.") {
 				t.Errorf("%v %s", ok, out)
 			}
@@ -228,7 +228,7 @@ func TestCurlClient(t *testing.T) {
 	t.Parallel()
 	k, g := newClient(t, true)
 	dir, _ := k.example("curl", "")
-	environment := []string{"HOME=" + dir, "XDG_STATE_HOME=", "CLIENT_SECRET=" + k.appSecret, "KEYTURN_USER=" + k.username, "KEYTURN_PASSWORD=" + k.password}
+	environment := []string{"HOME=" + dir, "XDG_STATE_HOME=", "CLIENT_SECRET=" + k.appSecret, "LOGIN_USER=" + k.username, "LOGIN_PASSWORD=" + k.password}
 	wants := func(command string, wantOK bool, want string, env ...string) {
 		t.Helper()
 		if out, ok := run(t, dir, command, append(environment, env...)...); ok != wantOK || !strings.Contains(out, want) {
@@ -237,7 +237,7 @@ func TestCurlClient(t *testing.T) {
 	}
 	get := "bash client.sh get " + g.URL
 	wants(get, false, "Log in first.")
-	wants("bash client.sh login", false, "invalid_grant", "KEYTURN_PASSWORD=wrong")
+	wants("bash client.sh login", false, "invalid_grant", "LOGIN_PASSWORD=wrong")
 	wants("bash client.sh login", true, "")
 	wants(get, true, k.sub)
 	time.Sleep(2100 * time.Millisecond)
@@ -283,7 +283,7 @@ func TestBrowser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, ok := run(t, dir, "node browser.test.mjs", "PAGE_URL=http://"+listen+"/", "KEYTURN_USER="+k.username, "KEYTURN_PASSWORD="+k.password)
+	out, ok := run(t, dir, "node browser.test.mjs", "PAGE_URL=http://"+listen+"/", "LOGIN_USER="+k.username, "LOGIN_PASSWORD="+k.password)
 	if steps := strings.Count(out, "ok: "); !ok || steps != strings.Count(string(driver), "await step(") {
 		t.Errorf("%d steps: %s", steps, out)
 	}

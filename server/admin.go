@@ -132,7 +132,7 @@ func (a *Admin) CreateClient(ctx context.Context, spec ClientSpec) (ClientSecret
 	if err := describeClient(&c, spec); err != nil {
 		return ClientSecret{}, err
 	}
-	if err := a.checkClientSize(ctx, c); err != nil {
+	if err := a.checkClientSize(ctx, storage.Client{}, c); err != nil {
 		return ClientSecret{}, err
 	}
 	secret, err := a.clientSecret(&c, spec)
@@ -262,10 +262,11 @@ func (a *Admin) UpdateClient(ctx context.Context, id string, change func(*Client
 	spec := ClientSpec{ID: c.ID, Public: c.Public, Grants: c.Grants, Scope: c.Scope, Audiences: c.Audiences, Resource: c.Resource,
 		AccessTTL: Duration(c.AccessTTL), TokenTyp: c.TokenTyp}
 	change(&spec)
+	before := c
 	if err := describeClient(&c, spec); err != nil {
 		return c, err
 	}
-	if err := a.checkClientSize(ctx, c); err != nil {
+	if err := a.checkClientSize(ctx, before, c); err != nil {
 		return c, err
 	}
 	if err := a.db.UpdateClient(ctx, a.by, c, a.now()); err != nil {
@@ -276,17 +277,17 @@ func (a *Admin) UpdateClient(ctx context.Context, id string, change func(*Client
 
 // EnableClient lets a disabled client authenticate again. Its grants stay ended. ErrNotFound.
 func (a *Admin) EnableClient(ctx context.Context, id string) error {
-	return a.db.EnableClient(ctx, a.by, id, a.now())
+	return named("client", id, a.db.EnableClient(ctx, a.by, id, a.now()))
 }
 
 // DisableClient ends all grants of the client and lets it not authenticate. ErrNotFound.
 func (a *Admin) DisableClient(ctx context.Context, id string) error {
-	return a.db.DisableClient(ctx, a.by, id, a.now())
+	return named("client", id, a.db.DisableClient(ctx, a.by, id, a.now()))
 }
 
 // DeleteClient removes the client and with it its grants. ErrNotFound.
 func (a *Admin) DeleteClient(ctx context.Context, id string) error {
-	return a.db.DeleteClient(ctx, a.by, id, a.now())
+	return named("client", id, a.db.DeleteClient(ctx, a.by, id, a.now()))
 }
 
 // RotatedSecret is a new secret, and until when the one before it works.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base32"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"strings"
@@ -112,7 +114,7 @@ func (a *Admin) SetPassword(ctx context.Context, name, password string) error {
 	if err != nil {
 		return err
 	}
-	return a.db.SetPassword(ctx, a.by, name, hash, accountBucket(name), a.now())
+	return named("user", name, a.db.SetPassword(ctx, a.by, name, hash, accountBucket(name), a.now()))
 }
 
 // EnableUser lets a disabled user log in again and lifts its throttle. ErrNotFound.
@@ -121,7 +123,7 @@ func (a *Admin) EnableUser(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return a.db.EnableUser(ctx, a.by, name, accountBucket(name), a.now())
+	return named("user", name, a.db.EnableUser(ctx, a.by, name, accountBucket(name), a.now()))
 }
 
 // DisableUser ends all grants of the user and lets no new one begin. ErrNotFound.
@@ -144,7 +146,15 @@ func (a *Admin) onUser(ctx context.Context, name string, change func(context.Con
 	if err != nil {
 		return err
 	}
-	return change(ctx, a.by, name, a.now())
+	return named("user", name, change(ctx, a.by, name, a.now()))
+}
+
+// named says of what there is none.
+func named(what, name string, err error) error {
+	if errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("%s %q: %w", what, name, ErrNotFound)
+	}
+	return err
 }
 
 // EachGrant hands the grants that have not expired, newest first, to the hour, to do, page by page, until that returns
@@ -197,7 +207,7 @@ func (a *Admin) RevokeGrant(ctx context.Context, id string) error {
 
 // RevokeClientGrants ends all grants of the client. ErrNotFound.
 func (a *Admin) RevokeClientGrants(ctx context.Context, id string) error {
-	return a.db.RevokeClientGrants(ctx, a.by, id, a.now())
+	return named("client", id, a.db.RevokeClientGrants(ctx, a.by, id, a.now()))
 }
 
 // RevokeAllGrants ends every grant there is.

@@ -30,7 +30,8 @@ var errClient = fail(api.InvalidClient, "client authentication failed")
 // readClient finds the credentials of the client in header or form (RFC 6749 §2.3). More than one method is an invalid request.
 func readClient(h http.Header, f form) (presented, error) {
 	authorization := h.Values("Authorization")
-	id, secret, assertion := f[api.ParamClientID], f[api.ParamClientSecret], f[paramClientAssertion]
+	id, secret := f[api.ParamClientID], f[api.ParamClientSecret]
+	assertion := f[paramClientAssertion] + f[paramClientAssertion+"_type"]
 	methods := len(authorization)
 	for _, given := range []bool{secret != "", assertion != ""} {
 		if given {

@@ -41,7 +41,7 @@ type Config struct {
 	RefreshMaxTTL      Duration `key:"refresh_max_ttl" default:"90d" reload:"true" help:"a login ends after this long, however often it is refreshed"`
 	RefreshRetryWindow Duration `key:"refresh_retry_window" default:"10s" reload:"true" help:"how long a client may repeat a refresh and get the same answer; 0 for never"`
 
-	RefreshLateRetry Duration `key:"refresh_late_retry" default:"24h" reload:"true" help:"after that window, one refresh a login may be repeated once in this time; 0 for never, as with refresh_retry_window 0"`
+	RefreshLateRetry Duration `key:"refresh_late_retry" default:"24h" reload:"true" help:"after the retry window, a login may repeat one refresh in this time; 0 for never; off if refresh_retry_window is 0, unless set"`
 
 	KeyRotationInterval Duration `key:"key_rotation_interval" default:"90d" scope:"keys" reload:"true" help:"how long a signing key signs"`
 	KeyPublishLead      Duration `key:"key_publish_lead" default:"24h" scope:"keys" reload:"true" help:"how long a signing key is published before it signs"`

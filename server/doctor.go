@@ -135,7 +135,7 @@ func (d *doctor) settings() {
 		"so long is a stolen one not noticed (RFC 9700 §4.14.2): the ten seconds of the default are enough for a retry")
 	d.warn(c.RefreshLateRetry > 0 && c.RefreshRetryWindow == 0, "settings",
 		"refresh_late_retry is set, and refresh_retry_window is 0",
-		"a retry at once is refused, and one that comes late is taken: set both or none")
+		"late retries are accepted, and immediate ones are not: set both or neither")
 	d.warn(c.RefreshLateRetry > longLateRetry, "settings",
 		fmt.Sprintf("a login that has taken a late retry takes the next only after %v", c.RefreshLateRetry),
 		"phones lose answers more often than that: 24h is the default")
@@ -276,12 +276,21 @@ func (d *doctor) clock(off time.Duration, other string, tolerance time.Duration)
 }
 
 func (d *doctor) clients(ctx context.Context, a *Admin) {
-	before, n := len(d.findings), 0
+	before, n, public := len(d.findings), 0, 0
 	err := a.EachClient(ctx, func(page []Client) error {
 		n += len(page)
 		for _, c := range page {
-			if c.DisabledAt == nil {
-				d.client(c, a.Now())
+			if c.DisabledAt != nil {
+				continue
+			}
+			d.client(c, a.Now())
+			if size, tooLarge := a.tooLargeAlone(c); tooLarge {
+				d.add("clients", FindingWarning,
+					fmt.Sprintf("an access token with all scope of client %s would have %d bytes", c.ID, size),
+					fmt.Sprintf("the limit is %d: such a request is invalid_scope. client update %s --scope …", maxAccessToken, c.ID))
+			}
+			if c.Public && hasGrant(c, api.GrantRefreshToken) {
+				public++
 			}
 		}
 		return nil
@@ -293,6 +302,20 @@ func (d *doctor) clients(ctx context.Context, a *Admin) {
 	if len(d.findings) == before {
 		d.add("clients", FindingOK, fmt.Sprintf("%d, none of them unsafe", n), "")
 	}
+	d.lateRetries(public)
+}
+
+// lateRetries says what they mean for public clients, whose refresh tokens work for whoever holds one.
+func (d *doctor) lateRetries(public int) {
+	late := d.config.RefreshLateRetry
+	if public == 0 || late == 0 {
+		return
+	}
+	d.add("late retry", FindingOK,
+		fmt.Sprintf("%d public clients: once in %v, a login takes a refresh token that was just replaced", public, late),
+		"a thief with a copy of that token can get its successor, too, until somebody uses the successor, and is not "+
+			"noticed while the owner refreshes less often than that. refresh_late_retry: 0 turns it off, and logs out "+
+			"devices whose answers get lost")
 }
 
 // client looks at one that is not disabled.
@@ -301,12 +324,6 @@ func (d *doctor) client(c Client, now time.Time) {
 		fmt.Sprintf("client %s is public and may use the password grant", c.ID),
 		"anybody can take itself for it and ask people for their passwords (RFC 9700 §2.4): "+
 			"give it a secret if it has a server of its own")
-	if late := d.config.RefreshLateRetry; c.Public && late > 0 && hasGrant(c, api.GrantRefreshToken) {
-		d.add("late retry", FindingOK,
-			fmt.Sprintf("client %s is public: a refresh token that was just replaced is taken once in %v", c.ID, late),
-			"whoever copied that token gets its successor, as its owner does, until one of the two uses it; 0 turns "+
-				"it off, and logs out devices whose answers get lost")
-	}
 	d.warn(Duration(c.AccessTTL) > longAccessTTL, "clients",
 		fmt.Sprintf("access tokens of client %s live for %v", c.ID, Duration(c.AccessTTL)),
 		"see access_ttl: client update "+c.ID+" --access-ttl 10m")
@@ -324,6 +341,9 @@ func (d *doctor) client(c Client, now time.Time) {
 
 // users tells of hashes that came with an import and have not been replaced yet.
 func (d *doctor) users(ctx context.Context, a *Admin) {
+	long, err := a.db.UsersWithLongRoles(ctx, longRoles, a.countTime())
+	d.warn(err == nil && long > 0, "users", fmt.Sprintf("%d have roles of more than %d bytes", long, longRoles),
+		"their access tokens may be larger than 8 KiB: such a login or refresh is invalid_scope. Give them fewer roles")
 	old, err := a.db.UsersWithout(ctx, "$argon2id$", a.countTime())
 	switch {
 	case errors.Is(err, ErrTooSlow):
@@ -385,20 +405,24 @@ func (d *doctor) server(ctx context.Context) {
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
-	if err != nil || answer.StatusCode == http.StatusOK {
+	if err != nil || !strings.HasPrefix(string(text), "serving ") {
+		d.add("server", FindingWarning, "something else than keyturn answers at "+d.config.AdminListen,
+			"serve could not listen there: set admin_listen to a free port, or end that program")
+		return
+	}
+	if answer.StatusCode == http.StatusOK {
 		d.add("server", FindingOK, "the server at "+d.config.AdminListen+" is ready", "")
 		return
 	}
 	var failed []string
 	for line := range strings.Lines(string(text)) {
-		if name, ok := strings.CutSuffix(strings.TrimSpace(line), " failed"); ok {
-			failed = append(failed, name)
+		if line = strings.TrimSpace(line); strings.Contains(line, " failed") {
+			failed = append(failed, line)
 		}
 	}
 	d.add("server", FindingFailed,
-		fmt.Sprintf("the server at %s is not ready: %s", d.config.AdminListen, strings.Join(failed, ", ")),
-		"its log says why. If it is the database, and doctor finds nothing wrong with that, its file was replaced while "+
-			"the server ran: restart the server")
+		fmt.Sprintf("the server at %s is not ready: %s", d.config.AdminListen, strings.Join(failed, "; ")),
+		"it answers 503 until that is mended; it goes by what it saw within the last second")
 }
 
 // metadataURL is where RFC 8414 §3.1 has the metadata of an issuer.

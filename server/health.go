@@ -167,14 +167,24 @@ func livez(w *exchange, r *http.Request) {
 	plain(w, http.StatusOK, text)
 }
 
-// readyz tells whether this replica can serve, from what the last second has shown: it asks nobody.
+// readyz tells whether this replica can serve, from what the last second has shown: it asks nobody. Strangers learn no
+// more than the names of the checks.
 func (s *Server) readyz(w *exchange, r *http.Request) {
+	s.tellReady(w, r, func(finding) string { return "" })
+}
+
+// adminReadyz is readyz with the reasons.
+func (s *Server) adminReadyz(w *exchange, r *http.Request) {
+	s.tellReady(w, r, func(f finding) string { return ": " + f.err.Error() })
+}
+
+func (s *Server) tellReady(w *exchange, r *http.Request, why func(finding) string) {
 	status, verdict := http.StatusOK, "ok"
 	var lines []string
 	for _, f := range s.found() {
 		if f.err != nil {
 			status, verdict = http.StatusServiceUnavailable, "not ready"
-			lines = append(lines, f.name+" failed")
+			lines = append(lines, f.name+" failed"+why(f))
 			continue
 		}
 		lines = append(lines, f.name+" ok")

@@ -75,6 +75,10 @@ func TestClientAssertion(t *testing.T) {
 	if r.status != 400 || r.code(t) != "invalid_request" {
 		t.Errorf("with Basic: %d %s", r.status, r.body)
 	}
+	r = h.post("/introspect", "rs", "token", "x", "client_assertion_type", "y")
+	if r.status != 400 || r.code(t) != "invalid_request" {
+		t.Errorf("with Basic, the type alone: %d %s", r.status, r.body)
+	}
 	r = h.post("/introspect", "", "token", "x", "client_assertion", "y", "client_id", "rs", "client_secret", secret)
 	if r.status != 400 || r.code(t) != "invalid_request" {
 		t.Errorf("with a secret: %d %s", r.status, r.body)
@@ -104,9 +108,16 @@ func TestDoctorAsksTheServer(t *testing.T) {
 		}
 		return false
 	}
-	if !found("server", FindingOK, "is ready") || !found("late retry", FindingOK, "client page is public") {
+	if !found("server", FindingOK, "is ready") || !found("late retry", FindingOK, "1 public clients") {
 		t.Error("nothing of the server, or of late retries")
 	}
+	stranger := httptest.NewServer(http.NotFoundHandler())
+	defer stranger.Close()
+	c.AdminListen = strings.TrimPrefix(stranger.URL, "http://")
+	if !found("server", FindingWarning, "something else than keyturn") {
+		t.Error("a stranger is taken for a server")
+	}
+	c.AdminListen = strings.TrimPrefix(admin.URL, "http://")
 	h.server.stopping.Store(true)
 	if !found("server", FindingFailed, "is not ready: serving") {
 		t.Error("a server that is not ready is not told of")

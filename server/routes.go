@@ -64,7 +64,7 @@ func (e endpoints) routes(config func() *Config) routes {
 type adminEndpoints struct{ metrics, livez, readyz handler }
 
 func (s *Server) adminRoutes() routes {
-	return adminEndpoints{metrics: s.metrics.serve, livez: livez, readyz: s.readyz}.routes()
+	return adminEndpoints{metrics: s.metrics.serve, livez: livez, readyz: s.adminReadyz}.routes()
 }
 
 func (e adminEndpoints) routes() routes {

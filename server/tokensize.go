@@ -237,33 +237,41 @@ func (l roleLimit) check(roles []string) error {
 	if l.client == "" || size <= maxAccessToken {
 		return nil
 	}
-	return invalid("roles: %d with %d bytes would make an access token of client %s %d bytes long, and it may have "+
-		"%d: give the user fewer or shorter roles, or the client less scope", len(roles), rolesSize(roles), l.client,
+	return invalid("roles: %d with %d bytes would make an access token of client %s %d bytes long, and the limit "+
+		"is %d: give the user fewer or shorter roles, or the client less scope", len(roles), rolesSize(roles), l.client,
 		size, maxAccessToken)
 }
 
-// checkClientSize refuses a client whose access token would be too large for the user with the longest roles.
-func (a *Admin) checkClientSize(ctx context.Context, c storage.Client) error {
-	if len(c.Grants) == 0 {
-		return nil
+// longRoles is more bytes of roles than the tokens of most clients have room for. Users with more, from before there was
+// a limit, are not those that a new client must fit.
+const longRoles = maxAccessToken / 2
+
+// checkClientSize refuses a client whose access token would be too large for the user with the longest roles, unless it
+// was as large before.
+func (a *Admin) checkClientSize(ctx context.Context, before, c storage.Client) error {
+	payload, err := largestPayload(a.tokenIssuer(), c)
+	if err != nil || len(c.Grants) == 0 {
+		return err
 	}
-	roles, err := a.db.LongestRoles(ctx, a.countTime())
+	if was, err := largestPayload(a.tokenIssuer(), before); err != nil || before.ID != "" && payload <= was {
+		return err
+	}
+	user, roles, err := a.db.LongestRoles(ctx, longRoles, a.countTime())
 	if errors.Is(err, storage.ErrTooSlow) {
 		roles, err = 0, nil // too many users to look at: a token that is too large is refused when it is issued
 	}
-	if err != nil {
-		return err
-	}
-	payload, err := largestPayload(a.tokenIssuer(), c)
-	if err != nil {
-		return err
-	}
 	size := jwsSize(keys.Typ(c.TokenTyp), withRoles(payload, int(roles)), a.tokenBits())
-	if size <= maxAccessToken {
-		return nil
+	if err != nil || size <= maxAccessToken {
+		return err
 	}
-	return invalid("scope: with all its scope (%d bytes), its longest audience and the longest roles of a user "+
-		"(%d bytes), an access token of client %s would be %d bytes long, and it may have %d: give the client less "+
-		"scope, or the user fewer roles",
-		len(c.Scope), roles, c.ID, size, maxAccessToken)
+	return invalid("scope: with all its scope (%d bytes), its longest audience and the roles of user %q (%d bytes), an "+
+		"access token of client %s would have %d bytes, and the limit is %d: give the client less scope",
+		len(c.Scope), user, roles, c.ID, size, maxAccessToken)
+}
+
+// tooLargeAlone reports whether the access tokens of a client are too large for a user without roles, and how large.
+func (a *Admin) tooLargeAlone(c storage.Client) (size int, tooLarge bool) {
+	payload, err := largestPayload(a.tokenIssuer(), c)
+	size = jwsSize(keys.Typ(c.TokenTyp), payload, a.tokenBits())
+	return size, err == nil && size > maxAccessToken
 }

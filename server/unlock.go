@@ -28,7 +28,7 @@ func (a *Admin) UnlockUser(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return a.db.UnlockUser(ctx, a.by, name, accountBucket(name), a.now())
+	return named("user", name, a.db.UnlockUser(ctx, a.by, name, accountBucket(name), a.now()))
 }
 
 // Throttle tells how the account stands with the throttle, by the settings of this host, the newest failures first.

@@ -52,10 +52,26 @@ func (d *DB) UserPages(ctx context.Context, do func([]User) error) error {
 	}, do)
 }
 
-// LongestRoles is the size in bytes of the longest roles of a user, as JSON text; 0 if there is no user. It reads the
-// whole table: ErrTooSlow if that takes longer than within.
-func (d *DB) LongestRoles(ctx context.Context, within time.Duration) (int64, error) {
-	n, err := readSlowly[int64](ctx, d, within, "users", `SELECT COALESCE(MAX(LENGTH(roles)), 0) FROM users`)
+// LongestRoles is the user with the longest roles of at most so many bytes, as JSON text, of those who are not disabled,
+// and how many bytes they are; "" if there is none. It reads the whole table: ErrTooSlow if that takes longer than within.
+func (d *DB) LongestRoles(ctx context.Context, most int, within time.Duration) (username string, bytes int64, err error) {
+	type longest struct {
+		Username string `db:"username"`
+		Bytes    int64  `db:"bytes"`
+	}
+	rows, err := readSlowly[longest](ctx, d, within, "users", `SELECT username, LENGTH(roles) AS bytes FROM users
+		WHERE disabled_at IS NULL AND LENGTH(roles) <= $1 ORDER BY LENGTH(roles) DESC, username LIMIT 1`, most)
+	if err != nil || len(rows) == 0 {
+		return "", 0, err
+	}
+	return rows[0].Username, rows[0].Bytes, nil
+}
+
+// UsersWithLongRoles counts the users, of those who are not disabled, whose roles have more bytes than most, as JSON
+// text. It reads the whole table: ErrTooSlow if that takes longer than within.
+func (d *DB) UsersWithLongRoles(ctx context.Context, most int, within time.Duration) (int64, error) {
+	n, err := readSlowly[int64](ctx, d, within, "users", `SELECT COUNT(*) FROM users
+		WHERE disabled_at IS NULL AND LENGTH(roles) > $1`, most)
 	if err != nil {
 		return 0, err
 	}

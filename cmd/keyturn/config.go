@@ -96,6 +96,7 @@ func (a *app) config(flags *pflag.FlagSet, forServe bool) (server.Config, error)
 	}
 	if c.RefreshRetryWindow == 0 && !a.given["refresh_late_retry"] {
 		c.RefreshLateRetry = 0 // whoever wants no retry wants no late one, either
+		a.origins["refresh_late_retry"] = "refresh_retry_window is 0"
 	}
 	if len(problems) == 0 {
 		problems = c.Problems(forServe)

@@ -13,7 +13,7 @@ import (
 // Whatever the files in deploy/ set is a setting, the commands that they run are commands, and containers are locked down.
 func TestDeployFilesSetSettings(t *testing.T) {
 	known := func(name string) bool {
-		return name == "KEYTURN_CONFIG" || name == "KEYTURN_HOST" || name == "KEYTURN_UPSTREAMS" || // of the Caddyfile
+		return name == "KEYTURN_CONFIG" ||
 			slices.ContainsFunc(settings, func(s setting) bool { return name == s.env || name == s.env+"_FILE" })
 	}
 	variable := regexp.MustCompile(`\bKEYTURN_[A-Z_]+[A-Z]\b`)

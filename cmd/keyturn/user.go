@@ -22,7 +22,7 @@ func (a *app) userCommand() *cobra.Command {
 	return noun("user", "People who log in",
 		a.userCreate(), a.userImport(), a.userList(), a.userShow(), a.userPasswd(),
 		one("enable", "Let a disabled user log in again, and lift its throttle", (*server.Admin).EnableUser, "enabled"),
-		one("unlock", "Lift every throttle of a user, who has failed to log in too often",
+		one("unlock", "Lift all login throttling of a user",
 			(*server.Admin).UnlockUser, "unlocked: the next login is judged"),
 		one("disable", "End a user's grants and let no new one begin", (*server.Admin).DisableUser, "disabled: all grants have ended"),
 		one("delete", "Remove a user and its grants", (*server.Admin).DeleteUser, "deleted with all grants"))

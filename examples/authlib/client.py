@@ -27,10 +27,10 @@ session = OAuth2Session(
 
 
 def login():
-    if "KEYTURN_PASSWORD" not in os.environ:
-        sys.exit("Log in: set KEYTURN_USER and KEYTURN_PASSWORD.")
+    if "LOGIN_PASSWORD" not in os.environ:
+        sys.exit("Log in: set LOGIN_USER and LOGIN_PASSWORD.")
     try:
-        save(session.fetch_token(username=os.environ["KEYTURN_USER"], password=os.environ["KEYTURN_PASSWORD"]))
+        save(session.fetch_token(username=os.environ["LOGIN_USER"], password=os.environ["LOGIN_PASSWORD"]))
     except OAuthError as error:
         if error.error != "invalid_grant":
             raise

@@ -1,7 +1,7 @@
 #!/bin/bash
 # client.sh: log in, call the API, log out. Needs curl and jq.
 #
-#   CLIENT_SECRET=... KEYTURN_USER=alice KEYTURN_PASSWORD=... ./client.sh login
+#   CLIENT_SECRET=... LOGIN_USER=alice LOGIN_PASSWORD=... ./client.sh login
 #   CLIENT_SECRET=... ./client.sh get https://api.example.com/
 #   CLIENT_SECRET=... ./client.sh logout
 
@@ -28,8 +28,8 @@ save() {
 }
 
 login() {
-    answer=$(post token -d grant_type=password --data-urlencode username@<(printf %s "$KEYTURN_USER") \
-        --data-urlencode password@<(printf %s "$KEYTURN_PASSWORD")) || die "Not logged in: $answer"
+    answer=$(post token -d grant_type=password --data-urlencode username@<(printf %s "$LOGIN_USER") \
+        --data-urlencode password@<(printf %s "$LOGIN_PASSWORD")) || die "Not logged in: $answer"
     save "$answer"
 }
 

@@ -1,4 +1,4 @@
-// A client program with oauth4webapi: logs a person in with KEYTURN_USER and KEYTURN_PASSWORD, calls the API at each line of its standard input,
+// A client program with oauth4webapi: logs a person in with LOGIN_USER and LOGIN_PASSWORD, calls the API at each line of its standard input,
 // refreshes its tokens when they have expired, and logs out when the input ends. CLIENT_SECRET is the client's secret.
 //   echo | node client.mjs
 import { createInterface } from 'node:readline/promises';
@@ -7,7 +7,7 @@ import * as oauth from 'oauth4webapi';
 
 const issuer = new URL('https://auth.example.com');
 const api = new URL('https://api.example.com');
-const { CLIENT_SECRET, KEYTURN_USER, KEYTURN_PASSWORD } = process.env;
+const { CLIENT_SECRET, LOGIN_USER, LOGIN_PASSWORD } = process.env;
 
 const client = { client_id: 'app' };
 const secret = oauth.ClientSecretBasic(CLIENT_SECRET);
@@ -81,7 +81,7 @@ async function call(url, mayRefresh = true) {
 }
 
 try {
-  await login(KEYTURN_USER, KEYTURN_PASSWORD);
+  await login(LOGIN_USER, LOGIN_PASSWORD);
 } catch (error) {
   if (!(error instanceof LoginNeeded)) throw error;
   console.error('Wrong username or password.');

@@ -1,4 +1,4 @@
-// A client program with openid-client: logs a person in with KEYTURN_USER and KEYTURN_PASSWORD, calls the API at each line of its standard input,
+// A client program with openid-client: logs a person in with LOGIN_USER and LOGIN_PASSWORD, calls the API at each line of its standard input,
 // refreshes its tokens when they have expired, and logs out when the input ends. CLIENT_SECRET is the client's secret.
 //   echo | node client.mjs
 import { createInterface } from 'node:readline/promises';
@@ -7,7 +7,7 @@ import * as oauth from 'openid-client';
 
 const issuer = new URL('https://auth.example.com');
 const api = new URL('https://api.example.com');
-const { CLIENT_SECRET, KEYTURN_USER, KEYTURN_PASSWORD } = process.env;
+const { CLIENT_SECRET, LOGIN_USER, LOGIN_PASSWORD } = process.env;
 
 // keyturn publishes the metadata of RFC 8414, not those of OpenID. Without TLS it is only ever on this machine.
 const loopback = issuer.protocol === 'http:' && ['127.0.0.1', '[::1]', 'localhost'].includes(issuer.hostname);
@@ -60,7 +60,7 @@ async function call(url, mayRefresh = true) {
 }
 
 try {
-  tokens = await login(KEYTURN_USER, KEYTURN_PASSWORD);
+  tokens = await login(LOGIN_USER, LOGIN_PASSWORD);
 } catch (error) {
   if (!(error instanceof LoginNeeded)) throw error;
   console.error('Wrong username or password.');

@@ -23,9 +23,9 @@ session = OAuth2Session(client=LegacyApplicationClient(CLIENT_ID), auto_refresh_
 
 
 def login():
-    if "KEYTURN_PASSWORD" not in os.environ:
-        sys.exit("Log in: set KEYTURN_USER and KEYTURN_PASSWORD.")
-    username, password = os.environ["KEYTURN_USER"], os.environ["KEYTURN_PASSWORD"]
+    if "LOGIN_PASSWORD" not in os.environ:
+        sys.exit("Log in: set LOGIN_USER and LOGIN_PASSWORD.")
+    username, password = os.environ["LOGIN_USER"], os.environ["LOGIN_PASSWORD"]
     try:
         save(session.fetch_token(TOKEN_URL, username=username, password=password, client_secret=CLIENT_SECRET, timeout=10))
     except InvalidGrantError:

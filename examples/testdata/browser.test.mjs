@@ -1,11 +1,11 @@
 // Drives the page in Chromium: three tabs, one login. The access tokens of its client must be short-lived, for this waits until one expires.
-//   PAGE_URL=http://127.0.0.1:8000/ KEYTURN_USER=… KEYTURN_PASSWORD=… node browser.test.mjs
+//   PAGE_URL=http://127.0.0.1:8000/ LOGIN_USER=… LOGIN_PASSWORD=… node browser.test.mjs
 import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { chromium } from 'playwright-core';
 
-const { PAGE_URL, KEYTURN_USER, KEYTURN_PASSWORD } = process.env;
-assert(PAGE_URL && KEYTURN_USER && KEYTURN_PASSWORD, 'PAGE_URL, KEYTURN_USER and KEYTURN_PASSWORD must be set');
+const { PAGE_URL, LOGIN_USER, LOGIN_PASSWORD } = process.env;
+assert(PAGE_URL && LOGIN_USER && LOGIN_PASSWORD, 'PAGE_URL, LOGIN_USER and LOGIN_PASSWORD must be set');
 
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
@@ -56,7 +56,7 @@ try {
   const click = (tab, name) => tab.getByRole('button', { name }).click();
 
   async function login(tab, password) {
-    await tab.getByLabel('Username').fill(KEYTURN_USER);
+    await tab.getByLabel('Username').fill(LOGIN_USER);
     await tab.getByLabel('Password').fill(password);
     await click(tab, 'Log in');
   }
@@ -98,13 +98,13 @@ try {
 
   await step('a wrong password is told', async () => {
     await formEverywhere();
-    await login(tabs[0], `${KEYTURN_PASSWORD}, not`);
+    await login(tabs[0], `${LOGIN_PASSWORD}, not`);
     await message(tabs[0], 'Wrong username or password.');
     assert.deepEqual(asked, ['password']);
   });
 
   await step('a login is one for all tabs', async () => {
-    await login(tabs[0], KEYTURN_PASSWORD);
+    await login(tabs[0], LOGIN_PASSWORD);
     await pageEverywhere();
     await everyTab(call);
     assert.deepEqual(asked, ['password', 'password']);
@@ -160,7 +160,7 @@ try {
   });
 
   await step('a logout is one for all tabs, and ends the grant', async () => {
-    await login(tabs[1], KEYTURN_PASSWORD);
+    await login(tabs[1], LOGIN_PASSWORD);
     await pageEverywhere();
     const { refresh_token } = newest;
     await click(tabs[2], 'Log out');

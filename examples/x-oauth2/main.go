@@ -62,7 +62,7 @@ func load() (*oauth2.Token, error) {
 }
 
 func login(ctx context.Context) (*oauth2.Token, error) {
-	token, err := config.PasswordCredentialsToken(ctx, os.Getenv("KEYTURN_USER"), os.Getenv("KEYTURN_PASSWORD"))
+	token, err := config.PasswordCredentialsToken(ctx, os.Getenv("LOGIN_USER"), os.Getenv("LOGIN_PASSWORD"))
 	if err != nil {
 		return nil, err
 	}
