@@ -22,7 +22,8 @@ func (w *world) true() time.Time { return noon.Add(w.passed) }
 
 func (w *world) start(latest time.Time, given Retired) {
 	begun := w.passed
-	w.clock = New(func() time.Time { return w.true().Add(w.machine) }, func() time.Duration { return w.passed - begun })
+	wall := func() time.Time { return w.true().Add(w.machine) }
+	w.clock = New(wall, func() time.Duration { return w.passed - begun }, w.alone)
 	w.clock.Begin(latest, given)
 	w.observe()
 }
@@ -66,24 +67,105 @@ func (w *world) known(want bool) {
 	}
 }
 
+// doubts wants the time to be doubted by so much.
+func (w *world) doubts(want time.Duration) {
+	w.t.Helper()
+	if got := w.clock.Doubt(); (got - want).Abs() > 2*time.Minute {
+		w.t.Errorf("it doubts %v, want %v", got, want)
+	}
+}
+
 const far = 16 * 24 * time.Hour
 
 func TestClock(t *testing.T) {
 	for name, test := range map[string]func(w *world){
-		"a little off is followed, and never goes back": func(w *world) {
+		"a little off is followed at once, and told": func(w *world) {
 			w.machine, w.database = 12*time.Second, 0
 			w.start(time.Time{}, Retired{})
 			w.sure(true)
 			w.off(0)
-			w.database = -10 * time.Second
-			before := w.clock.Now()
-			w.observe()
-			if w.clock.Now().Before(before) {
-				w.t.Error("it goes back")
+			expired := w.clock.Now()
+			for _, off := range []time.Duration{-10 * time.Second, 15 * time.Second} {
+				before := w.database
+				w.moved, w.database = 0, off
+				w.observe()
+				w.off(off)
+				w.sure(true)
+				if (w.moved - (off - before)).Abs() > time.Second {
+					w.t.Errorf("moved by %v, told %v", off-before, w.moved)
+				}
+				if off < 0 && !w.clock.Over(expired.Add(-10*time.Minute), expired) {
+					w.t.Error("what has expired comes back")
+				}
 			}
-			w.wait(5 * time.Minute)
-			w.off(-10 * time.Second)
+		},
+		"a database that creeps away is not followed": func(w *world) {
+			w.start(time.Time{}, Retired{})
+			for range 100 {
+				w.database += 20 * time.Second
+				w.wait(time.Second)
+			}
+			w.sure(false)
+			if off := w.clock.Now().Sub(w.true()); off > 2*MaxOff {
+				w.t.Errorf("followed by %v", off)
+			}
+			w.database = 0
+			w.wait(time.Minute)
 			w.sure(true)
+			w.off(0)
+		},
+		"both clocks go on after a machine was saved for two hours": func(w *world) {
+			w.start(time.Time{}, Retired{})
+			w.machine, w.database = 2*time.Hour, 2*time.Hour
+			w.observe()
+			w.sure(false)
+			w.wait(15 * time.Second)
+			w.sure(true)
+			w.off(2 * time.Hour)
+			w.doubts(2 * time.Hour)
+		},
+		"alone, sixteen days ahead at the start": func(w *world) {
+			w.alone, w.machine = true, far
+			w.start(noon.Add(-time.Minute), Retired{})
+			w.sure(true)
+			w.doubts(far)
+			w.wait(time.Minute)
+			w.machine = 0
+			w.wait(time.Minute)
+			w.sure(true)
+			w.off(0)
+			w.doubts(0)
+			if err := w.clock.Settled(); err != nil {
+				w.t.Error(err)
+			}
+			if w.clock.Rested() == nil {
+				w.t.Error("it deletes at once")
+			}
+		},
+		"alone, sixteen days behind at the start": func(w *world) {
+			w.alone, w.machine = true, -far
+			w.start(noon, Retired{})
+			w.known(false)
+			w.machine = 0
+			w.observe()
+			w.known(true)
+			w.sure(true)
+			w.off(0)
+		},
+		"alone, started for the first time for weeks": func(w *world) {
+			w.alone = true
+			w.start(noon.Add(-far), Retired{})
+			w.sure(true)
+			w.doubts(far)
+			w.wait(20 * time.Minute)
+			w.doubts(0)
+			if err := w.clock.Settled(); err != nil {
+				w.t.Error(err)
+			}
+			w.wait(24 * time.Hour)
+			if err := w.clock.Rested(); err != nil {
+				w.t.Error(err)
+			}
 		},
 		"a machine that starts far ahead knows nothing until it is right": func(w *world) {
 			w.machine = far
@@ -126,13 +208,21 @@ func TestClock(t *testing.T) {
 			w.alone = true
 			w.start(noon.Add(-time.Minute), Retired{})
 			w.machine = far
-			w.wait(10 * time.Minute)
+			w.wait(30 * time.Second)
 			w.sure(false)
 			w.off(0)
+			w.wait(10 * time.Minute)
+			w.sure(true)
+			w.off(far)
+			w.doubts(far)
+			if w.clock.Settled() == nil || w.clock.Rested() == nil {
+				w.t.Error("it ends and deletes")
+			}
 			w.machine = 0
 			w.observe()
 			w.sure(true)
 			w.off(0)
+			w.doubts(0)
 		},
 		"alone, nine hours ahead at the start, then right": func(w *world) {
 			w.alone, w.machine = true, 9*time.Hour
@@ -219,6 +309,7 @@ func TestClock(t *testing.T) {
 			if w.moved != 50*time.Minute {
 				w.t.Error("nobody is told:", w.moved)
 			}
+			w.doubts(50 * time.Minute)
 		},
 	} {
 		t.Run(name, func(t *testing.T) { test(&world{t: t}) })

@@ -343,7 +343,8 @@ const (
 // it has signed.
 func (r *Ring) Admit(ctx context.Context) (release func(), err error) {
 	release, err = r.admission.Acquire(ctx, "", signPatience)
-	if err != nil {
+	var busy *queue.BusyError
+	if errors.As(err, &busy) {
 		err = fmt.Errorf("%w: %w", ErrBusy, err)
 	}
 	return release, err

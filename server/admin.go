@@ -59,11 +59,19 @@ func OpenAdmin(ctx context.Context, c Config, o AdminOptions) (*Admin, error) {
 	if !isText(o.Actor) || !isText(o.Reason) {
 		return nil, invalid("reason and actor: valid UTF-8 without NUL")
 	}
-	st, err := openStore(ctx, c, o.Create, keys.Options{Log: discard, Tolerant: true})
+	st, err := openForCommand(ctx, c, o)
 	if err != nil {
 		return nil, err
 	}
-	a := &Admin{config: c, store: st, db: st.db, ring: st.ring, by: storage.Actor{Name: o.Actor, Reason: o.Reason}, now: time.Now, say: o.Say}
+	a := &Admin{
+		config: c,
+		store:  st,
+		db:     st.db,
+		ring:   st.ring,
+		by:     storage.Actor{Name: o.Actor, Reason: o.Reason},
+		now:    time.Now,
+		say:    o.Say,
+	}
 	if !o.Moved {
 		if err := checkMoved(ctx, st.db); err != nil {
 			st.close()
@@ -75,6 +83,22 @@ func OpenAdmin(ctx context.Context, c Config, o AdminOptions) (*Admin, error) {
 		return nil, err
 	}
 	return a, nil
+}
+
+// commandPatience is how long a command waits for a connection where servers use all that PostgreSQL gives.
+const commandPatience = 20 * time.Second
+
+// openForCommand opens database and keys. Somebody who acts in an incident does not go away because servers are busy.
+func openForCommand(ctx context.Context, c Config, o AdminOptions) (store, error) {
+	for begun := time.Now(); ; {
+		st, err := openStore(ctx, c, o.Create, keys.Options{Log: discard, Tolerant: true})
+		if !errors.Is(err, storage.ErrBusy) || time.Since(begun) > commandPatience || ctx.Err() != nil {
+			return st, err
+		}
+		if o.Say != nil {
+			o.Say("keyturn: PostgreSQL gives no further connection now: trying again")
+		}
+	}
 }
 
 // countTimeout bounds what is counted for people: somebody waits for it who may be in a hurry.

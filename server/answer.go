@@ -74,7 +74,7 @@ func causeOf(err error) string {
 	switch {
 	case errors.As(err, &f):
 		return ""
-	case errors.As(err, &busy), errors.Is(err, storage.ErrBusy), errors.Is(err, keys.ErrBusy):
+	case errors.As(err, &busy), errors.Is(err, storage.ErrBusy):
 		return causeBusy
 	case errors.Is(err, storage.ErrUnavailable), errors.Is(err, context.Canceled):
 		return causeDatabase
@@ -154,5 +154,5 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Write(b)
 }
 
-// retrySoon is what a client is told to wait when the database is away.
+// retrySoon is what a client is told to wait where nobody knows how long it will take.
 const retrySoon = time.Second

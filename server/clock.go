@@ -12,19 +12,12 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// maxAhead is how far ahead the last heartbeat may be for the clock here to be what is wrong. Beyond it the clock was
-// wrong then, and waiting for that time to come would be worse.
-const maxAhead = 24 * time.Hour
-
 // metaRetiredTime keeps the span of time that a server on SQLite has given up, so that the next start does not wait for
 // it again.
 const metaRetiredTime = "retired time"
 
-// beginClock tells the clock what an SQLite database knows of the time. PostgreSQL has a clock of its own.
+// beginClock tells the clock what the database knows of the time.
 func (s *Server) beginClock(ctx context.Context) error {
-	if s.db.Kind() != storage.SQLite {
-		return s.observeClock(ctx)
-	}
 	latest, err := s.db.Mark(ctx, storage.MarkHeartbeat)
 	if err != nil {
 		return err
@@ -37,13 +30,19 @@ func (s *Server) beginClock(ctx context.Context) error {
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return fmt.Errorf("%s: %w", metaRetiredTime, err)
 	}
-	if ahead := latest.Sub(s.now()); ahead > maxAhead {
+	if ahead := latest.Sub(s.now()); ahead > clock.MaxOff {
 		s.log.Error("the database was last used at a time that has not come yet: the clock was wrong then, or is now",
 			"at", latest)
-		latest = time.Time{}
 	}
 	s.clock.Begin(latest, retired)
-	return s.observeClock(ctx)
+	if err := s.observeClock(ctx); err != nil {
+		return err
+	}
+	if gap := s.clock.Doubt(); gap > 0 {
+		s.log.Warn("no server has run for long: if the clock is wrong, set it now; nothing is deleted for a day",
+			"last", latest)
+	}
+	return nil
 }
 
 // slowClock is how long the database may take to tell the time for that to be of use.
@@ -63,10 +62,14 @@ func (s *Server) observeClock(ctx context.Context) error {
 	}
 	retired := s.clock.Retired()
 	moved := s.clock.Observe(reference.Add(took / 2))
-	if now := s.now(); moved > clockWarning {
+	if now := s.now(); moved > 0 {
 		s.ring.Away(now.Add(-moved), now)
 	}
-	if given := s.clock.Retired(); given != retired && s.db.Kind() == storage.SQLite {
+	if moved > clock.MaxOff {
+		s.log.Warn("the clocks were set forward: nothing is deleted for a day", "by", moved.String())
+	}
+	given := s.clock.Retired()
+	if given != retired && !given.Until.IsZero() && s.db.Kind() == storage.SQLite {
 		return s.keepRetired(ctx, given)
 	}
 	return nil
@@ -85,18 +88,17 @@ func (s *Server) keepRetired(ctx context.Context, given clock.Retired) error {
 // clockWarning is how far the clock may be off before somebody should look.
 const clockWarning = 5 * time.Second
 
-// sureOfTime observes the clock and reports why this replica is not sure of the time (*clock.UnsureError); nil if it
-// is.
-func (s *Server) sureOfTime(ctx context.Context) error {
+// settledTime observes the clock and reports why this replica takes no step by it (*clock.UnsureError); nil if it does.
+func (s *Server) settledTime(ctx context.Context) error {
 	if err := s.observeClock(ctx); err != nil {
 		return err
 	}
-	return s.clock.Sure()
+	return s.clock.Settled()
 }
 
 // warnOfClock tells the log of a clock that is off.
 func (s *Server) warnOfClock() {
 	if off := s.clock.Off(); off.Abs() > clockWarning {
-		s.log.Warn((&clock.UnsureError{Off: off}).Error())
+		s.log.Warn("the clock here is " + off.Round(time.Second).String() + " off that of the database: set both by NTP")
 	}
 }

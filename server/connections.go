@@ -15,8 +15,8 @@ import (
 )
 
 // connections is a listener whose connections are bounded. Where there would be too many, the one that has been idle
-// longest is closed for the new one. A connection is idle from the end of one request to the end of the head of the
-// next, and until its first.
+// longest is closed for the new one. A connection is idle until a whole request has been read from it, and from the end of
+// one request until the next has been read: one that sends slowly keeps nobody else out.
 type connections struct {
 	net.Listener
 	name  string      // public or admin
@@ -90,8 +90,11 @@ func (l *connections) admit(c *conn) bool {
 		l.closedNew.Add(1)
 	}
 	if (longest != nil || !fits) && l.full.now() {
-		l.log.Warn("there are too many connections: those that are idle are closed",
-			"event", "connections", "listener", l.name, "limit", l.limit)
+		closed := "those that are idle are closed"
+		if !fits {
+			closed = "new ones are closed, since all have a request"
+		}
+		l.log.Warn("there are too many connections: "+closed, "event", "connections", "listener", l.name, "limit", l.limit)
 	}
 	return fits
 }
@@ -177,6 +180,17 @@ func connContext(ctx context.Context, nc net.Conn) context.Context {
 	return ctx
 }
 
+// isRead notes that the whole request has been read: from now on until its answer the connection is not idle.
+func isRead(r *http.Request) {
+	c, ok := r.Context().Value(connKey{}).(*conn)
+	if !ok {
+		return
+	}
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	c.of.busy(c)
+}
+
 // connState follows what net/http does with a connection.
 func connState(nc net.Conn, state http.ConnState) {
 	t, ok := nc.(tracked)
@@ -187,11 +201,11 @@ func connState(nc net.Conn, state http.ConnState) {
 	c.of.mu.Lock()
 	defer c.of.mu.Unlock()
 	switch {
-	case c.forgotten:
-	case state == http.StateActive:
-		c.of.busy(c)
-	case state == http.StateIdle && c.idle == nil:
+	case c.forgotten || state != http.StateIdle:
+	case c.idle == nil:
 		c.idle = c.of.idle.PushBack(c)
+	default:
+		c.of.idle.MoveToBack(c.idle)
 	}
 }
 

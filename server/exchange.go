@@ -26,7 +26,16 @@ type exchange struct {
 }
 
 func newExchange(w http.ResponseWriter, r *http.Request, id string) *exchange {
-	x := &exchange{ResponseWriter: w, id: id, route: "other", status: http.StatusOK, unread: r.ContentLength != 0}
+	x := &exchange{
+		ResponseWriter: w,
+		id:             id,
+		route:          "other",
+		status:         http.StatusOK,
+		unread:         r.ContentLength != 0,
+	}
+	if !x.unread {
+		isRead(r)
+	}
 	x.Header().Set("X-Request-Id", x.id)
 	x.Header().Set("X-Content-Type-Options", "nosniff")
 	return x

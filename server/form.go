@@ -44,6 +44,7 @@ func readForm(x *exchange, r *http.Request) (form, error) {
 		return nil, fail(api.InvalidRequest, "the body could not be read")
 	}
 	x.unread = false
+	isRead(r)
 	return parseForm(body)
 }
 

@@ -113,7 +113,7 @@ type hasher struct {
 	garbage atomic.Int64        // bytes of hashes since the last collection
 	took    func(time.Duration) // hears how long a hash took; nil: nobody
 	mu      sync.Mutex
-	recent  map[string][]time.Duration // how long the last hashes of each kind took
+	recent  map[string][]time.Duration // how long the last logins took that failed, by the kind of their hash
 }
 
 const (
@@ -189,7 +189,7 @@ func (h *hasher) pretend(
 	}
 }
 
-// sample is how long some hash of the kind took a moment ago.
+// sample is how long some login took, from its slot on, that failed by a hash of the kind a moment ago.
 func (h *hasher) sample(kind string) (time.Duration, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -200,7 +200,7 @@ func (h *hasher) sample(kind string) (time.Duration, bool) {
 	return recent[mathrand.IntN(len(recent))], true
 }
 
-// remember keeps how long a hash of the kind took.
+// remember keeps how long a login took, from its slot on, that failed by a hash of the kind.
 func (h *hasher) remember(kind string, took time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -229,9 +229,7 @@ func (h *hasher) collect(memory int64) {
 func (h *hasher) compare(stored storedHash, typed, canonical string) (matches bool, better string) {
 	begun := time.Now()
 	background(func() {
-		matches = stored.matches(typed, canonical)
-		h.remember(stored.kind(), time.Since(begun))
-		if matches && stored.weaker(h.policy) {
+		if matches = stored.matches(typed, canonical); matches && stored.weaker(h.policy) {
 			better = newPasswordHash(h.policy, canonical).String()
 		}
 	})

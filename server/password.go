@@ -93,19 +93,14 @@ func (s *Server) login(q *request, name, password string) (storage.LoginView, er
 		if err != nil {
 			return view, err
 		}
-		a, now, free := s.throttle.enter(g.key, view, s.now())
-		if now == judge {
+		a, verdict, free := s.throttle.enter(g.key, view, s.now())
+		if verdict == verdictRefuse {
+			return view, s.refuseLogin(q, g, view)
+		}
+		if verdict == verdictJudge {
 			if judged, err := s.judge(q, g, a, view); judged || err != nil {
 				return view, err
-			}
-			now = waitFirst // for other replicas
-		}
-		if now == refuse {
-			refused, err := s.refuseLogin(q, g, view)
-			if refused || err != nil {
-				return view, err
-			}
-			continue
+			} // else others are being judged on other replicas
 		}
 		if err := untilFree(q.base, free, g.deadline); err != nil {
 			return view, err
@@ -134,24 +129,26 @@ func (s *Server) readLogin(q *request, k storage.LoginKey) (storage.LoginView, e
 	return view, err
 }
 
-// refuseLogin refuses a login that is throttled: it takes as long as one that is judged, and no slot. It reports false
-// where nobody knows yet how long that is.
-func (s *Server) refuseLogin(q *request, g guess, view storage.LoginView) (refused bool, err error) {
+// refuseLogin refuses a login that is throttled. It takes as long as one that is judged, and no slot; but where nobody knows
+// yet how long that is, it is hashed.
+func (s *Server) refuseLogin(q *request, g guess, view storage.LoginView) error {
 	stored, _ := s.storedHash(view)
-	refused, err = s.hasher.pretend(q.base, q.address, g.patience(), stored)
+	timed, err := s.hasher.pretend(q.base, q.address, g.patience(), stored)
 	if err != nil {
-		return false, err
+		return err
 	}
-	if !refused {
+	if !timed {
 		release, err := s.hasher.acquire(q.base, q.address, g.patience())
 		if err != nil {
-			return false, err
+			return err
 		}
+		begun := time.Now()
 		s.hasher.compare(stored, g.typed, g.canonical)
+		s.hasher.remember(stored.kind(), time.Since(begun))
 		release()
 	}
 	s.loginFailed(q, "throttled")
-	return true, errLogin
+	return errLogin
 }
 
 // judge obtains a hash slot, counts the guess where it must, and compares. It reports false if other replicas are
@@ -168,6 +165,7 @@ func (s *Server) judge(q *request, g guess, a *attempt, view storage.LoginView) 
 	}
 	release = sync.OnceFunc(release)
 	defer release()
+	begun := time.Now()
 	q.asking = s.now()
 	ctx, cancel := s.patience(q.base)
 	defer cancel()
@@ -187,6 +185,7 @@ func (s *Server) judge(q *request, g guess, a *attempt, view storage.LoginView) 
 		if err := a.settle(settling, storage.GuessWrong, s.now()); err != nil {
 			return true, err
 		}
+		s.hasher.remember(stored.kind(), time.Since(begun)) // as long as a throttled login will pretend to take
 		return true, errLogin
 	}
 	if err := q.base.Err(); err != nil { // nobody waits for an answer any more

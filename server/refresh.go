@@ -18,7 +18,7 @@ import (
 var errRefresh = fail(api.InvalidGrant, "the refresh token is invalid, expired, revoked or was used before")
 
 // refresh is the refresh grant, RFC 6749 §6: a fresh token is one statement, a forged one costs no more than to ask who the client is.
-func (s *Server) refresh(ctx context.Context, q *request) (response api.TokenResponse, err error) {
+func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
 	text := q.form[api.ParamRefreshToken]
 	if text == "" {
@@ -32,11 +32,6 @@ func (s *Server) refresh(ctx context.Context, q *request) (response api.TokenRes
 		s.event(q, "refresh", "failed", slog.String("reason", "malformed"))
 		return none, errRefresh
 	}
-	defer func() {
-		if hungUp(q.base, err) || errors.Is(err, keys.ErrBusy) {
-			s.unanswered.note(t.grant, q.at, s.now())
-		}
-	}()
 	signed, err := s.ring.Admit(q.base)
 	if err != nil {
 		return none, err
@@ -102,6 +97,18 @@ func (s *Server) presentation(q *request, t refreshToken, signer keys.Signer) st
 		Arrived:     q.at,
 		Outages:     s.outages(t.grant),
 		Unsure:      s.clock.Sure() != nil,
+		Doubt:       s.clock.Doubt(),
+	}
+}
+
+// noteUnanswered remembers that a refresh waited here in vain, whatever for. Only a token of ours is remembered.
+func (s *Server) noteUnanswered(q *request) {
+	text := q.form[api.ParamRefreshToken]
+	if text == "" || q.form[api.ParamGrantType] != api.GrantRefreshToken {
+		return
+	}
+	if t, ok, err := s.readRefreshToken(text); ok && err == nil {
+		s.unanswered.note(t.grant, q.at, s.now(), time.Duration(s.config().RefreshRetryWindow))
 	}
 }
 

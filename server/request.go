@@ -103,8 +103,11 @@ func (s *Server) answer(r *http.Request, q *request, endpoint func(context.Conte
 	q.at = s.now()
 	q.asking = q.at
 	body, err := s.answerAs(ctx, q, endpoint)
-	// A client that was told to come again comes later than it would have: that must not count against it.
-	if errors.Is(err, storage.ErrUnavailable) && !hungUp(q.base, err) {
+	// A client that waited in vain comes later than it would have: that must not count against it.
+	switch {
+	case hungUp(q.base, err), causeOf(err) == causeBusy:
+		s.noteUnanswered(q)
+	case errors.Is(err, storage.ErrUnavailable):
 		s.ring.Away(q.asking, s.now())
 	}
 	return body, err

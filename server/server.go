@@ -40,7 +40,7 @@ type Options struct {
 	Reload      Reload                                   // the zero value: never
 	Dev         bool                                     // the database is, or becomes, one of `keyturn dev`
 
-	CPUs int // signatures and password hashes at once; 0: as Go runs on
+	CPUs int // signatures at once; 0: as Go runs on
 
 	clock *clock.Clock
 }
@@ -58,7 +58,7 @@ func (o Options) withClock(alone bool) Options {
 	if o.Elapsed == nil {
 		o.Elapsed = clock.Elapsed()
 	}
-	o.clock = clock.New(o.Wall, o.Elapsed)
+	o.clock = clock.New(o.Wall, o.Elapsed, alone)
 	o.Now = o.clock.Now
 	if wall := o.Wall; alone && o.DatabaseNow == nil {
 		o.DatabaseNow = func(context.Context) (time.Time, error) { return wall(), nil }
@@ -122,7 +122,7 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 		Wall:        o.Wall,
 		DatabaseNow: o.DatabaseNow,
 		Elapsed:     elapsed,
-		Sure:        s.sureOfTime,
+		Sure:        s.settledTime,
 		Generate:    o.Generate,
 		Log:         o.Log,
 		CPUs:        o.CPUs,

@@ -86,30 +86,30 @@ func (t *throttle) buckets(k storage.LoginKey, v storage.LoginView) []storage.Bu
 type attempt struct {
 	throttle *throttle
 	buckets  []storage.Bucket
-	counted  bool   // it must be reserved in the database before it is judged
+	shared   bool   // others may be judged at the same time: it must be reserved in the database first
 	reserved bool   // it is
 	forget   string // the account's bucket, which a login from a familiar address empties
 }
 
-// judging is what came of an attempt to judge a login now.
-type judging int
+// verdict is whether a login may be judged now.
+type verdict int
 
 const (
-	judge     judging = iota // it may be judged
-	refuse                   // it is throttled
-	waitFirst                // others are being judged, who may use up the limit
+	verdictJudge  verdict = iota
+	verdictRefuse         // it is throttled
+	verdictWait           // others are being judged, who may use up the limit
 )
 
-// enter takes a place for a login within the limits of its buckets, by what was read of them. With judge, leave must
-// follow; with waitFirst, the channel is closed when a place is free.
-func (t *throttle) enter(k storage.LoginKey, v storage.LoginView, now time.Time) (*attempt, judging, <-chan struct{}) {
+// enter takes a place in every bucket of a login, by what was read of them. After verdictJudge, leave must follow; with
+// verdictWait, the channel is closed when a place may be free.
+func (t *throttle) enter(k storage.LoginKey, v storage.LoginView, now time.Time) (*attempt, verdict, <-chan struct{}) {
 	a := &attempt{throttle: t, buckets: t.buckets(k, v)}
 	if v.Familiar && v.Account.Count > 0 {
 		a.forget = k.AccountBucket
 	}
 	for _, b := range a.buckets {
 		if !t.allows(b, now) {
-			return nil, refuse, nil
+			return nil, verdictRefuse, nil
 		}
 	}
 	t.mu.Lock()
@@ -118,7 +118,7 @@ func (t *throttle) enter(k storage.LoginKey, v storage.LoginView, now time.Time)
 		if f := t.flights[b.Name]; f != nil && f.judging >= places(b) {
 			free := make(chan struct{})
 			f.waiting = append(f.waiting, free)
-			return nil, waitFirst, free
+			return nil, verdictWait, free
 		}
 	}
 	for _, b := range a.buckets {
@@ -128,10 +128,10 @@ func (t *throttle) enter(k storage.LoginKey, v storage.LoginView, now time.Time)
 			t.flights[b.Name] = f
 		}
 		// An ordinary login, of an account of which nothing has failed and nobody else is being judged, costs no write.
-		a.counted = a.counted || b.Read.Count > 0 || f.judging > 0
+		a.shared = a.shared || b.Read.Count > 0 || f.judging > 0
 		f.judging++
 	}
-	return a, judge, nil
+	return a, verdictJudge, nil
 }
 
 // places is how many guesses may be judged at once in a bucket: each of them may fail.
@@ -142,16 +142,20 @@ func (t *throttle) allows(b storage.Bucket, now time.Time) bool {
 	if b.Read.Count < b.Limit {
 		return true
 	}
-	if b.Quiet == 0 && b.Read.Count >= maxConsecutive {
+	if b.OfAccount() && b.Read.Count >= maxConsecutive {
 		return false
 	}
-	delay := t.window()
-	if b.Quiet == 0 {
-		delay <<= min(b.Read.Count-b.Limit, 3)
-	}
-	since := now.Sub(b.Read.LastAt)
+	delay, since := t.delay(b), now.Sub(b.Read.LastAt)
 	// A count from the future is from before a clock was set back: it must not hold for longer than its delay either.
 	return since >= delay || since < -delay
+}
+
+// delay is how long after its last failure a bucket that has reached its limit takes the next guess.
+func (t *throttle) delay(b storage.Bucket) time.Duration {
+	if b.OfAccount() {
+		return t.window() << min(b.Read.Count-b.Limit, 3)
+	}
+	return t.window()
 }
 
 // leave gives the place of an attempt to the next, and takes back what was reserved for it and not settled.
@@ -185,7 +189,7 @@ func (f *flight) wake(n int) {
 // reserve counts the login before it is judged, if it must be. It reports false if other replicas are judging so many
 // that it must wait.
 func (a *attempt) reserve(ctx context.Context, now time.Time) (ok bool, err error) {
-	if !a.counted {
+	if !a.shared {
 		return true, nil
 	}
 	a.reserved, err = a.throttle.db.ReserveGuess(ctx, a.buckets, now)

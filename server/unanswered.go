@@ -1,6 +1,7 @@
 package server
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -25,8 +26,9 @@ type unanswered struct {
 
 func newUnanswered() *unanswered { return &unanswered{young: map[storage.GrantID][]storage.Span{}} }
 
-// note remembers that a refresh of the grant waited in vain.
-func (u *unanswered) note(grant storage.GrantID, from, to time.Time) {
+// note remembers that a refresh of the grant waited in vain. Waits that follow within the window are one: however often a
+// client tries, its first is not forgotten.
+func (u *unanswered) note(grant storage.GrantID, from, to time.Time, window time.Duration) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	spans, ok := u.young[grant]
@@ -36,7 +38,17 @@ func (u *unanswered) note(grant storage.GrantID, from, to time.Time) {
 			u.old, u.young = u.young, map[storage.GrantID][]storage.Span{}
 		}
 	}
-	spans = append(spans, storage.Span{From: from, To: to})
+	spans = slices.Clone(spans) // others may be reading them
+	if n := len(spans) - 1; n >= 0 && !from.After(spans[n].To.Add(window)) {
+		if to.After(spans[n].To) {
+			spans[n].To = to
+		}
+		if from.Before(spans[n].From) {
+			spans[n].From = from
+		}
+	} else {
+		spans = append(spans, storage.Span{From: from, To: to})
+	}
 	u.young[grant] = spans[max(0, len(spans)-maxUnansweredSpans):]
 }
 

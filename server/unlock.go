@@ -62,5 +62,5 @@ func (t *throttle) nextTry(f storage.AccountFailures, now time.Time) (at *storag
 	if f.Count >= maxConsecutive {
 		return nil, true
 	}
-	return storage.AtPtr(f.LastAt.Add(t.window() << min(f.Count-b.Limit, 3))), false
+	return storage.AtPtr(f.LastAt.Add(t.delay(b))), false
 }

@@ -67,6 +67,7 @@ type DB struct {
 	write    *sqlx.DB // SQLite: one connection
 	slow     *sqlx.DB // for reports and migrations; SQLite: one of the others
 	tokens   *coalescer[tokenKey, TokenState]
+	clients  *coalescer[string, *Client]
 	commits  *commits // of SQLite
 	ending   *coalescer[revocation, bool]
 	deadline time.Duration
@@ -75,10 +76,10 @@ type DB struct {
 	auditKey atomic.Pointer[[]byte]
 	opened   atomic.Bool // it has been asked something: what is wrong with a connection from now on may pass
 	closed   atomic.Bool
-	audited  atomic.Int64 // records that were appended, also by transactions that did not take place
-	failing  atomic.Bool  // the last write failed for want of a database
-	wroteAt  atomic.Int64 // when a write last went through, unix nanoseconds
-	file     os.FileInfo  // SQLite: the file that was opened
+	audited  atomic.Int64                   // records that were appended, also by transactions that did not take place
+	failing  atomic.Bool                    // the last write failed for want of a database
+	wroteAt  atomic.Int64                   // when a write last went through, unix nanoseconds
+	files    [3]atomic.Pointer[os.FileInfo] // SQLite: the file that was opened, and those beside it
 }
 
 // Open opens the database, checks that its schema is the one this program knows and, with o.Migrate, brings an older one up to date.
@@ -88,6 +89,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		return nil, err
 	}
 	db.tokens = &coalescer[tokenKey, TokenState]{ask: db.tokenStates}
+	db.clients = &coalescer[string, *Client]{ask: db.readClients}
 	db.ending = &coalescer[revocation, bool]{ask: db.revokeGrants}
 	err = db.prepare(ctx, o)
 	db.opened.Store(true)
@@ -171,7 +173,11 @@ func (d *DB) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, d.deadline)
 	defer cancel()
 	var readOnly string
-	if err := d.write.GetContext(ctx, &readOnly, `SELECT current_setting('transaction_read_only')`); err != nil || readOnly == "off" {
+	pool := d.write
+	if d.kind == Postgres {
+		pool = d.upkeep()
+	}
+	if err := pool.GetContext(ctx, &readOnly, `SELECT current_setting('transaction_read_only')`); err != nil || readOnly == "off" {
 		return d.fault("ping", err)
 	}
 	d.reconnect()
@@ -206,16 +212,33 @@ func (d *DB) Patience() time.Duration { return d.deadline + d.deadline/5 }
 
 // get reads one row into dest. ErrNotFound if there is none.
 func (d *DB) get(ctx context.Context, op string, dest any, query string, args ...any) error {
+	return d.getFrom(ctx, d.read, op, dest, query, args...)
+}
+
+func (d *DB) getFrom(ctx context.Context, pool *sqlx.DB, op string, dest any, query string, args ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, d.deadline)
 	defer cancel()
-	return d.fault(op, d.again(ctx, func() error { return d.read.GetContext(ctx, dest, query, args...) }))
+	return d.fault(op, d.again(ctx, func() error { return pool.GetContext(ctx, dest, query, args...) }))
 }
 
 // all reads all rows into dest, a pointer to a slice.
 func (d *DB) all(ctx context.Context, op string, dest any, query string, args ...any) error {
+	return d.allFrom(ctx, d.read, op, dest, query, args...)
+}
+
+func (d *DB) allFrom(ctx context.Context, pool *sqlx.DB, op string, dest any, query string, args ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, d.deadline)
 	defer cancel()
-	return d.fault(op, d.again(ctx, func() error { return d.read.SelectContext(ctx, dest, query, args...) }))
+	return d.fault(op, d.again(ctx, func() error { return pool.SelectContext(ctx, dest, query, args...) }))
+}
+
+// upkeep is the pool for what a server must know of itself each second, whatever its clients ask for meanwhile: its keys,
+// its schema, the time.
+func (d *DB) upkeep() *sqlx.DB {
+	if d.kind == Postgres {
+		return d.slow
+	}
+	return d.read
 }
 
 // reportTimeout bounds a query that may read a whole table, for people and for background work: never on the path of a request.
@@ -428,7 +451,7 @@ func (d *DB) fault(op string, err error) error {
 		return fmt.Errorf("%s: %w", op, ErrConflict)
 	case errors.Is(err, ErrRefused):
 		return fmt.Errorf("%s: %w", op, err)
-	case err == context.DeadlineExceeded: // it waited for its turn: what is under way has deadlines of its own
+	case err == context.DeadlineExceeded, errors.Is(err, errAllInUse): // it waited for its turn: what is under way has deadlines of its own
 		return fmt.Errorf("%s: %w", op, ErrBusy)
 	case isUnavailable(err), d.closed.Load(), d.opened.Load() && isSchemaGone(err):
 		return fmt.Errorf("%s: %w: %w", op, ErrUnavailable, err)

@@ -63,14 +63,25 @@ func (d *DB) unlocked(ctx context.Context) error {
 	return err
 }
 
-// Replaced is ErrReplaced if the file of an SQLite database is not the one that was opened.
+// besides are the ends of the names of the files that SQLite keeps beside a database that is open.
+var besides = []string{"-wal", "-shm"}
+
+// Replaced is ErrReplaced if a file of an SQLite database is not the one that was opened, or one that lies beside it while
+// it is open: who copies an older database into the same file removes those first.
 func (d *DB) Replaced() error {
 	if d.kind != SQLite {
 		return nil
 	}
-	now, err := os.Stat(d.path)
-	if err == nil && !os.SameFile(d.file, now) || errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%s: %w", d.path, ErrReplaced)
+	for i, name := range append([]string{""}, besides...) {
+		now, err := os.Stat(d.path + name)
+		opened := d.files[i].Load()
+		switch {
+		case err == nil && opened == nil:
+			d.files[i].Store(&now)
+		case opened == nil, err == nil && os.SameFile(*opened, now):
+		case err == nil, errors.Is(err, os.ErrNotExist):
+			return fmt.Errorf("%s: %w", d.path+name, ErrReplaced)
+		}
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ func (d *DB) SchemaStatus(ctx context.Context) (SchemaStatus, error) {
 	s := SchemaStatus{Known: int64(len(files))}
 	exists, err := d.tableExists(ctx, "schema_version")
 	if err == nil && exists {
-		err = d.get(ctx, "schema version", &s.Version, `SELECT COALESCE(MAX(version_id), 0) FROM schema_version WHERE is_applied`)
+		err = d.getFrom(ctx, d.upkeep(), "schema version", &s.Version, `SELECT COALESCE(MAX(version_id), 0) FROM schema_version WHERE is_applied`)
 	}
 	s.Pending = max(0, s.Known-s.Version)
 	return s, err
@@ -45,7 +45,7 @@ func (d *DB) tableExists(ctx context.Context, table string) (bool, error) {
 		query = `SELECT COUNT(*) FROM pg_catalog.pg_tables WHERE tablename = $1 AND schemaname = ANY (current_schemas(false))`
 	}
 	var n int
-	err := d.get(ctx, "catalogue", &n, query, table)
+	err := d.getFrom(ctx, d.upkeep(), "catalogue", &n, query, table)
 	return n > 0, err
 }
 

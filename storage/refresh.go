@@ -38,6 +38,7 @@ type Refresh struct {
 	Arrived     time.Time     // when the request came, by which the window is judged; the zero value: now
 	Outages     []Span        // when the database was away, in order: the window does not run meanwhile
 	Unsure      bool          // this replica is not sure of the time: it ends nothing
+	Doubt       time.Duration // the time may be so much too late: what has expired since may not have
 	MaxRoles    int64         // rotate only if users.roles, as JSON text, has at most so many bytes; 0: no bound
 }
 
@@ -84,6 +85,11 @@ func (d *DB) RefreshGrant(ctx context.Context, r Refresh, now time.Time) (GrantS
 		return s, RefreshTooLarge, nil
 	}
 	switch outcome {
+	case RefreshDead:
+		if r.Doubt > 0 && r.Classify(s, now.Add(-r.Doubt)) != RefreshDead {
+			return GrantState{}, "", fmt.Errorf("refresh: %w: the time may be too late", ErrUnavailable)
+		}
+		return s, outcome, nil
 	case RefreshAhead:
 		return d.catchUp(ctx, r, now)
 	case RefreshLate:

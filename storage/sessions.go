@@ -70,11 +70,15 @@ type offer struct {
 	err     error
 }
 
-// errNoSession is what a caller gets who has waited for too long.
-var errNoSession = errors.New("no connection to PostgreSQL was free in time")
+// What a caller gets who has waited for too long: there was no session, or none that others did not use.
+var (
+	errNoSession = errors.New("there was no connection to PostgreSQL in time")
+	errAllInUse  = errors.New("no connection to PostgreSQL was free in time")
+)
 
-// lease takes a session that rests, or waits for one: opened anew or given back, whichever comes first.
-func (p *sessions) lease(ctx context.Context) (*session, error) {
+// lease takes a session that rests, or waits for one: opened anew or given back, whichever comes first. Who goes first
+// does not wait behind others.
+func (p *sessions) lease(ctx context.Context, first bool) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, longestWait)
 	defer cancel()
 	p.mu.Lock()
@@ -89,7 +93,11 @@ func (p *sessions) lease(ctx context.Context) (*session, error) {
 		return s, nil
 	}
 	w := &waiter{make(chan offer, 1)}
-	p.waiting = append(p.waiting, w)
+	if first {
+		p.waiting = slices.Insert(p.waiting, 0, w)
+	} else {
+		p.waiting = append(p.waiting, w)
+	}
 	p.dial()
 	p.mu.Unlock()
 	began := time.Now()
@@ -111,6 +119,9 @@ func (p *sessions) leave(w *waiter, cause error) offer {
 	defer p.mu.Unlock()
 	if i := slices.Index(p.waiting, w); i >= 0 {
 		p.waiting = slices.Delete(p.waiting, i, i+1)
+		if p.open > 0 || time.Now().Before(p.scarceTill) {
+			return offer{err: errAllInUse}
+		}
 		return offer{err: fmt.Errorf("%w: %w", errNoSession, cause)}
 	}
 	return <-w.got
@@ -226,7 +237,7 @@ func (p *sessions) offer(o offer) bool {
 // put hands a session on, or lets it rest. The lock is held.
 func (p *sessions) put(s *session) {
 	now := time.Now()
-	others := now.Before(p.scarceTill) || 2*p.open > p.allowed+1 && p.small
+	others := now.Before(p.scarceTill) || 2*p.open >= p.allowed && p.small
 	handOver := others && p.open > 1 && now.After(p.handOverAt)
 	switch {
 	case p.closed, s.generation != p.generation, handOver:
@@ -361,12 +372,12 @@ func (p *sessions) stats() (open, inUse, room int, waited time.Duration) {
 type lending struct {
 	sessions *sessions
 	patience time.Duration
-	plain    bool // statements are not prepared, and end with their context
+	plain    bool // statements are not prepared, and end with their context; for upkeep and reports, which go first
 }
 
 // Connect implements [driver.Connector].
 func (l lending) Connect(ctx context.Context) (driver.Conn, error) {
-	s, err := l.sessions.lease(ctx)
+	s, err := l.sessions.lease(ctx, l.plain)
 	if err != nil {
 		return nil, connectFault(err, l.sessions.opened)
 	}

@@ -44,7 +44,7 @@ func openSQLite(path string, create bool) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(err, read.Close(), write.Close())
 	}
-	return &DB{
+	db := &DB{
 		kind:     SQLite,
 		read:     read,
 		write:    write,
@@ -52,8 +52,9 @@ func openSQLite(path string, create bool) (*DB, error) {
 		commits:  &commits{pool: write},
 		deadline: 5 * time.Second,
 		path:     path,
-		file:     file,
-	}, nil
+	}
+	db.files[0].Store(&file)
+	return db, nil
 }
 
 // PostgreSQL tells by current_setting whether it takes writes. SQLite learns to answer the same question, so that one SQL text asks it.

@@ -22,8 +22,11 @@ type Bucket struct {
 	Read    Failures      // as they were read before
 }
 
+// OfAccount reports whether the bucket is one of an account: a success empties it, a pause does not.
+func (b Bucket) OfAccount() bool { return b.Quiet == 0 }
+
 // delayed reports whether the limit is reached, so that one guess is judged for each delay.
-func (b Bucket) delayed() bool { return b.Quiet == 0 && b.Read.Count >= b.Limit }
+func (b Bucket) delayed() bool { return b.OfAccount() && b.Read.Count >= b.Limit }
 
 // begins is the last moment before a new count begins, for a column of milliseconds; -1 for never.
 func (b Bucket) begins(now time.Time) int64 {
@@ -105,7 +108,7 @@ func (t *tx) settle(b Bucket, outcome Guess, now time.Time) error {
 	const done = `pending = CASE WHEN pending > 0 THEN pending - 1 ELSE 0 END`
 	var err error
 	switch {
-	case outcome == GuessRight && b.Quiet == 0: // an account is forgiven, an address is not
+	case outcome == GuessRight && b.OfAccount(): // an account is forgiven, an address is not
 		_, err = t.change(`UPDATE throttle SET failures = 0, `+done+` WHERE bucket = $1`, b.Name)
 	case b.delayed(): // it was counted as a failure
 	case outcome == GuessWrong:
