@@ -1,10 +1,10 @@
 // Package clock is the time by which one process judges, and whether that time can be relied on.
 //
 // A [Clock] runs on the time that has passed since it was made, whatever happens to the clock of the machine.
-// [Clock.Observe] compares it with a reference, each second: the clock of the database, or that of the machine where there
-// is no other. It follows a reference that is near. A reference that is far off is a clock that somebody has set, or that
-// is wrong: the time goes on as it was, and [Clock.Sure] says no until the two agree again, or until the reference has
-// stood for a while. A time that was set forward is doubted for longer (see [Clock.Doubt]).
+// [Clock.Observe] compares it with a reference, each second: the clock of the database, or that of the machine where
+// there is no other. It follows a reference that is near. A reference that is far off is a clock that somebody has set,
+// or that is wrong: the time goes on as it was, and [Clock.Sure] says no until the two agree again, or until the
+// reference has stood for a while. A time that was set forward is doubted for longer (see [Clock.Doubt]).
 package clock
 
 import (
@@ -26,15 +26,16 @@ const (
 	small = time.Second
 	// longGap is how long nobody may have judged before the start for the clock to be doubted.
 	longGap = 24 * time.Hour
-	// doubtStart is for how long it is then, and doubtStep for how long one that was set forward while this process ran.
+	// doubtStart is for how long it is then, and doubtStep for how long one that was set forward while this process
+	// ran.
 	doubtStart = 15 * time.Minute
 	doubtStep  = 24 * time.Hour
 	// restFor is for how long nothing is deleted after either.
 	restFor = 24 * time.Hour
 )
 
-// UnsureError says that this process is not sure of the time: it ends, deletes and leases nothing, and takes no step of a
-// key.
+// UnsureError says that this process is not sure of the time: it ends, deletes and leases nothing, and takes no step of
+// a key.
 type UnsureError struct {
 	Off time.Duration // how far the clock of the machine is ahead of the reference, or that of the time that went on
 }
@@ -72,14 +73,15 @@ type step struct {
 	since time.Duration
 }
 
-// Retired is a span of time that this process has given up: it had judged until Until, and then learned that it was From.
+// Retired is a span of time that this process has given up: it had judged until Until, and then learned that it was
+// From.
 type Retired struct {
 	From  time.Time `json:"from"`
 	Until time.Time `json:"until"`
 }
 
-// New makes a clock of the clock of the machine and of the time that passes. It is not sure of the time until Observe says
-// so. With alone, there is no other clock than that of the machine to compare it with.
+// New makes a clock of the clock of the machine and of the time that passes. It is not sure of the time until Observe
+// says so. With alone, there is no other clock than that of the machine to compare it with.
 func New(wall func() time.Time, elapsed func() time.Duration, alone bool) *Clock {
 	made := elapsed()
 	return &Clock{wall: wall, elapsed: elapsed, alone: alone, made: made, base: wall().Round(0).Add(-made)}
@@ -104,8 +106,8 @@ func (c *Clock) Begin(latest time.Time, given Retired) {
 	}
 }
 
-// Observe compares the time with the reference, which is that of this moment, and returns how far the time was moved: 0 for
-// what is less than a second.
+// Observe compares the time with the reference, which is that of this moment, and returns how far the time was moved: 0
+// for what is less than a second.
 func (c *Clock) Observe(reference time.Time) (moved time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -173,8 +175,8 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// explained reports whether the reference, which was set by so much, is to be believed: it has stood for long enough, or
-// it has come back to a time that was left or given up.
+// explained reports whether the reference, which was set by so much, is to be believed: it has stood for long enough,
+// or it has come back to a time that was left or given up.
 func (c *Clock) explained(by, elapsed time.Duration) bool {
 	if c.step == nil || (by-c.step.by).Abs() > same {
 		c.step = &step{by, elapsed}
@@ -194,8 +196,8 @@ func (c *Clock) explained(by, elapsed time.Duration) bool {
 	return elapsed-c.step.since >= patience
 }
 
-// adopt takes the reference for the time. What was judged by a later time before stays so (see Over); a time that was set
-// forward is doubted.
+// adopt takes the reference for the time. What was judged by a later time before stays so (see Over); a time that was
+// set forward is doubted.
 func (c *Clock) adopt(reference time.Time, by, elapsed time.Duration) {
 	judged := c.now()
 	switch {
@@ -225,8 +227,9 @@ func (c *Clock) Sure() error {
 	return &UnsureError{c.off}
 }
 
-// Settled reports why no step should be taken because of the time (*UnsureError): this process is not sure of it, or it was
-// set forward within the last quarter of an hour, or nobody had judged for long before the start. Nil if all is well.
+// Settled reports why no step should be taken because of the time (*UnsureError): this process is not sure of it, or it
+// was set forward within the last quarter of an hour, or nobody had judged for long before the start. Nil if all is
+// well.
 func (c *Clock) Settled() error { return c.sureSince(func() time.Duration { return c.settle }) }
 
 // Rested is Settled for what cannot be made good: for a day after the time was doubted, nothing is deleted.
@@ -241,7 +244,8 @@ func (c *Clock) sureSince(since func() time.Duration) error {
 	return &UnsureError{c.off + c.doubt}
 }
 
-// Doubt is by how much the time may be ahead of the true one: what was not over that long ago may not be over now. 0 mostly.
+// Doubt is by how much the time may be ahead of the true one: what was not over that long ago may not be over now. 0
+// mostly.
 func (c *Clock) Doubt() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -261,15 +265,16 @@ func (c *Clock) Known() error {
 	return &UnsureError{c.off}
 }
 
-// Off is how far the clock of the machine was ahead of the reference, or the reference of the time, when Observe last ran.
+// Off is how far the clock of the machine was ahead of the reference, or the reference of the time, when Observe last
+// ran.
 func (c *Clock) Off() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.off
 }
 
-// Over reports whether a validity period must not count: it starts in the future, or it had ended by a time that was given
-// up later. What somebody was told is over does not come back.
+// Over reports whether a validity period must not count: it starts in the future, or it had ended by a time that was
+// given up later. What somebody was told is over does not come back.
 func (c *Clock) Over(from, until time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -350,6 +350,9 @@ func (r *Ring) Admit(ctx context.Context) (release func(), err error) {
 	return release, err
 }
 
+// Admissions is how many may be admitted at once.
+func (r *Ring) Admissions() int { return admittedPerCPU * r.options.CPUs }
+
 // Admitted tells how many sign or are about to, wait to be admitted, and were refused.
 func (r *Ring) Admitted() queue.Load { return r.admission.Load() }
 

@@ -91,8 +91,8 @@ func (q *Queue) enter(party string, patience time.Duration) (*waiter, error) {
 // maxBooked is how far ahead callers are told to come again because of others who were refused before them.
 const maxBooked = 30 * time.Second
 
-// refuse tells a caller when to come again: not before its line is short enough, and not all who are refused at the same
-// moment.
+// refuse tells a caller when to come again: not before its line is short enough, and not all who are refused at the
+// same moment.
 func (q *Queue) refuse(wait time.Duration) *BusyError {
 	q.refused++
 	now := time.Now()

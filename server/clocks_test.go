@@ -152,8 +152,8 @@ func TestPause(t *testing.T) {
 	})
 }
 
-// A step of seconds, such as NTP makes, leaves a replica ready. It turns no honest retry into reuse, on the replica that has seen it nor
-// on another.
+// A step of seconds, such as NTP makes, leaves a replica ready. It turns no honest retry into reuse, on the replica
+// that has seen it nor on another.
 func TestSmallStep(t *testing.T) {
 	for _, by := range []time.Duration{25 * time.Second, -25 * time.Second} {
 		storagetest.EachURL(t, func(t *testing.T, databaseURL string) {

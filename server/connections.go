@@ -15,8 +15,8 @@ import (
 )
 
 // connections is a listener whose connections are bounded. Where there would be too many, the one that has been idle
-// longest is closed for the new one. A connection is idle until a whole request has been read from it, and from the end of
-// one request until the next has been read: one that sends slowly keeps nobody else out.
+// longest is closed for the new one. A connection is idle until a whole request has been read from it, and from the end
+// of one request until the next has been read: one that sends slowly keeps nobody else out.
 type connections struct {
 	net.Listener
 	name  string      // public or admin

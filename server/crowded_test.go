@@ -1,9 +1,12 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/netip"
+	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,7 +58,13 @@ func TestThrottledTakesNoSlot(t *testing.T) {
 		for range 11 {
 			h.loginFrom("203.0.113.66", "alice", "wrong")
 		}
-		judged := judgedIn(h)
+		var hashed atomic.Int64
+		h.server.hasher.took = func(time.Duration) { hashed.Add(1) }
+		hold := must(h.server.hasher.acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
+		if r := h.loginFrom("203.0.113.66", "alice", "wrong"); r.code(t) != "invalid_grant" {
+			t.Errorf("a throttled login waits for a slot: %d %s", r.status, r.body)
+		}
+		hold()
 		var all sync.WaitGroup
 		var stopped atomic.Bool
 		var refused atomic.Int64
@@ -75,8 +84,8 @@ func TestThrottledTakesNoSlot(t *testing.T) {
 		}
 		stopped.Store(true)
 		all.Wait()
-		if refused.Load() == 0 || judgedIn(h) != judged {
-			t.Errorf("%d were refused, %d judged", refused.Load(), judgedIn(h)-judged)
+		if refused.Load() == 0 || hashed.Load() != 10 { // those of bob
+			t.Errorf("%d were refused, %d passwords hashed", refused.Load(), hashed.Load())
 		}
 		if l := h.server.hasher.queue.Load(); l.Running != 0 || l.Waiting != 0 {
 			t.Errorf("%+v", l)
@@ -102,11 +111,35 @@ func TestLoginsWaitForTheirTurn(t *testing.T) {
 		all.Wait()
 		hold := must(h.server.hasher.acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
 		h.server.hasher.queue.Expect(time.Minute)
-		if r := h.loginFrom("203.0.113.7", "alice", password); r.status != 503 || r.header.Get("Retry-After") != "41" {
-			t.Errorf("%d %s, after %s s", r.status, r.body, r.header.Get("Retry-After"))
+		r := h.loginFrom("203.0.113.7", "alice", password)
+		if after := must(strconv.Atoi(r.header.Get("Retry-After"))); r.status != 503 || after < 40 || after > 50 {
+			t.Errorf("%d %s, after %d s", r.status, r.body, after)
 		}
 		hold()
 	})
+}
+
+// Slots go to the addresses in turn. An IPv6 network of /56 is one.
+func TestAddressesTakeTurns(t *testing.T) {
+	h := open(t, testConfig(sqliteURL(t)), nil)
+	hashing := newHasher(h.config.hashPolicy(), 1)
+	hold := must(hashing.acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
+	order := make(chan string, 4)
+	var all sync.WaitGroup
+	for i, from := range []string{"2001:db8:0:100::1", "2001:db8:0:1ff::2", "2001:db8:0:1aa::3", "2001:db8:0:200::4"} {
+		all.Go(func() {
+			release := must(hashing.acquire(ctx, mustAddr(from), time.Minute))
+			order <- from
+			release()
+		})
+		waitFor(t, time.Now(), func() bool { return hashing.queue.Load().Waiting == i+1 })
+	}
+	hold()
+	all.Wait()
+	<-order
+	if second := <-order; second != "2001:db8:0:200::4" {
+		t.Errorf("one network has the slot twice while another waits: %s", second)
+	}
 }
 
 // An address that is used every day stays familiar, however long ago it was first seen; it costs one write a day.
@@ -133,28 +166,110 @@ func TestFamiliarityIsRenewed(t *testing.T) {
 	})
 }
 
-// A client that went away before its login was judged gets no grant, and one that guessed is counted all the same.
+// gone sends a login and gives up when the server has come to a moment.
+func (h *harness) gone(password string, when func() bool) {
+	h.t.Helper()
+	form := url.Values{"grant_type": {"password"}, "username": {"alice"}, "password": {password}}
+	leaving, leave := context.WithCancel(ctx)
+	r := must(http.NewRequestWithContext(leaving, http.MethodPost, h.base+"/token", strings.NewReader(form.Encode())))
+	r.Header.Set("Content-Type", formMediaType)
+	r.Header.Set("Authorization", basic("app", secret))
+	ended := make(chan error)
+	go func() {
+		_, err := noRedirect.Do(r)
+		ended <- err
+	}()
+	waitFor(h.t, time.Now(), when)
+	leave()
+	if err := <-ended; err == nil {
+		h.t.Fatal("answered")
+	}
+}
+
+// A client that goes away before its grant is made gets none, wherever it waits; one that has guessed is counted all
+// the same.
 func TestNoGrantForTheGone(t *testing.T) {
 	crowded(t, 1, func(t *testing.T, h *harness) {
-		hold := must(h.server.hasher.acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
-		r := must(http.NewRequest(http.MethodPost, h.base+"/token", strings.NewReader(
-			"grant_type=password&username=alice&password="+strings.ReplaceAll(password, " ", "+"))))
-		r.Header.Set("Content-Type", formMediaType)
-		r.Header.Set("Authorization", basic("app", secret))
-		client := &http.Client{Timeout: 50 * time.Millisecond}
-		if _, err := client.Do(r); err == nil {
-			t.Fatal("answered without a slot")
-		}
-		waitFor(t, time.Now(), func() bool { return h.server.hasher.queue.Load().Waiting == 0 })
+		canceled := func() int { return strings.Count(h.log.String(), `"outcome":"canceled"`) }
+		settled := func(n int) { waitFor(t, time.Now(), func() bool { return canceled() == n }) }
+
+		hold := must(h.server.hasher.acquire(ctx, mustAddr("192.0.2.1"), time.Minute)) // it waits for a slot
+		h.gone(password, func() bool { return h.server.hasher.queue.Load().Waiting == 1 })
+		settled(1)
 		hold()
-		waitFor(t, time.Now(), func() bool { return strings.Contains(h.log.String(), `"outcome":"canceled"`) })
+
+		var hashing, proceed = make(chan struct{}), make(chan struct{}) // it goes while its password is hashed
+		h.server.hasher.took = func(time.Duration) { close(hashing); <-proceed }
+		reached := func() bool {
+			select {
+			case <-hashing:
+				return true
+			default:
+				return false
+			}
+		}
+		h.gone(password, reached)
+		time.Sleep(20 * time.Millisecond) // net/http learns that it has gone
+		close(proceed)
+		settled(2)
+
+		hashing, proceed = make(chan struct{}), make(chan struct{}) // the same with a wrong password
+		h.gone("wrong", reached)
+		close(proceed)
+		waitFor(t, time.Now(), func() bool { return judgedIn(h) == 1 })
+		h.server.hasher.took = nil
+
+		var releases []func() // it waits to be admitted to sign
+		for range h.server.ring.Admissions() {
+			releases = append(releases, must(h.server.ring.Admit(ctx)))
+		}
+		h.gone(password, func() bool { return h.server.ring.Admitted().Waiting == 1 })
+		settled(3)
+		for _, release := range releases {
+			release()
+		}
+
 		if grants := must(h.admin.Grants(ctx, "", "")); len(grants) != 0 {
 			t.Errorf("%d grants", len(grants))
 		}
 		if strings.Contains(h.log.String(), `"level":"ERROR"`) {
 			t.Error("a client that went away is an error")
 		}
+		h.login("app") // nobody holds anything
 	})
+}
+
+// However often a client tries while its refreshes wait in vain, the first is not forgotten; after a pause longer than
+// the window it is.
+func TestUnansweredChain(t *testing.T) {
+	u, window := newUnanswered(), 10*time.Second
+	rotated := noon.Add(time.Second)
+	state := storage.GrantState{Grant: storage.Grant{ClientID: "app", FamilyHash: "f", Generation: 1, RotatedAt: storage.At(rotated)}}
+	epoch := int64(0)
+	state.UserEpochNow, state.ClientEpochNow = &epoch, &epoch
+	state.ExpiresAt, state.IdleExpiresAt = storage.At(noon.Add(time.Hour)), storage.At(noon.Add(time.Hour))
+	judge := func(at time.Time) storage.RefreshOutcome {
+		r := storage.Refresh{ClientID: "app", FamilyHash: "f", RetryWindow: window, Outages: u.of(7), Arrived: at}
+		return r.Classify(state, at)
+	}
+	at := rotated
+	for i := range 50 {
+		at = at.Add(time.Second)
+		u.note(7, at, at.Add(4*time.Second), window)
+		at = at.Add(4 * time.Second)
+		if got := judge(at.Add(window - time.Second)); got != storage.RefreshRetry {
+			t.Fatalf("after %d waits: %s", i+1, got)
+		}
+	}
+	if got := judge(at.Add(window + time.Second)); got != storage.RefreshReuse {
+		t.Errorf("after a pause: %s", got)
+	}
+	late := newUnanswered()
+	late.note(7, rotated.Add(window+time.Second), rotated.Add(window+5*time.Second), window)
+	u = late
+	if got := judge(rotated.Add(window + 6*time.Second)); got != storage.RefreshReuse {
+		t.Errorf("a wait that began after the window opens it again: %s", got)
+	}
 }
 
 func mustAddr(text string) netip.Addr { return netip.MustParseAddr(text) }

@@ -43,6 +43,9 @@ func TestFileIsReplaced(t *testing.T) {
 	must(0, os.Rename(file+".away", file))
 	ready(200, "database ok")
 	h.refresh("app", tokens.RefreshToken).tokens(t)
+	must(0, os.Remove(file+"-wal")) // as somebody does who copies a backup into the same file
+	must(0, os.Remove(file+"-shm"))
+	ready(503, "database failed")
 }
 
 // A flood on readyz asks nothing of the database.

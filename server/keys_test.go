@@ -202,7 +202,7 @@ func TestRevocationReachesEveryReplica(t *testing.T) {
 }
 
 // waitFor tells how long after a moment something came true. It gives up far beyond any bound, so that a slow machine is no failure.
-func waitFor(t *testing.T, since time.Time, what func() bool) time.Duration {
+func waitFor(t testing.TB, since time.Time, what func() bool) time.Duration {
 	t.Helper()
 	for time.Since(since) < 20*time.Second {
 		if what() {

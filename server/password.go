@@ -129,8 +129,8 @@ func (s *Server) readLogin(q *request, k storage.LoginKey) (storage.LoginView, e
 	return view, err
 }
 
-// refuseLogin refuses a login that is throttled. It takes as long as one that is judged, and no slot; but where nobody knows
-// yet how long that is, it is hashed.
+// refuseLogin refuses a login that is throttled. It takes as long as one that is judged, and no slot; but where nobody
+// knows yet how long that is, it is hashed.
 func (s *Server) refuseLogin(q *request, g guess, view storage.LoginView) error {
 	stored, _ := s.storedHash(view)
 	timed, err := s.hasher.pretend(q.base, q.address, g.patience(), stored)

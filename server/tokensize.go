@@ -242,8 +242,8 @@ func (l roleLimit) check(roles []string) error {
 		size, maxAccessToken)
 }
 
-// longRoles is more bytes of roles than the tokens of most clients have room for. Users with more, from before there was
-// a limit, are not those that a new client must fit.
+// longRoles is more bytes of roles than the tokens of most clients have room for. Users with more, from before there
+// was a limit, are not those that a new client must fit.
 const longRoles = maxAccessToken / 2
 
 // checkClientSize refuses a client whose access token would be too large for the user with the longest roles, unless it

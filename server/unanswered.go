@@ -26,8 +26,8 @@ type unanswered struct {
 
 func newUnanswered() *unanswered { return &unanswered{young: map[storage.GrantID][]storage.Span{}} }
 
-// note remembers that a refresh of the grant waited in vain. Waits that follow within the window are one: however often a
-// client tries, its first is not forgotten.
+// note remembers that a refresh of the grant waited in vain. Waits that follow within the window are one: however often
+// a client tries, its first is not forgotten.
 func (u *unanswered) note(grant storage.GrantID, from, to time.Time, window time.Duration) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -49,8 +49,8 @@ func (c Client) details() map[string]any {
 		"access_ttl": c.AccessTTL, "token_typ": c.TokenTyp}
 }
 
-// Client reads one client. ErrNotFound if there is none of that id. Callers who ask at the same time share a statement: a
-// flood of invented ids costs the database little.
+// Client reads one client. ErrNotFound if there is none of that id. Callers who ask at the same time share a statement:
+// a flood of invented ids costs the database little.
 func (d *DB) Client(ctx context.Context, id string) (Client, error) {
 	c, err := d.clients.one(ctx, id)
 	if err == nil && c == nil {

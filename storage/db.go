@@ -232,8 +232,8 @@ func (d *DB) allFrom(ctx context.Context, pool *sqlx.DB, op string, dest any, qu
 	return d.fault(op, d.again(ctx, func() error { return pool.SelectContext(ctx, dest, query, args...) }))
 }
 
-// upkeep is the pool for what a server must know of itself each second, whatever its clients ask for meanwhile: its keys,
-// its schema, the time.
+// upkeep is the pool for what a server must know of itself each second, whatever its clients ask for meanwhile: its
+// keys, its schema, the time.
 func (d *DB) upkeep() *sqlx.DB {
 	if d.kind == Postgres {
 		return d.slow

@@ -66,8 +66,8 @@ func (d *DB) unlocked(ctx context.Context) error {
 // besides are the ends of the names of the files that SQLite keeps beside a database that is open.
 var besides = []string{"-wal", "-shm"}
 
-// Replaced is ErrReplaced if a file of an SQLite database is not the one that was opened, or one that lies beside it while
-// it is open: who copies an older database into the same file removes those first.
+// Replaced is ErrReplaced if a file of an SQLite database is not the one that was opened, or one that lies beside it
+// while it is open: who copies an older database into the same file removes those first.
 func (d *DB) Replaced() error {
 	if d.kind != SQLite {
 		return nil

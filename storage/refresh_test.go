@@ -1,6 +1,7 @@
 package storage_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -245,6 +246,33 @@ func TestRefreshRace(t *testing.T) {
 		}
 		if want := map[storage.RefreshOutcome]int{storage.RefreshFresh: 1, storage.RefreshRetry: 99}; !cmp.Equal(count, want) {
 			t.Error(cmp.Diff(want, count))
+		}
+	})
+}
+
+// A replica that is not sure of the time ends nothing, and one that may be too late calls nothing expired.
+func TestRefreshByADoubtfulClock(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		g := mustGrant(t, db, mustUser(t, db, "alice"), mustClient(t, db, "app"))
+		rotated(2)(t, db, g)
+		reused := refreshOf(g, 0)
+		reused.Unsure = true
+		expired := refreshOf(g, 2)
+		expired.Doubt = 10 * time.Hour
+		for name, c := range map[string]struct {
+			r     storage.Refresh
+			after time.Duration
+		}{"unsure": {reused, 2 * time.Minute}, "in doubt": {expired, 5 * time.Hour}} {
+			if _, outcome, err := db.RefreshGrant(ctx, c.r, noon.Add(c.after)); !errors.Is(err, storage.ErrUnavailable) {
+				t.Errorf("%s: %q, %v", name, outcome, err)
+			}
+		}
+		if s, err := db.GrantState(ctx, g.ID); err != nil || s.RevokedAt != nil {
+			t.Errorf("the grant has ended: %v", err)
+		}
+		expired.Doubt = time.Minute
+		if _, outcome, err := db.RefreshGrant(ctx, expired, noon.Add(5*time.Hour)); outcome != storage.RefreshDead {
+			t.Errorf("expired beyond all doubt: %q, %v", outcome, err)
 		}
 	})
 }
