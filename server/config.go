@@ -175,11 +175,16 @@ func (c Config) Warnings() []Warning {
 
 // FileProblems tells what is wrong with the files that serve reads besides: nothing of those which this user may not read.
 func (c Config) FileProblems() []error {
-	if _, err := c.certificate(); err != nil && !errors.Is(err, os.ErrPermission) {
-		return []error{err}
+	var problems []error
+	for _, err := range append(storage.FileProblems(c.Database), second(c.certificate())) {
+		if err != nil && !errors.Is(err, os.ErrPermission) {
+			problems = append(problems, err)
+		}
 	}
-	return nil
+	return problems
 }
+
+func second[T any](_ T, err error) error { return err }
 
 // WithoutPassword is a database URL as it may be shown.
 func WithoutPassword(databaseURL string) string {

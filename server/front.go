@@ -97,7 +97,7 @@ func (c Config) certificate() (*tls.Certificate, error) {
 // Serve opens a replica and answers on the listeners until the context ends. While its PostgreSQL is away, also at the start, it answers 503
 // and waits.
 func Serve(ctx context.Context, c Config, o Options, l Listeners) error {
-	if problems := c.Problems(true); problems != nil {
+	if problems := append(c.Problems(true), c.FileProblems()...); len(problems) > 0 {
 		return &ConfigError{problems}
 	}
 	if o.Log == nil {

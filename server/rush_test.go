@@ -33,8 +33,8 @@ func rushes() []rush {
 		}
 	}
 	return []rush{
-		{"one replica", 400, 250 * time.Millisecond, 1, 2048, 1},
-		{"two replicas", 400, 250 * time.Millisecond, 1, 2048, 2},
+		{"one replica", 1200, 250 * time.Millisecond, 1, 2048, 1},
+		{"two replicas", 1200, 250 * time.Millisecond, 1, 2048, 2},
 	}
 }
 

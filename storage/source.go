@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -365,6 +366,31 @@ func (s *source) setTLS(given map[string]string, allowInsecure bool) error {
 	c.SSLMinProtocolVersion = pq.SSLProtocolVersion(given["ssl_min_protocol_version"])
 	c.SSLMaxProtocolVersion = pq.SSLProtocolVersion(given["ssl_max_protocol_version"])
 	return nil
+}
+
+// FileProblems tells which files that a database URL names cannot be read.
+func FileProblems(databaseURL string) (problems []error) {
+	kind, target, err := parseURL(databaseURL)
+	if err != nil || kind == SQLite {
+		return nil
+	}
+	s, err := parseSource(target, true)
+	if err != nil {
+		return nil // CheckURL tells
+	}
+	for _, f := range [][2]string{
+		{"sslrootcert", s.config.SSLRootCert},
+		{"sslcert", s.config.SSLCert},
+		{"sslkey", s.config.SSLKey},
+	} {
+		if f[1] == "system" || f[1] == noFile {
+			continue
+		}
+		if _, err := os.ReadFile(f[1]); err != nil {
+			problems = append(problems, fmt.Errorf("database: %s: %w", f[0], err))
+		}
+	}
+	return problems
 }
 
 // setup is a statement that gives a new session its settings.
