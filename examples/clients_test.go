@@ -77,6 +77,9 @@ func (k *keyturn) plainSecret() {
 	k.doWith(k.appSecret, "client", "rotate-secret", "app", "--keep=0s", "--secret-stdin")
 }
 
+// person is the environment of an example in which a person logs in.
+func (k *keyturn) person() []string { return []string{"LOGIN_USER=" + k.username, "LOGIN_PASSWORD=" + k.password} }
+
 func (k *keyturn) revokeAll() {
 	k.t.Helper()
 	k.do("grant", "revoke", "--user="+k.username, "--reason=test")
@@ -149,7 +152,7 @@ func TestClientsWithAnInput(t *testing.T) {
 			t.Parallel()
 			k, _ := newClient(t, i%2 == 0)
 			dir, command := k.example(name, "")
-			environment := []string{"CLIENT_SECRET=" + k.appSecret, "LOGIN_USER=" + k.username, "LOGIN_PASSWORD=" + k.password}
+			environment := append(k.person(), "CLIENT_SECRET="+k.appSecret)
 			out, ok := run(t, dir, "echo | "+command, append(environment, "LOGIN_PASSWORD=wrong")...)
 			if ok || !strings.Contains(out, "Wrong username or password.") {
 				t.Errorf("%v %s", ok, out)
@@ -228,7 +231,7 @@ func TestCurlClient(t *testing.T) {
 	t.Parallel()
 	k, g := newClient(t, true)
 	dir, _ := k.example("curl", "")
-	environment := []string{"HOME=" + dir, "XDG_STATE_HOME=", "CLIENT_SECRET=" + k.appSecret, "LOGIN_USER=" + k.username, "LOGIN_PASSWORD=" + k.password}
+	environment := append(k.person(), "HOME="+dir, "XDG_STATE_HOME=", "CLIENT_SECRET="+k.appSecret)
 	wants := func(command string, wantOK bool, want string, env ...string) {
 		t.Helper()
 		if out, ok := run(t, dir, command, append(environment, env...)...); ok != wantOK || !strings.Contains(out, want) {
@@ -283,7 +286,7 @@ func TestBrowser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, ok := run(t, dir, "node browser.test.mjs", "PAGE_URL=http://"+listen+"/", "LOGIN_USER="+k.username, "LOGIN_PASSWORD="+k.password)
+	out, ok := run(t, dir, "node browser.test.mjs", append(k.person(), "PAGE_URL=http://"+listen+"/")...)
 	if steps := strings.Count(out, "ok: "); !ok || steps != strings.Count(string(driver), "await step(") {
 		t.Errorf("%d steps: %s", steps, out)
 	}

@@ -99,6 +99,6 @@ func (s *Server) settledTime(ctx context.Context) error {
 // warnOfClock tells the log of a clock that is off.
 func (s *Server) warnOfClock() {
 	if off := s.clock.Off(); off.Abs() > clockWarning {
-		s.log.Warn("the clock here is " + off.Round(time.Second).String() + " off that of the database: set both by NTP")
+		s.log.Warn("the clock here is off that of the database: set both by NTP", "by", off.Round(time.Second).String())
 	}
 }

@@ -125,7 +125,7 @@ func TestClockSkew(t *testing.T) {
 		if err := s.ready(); (err == nil) != c.ready {
 			t.Errorf("%v off: ready: %v", c.off, err)
 		}
-		if strings.Contains(log.String(), "the clock here is") != c.warns {
+		if strings.Contains(log.String(), "the clock here is off") != c.warns {
 			t.Errorf("%v off: %s", c.off, log.String())
 		}
 		s.Close()

@@ -166,7 +166,8 @@ func TestSmallStep(t *testing.T) {
 			other := &machine{}
 			other.jump(by)
 			c.start(other)
-			if again := c.replicas[0].refresh("app", tokens.RefreshToken).tokens(t); again.RefreshToken != lost.RefreshToken {
+			again := c.replicas[0].refresh("app", tokens.RefreshToken).tokens(t)
+			if again.RefreshToken != lost.RefreshToken {
 				t.Errorf("%v: the retry gets another successor", by)
 			}
 			if apart := c.replicas[0].server.now().Sub(c.replicas[1].server.now()); apart.Abs() > time.Second {

@@ -94,7 +94,8 @@ func (l *connections) admit(c *conn) bool {
 		if !fits {
 			closed = "new ones are closed, since all have a request"
 		}
-		l.log.Warn("there are too many connections: "+closed, "event", "connections", "listener", l.name, "limit", l.limit)
+		l.log.Warn("there are too many connections: "+closed,
+			"event", "connections", "listener", l.name, "limit", l.limit)
 	}
 	return fits
 }

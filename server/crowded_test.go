@@ -244,10 +244,15 @@ func TestNoGrantForTheGone(t *testing.T) {
 func TestUnansweredChain(t *testing.T) {
 	u, window := newUnanswered(), 10*time.Second
 	rotated := noon.Add(time.Second)
-	state := storage.GrantState{Grant: storage.Grant{ClientID: "app", FamilyHash: "f", Generation: 1, RotatedAt: storage.At(rotated)}}
-	epoch := int64(0)
-	state.UserEpochNow, state.ClientEpochNow = &epoch, &epoch
-	state.ExpiresAt, state.IdleExpiresAt = storage.At(noon.Add(time.Hour)), storage.At(noon.Add(time.Hour))
+	epoch, ends := int64(0), storage.At(noon.Add(time.Hour))
+	state := storage.GrantState{UserEpochNow: &epoch, ClientEpochNow: &epoch, Grant: storage.Grant{
+		ClientID:      "app",
+		FamilyHash:    "f",
+		Generation:    1,
+		RotatedAt:     storage.At(rotated),
+		ExpiresAt:     ends,
+		IdleExpiresAt: ends,
+	}}
 	judge := func(at time.Time) storage.RefreshOutcome {
 		r := storage.Refresh{ClientID: "app", FamilyHash: "f", RetryWindow: window, Outages: u.of(7), Arrived: at}
 		return r.Classify(state, at)

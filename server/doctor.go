@@ -287,7 +287,8 @@ func (d *doctor) clients(ctx context.Context, a *Admin) {
 			if size, tooLarge := a.tooLargeAlone(c); tooLarge {
 				d.add("clients", FindingWarning,
 					fmt.Sprintf("an access token with all scope of client %s would have %d bytes", c.ID, size),
-					fmt.Sprintf("the limit is %d: such a request is invalid_scope. client update %s --scope …", maxAccessToken, c.ID))
+					fmt.Sprintf("the limit is %d: such a request is invalid_scope. client update %s --scope …",
+						maxAccessToken, c.ID))
 			}
 			if c.Public && hasGrant(c, api.GrantRefreshToken) {
 				public++
@@ -312,7 +313,8 @@ func (d *doctor) lateRetries(public int) {
 		return
 	}
 	d.add("late retry", FindingOK,
-		fmt.Sprintf("%d public clients: once in %v, a login takes a refresh token that was just replaced", public, late),
+		fmt.Sprintf("%d public clients: once in %v, a login takes a refresh token that was just replaced",
+			public, late),
 		"a thief with a copy of that token can get its successor, too, until somebody uses the successor, and is not "+
 			"noticed while the owner refreshes less often than that. refresh_late_retry: 0 turns it off, and logs out "+
 			"devices whose answers get lost")

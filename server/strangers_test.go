@@ -16,8 +16,8 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// Strangers ask in the name of clients that there are not, as many as they can. Honest clients go on, the replica stays ready, and nothing
-// of it is among the failures that wake somebody.
+// Strangers ask in the name of clients that there are not, as many as they can. Honest clients go on, the replica stays
+// ready, and nothing of it is among the failures that wake somebody.
 func TestFloodOfStrangers(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		c := testConfig(databaseURL)
@@ -38,8 +38,9 @@ func TestFloodOfStrangers(t *testing.T) {
 		for i := range 300 {
 			all.Go(func() {
 				for n := 0; flooding.Err() == nil; n++ {
-					form := fmt.Sprintf("grant_type=refresh_token&refresh_token=x&client_id=no%d-%d&client_secret=x", i, n)
-					r, _ := http.NewRequestWithContext(flooding, http.MethodPost, h.base+"/token", strings.NewReader(form))
+					form := strings.NewReader(fmt.Sprintf(
+						"grant_type=refresh_token&refresh_token=x&client_id=no%d-%d&client_secret=x", i, n))
+					r, _ := http.NewRequestWithContext(flooding, http.MethodPost, h.base+"/token", form)
 					r.Header.Set("Content-Type", formMediaType)
 					if res, err := strangers.Do(r); err == nil {
 						res.Body.Close()

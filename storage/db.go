@@ -177,7 +177,8 @@ func (d *DB) Ping(ctx context.Context) error {
 	if d.kind == Postgres {
 		pool = d.upkeep()
 	}
-	if err := pool.GetContext(ctx, &readOnly, `SELECT current_setting('transaction_read_only')`); err != nil || readOnly == "off" {
+	err := pool.GetContext(ctx, &readOnly, `SELECT current_setting('transaction_read_only')`)
+	if err != nil || readOnly == "off" {
 		return d.fault("ping", err)
 	}
 	d.reconnect()
@@ -451,7 +452,7 @@ func (d *DB) fault(op string, err error) error {
 		return fmt.Errorf("%s: %w", op, ErrConflict)
 	case errors.Is(err, ErrRefused):
 		return fmt.Errorf("%s: %w", op, err)
-	case err == context.DeadlineExceeded, errors.Is(err, errAllInUse): // it waited for its turn: what is under way has deadlines of its own
+	case err == context.DeadlineExceeded, errors.Is(err, errAllInUse): // it waited for its turn
 		return fmt.Errorf("%s: %w", op, ErrBusy)
 	case isUnavailable(err), d.closed.Load(), d.opened.Load() && isSchemaGone(err):
 		return fmt.Errorf("%s: %w: %w", op, ErrUnavailable, err)

@@ -67,7 +67,8 @@ func (d *DB) keySet(ctx context.Context) (KeySet, error) {
 		SetVersion int64  `db:"set_version"`
 		SetMAC     string `db:"set_mac"`
 	}
-	err := d.allFrom(ctx, d.upkeep(), "signing keys", &rows, `SELECT `+keyColumns+`, COALESCE((SELECT version FROM key_set WHERE id = 1), 0) AS set_version,
+	err := d.allFrom(ctx, d.upkeep(), "signing keys", &rows, `SELECT `+keyColumns+`,
+		COALESCE((SELECT version FROM key_set WHERE id = 1), 0) AS set_version,
 		COALESCE((SELECT s.mac FROM key_set s WHERE s.id = 1), '') AS set_mac FROM signing_keys ORDER BY published_at DESC, kid`)
 	if err != nil {
 		return KeySet{}, err

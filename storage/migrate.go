@@ -32,7 +32,8 @@ func (d *DB) SchemaStatus(ctx context.Context) (SchemaStatus, error) {
 	s := SchemaStatus{Known: int64(len(files))}
 	exists, err := d.tableExists(ctx, "schema_version")
 	if err == nil && exists {
-		err = d.getFrom(ctx, d.upkeep(), "schema version", &s.Version, `SELECT COALESCE(MAX(version_id), 0) FROM schema_version WHERE is_applied`)
+		err = d.getFrom(ctx, d.upkeep(), "schema version", &s.Version,
+			`SELECT COALESCE(MAX(version_id), 0) FROM schema_version WHERE is_applied`)
 	}
 	s.Pending = max(0, s.Known-s.Version)
 	return s, err

@@ -157,7 +157,8 @@ func (d *DB) Clock(ctx context.Context) (time.Time, error) {
 		return time.Now(), nil
 	}
 	var at Time
-	err := d.getFrom(ctx, d.upkeep(), "clock", &at, `SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)`)
+	err := d.getFrom(ctx, d.upkeep(), "clock", &at,
+		`SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)`)
 	return at.Time, err
 }
 

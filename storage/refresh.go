@@ -200,8 +200,8 @@ func (d *DB) retryLate(
 	ctx context.Context, r Refresh, s GrantState, now time.Time,
 ) (GrantState, RefreshOutcome, error) {
 	err := d.inTx(ctx, "late retry", func(t *tx) error {
-		if err := t.changeOne(`UPDATE grants SET late_retry_at = $1
-			WHERE id = $2 AND family_hash = $3 AND generation = $4 AND revoked_at IS NULL AND (late_retry_at IS NULL OR late_retry_at <= $5)`,
+		if err := t.changeOne(`UPDATE grants SET late_retry_at = $1 WHERE id = $2 AND family_hash = $3
+			AND generation = $4 AND revoked_at IS NULL AND (late_retry_at IS NULL OR late_retry_at <= $5)`,
 			At(now), r.ID, r.FamilyHash, r.Generation+1, At(now.Add(-r.LateRetry))); err != nil {
 			return err
 		}

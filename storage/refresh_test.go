@@ -263,7 +263,8 @@ func TestRefreshByADoubtfulClock(t *testing.T) {
 			r     storage.Refresh
 			after time.Duration
 		}{"unsure": {reused, 2 * time.Minute}, "in doubt": {expired, 5 * time.Hour}} {
-			if _, outcome, err := db.RefreshGrant(ctx, c.r, noon.Add(c.after)); !errors.Is(err, storage.ErrUnavailable) {
+			_, outcome, err := db.RefreshGrant(ctx, c.r, noon.Add(c.after))
+			if !errors.Is(err, storage.ErrUnavailable) {
 				t.Errorf("%s: %q, %v", name, outcome, err)
 			}
 		}

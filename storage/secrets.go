@@ -19,7 +19,8 @@ func (k SecretKey) name() string { return fmt.Sprintf("%s %d", k.Purpose, k.Numb
 // SecretKeys lists all symmetric keys in the order of their activation.
 func (d *DB) SecretKeys(ctx context.Context) ([]SecretKey, error) {
 	keys := []SecretKey{}
-	return keys, d.allFrom(ctx, d.upkeep(), "secret keys", &keys, `SELECT purpose, number, sealed, activated_at FROM secret_keys ORDER BY purpose, activated_at, number`)
+	return keys, d.allFrom(ctx, d.upkeep(), "secret keys", &keys, `SELECT purpose, number, sealed, activated_at
+		FROM secret_keys ORDER BY purpose, activated_at, number`)
 }
 
 const insertSecretKey = `INSERT INTO secret_keys (purpose, number, sealed, activated_at) VALUES ($1, $2, $3, $4) ON CONFLICT (purpose, number) DO NOTHING`

@@ -55,7 +55,9 @@ func (d *DB) UserPages(ctx context.Context, do func([]User) error) error {
 // LongestRoles is the user with the longest roles of at most so many bytes, as JSON text, of those who are not
 // disabled, and how many bytes they are; "" if there is none. It reads the whole table: ErrTooSlow if that takes longer
 // than within.
-func (d *DB) LongestRoles(ctx context.Context, most int, within time.Duration) (username string, bytes int64, err error) {
+func (d *DB) LongestRoles(
+	ctx context.Context, most int, within time.Duration,
+) (username string, bytes int64, err error) {
 	type longest struct {
 		Username string `db:"username"`
 		Bytes    int64  `db:"bytes"`

@@ -124,8 +124,8 @@ keyturn serve --issuer http://127.0.0.1:8080 & server=$!; ready; sleep 2
 func readmeLine(line string) string {
 	switch {
 	case strings.HasPrefix(line, "go run ./cmd/keyturn dev"):
-		return "stop; keyturn dev --json --listen 127.0.0.1:8080 --admin-listen 127.0.0.1:8081 >dev.json & server=$!; " +
-			"until grep -q access_token dev.json; do kill -0 $server; sleep 0.05; done; stop"
+		return "stop; keyturn dev --json --listen 127.0.0.1:8080 --admin-listen 127.0.0.1:8081 >dev.json & " +
+			"server=$!; until grep -q access_token dev.json; do kill -0 $server; sleep 0.05; done; stop"
 	case strings.HasPrefix(line, "keyturn serve"):
 		return "stop; " + line + " & server=$!; ready"
 	case strings.HasPrefix(line, "keyturn keys list"):
