@@ -78,7 +78,9 @@ func (k *keyturn) plainSecret() {
 }
 
 // person is the environment of an example in which a person logs in.
-func (k *keyturn) person() []string { return []string{"LOGIN_USER=" + k.username, "LOGIN_PASSWORD=" + k.password} }
+func (k *keyturn) person() []string {
+	return []string{"LOGIN_USER=" + k.username, "LOGIN_PASSWORD=" + k.password}
+}
 
 func (k *keyturn) revokeAll() {
 	k.t.Helper()
