@@ -97,7 +97,7 @@ func (c *client) ended() bool {
 	return err != nil && !isTimeout(err)
 }
 
-var okHandler = http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+var okHandler = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { isRead(r) })
 
 // Where there are too many connections, the one that has been idle longest ends, whether it has sent a request or
 // nothing, or half a request.
@@ -149,7 +149,8 @@ func TestUseKeepsAConnection(t *testing.T) {
 func TestBusyConnectionsAreLeftAlone(t *testing.T) {
 	leave := make(chan struct{})
 	var served atomic.Int64
-	l := serveLimited(t, 2, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+	l := serveLimited(t, 2, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		isRead(r)
 		served.Add(1)
 		<-leave
 	}), nil)

@@ -341,11 +341,21 @@ func (d *doctor) client(c Client, now time.Time) {
 	}
 }
 
+// longRoles tells of users from before there was a limit, whose access tokens would be too large.
+func (d *doctor) longRoles(ctx context.Context, a *Admin) {
+	limit, err := a.roleLimit(ctx)
+	if err != nil {
+		return // told of with the clients
+	}
+	long, err := a.db.UsersWithLongRoles(ctx, limit.most(), a.countTime())
+	d.warn(err == nil && long > 0, "users", fmt.Sprintf("%d have roles of more than %d bytes", long, limit.most()),
+		fmt.Sprintf("with all its scope, their access tokens of client %s would be larger than 8 KiB: such a login or "+
+			"refresh is invalid_scope. Give them fewer roles", limit.client))
+}
+
 // users tells of hashes that came with an import and have not been replaced yet.
 func (d *doctor) users(ctx context.Context, a *Admin) {
-	long, err := a.db.UsersWithLongRoles(ctx, longRoles, a.countTime())
-	d.warn(err == nil && long > 0, "users", fmt.Sprintf("%d have roles of more than %d bytes", long, longRoles),
-		"their access tokens may be larger than 8 KiB: such a login or refresh is invalid_scope. Give them fewer roles")
+	d.longRoles(ctx, a)
 	old, err := a.db.UsersWithout(ctx, "$argon2id$", a.countTime())
 	switch {
 	case errors.Is(err, ErrTooSlow):

@@ -52,6 +52,7 @@ func (s *Server) post(endpoint func(context.Context, *request) (any, error)) han
 		if err == nil {
 			x.outcome = "ok"
 			writeJSON(x, http.StatusOK, body)
+			x.tellHungUp(r.Context(), err)
 			return
 		}
 		f := visible(err)
@@ -61,18 +62,23 @@ func (s *Server) post(endpoint func(context.Context, *request) (any, error)) han
 			s.metrics.tokens.WithLabelValues("other", x.outcome).Inc()
 		}
 		writeError(x, f)
-		if hungUp(r.Context(), err) {
-			x.status, x.outcome = statusCanceled, "canceled"
-		}
+		x.tellHungUp(r.Context(), err)
 	}
 }
 
 // statusCanceled is what log and metrics tell of a request whose client went away before its answer. Nobody is sent it.
 const statusCanceled = 499
 
-// hungUp reports whether a request failed because its client went away.
+// hungUp reports whether the client of a request went away before its answer.
 func hungUp(ctx context.Context, err error) bool {
-	return ctx.Err() != nil && errors.Is(err, context.Canceled)
+	return ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled))
+}
+
+// tellHungUp makes log and metrics tell of a client that went away.
+func (x *exchange) tellHungUp(ctx context.Context, err error) {
+	if hungUp(ctx, err) {
+		x.status, x.outcome = statusCanceled, "canceled"
+	}
 }
 
 // tellFailure counts a request that the server could not answer, and tells the log if that is for somebody to look at.

@@ -242,9 +242,20 @@ func (l roleLimit) check(roles []string) error {
 		size, maxAccessToken)
 }
 
-// longRoles is more bytes of roles than the tokens of most clients have room for. Users with more, from before there
-// was a limit, are not those that a new client must fit.
-const longRoles = maxAccessToken / 2
+// most is the size of the longest roles that fit, as JSON text.
+func (l roleLimit) most() int {
+	if l.client == "" {
+		return maxAccessToken
+	}
+	return maxRoles(l.typ, l.payload, l.bits)
+}
+
+// longestRoles is the size of the longest roles that fit the token of a client without scope. Users with more, from
+// before there was a limit, are not those that a new client must fit.
+func (a *Admin) longestRoles() (int, error) {
+	payload, err := largestPayload(a.tokenIssuer(), storage.Client{})
+	return maxRoles(keys.TypJWT, payload, a.tokenBits()), err
+}
 
 // checkClientSize refuses a client whose access token would be too large for the user with the longest roles, unless it
 // was as large before.
@@ -256,7 +267,11 @@ func (a *Admin) checkClientSize(ctx context.Context, before, c storage.Client) e
 	if was, err := largestPayload(a.tokenIssuer(), before); err != nil || before.ID != "" && payload <= was {
 		return err
 	}
-	user, roles, err := a.db.LongestRoles(ctx, longRoles, a.countTime())
+	most, err := a.longestRoles()
+	if err != nil {
+		return err
+	}
+	user, roles, err := a.db.LongestRoles(ctx, most, a.countTime())
 	if errors.Is(err, storage.ErrTooSlow) {
 		roles, err = 0, nil // too many users to look at: a token that is too large is refused when it is issued
 	}
