@@ -67,9 +67,7 @@ func (s *Server) addressOf(r *http.Request) netip.Addr {
 		return subscriber(address)
 	}
 	s.metrics.forwardedUnreadable.Inc()
-	now, last := s.now().UnixNano(), s.forwardedWarned.Load()
-	due := last == 0 || now-last >= int64(forwardedWarning) || now < last
-	if due && s.forwardedWarned.CompareAndSwap(last, now) {
+	if s.forwardedTold.now(s.now(), forwardedWarning) {
 		s.log.Warn("X-Forwarded-For of a trusted proxy holds what is not an address: requests count as the proxy's own",
 			slog.String("event", "forwarded"), slog.String("proxy", address.String()))
 	}

@@ -32,14 +32,16 @@ type connections struct {
 	idle list.List // of *conn, that which has been idle longest first
 }
 
-// seldom says yes once in ten seconds.
+// seldom is when the log was last told of something that it need not be told each time, in unix nanoseconds.
 type seldom struct{ last atomic.Int64 }
 
+// tellEvery is how often the log tells at most that connections fail or are too many.
 const tellEvery = 10 * time.Second
 
-func (s *seldom) now() bool {
-	last, now := s.last.Load(), time.Now().UnixNano()
-	return (last == 0 || now-last >= int64(tellEvery) || now < last) && s.last.CompareAndSwap(last, now)
+// now reports whether it is time to tell again.
+func (s *seldom) now(at time.Time, every time.Duration) bool {
+	last, now := s.last.Load(), at.UnixNano()
+	return (last == 0 || now-last >= int64(every) || now < last) && s.last.CompareAndSwap(last, now)
 }
 
 // Accept implements [net.Listener].
@@ -69,7 +71,7 @@ func (l *connections) failed(err error) {
 		return
 	}
 	l.acceptErrors.Add(1)
-	if l.failing.now() {
+	if l.failing.now(time.Now(), tellEvery) {
 		l.log.Error("connections cannot be accepted", "event", "accept", "listener", l.name, "error", err.Error())
 	}
 }
@@ -89,7 +91,7 @@ func (l *connections) admit(c *conn) bool {
 	} else if !fits {
 		l.closedNew.Add(1)
 	}
-	if (longest != nil || !fits) && l.full.now() {
+	if (longest != nil || !fits) && l.full.now(time.Now(), tellEvery) {
 		closed := "those that are idle are closed"
 		if !fits {
 			closed = "new ones are closed, since all have a request"

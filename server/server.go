@@ -102,7 +102,7 @@ type Server struct {
 	looking        atomic.Pointer[time.Time] // since when a look is under way
 	toldUnready    time.Duration             // when the log was last told; the watch loop alone uses it
 
-	forwardedWarned atomic.Int64 // when the log last told of an unreadable X-Forwarded-For, in unix nanoseconds
+	forwardedTold seldom // that X-Forwarded-For cannot be read
 }
 
 // Open checks the configuration, opens database and keys, and lets the keys begin if there are none. *ConfigError tells all that is
