@@ -131,6 +131,32 @@ func (h *harness) setRoles(roles []string) {
 	must(raw.Exec(`UPDATE users SET roles = $1 WHERE username = 'alice'`, must(storage.List(roles).Value())))
 }
 
+// A user whose roles fit no token, from before there was a limit, keeps nobody from creating clients. Doctor names how
+// many there are, and of which client the tokens are.
+func TestRolesBeyondEveryToken(t *testing.T) {
+	each(t, func(t *testing.T, h *harness) {
+		told := func() bool {
+			d := &doctor{}
+			d.users(ctx, h.admin)
+			return found(d.findings, "users", FindingWarning, "1 have roles of more than ")
+		}
+		if told() {
+			t.Error("doctor tells of a user with few roles")
+		}
+		h.setRoles(words(600))
+		if !told() {
+			t.Error("doctor does not tell of a user with many roles")
+		}
+		must(h.admin.CreateClient(ctx, ClientSpec{
+			ID:        "new",
+			Grants:    []string{api.GrantPassword},
+			Audiences: []string{"https://api.example"},
+			Secret:    secret,
+			Scope:     strings.Join(words(40), " "),
+		}))
+	})
+}
+
 // A token that would be too large is not issued, and nothing has changed for it: the refresh token is as it was. A
 // narrower scope is served.
 func TestTooLargeIsNotIssued(t *testing.T) {
