@@ -62,10 +62,14 @@ func (d *DB) Client(ctx context.Context, id string) (Client, error) {
 	return *c, nil
 }
 
+// clientBatches are the sizes of batches of clients that there are statements for. Those who ask at the same time ask
+// for few.
+var clientBatches = []int{1, 8, maxBatch}
+
 // clientQueries are the statements that read several clients, by how many.
 var clientQueries = func() map[int]string {
 	queries := map[int]string{}
-	for _, size := range tokenBatches {
+	for _, size := range clientBatches {
 		queries[size] = `SELECT ` + clientColumns + ` FROM clients WHERE id IN ` + placeholders(0, size)
 	}
 	return queries
@@ -73,10 +77,11 @@ var clientQueries = func() map[int]string {
 
 // readClients reads several clients at once; nil for an id that there is none of.
 func (d *DB) readClients(ids []string) ([]*Client, error) {
-	size := batchFor(len(ids))
+	different := slices.Compact(slices.Sorted(slices.Values(ids)))
+	size := batchFor(clientBatches, len(different))
 	args := make([]any, size)
 	for i := range args {
-		args[i] = ids[min(i, len(ids)-1)]
+		args[i] = different[min(i, len(different)-1)]
 	}
 	var rows []Client
 	if err := d.all(context.Background(), "client", &rows, clientQueries[size], args...); err != nil {

@@ -16,8 +16,8 @@ const (
 
 // coalescer asks questions of several callers at once. A caller joins a batch that has not been asked yet, never one
 // that is under way, so that each answer was given after its question had come. A question is dropped unasked when its
-// caller has gone, or would have gone before the answer comes: under too much load a coalescer answers as many as it
-// can, and not those who left.
+// caller has gone, or has waited and would have gone before the answer comes: under too much load a coalescer answers
+// as many as it can, and not those who left.
 type coalescer[K, V any] struct {
 	ask     func([]K) ([]V, error)
 	mu      sync.Mutex
@@ -30,18 +30,21 @@ type coalescer[K, V any] struct {
 // question is what one caller asks. Value and error are there when done is closed.
 type question[K, V any] struct {
 	ctx   context.Context
+	came  time.Time
 	key   K
 	value V
 	err   error
 	done  chan struct{}
 }
 
-// hopeless tells why a question need not be asked; nil if it must be.
+// hopeless tells why a question need not be asked; nil if it must be. One that has hardly waited must: it could not
+// have come earlier, and only questions that are asked show that the database is quick again.
 func (q *question[K, V]) hopeless(pace time.Duration) error {
 	if err := q.ctx.Err(); err != nil {
 		return err
 	}
-	if deadline, ok := q.ctx.Deadline(); ok && time.Until(deadline) < pace+pace/4 {
+	deadline, ok := q.ctx.Deadline()
+	if ok && time.Until(deadline) < pace+pace/4 && time.Since(q.came) > pace/4 {
 		return context.DeadlineExceeded
 	}
 	return nil
@@ -50,7 +53,7 @@ func (q *question[K, V]) hopeless(pace time.Duration) error {
 // one asks one question. ErrUnavailable if the context ends before there is an answer, ErrBusy as well if that was for
 // want of time.
 func (c *coalescer[K, V]) one(ctx context.Context, key K) (V, error) {
-	q := &question[K, V]{ctx: ctx, key: key, done: make(chan struct{})}
+	q := &question[K, V]{ctx: ctx, came: time.Now(), key: key, done: make(chan struct{})}
 	c.join(q)
 	select {
 	case <-q.done:

@@ -81,6 +81,39 @@ func TestCoalescerDoesNotWaitForTheSlow(t *testing.T) {
 	})
 }
 
+// A database that was slow for a while is asked again by whoever comes then, and found quick.
+func TestCoalescerRecovers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const patience = time.Second
+		var slow atomic.Bool
+		slow.Store(true)
+		c := &coalescer[int, int]{ask: func(keys []int) ([]int, error) {
+			if slow.Load() {
+				time.Sleep(5 * patience)
+			}
+			return keys, nil
+		}}
+		one := func() error {
+			hurried, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			_, err := c.one(hurried, 7)
+			return err
+		}
+		for range 3 {
+			if one() == nil {
+				t.Error("answered by a database that is slow")
+			}
+			time.Sleep(10 * patience)
+		}
+		slow.Store(false)
+		for range 3 {
+			if err := one(); err != nil {
+				t.Errorf("by a database that is quick again: %v", err)
+			}
+		}
+	})
+}
+
 // A panic is an error of those who asked, and of nobody else.
 func TestCoalescerSurvivesAPanic(t *testing.T) {
 	c := &coalescer[int, int]{ask: func(keys []int) ([]int, error) {

@@ -25,18 +25,37 @@ type SchemaStatus struct {
 
 // SchemaStatus reads the versions and changes nothing.
 func (d *DB) SchemaStatus(ctx context.Context) (SchemaStatus, error) {
-	files, err := fs.Glob(schemaFiles, "schema/*.sql")
-	if err != nil {
-		return SchemaStatus{}, err
-	}
-	s := SchemaStatus{Known: int64(len(files))}
+	s := SchemaStatus{Known: knownVersion()}
 	exists, err := d.tableExists(ctx, "schema_version")
 	if err == nil && exists {
-		err = d.getFrom(ctx, d.upkeep(), "schema version", &s.Version,
-			`SELECT COALESCE(MAX(version_id), 0) FROM schema_version WHERE is_applied`)
+		s.Version, err = d.schemaVersion(ctx)
 	}
 	s.Pending = max(0, s.Known-s.Version)
 	return s, err
+}
+
+// knownVersion is the newest version of the schema that this program knows.
+func knownVersion() int64 {
+	files, err := schemaFiles.ReadDir("schema")
+	if err != nil {
+		panic(err) // they are part of the program
+	}
+	return int64(len(files))
+}
+
+func (d *DB) schemaVersion(ctx context.Context) (version int64, err error) {
+	err = d.getFrom(ctx, d.upkeep(), "schema version", &version,
+		`SELECT COALESCE(MAX(version_id), 0) FROM schema_version WHERE is_applied`)
+	return version, err
+}
+
+// CheckSchema is ErrBehind if migrations are pending of a database that had a schema when it was opened.
+func (d *DB) CheckSchema(ctx context.Context) error {
+	version, err := d.schemaVersion(ctx)
+	if err == nil && version < knownVersion() {
+		err = fmt.Errorf("%w: migrations are pending", ErrBehind)
+	}
+	return err
 }
 
 // tableExists looks in the catalogue, the one place where the two databases need different texts.

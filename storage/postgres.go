@@ -82,7 +82,7 @@ func openPostgres(raw string, allowInsecure bool) (*DB, error) {
 // pool lends the sessions, at most size at a time. A pool that is patient runs what people wait for, which is cancelled
 // when they go and is not worth preparing.
 func (d *DB) pool(patience time.Duration, size int) *sqlx.DB {
-	pool := sqlx.NewDb(sql.OpenDB(lending{d.sessions, patience, patience >= migrationTimeout}), "postgres")
+	pool := sqlx.NewDb(sql.OpenDB(&lending{d.sessions, patience, patience >= migrationTimeout}), "postgres")
 	pool.SetMaxOpenConns(size)
 	pool.SetMaxIdleConns(-1) // none: they rest where every pool finds them
 	return pool

@@ -58,6 +58,7 @@ type session struct {
 	wire       *impatient
 	generation int
 	rested     time.Time
+	lent       *lending // to which pool it was lent last
 }
 
 // waiter is somebody who waits for a session, or for the error of opening one.
@@ -76,9 +77,9 @@ var (
 	errAllInUse  = errors.New("no connection to PostgreSQL was free in time")
 )
 
-// lease takes a session that rests, or waits for one: opened anew or given back, whichever comes first. Who goes first
-// does not wait behind others.
-func (p *sessions) lease(ctx context.Context, first bool) (*session, error) {
+// lease takes a session that rests, or waits for one: opened anew or given back, whichever comes first. A pool that
+// goes first does not wait behind others.
+func (p *sessions) lease(ctx context.Context, l *lending) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, longestWait)
 	defer cancel()
 	p.mu.Lock()
@@ -86,14 +87,12 @@ func (p *sessions) lease(ctx context.Context, first bool) (*session, error) {
 		p.mu.Unlock()
 		return nil, errors.New("the database is closed")
 	}
-	if n := len(p.idle); n > 0 {
-		s := p.idle[n-1]
-		p.idle = p.idle[:n-1]
+	if s := p.rested(l); s != nil {
 		p.mu.Unlock()
 		return s, nil
 	}
 	w := &waiter{make(chan offer, 1)}
-	if first {
+	if l.plain {
 		p.waiting = slices.Insert(p.waiting, 0, w)
 	} else {
 		p.waiting = append(p.waiting, w)
@@ -111,6 +110,24 @@ func (p *sessions) lease(ctx context.Context, first bool) (*session, error) {
 	p.waited += time.Since(began)
 	p.mu.Unlock()
 	return o.session, o.err
+}
+
+// rested takes a session that rests, if there is one: rather one that served the pool before, because it has prepared
+// its statements. The lock is held.
+func (p *sessions) rested(l *lending) *session {
+	i := len(p.idle) - 1
+	for i > 0 && p.idle[i].lent != l {
+		i--
+	}
+	switch {
+	case i < 0:
+		return nil
+	case p.idle[i].lent != l:
+		i = len(p.idle) - 1
+	}
+	s := p.idle[i]
+	p.idle = slices.Delete(p.idle, i, i+1)
+	return s
 }
 
 // leave ends a wait. What has been offered meanwhile is taken.
@@ -256,17 +273,20 @@ func (p *sessions) put(s *session) {
 }
 
 // release takes a session back. One that is broken makes those that rest suspect: PostgreSQL may have been restarted.
+// One whose own user has gone says nothing about them.
 func (p *sessions) release(s *session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if s.IsValid() {
+	switch {
+	case s.IsValid():
 		p.put(s)
 		return
+	case !s.abandoned():
+		for _, other := range p.idle {
+			p.drop(other)
+		}
+		p.idle = nil
 	}
-	for _, other := range p.idle {
-		p.drop(other)
-	}
-	p.idle = nil
 	p.drop(s)
 }
 
@@ -376,18 +396,18 @@ type lending struct {
 }
 
 // Connect implements [driver.Connector].
-func (l lending) Connect(ctx context.Context) (driver.Conn, error) {
-	s, err := l.sessions.lease(ctx, l.plain)
+func (l *lending) Connect(ctx context.Context) (driver.Conn, error) {
+	s, err := l.sessions.lease(ctx, l)
 	if err != nil {
 		return nil, connectFault(err, l.sessions.opened)
 	}
 	s.wire.patience.Store(int64(l.patience))
-	s.plain = l.plain
+	s.plain, s.lent = l.plain, l
 	return &leased{preparedConn: s.preparedConn, session: s, sessions: l.sessions}, nil
 }
 
 // Driver implements [driver.Connector].
-func (l lending) Driver() driver.Driver { return l.sessions.connector.Driver() }
+func (l *lending) Driver() driver.Driver { return l.sessions.connector.Driver() }
 
 // leased is a session in the hands of a pool.
 type leased struct {

@@ -91,33 +91,39 @@ const (
 	GuessWithdrawn Guess = "withdrawn" // it was not judged
 )
 
-// SettleGuess counts the outcome of a guess that was reserved in the buckets. In a transaction: a statement alone would
-// be sent again after a cut connection, and count twice.
+// SettleGuess counts the outcome of a guess that was reserved in the buckets. A wrong one in a transaction: a statement
+// alone would be sent again after a cut connection, and count twice. Any other only gives its places back: one at a
+// time, for a login waits for it. A place that is given back twice is one more guess while others are under way.
 func (d *DB) SettleGuess(ctx context.Context, buckets []Bucket, outcome Guess, now time.Time) error {
-	return d.inTx(ctx, "settle guess", func(t *tx) error {
-		for _, b := range buckets {
-			if err := t.settle(b, outcome, now); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	if outcome == GuessWrong {
+		return d.inTx(ctx, "settle guess", func(t *tx) error { return settleAll(t.change, buckets, outcome, now) })
+	}
+	change := func(query string, args ...any) (int64, error) { return d.change(ctx, "settle guess", query, args...) }
+	return settleAll(change, buckets, outcome, now)
 }
 
-func (t *tx) settle(b Bucket, outcome Guess, now time.Time) error {
+// settleAll settles a guess in each of the buckets, by statements that change runs.
+func settleAll(
+	change func(query string, args ...any) (int64, error), buckets []Bucket, outcome Guess, now time.Time,
+) error {
 	const done = `pending = CASE WHEN pending > 0 THEN pending - 1 ELSE 0 END`
-	var err error
-	switch {
-	case outcome == GuessRight && b.OfAccount(): // an account is forgiven, an address is not
-		_, err = t.change(`UPDATE throttle SET failures = 0, `+done+` WHERE bucket = $1`, b.Name)
-	case b.delayed(): // it was counted as a failure
-	case outcome == GuessWrong:
-		_, err = t.change(`UPDATE throttle SET failures = failures + 1, last_at = $1, `+done+` WHERE bucket = $2`,
-			At(now), b.Name)
-	default:
-		_, err = t.change(`UPDATE throttle SET `+done+` WHERE bucket = $1`, b.Name)
+	for _, b := range buckets {
+		var err error
+		switch {
+		case outcome == GuessRight && b.OfAccount(): // an account is forgiven, an address is not
+			_, err = change(`UPDATE throttle SET failures = 0, `+done+` WHERE bucket = $1`, b.Name)
+		case b.delayed(): // it was counted as a failure
+		case outcome == GuessWrong:
+			_, err = change(`UPDATE throttle SET failures = failures + 1, last_at = $1, `+done+` WHERE bucket = $2`,
+				At(now), b.Name)
+		default:
+			_, err = change(`UPDATE throttle SET `+done+` WHERE bucket = $1`, b.Name)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // AddFailures counts one more failure in each of the buckets, for a guess that was not reserved.

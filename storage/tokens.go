@@ -39,9 +39,9 @@ func (d *DB) TokenState(ctx context.Context, caller Client, id GrantID, kid stri
 // tokenBatches are the sizes of batches that there are statements for.
 var tokenBatches = []int{1, 2, 4, 8, 16, 32, maxBatch}
 
-// batchFor is the smallest size of a batch that there is a statement for.
-func batchFor(n int) int {
-	return tokenBatches[slices.IndexFunc(tokenBatches, func(size int) bool { return size >= n })]
+// batchFor is the smallest of the sizes that n questions fit in.
+func batchFor(sizes []int, n int) int {
+	return sizes[slices.IndexFunc(sizes, func(size int) bool { return size >= n })]
 }
 
 const tokenParams = 4 // of one token
@@ -69,7 +69,7 @@ var tokenQueries = func() map[int]string {
 
 // tokenArgs are the arguments of the smallest statement that takes the keys. What it has room for besides is NULL.
 func tokenArgs(keys []tokenKey) (query string, args []any) {
-	size := batchFor(len(keys))
+	size := batchFor(tokenBatches, len(keys))
 	args = make([]any, 1+tokenParams*size)
 	var latest time.Time
 	for i, k := range keys {
