@@ -88,6 +88,7 @@ func (p *sessions) lease(ctx context.Context, l *lending) (*session, error) {
 		return nil, errors.New("the database is closed")
 	}
 	if s := p.rested(l); s != nil {
+		p.dialAhead()
 		p.mu.Unlock()
 		return s, nil
 	}
@@ -152,7 +153,20 @@ func (p *sessions) dial() {
 		p.growAt = now.Add(growAfter)
 		p.room++
 	}
-	for p.dialing < len(p.waiting) && p.open+p.dialing < p.room && !p.closed {
+	p.dialFor(len(p.waiting))
+}
+
+// dialAhead opens sessions that nobody waits for yet, half as many as are in use: when PostgreSQL becomes slow, more
+// are needed at once, and opening them takes the longest of all then. The lock is held.
+func (p *sessions) dialAhead() {
+	if spare := (p.open-len(p.idle))/2 - len(p.idle); spare > 0 && !p.scarce() {
+		p.dialFor(len(p.waiting) + spare)
+	}
+}
+
+// dialFor opens sessions, as far as there is room, until so many are being opened. The lock is held.
+func (p *sessions) dialFor(n int) {
+	for p.dialing < n && p.open+p.dialing < p.room && !p.closed {
 		p.dialing++
 		go p.dialOne(p.generation)
 	}
