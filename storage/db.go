@@ -78,7 +78,7 @@ type DB struct {
 	closed   atomic.Bool
 	audited  atomic.Int64                   // records that were appended, also by transactions that did not take place
 	failing  atomic.Bool                    // the last write failed for want of a database
-	wroteAt  atomic.Int64                   // when a write last went through, unix nanoseconds
+	takesAt  atomic.Int64                   // when the database last showed that it takes writes, unix nanoseconds
 	files    [3]atomic.Pointer[os.FileInfo] // SQLite: the file that was opened, and those beside it
 }
 

@@ -13,7 +13,7 @@ import (
 var ErrReplaced = fmt.Errorf("%w: its file was replaced or removed while this process runs: stop it, look which file is "+
 	"the right one, put that in place and start again", ErrUnavailable)
 
-// recently is how long a write that went through shows that the database takes writes.
+// recently is how long it counts that the database has shown that it takes writes.
 const recently = time.Second
 
 // wrote keeps what the outcome of a write has shown, and returns it.
@@ -24,7 +24,7 @@ func (d *DB) wrote(err error) error {
 		d.failing.Store(true)
 	default:
 		d.failing.Store(false)
-		d.wroteAt.Store(time.Now().UnixNano())
+		d.takesAt.Store(time.Now().UnixNano())
 	}
 	return err
 }
@@ -41,7 +41,7 @@ func (d *DB) Serves(ctx context.Context) error {
 		return d.unlocked(ctx)
 	case d.failing.Load():
 		return d.SetMeta(ctx, "probe", markText(time.Now()))
-	case time.Since(time.Unix(0, d.wroteAt.Load())) < recently:
+	case time.Since(time.Unix(0, d.takesAt.Load())) < recently:
 		return nil
 	case d.kind == SQLite:
 		return d.unlocked(ctx)

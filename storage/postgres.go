@@ -151,15 +151,22 @@ func isUnique(err error) bool {
 	return ok && code == "23505"
 }
 
-// Clock is the time of the database: that of this machine for SQLite. Replicas on one PostgreSQL agree by it.
+// Clock is the time of the database: that of this machine for SQLite. Replicas on one PostgreSQL agree by it. The
+// answer also shows whether the database takes writes.
 func (d *DB) Clock(ctx context.Context) (time.Time, error) {
 	if d.kind != Postgres {
 		return time.Now(), nil
 	}
-	var at Time
-	err := d.getFrom(ctx, d.upkeep(), "clock", &at,
-		`SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)`)
-	return at.Time, err
+	var answer struct {
+		At       Time   `db:"at"`
+		ReadOnly string `db:"read_only"`
+	}
+	err := d.getFrom(ctx, d.upkeep(), "clock", &answer, `SELECT current_setting('transaction_read_only') AS read_only,
+		CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) AS at`)
+	if err == nil && answer.ReadOnly == "off" {
+		d.takesAt.Store(time.Now().UnixNano())
+	}
+	return answer.At.Time, err
 }
 
 // keysChannel is the channel of NOTIFY on which a replica tells the others that the keys have changed.

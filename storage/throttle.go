@@ -41,13 +41,26 @@ const pendingLasts = time.Minute
 
 var errFull = errors.New("the limit is reached")
 
+// changer runs one statement and tells how many rows it changed.
+type changer func(query string, args ...any) (int64, error)
+
+// counting runs statements that count guesses in one transaction, or each alone: a login waits for them. A statement
+// that runs alone is sent again after a cut connection, and may run twice.
+func (d *DB) counting(ctx context.Context, op string, alone bool, do func(changer) error) error {
+	if alone {
+		return do(func(query string, args ...any) (int64, error) { return d.change(ctx, op, query, args...) })
+	}
+	return d.inTx(ctx, op, func(t *tx) error { return do(t.change) })
+}
+
 // ReserveGuess makes room for one guess in all the buckets, or in none: then it reports false, and somebody else must
 // finish first. Counting a guess before it is judged keeps parallel guesses on many replicas within one limit.
-// SettleGuess must follow.
+// SettleGuess must follow. A place that is taken twice lapses by itself.
 func (d *DB) ReserveGuess(ctx context.Context, buckets []Bucket, now time.Time) (bool, error) {
-	err := d.inTx(ctx, "reserve guess", func(t *tx) error {
+	alone := len(buckets) == 1 && !buckets[0].delayed()
+	err := d.counting(ctx, "reserve guess", alone, func(change changer) error {
 		for _, b := range buckets {
-			n, err := t.reserve(b, now)
+			n, err := b.reserve(change, now)
 			if err != nil {
 				return err
 			}
@@ -65,12 +78,12 @@ func (d *DB) ReserveGuess(ctx context.Context, buckets []Bucket, now time.Time) 
 
 // reserve counts a guess that is under way. Where the limit is reached it is counted as a failure at once, and only the
 // first is taken of those who have read the same count.
-func (t *tx) reserve(b Bucket, now time.Time) (int64, error) {
+func (b Bucket) reserve(change changer, now time.Time) (int64, error) {
 	if b.delayed() {
-		return t.change(`UPDATE throttle SET failures = failures + 1, last_at = $1
+		return change(`UPDATE throttle SET failures = failures + 1, last_at = $1
 			WHERE bucket = $2 AND failures = $3 AND last_at = $4`, At(now), b.Name, b.Read.Count, At(b.Read.LastAt))
 	}
-	return t.change(`INSERT INTO throttle (bucket, account, failures, last_at, pending, pending_at)
+	return change(`INSERT INTO throttle (bucket, account, failures, last_at, pending, pending_at)
 		VALUES ($1, $2, 0, $3, 1, $3)
 		ON CONFLICT (bucket) DO UPDATE SET account = excluded.account,
 			failures = CASE WHEN throttle.last_at <= $4 THEN 0 ELSE throttle.failures END,
@@ -91,39 +104,33 @@ const (
 	GuessWithdrawn Guess = "withdrawn" // it was not judged
 )
 
-// SettleGuess counts the outcome of a guess that was reserved in the buckets. A wrong one in a transaction: a statement
-// alone would be sent again after a cut connection, and count twice. Any other only gives its places back: one at a
-// time, for a login waits for it. A place that is given back twice is one more guess while others are under way.
+// SettleGuess counts the outcome of a guess that was reserved in the buckets: a wrong one in one transaction, so that it
+// never counts twice. A place that any other gives back twice is one more guess while others are under way.
 func (d *DB) SettleGuess(ctx context.Context, buckets []Bucket, outcome Guess, now time.Time) error {
-	if outcome == GuessWrong {
-		return d.inTx(ctx, "settle guess", func(t *tx) error { return settleAll(t.change, buckets, outcome, now) })
-	}
-	change := func(query string, args ...any) (int64, error) { return d.change(ctx, "settle guess", query, args...) }
-	return settleAll(change, buckets, outcome, now)
+	return d.counting(ctx, "settle guess", outcome != GuessWrong, func(change changer) error {
+		for _, b := range buckets {
+			if err := b.settle(change, outcome, now); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
-// settleAll settles a guess in each of the buckets, by statements that change runs.
-func settleAll(
-	change func(query string, args ...any) (int64, error), buckets []Bucket, outcome Guess, now time.Time,
-) error {
+func (b Bucket) settle(change changer, outcome Guess, now time.Time) error {
 	const done = `pending = CASE WHEN pending > 0 THEN pending - 1 ELSE 0 END`
-	for _, b := range buckets {
-		var err error
-		switch {
-		case outcome == GuessRight && b.OfAccount(): // an account is forgiven, an address is not
-			_, err = change(`UPDATE throttle SET failures = 0, `+done+` WHERE bucket = $1`, b.Name)
-		case b.delayed(): // it was counted as a failure
-		case outcome == GuessWrong:
-			_, err = change(`UPDATE throttle SET failures = failures + 1, last_at = $1, `+done+` WHERE bucket = $2`,
-				At(now), b.Name)
-		default:
-			_, err = change(`UPDATE throttle SET `+done+` WHERE bucket = $1`, b.Name)
-		}
-		if err != nil {
-			return err
-		}
+	var err error
+	switch {
+	case outcome == GuessRight && b.OfAccount(): // an account is forgiven, an address is not
+		_, err = change(`UPDATE throttle SET failures = 0, `+done+` WHERE bucket = $1`, b.Name)
+	case b.delayed(): // it was counted as a failure
+	case outcome == GuessWrong:
+		_, err = change(`UPDATE throttle SET failures = failures + 1, last_at = $1, `+done+` WHERE bucket = $2`,
+			At(now), b.Name)
+	default:
+		_, err = change(`UPDATE throttle SET `+done+` WHERE bucket = $1`, b.Name)
 	}
-	return nil
+	return err
 }
 
 // AddFailures counts one more failure in each of the buckets, for a guess that was not reserved.
