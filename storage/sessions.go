@@ -156,10 +156,11 @@ func (p *sessions) dial() {
 	p.dialFor(len(p.waiting))
 }
 
-// dialAhead opens sessions that nobody waits for yet, half as many as are in use: when PostgreSQL becomes slow, more
-// are needed at once, and opening them takes the longest of all then. The lock is held.
+// dialAhead opens sessions that nobody waits for yet, as many as are in use, where there is more than one: when
+// PostgreSQL becomes slow, more are needed at once, and opening them takes the longest of all then. The lock is held.
 func (p *sessions) dialAhead() {
-	if spare := (p.open-len(p.idle))/2 - len(p.idle); spare > 0 && !p.scarce() {
+	used := p.open - len(p.idle)
+	if spare := used - len(p.idle); spare > 0 && used > 1 && !p.scarce() {
 		p.dialFor(len(p.waiting) + spare)
 	}
 }
