@@ -167,6 +167,49 @@ func TestConnectionLimits(t *testing.T) {
 	})
 }
 
+// eventually waits until something holds.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal(what + ": not in time")
+		}
+	}
+}
+
+// Sessions rest that nobody needed yet, and stay when the user of another one has gone: when PostgreSQL becomes slow,
+// there are enough.
+func TestSessionsThatRest(t *testing.T) {
+	databaseURL := storagetest.PostgresURL(t)
+	db := storagetest.MustOpen(t, databaseURL)
+	raw := storagetest.Raw(t, databaseURL)
+	sessions := func() int {
+		var n int
+		must(t, raw.QueryRow(`SELECT COUNT(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND application_name = 'keyturn' AND pid <> pg_backend_pid()`).Scan(&n))
+		return n
+	}
+	eventually(t, "a session rests that nobody needed", func() bool {
+		var all sync.WaitGroup
+		for range 2 { // at once
+			all.Go(func() { must(t, db.Upkeep(ctx, `SELECT pg_sleep(0.1)`)) })
+		}
+		all.Wait()
+		return sessions() > 2
+	})
+
+	before := sessions()
+	hurried, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	if db.Upkeep(hurried, `SELECT pg_sleep(10)`) == nil {
+		t.Error("the statement did not end with its context")
+	}
+	eventually(t, "the abandoned session ends", func() bool { return sessions() < before })
+	if after := sessions(); after != before-1 {
+		t.Errorf("%d sessions are left of %d", after, before)
+	}
+}
+
 func TestPgBouncer(t *testing.T) {
 	t.Run("session", func(t *testing.T) {
 		db := storagetest.MustOpen(t, storagetest.NewBouncer(t, storagetest.PostgresURL(t)).URL)

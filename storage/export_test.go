@@ -24,6 +24,12 @@ func (d *DB) AuditRecords(ctx context.Context, f AuditFilter) (all []AuditRecord
 // AnnounceKeys tells others that the keys have changed.
 func (d *DB) AnnounceKeys(ctx context.Context) { d.announceKeys(ctx) }
 
+// Upkeep runs a statement as upkeep does, which ends with its context.
+func (d *DB) Upkeep(ctx context.Context, query string) error {
+	_, err := d.upkeep().ExecContext(ctx, query)
+	return err
+}
+
 // MigrateTo makes a database as a keyturn of before had it.
 func MigrateTo(ctx context.Context, databaseURL string, version int64) error {
 	db, err := connect(Options{URL: databaseURL, Create: true})
