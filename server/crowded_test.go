@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -13,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/queue"
 	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
@@ -274,6 +277,45 @@ func TestUnansweredChain(t *testing.T) {
 	u = late
 	if got := judge(rotated.Add(window + 6*time.Second)); got != storage.RefreshReuse {
 		t.Errorf("a wait that began after the window opens it again: %s", got)
+	}
+}
+
+// Whoever is told to come again after a while, and does, does not come too late: in time for the answer that it lost
+// before.
+func TestToldToComeAgain(t *testing.T) {
+	refusals := map[string]error{
+		"a queue":      &queue.BusyError{RetryAfter: 25 * time.Second},
+		"the database": fmt.Errorf("refresh: %w", storage.ErrUnavailable),
+		"the keys":     fmt.Errorf("%w: read long ago", keys.ErrStale),
+	}
+	for name, refusal := range refusals {
+		t.Run(name, func(t *testing.T) {
+			crowded(t, 1, func(t *testing.T, h *harness) { h.comesAgain(refusal) })
+		})
+	}
+}
+
+// comesAgain refreshes and repeats that, as it is told, until it is answered.
+func (h *harness) comesAgain(refusal error) {
+	refused := h.server.post(func(context.Context, *request) (any, error) { return nil, refusal })
+	first := h.login("app")
+	lost := h.refresh("app", first.RefreshToken).tokens(h.t)
+	for range 4 {
+		h.step(8 * time.Second)
+		form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {first.RefreshToken}}
+		r := httptest.NewRequest(http.MethodPost, "/token", strings.NewReader(form.Encode()))
+		r.Header.Set("Content-Type", formMediaType)
+		r.Header.Set("Authorization", basic("app", secret))
+		w := httptest.NewRecorder()
+		refused(newExchange(w, r, "again"), r)
+		if w.Code != http.StatusServiceUnavailable {
+			h.t.Fatalf("%d %s", w.Code, w.Body)
+		}
+		after := time.Duration(must(strconv.Atoi(w.Header().Get("Retry-After")))) * time.Second
+		h.step(after)
+	}
+	if again := h.refresh("app", first.RefreshToken).tokens(h.t); again.RefreshToken != lost.RefreshToken {
+		h.t.Error("another successor")
 	}
 }
 

@@ -101,14 +101,15 @@ func (s *Server) presentation(q *request, t refreshToken, signer keys.Signer) st
 	}
 }
 
-// noteUnanswered remembers that a refresh waited here in vain, whatever for. Only a token of ours is remembered.
-func (s *Server) noteUnanswered(q *request) {
+// noteUnanswered remembers that a refresh waited here in vain, whatever for, and that its client was told to come again
+// after a while. Only a token of ours is remembered.
+func (s *Server) noteUnanswered(q *request, told time.Duration) {
 	text := q.form[api.ParamRefreshToken]
 	if text == "" || q.form[api.ParamGrantType] != api.GrantRefreshToken {
 		return
 	}
 	if t, ok, err := s.readRefreshToken(text); ok && err == nil {
-		s.unanswered.note(t.grant, q.at, s.now(), time.Duration(s.config().RefreshRetryWindow))
+		s.unanswered.note(t.grant, q.at, s.now().Add(told), time.Duration(s.config().RefreshRetryWindow))
 	}
 }
 

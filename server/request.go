@@ -109,14 +109,25 @@ func (s *Server) answer(r *http.Request, q *request, endpoint func(context.Conte
 	q.at = s.now()
 	q.asking = q.at
 	body, err := s.answerAs(ctx, q, endpoint)
-	// A client that waited in vain comes later than it would have: that must not count against it.
+	s.noteInVain(q, err)
+	return body, err
+}
+
+// noteInVain notes that a client waited in vain, or was told to come again later: it comes later than it would have,
+// and that must not count against it.
+func (s *Server) noteInVain(q *request, err error) {
 	switch {
-	case hungUp(q.base, err), causeOf(err) == causeBusy:
-		s.noteUnanswered(q)
-	case errors.Is(err, storage.ErrUnavailable):
+	case hungUp(q.base, err):
+		s.noteUnanswered(q, 0)
+		return
+	case err == nil:
+		return
+	case errors.Is(err, storage.ErrUnavailable) && causeOf(err) != causeBusy:
 		s.ring.Away(q.asking, s.now())
 	}
-	return body, err
+	if told := visible(err).retryAfter; told > 0 {
+		s.noteUnanswered(q, told)
+	}
 }
 
 // patience bounds what a request asks of the database.

@@ -15,8 +15,9 @@ const (
 	maxUnansweredSpans = 4
 )
 
-// unanswered is the refreshes that this replica kept waiting until it refused them or their client gave up. The retry
-// window of such a grant does not run meanwhile: a queue in here does not count against the client. It helps nobody who
+// unanswered is the refreshes that this replica kept waiting until it refused them or their client gave up, with the
+// time after which it told them to come again. The retry window of such a grant does not run meanwhile: a queue in here
+// does not count against the client. It helps nobody who
 // could not have had the answer: only a request that came within the window keeps it open. When a generation is full,
 // the one before it is forgotten.
 type unanswered struct {
