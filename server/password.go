@@ -89,11 +89,13 @@ func (s *Server) login(q *request, name, password string) (storage.LoginView, er
 	g.key = loginKey(name, q.client.ID, q.address)
 	g.key.Stranger = s.stranger(name)
 	for {
+		look := s.throttle.look(g.key)
 		view, err := s.readLogin(q, g.key)
 		if err != nil {
+			look.end()
 			return view, err
 		}
-		a, verdict, free := s.throttle.enter(g.key, view, s.now())
+		a, verdict, free := look.enter(view, s.now())
 		if verdict == verdictRefuse {
 			return view, s.refuseLogin(q, g, view)
 		}

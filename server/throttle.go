@@ -37,9 +37,12 @@ type throttle struct {
 	flights map[string]*flight
 }
 
-// flight is the logins that this replica judges at the moment for one bucket, and those that wait for them.
+// flight is the logins that this replica handles at the moment for one bucket.
 type flight struct {
+	looking int64 // read what was counted
 	judging int64
+	apart   int64 // of those that are judged, the ones that are not reserved
+	judged  int64 // since the flight began
 	waiting []chan struct{}
 }
 
@@ -100,12 +103,60 @@ const (
 	verdictWait           // others are being judged, who may use up the limit
 )
 
-// enter takes a place in every bucket of a login, by what was read of them. After verdictJudge, leave must follow; with
-// verdictWait, the channel is closed when a place may be free.
-func (t *throttle) enter(k storage.LoginKey, v storage.LoginView, now time.Time) (*attempt, verdict, <-chan struct{}) {
-	a := &attempt{throttle: t, buckets: t.buckets(k, v)}
+// look is a login that reads what was counted in its buckets. It begins before the reading: of two logins, the second
+// sees the failure of the first or knows that it has not.
+type look struct {
+	throttle *throttle
+	key      storage.LoginKey
+	judged   map[string]int64 // in each bucket, when it began
+}
+
+func (k *look) names() []string {
+	return []string{k.key.AccountBucket, k.key.AddressBucket, k.key.PairBucket}
+}
+
+// look begins a look. Either enter or end must follow.
+func (t *throttle) look(key storage.LoginKey) *look {
+	k := &look{throttle: t, key: key, judged: map[string]int64{}}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, name := range k.names() {
+		f := t.flights[name]
+		if f == nil {
+			f = &flight{}
+			t.flights[name] = f
+		}
+		f.looking++
+		k.judged[name] = f.judged
+	}
+	return k
+}
+
+func (k *look) end() {
+	t := k.throttle
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, name := range k.names() {
+		t.flights[name].looking--
+		t.forget(name)
+	}
+}
+
+// forget drops the flight of a bucket that nobody is in. The lock is held.
+func (t *throttle) forget(name string) {
+	if f := t.flights[name]; f.judging == 0 && f.looking == 0 {
+		delete(t.flights, name)
+	}
+}
+
+// enter ends the look and takes a place in every bucket of the login, by what was read of them. After verdictJudge,
+// leave must follow; with verdictWait, the channel is closed when a place may be free.
+func (k *look) enter(v storage.LoginView, now time.Time) (*attempt, verdict, <-chan struct{}) {
+	defer k.end()
+	t := k.throttle
+	a := &attempt{throttle: t, buckets: t.buckets(k.key, v)}
 	if v.Familiar && v.Account.Count > 0 {
-		a.forget = k.AccountBucket
+		a.forget = k.key.AccountBucket
 	}
 	for _, b := range a.buckets {
 		if !t.allows(b, now) {
@@ -115,21 +166,20 @@ func (t *throttle) enter(k storage.LoginKey, v storage.LoginView, now time.Time)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, b := range a.buckets {
-		if f := t.flights[b.Name]; f != nil && f.judging >= places(b) {
+		f := t.flights[b.Name]
+		if f.judging >= places(b) {
 			free := make(chan struct{})
 			f.waiting = append(f.waiting, free)
 			return nil, verdictWait, free
 		}
+		// An ordinary login, of an account of which nothing has failed and nobody else is being judged, costs no write.
+		a.shared = a.shared || b.Read.Count > 0 || f.judging > 0 || f.judged > k.judged[b.Name]
 	}
 	for _, b := range a.buckets {
 		f := t.flights[b.Name]
-		if f == nil {
-			f = &flight{}
-			t.flights[b.Name] = f
+		if f.judging++; !a.shared {
+			f.apart++
 		}
-		// An ordinary login, of an account of which nothing has failed and nobody else is being judged, costs no write.
-		a.shared = a.shared || b.Read.Count > 0 || f.judging > 0
-		f.judging++
 	}
 	return a, verdictJudge, nil
 }
@@ -168,12 +218,16 @@ func (a *attempt) leave(ctx context.Context, now time.Time) {
 	defer t.mu.Unlock()
 	for _, b := range a.buckets {
 		f := t.flights[b.Name]
+		f.judged++
+		if !a.shared {
+			f.apart--
+		}
 		if f.judging--; f.judging == 0 {
-			delete(t.flights, b.Name)
 			f.wake(len(f.waiting))
 		} else {
 			f.wake(1)
 		}
+		t.forget(b.Name)
 	}
 }
 
@@ -192,8 +246,19 @@ func (a *attempt) reserve(ctx context.Context, now time.Time) (ok bool, err erro
 	if !a.shared {
 		return true, nil
 	}
+	a.countApart()
 	a.reserved, err = a.throttle.db.ReserveGuess(ctx, a.buckets, now)
 	return a.reserved, err
+}
+
+// countApart sets how many guesses this replica judges that the database does not know of.
+func (a *attempt) countApart() {
+	a.throttle.mu.Lock()
+	defer a.throttle.mu.Unlock()
+	for i := range a.buckets {
+		b := &a.buckets[i]
+		b.Apart = a.throttle.flights[b.Name].apart
+	}
 }
 
 // settle counts the outcome.

@@ -19,6 +19,7 @@ type Bucket struct {
 	Account string        // the name of the account's bucket, in every bucket that belongs to one; else ""
 	Quiet   time.Duration // a failure after a pause of at least this begins a new count; 0: never
 	Limit   int64         // failures and guesses that there may be at once
+	Apart   int64         // guesses that are being judged and were not reserved
 	Read    Failures      // as they were read before
 }
 
@@ -91,7 +92,7 @@ func (b Bucket) reserve(change changer, now time.Time) (int64, error) {
 			pending_at = excluded.pending_at
 		WHERE CASE WHEN throttle.last_at <= $4 THEN 0 ELSE throttle.failures END
 			+ CASE WHEN throttle.pending_at <= $5 THEN 0 ELSE throttle.pending END < $6`,
-		b.Name, b.Account, At(now), b.begins(now), now.Add(-pendingLasts).UnixMilli(), b.Limit)
+		b.Name, b.Account, At(now), b.begins(now), now.Add(-pendingLasts).UnixMilli(), b.Limit-b.Apart)
 }
 
 // Guess is what a guess turned out to be.
