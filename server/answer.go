@@ -33,7 +33,7 @@ var statusOf = map[api.Code]int{
 type failure struct {
 	body       api.Error
 	status     int           // 0: that of the code
-	retryAfter time.Duration // for TemporarilyUnavailable
+	retryAfter time.Duration // for TemporarilyUnavailable; whole seconds
 }
 
 func (f *failure) Error() string { return string(f.body.Code) + ": " + f.body.Description }
@@ -46,15 +46,23 @@ func failWith(status int, code api.Code, description string) *failure {
 	return &failure{body: api.Error{Code: code, Description: description}, status: status}
 }
 
+// wholeSeconds rounds up to what Retry-After can say.
+func wholeSeconds(span time.Duration) time.Duration {
+	return (span + time.Second - 1).Truncate(time.Second)
+}
+
 // tooMany is 429 for a caller that has used up its own budget.
 func tooMany(retryAfter time.Duration) error {
 	return &failure{body: api.Error{Code: api.TemporarilyUnavailable, Description: "too many failed requests: try again later"},
-		status: http.StatusTooManyRequests, retryAfter: retryAfter}
+		status: http.StatusTooManyRequests, retryAfter: wholeSeconds(retryAfter)}
 }
 
 // unavailable is 503 for work that cannot be done now and may be tried again.
 func unavailable(retryAfter time.Duration) *failure {
-	return &failure{body: api.Error{Code: api.TemporarilyUnavailable, Description: "the server cannot answer now: try again later"}, retryAfter: retryAfter}
+	return &failure{
+		body:       api.Error{Code: api.TemporarilyUnavailable, Description: "the server cannot answer now: try again later"},
+		retryAfter: wholeSeconds(retryAfter),
+	}
 }
 
 // Causes of a request that the server could not answer.
@@ -120,7 +128,7 @@ func writeError(w http.ResponseWriter, f *failure) {
 		w.Header().Set("WWW-Authenticate", challenge)
 	}
 	if f.retryAfter > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int((f.retryAfter+time.Second-1)/time.Second)))
+		w.Header().Set("Retry-After", strconv.Itoa(int(f.retryAfter/time.Second)))
 	}
 	writeJSON(w, status, f.body)
 }

@@ -272,6 +272,20 @@ func TestUnansweredChain(t *testing.T) {
 	if got := judge(at.Add(window + time.Second)); got != storage.RefreshReuse {
 		t.Errorf("after a pause: %s", got)
 	}
+	u, at = newUnanswered(), rotated
+	for ; at.Before(rotated.Add(maxUnansweredFor)); at = at.Add(window) {
+		u.note(7, at, at.Add(time.Second), window)
+	}
+	u.note(7, at, at.Add(time.Hour), window)
+	if got := judge(at.Add(2 * window)); got != storage.RefreshReuse {
+		t.Errorf("kept open for ever: %s", got)
+	}
+	u = newUnanswered()
+	u.note(7, rotated.Add(-time.Second), rotated.Add(20*time.Second), window)
+	u.answered(7, rotated.Add(time.Second))
+	if got := judge(rotated.Add(window + 5*time.Second)); got != storage.RefreshReuse {
+		t.Errorf("answered before the time that it was told, the client has as long as others: %s", got)
+	}
 	late := newUnanswered()
 	late.note(7, rotated.Add(window+time.Second), rotated.Add(window+5*time.Second), window)
 	u = late
@@ -285,6 +299,7 @@ func TestUnansweredChain(t *testing.T) {
 func TestToldToComeAgain(t *testing.T) {
 	refusals := map[string]error{
 		"a queue":      &queue.BusyError{RetryAfter: 25 * time.Second},
+		"a short one":  &queue.BusyError{RetryAfter: 5 * time.Millisecond},
 		"the database": fmt.Errorf("refresh: %w", storage.ErrUnavailable),
 		"the keys":     fmt.Errorf("%w: read long ago", keys.ErrStale),
 	}
@@ -301,7 +316,7 @@ func (h *harness) comesAgain(refusal error) {
 	first := h.login("app")
 	lost := h.refresh("app", first.RefreshToken).tokens(h.t)
 	for range 4 {
-		h.step(8 * time.Second)
+		h.step(9*time.Second + 990*time.Millisecond)
 		form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {first.RefreshToken}}
 		r := httptest.NewRequest(http.MethodPost, "/token", strings.NewReader(form.Encode()))
 		r.Header.Set("Content-Type", formMediaType)
@@ -317,6 +332,34 @@ func (h *harness) comesAgain(refusal error) {
 	if again := h.refresh("app", first.RefreshToken).tokens(h.t); again.RefreshToken != lost.RefreshToken {
 		h.t.Error("another successor")
 	}
+}
+
+// Whoever is refused for its own failures does not keep the window of a token open that it holds.
+func TestRefusedForItsFailures(t *testing.T) {
+	crowded(t, 1, func(t *testing.T, h *harness) {
+		first := h.login("app")
+		wrong := func() response {
+			form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {first.RefreshToken}}
+			r := must(http.NewRequest(http.MethodPost, h.base+"/token", strings.NewReader(form.Encode())))
+			r.Header.Set("Content-Type", formMediaType)
+			r.Header.Set("Authorization", basic("app", "wrong"))
+			r.Header.Set("X-Forwarded-For", "203.0.113.9")
+			return h.send(r)
+		}
+		for wrong().status != http.StatusTooManyRequests {
+		}
+		h.refresh("app", first.RefreshToken).tokens(t)
+		for range 10 {
+			h.step(9 * time.Second)
+			r := wrong()
+			for ; r.status != http.StatusTooManyRequests; r = wrong() {
+			}
+			h.step(time.Duration(must(strconv.Atoi(r.header.Get("Retry-After")))-1) * time.Second)
+		}
+		if r := h.refresh("app", first.RefreshToken); r.status != http.StatusBadRequest {
+			t.Errorf("the window was still open: %d", r.status)
+		}
+	})
 }
 
 func mustAddr(text string) netip.Addr { return netip.MustParseAddr(text) }

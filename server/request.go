@@ -101,26 +101,27 @@ func (s *Server) answer(r *http.Request, q *request, endpoint func(context.Conte
 	if q.form, err = readForm(q.exchange, r); err != nil {
 		return nil, err
 	}
+	q.at = s.now()
+	q.asking = q.at
 	if err := s.unfit(); err != nil {
+		s.noteInVain(q, err)
 		return nil, err
 	}
 	ctx, cancel := s.patience(q.base)
 	defer cancel()
-	q.at = s.now()
-	q.asking = q.at
 	body, err := s.answerAs(ctx, q, endpoint)
 	s.noteInVain(q, err)
 	return body, err
 }
 
-// noteInVain notes that a client waited in vain, or was told to come again later: it comes later than it would have,
-// and that must not count against it.
+// noteInVain notes that a client waited in vain, or was told to come again later, for a cause that is ours: it comes
+// later than it would have, and that must not count against it.
 func (s *Server) noteInVain(q *request, err error) {
 	switch {
 	case hungUp(q.base, err):
 		s.noteUnanswered(q, 0)
 		return
-	case err == nil:
+	case causeOf(err) == "":
 		return
 	case errors.Is(err, storage.ErrUnavailable) && causeOf(err) != causeBusy:
 		s.ring.Away(q.asking, s.now())

@@ -13,6 +13,9 @@ const (
 	maxUnanswered = 50_000
 	// maxUnansweredSpans bounds what is remembered of one grant.
 	maxUnansweredSpans = 4
+	// maxUnansweredFor bounds a wait, however often it is repeated: who holds a token that was replaced could keep its
+	// window open for ever.
+	maxUnansweredFor = 15 * time.Minute
 )
 
 // unanswered is the refreshes that this replica kept waiting until it refused them or their client gave up, with the
@@ -47,10 +50,25 @@ func (u *unanswered) note(grant storage.GrantID, from, to time.Time, window time
 		if from.Before(spans[n].From) {
 			spans[n].From = from
 		}
+		if longest := spans[n].From.Add(maxUnansweredFor); spans[n].To.After(longest) {
+			spans[n].To = longest
+		}
 	} else {
 		spans = append(spans, storage.Span{From: from, To: to})
 	}
 	u.young[grant] = spans[max(0, len(spans)-maxUnansweredSpans):]
+}
+
+// answered ends a wait that was told to last for longer.
+func (u *unanswered) answered(grant storage.GrantID, now time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	spans, ok := u.young[grant]
+	if n := len(spans) - 1; ok && spans[n].To.After(now) {
+		spans = slices.Clone(spans)
+		spans[n].To = now
+		u.young[grant] = spans
+	}
 }
 
 // of is the times for which refreshes of the grant waited in vain, in order.

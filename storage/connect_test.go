@@ -198,15 +198,68 @@ func TestSessionsThatRest(t *testing.T) {
 		return sessions() > 2
 	})
 
-	before := sessions()
+	var before int
+	eventually(t, "no more sessions are opened", func() bool {
+		before = sessions()
+		time.Sleep(100 * time.Millisecond)
+		return sessions() == before
+	})
 	hurried, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 	defer cancel()
 	if db.Upkeep(hurried, `SELECT pg_sleep(10)`) == nil {
 		t.Error("the statement did not end with its context")
 	}
 	eventually(t, "the abandoned session ends", func() bool { return sessions() < before })
+	time.Sleep(100 * time.Millisecond)
 	if after := sessions(); after != before-1 {
 		t.Errorf("%d sessions are left of %d", after, before)
+	}
+}
+
+// What a server asks for itself ends in time where PostgreSQL does not answer.
+func TestUpkeepEnds(t *testing.T) {
+	proxy := storagetest.NewProxy(t, storagetest.PostgresURL(t))
+	db := storagetest.MustOpen(t, proxy.URL)
+	must(t, db.CheckRole(ctx))
+	proxy.Hole(true)
+	ended := make(chan error, 1)
+	go func() { ended <- db.CheckRole(ctx) }()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, storage.ErrUnavailable) {
+			t.Error(err)
+		}
+	case <-time.After(15 * time.Second):
+		t.Error("it still waits")
+	}
+	proxy.Hole(false)
+	eventually(t, "it asks again", func() bool { return db.CheckRole(ctx) == nil })
+}
+
+// While sessions suffice, new ones that are refused are not asked for again and again.
+func TestRefusedSessions(t *testing.T) {
+	databaseURL := storagetest.PostgresURL(t)
+	proxy := storagetest.NewProxy(t, databaseURL)
+	db := storagetest.MustOpen(t, proxy.URL)
+	work := func() {
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() {
+				for range 20 {
+					must(t, db.Upkeep(ctx, `SELECT pg_sleep(0.005)`))
+				}
+			})
+		}
+		all.Wait()
+	}
+	work()
+	proxy.Refuse(true)
+	before := proxy.Refused()
+	for range 5 {
+		work()
+	}
+	if n := proxy.Refused() - before; n > 10 {
+		t.Errorf("%d sessions were asked for in vain", n)
 	}
 }
 

@@ -65,6 +65,7 @@ type DB struct {
 	kind     Kind
 	read     *sqlx.DB // SQLite: read-only
 	write    *sqlx.DB // SQLite: one connection
+	upkeep   *sqlx.DB // for what a server must know of itself each second, whatever its clients ask for; SQLite: read
 	slow     *sqlx.DB // for reports and migrations; SQLite: one of the others
 	tokens   *coalescer[tokenKey, TokenState]
 	clients  *coalescer[string, *Client]
@@ -161,7 +162,7 @@ func (d *DB) Kind() Kind { return d.kind }
 // Close ends all connections.
 func (d *DB) Close() error {
 	d.closed.Store(true)
-	err := errors.Join(d.read.Close(), d.write.Close(), d.slow.Close()) // closing twice does nothing
+	err := errors.Join(d.read.Close(), d.write.Close(), d.upkeep.Close(), d.slow.Close()) // closing twice does nothing
 	if d.sessions != nil {
 		d.sessions.close()
 	}
@@ -175,7 +176,7 @@ func (d *DB) Ping(ctx context.Context) error {
 	var readOnly string
 	pool := d.write
 	if d.kind == Postgres {
-		pool = d.upkeep()
+		pool = d.upkeep
 	}
 	err := pool.GetContext(ctx, &readOnly, `SELECT current_setting('transaction_read_only')`)
 	if err != nil || readOnly == "off" {
@@ -231,15 +232,6 @@ func (d *DB) allFrom(ctx context.Context, pool *sqlx.DB, op string, dest any, qu
 	ctx, cancel := context.WithTimeout(ctx, d.deadline)
 	defer cancel()
 	return d.fault(op, d.again(ctx, func() error { return pool.SelectContext(ctx, dest, query, args...) }))
-}
-
-// upkeep is the pool for what a server must know of itself each second, whatever its clients ask for meanwhile: its
-// keys, its schema, the time.
-func (d *DB) upkeep() *sqlx.DB {
-	if d.kind == Postgres {
-		return d.slow
-	}
-	return d.read
 }
 
 // reportTimeout bounds a query that may read a whole table, for people and for background work: never on the path of a request.

@@ -47,6 +47,7 @@ type impatient struct {
 	net.Conn
 	patience atomic.Int64 // nanoseconds
 	ahead    []byte       // was read, and not given on
+	failed   atomic.Bool  // nothing could be read in time, or at all
 }
 
 // await waits for something to read, for a while.
@@ -76,7 +77,11 @@ func (c *impatient) Read(b []byte) (int, error) {
 	if err := c.SetReadDeadline(c.deadline()); err != nil {
 		return 0, err
 	}
-	return c.Conn.Read(b)
+	n, err := c.Conn.Read(b)
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		c.failed.Store(true)
+	}
+	return n, err
 }
 
 func (c *impatient) Write(b []byte) (int, error) {

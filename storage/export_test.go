@@ -26,7 +26,7 @@ func (d *DB) AnnounceKeys(ctx context.Context) { d.announceKeys(ctx) }
 
 // Upkeep runs a statement as upkeep does, which ends with its context.
 func (d *DB) Upkeep(ctx context.Context, query string) error {
-	_, err := d.upkeep().ExecContext(ctx, query)
+	_, err := d.upkeep.ExecContext(ctx, query)
 	return err
 }
 

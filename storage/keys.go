@@ -67,7 +67,7 @@ func (d *DB) keySet(ctx context.Context) (KeySet, error) {
 		SetVersion int64  `db:"set_version"`
 		SetMAC     string `db:"set_mac"`
 	}
-	err := d.allFrom(ctx, d.upkeep(), "signing keys", &rows, `SELECT `+keyColumns+`,
+	err := d.allFrom(ctx, d.upkeep, "signing keys", &rows, `SELECT `+keyColumns+`,
 		COALESCE((SELECT version FROM key_set WHERE id = 1), 0) AS set_version,
 		COALESCE((SELECT s.mac FROM key_set s WHERE s.id = 1), '') AS set_mac FROM signing_keys ORDER BY published_at DESC, kid`)
 	if err != nil {
@@ -84,7 +84,7 @@ func (d *DB) keySet(ctx context.Context) (KeySet, error) {
 		Version int64  `db:"version"`
 		MAC     string `db:"mac"`
 	}
-	err = d.getFrom(ctx, d.upkeep(), "signing keys", &head, `SELECT version, mac FROM key_set WHERE id = 1`)
+	err = d.getFrom(ctx, d.upkeep, "signing keys", &head, `SELECT version, mac FROM key_set WHERE id = 1`)
 	if errors.Is(err, ErrNotFound) {
 		err = nil
 	}

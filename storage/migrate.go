@@ -44,7 +44,7 @@ func knownVersion() int64 {
 }
 
 func (d *DB) schemaVersion(ctx context.Context) (version int64, err error) {
-	err = d.getFrom(ctx, d.upkeep(), "schema version", &version,
+	err = d.getFrom(ctx, d.upkeep, "schema version", &version,
 		`SELECT COALESCE(MAX(version_id), 0) FROM schema_version WHERE is_applied`)
 	return version, err
 }
@@ -65,7 +65,7 @@ func (d *DB) tableExists(ctx context.Context, table string) (bool, error) {
 		query = `SELECT COUNT(*) FROM pg_catalog.pg_tables WHERE tablename = $1 AND schemaname = ANY (current_schemas(false))`
 	}
 	var n int
-	err := d.getFrom(ctx, d.upkeep(), "catalogue", &n, query, table)
+	err := d.getFrom(ctx, d.upkeep, "catalogue", &n, query, table)
 	return n > 0, err
 }
 

@@ -73,16 +73,17 @@ func openPostgres(raw string, allowInsecure bool) (*DB, error) {
 		room:      most,
 		most:      most,
 	}
-	db.write = db.pool(patience, writers)
-	db.read = db.pool(patience, readers)
-	db.slow = db.pool(migrationTimeout, reports)
+	db.write = db.pool(lending{patience: patience}, writers)
+	db.read = db.pool(lending{patience: patience}, readers)
+	db.upkeep = db.pool(lending{patience: patience, plain: true}, reports)
+	db.slow = db.pool(lending{patience: migrationTimeout, plain: true}, reports)
 	return db, nil
 }
 
-// pool lends the sessions, at most size at a time. A pool that is patient runs what people wait for, which is cancelled
-// when they go and is not worth preparing.
-func (d *DB) pool(patience time.Duration, size int) *sqlx.DB {
-	pool := sqlx.NewDb(sql.OpenDB(&lending{d.sessions, patience, patience >= migrationTimeout}), "postgres")
+// pool lends the sessions, at most size at a time.
+func (d *DB) pool(l lending, size int) *sqlx.DB {
+	l.sessions = d.sessions
+	pool := sqlx.NewDb(sql.OpenDB(&l), "postgres")
 	pool.SetMaxOpenConns(size)
 	pool.SetMaxIdleConns(-1) // none: they rest where every pool finds them
 	return pool
@@ -161,7 +162,7 @@ func (d *DB) Clock(ctx context.Context) (time.Time, error) {
 		At       Time   `db:"at"`
 		ReadOnly string `db:"read_only"`
 	}
-	err := d.getFrom(ctx, d.upkeep(), "clock", &answer, `SELECT current_setting('transaction_read_only') AS read_only,
+	err := d.getFrom(ctx, d.upkeep, "clock", &answer, `SELECT current_setting('transaction_read_only') AS read_only,
 		CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) AS at`)
 	if err == nil && answer.ReadOnly == "off" {
 		d.takesAt.Store(time.Now().UnixNano())

@@ -48,17 +48,16 @@ type preparedConn struct {
 	finalize   bool
 	plain      bool // statements are run as they are, and end with their context
 	statements map[string]statement
-	latest     context.Context // of the statement or transaction that was run last, if that ends with it
+	latest     context.Context // of the statement or transaction that was run last; nil if it does not end with it
 }
-
-// abandoned reports whether what was run last has ended with its context.
-func (c *preparedConn) abandoned() bool { return c.plain && c.latest != nil && c.latest.Err() != nil }
 
 // unhurried is the context of a statement. With PostgreSQL it is one that does not end: lib/pq would wait for its request to cancel, on a
 // connection of its own, longer than for the statement. The connection ends a wait that is too long (see dialer).
 func (c *preparedConn) unhurried(ctx context.Context) context.Context {
-	if c.finalize || c.plain {
+	if c.plain {
 		c.latest = ctx
+	}
+	if c.finalize || c.plain {
 		return ctx
 	}
 	return context.WithoutCancel(ctx)
@@ -66,7 +65,9 @@ func (c *preparedConn) unhurried(ctx context.Context) context.Context {
 
 // BeginTx implements [driver.ConnBeginTx].
 func (c *preparedConn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, error) {
-	c.latest = ctx
+	if c.plain {
+		c.latest = ctx
+	}
 	return c.connection.BeginTx(ctx, o)
 }
 

@@ -19,7 +19,7 @@ func (k SecretKey) name() string { return fmt.Sprintf("%s %d", k.Purpose, k.Numb
 // SecretKeys lists all symmetric keys in the order of their activation.
 func (d *DB) SecretKeys(ctx context.Context) ([]SecretKey, error) {
 	keys := []SecretKey{}
-	return keys, d.allFrom(ctx, d.upkeep(), "secret keys", &keys, `SELECT purpose, number, sealed, activated_at
+	return keys, d.allFrom(ctx, d.upkeep, "secret keys", &keys, `SELECT purpose, number, sealed, activated_at
 		FROM secret_keys ORDER BY purpose, activated_at, number`)
 }
 

@@ -44,6 +44,7 @@ type sessions struct {
 	generation int
 	scarceTill time.Time
 	growAt     time.Time
+	aheadAt    time.Time // when a session may be opened again that nobody waits for
 	handOverAt time.Time
 	allowed    int         // all processes together; 0: unknown
 	sweeper    *time.Timer // nil while nothing rests
@@ -160,7 +161,7 @@ func (p *sessions) dial() {
 // PostgreSQL becomes slow, more are needed at once, and opening them takes the longest of all then. The lock is held.
 func (p *sessions) dialAhead() {
 	used := p.open - len(p.idle)
-	if spare := used - len(p.idle); spare > 0 && used > 1 && !p.scarce() {
+	if spare := used - len(p.idle); spare > 0 && used > 1 && !p.scarce() && time.Now().After(p.aheadAt) {
 		p.dialFor(len(p.waiting) + spare)
 	}
 }
@@ -178,11 +179,16 @@ func (p *sessions) dialOne(generation int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.dialing--
+	if err != nil {
+		p.aheadAt = time.Now().Add(growAfter)
+	}
 	switch {
 	case err == nil:
 		p.open++
 		s.generation = generation
 		p.put(s)
+	case p.tooMany(err) && len(p.waiting) == 0: // nobody needs more than there are
+		p.room = max(1, p.open)
 	case p.tooMany(err):
 		p.shrink()
 	default:
@@ -287,8 +293,13 @@ func (p *sessions) put(s *session) {
 	}
 }
 
+// abandoned reports whether a session is broken only because its user did not wait for the answer, which came.
+func (s *session) abandoned() bool {
+	return s.latest != nil && s.latest.Err() != nil && !s.wire.failed.Load()
+}
+
 // release takes a session back. One that is broken makes those that rest suspect: PostgreSQL may have been restarted.
-// One whose own user has gone says nothing about them.
+// One that was abandoned says nothing about them.
 func (p *sessions) release(s *session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -417,7 +428,7 @@ func (l *lending) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, connectFault(err, l.sessions.opened)
 	}
 	s.wire.patience.Store(int64(l.patience))
-	s.plain, s.lent = l.plain, l
+	s.plain, s.lent, s.latest = l.plain, l, nil
 	return &leased{preparedConn: s.preparedConn, session: s, sessions: l.sessions}, nil
 }
 

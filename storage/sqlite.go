@@ -48,6 +48,7 @@ func openSQLite(path string, create bool) (*DB, error) {
 		kind:     SQLite,
 		read:     read,
 		write:    write,
+		upkeep:   read,
 		slow:     write,
 		commits:  &commits{pool: write},
 		deadline: 5 * time.Second,

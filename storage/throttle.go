@@ -46,7 +46,7 @@ var errFull = errors.New("the limit is reached")
 type changer func(query string, args ...any) (int64, error)
 
 // counting runs statements that count guesses in one transaction, or each alone: a login waits for them. A statement
-// that runs alone is sent again after a cut connection, and may run twice.
+// that runs alone is sent again after a cut connection, and may have run before.
 func (d *DB) counting(ctx context.Context, op string, alone bool, do func(changer) error) error {
 	if alone {
 		return do(func(query string, args ...any) (int64, error) { return d.change(ctx, op, query, args...) })
@@ -56,7 +56,8 @@ func (d *DB) counting(ctx context.Context, op string, alone bool, do func(change
 
 // ReserveGuess makes room for one guess in all the buckets, or in none: then it reports false, and somebody else must
 // finish first. Counting a guess before it is judged keeps parallel guesses on many replicas within one limit.
-// SettleGuess must follow. A place that is taken twice lapses by itself.
+// SettleGuess must follow. A place that is taken twice, after a cut connection, lapses when the bucket has been full, or
+// unused, for a minute.
 func (d *DB) ReserveGuess(ctx context.Context, buckets []Bucket, now time.Time) (bool, error) {
 	alone := len(buckets) == 1 && !buckets[0].delayed()
 	err := d.counting(ctx, "reserve guess", alone, func(change changer) error {
@@ -105,8 +106,9 @@ const (
 	GuessWithdrawn Guess = "withdrawn" // it was not judged
 )
 
-// SettleGuess counts the outcome of a guess that was reserved in the buckets: a wrong one in one transaction, so that it
-// never counts twice. A place that any other gives back twice is one more guess while others are under way.
+// SettleGuess counts the outcome of a guess that was reserved in the buckets: a wrong one in one transaction, so that
+// it never counts twice. Any other may do so after a cut connection. A place that is given back twice is one more guess
+// while others are under way; a right guess forgives those that were wrong until then.
 func (d *DB) SettleGuess(ctx context.Context, buckets []Bucket, outcome Guess, now time.Time) error {
 	return d.counting(ctx, "settle guess", outcome != GuessWrong, func(change changer) error {
 		for _, b := range buckets {

@@ -31,7 +31,9 @@ type Proxy struct {
 	cuts   atomic.Int64
 	hole   atomic.Bool
 	closed atomic.Bool
+	refuse atomic.Bool
 	delay  atomic.Int64
+	denied atomic.Int64
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool
@@ -103,6 +105,12 @@ func (p *Proxy) Close(on bool) {
 	p.drop()
 }
 
+// Refuse lets no connection through any more, and leaves those that stand.
+func (p *Proxy) Refuse(on bool) { p.refuse.Store(on) }
+
+// Refused tells how many connections were refused.
+func (p *Proxy) Refused() int64 { return p.denied.Load() }
+
 func (p *Proxy) drop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -124,6 +132,10 @@ func (p *Proxy) track(c net.Conn, on bool) {
 func (p *Proxy) serve(client net.Conn) {
 	defer client.Close()
 	if p.closed.Load() {
+		return
+	}
+	if p.refuse.Load() {
+		p.denied.Add(1)
 		return
 	}
 	server, err := net.Dial("unix", p.socket)
