@@ -3,6 +3,7 @@ package storagetest
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 	"net"
 	"net/url"
 	"path/filepath"
@@ -31,7 +32,7 @@ type Proxy struct {
 	cuts   atomic.Int64
 	hole   atomic.Bool
 	closed atomic.Bool
-	refuse atomic.Bool
+	more   atomic.Int64 // connections that it lets through
 	delay  atomic.Int64
 	denied atomic.Int64
 
@@ -59,6 +60,7 @@ func NewProxy(t testing.TB, databaseURL string) *Proxy {
 	}
 	t.Cleanup(func() { l.Close() })
 	p := &Proxy{socket: filepath.Join(u.Query().Get("host"), ".s.PGSQL.5432"), conns: map[net.Conn]bool{}}
+	p.LetThrough(math.MaxInt64)
 	u.Host = l.Addr().String()
 	u.RawQuery = "sslmode=disable"
 	p.URL = u.String()
@@ -105,8 +107,8 @@ func (p *Proxy) Close(on bool) {
 	p.drop()
 }
 
-// Refuse lets no connection through any more, and leaves those that stand.
-func (p *Proxy) Refuse(on bool) { p.refuse.Store(on) }
+// LetThrough lets so many more connections through, refuses those that follow, and leaves those that stand.
+func (p *Proxy) LetThrough(more int64) { p.more.Store(more) }
 
 // Refused tells how many connections were refused.
 func (p *Proxy) Refused() int64 { return p.denied.Load() }
@@ -134,7 +136,7 @@ func (p *Proxy) serve(client net.Conn) {
 	if p.closed.Load() {
 		return
 	}
-	if p.refuse.Load() {
+	if p.more.Add(-1) < 0 {
 		p.denied.Add(1)
 		return
 	}
