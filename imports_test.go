@@ -21,7 +21,8 @@ var arrows = map[string][]string{
 	"queue":       {},
 	"storage":     {},
 	"keys":        {"clock", "queue", "storage"},
-	"server":      {"", "api", "clock", "keys", "queue", "storage"},
+	"passwords":   {"queue"},
+	"server":      {"", "api", "clock", "keys", "passwords", "queue", "storage"},
 	"examples":    {},
 	"cmd/keyturn": {"server", "examples"},
 
@@ -32,6 +33,7 @@ var arrows = map[string][]string{
 var strangers = map[string][]string{
 	"storage":     {"net/http", "github.com/go-jose", "github.com/gorilla", "github.com/spf13"},
 	"keys":        {"net/http", "github.com/gorilla", "github.com/spf13"},
+	"passwords":   {"net/http", "github.com/gorilla", "github.com/spf13"},
 	"server":      {"github.com/spf13", "github.com/knadh", "modernc.org/sqlite", "github.com/lib/pq", "github.com/jmoiron/sqlx"},
 	"cmd/keyturn": {"github.com/go-jose", "github.com/gorilla", "modernc.org/sqlite", "github.com/lib/pq", "github.com/jmoiron/sqlx"},
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/keyturn/keyturn/passwords"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -63,7 +64,7 @@ func (a *Admin) username(name string) (string, error) {
 	if !isText(name) {
 		return "", invalid("username: it is not UTF-8, or holds NUL")
 	}
-	canonical, err := canonicalUsername(name)
+	canonical, err := passwords.CanonicalUsername(name)
 	if err != nil || strings.HasPrefix(canonical, subPrefix) {
 		return "", invalid("username %q: 1 to 255 bytes of letters, digits, marks and ASCII punctuation without spaces (RFC 8265), not beginning with %s", name, subPrefix)
 	}
@@ -78,16 +79,16 @@ func (a *Admin) hashPassword(password string) (string, error) {
 	if err := checkReplaced("password", password); err != nil {
 		return "", err
 	}
-	canonical, err := canonicalPassword(password)
+	canonical, err := passwords.Canonical(password)
 	switch {
 	case err != nil || strings.ContainsAny(password, "\x00\r\n"):
 		return "", invalid("password: it holds a character that RFC 8265 does not allow in passwords, such as a control character")
 	case utf8.RuneCountInString(canonical) < a.config.PasswordMinLength:
 		return "", invalid("password: at least %d characters; a few words make a good one", a.config.PasswordMinLength)
-	case len(password) > maxPassword || len(canonical) > maxPassword:
-		return "", invalid("password: at most %d bytes", maxPassword)
+	case len(password) > passwords.MaxPassword || len(canonical) > passwords.MaxPassword:
+		return "", invalid("password: at most %d bytes", passwords.MaxPassword)
 	}
-	return newPasswordHash(a.config.hashPolicy(), canonical).String(), nil
+	return passwords.New(a.config.hashPolicy(), canonical).String(), nil
 }
 
 // EachUser hands all users, by username, to do, page by page, until that returns an error.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/passwords"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -98,7 +99,7 @@ func (c Config) Problems(forServe bool) []error {
 	refuse(c.PasswordHashWait < Duration(time.Second) || c.PasswordHashWait > Duration(maxHashWait),
 		"password_hash_wait: %v is not between 1s and 20s", c.PasswordHashWait)
 	refuse(c.PasswordMinLength < 8 || c.PasswordMinLength > 256, "password_min_length: %d is not between 8 and 256", c.PasswordMinLength)
-	refuse(c.PasswordHashMemory < 7<<20 || c.PasswordHashMemory > maxHashMemory<<10, "password_hash_memory: %v is not between 7MiB and 1GiB", c.PasswordHashMemory)
+	refuse(c.PasswordHashMemory < 7<<20 || c.PasswordHashMemory > passwords.MaxMemory<<10, "password_hash_memory: %v is not between 7MiB and 1GiB", c.PasswordHashMemory)
 	refuse(c.PasswordHashSlots < 0 || c.PasswordHashSlots > 1024, "password_hash_slots: %d is not between 1 and 1024 (0: number of CPUs)", c.PasswordHashSlots)
 	refuse(c.LoginFailures < 1 || c.LoginFailures > maxConsecutive, "login_failures: %d is not between 1 and 100", c.LoginFailures)
 	refuse(c.LoginWindow < Duration(time.Second) || c.LoginWindow > Duration(24*time.Hour), "login_window: %v is not between 1s and 24h", c.LoginWindow)
@@ -270,14 +271,15 @@ func (c Config) Keys() keys.Config {
 		GrantTTL: time.Duration(c.RefreshMaxTTL)}
 }
 
-func (c Config) hashPolicy() hashPolicy {
-	return hashPolicy{memory: uint32(c.PasswordHashMemory >> 10), time: 2, lanes: 1}
+func (c Config) hashPolicy() passwords.Policy {
+	return passwords.Policy{Memory: uint32(c.PasswordHashMemory >> 10), Time: 2, Lanes: 1}
 }
 
 // cpus is how many there are for this process: the Go runtime looks at its cgroup.
 var cpus = runtime.GOMAXPROCS(0)
 
-func (c Config) hashSlots() int {
+// HashSlots is how many passwords are hashed at once.
+func (c Config) HashSlots() int {
 	if c.PasswordHashSlots == 0 {
 		return cpus
 	}

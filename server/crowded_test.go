@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/passwords"
 	"github.com/keyturn/keyturn/queue"
 	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
@@ -62,8 +63,8 @@ func TestThrottledTakesNoSlot(t *testing.T) {
 			h.loginFrom("203.0.113.66", "alice", "wrong")
 		}
 		var hashed atomic.Int64
-		h.server.hasher.took = func(time.Duration) { hashed.Add(1) }
-		hold := must(h.server.hasher.acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
+		h.server.hasher.Took = func(time.Duration) { hashed.Add(1) }
+		hold := must(h.server.hasher.Acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
 		if r := h.loginFrom("203.0.113.66", "alice", "wrong"); r.code(t) != "invalid_grant" {
 			t.Errorf("a throttled login waits for a slot: %d %s", r.status, r.body)
 		}
@@ -90,7 +91,7 @@ func TestThrottledTakesNoSlot(t *testing.T) {
 		if refused.Load() == 0 || hashed.Load() != 10 { // those of bob
 			t.Errorf("%d were refused, %d passwords hashed", refused.Load(), hashed.Load())
 		}
-		if l := h.server.hasher.queue.Load(); l.Running != 0 || l.Waiting != 0 {
+		if l := h.server.hasher.Load(); l.Running != 0 || l.Waiting != 0 {
 			t.Errorf("%+v", l)
 		}
 	})
@@ -112,8 +113,8 @@ func TestLoginsWaitForTheirTurn(t *testing.T) {
 			})
 		}
 		all.Wait()
-		hold := must(h.server.hasher.acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
-		h.server.hasher.queue.Expect(time.Minute)
+		hold := must(h.server.hasher.Acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
+		h.server.hasher.Expect(time.Minute)
 		r := h.loginFrom("203.0.113.7", "alice", password)
 		if after := must(strconv.Atoi(r.header.Get("Retry-After"))); r.status != 503 || after < 40 || after > 50 {
 			t.Errorf("%d %s, after %d s", r.status, r.body, after)
@@ -125,17 +126,17 @@ func TestLoginsWaitForTheirTurn(t *testing.T) {
 // Slots go to the addresses in turn. An IPv6 network of /56 is one.
 func TestAddressesTakeTurns(t *testing.T) {
 	h := open(t, testConfig(sqliteURL(t)), nil)
-	hashing := newHasher(h.config.hashPolicy(), 1)
-	hold := must(hashing.acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
+	hashing := passwords.NewHasher(h.config.hashPolicy(), 1)
+	hold := must(hashing.Acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
 	order := make(chan string, 4)
 	var all sync.WaitGroup
 	for i, from := range []string{"2001:db8:0:100::1", "2001:db8:0:1ff::2", "2001:db8:0:1aa::3", "2001:db8:0:200::4"} {
 		all.Go(func() {
-			release := must(hashing.acquire(ctx, mustAddr(from), time.Minute))
+			release := must(hashing.Acquire(ctx, mustAddr(from), time.Minute))
 			order <- from
 			release()
 		})
-		waitFor(t, time.Now(), func() bool { return hashing.queue.Load().Waiting == i+1 })
+		waitFor(t, time.Now(), func() bool { return hashing.Load().Waiting == i+1 })
 	}
 	hold()
 	all.Wait()
@@ -196,13 +197,13 @@ func TestNoGrantForTheGone(t *testing.T) {
 		canceled := func() int { return strings.Count(h.log.String(), `"outcome":"canceled"`) }
 		settled := func(n int) { waitFor(t, time.Now(), func() bool { return canceled() == n }) }
 
-		hold := must(h.server.hasher.acquire(ctx, mustAddr("192.0.2.1"), time.Minute)) // it waits for a slot
-		h.gone(password, func() bool { return h.server.hasher.queue.Load().Waiting == 1 })
+		hold := must(h.server.hasher.Acquire(ctx, mustAddr("192.0.2.1"), time.Minute)) // it waits for a slot
+		h.gone(password, func() bool { return h.server.hasher.Load().Waiting == 1 })
 		settled(1)
 		hold()
 
 		var hashing, proceed = make(chan struct{}), make(chan struct{}) // it goes while its password is hashed
-		h.server.hasher.took = func(time.Duration) { close(hashing); <-proceed }
+		h.server.hasher.Took = func(time.Duration) { close(hashing); <-proceed }
 		reached := func() bool {
 			select {
 			case <-hashing:
@@ -220,7 +221,7 @@ func TestNoGrantForTheGone(t *testing.T) {
 		h.gone("wrong", reached)
 		close(proceed)
 		waitFor(t, time.Now(), func() bool { return judgedIn(h) == 1 })
-		h.server.hasher.took = nil
+		h.server.hasher.Took = nil
 
 		var releases []func() // it waits to be admitted to sign
 		for range h.server.ring.Admissions() {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/passwords"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -59,7 +60,7 @@ func (a *Admin) provisionUser(ctx context.Context, d DevCredentials) error {
 	if err != nil {
 		return err
 	}
-	if h, err := parsePasswordHash(u.PasswordHash); err == nil && h.matches(d.Password, d.Password) {
+	if h, err := passwords.ParseArgon2id(u.PasswordHash); err == nil && h.Matches(d.Password, d.Password) {
 		return nil
 	}
 	return a.SetPassword(ctx, d.Username, d.Password)

@@ -3,7 +3,6 @@ package server
 import (
 	"encoding/base64"
 	"net/url"
-	"regexp"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -76,43 +75,6 @@ func FuzzRefreshToken(f *testing.F) {
 		}
 	})
 }
-
-// A PHC string that is taken has parameters in bounds, and is written as it was read.
-func FuzzPasswordHash(f *testing.F) {
-	f.Add("$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHRzYWx0$aGFzaGhhc2hoYXNoaGFzaGhhc2hoYXNoaGFzaGhhc2g")
-	f.Add("$argon2id$v=19$m=0,t=0,p=0$$")
-	f.Add("$argon2i$v=19$m=8,t=1,p=1$YWFhYWFhYWE$YWFhYWFhYWFhYWFhYWFhYQ")
-	f.Add("$argon2id$v=19$m=4294967295,t=1,p=1$YWFhYWFhYWE$YWFhYWFhYWFhYWFhYWFhYQ")
-	f.Fuzz(func(t *testing.T, text string) {
-		h, err := parsePasswordHash(text)
-		if err != nil {
-			return
-		}
-		if h.String() != text || h.memory > maxHashMemory || h.time < 1 || h.time > maxHashTime || h.lanes < 1 || h.lanes > maxHashLanes || h.memory < 8*uint32(h.lanes) {
-			t.Fatalf("%q: %+v", text, h)
-		}
-	})
-}
-
-// Whatever is imported as a hash: what is taken can be computed, at a bounded price, and does not match everything.
-func FuzzOldHash(f *testing.F) {
-	for _, old := range oldHashes {
-		f.Add(old.text)
-	}
-	f.Add("scrypt$2$a$64$16$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
-	f.Fuzz(func(t *testing.T, text string) {
-		h, err := parseOldHash(text)
-		if err == nil && h.cost() > maxOldMemory {
-			t.Fatalf("%q costs %d KiB", text, h.cost())
-		}
-		if err == nil && len(text) < 120 && cheap.MatchString(text) && h.matches("a password", "") && h.matches("another", "") {
-			t.Fatalf("%q matches whatever is typed", text)
-		}
-	})
-}
-
-// cheap is hashes of which a fuzzer can compute many.
-var cheap = regexp.MustCompile(`^(pbkdf2_sha\d+\$\d{1,3}\$|\$2[aby]\$04)`)
 
 // Whatever claims a token of this server bears, even signed by it: introspection answers, and calls none alive that names no grant.
 func FuzzClaims(f *testing.F) {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/keyturn/keyturn/passwords"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -129,14 +130,14 @@ func checkHash(text string) error {
 	if !isText(text) {
 		return errors.New("password hash: it is not UTF-8, or holds NUL")
 	}
-	_, err := parseOldHash(text)
+	_, err := passwords.ParseImported(text)
 	return err
 }
 
 // asImported is a hash as it is stored until its user logs in. One in the form of ours is written as Django does: it was not made of the canonical
 // form of a password.
 func asImported(hash string) string {
-	if _, err := parsePasswordHash(hash); err == nil {
+	if _, err := passwords.ParseArgon2id(hash); err == nil {
 		return "argon2" + hash
 	}
 	return hash

@@ -10,16 +10,18 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/keyturn/keyturn/passwords"
+	"github.com/keyturn/keyturn/passwords/passwordstest"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
 // Who was imported logs in with the old password, once by the old hash, and from then on by ours.
 func TestImportedUsersLogIn(t *testing.T) {
-	quick := oldHashes[7:] // those that do not take their time
+	quick := passwordstest.Imported[7:] // those that do not take their time
 	each(t, func(t *testing.T, h *harness) {
 		var users []ImportedUser
 		for i, old := range quick {
-			users = append(users, ImportedUser{Row: i + 1, Username: fmt.Sprintf("User%d@Example.org", i), Hash: old.text, Roles: []string{"editor"}})
+			users = append(users, ImportedUser{Row: i + 1, Username: fmt.Sprintf("User%d@Example.org", i), Hash: old.Text, Roles: []string{"editor"}})
 		}
 		done, err := h.admin.ImportUsers(ctx, users, ImportOptions{})
 		if err != nil || done.Imported != len(users) || len(done.Refused) > 0 {
@@ -30,20 +32,20 @@ func TestImportedUsersLogIn(t *testing.T) {
 			login := func(password string) response {
 				return h.post("/token", "app", "grant_type", "password", "username", name, "password", password)
 			}
-			if r := login(oldPassword + "x"); r.code(t) != "invalid_grant" {
-				t.Errorf("%s: a wrong password: %s", old.name, r.body)
+			if r := login(passwordstest.Password + "x"); r.code(t) != "invalid_grant" {
+				t.Errorf("%s: a wrong password: %s", old.Name, r.body)
 			}
-			first := login(oldPassword).tokens(t)
+			first := login(passwordstest.Password).tokens(t)
 			u := must(h.admin.User(ctx, name))
 			if !strings.HasPrefix(u.PasswordHash, "$argon2id$v=19$m=7168,") || !slices.Equal(u.Roles, []string{"editor"}) {
-				t.Errorf("%s: %+v", old.name, u)
+				t.Errorf("%s: %+v", old.Name, u)
 			}
-			login(oldPassword).tokens(t)
+			login(passwordstest.Password).tokens(t)
 			if !h.active("app", first.AccessToken) {
-				t.Errorf("%s: the first login ended with the old hash", old.name)
+				t.Errorf("%s: the first login ended with the old hash", old.Name)
 			}
-			if r := login(oldPassword + "x"); r.code(t) != "invalid_grant" {
-				t.Errorf("%s: a wrong password, later: %s", old.name, r.body)
+			if r := login(passwordstest.Password + "x"); r.code(t) != "invalid_grant" {
+				t.Errorf("%s: a wrong password, later: %s", old.Name, r.body)
 			}
 		}
 		if n, err := h.admin.VerifyAudit(ctx); err != nil {
@@ -58,7 +60,7 @@ func TestImportedUsersLogIn(t *testing.T) {
 // An import is all or nothing, tells of every row that it refuses, and with SkipBad makes the rest.
 func TestImportRefuses(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
-		hash := oldHashes[0].text
+		hash := passwordstest.Imported[0].Text
 		users := []ImportedUser{
 			{Row: 1, Username: "bob", Hash: hash},
 			{Row: 2, Username: "Alice", Hash: hash},
@@ -114,16 +116,16 @@ func TestImportRefuses(t *testing.T) {
 func TestImportedHashOfAPasswordAsItWasTyped(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		typed := "correct horse ba\u0308ttery" // a with a combining mark, which is one letter in the canonical form
-		hash := newPasswordHash(hashPolicy{memory: 20 << 10, time: 2, lanes: 1}, typed).String()
+		hash := passwords.New(passwords.Policy{Memory: 20 << 10, Time: 2, Lanes: 1}, typed).String()
 		must(h.admin.ImportUsers(ctx, []ImportedUser{{Row: 1, Username: "bob", Hash: hash}}, ImportOptions{}))
 		login := func(password string) response {
 			return h.post("/token", "app", "grant_type", "password", "username", "bob", "password", password)
 		}
-		if r := login(oldPassword); r.status != 400 {
+		if r := login(passwordstest.Password); r.status != 400 {
 			t.Errorf("in another form than it was hashed in: %d", r.status)
 		}
 		login(typed).tokens(t)
-		login(oldPassword).tokens(t)
+		login(passwordstest.Password).tokens(t)
 		login(typed).tokens(t)
 		if u := must(h.admin.User(ctx, "bob")); !strings.HasPrefix(u.PasswordHash, "$argon2id$") {
 			t.Error(u.PasswordHash)
@@ -135,7 +137,7 @@ func TestImportedHashOfAPasswordAsItWasTyped(t *testing.T) {
 func TestSlowHashIsNoOutage(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		before := len(h.server.ring.Outages())
-		h.server.hasher.took = func(time.Duration) {
+		h.server.hasher.Took = func(time.Duration) {
 			h.clock.at.Add(int64(time.Hour))
 			h.server.db.Close()
 		}
@@ -156,7 +158,7 @@ func TestUnknownNamesCostWhatKnownOnesDo(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		var users []ImportedUser
 		for i := range 30 {
-			users = append(users, ImportedUser{Row: i, Username: fmt.Sprintf("old%d", i), Hash: oldHashes[0].text})
+			users = append(users, ImportedUser{Row: i, Username: fmt.Sprintf("old%d", i), Hash: passwordstest.Imported[0].Text})
 		}
 		must(h.admin.ImportUsers(ctx, users, ImportOptions{}))
 		old, ours := 0, 0
@@ -164,15 +166,15 @@ func TestUnknownNamesCostWhatKnownOnesDo(t *testing.T) {
 			name := fmt.Sprintf("nobody%d", i)
 			k := loginKey(name, "app", netip.MustParseAddr("192.0.2.1"))
 			k.Stranger = h.server.stranger(name)
-			var before storedHash
+			var before passwords.Hash
 			for range 2 {
 				hash, usable := h.server.storedHash(must(h.server.db.LoginView(ctx, k)))
-				if usable || before != nil && hash.cost() != before.cost() {
+				if usable || before != nil && hash.Cost() != before.Cost() {
 					t.Errorf("%s: %v", name, usable)
 				}
 				before = hash
 			}
-			if _, isOurs := before.(passwordHash); isOurs {
+			if _, isOurs := before.(passwords.Argon2id); isOurs {
 				ours++
 			} else {
 				old++
@@ -192,7 +194,7 @@ func BenchmarkImportUsers(b *testing.B) {
 			for i := range b.N {
 				var users []ImportedUser
 				for j := range 100_000 {
-					users = append(users, ImportedUser{Row: j, Username: fmt.Sprintf("user%d.%d", i, j), Hash: oldHashes[0].text, Roles: []string{"editor"}})
+					users = append(users, ImportedUser{Row: j, Username: fmt.Sprintf("user%d.%d", i, j), Hash: passwordstest.Imported[0].Text, Roles: []string{"editor"}})
 				}
 				if done, err := h.admin.ImportUsers(ctx, users, ImportOptions{}); err != nil || done.Imported != len(users) {
 					b.Fatal(done, err)

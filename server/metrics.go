@@ -111,13 +111,13 @@ func (s *Server) gauges() []prometheus.Collector {
 	}
 	return []prometheus.Collector{
 		gauge("keyturn_password_hashes_running", "Password hashes being computed.", func() float64 {
-			return float64(s.hasher.queue.Load().Running)
+			return float64(s.hasher.Load().Running)
 		}),
 		gauge("keyturn_password_hashes_waiting", "Logins waiting for a hash slot.", func() float64 {
-			return float64(s.hasher.queue.Load().Waiting)
+			return float64(s.hasher.Load().Waiting)
 		}),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_password_hashes_refused_total", Help: "Logins refused because hashing was busy."},
-			func() float64 { return float64(s.hasher.queue.Load().Refused) }),
+			func() float64 { return float64(s.hasher.Load().Refused) }),
 		gauge("keyturn_signatures_waiting", "Requests waiting to be admitted to sign.", func() float64 {
 			return float64(s.ring.Admitted().Waiting)
 		}),

@@ -11,36 +11,17 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/text/secure/precis"
-
 	"github.com/keyturn/keyturn/api"
 	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/passwords"
 	"github.com/keyturn/keyturn/storage"
 )
 
-const (
-	// maxPassword is the size of the longest password in bytes.
-	maxPassword = 1024
-	// maxUsername is the size of the longest username in bytes.
-	maxUsername = 255
-	// maxGrants is how many grants of one user at one client are alive; a further login ends the oldest.
-	maxGrants = 100
-)
+// maxGrants is how many grants of one user at one client are alive; a further login ends the oldest.
+const maxGrants = 100
 
 // errLogin is the one answer to every login that fails: unknown user, wrong password, disabled, throttled (RFC 6749 §5.2).
 var errLogin = fail(api.InvalidGrant, "the username or the password is wrong, or the account cannot be used now")
-
-// canonicalUsername is the one form of a name for look-up, throttle and audit: RFC 8265 §3.3, UsernameCaseMapped.
-func canonicalUsername(name string) (string, error) {
-	canonical, err := precis.UsernameCaseMapped.String(name)
-	if err == nil && (canonical == "" || len(canonical) > maxUsername) {
-		err = errors.New("between 1 and 255 bytes")
-	}
-	return canonical, err
-}
-
-// canonicalPassword is the one form of a password: RFC 8265 §4.2, OpaqueString.
-func canonicalPassword(password string) (string, error) { return precis.OpaqueString.String(password) }
 
 // password is the resource owner password credentials grant, RFC 6749 §4.3: one read, one hash, one insert.
 func (s *Server) password(ctx context.Context, q *request) (api.TokenResponse, error) {
@@ -77,14 +58,14 @@ type login struct {
 // login judges name and password. errLogin if they do not fit, whatever the reason, after the same work. The whole may
 // take longer than a request may ask the database: each part has its own bound.
 func (s *Server) login(q *request, name, password string) (storage.LoginView, error) {
-	if len(password) > maxPassword {
+	if len(password) > passwords.MaxPassword {
 		s.loginFailed(q, "password too long")
 		return storage.LoginView{}, errLogin
 	}
 	g := guess{typed: password, deadline: time.Now().Add(time.Duration(s.config().PasswordHashWait))}
-	name, nameErr := canonicalUsername(name)
+	name, nameErr := passwords.CanonicalUsername(name)
 	var passwordErr error
-	g.canonical, passwordErr = canonicalPassword(password)
+	g.canonical, passwordErr = passwords.Canonical(password)
 	g.valid = nameErr == nil && passwordErr == nil
 	g.key = loginKey(name, q.client.ID, q.address)
 	g.key.Stranger = s.stranger(name)
@@ -135,18 +116,18 @@ func (s *Server) readLogin(q *request, k storage.LoginKey) (storage.LoginView, e
 // knows yet how long that is, it is hashed.
 func (s *Server) refuseLogin(q *request, g guess, view storage.LoginView) error {
 	stored, _ := s.storedHash(view)
-	timed, err := s.hasher.pretend(q.base, q.address, g.patience(), stored)
+	timed, err := s.hasher.Pretend(q.base, q.address, g.patience(), stored)
 	if err != nil {
 		return err
 	}
 	if !timed {
-		release, err := s.hasher.acquire(q.base, q.address, g.patience())
+		release, err := s.hasher.Acquire(q.base, q.address, g.patience())
 		if err != nil {
 			return err
 		}
 		begun := time.Now()
-		s.hasher.compare(stored, g.typed, g.canonical)
-		s.hasher.remember(stored.kind(), time.Since(begun))
+		s.hasher.Compare(stored, g.typed, g.canonical)
+		s.hasher.Remember(stored.Kind(), time.Since(begun))
 		release()
 	}
 	s.loginFailed(q, "throttled")
@@ -161,7 +142,7 @@ func (s *Server) judge(q *request, g guess, a *attempt, view storage.LoginView) 
 		defer cancel()
 		a.leave(ctx, s.now())
 	}()
-	release, err := s.hasher.acquire(q.base, q.address, g.patience())
+	release, err := s.hasher.Acquire(q.base, q.address, g.patience())
 	if err != nil {
 		return false, err
 	}
@@ -176,7 +157,7 @@ func (s *Server) judge(q *request, g guess, a *attempt, view storage.LoginView) 
 	}
 	stored, usable := s.storedHash(view)
 	_, hashed := s.span(ctx, "hash password")
-	matches, better := s.hasher.compare(stored, g.typed, g.canonical)
+	matches, better := s.hasher.Compare(stored, g.typed, g.canonical)
 	hashed(nil)
 	release()          // the database may take its time now, which must not cost others their slot
 	q.asking = s.now() // the hash took its time from nobody
@@ -187,7 +168,7 @@ func (s *Server) judge(q *request, g guess, a *attempt, view storage.LoginView) 
 		if err := a.settle(settling, storage.GuessWrong, s.now()); err != nil {
 			return true, err
 		}
-		s.hasher.remember(stored.kind(), time.Since(begun)) // as long as a throttled login will pretend to take
+		s.hasher.Remember(stored.Kind(), time.Since(begun)) // as long as a throttled login will pretend to take
 		return true, errLogin
 	}
 	if err := q.base.Err(); err != nil { // nobody waits for an answer any more
@@ -205,18 +186,18 @@ func (s *Server) stranger(name string) int64 {
 }
 
 // storedHash is the hash to compare with: that of the user, or one that counts for nothing.
-func (s *Server) storedHash(view storage.LoginView) (h storedHash, usable bool) {
+func (s *Server) storedHash(view storage.LoginView) (h passwords.Hash, usable bool) {
 	if view.Found && view.User.PasswordHash != "" {
-		h, err := parseStoredHash(view.User.PasswordHash)
+		h, err := passwords.Parse(view.User.PasswordHash)
 		if err == nil {
 			return h, view.User.DisabledAt == nil
 		}
 		s.log.Error("a stored password hash cannot be used", "sub", view.User.Sub, "error", err)
 	}
-	if h, err := parseStoredHash(view.StrangersHash); err == nil {
+	if h, err := passwords.Parse(view.StrangersHash); err == nil {
 		return h, false
 	}
-	return s.hasher.dummy, false
+	return s.hasher.Decoy, false
 }
 
 // reasonOf tells the log, and nobody else, why a login failed.

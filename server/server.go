@@ -23,6 +23,7 @@ import (
 
 	"github.com/keyturn/keyturn/clock"
 	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/passwords"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -82,7 +83,7 @@ type Server struct {
 	front          atomic.Pointer[front]                    // nil: it does not serve
 	log            *slog.Logger
 	dropped        func() int64 // lines of log
-	hasher         *hasher
+	hasher         *passwords.Hasher
 	throttle       *throttle
 	clientFailures clientFailures
 	scans          *budgets
@@ -148,7 +149,7 @@ func (s *Server) fill(st store, c Config, o Options) {
 		ring:           st.ring,
 		now:            o.Now,
 		log:            o.Log,
-		hasher:         newHasher(c.hashPolicy(), c.hashSlots()),
+		hasher:         passwords.NewHasher(c.hashPolicy(), c.HashSlots()),
 		clientFailures: newClientFailures(c.LoginFailures, time.Duration(c.LoginWindow)),
 		scans:          newBudgets(unknownTokens, unknownTokensPeriod),
 		verified:       newTokenCache(),
@@ -167,7 +168,7 @@ func (s *Server) fill(st store, c Config, o Options) {
 		s.dropped = func() int64 { return 0 }
 	}
 	s.metrics = newMetrics(s)
-	s.hasher.took = func(took time.Duration) { s.metrics.hashed.Observe(took.Seconds()) }
+	s.hasher.Took = func(took time.Duration) { s.metrics.hashed.Observe(took.Seconds()) }
 	s.trusted, _ = c.trustedProxies() // checked above
 }
 

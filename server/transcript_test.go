@@ -13,6 +13,8 @@ import (
 	"bufio"
 
 	"golang.org/x/tools/txtar"
+
+	"github.com/keyturn/keyturn/passwords"
 )
 
 var update = flag.Bool("update", false, "write what the server answers into the transcripts")
@@ -73,7 +75,7 @@ func transcriptWords(h *harness) *strings.Replacer {
 		"$SECRET", formEscape(secret), "$PASSWORD", formEscape(password),
 		"$USED", used.RefreshToken, "$REVOKED", revoked.RefreshToken, "$DEAD_ACCESS", revoked.AccessToken, "$LIVE", live.RefreshToken, "$ACCESS", live.AccessToken,
 		"$PAGE_REFRESH", page.RefreshToken, "$FORGED", string(forged), "$ALTERED_ACCESS", alteredAccess, "$TRUNCATED", live.RefreshToken[:40],
-		"$LARGE", strings.Repeat("x", maxBody), "$LONG_PASSWORD", strings.Repeat("p", maxPassword+1),
+		"$LARGE", strings.Repeat("x", maxBody), "$LONG_PASSWORD", strings.Repeat("p", passwords.MaxPassword+1),
 	)
 }
 

@@ -53,6 +53,7 @@ func (a *app) dev(ctx context.Context, public, admin string) error {
 		return err
 	}
 	log := a.detach(config, true)
+	makeRoom(config.HashSlots())
 	s, err := server.Open(ctx, config, server.Options{
 		Dev:     true,
 		Log:     log.Logger,

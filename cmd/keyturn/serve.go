@@ -52,6 +52,7 @@ func (a *app) serve(ctx context.Context, config server.Config, again func() (ser
 	if err != nil {
 		return err
 	}
+	makeRoom(config.HashSlots())
 	return server.Serve(ctx, config, server.Options{
 		Log:     log.Logger,
 		Level:   log.Level,

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package server
+package passwords
 
 // background runs heavy work.
 func background(work func()) { work() }

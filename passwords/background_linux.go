@@ -1,4 +1,4 @@
-package server
+package passwords
 
 import (
 	"runtime"

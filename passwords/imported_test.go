@@ -1,46 +1,24 @@
-package server
+package passwords
 
 import (
 	"strings"
 	"testing"
+
+	"github.com/keyturn/keyturn/passwords/passwordstest"
 )
 
-const oldPassword = "correct horse bättery"
-
-// oldHashes are hashes of oldPassword that other software made: Django 3.2, and Python's hashlib, crypt, bcrypt and argon2 in the forms of passlib and
-// of PHC strings.
-var oldHashes = []struct{ name, text string }{
-	{"Django pbkdf2_sha256", `pbkdf2_sha256$260000$a00qsaWIYpyOUJlYmTaA78$i0i7LqFfmPwHteS0UVJWU9AhPCcLNVV1qZG2vVGPXzI=`},
-	{"Django pbkdf2_sha1", `pbkdf2_sha1$260000$MNRGbGlsbWxYwPj4zeCXdV$aUQCKWbPb9jlLSJOh4v9TbJIbhw=`},
-	{"Django argon2", `argon2$argon2id$v=19$m=102400,t=2,p=8$WDNtS3V1VG5wQWY5UUQ4V0lySXRDUw$qSyhGtaqfUUNcvFo3I8opw`},
-	{"Django bcrypt_sha256", `bcrypt_sha256$$2b$12$4OqegZM.a7Owx4AZ1RKutOq2HLsftmcnDSNeriNkbcxS2/qgXCIYe`},
-	{"Django bcrypt", `bcrypt$$2b$12$dfDeI.lvgmiB8lx5YlCzC.6p/gH6pXLo/eIf/OULxXaCS45NViUfa`},
-	{"django scrypt", `scrypt$16384$seasalt$8$5$e5XFUFruAm4nZWgSTX04iEh7KM9XdDeKLHHn3JE3IiDbFly/VEnxLoPo2XgtVppXbHx7CxxRrZb7C8Dseq03mw==`},
-	{"PHC scrypt", `$scrypt$ln=14,r=8,p=1$yMnKy8zNzs/Q0dLT1NXW1w$lr/VqAe4FgRfJT7kuSo61LHuwQ+47uVHpVRonmCfF7I`},
-	{"passlib pbkdf2-sha256", `$pbkdf2-sha256$29000$yMnKy8zNzs/Q0dLT1NXW1w$5Msaj8xKYbGXdS2L45ItUiviY/K2HG8uW0hGNvrBaMQ`},
-	{"passlib pbkdf2-sha512", `$pbkdf2-sha512$29000$yMnKy8zNzs/Q0dLT1NXW1w$iqvUasw0KmkSqdgS2MSYlg/6DwXv9hmZwV442DOrz1CmgirwdWUmUG9PNElwS6UZgpLObd4ZK/CQJ.eUgbIdhw`},
-	{"passlib pbkdf2", `$pbkdf2$131000$yMnKy8zNzs/Q0dLT1NXW1w$kIVZeO4Hxajm1GnHCF/POR5MtH4`},
-	{"PHC pbkdf2-sha256", `$pbkdf2-sha256$i=29000,l=32$yMnKy8zNzs/Q0dLT1NXW1w$5Msaj8xKYbGXdS2L45ItUiviY/K2HG8uW0hGNvrBaMQ`},
-	{"sha512-crypt", `$6$saltstring$80JGtPXHzHY2ufCNXvLasA76lA8B4PrnoGAfVCEyZf8DQ9MY6rTASMMqGyAVd1lKEaTAmpoLDX4Me3plB3vsx.`},
-	{"sha256-crypt, rounds", `$5$rounds=10000$saltstringsaltst$5O396NXYkW/OqcfH1hJzSuIXb9fnU8QCyWVVrqVSL86`},
-	{"PHC argon2i", `$argon2i$v=19$m=8192,t=2,p=2$yMnKy8zNzs/Q0dLT1NXW1w$2KA3pFB6NDG4eeJBaNbqSg`},
-	{"PHC argon2id, p 4", `$argon2id$v=19$m=4096,t=1,p=4$yMnKy8zNzs/Q0dLT1NXW1w$7ihmvpDCr2NzJpiauTXYzZYU/3oGBsV9QhhoeKrnxLo`},
-	{"bcrypt", `$2b$05$wHAoUNmeYE9Wc91QNNN24.w11cCmPj7CAwLgTxDTV6hDs03FggVTG`},
-	{"bcrypt 2a", `$2a$05$ulMqmZTRggJnO.tsVlgq3ermyqV3L9/vx9OCpml.qhn4AAMzLb65C`},
-}
-
-func TestOldHashes(t *testing.T) {
-	for _, c := range oldHashes {
-		t.Run(c.name, func(t *testing.T) {
+func TestImportedHashes(t *testing.T) {
+	for _, c := range passwordstest.Imported {
+		t.Run(c.Name, func(t *testing.T) {
 			t.Parallel()
-			h, err := parseOldHash(c.text)
+			h, err := ParseImported(c.Text)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if wrong := oldPassword + "x"; h.matches(wrong, oldPassword) {
+			if wrong := passwordstest.Password + "x"; h.Matches(wrong, passwordstest.Password) {
 				t.Errorf("%q is taken", wrong)
 			}
-			if !h.matches(oldPassword, "") || !h.weaker(hashPolicy{}) {
+			if !h.Matches(passwordstest.Password, "") || !h.Weaker(Policy{}) {
 				t.Error("it does not match, or would stay")
 			}
 		})
@@ -48,15 +26,15 @@ func TestOldHashes(t *testing.T) {
 }
 
 // bcrypt looks at 72 bytes. What it does not look at is not taken for verified, and is where the hash of a hash was made of it.
-func TestOldHashOfALongPassword(t *testing.T) {
-	h, err := parseOldHash("$2b$05$Yo8LD/KhMYqfpuo370p7vODV89Ub7RmdFOTQeuALuM2uEWQiv9lKO")
+func TestImportedHashOfALongPassword(t *testing.T) {
+	h, err := ParseImported("$2b$05$Yo8LD/KhMYqfpuo370p7vODV89Ub7RmdFOTQeuALuM2uEWQiv9lKO")
 	long := strings.Repeat("0123456789", 8)
-	if err != nil || !h.matches(long[:72], "") || h.matches(long, "") || h.matches(long[:71], "") {
+	if err != nil || !h.Matches(long[:72], "") || h.Matches(long, "") || h.Matches(long[:71], "") {
 		t.Error(err)
 	}
 }
 
-func TestOldHashesRefused(t *testing.T) {
+func TestImportedHashesRefused(t *testing.T) {
 	const sum = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 	for text, want := range map[string]string{
 		"":  "no form",
@@ -93,7 +71,7 @@ func TestOldHashesRefused(t *testing.T) {
 		"pbkdf2_sha1$1000001$salt$" + sum + "=":                               "iterations 1000001",
 		"$6$rounds=1$saltstring$" + sum + sum:                                 "rounds 1",
 	} {
-		if _, err := parseOldHash(text); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), sum) {
+		if _, err := ParseImported(text); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), sum) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}

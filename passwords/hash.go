@@ -1,0 +1,96 @@
+package passwords
+
+import (
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/crypto/argon2"
+)
+
+// Bounds of the parameters of a stored hash: what is outside is refused, not computed (argon2 panics on zeros and takes all memory on
+// large ones).
+const (
+	MaxMemory = 1 << 20 // KiB
+	maxTime   = 16
+	maxLanes  = 16
+)
+
+// Policy is how new passwords are hashed: argon2id, RFC 9106.
+type Policy struct {
+	Memory uint32 // KiB
+	Time   uint32
+	Lanes  uint8
+}
+
+// Hash is a hash as it is stored: one of ours, or one that was imported.
+type Hash interface {
+	Matches(typed, canonical string) bool // computes it for a password under the same parameters and compares in constant time
+	Weaker(Policy) bool                   // it is to be replaced by one under the policy
+	Cost() uint32                         // KiB that it takes
+	Kind() string                         // hashes of one kind take the same time
+}
+
+// Argon2id is one argon2id hash with its parameters.
+type Argon2id struct {
+	Policy
+	salt, sum []byte
+}
+
+func New(p Policy, password string) Argon2id {
+	salt := make([]byte, 16)
+	rand.Read(salt)
+	return Argon2id{p, salt, argon2.IDKey([]byte(password), salt, p.Time, p.Memory, p.Lanes, 32)}
+}
+
+// String is the PHC string of the hash.
+func (h Argon2id) String() string {
+	b64 := base64.RawStdEncoding
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, h.Memory, h.Time, h.Lanes,
+		b64.EncodeToString(h.salt), b64.EncodeToString(h.sum))
+}
+
+func (h Argon2id) Matches(_, canonical string) bool {
+	sum := argon2.IDKey([]byte(canonical), h.salt, h.Time, h.Memory, h.Lanes, uint32(len(h.sum)))
+	return subtle.ConstantTimeCompare(sum, h.sum) == 1
+}
+
+// weaker tells whether the hash is below the policy in any respect.
+func (h Argon2id) Weaker(p Policy) bool {
+	return h.Memory < p.Memory || h.Time < p.Time || len(h.sum) < 32 || len(h.salt) < 16
+}
+
+func (h Argon2id) Cost() uint32 { return h.Memory }
+
+func (h Argon2id) Kind() string {
+	return fmt.Sprintf("argon2id m=%d,t=%d,p=%d", h.Memory, h.Time, h.Lanes)
+}
+
+var errForm = errors.New("not an argon2id hash in PHC form with parameters in bounds")
+
+// ParseArgon2id reads a PHC string.
+func ParseArgon2id(s string) (Argon2id, error) {
+	var h Argon2id
+	parts := strings.Split(s, "$")
+	if len(parts) != 6 || parts[0] != "" || parts[1] != "argon2id" || parts[2] != "v=19" {
+		return h, errForm
+	}
+	var memory, times, lanes uint32
+	n, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &memory, &times, &lanes)
+	if err != nil || n != 3 || fmt.Sprintf("m=%d,t=%d,p=%d", memory, times, lanes) != parts[3] {
+		return h, errForm
+	}
+	if times < 1 || times > maxTime || lanes < 1 || lanes > maxLanes || memory < 8*lanes || memory > MaxMemory {
+		return h, errForm
+	}
+	b64 := base64.RawStdEncoding.Strict()
+	salt, err1 := b64.DecodeString(parts[4])
+	sum, err2 := b64.DecodeString(parts[5])
+	if err1 != nil || err2 != nil || len(salt) < 8 || len(salt) > 64 || len(sum) < 16 || len(sum) > 64 {
+		return h, errForm
+	}
+	return Argon2id{Policy{memory, times, uint8(lanes)}, salt, sum}, nil
+}
