@@ -10,15 +10,26 @@ import (
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/google/go-cmp/cmp"
+	"github.com/gorilla/mux"
 
 	"github.com/keyturn/keyturn"
 )
+
+// paths are those that are routed, in order.
+func paths(r routes) (all []string) {
+	must(0, r.Walk(func(route *mux.Route, _ *mux.Router, _ []*mux.Route) error {
+		all = append(all, must(route.GetPathTemplate()))
+		return nil
+	}))
+	slices.Sort(all)
+	return all
+}
 
 // The router and openapi.yaml name the same paths, and each path answers the methods that are written there and no other.
 func TestRouterIsTheContract(t *testing.T) {
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	doc := must(openapi3.NewLoader().LoadFromData(keyturn.OpenAPI))
-	written, routed := slices.Sorted(maps.Keys(doc.Paths.Map())), slices.Sorted(maps.Keys(h.server.publicRoutes()))
+	written, routed := slices.Sorted(maps.Keys(doc.Paths.Map())), paths(h.server.publicRoutes())
 	if !cmp.Equal(written, routed) {
 		t.Fatal(cmp.Diff(written, routed))
 	}
@@ -65,8 +76,8 @@ func TestContractHasExamples(t *testing.T) {
 // Nothing of the admin listener is on the public one, and the other way round.
 func TestListenersAreApart(t *testing.T) {
 	h := open(t, testConfig(sqliteURL(t)), nil)
-	public, admin := h.server.publicRoutes(), h.server.adminRoutes()
-	if public["/metrics"] != nil || admin["/token"] != nil || admin["/metrics"] == nil {
+	public, admin := paths(h.server.publicRoutes()), paths(h.server.adminRoutes())
+	if slices.Contains(public, "/metrics") || slices.Contains(admin, "/token") || !slices.Contains(admin, "/metrics") {
 		t.Error("a path is on the wrong listener")
 	}
 	for path := range strings.FieldsSeq("/admin /debug/pprof/ /debug/vars /console") {

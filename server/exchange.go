@@ -85,7 +85,7 @@ func (s *Server) wrap(r routes) http.Handler {
 			endTrace()
 			s.finish(q, x, time.Since(begun))
 		}()
-		r.serve(x, traced)
+		r.ServeHTTP(x, traced)
 	})
 }
 

@@ -339,7 +339,9 @@ func TestPanicTellsNothing(t *testing.T) {
 	s := must(Open(ctx, testConfig(sqliteURL(t)), Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))}))
 	defer s.Close()
 	w := httptest.NewRecorder()
-	s.wrap(routes{"/panic": func(*exchange, *http.Request) { panic("a canary in a panic") }}).ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/panic", nil))
+	r := newRoutes()
+	r.add("/panic", func(*exchange, *http.Request) { panic("a canary in a panic") })
+	s.wrap(r).ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/panic", nil))
 	if w.Code != 500 || strings.Contains(w.Body.String()+log.String(), "canary") || !strings.Contains(log.String(), `"msg":"panic"`) {
 		t.Errorf("%d %s\n%s", w.Code, w.Body, log)
 	}

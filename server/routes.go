@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gorilla/mux"
+
 	"github.com/keyturn/keyturn/api"
 )
 
@@ -19,8 +21,40 @@ func (s *Server) Admin() http.Handler { return s.wrap(s.adminRoutes()) }
 // handler answers one request.
 type handler func(*exchange, *http.Request)
 
+// ServeHTTP implements [http.Handler] for the router, which hands on the exchange that it was given.
+func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h(w.(*exchange), r) }
+
 // routes are handlers by path. Paths are neither cleaned nor decoded, and nothing is redirected.
-type routes map[string]handler
+type routes struct{ *mux.Router }
+
+func newRoutes() routes {
+	r := routes{mux.NewRouter().SkipClean(true).UseEncodedPath()}
+	r.NotFoundHandler = wellFramed(false, func(x *exchange, _ *http.Request) {
+		plain(x, http.StatusNotFound, "not found")
+	})
+	return r
+}
+
+// add routes a path, whose text goes to log and metrics.
+func (r routes) add(path string, h handler) {
+	h = wellFramed(isPost(path), h)
+	r.Handle(path, handler(func(x *exchange, q *http.Request) {
+		x.route = path
+		h(x, q)
+	}))
+}
+
+// wellFramed refuses requests whose length is ambiguous, in JSON or as plain text.
+func wellFramed(inJSON bool, h handler) handler {
+	return func(x *exchange, r *http.Request) {
+		if isMisframed(r) {
+			x.Header().Set("Connection", "close")
+			x.refuse(inJSON, misframed)
+			return
+		}
+		h(x, r)
+	}
+}
 
 // endpoints are the handlers of the public listener.
 type endpoints struct {
@@ -45,18 +79,18 @@ func (s *Server) publicRoutes() routes {
 // routes reads like the contract. When the issuer has a path, the endpoints that the metadata names stand under it as
 // well, and the metadata stands where RFC 8414 §3.1 wants it.
 func (e endpoints) routes(config func() *Config) routes {
-	r := routes{}
+	r := newRoutes()
 	path := config().issuerPath()
 	for _, prefix := range prefixes(path) {
-		r[prefix+api.PathToken] = cors(config, only(e.token, http.MethodPost))
-		r[prefix+api.PathRevoke] = cors(config, only(e.revoke, http.MethodPost))
-		r[prefix+api.PathIntrospect] = only(e.introspect, http.MethodPost)
-		r[prefix+api.PathJWKS] = anyOrigin(only(e.jwks, http.MethodGet, http.MethodHead))
+		r.add(prefix+api.PathToken, cors(config, only(e.token, http.MethodPost)))
+		r.add(prefix+api.PathRevoke, cors(config, only(e.revoke, http.MethodPost)))
+		r.add(prefix+api.PathIntrospect, only(e.introspect, http.MethodPost))
+		r.add(prefix+api.PathJWKS, anyOrigin(only(e.jwks, http.MethodGet, http.MethodHead)))
 	}
-	r[api.PathMetadata+path] = anyOrigin(only(e.metadata, http.MethodGet, http.MethodHead))
-	r[api.PathOpenAPI] = only(e.openAPI, http.MethodGet, http.MethodHead)
-	r[api.PathLivez] = only(e.livez, http.MethodGet, http.MethodHead)
-	r[api.PathReadyz] = only(e.readyz, http.MethodGet, http.MethodHead)
+	r.add(api.PathMetadata+path, anyOrigin(only(e.metadata, http.MethodGet, http.MethodHead)))
+	r.add(api.PathOpenAPI, only(e.openAPI, http.MethodGet, http.MethodHead))
+	r.add(api.PathLivez, only(e.livez, http.MethodGet, http.MethodHead))
+	r.add(api.PathReadyz, only(e.readyz, http.MethodGet, http.MethodHead))
 	return r
 }
 
@@ -68,29 +102,11 @@ func (s *Server) adminRoutes() routes {
 }
 
 func (e adminEndpoints) routes() routes {
-	return routes{
-		api.PathMetrics: only(e.metrics, http.MethodGet, http.MethodHead),
-		api.PathLivez:   only(e.livez, http.MethodGet, http.MethodHead),
-		api.PathReadyz:  only(e.readyz, http.MethodGet, http.MethodHead),
-	}
-}
-
-// serve answers by the handler of the path, whose name goes to log and metrics.
-func (r routes) serve(x *exchange, q *http.Request) {
-	path := q.URL.EscapedPath()
-	h, ok := r[path]
-	if ok {
-		x.route = path
-	}
-	switch {
-	case isMisframed(q):
-		x.Header().Set("Connection", "close")
-		x.refuse(ok && isPost(path), misframed)
-	case !ok:
-		plain(x, http.StatusNotFound, "not found")
-	default:
-		h(x, q)
-	}
+	r := newRoutes()
+	r.add(api.PathMetrics, only(e.metrics, http.MethodGet, http.MethodHead))
+	r.add(api.PathLivez, only(e.livez, http.MethodGet, http.MethodHead))
+	r.add(api.PathReadyz, only(e.readyz, http.MethodGet, http.MethodHead))
+	return r
 }
 
 // isPost reports whether the endpoint of a path takes forms, and so answers errors in JSON.

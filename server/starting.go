@@ -21,7 +21,7 @@ func (c Config) starting() (public, admin http.Handler) {
 
 func (r routes) starting() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		r.serve(newExchange(w, q, randomHex(8)), q)
+		r.ServeHTTP(newExchange(w, q, randomHex(8)), q)
 	})
 }
 

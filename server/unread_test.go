@@ -179,7 +179,7 @@ func TestStartingAnswersByTheSameRules(t *testing.T) {
 		c.Issuer, c.CORSOrigins = issuer, List{"https://app.example"}
 		h := open(t, c, nil)
 		starting := &harness{t: t, base: "http://" + startingServer(t, c)}
-		for path := range h.server.publicRoutes() {
+		for _, path := range paths(h.server.publicRoutes()) {
 			for _, method := range []string{"GET", "HEAD", "POST", "PUT", "OPTIONS", "FROB"} {
 				for _, origin := range []string{"", "https://app.example", "https://else.example"} {
 					for _, asked := range []string{"", "POST"} {
