@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build build-boring bench bench-builds profile test interop interop-keys interop-tools pages release release-check deploy-check check soak fuzz fmt vet staticcheck tidy tools
+.PHONY: build build-boring bench bench-builds profile house test interop interop-keys interop-tools pages release release-check deploy-check check soak fuzz fmt vet staticcheck tidy tools
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/keyturn ./cmd/keyturn
@@ -30,6 +30,10 @@ profile: tools
 	  KEYTURN_TEST_POSTGRES=required go test ./server -run '^$$' -bench "^Benchmark$$operation$$" -benchtime 2s -o bin/server.test \
 	    -cpuprofile bin/$$operation.cpu.pprof -memprofile bin/$$operation.mem.pprof || exit 1; \
 	done
+
+# house prints the size and shape of the code; HOUSE=-time also how long the tests take.
+house:
+	go run ./tools/house $(HOUSE)
 
 test: tools
 	KEYTURN_TEST_POSTGRES=required go test -race -shuffle=on -timeout 20m ./...

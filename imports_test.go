@@ -26,6 +26,8 @@ var arrows = map[string][]string{
 	"examples":    {},
 	"cmd/keyturn": {"server", "examples"},
 
+	"tools/house": {},
+
 	"cmd/keyturn-bench": {"api", "server", "storage/storagetest"},
 }
 
