@@ -33,11 +33,23 @@ var arrows = map[string][]string{
 
 // strangers are imports that a package must not know, with everything below them.
 var strangers = map[string][]string{
-	"storage":     {"net/http", "github.com/go-jose", "github.com/gorilla", "github.com/spf13"},
-	"keys":        {"net/http", "github.com/gorilla", "github.com/spf13"},
-	"passwords":   {"net/http", "github.com/gorilla", "github.com/spf13"},
-	"server":      {"github.com/spf13", "github.com/knadh", "modernc.org/sqlite", "github.com/lib/pq", "github.com/jmoiron/sqlx"},
-	"cmd/keyturn": {"github.com/go-jose", "github.com/gorilla", "modernc.org/sqlite", "github.com/lib/pq", "github.com/jmoiron/sqlx"},
+	"storage":   {"net/http", "github.com/go-jose", "github.com/gorilla", "github.com/spf13"},
+	"keys":      {"net/http", "github.com/gorilla", "github.com/spf13"},
+	"passwords": {"net/http", "github.com/gorilla", "github.com/spf13"},
+	"server": {
+		"github.com/spf13",
+		"github.com/knadh",
+		"modernc.org/sqlite",
+		"github.com/lib/pq",
+		"github.com/jmoiron/sqlx",
+	},
+	"cmd/keyturn": {
+		"github.com/go-jose",
+		"github.com/gorilla",
+		"modernc.org/sqlite",
+		"github.com/lib/pq",
+		"github.com/jmoiron/sqlx",
+	},
 }
 
 func TestImports(t *testing.T) {
@@ -50,7 +62,8 @@ func TestImports(t *testing.T) {
 			return err
 		}
 		from := strings.TrimPrefix(filepath.ToSlash(filepath.Dir(path)), ".")
-		if strings.HasSuffix(from, "test") || strings.HasPrefix(from, "examples/") { // storagetest, keystest: for tests alone; programs of their own
+		if strings.HasSuffix(from, "test") ||
+			strings.HasPrefix(from, "examples/") { // storagetest, keystest: for tests alone; programs of their own
 			return nil
 		}
 		allowed, known := arrows[from]

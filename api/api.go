@@ -1,5 +1,5 @@
-// Package api is what travels on the wire between keyturn and others: paths, parameter names, answers and errors, in the words of the
-// RFCs. It needs the standard library only, so that a client may import it.
+// Package api is what travels on the wire between keyturn and others: paths, parameter names, answers and errors, in
+// the words of the RFCs. It needs the standard library only, so that a client may import it.
 package api
 
 // Paths of the public listener.
@@ -67,8 +67,8 @@ type AccessToken struct {
 	Roles    []string `json:"roles,omitempty"`
 }
 
-// Introspection is the answer of /introspect, RFC 7662 §2.2. A token that is not live, or not for the eyes of the caller, has Active
-// alone.
+// Introspection is the answer of /introspect, RFC 7662 §2.2. A token that is not live, or not for the eyes of the
+// caller, has Active alone.
 type Introspection struct {
 	Active    bool     `json:"active"`
 	Issuer    string   `json:"iss,omitempty"`

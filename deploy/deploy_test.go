@@ -36,12 +36,18 @@ func TestUnit(t *testing.T) {
 	dir := t.TempDir()
 	unit, err := os.ReadFile("keyturn.service")
 	if err == nil { // verify wants the program to be there
-		err = os.WriteFile(dir+"/keyturn.service", bytes.ReplaceAll(unit, []byte("/usr/bin/keyturn"), []byte("/bin/true")), 0o644)
+		err = os.WriteFile(
+			dir+"/keyturn.service",
+			bytes.ReplaceAll(unit, []byte("/usr/bin/keyturn"), []byte("/bin/true")),
+			0o644,
+		)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out := run(t, dir, "systemd-analyze", "verify", "--man=no", "./keyturn.service"); regexp.MustCompile(`(?m)^.*keyturn\.service:`).MatchString(out) {
+	if out := run(t, dir, "systemd-analyze", "verify", "--man=no",
+		"./keyturn.service"); regexp.MustCompile(`(?m)^.*keyturn\.service:`).
+		MatchString(out) {
 		t.Error(out)
 	}
 	out := run(t, ".", "systemd-analyze", "security", "--offline=true", "--no-pager", "./keyturn.service")
@@ -70,7 +76,9 @@ func TestRelease(t *testing.T) {
 		if !regexp.MustCompile(`"version": "v0.0.0-test",\n  "commit": "[0-9a-f]{40}",\n  "date": "20`).MatchString(said) {
 			t.Error(said)
 		}
-		if kind := run(t, dir, "go", "version", "-m", "dist/keyturn_v0.0.0-test_linux_amd64"); !regexp.MustCompile(`CGO_ENABLED=0`).MatchString(kind) {
+		if kind := run(t, dir, "go", "version", "-m",
+			"dist/keyturn_v0.0.0-test_linux_amd64"); !regexp.MustCompile(`CGO_ENABLED=0`).
+			MatchString(kind) {
 			t.Errorf("not static: %s", kind)
 		}
 		bom, err := os.ReadFile(dir + "/dist/keyturn_v0.0.0-test_linux_amd64.cdx.json")

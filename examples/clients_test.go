@@ -70,7 +70,8 @@ func newClient(t *testing.T, postgres bool, flags ...string) (*keyturn, *guarded
 	return k, g
 }
 
-// plainSecret gives app a secret of letters, for clients that do not form-encode what they put into an Authorization header.
+// plainSecret gives app a secret of letters, for clients that do not form-encode what they put into an Authorization
+// header.
 func (k *keyturn) plainSecret() {
 	k.t.Helper()
 	k.appSecret = "thesecretoftheapplication"

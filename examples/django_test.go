@@ -33,7 +33,8 @@ func TestMovingFromDjango(t *testing.T) {
 				Imported, Disabled int
 				Refused            []struct{ Username, Reason string }
 			}
-			if err := json.Unmarshal([]byte(k.do("user", "import", "--format=django", "--skip-bad", "--json", "users.json")), &done); err != nil {
+			if err := json.Unmarshal([]byte(k.do("user", "import", "--format=django", "--skip-bad", "--json", "users.json")),
+				&done); err != nil {
 				t.Fatal(err)
 			}
 			refused := map[string]bool{}
@@ -41,7 +42,12 @@ func TestMovingFromDjango(t *testing.T) {
 				refused[r.Username] = true
 			}
 			login := func(username string) int {
-				status, _ := k.post("/token", "app", k.appSecret, url.Values{"grant_type": {"password"}, "username": {username}, "password": {password}})
+				status, _ := k.post(
+					"/token",
+					"app",
+					k.appSecret,
+					url.Values{"grant_type": {"password"}, "username": {username}, "password": {password}},
+				)
 				return status
 			}
 			algorithms := []string{"pbkdf2_sha256", "pbkdf2_sha1", "argon2", "bcrypt_sha256", "bcrypt"}
@@ -57,7 +63,9 @@ func TestMovingFromDjango(t *testing.T) {
 					}
 				}
 				var user struct{ Roles []string }
-				if err := json.Unmarshal([]byte(k.do("user", "show", algorithm, "--json")), &user); err != nil || len(user.Roles) != 1 || user.Roles[0] != "editors" {
+				if err := json.Unmarshal([]byte(k.do("user", "show", algorithm, "--json")), &user); err != nil ||
+					len(user.Roles) != 1 ||
+					user.Roles[0] != "editors" {
 					t.Errorf("%v %v", user, err)
 				}
 			}

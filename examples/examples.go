@@ -1,6 +1,7 @@
-// Package examples is what authors of resource servers and of clients begin with: a folder each, complete and small, with a README of its own. The
-// files name an issuer, an audience and an address that stand for the reader's; Files puts those in their places. `keyturn example` prints them,
-// and `make interop` runs the very same files against a real keyturn.
+// Package examples is what authors of resource servers and of clients begin with: a folder each, complete and small,
+// with a README of its own. The files name an issuer, an audience and an address that stand for the reader's; Files
+// puts those in their places. `keyturn example` prints them, and `make interop` runs the very same files against a real
+// keyturn.
 //
 // package.json and package-lock.json, and testdata/go, hold the versions that were run.
 package examples
@@ -22,7 +23,8 @@ const (
 	listen   = "127.0.0.1:9000"
 )
 
-//go:embed all:django-simplejwt all:pyjwt all:go-oidc all:jwx all:keyfunc all:jose all:express-oauth2-jwt-bearer all:nginx
+//go:embed all:django-simplejwt all:pyjwt all:go-oidc all:jwx all:keyfunc all:jose all:express-oauth2-jwt-bearer
+//go:embed all:nginx
 //go:embed all:apache-jwks all:apache-introspection all:curl
 //go:embed all:x-oauth2 all:requests-oauthlib all:authlib all:openid-client all:oauth4webapi all:browser
 var folders embed.FS
@@ -89,7 +91,16 @@ func Files(name string, r Reader) ([]File, error) {
 	if !slices.ContainsFunc(All(), func(e Example) bool { return e.Name == name }) {
 		return nil, fmt.Errorf("%w: %q", fs.ErrNotExist, name)
 	}
-	replace := strings.NewReplacer(issuer, cmp.Or(r.Issuer, issuer), audience, cmp.Or(r.Audience, audience), listen, cmp.Or(r.Listen, listen), ignored, "")
+	replace := strings.NewReplacer(
+		issuer,
+		cmp.Or(r.Issuer, issuer),
+		audience,
+		cmp.Or(r.Audience, audience),
+		listen,
+		cmp.Or(r.Listen, listen),
+		ignored,
+		"",
+	)
 	var files []File
 	err := fs.WalkDir(folders, name, func(p string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {

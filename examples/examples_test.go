@@ -18,7 +18,11 @@ var update = flag.Bool("update", false, "write docs/verify")
 
 // Nothing of what stands for the reader's is left in what a reader gets.
 func TestFilesAreFilledIn(t *testing.T) {
-	reader := examples.Reader{Issuer: "https://login.test/oauth", Audience: "https://things.test", Listen: "127.0.0.1:7777"}
+	reader := examples.Reader{
+		Issuer:   "https://login.test/oauth",
+		Audience: "https://things.test",
+		Listen:   "127.0.0.1:7777",
+	}
 	for _, e := range examples.All() {
 		files, err := examples.Files(e.Name, reader)
 		if err != nil || len(files) < 2 || files[0].Path != "README.md" || e.Title == "" {
@@ -36,7 +40,8 @@ func TestFilesAreFilledIn(t *testing.T) {
 		if !strings.Contains(all, reader.Issuer) {
 			t.Errorf("%s does not name the issuer", e.Name)
 		}
-		if e.Kind == examples.ResourceServer && e.Name != "curl" && !strings.Contains(all, reader.Listen) && e.Name != "django-simplejwt" {
+		if e.Kind == examples.ResourceServer && e.Name != "curl" && !strings.Contains(all, reader.Listen) &&
+			e.Name != "django-simplejwt" {
 			t.Errorf("%s does not listen where it should", e.Name)
 		}
 	}
@@ -92,7 +97,9 @@ func TestPages(t *testing.T) {
 	for _, e := range examples.All() {
 		if e.Kind == examples.ResourceServer {
 			pages[e.Name+".md"] = page(t, e, measured[e.Name])
-			row := regexp.MustCompile(`verify/` + regexp.QuoteMeta(e.Name) + `\.md\) \| \w+ \| ` + regexp.QuoteMeta(measured[e.Name]) + ` \|`)
+			row := regexp.MustCompile(
+				`verify/` + regexp.QuoteMeta(e.Name) + `\.md\) \| \w+ \| ` + regexp.QuoteMeta(measured[e.Name]) + ` \|`,
+			)
 			if !row.Match(overview) {
 				t.Errorf("docs/verify.md does not say what was measured of %s: %s", e.Name, measured[e.Name])
 			}
@@ -122,7 +129,15 @@ func TestPages(t *testing.T) {
 	}
 }
 
-var languages = map[string]string{".py": "python", ".go": "go", ".mjs": "js", ".js": "js", ".conf": "nginx", ".sh": "bash", ".json": "html"}
+var languages = map[string]string{
+	".py":   "python",
+	".go":   "go",
+	".mjs":  "js",
+	".js":   "js",
+	".conf": "nginx",
+	".sh":   "bash",
+	".json": "html",
+}
 
 // page is one of docs/verify.
 func page(t *testing.T, e examples.Example, took string) string {
@@ -137,8 +152,19 @@ func page(t *testing.T, e examples.Example, took string) string {
 	about := strings.TrimSpace(strings.TrimPrefix(files[0].Text, "# "+e.Title))
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Verify tokens: %s\n\n%s\n\n", e.Title, about)
-	fmt.Fprintf(&b, "**A revoked key**: a token that it had signed was let in for another %s, where %s just before\n([how that was measured](../verify.md#what-was-measured)).\n\n", took, asked(files))
-	fmt.Fprintf(&b, "The files, filled in for you: `keyturn example %s --issuer https://auth.example.com --audience https://api.example.com --dir .`\n", e.Name)
+	fmt.Fprintf(
+		&b,
+		"**A revoked key**: a token that it had signed was let in for another %s, where %s just before\n([how that was "+
+			"measured](../verify.md#what-was-measured)).\n\n",
+		took,
+		asked(files),
+	)
+	fmt.Fprintf(
+		&b,
+		"The files, filled in for you: `keyturn example %s --issuer https://auth.example.com --audience "+
+			"https://api.example.com --dir .`\n",
+		e.Name,
+	)
 	for _, f := range files[1:] {
 		fmt.Fprintf(&b, "\n`%s`:\n\n```%s\n%s```\n", f.Path, languages[filepath.Ext(f.Path)], f.Text)
 	}

@@ -26,7 +26,11 @@ import (
 )
 
 // asShipped has resource servers keep keys for as long as they do when nobody is in a hurry, and measures that.
-var asShipped = flag.Bool("as-shipped", false, "measure how long resource servers keep a removed key, with their files as they are")
+var asShipped = flag.Bool(
+	"as-shipped",
+	false,
+	"measure how long resource servers keep a removed key, with their files as they are",
+)
 
 // base is a folder that every user may read, with the modules of Node in it; binary is keyturn.
 var base, binary string
@@ -155,7 +159,8 @@ func addressFlag(listen string) []string {
 	return []string{"--address=" + listen}
 }
 
-// example has `keyturn example` write an example into a folder, makes some replacements there, and returns the commands of its README.
+// example has `keyturn example` write an example into a folder, makes some replacements there, and returns the commands
+// of its README.
 func (k *keyturn) example(name, listen string, replace ...string) (dir, command string) {
 	k.t.Helper()
 	dir = folder(k.t, name)
@@ -214,13 +219,22 @@ type keyturn struct {
 	username, password, sub      string
 }
 
-// newKeyturn starts one for a resource, on SQLite or on PostgreSQL. Its clients: app (tokens for an hour), brief (for two seconds), dated (typ JWT), other
-// (another audience), and the resource server api.
+// newKeyturn starts one for a resource, on SQLite or on PostgreSQL. Its clients: app (tokens for an hour), brief (for
+// two seconds), dated (typ JWT), other (another audience), and the resource server api.
 func newKeyturn(t *testing.T, audience string, postgres bool, flags ...string) *keyturn {
 	t.Helper()
 	listen, admin := freeAddress(t), freeAddress(t)
-	k := &keyturn{t: t, dir: folder(t, "keyturn"), issuer: "http://" + listen, admin: "http://" + admin, audience: audience, username: "alice", password: "correct horse battery staple",
-		appSecret: "s:e+c r&e=t% of the application", apiSecret: "the-secret-of-the-api-012345"}
+	k := &keyturn{
+		t:         t,
+		dir:       folder(t, "keyturn"),
+		issuer:    "http://" + listen,
+		admin:     "http://" + admin,
+		audience:  audience,
+		username:  "alice",
+		password:  "correct horse battery staple",
+		appSecret: "s:e+c r&e=t% of the application",
+		apiSecret: "the-secret-of-the-api-012345",
+	}
 	database := "sqlite:" + k.dir + "/keyturn.db"
 	if postgres {
 		database = storagetest.PostgresURL(t)
@@ -234,13 +248,15 @@ func newKeyturn(t *testing.T, audience string, postgres bool, flags ...string) *
 		t.Fatal(out)
 	}
 	grants := []string{"--grant=password", "--grant=refresh_token", "--scope=read write", "--secret-stdin"}
-	for _, c := range [][]string{{"app", "--access-ttl=1h", "--audience=" + audience}, {"brief", "--access-ttl=2s", "--audience=" + audience},
+	for _, c := range [][]string{{"app", "--access-ttl=1h", "--audience=" + audience},
+		{"brief", "--access-ttl=2s", "--audience=" + audience},
 		{"dated", "--token-typ=JWT", "--audience=" + audience}, {"other", "--audience=https://other.example.com"}} {
 		k.doWith(k.appSecret, append(append([]string{"client", "create"}, c...), grants...)...)
 	}
 	k.doWith(k.apiSecret, "client", "create", "api", "--resource="+audience, "--secret-stdin")
 	var user struct{ Sub string }
-	if err := json.Unmarshal([]byte(k.doWith(k.password, "user", "create", k.username, "--password-stdin", "--role=admin", "--json")), &user); err != nil {
+	if err := json.Unmarshal([]byte(k.doWith(k.password, "user", "create", k.username, "--password-stdin",
+		"--role=admin", "--json")), &user); err != nil {
 		t.Fatal(err)
 	}
 	k.sub = user.Sub
@@ -282,7 +298,12 @@ type tokens struct {
 
 func (k *keyturn) login(client string) (got tokens) {
 	k.t.Helper()
-	status, body := k.post("/token", client, k.appSecret, url.Values{"grant_type": {"password"}, "username": {k.username}, "password": {k.password}})
+	status, body := k.post(
+		"/token",
+		client,
+		k.appSecret,
+		url.Values{"grant_type": {"password"}, "username": {k.username}, "password": {k.password}},
+	)
 	if err := json.Unmarshal(body, &got); err != nil || status != 200 {
 		k.t.Fatalf("%d %s", status, body)
 	}

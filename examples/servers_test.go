@@ -41,7 +41,8 @@ type resourceServer struct {
 var resourceServers = []resourceServer{
 	{name: "django-simplejwt", inHaste: []string{"JWKS_LIFESPAN = 300", "JWKS_LIFESPAN = 3"}, away: 503, leeway: true},
 	{name: "django-simplejwt by JWK_URL alone", example: "django-simplejwt", away: 401, leeway: true, inHaste: []string{
-		`token_backend.jwks_client = KeyturnKeys(settings.SIMPLE_JWT["JWK_URL"], lifespan=JWKS_LIFESPAN)`, "token_backend.jwks_client.jwk_set_cache.lifespan = 3"}},
+		`token_backend.jwks_client = KeyturnKeys(settings.SIMPLE_JWT["JWK_URL"], lifespan=JWKS_LIFESPAN)`,
+		"token_backend.jwks_client.jwk_set_cache.lifespan = 3"}},
 	{name: "pyjwt", inHaste: []string{"JWKS_LIFESPAN = 300", "JWKS_LIFESPAN = 3"}, away: 503},
 	{name: "go-oidc", inHaste: []string{"5 * time.Minute", "3 * time.Second"}, away: 503},
 	{name: "jwx", inHaste: []string{"5 * time.Minute", "3 * time.Second"}, away: 503, background: true},
@@ -176,8 +177,14 @@ func (s *asking) judges() {
 	s.wants("a token of typ JWT", s.login("dated").Access, dated)
 	brief := s.login("brief").Access
 	s.wants("a token that will expire", brief, 200)
-	lived := await(s.t, "an expired token is refused", patience, func() bool { status, _, _ := s.ask(brief); return status == 401 })
-	if bound := 2*time.Second + map[bool]time.Duration{true: 6 * time.Second}[s.introspects] + map[bool]time.Duration{true: time.Second}[s.leeway]; lived > bound+2*time.Second {
+	lived := await(
+		s.t,
+		"an expired token is refused",
+		patience,
+		func() bool { status, _, _ := s.ask(brief); return status == 401 },
+	)
+	if bound := 2*time.Second + map[bool]time.Duration{true: 6 * time.Second}[s.introspects] +
+		map[bool]time.Duration{true: time.Second}[s.leeway]; lived > bound+2*time.Second {
 		s.t.Errorf("an expired token was good for %v", lived)
 	}
 	s.wants("a good token, still", good.Access, 200)
@@ -235,16 +242,22 @@ func (s *asking) forged(good string) map[string]string {
 	mac.Write([]byte(hs256))
 	own := map[string]any{"kty": "RSA", "n": b64.EncodeToString(forger.N.Bytes()), "e": "AQAB"}
 	return map[string]string{
-		"garbage":                          "garbage",
-		"three words":                      "a.b.c",
-		"an altered signature":             parts[0] + "." + parts[1] + "." + string(signature),
-		"an altered payload":               parts[0] + "." + with(parts[1], map[string]any{"scope": "admin"}) + "." + parts[2],
-		"no signature":                     with(parts[0], map[string]any{"alg": "none"}) + "." + parts[1] + ".",
-		"a MAC under the public key":       hs256 + "." + b64.EncodeToString(mac.Sum(nil)),
-		"another's key under a known kid":  signed(parts[0], parts[1]),
-		"another's key under its own kid":  signed(with(parts[0], map[string]any{"kid": "mine"}), parts[1]),
-		"another's key in the header":      signed(with(parts[0], map[string]any{"kid": "mine", "jwk": own}), parts[1]),
-		"another's key, and where it lies": signed(with(parts[0], map[string]any{"kid": "mine", "jku": "https://evil.example/jwks.json"}), parts[1]),
+		"garbage":              "garbage",
+		"three words":          "a.b.c",
+		"an altered signature": parts[0] + "." + parts[1] + "." + string(signature),
+		"an altered payload": parts[0] + "." + with(
+			parts[1],
+			map[string]any{"scope": "admin"},
+		) + "." + parts[2],
+		"no signature":                    with(parts[0], map[string]any{"alg": "none"}) + "." + parts[1] + ".",
+		"a MAC under the public key":      hs256 + "." + b64.EncodeToString(mac.Sum(nil)),
+		"another's key under a known kid": signed(parts[0], parts[1]),
+		"another's key under its own kid": signed(with(parts[0], map[string]any{"kid": "mine"}), parts[1]),
+		"another's key in the header":     signed(with(parts[0], map[string]any{"kid": "mine", "jwk": own}), parts[1]),
+		"another's key, and where it lies": signed(
+			with(parts[0], map[string]any{"kid": "mine", "jku": "https://evil.example/jwks.json"}),
+			parts[1],
+		),
 	}
 }
 
@@ -288,7 +301,8 @@ func (s *asking) hearsOfRevocation() {
 		}
 	}
 	s.wants("a token that was revoked before it was seen", unseen.Access, 401)
-	if took := await(s.t, "a revoked token is refused", patience, func() bool { status, _, _ := s.ask(seen.Access); return status == 401 }); took > 8*time.Second {
+	if took := await(s.t, "a revoked token is refused", patience,
+		func() bool { status, _, _ := s.ask(seen.Access); return status == 401 }); took > 8*time.Second {
 		s.t.Errorf("a revoked token was good for %v", took)
 	}
 }
@@ -305,7 +319,8 @@ func (s *asking) goesThroughRotation() {
 	s.wants("a token of the key before", before, 200)
 }
 
-// goesThroughRevocation asserts that a leaked key is not trusted for longer than it must be, and measures for how long it was.
+// goesThroughRevocation asserts that a leaked key is not trusted for longer than it must be, and measures for how long
+// it was.
 func (s *asking) goesThroughRevocation() {
 	s.t.Helper()
 	kept := 3 * time.Second
@@ -329,12 +344,21 @@ func (s *asking) goesThroughRevocation() {
 	s.wants("before the revocation", leaked, 200)
 	s.do("keys", "revoke", kidOf(s.t, leaked), "--reason=drill", "--yes")
 	begun, fetched := time.Now(), s.jwksFetched()
-	await(s.t, "another key signs", patience, func() bool { return kidOf(s.t, s.login("app").Access) != kidOf(s.t, leaked) })
+	await(
+		s.t,
+		"another key signs",
+		patience,
+		func() bool { return kidOf(s.t, s.login("app").Access) != kidOf(s.t, leaked) },
+	)
 	fresh := s.login("app").Access
 	s.wants("a token of the key that signs now, at once", fresh, 200)
 	// Unless the keys have lapsed meanwhile, on a machine that has much to do.
 	if after := s.jwksFetched(); after != fetched && !s.background && time.Since(seen) < kept-500*time.Millisecond {
-		s.t.Errorf("it had to fetch the keys (%d times): it keeps them for longer than %v, or what follows measures something else", after-fetched, kept)
+		s.t.Errorf(
+			"it had to fetch the keys (%d times): it keeps them for longer than %v, or what follows measures something else",
+			after-fetched,
+			kept,
+		)
 	}
 	for {
 		status, _, _ := s.ask(leaked)
@@ -386,7 +410,8 @@ func (s *asking) note(took time.Duration) {
 	}
 }
 
-// saysWhenItCannotKnow asserts that a token which nobody could judge is not let in, and, where the software can tell, is not called bad.
+// saysWhenItCannotKnow asserts that a token which nobody could judge is not let in, and, where the software can tell,
+// is not called bad.
 func (s *asking) saysWhenItCannotKnow() {
 	s.t.Helper()
 	unseen := s.login("app").Access
@@ -399,7 +424,8 @@ func (s *asking) saysWhenItCannotKnow() {
 	}
 	s.wants("while keyturn is away", unseen, s.away)
 	page, err := os.ReadFile("../docs/verify.md")
-	if row := fmt.Sprintf("verify/%s.md) | %s |", s.name, map[bool]string{true: "introspection", false: "JWKS"}[s.introspects]); s.resourceServer.example == "" &&
+	if row := fmt.Sprintf("verify/%s.md) | %s |", s.name,
+		map[bool]string{true: "introspection", false: "JWKS"}[s.introspects]); s.resourceServer.example == "" &&
 		(err != nil || !regexp.MustCompile(regexp.QuoteMeta(row)+fmt.Sprintf(`.* \| %d \|\n`, s.away)).Match(page)) {
 		s.t.Errorf("docs/verify.md does not say that it answers %d: %v", s.away, err)
 	}

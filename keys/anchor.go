@@ -16,8 +16,8 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Anchor is what a host remembers of its database, in a file beside the master key: how far it had come, and what must never come back. A
-// backup that is put in the place of the database is known by it.
+// Anchor is what a host remembers of its database, in a file beside the master key: how far it had come, and what must
+// never come back. A backup that is put in the place of the database is known by it.
 type Anchor struct {
 	Heartbeat  time.Time `json:"heartbeat"`  // the latest that was written to the database
 	NotBefore  time.Time `json:"not_before"` // the last restore: grants from before it are dead
@@ -31,8 +31,8 @@ type Anchor struct {
 // HeartbeatInterval is how often a server leaves a heartbeat.
 const HeartbeatInterval = time.Minute
 
-// LostTail is how much of its newest past a PostgreSQL may lose in a failover without being taken for an older one. SQLite loses nothing that was
-// committed.
+// LostTail is how much of its newest past a PostgreSQL may lose in a failover without being taken for an older one.
+// SQLite loses nothing that was committed.
 const LostTail = 2 * time.Minute
 
 // OlderError says that a database is older than the anchor of this host.
@@ -41,12 +41,18 @@ type OlderError struct {
 }
 
 func (e *OlderError) Error() string {
-	return fmt.Sprintf("the database is from %s, and this host has seen it as of %s: an older copy was put in its place. Bring the newest one back, or, "+
-		"if there is none, run `keyturn restore --confirm`: it ends every login from before, so that nothing that was revoked since comes back",
-		stamp(e.Database.Heartbeat), stamp(e.Anchor.Heartbeat))
+	return fmt.Sprintf(
+		"the database is from %s, and this host has seen it as of %s: an older copy was put in its place. Bring the "+
+			"newest one back, or, "+
+			"if there is none, run `keyturn restore --confirm`: it ends every login from before, so that nothing that was "+
+			"revoked since comes back",
+		stamp(e.Database.Heartbeat),
+		stamp(e.Anchor.Heartbeat),
+	)
 }
 
-// check tells whether a database that stands at now may follow the anchor, though it may have lost so much of its tail. *OlderError if not.
+// check tells whether a database that stands at now may follow the anchor, though it may have lost so much of its tail.
+// *OlderError if not.
 func (a Anchor) check(now Anchor, lost time.Duration) error {
 	revived := slices.ContainsFunc(a.Revoked, func(kid string) bool { return slices.Contains(now.trusted, kid) })
 	if revived || now.Heartbeat.Add(lost).Before(a.Heartbeat) || now.NotBefore.Before(a.NotBefore) {
@@ -121,7 +127,11 @@ func (r *Ring) Anchor(path string) (Anchor, error) {
 	}
 	want, err := r.Secrets().anchorMAC(f.Anchor)
 	if err == nil && !hmac.Equal([]byte(f.MAC), []byte(want)) {
-		err = fmt.Errorf("anchor: %s is of another database, or not as keyturn wrote it: if you know why, remove it, and this host forgets what it knew", path)
+		err = fmt.Errorf(
+			"anchor: %s is of another database, or not as keyturn wrote it: if you know why, remove it, and this host "+
+				"forgets what it knew",
+			path,
+		)
 	}
 	return f.Anchor, err
 }
@@ -221,8 +231,11 @@ func (r *Ring) mayLose() time.Duration {
 }
 
 // ErrTrailCut says that the audit trail lacks, at its end or in it, what this host has seen.
-var ErrTrailCut = errors.New("audit: the trail is not the one that this host has seen: its end was cut off, or, with PostgreSQL, lost in a failover; " +
-	"`keyturn audit verify` tells from where on. If that is explained, remove the anchor file")
+var ErrTrailCut = errors.New(
+	"audit: the trail is not the one that this host has seen: its end was cut off, or, with PostgreSQL, lost in a " +
+		"failover; " +
+		"`keyturn audit verify` tells from where on. If that is explained, remove the anchor file",
+)
 
 // Beat leaves a heartbeat in the database and then the anchor in its file, and returns where the database stands.
 // *OlderError, and neither, if it has gone back; *clock.UnsureError, and neither, if the clock here is wrong;
@@ -287,7 +300,8 @@ func (r *Ring) follow(
 	return r.writeAnchor(path, next)
 }
 
-// rememberRevoked adds the keys that are revoked now to the anchor, whatever else is to be said of the database, and returns it.
+// rememberRevoked adds the keys that are revoked now to the anchor, whatever else is to be said of the database, and
+// returns it.
 func (r *Ring) rememberRevoked(path string, stands Anchor) (Anchor, error) {
 	known, err := r.Anchor(path)
 	a := known.withRevoked(stands.Revoked)
@@ -309,8 +323,8 @@ func (r *Ring) trailCut(ctx context.Context, a Anchor) (bool, error) {
 	return err == nil && hash != a.AuditHash, err
 }
 
-// Restored makes an older database follow the anchor: what was revoked since is revoked again, replicas that have seen later keys follow, and
-// then, as the mark that it is done, every grant ends. It may be interrupted and run again.
+// Restored makes an older database follow the anchor: what was revoked since is revoked again, replicas that have seen
+// later keys follow, and then, as the mark that it is done, every grant ends. It may be interrupted and run again.
 func (r *Ring) Restored(ctx context.Context, by storage.Actor, path string) error {
 	before, err := r.Anchor(path)
 	if err != nil {

@@ -76,8 +76,8 @@ func wantStates(want map[storage.KeyState]int) func(*testing.T, *keys.Ring) {
 	}
 }
 
-// Rotation, revocation and rewrap are cut short at every single write. Each time the database refuses, the keys are as before or as
-// after, never between, a replica that starts then serves, and the same command finishes what was begun.
+// Rotation, revocation and rewrap are cut short at every single write. Each time the database refuses, the keys are as
+// before or as after, never between, a replica that starts then serves, and the same command finishes what was begun.
 func TestInterruptedAtEveryWrite(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
@@ -134,7 +134,13 @@ func mustOpen(t *testing.T, db *storage.DB, c *clock, generate keystest.Generate
 	t.Helper()
 	both, err := keys.NewMaster(make32(1), make32(2))
 	must(t, err)
-	r, err := keys.Open(ctx, db, both, keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet})
+	r, err := keys.Open(
+		ctx,
+		db,
+		both,
+		keystest.Config,
+		keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet},
+	)
 	must(t, err)
 	return r
 }

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// A text has a kid only if it has the form of a token of this server: three parts in canonical base64url and exactly our header.
+// A text has a kid only if it has the form of a token of this server: three parts in canonical base64url and exactly
+// our header.
 func FuzzTokenKID(f *testing.F) {
 	f.Add("eyJhbGciOiJSUzI1NiIsImtpZCI6IngiLCJ0eXAiOiJhdCtqd3QifQ.e30.AAAA")
 	f.Add("eyJhbGciOiJub25lIn0.e30.")

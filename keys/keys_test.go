@@ -109,7 +109,8 @@ func TestLifeBySchedule(t *testing.T) {
 		c.step(time.Minute)
 		must(t, r.Maintain(ctx))
 		_, second := mustSign(t, r, c.now().Add(10*time.Minute))
-		if got := states(r); second == first || !cmp.Equal(got, map[storage.KeyState]int{"current": 1, "next": 1, "previous": 1}) {
+		if got := states(r); second == first ||
+			!cmp.Equal(got, map[storage.KeyState]int{"current": 1, "next": 1, "previous": 1}) {
 			t.Errorf("after the rotation %v", got)
 		}
 		for _, row := range r.Rows() {
@@ -175,7 +176,8 @@ func TestConcurrentRotationsMakeOne(t *testing.T) {
 			}
 			rotateAtOnce(t, rings, 20)
 			must(t, rings[0].Poll(ctx))
-			if got := states(rings[0]); got["current"] != 1 || got["next"] != 1 || got["previous"] != 1 || got["retired"] != round-1 {
+			if got := states(rings[0]); got["current"] != 1 || got["next"] != 1 || got["previous"] != 1 ||
+				got["retired"] != round-1 {
 				t.Errorf("round %d: %v", round, got)
 			}
 		}
@@ -229,7 +231,8 @@ func rotateAtOnce(t *testing.T, rings []*keys.Ring, n int) {
 	}
 }
 
-// A replica that does not know of a rotation yet still signs with the key before; that key's retirement must count such a token too.
+// A replica that does not know of a rotation yet still signs with the key before; that key's retirement must count such
+// a token too.
 func TestRetirementCountsTokensOfSlowReplicas(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		c, generate := newClock(), keystest.Generator()
@@ -289,17 +292,20 @@ func TestVerifyRefuses(t *testing.T) {
 			return base64.RawURLEncoding.EncodeToString([]byte(h)) + "." + parts[1] + "." + parts[2]
 		}
 		cases := map[string]string{
-			"empty": "", "two parts": parts[0] + "." + parts[1], "four parts": token + ".x", "JSON serialisation": `{"payload":"e30"}`,
-			"alg none":         withHeader(`{"alg":"none","kid":"` + kid + `","typ":"at+jwt"}`),
-			"HS256":            withHeader(`{"alg":"HS256","kid":"` + kid + `","typ":"at+jwt"}`),
-			"typ JWT":          withHeader(`{"alg":"RS256","kid":"` + kid + `","typ":"JWT"}`),
-			"unknown kid":      withHeader(`{"alg":"RS256","kid":"x","typ":"at+jwt"}`),
-			"crit":             withHeader(`{"alg":"RS256","kid":"` + kid + `","typ":"at+jwt","crit":["x"],"x":1}`),
-			"embedded jwk":     withHeader(`{"alg":"RS256","kid":"` + kid + `","typ":"at+jwt","jwk":{}}`),
-			"other signature":  parts[0] + "." + parts[1] + "." + parts[2][:10] + "AAAA" + parts[2][14:],
-			"line feed":        parts[0] + "." + parts[1] + ".\n" + parts[2],
-			"other payload":    parts[0] + "." + base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"y"}`)) + "." + parts[2],
-			"padded signature": token + "=",
+			"empty":              "",
+			"two parts":          parts[0] + "." + parts[1],
+			"four parts":         token + ".x",
+			"JSON serialisation": `{"payload":"e30"}`,
+			"alg none":           withHeader(`{"alg":"none","kid":"` + kid + `","typ":"at+jwt"}`),
+			"HS256":              withHeader(`{"alg":"HS256","kid":"` + kid + `","typ":"at+jwt"}`),
+			"typ JWT":            withHeader(`{"alg":"RS256","kid":"` + kid + `","typ":"JWT"}`),
+			"unknown kid":        withHeader(`{"alg":"RS256","kid":"x","typ":"at+jwt"}`),
+			"crit":               withHeader(`{"alg":"RS256","kid":"` + kid + `","typ":"at+jwt","crit":["x"],"x":1}`),
+			"embedded jwk":       withHeader(`{"alg":"RS256","kid":"` + kid + `","typ":"at+jwt","jwk":{}}`),
+			"other signature":    parts[0] + "." + parts[1] + "." + parts[2][:10] + "AAAA" + parts[2][14:],
+			"line feed":          parts[0] + "." + parts[1] + ".\n" + parts[2],
+			"other payload":      parts[0] + "." + base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"y"}`)) + "." + parts[2],
+			"padded signature":   token + "=",
 		}
 		alphabet := "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 		for _, last := range alphabet {
@@ -315,8 +321,8 @@ func TestVerifyRefuses(t *testing.T) {
 	})
 }
 
-// Whoever can write the table can neither change the state of a key, nor add, remove or put back a row, without being found out: no view
-// takes the place of the one that is there, which then grows too old to be used.
+// Whoever can write the table can neither change the state of a key, nor add, remove or put back a row, without being
+// found out: no view takes the place of the one that is there, which then grows too old to be used.
 func TestAlteredRowsMakeNoView(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		for name, statements := range map[string][]string{
@@ -324,16 +330,19 @@ func TestAlteredRowsMakeNoView(t *testing.T) {
 			"a moment is changed": {`UPDATE signing_keys SET retires_at = retires_at + 1 WHERE state = 'previous'`},
 			"a row is removed":    {`DELETE FROM signing_keys WHERE state = 'revoked'`},
 			"a revoked row is put back as it was": {`UPDATE signing_keys SET state = 'previous' WHERE state = 'current'`,
-				`DELETE FROM signing_keys WHERE state = 'revoked'`, `INSERT INTO signing_keys SELECT * FROM kept_keys WHERE state = 'current'`},
-			"the version is put back":               {`UPDATE key_set SET version = 0, mac = ''`},
-			"the set is put back":                   {`DELETE FROM key_set`, `INSERT INTO key_set SELECT * FROM kept_set`},
-			"two private halves change places":      {`UPDATE signing_keys SET private_key = (SELECT s.private_key FROM signing_keys s WHERE s.state = 'next') WHERE state = 'current'`},
-			"a MAC is no MAC":                       {`UPDATE signing_keys SET mac = '' WHERE state = 'next'`},
-			"there is no set":                       {`DELETE FROM key_set`},
-			"every row is removed":                  {`DELETE FROM signing_keys`},
-			"rows and set are removed":              {`DELETE FROM signing_keys`, `UPDATE key_set SET version = 0, mac = ''`},
-			"a moment is removed":                   {`UPDATE signing_keys SET activated_at = NULL WHERE state = 'current'`},
-			"a leak is to last for ever":            {`UPDATE signing_keys SET revoked_at = 7258118400000, exposed_until = 7258118400000 WHERE state = 'revoked'`},
+				`DELETE FROM signing_keys WHERE state = 'revoked'`, `INSERT INTO signing_keys SELECT * FROM kept_keys
+					WHERE state = 'current'`},
+			"the version is put back": {`UPDATE key_set SET version = 0, mac = ''`},
+			"the set is put back":     {`DELETE FROM key_set`, `INSERT INTO key_set SELECT * FROM kept_set`},
+			"two private halves change places": {`UPDATE signing_keys SET private_key = (SELECT s.private_key
+				FROM signing_keys s WHERE s.state = 'next') WHERE state = 'current'`},
+			"a MAC is no MAC":          {`UPDATE signing_keys SET mac = '' WHERE state = 'next'`},
+			"there is no set":          {`DELETE FROM key_set`},
+			"every row is removed":     {`DELETE FROM signing_keys`},
+			"rows and set are removed": {`DELETE FROM signing_keys`, `UPDATE key_set SET version = 0, mac = ''`},
+			"a moment is removed":      {`UPDATE signing_keys SET activated_at = NULL WHERE state = 'current'`},
+			"a leak is to last for ever": {`UPDATE signing_keys SET revoked_at = 7258118400000,
+				exposed_until = 7258118400000 WHERE state = 'revoked'`},
 			"a row is made one of the first schema": {`UPDATE signing_keys SET safe_from = 0 WHERE state = 'revoked'`},
 		} {
 			t.Run(name, func(t *testing.T) {
@@ -366,7 +375,13 @@ func TestAlteredRowsMakeNoView(t *testing.T) {
 				if err := r.Healthy(); err == nil {
 					t.Error("healthy")
 				}
-				fresh, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet})
+				fresh, err := keys.Open(
+					ctx,
+					db,
+					keystest.MustMaster(t, 1),
+					keystest.Config,
+					keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet},
+				)
 				if err == nil {
 					err = fresh.Maintain(ctx)
 				}
@@ -385,7 +400,13 @@ func TestAlteredRowsMakeNoView(t *testing.T) {
 // mendsByRevokingAll checks that a person sees what was altered, and gets out of it by throwing every key away.
 func mendsByRevokingAll(t *testing.T, db *storage.DB, c *clock, generate keystest.Generate) {
 	t.Helper()
-	r, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet, Tolerant: true})
+	r, err := keys.Open(
+		ctx,
+		db,
+		keystest.MustMaster(t, 1),
+		keystest.Config,
+		keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet, Tolerant: true},
+	)
 	must(t, err)
 	status, err := r.Status(ctx)
 	must(t, err)
@@ -400,14 +421,16 @@ func mendsByRevokingAll(t *testing.T, db *storage.DB, c *clock, generate keystes
 	if err != nil {
 		t.Fatal("not mended:", err)
 	}
-	if done.SecondRotation != nil || !done.ExposedUntil.Equal(c.now().Add(exposure)) || r.JWKS().MaxAge > keys.IncidentMaxAge {
+	if done.SecondRotation != nil || !done.ExposedUntil.Equal(c.now().Add(exposure)) ||
+		r.JWKS().MaxAge > keys.IncidentMaxAge {
 		t.Errorf("mended: %+v", done)
 	}
 	if err := r.Maintain(ctx); err != nil || r.Healthy() != nil {
 		t.Error(err, r.Healthy())
 	}
 	for _, row := range r.Rows() {
-		if (row.State == storage.KeyCurrent || row.State == storage.KeyNext) && row.PublishedAt.Before(c.now().Truncate(time.Millisecond)) {
+		if (row.State == storage.KeyCurrent || row.State == storage.KeyNext) &&
+			row.PublishedAt.Before(c.now().Truncate(time.Millisecond)) {
 			t.Error("an old key is in use")
 		}
 	}
@@ -415,8 +438,16 @@ func mendsByRevokingAll(t *testing.T, db *storage.DB, c *clock, generate keystes
 
 // keepKeys copies the tables of the signing keys as they are; bringBack restores them.
 var (
-	keepKeys  = []string{`CREATE TABLE kept_keys AS SELECT * FROM signing_keys`, `CREATE TABLE kept_set AS SELECT * FROM key_set`}
-	bringBack = []string{`DELETE FROM signing_keys`, `INSERT INTO signing_keys SELECT * FROM kept_keys`, `DELETE FROM key_set`, `INSERT INTO key_set SELECT * FROM kept_set`}
+	keepKeys = []string{
+		`CREATE TABLE kept_keys AS SELECT * FROM signing_keys`,
+		`CREATE TABLE kept_set AS SELECT * FROM key_set`,
+	}
+	bringBack = []string{
+		`DELETE FROM signing_keys`,
+		`INSERT INTO signing_keys SELECT * FROM kept_keys`,
+		`DELETE FROM key_set`,
+		`INSERT INTO key_set SELECT * FROM kept_set`,
+	}
 )
 
 // A replica never goes back to an older state of the tables, even if keyturn wrote all of it.
@@ -479,7 +510,11 @@ func TestAlteredRefreshKey(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		c, db := newClock(), storagetest.MustOpen(t, url)
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
-		storagetest.MustExec(t, storagetest.Raw(t, url), `INSERT INTO secret_keys (purpose, number, sealed, activated_at) VALUES ('refresh token', 2, 'x', 0)`)
+		storagetest.MustExec(
+			t,
+			storagetest.Raw(t, url),
+			`INSERT INTO secret_keys (purpose, number, sealed, activated_at) VALUES ('refresh token', 2, 'x', 0)`,
+		)
 		must(t, r.Maintain(ctx))
 		mustSign(t, r, c.now())
 		if number, _ := r.Secrets().RefreshKey(c.now()); number != 1 {
@@ -499,7 +534,13 @@ func TestLeakUnderAWrongClock(t *testing.T) {
 			keystest.MustRing(t, db, c.now, keystest.Generator())
 			c.step(time.Hour)
 			wrong.step(time.Hour + off)
-			r, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{Now: wrong.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet})
+			r, err := keys.Open(
+				ctx,
+				db,
+				keystest.MustMaster(t, 1),
+				keystest.Config,
+				keys.Options{Now: wrong.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet},
+			)
 			must(t, err)
 			var young *keys.TooYoungError
 			var unsure *keyclock.UnsureError
@@ -520,8 +561,13 @@ func TestUnknownMasterInTheSet(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		c, db, generate := newClock(), storagetest.MustOpen(t, url), keystest.Generator()
 		r := keystest.MustRing(t, db, c.now, generate)
-		storagetest.MustExec(t, storagetest.Raw(t, url), `UPDATE key_set SET mac = '0011223344556677.x'`,
-			`INSERT INTO secret_keys (purpose, number, sealed, activated_at) VALUES ('refresh token', 999, 'x', 0), ('of somebody', 1, 'x', 0)`)
+		storagetest.MustExec(
+			t,
+			storagetest.Raw(t, url),
+			`UPDATE key_set SET mac = '0011223344556677.x'`,
+			`INSERT INTO secret_keys (purpose, number, sealed, activated_at) VALUES ('refresh token', 999, 'x', 0),
+				('of somebody', 1, 'x', 0)`,
+		)
 		if err := r.Poll(ctx); !errors.Is(err, keys.ErrWrongMaster) {
 			t.Error(err)
 		}
@@ -534,7 +580,13 @@ func TestStepsByAWrongClock(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		c, fast := newClock(), newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
-		ahead, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{Now: fast.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet})
+		ahead, err := keys.Open(
+			ctx,
+			db,
+			keystest.MustMaster(t, 1),
+			keystest.Config,
+			keys.Options{Now: fast.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet},
+		)
 		must(t, err)
 		before := r.JWKS().ETag
 		fast.step(2 * keystest.Config.RotationInterval)

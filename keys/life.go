@@ -18,13 +18,14 @@ type Life struct {
 	KID       string           `json:"kid"` // "" for a key that is still to be made
 	State     storage.KeyState `json:"state"`
 	Published Moment           `json:"published"`
-	Signs     *Moment          `json:"signs"`  // since when it signs; nil: never
-	Stops     *Moment          `json:"stops"`  // when it stops signing and its private half is destroyed
-	Leaves    Moment           `json:"leaves"` // when it leaves the JWKS: then no token of it is alive, or none is accepted
+	Signs     *Moment          `json:"signs"` // since when it signs; nil: never
+	Stops     *Moment          `json:"stops"` // when it stops signing and its private half is destroyed
+	// when it leaves the JWKS: then no token of it is alive, or none is accepted
+	Leaves Moment `json:"leaves"`
 }
 
-// Lives tells the lives of all keys, oldest first, and of the one that will be made at the next rotation. It is a pure function. What is
-// overdue is planned for now.
+// Lives tells the lives of all keys, oldest first, and of the one that will be made at the next rotation. It is a pure
+// function. What is overdue is planned for now.
 func Lives(rows []storage.SigningKey, c Config, now time.Time) []Life {
 	p := plan{c: c, now: now, rotation: plannedRotation(rows, c, now)}
 	lives := make([]Life, 0, len(rows)+1)
@@ -32,7 +33,10 @@ func Lives(rows []storage.SigningKey, c Config, now time.Time) []Life {
 		lives = append(lives, p.life(row))
 	}
 	if find(rows, storage.KeyNext) != nil {
-		lives = append(lives, p.signing(Life{State: storage.KeyNext, Published: Moment{p.rotation, true}}, p.rotation.Add(c.RotationInterval)))
+		lives = append(
+			lives,
+			p.signing(Life{State: storage.KeyNext, Published: Moment{p.rotation, true}}, p.rotation.Add(c.RotationInterval)),
+		)
 	}
 	slices.SortStableFunc(lives, func(a, b Life) int { return a.Published.At.Compare(b.Published.At) })
 	return lives
@@ -58,7 +62,13 @@ func plannedRotation(rows []storage.SigningKey, c Config, now time.Time) time.Ti
 }
 
 func (p plan) life(row storage.SigningKey) Life {
-	l := Life{KID: row.KID, State: row.State, Published: past(row.PublishedAt), Signs: pastOf(row.ActivatedAt), Stops: pastOf(row.DeactivatedAt)}
+	l := Life{
+		KID:       row.KID,
+		State:     row.State,
+		Published: past(row.PublishedAt),
+		Signs:     pastOf(row.ActivatedAt),
+		Stops:     pastOf(row.DeactivatedAt),
+	}
 	switch row.State {
 	case storage.KeyNext:
 		return p.signing(l, p.rotation)
@@ -90,8 +100,8 @@ func (p plan) leaves(last time.Time) Moment {
 	return Moment{last.Add(Skew + p.c.JWKSMaxAge).UTC(), true}
 }
 
-// retiredAt is when a key left the JWKS by schedule, or is to leave it; nil if that was never planned. Rows of the first schema know
-// only the plan.
+// retiredAt is when a key left the JWKS by schedule, or is to leave it; nil if that was never planned. Rows of the
+// first schema know only the plan.
 func retiredAt(row storage.SigningKey) *storage.Time {
 	if row.RetiredAt != nil {
 		return row.RetiredAt

@@ -31,8 +31,8 @@ const (
 // ErrWrongMaster says that something was sealed under a master key that this keyturn does not have.
 var ErrWrongMaster = errors.New("sealed under another master key")
 
-// Master is the key outside the database that seals all private key material inside it, or several of them while one takes over from
-// another: all of them open, and the database says which one seals. It is immutable.
+// Master is the key outside the database that seals all private key material inside it, or several of them while one
+// takes over from another: all of them open, and the database says which one seals. It is immutable.
 type Master struct {
 	keys []masterKey // at least one
 }
@@ -59,7 +59,12 @@ func NewMaster(keys ...[]byte) (*Master, error) {
 			}
 			return b
 		}
-		k := masterKey{id: hex.EncodeToString(derive(labelID, masterIDSize)), wrap: derive(labelWrap, 32), row: derive(labelRow, 32), set: derive(labelSet, 32)}
+		k := masterKey{
+			id:   hex.EncodeToString(derive(labelID, masterIDSize)),
+			wrap: derive(labelWrap, 32),
+			row:  derive(labelRow, 32),
+			set:  derive(labelSet, 32),
+		}
 		if m.byID(k.id) == nil {
 			m.keys = append(m.keys, k)
 		}
@@ -124,8 +129,8 @@ func (m *Master) Single() bool { return len(m.keys) == 1 }
 // Holds tells whether m has all keys of another.
 func (m *Master) Holds(other *Master) bool { return len(m.with(other).keys) == len(m.keys) }
 
-// ReadMaster reads a master key file: 32 bytes as base64 or hex text, one key in a line, or one key as it is. A file that others may
-// read is refused.
+// ReadMaster reads a master key file: 32 bytes as base64 or hex text, one key in a line, or one key as it is. A file
+// that others may read is refused.
 func ReadMaster(path string) (*Master, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -140,7 +145,10 @@ func ReadMaster(path string) (*Master, error) {
 	}
 	keys, ok := decodeMaster(content)
 	if !ok {
-		return nil, fmt.Errorf("master key: %s holds neither base64 nor hex of 32 bytes: `openssl rand -base64 32` makes one", path)
+		return nil, fmt.Errorf(
+			"master key: %s holds neither base64 nor hex of 32 bytes: `openssl rand -base64 32` makes one",
+			path,
+		)
 	}
 	return NewMaster(keys...)
 }
@@ -210,8 +218,8 @@ func syncFolder(path string) error {
 	return errors.Join(folder.Sync(), folder.Close())
 }
 
-// AppendMaster adds the keys of the file from to the file to, which keeps owner and mode, so that servers that read it open what is
-// sealed under either.
+// AppendMaster adds the keys of the file from to the file to, which keeps owner and mode, so that servers that read it
+// open what is sealed under either.
 func AppendMaster(to, from string) error {
 	old, err := os.ReadFile(to)
 	if err != nil {
@@ -222,7 +230,10 @@ func AppendMaster(to, from string) error {
 		return fmt.Errorf("master key: %w", err)
 	}
 	if len(old) == MasterSize {
-		return fmt.Errorf("master key: %s holds the bytes of one key as they are, to which no line can be added: write them as base64", to)
+		return fmt.Errorf(
+			"master key: %s holds the bytes of one key as they are, to which no line can be added: write them as base64",
+			to,
+		)
 	}
 	keys, ok := decodeMaster(content)
 	if !ok {

@@ -21,14 +21,38 @@ import (
 // configs are schedules among which the model changes. All are allowed.
 var configs = []keys.Config{
 	keystest.Config,
-	{RotationInterval: 30 * time.Hour, PublishLead: 12 * time.Hour, JWKSMaxAge: time.Hour, Bits: 2048, TokenTTL: time.Hour},
-	{RotationInterval: 10 * time.Minute, PublishLead: 10 * time.Minute, JWKSMaxAge: 5 * time.Minute, Bits: 2048, TokenTTL: time.Minute},
-	{RotationInterval: 4 * time.Second, PublishLead: 2 * time.Second, JWKSMaxAge: time.Second, Bits: 2048, TokenTTL: time.Minute},
-	{RotationInterval: 10 * 24 * time.Hour, PublishLead: 7 * 24 * time.Hour, JWKSMaxAge: 24 * time.Hour, Bits: 2048, TokenTTL: 10 * time.Minute},
+	{
+		RotationInterval: 30 * time.Hour,
+		PublishLead:      12 * time.Hour,
+		JWKSMaxAge:       time.Hour,
+		Bits:             2048,
+		TokenTTL:         time.Hour,
+	},
+	{
+		RotationInterval: 10 * time.Minute,
+		PublishLead:      10 * time.Minute,
+		JWKSMaxAge:       5 * time.Minute,
+		Bits:             2048,
+		TokenTTL:         time.Minute,
+	},
+	{
+		RotationInterval: 4 * time.Second,
+		PublishLead:      2 * time.Second,
+		JWKSMaxAge:       time.Second,
+		Bits:             2048,
+		TokenTTL:         time.Minute,
+	},
+	{
+		RotationInterval: 10 * 24 * time.Hour,
+		PublishLead:      7 * 24 * time.Hour,
+		JWKSMaxAge:       24 * time.Hour,
+		Bits:             2048,
+		TokenTTL:         10 * time.Minute,
+	},
 }
 
-// lifeModel is three replicas on one database, the tokens that they have signed, and verifiers that keep what they fetched for as long as
-// they were told. It looks at what comes out, never at how it was decided.
+// lifeModel is three replicas on one database, the tokens that they have signed, and verifiers that keep what they
+// fetched for as long as they were told. It looks at what comes out, never at how it was decided.
 type lifeModel struct {
 	db       *storage.DB
 	clock    *clock
@@ -64,13 +88,30 @@ type modelPromise struct {
 
 // empty makes the database one that no keyturn has used, which is faster than another one.
 func empty(t testing.TB, raw *sql.DB) {
-	storagetest.MustExec(t, raw, `DELETE FROM signing_keys`, `DELETE FROM secret_keys`, `DELETE FROM meta`, `DELETE FROM audit`,
-		`UPDATE audit_head SET seq = 0, hash = ''`, `UPDATE key_set SET version = 0, mac = ''`)
+	storagetest.MustExec(
+		t,
+		raw,
+		`DELETE FROM signing_keys`,
+		`DELETE FROM secret_keys`,
+		`DELETE FROM meta`,
+		`DELETE FROM audit`,
+		`UPDATE audit_head SET seq = 0, hash = ''`,
+		`UPDATE key_set SET version = 0, mac = ''`,
+	)
 }
 
 func newLifeModel(r *rapid.T, db *storage.DB) *lifeModel {
-	m := &lifeModel{db: db, clock: newClock(), generate: keystest.Generator(), config: configs[0], replicas: make([]*keys.Ring, 3),
-		reads: make([]time.Time, 3), informed: make([]bool, 3), hasty: map[string]bool{}, revoked: map[string]bool{}}
+	m := &lifeModel{
+		db:       db,
+		clock:    newClock(),
+		generate: keystest.Generator(),
+		config:   configs[0],
+		replicas: make([]*keys.Ring, 3),
+		reads:    make([]time.Time, 3),
+		informed: make([]bool, 3),
+		hasty:    map[string]bool{},
+		revoked:  map[string]bool{},
+	}
 	for i := range m.replicas {
 		m.start(r, i)
 	}
@@ -79,7 +120,13 @@ func newLifeModel(r *rapid.T, db *storage.DB) *lifeModel {
 }
 
 func (m *lifeModel) start(r *rapid.T, i int) {
-	ring, err := keys.Open(ctx, m.db, keystest.MustMaster(r, 1), m.config, keys.Options{Now: m.clock.now, DatabaseNow: keystest.At(m.clock.now), Generate: m.generate, Log: keystest.Quiet})
+	ring, err := keys.Open(
+		ctx,
+		m.db,
+		keystest.MustMaster(r, 1),
+		m.config,
+		keys.Options{Now: m.clock.now, DatabaseNow: keystest.At(m.clock.now), Generate: m.generate, Log: keystest.Quiet},
+	)
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -106,7 +153,8 @@ func (m *lifeModel) current(r *rapid.T) string {
 	return ""
 }
 
-// maintain lets a replica take the steps that are due. None of them may come sooner than a JWKS that this replica served has promised.
+// maintain lets a replica take the steps that are due. None of them may come sooner than a JWKS that this replica
+// served has promised.
 func (m *lifeModel) maintain(r *rapid.T, i int) {
 	before := etag(m.replicas[i])
 	if err := m.replicas[i].Maintain(ctx); err != nil {
@@ -124,8 +172,8 @@ func (m *lifeModel) maintain(r *rapid.T, i int) {
 	}
 }
 
-// changedBySchedule tells whether a step was taken now that was planned. A next key that is published where there was none is not one:
-// nobody needs it yet.
+// changedBySchedule tells whether a step was taken now that was planned. A next key that is published where there was
+// none is not one: nobody needs it yet.
 func (m *lifeModel) changedBySchedule(r *rapid.T, now time.Time) bool {
 	return slices.ContainsFunc(m.rows(r), func(k storage.SigningKey) bool {
 		return k.ActivatedAt != nil && k.ActivatedAt.Equal(now) || k.RetiredAt != nil && k.RetiredAt.Equal(now)
@@ -148,8 +196,18 @@ func (m *lifeModel) drawReplica(r *rapid.T) int {
 
 // wait steps the clock. Replicas poll meanwhile, or are cut off.
 func (m *lifeModel) wait(r *rapid.T) {
-	spans := []time.Duration{time.Millisecond, time.Second, 2 * time.Second, 9 * time.Second, time.Minute, 5 * time.Minute, time.Hour, 11 * time.Hour,
-		m.config.PublishLead, m.config.RotationInterval}
+	spans := []time.Duration{
+		time.Millisecond,
+		time.Second,
+		2 * time.Second,
+		9 * time.Second,
+		time.Minute,
+		5 * time.Minute,
+		time.Hour,
+		11 * time.Hour,
+		m.config.PublishLead,
+		m.config.RotationInterval,
+	}
 	m.clock.step(rapid.SampledFrom(spans).Draw(r, "span"))
 	for i := range m.replicas {
 		if rapid.IntRange(0, 3).Draw(r, "polls") > 0 {
@@ -158,10 +216,12 @@ func (m *lifeModel) wait(r *rapid.T) {
 	}
 }
 
-// sign lets a replica sign. Every verifier whose copy of the JWKS is good must have the key, unless it came to sign before its time.
+// sign lets a replica sign. Every verifier whose copy of the JWKS is good must have the key, unless it came to sign
+// before its time.
 func (m *lifeModel) sign(r *rapid.T) {
 	i := m.drawReplica(r)
-	expires := m.clock.now().Add(rapid.SampledFrom([]time.Duration{time.Second, time.Minute, m.config.TokenTTL}).Draw(r, "ttl"))
+	expires := m.clock.now().
+		Add(rapid.SampledFrom([]time.Duration{time.Second, time.Minute, m.config.TokenTTL}).Draw(r, "ttl"))
 	before := etag(m.replicas[i])
 	signer, err := m.replicas[i].Signer(ctx, expires)
 	if m.stale(i) {
@@ -243,7 +303,8 @@ func (m *lifeModel) rotate(r *rapid.T) {
 	m.changedBy(i)
 }
 
-// changedBy forgets what was promised before a person acted on a replica: no promise can hold against that. The others do not know yet.
+// changedBy forgets what was promised before a person acted on a replica: no promise can hold against that. The others
+// do not know yet.
 func (m *lifeModel) changedBy(i int) {
 	m.promises, m.informed = nil, make([]bool, len(m.replicas))
 	m.informed[i] = true
@@ -281,8 +342,8 @@ func (m *lifeModel) revoke(r *rapid.T) {
 	}
 }
 
-// reconfigure restarts all replicas with another schedule. Copies of the JWKS from before are let go: the longer max-age of before was
-// promised under another rule.
+// reconfigure restarts all replicas with another schedule. Copies of the JWKS from before are let go: the longer
+// max-age of before was promised under another rule.
 func (m *lifeModel) reconfigure(r *rapid.T) {
 	if rapid.IntRange(0, 3).Draw(r, "rarely") > 0 {
 		return
@@ -347,8 +408,8 @@ func (m *lifeModel) checkRow(r *rapid.T, row storage.SigningKey) {
 	}
 }
 
-// leastLead is the shortest time for which a key must have been published before it signs: that of its schedule, or, for a second rotation
-// after a leak, the time for which verifiers may keep the JWKS.
+// leastLead is the shortest time for which a key must have been published before it signs: that of its schedule, or,
+// for a second rotation after a leak, the time for which verifiers may keep the JWKS.
 func leastLead(row storage.SigningKey) time.Duration {
 	if row.Reason == "second rotation after a revocation" {
 		return time.Second + keys.Skew
@@ -356,7 +417,8 @@ func leastLead(row storage.SigningKey) time.Duration {
 	return slices.MinFunc(configs, func(a, b keys.Config) int { return int(a.PublishLead - b.PublishLead) }).PublishLead
 }
 
-// Whatever happens in whatever order, on however many replicas, no verifier lacks the key of a live token, and no revoked key comes back.
+// Whatever happens in whatever order, on however many replicas, no verifier lacks the key of a live token, and no
+// revoked key comes back.
 func TestLifeModel(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)

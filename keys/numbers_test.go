@@ -10,7 +10,8 @@ import (
 // There is a number for every key that a grant may need, and where there is none, none is taken twice.
 func TestRefreshKeyNumbers(t *testing.T) {
 	const day = 24 * time.Hour
-	for _, c := range []Config{{RotationInterval: 2 * time.Second, GrantTTL: 90 * day}, {RotationInterval: day, GrantTTL: 3650 * day}, {RotationInterval: 90 * day, GrantTTL: time.Hour}} {
+	for _, c := range []Config{{RotationInterval: 2 * time.Second, GrantTTL: 90 * day},
+		{RotationInterval: day, GrantTTL: 3650 * day}, {RotationInterval: 90 * day, GrantTTL: time.Hour}} {
 		if alive := c.GrantTTL / refreshInterval(c); alive > maxSecretNumber-10 || refreshInterval(c) < c.RotationInterval {
 			t.Errorf("%+v: %d keys alive", c, alive)
 		}

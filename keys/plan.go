@@ -11,7 +11,8 @@ import (
 const (
 	// Skew is how far the clock of a verifier may be behind without refusing a token whose key it looks up again.
 	Skew = time.Minute
-	// IncidentMaxAge is how long the JWKS may be kept after a key was revoked, until every verifier has had the time to see the new set.
+	// IncidentMaxAge is how long the JWKS may be kept after a key was revoked, until every verifier has had the time to
+	// see the new set.
 	IncidentMaxAge = time.Minute
 )
 
@@ -22,10 +23,12 @@ type Config struct {
 	JWKSMaxAge       time.Duration // how long a verifier may keep the JWKS
 	Bits             int           // of a new RSA key: 2048, 3072 or 4096
 	GrantTTL         time.Duration // the longest life of a grant: keys of refresh tokens turn slowly enough for it
-	TokenTTL         time.Duration // the longest life of a token; plans are made with it, what is done follows SigningKey.SignsUntil
+	// the longest life of a token; plans are made with it, what is done follows SigningKey.SignsUntil
+	TokenTTL time.Duration
 }
 
-// Problems tells every rule that the schedule breaks, with its numbers: what could leave a verifier without the key of a live token.
+// Problems tells every rule that the schedule breaks, with its numbers: what could leave a verifier without the key of
+// a live token.
 func (c Config) Problems() []error {
 	var problems []error
 	refuse := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
@@ -36,10 +39,18 @@ func (c Config) Problems() []error {
 		refuse("jwks_max_age: %v is not between 1s and 24h", c.JWKSMaxAge)
 	}
 	if c.PublishLead < 2*c.JWKSMaxAge {
-		refuse("key_publish_lead: %v is less than twice jwks_max_age (%v): a verifier could meet a token before its key", c.PublishLead, c.JWKSMaxAge)
+		refuse(
+			"key_publish_lead: %v is less than twice jwks_max_age (%v): a verifier could meet a token before its key",
+			c.PublishLead,
+			c.JWKSMaxAge,
+		)
 	}
 	if c.RotationInterval < c.PublishLead {
-		refuse("key_rotation_interval: %v is less than key_publish_lead (%v): the next key could not be published in time", c.RotationInterval, c.PublishLead)
+		refuse(
+			"key_rotation_interval: %v is less than key_publish_lead (%v): the next key could not be published in time",
+			c.RotationInterval,
+			c.PublishLead,
+		)
 	}
 	return problems
 }
@@ -51,8 +62,9 @@ type StepKind string
 const (
 	StepBegin   StepKind = "begin"   // there is no current key and none that could become it: make one
 	StepPublish StepKind = "publish" // there is no next key: make one
-	StepRotate  StepKind = "rotate"  // the current key has signed for its interval, the next has been published for its lead
-	StepRetire  StepKind = "retire"  // the last token of a previous key has expired
+	// the current key has signed for its interval, the next has been published for its lead
+	StepRotate StepKind = "rotate"
+	StepRetire StepKind = "retire" // the last token of a previous key has expired
 )
 
 // Step is one step that is due.
@@ -81,8 +93,8 @@ func Due(rows []storage.SigningKey, c Config, now time.Time) []Step {
 	return steps
 }
 
-// rotatesAt is the moment of the planned rotation: after the interval and not before the next key is safe, or, when a leak calls for a
-// second rotation, as soon as it is. The zero time if there is no current or no next key.
+// rotatesAt is the moment of the planned rotation: after the interval and not before the next key is safe, or, when a
+// leak calls for a second rotation, as soon as it is. The zero time if there is no current or no next key.
 func rotatesAt(rows []storage.SigningKey, c Config) time.Time {
 	current, next := find(rows, storage.KeyCurrent), find(rows, storage.KeyNext)
 	if current == nil || next == nil || current.ActivatedAt == nil {
@@ -95,8 +107,8 @@ func rotatesAt(rows []storage.SigningKey, c Config) time.Time {
 	return later(current.ActivatedAt.Add(c.RotationInterval), safe)
 }
 
-// safeFrom is the moment from which the next key may sign without a verifier that keeps the JWKS missing it: the longer of the lead at
-// its publication and that of today.
+// safeFrom is the moment from which the next key may sign without a verifier that keeps the JWKS missing it: the longer
+// of the lead at its publication and that of today.
 func safeFrom(rows []storage.SigningKey, c Config) time.Time {
 	next := find(rows, storage.KeyNext)
 	if secondRotation(rows) {
@@ -115,19 +127,23 @@ func lastRevocation(rows []storage.SigningKey) (at time.Time) {
 	return at
 }
 
-// secondRotation tells whether a rotation is owed that makes verifiers drop a revoked key. Some keep a key set for ever and fetch it
-// again only when they meet a kid that is not in it. As long as the current key is older than the revocation, they may never meet one.
+// secondRotation tells whether a rotation is owed that makes verifiers drop a revoked key. Some keep a key set for ever
+// and fetch it again only when they meet a kid that is not in it. As long as the current key is older than the
+// revocation, they may never meet one.
 func secondRotation(rows []storage.SigningKey) bool {
 	current, next, revoked := find(rows, storage.KeyCurrent), find(rows, storage.KeyNext), lastRevocation(rows)
-	return current != nil && next != nil && !revoked.IsZero() && current.PublishedAt.Before(revoked) && !next.PublishedAt.Before(revoked)
+	return current != nil && next != nil && !revoked.IsZero() && current.PublishedAt.Before(revoked) &&
+		!next.PublishedAt.Before(revoked)
 }
 
-// incident tells whether a revoked key may still be trusted by verifiers that keep the JWKS for as long as they were told.
+// incident tells whether a revoked key may still be trusted by verifiers that keep the JWKS for as long as they were
+// told.
 func incident(rows []storage.SigningKey, now time.Time) bool {
 	return secondRotation(rows) || now.Before(exposedUntil(rows))
 }
 
-// exposedUntil is the moment after which no verifier that obeys max-age trusts a revoked key; the zero time if none was revoked.
+// exposedUntil is the moment after which no verifier that obeys max-age trusts a revoked key; the zero time if none was
+// revoked.
 func exposedUntil(rows []storage.SigningKey) (at time.Time) {
 	for _, k := range rows {
 		if k.ExposedUntil != nil {
@@ -137,8 +153,8 @@ func exposedUntil(rows []storage.SigningKey) (at time.Time) {
 	return at
 }
 
-// MaxAge is how long the JWKS may be kept: at most jwks_max_age and half the lead, never past a planned change, and a minute at most
-// during an incident. Whole seconds.
+// MaxAge is how long the JWKS may be kept: at most jwks_max_age and half the lead, never past a planned change, and a
+// minute at most during an incident. Whole seconds.
 func MaxAge(rows []storage.SigningKey, c Config, now time.Time) time.Duration {
 	age := min(c.JWKSMaxAge, c.PublishLead/2)
 	if at := rotatesAt(rows, c); !at.IsZero() {
@@ -155,7 +171,8 @@ func MaxAge(rows []storage.SigningKey, c Config, now time.Time) time.Duration {
 	return max(age, 0).Truncate(time.Second)
 }
 
-// retirement is when a key that stops signing leaves the JWKS: after its last token, and after the last copy of the JWKS.
+// retirement is when a key that stops signing leaves the JWKS: after its last token, and after the last copy of the
+// JWKS.
 func retirement(k storage.SigningKey, c Config, now time.Time) time.Time {
 	return later(k.SignsUntil.Time, now).Add(Skew + c.JWKSMaxAge)
 }

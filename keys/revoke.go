@@ -13,28 +13,32 @@ import (
 
 // Revocation is the outcome of the revocation of a leaked key.
 type Revocation struct {
-	Revoked        []string   `json:"revoked"`            // kids; more than one with the store leaked
-	RevokedAt      time.Time  `json:"revoked_at"`         // of the key that was named
-	Already        bool       `json:"already"`            // it had been revoked before: nothing was changed
-	Current        string     `json:"current"`            // the kid that signs now
-	Next           string     `json:"next"`               // the kid that signs next
-	SecondRotation *time.Time `json:"second_rotation_at"` // to a key that no verifier has cached; nil: none is needed, the current key is such
-	ExposedUntil   time.Time  `json:"exposed_until"`      // until when verifiers that obey max-age may accept a token that was forged with any revoked key
+	Revoked   []string  `json:"revoked"`    // kids; more than one with the store leaked
+	RevokedAt time.Time `json:"revoked_at"` // of the key that was named
+	Already   bool      `json:"already"`    // it had been revoked before: nothing was changed
+	Current   string    `json:"current"`    // the kid that signs now
+	Next      string    `json:"next"`       // the kid that signs next
+	// to a key that no verifier has cached; nil: none is needed, the current key is such
+	SecondRotation *time.Time `json:"second_rotation_at"`
+	// until when verifiers that obey max-age may accept a token that was forged with any revoked key
+	ExposedUntil time.Time `json:"exposed_until"`
 }
 
 // Leak is what has leaked.
 type Leak struct {
 	KID string // of one key; "" only if the store leaked
-	// Store says that whoever copied the database and the master key may have every private half: all keys in the JWKS are thrown away,
-	// and a fresh key signs at once. That also mends rows that were altered: none of them is used again.
+	// Store says that whoever copied the database and the master key may have every private half: all keys in the JWKS are
+	// thrown away, and a fresh key signs at once. That also mends rows that were altered: none of them is used again.
 	Store bool
-	// NewMaster, if the store leaked, seals the fresh keys, so that the old master key opens none of them. A Rewrap must follow.
+	// NewMaster, if the store leaked, seals the fresh keys, so that the old master key opens none of them. A Rewrap must
+	// follow.
 	NewMaster *Master
 }
 
-// Revoke takes a leaked key out of the JWKS for good and lets another sign, in one transaction: the next key if the current one leaked.
-// A fresh next key, which no verifier can have cached, takes over as soon as every verifier that obeys max-age knows it, because those
-// that keep a key set for ever fetch it again only when they meet an unknown kid. ErrNotFound if there is no such key.
+// Revoke takes a leaked key out of the JWKS for good and lets another sign, in one transaction: the next key if the
+// current one leaked. A fresh next key, which no verifier can have cached, takes over as soon as every verifier that
+// obeys max-age knows it, because those that keep a key set for ever fetch it again only when they meet an unknown kid.
+// ErrNotFound if there is no such key.
 func (r *Ring) Revoke(ctx context.Context, by storage.Actor, leak Leak) (Revocation, error) {
 	if leak.NewMaster != nil {
 		r.master.Store(r.master.Load().with(leak.NewMaster))
@@ -66,7 +70,10 @@ func (r *Ring) revocable(ctx context.Context, leak Leak) (*view, error) {
 	}
 	v := *r.view.Load()
 	if v.altered != nil && !leak.Store {
-		return nil, fmt.Errorf("%w: whoever can write the table may have read it: revoke with --store-leaked, which makes fresh keys", v.altered)
+		return nil, fmt.Errorf(
+			"%w: whoever can write the table may have read it: revoke with --store-leaked, which makes fresh keys",
+			v.altered,
+		)
 	}
 	if leak.NewMaster != nil {
 		v.master = v.master.with(leak.NewMaster).sealing(leak.NewMaster.ID())
@@ -95,7 +102,10 @@ func (r *Ring) revoke(ctx context.Context, by storage.Actor, v *view, leak Leak)
 		return Revocation{}, err
 	}
 	now := r.momentAfter(ctx, v.rows)
-	change := storage.KeyChange{Insert: publishedAt(inserts, r.config(), now), Update: r.withdrawals(v, leak, len(inserts) == 1, by.Reason, now)}
+	change := storage.KeyChange{
+		Insert: publishedAt(inserts, r.config(), now),
+		Update: r.withdrawals(v, leak, len(inserts) == 1, by.Reason, now),
+	}
 	if leak.Store { // also if no row is left that says so
 		change.Insert[1].ExposedUntil = storage.AtPtr(now.Add(r.config().JWKSMaxAge + Skew))
 	}
@@ -112,8 +122,12 @@ func (r *Ring) revoke(ctx context.Context, by storage.Actor, v *view, leak Leak)
 	}
 	slices.SortStableFunc(revoked, func(a, b string) int { return namedFirst(a, leak.KID) - namedFirst(b, leak.KID) })
 	done := r.outcome(rows, revoked, now, false)
-	change.Event = event("key.revoke", leak.KID, map[string]any{"revoked": revoked, "current": done.Current, "next": done.Next,
-		"store_leaked": leak.Store, "exposed_until": storage.At(done.ExposedUntil)})
+	change.Event = event(
+		"key.revoke",
+		leak.KID,
+		map[string]any{"revoked": revoked, "current": done.Current, "next": done.Next,
+			"store_leaked": leak.Store, "exposed_until": storage.At(done.ExposedUntil)},
+	)
 	return done, r.change(ctx, by, v, change, now)
 }
 
@@ -138,8 +152,9 @@ func (r *Ring) replacements(v *view, leak Leak, reason string) ([]storage.Signin
 	return []storage.SigningKey{fresh, activated(signer, reason, signer.PublishedAt.Time)}, err
 }
 
-// withdrawals are what a revocation does to the rows that are there: what leaked is revoked, and the next key, if it may, signs if the
-// current one leaked, or makes room for a fresh one. Rows that give up a state come before the one that takes it.
+// withdrawals are what a revocation does to the rows that are there: what leaked is revoked, and the next key, if it
+// may, signs if the current one leaked, or makes room for a fresh one. Rows that give up a state come before the one
+// that takes it.
 func (r *Ring) withdrawals(v *view, leak Leak, nextMaySign bool, reason string, now time.Time) []storage.KeyUpdate {
 	current := find(v.rows, storage.KeyCurrent)
 	needsSigner := current == nil || current.KID == leak.KID
@@ -151,14 +166,17 @@ func (r *Ring) withdrawals(v *view, leak Leak, nextMaySign bool, reason string, 
 		case row.State == storage.KeyNext && needsSigner && nextMaySign:
 			last = append(last, storage.KeyUpdate{From: row, To: activated(row, reason, now)})
 		case row.State == storage.KeyNext:
-			updates = append(updates, storage.KeyUpdate{From: row, To: retired(row, now)}) // it never signed; a fresh one takes its place
+			updates = append(
+				updates,
+				storage.KeyUpdate{From: row, To: retired(row, now)},
+			) // it never signed; a fresh one takes its place
 		}
 	}
 	return append(updates, last...)
 }
 
-// momentAfter is now: by the clock of the database if the one here is wrong, since a leak must not wait for a clock; and not before any key that
-// is published. If the database does not tell the time, it is by the clock here.
+// momentAfter is now: by the clock of the database if the one here is wrong, since a leak must not wait for a clock;
+// and not before any key that is published. If the database does not tell the time, it is by the clock here.
 func (r *Ring) momentAfter(ctx context.Context, rows []storage.SigningKey) time.Time {
 	off, err := r.ClockOff(ctx)
 	now := r.options.Now()
@@ -173,7 +191,8 @@ func (r *Ring) momentAfter(ctx context.Context, rows []storage.SigningKey) time.
 	return now
 }
 
-// publishedAt is rows of new keys as published, and as coming to sign, at the moment given: that of a revocation, than which they are not older.
+// publishedAt is rows of new keys as published, and as coming to sign, at the moment given: that of a revocation, than
+// which they are not older.
 func publishedAt(rows []storage.SigningKey, c Config, now time.Time) []storage.SigningKey {
 	for i := range rows {
 		rows[i].PublishedAt, rows[i].SafeFrom = storage.At(now), storage.At(now.Add(c.PublishLead))
@@ -196,8 +215,14 @@ func revokedRow(k storage.SigningKey, reason string, c Config, now time.Time) st
 
 // outcome is what a revocation at the moment given has led to.
 func (r *Ring) outcome(rows []storage.SigningKey, revoked []string, at time.Time, already bool) Revocation {
-	o := Revocation{Revoked: revoked, RevokedAt: storage.At(at).Time, Already: already, Current: kidOf(find(rows, storage.KeyCurrent)),
-		Next: kidOf(find(rows, storage.KeyNext)), ExposedUntil: exposedUntil(rows)}
+	o := Revocation{
+		Revoked:      revoked,
+		RevokedAt:    storage.At(at).Time,
+		Already:      already,
+		Current:      kidOf(find(rows, storage.KeyCurrent)),
+		Next:         kidOf(find(rows, storage.KeyNext)),
+		ExposedUntil: exposedUntil(rows),
+	}
 	if secondRotation(rows) {
 		second := rotatesAt(rows, r.config()).UTC()
 		o.SecondRotation = &second

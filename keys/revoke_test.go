@@ -47,10 +47,11 @@ func inEveryState(t *testing.T, db *storage.DB, c *clock) *keys.Ring {
 	return r
 }
 
-// A key may leak in any state. It leaves the JWKS and its tokens are refused; a key that no verifier has cached comes to sign, after the
-// time for which verifiers keep the JWKS.
+// A key may leak in any state. It leaves the JWKS and its tokens are refused; a key that no verifier has cached comes
+// to sign, after the time for which verifiers keep the JWKS.
 func TestRevokeFromAnyState(t *testing.T) {
-	for _, state := range []storage.KeyState{storage.KeyNext, storage.KeyCurrent, storage.KeyPrevious, storage.KeyRetired} {
+	for _, state := range []storage.KeyState{storage.KeyNext, storage.KeyCurrent, storage.KeyPrevious,
+		storage.KeyRetired} {
 		t.Run(string(state), func(t *testing.T) {
 			storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 				c := newClock()
@@ -65,12 +66,19 @@ func TestRevokeFromAnyState(t *testing.T) {
 					current = before[storage.KeyNext]
 				}
 				second := c.now().Add(exposure)
-				want := keys.Revocation{Revoked: []string{before[state]}, RevokedAt: c.now(), Current: current, Next: byState(r)[storage.KeyNext],
-					SecondRotation: &second, ExposedUntil: c.now().Add(exposure)}
+				want := keys.Revocation{
+					Revoked:        []string{before[state]},
+					RevokedAt:      c.now(),
+					Current:        current,
+					Next:           byState(r)[storage.KeyNext],
+					SecondRotation: &second,
+					ExposedUntil:   c.now().Add(exposure),
+				}
 				if diff := cmp.Diff(want, done); diff != "" {
 					t.Error(diff)
 				}
-				if set := published(t, r); set[before[state]] || !set[current] || !set[done.Next] || r.JWKS().MaxAge != keys.IncidentMaxAge {
+				if set := published(t, r); set[before[state]] || !set[current] || !set[done.Next] ||
+					r.JWKS().MaxAge != keys.IncidentMaxAge {
 					t.Errorf("the JWKS holds %v for %v", set, r.JWKS().MaxAge)
 				}
 				if _, _, err := r.Verify(token); (state == storage.KeyCurrent) != errors.Is(err, keys.ErrRevoked) {
@@ -99,7 +107,9 @@ func secondRotation(t *testing.T, r *keys.Ring, c *clock, done keys.Revocation) 
 		t.Errorf("after the incident max-age is %v", age)
 	}
 	again, err := r.Revoke(ctx, admin, keys.Leak{KID: done.Revoked[0]})
-	if err != nil || !again.Already || !again.RevokedAt.Equal(done.RevokedAt) || !again.ExposedUntil.Equal(done.ExposedUntil) || again.SecondRotation != nil {
+	if err != nil || !again.Already || !again.RevokedAt.Equal(done.RevokedAt) ||
+		!again.ExposedUntil.Equal(done.ExposedUntil) ||
+		again.SecondRotation != nil {
 		t.Errorf("revoked again: %+v, %v", again, err)
 	}
 }
@@ -115,7 +125,9 @@ func TestRevokeWithTheStoreLeaked(t *testing.T) {
 		}
 		done, err := r.Revoke(ctx, admin, keys.Leak{KID: before[storage.KeyPrevious], Store: true})
 		must(t, err)
-		if len(done.Revoked) != 3 || done.Revoked[0] != before[storage.KeyPrevious] || known[done.Current] || known[done.Next] || done.SecondRotation != nil {
+		if len(done.Revoked) != 3 || done.Revoked[0] != before[storage.KeyPrevious] || known[done.Current] ||
+			known[done.Next] ||
+			done.SecondRotation != nil {
 			t.Errorf("%+v", done)
 		}
 		if set := published(t, r); len(set) != 2 || !set[done.Current] || !set[done.Next] {
@@ -134,7 +146,8 @@ func TestRevokeWithTheStoreLeaked(t *testing.T) {
 	})
 }
 
-// First one key leaks, then it turns out that all did: the second command does what it says, whatever the first has done.
+// First one key leaks, then it turns out that all did: the second command does what it says, whatever the first has
+// done.
 func TestStoreLeakedAfterAKeyLeaked(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		c := newClock()
@@ -145,7 +158,9 @@ func TestStoreLeakedAfterAKeyLeaked(t *testing.T) {
 		c.step(time.Second)
 		all, err := r.Revoke(ctx, admin, keys.Leak{KID: first.Revoked[0], Store: true})
 		must(t, err)
-		if all.Already || all.Current == first.Current || all.Next == first.Next || !slices.Contains(all.Revoked, first.Current) || !slices.Contains(all.Revoked, first.Next) {
+		if all.Already || all.Current == first.Current || all.Next == first.Next ||
+			!slices.Contains(all.Revoked, first.Current) ||
+			!slices.Contains(all.Revoked, first.Next) {
 			t.Errorf("%+v after %+v", all, first)
 		}
 		again, err := r.Revoke(ctx, admin, keys.Leak{KID: first.Current})
@@ -209,7 +224,9 @@ func TestRevokeTwice(t *testing.T) {
 		must(t, r.Maintain(ctx))
 		second, err := r.Revoke(ctx, admin, keys.Leak{KID: first.Next})
 		must(t, err)
-		if second.SecondRotation == nil || !second.SecondRotation.Equal(c.now().Add(exposure)) || second.Current != first.Current || second.Next == first.Next {
+		if second.SecondRotation == nil || !second.SecondRotation.Equal(c.now().Add(exposure)) ||
+			second.Current != first.Current ||
+			second.Next == first.Next {
 			t.Errorf("%+v", second)
 		}
 		secondRotation(t, r, c, second)

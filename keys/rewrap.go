@@ -22,9 +22,9 @@ type Rewrapped struct {
 // errOtherRewrap says that another rewrap seals under a key of its own.
 var errOtherRewrap = fmt.Errorf("another rewrap seals under another new master key: %w", storage.ErrConflict)
 
-// Rewrap seals everything under a new master key, row by row in small transactions. Every replica must be able to read the new key before:
-// what it seals is under the new one from the first transaction on, and what it opens may be under either. One that was interrupted is
-// finished by the next. ErrConflict if another rewrap goes on to a third key.
+// Rewrap seals everything under a new master key, row by row in small transactions. Every replica must be able to read
+// the new key before: what it seals is under the new one from the first transaction on, and what it opens may be under
+// either. One that was interrupted is finished by the next. ErrConflict if another rewrap goes on to a third key.
 func (r *Ring) Rewrap(ctx context.Context, by storage.Actor, to *Master) (Rewrapped, error) {
 	r.master.Store(r.master.Load().with(to))
 	done := Rewrapped{MasterKey: to.ID()}
@@ -46,7 +46,9 @@ func (r *Ring) Rewrap(ctx context.Context, by storage.Actor, to *Master) (Rewrap
 }
 
 // ErrRetiredMaster refuses a master key that another has taken over from before: servers do not believe it any more.
-var ErrRetiredMaster = errors.New("this master key was in use before, and servers that have seen it go do not believe it any more: make a new one")
+var ErrRetiredMaster = errors.New(
+	"this master key was in use before, and servers that have seen it go do not believe it any more: make a new one",
+)
 
 // retiredMasters are the ids of master keys that others have taken over from.
 func (r *Ring) retiredMasters(ctx context.Context) (ids []string, err error) {
@@ -122,7 +124,8 @@ func (r *Ring) turnMaster(ctx context.Context, by storage.Actor, from, id string
 	}
 	turned := *v
 	turned.master = v.master.sealing(id)
-	if err := r.change(ctx, by, &turned, storage.KeyChange{Event: event("key.rewrap", "", map[string]any{"master_key": id})}, r.options.Now()); err != nil {
+	if err := r.change(ctx, by, &turned, storage.KeyChange{Event: event("key.rewrap", "",
+		map[string]any{"master_key": id})}, r.options.Now()); err != nil {
 		return err
 	}
 	return r.Poll(ctx)
@@ -141,7 +144,10 @@ func (r *Ring) resealSigningKeys(ctx context.Context, by storage.Actor, done *Re
 		if err != nil {
 			return err
 		}
-		change := storage.KeyChange{Event: event("key.rewrap", row.KID, map[string]any{"master_key": v.master.ID()}), Update: []storage.KeyUpdate{{From: row, To: to}}}
+		change := storage.KeyChange{
+			Event:  event("key.rewrap", row.KID, map[string]any{"master_key": v.master.ID()}),
+			Update: []storage.KeyUpdate{{From: row, To: to}},
+		}
 		if err := r.change(ctx, by, v, change, r.options.Now()); err != nil {
 			return err
 		}
@@ -195,8 +201,8 @@ func (r *Ring) resealSecretKeys(ctx context.Context, by storage.Actor, done *Rew
 	return r.Poll(ctx)
 }
 
-// resealMeta seals a named value anew, if there is one. The canary comes last: by it a server that starts knows which master key it needs
-// at least.
+// resealMeta seals a named value anew, if there is one. The canary comes last: by it a server that starts knows which
+// master key it needs at least.
 func (r *Ring) resealMeta(ctx context.Context, by storage.Actor, name string) error {
 	m := r.view.Load().master
 	sealed, err := r.db.Meta(ctx, name)
@@ -214,7 +220,15 @@ func (r *Ring) resealMeta(ctx context.Context, by storage.Actor, name string) er
 		}
 		anew = m.seal(name, "1", nil, text)
 	}
-	return r.db.ReplaceMeta(ctx, by, event("key.rewrap", name, map[string]any{"master_key": m.ID()}), name, sealed, anew, r.options.Now())
+	return r.db.ReplaceMeta(
+		ctx,
+		by,
+		event("key.rewrap", name, map[string]any{"master_key": m.ID()}),
+		name,
+		sealed,
+		anew,
+		r.options.Now(),
+	)
 }
 
 // left counts, anew from the database, what is under another master key than the one of that id.

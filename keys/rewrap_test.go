@@ -24,8 +24,8 @@ func masterOf(t *testing.T, lines ...string) string {
 	return path
 }
 
-// A server that runs goes on through a rewrap: it reads the new master key from its file when it first meets it. Afterwards nothing
-// opens with the old key alone, and everything with the new one alone.
+// A server that runs goes on through a rewrap: it reads the new master key from its file when it first meets it.
+// Afterwards nothing opens with the old key alone, and everything with the new one alone.
 func TestRewrapUnderARunningServer(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		c, dir := newClock(), t.TempDir()
@@ -36,8 +36,14 @@ func TestRewrapUnderARunningServer(t *testing.T) {
 		ring := func(path string) (*keys.Ring, error) {
 			m, err := keys.ReadMaster(path)
 			must(t, err)
-			return keys.Open(ctx, storagetest.MustOpen(t, url), m, keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: keystest.Generator(), Log: keystest.Quiet,
-				ReadMaster: func() (*keys.Master, error) { return keys.ReadMaster(path) }})
+			return keys.Open(
+				ctx,
+				storagetest.MustOpen(t, url),
+				m,
+				keystest.Config,
+				keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: keystest.Generator(), Log: keystest.Quiet,
+					ReadMaster: func() (*keys.Master, error) { return keys.ReadMaster(path) }},
+			)
 		}
 		server, err := ring(file)
 		must(t, err)
@@ -81,7 +87,8 @@ func TestRewrapUnderARunningServer(t *testing.T) {
 	})
 }
 
-// Who has the old master key and can write the tables is not believed by a server that has seen it go, even if its file still has it.
+// Who has the old master key and can write the tables is not believed by a server that has seen it go, even if its file
+// still has it.
 func TestOldMasterIsNotBelieved(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		c, generate := newClock(), keystest.Generator()
@@ -105,18 +112,34 @@ func TestOldMasterIsNotBelieved(t *testing.T) {
 		both, err := keys.NewMaster(make32(1), make32(2))
 		must(t, err)
 		keystest.MustRing(t, db, c.now, generate)
-		server, err := keys.Open(ctx, db, both, keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet,
-			ReadMaster: func() (*keys.Master, error) { return both, nil }})
+		server, err := keys.Open(
+			ctx,
+			db,
+			both,
+			keystest.Config,
+			keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet,
+				ReadMaster: func() (*keys.Master, error) { return both, nil }},
+		)
 		must(t, err)
 		_, err = mustOpen(t, db, c, generate).Rewrap(ctx, admin, newMaster(t))
 		must(t, err)
 		must(t, server.Poll(ctx))
-		thief, err := keys.Open(ctx, db, newMaster(t), keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet})
+		thief, err := keys.Open(
+			ctx,
+			db,
+			newMaster(t),
+			keystest.Config,
+			keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet},
+		)
 		must(t, err)
 		if _, err := thief.Rewrap(ctx, admin, old); !errors.Is(err, keys.ErrRetiredMaster) {
 			t.Error("back to a retired master key:", err)
 		}
-		storagetest.MustExec(t, storagetest.Raw(t, url), `DELETE FROM meta WHERE name = 'retired master keys'`) // as a thief would
+		storagetest.MustExec(
+			t,
+			storagetest.Raw(t, url),
+			`DELETE FROM meta WHERE name = 'retired master keys'`,
+		) // as a thief would
 		_, err = thief.Rewrap(ctx, admin, old)
 		must(t, err)
 		if err := server.Poll(ctx); !errors.Is(err, keys.ErrWrongMaster) {
@@ -132,8 +155,14 @@ func TestRewrapWithTheNewKeyOnTop(t *testing.T) {
 		keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
 		onTop, err := keys.NewMaster(make32(2), make32(1))
 		must(t, err)
-		server, err := keys.Open(ctx, storagetest.MustOpen(t, url), onTop, keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet,
-			ReadMaster: func() (*keys.Master, error) { return onTop, nil }})
+		server, err := keys.Open(
+			ctx,
+			storagetest.MustOpen(t, url),
+			onTop,
+			keystest.Config,
+			keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet,
+				ReadMaster: func() (*keys.Master, error) { return onTop, nil }},
+		)
 		must(t, err)
 		must(t, server.Maintain(ctx))
 		_, err = mustOpen(t, storagetest.MustOpen(t, url), c, generate).Rewrap(ctx, admin, newMaster(t))
@@ -152,7 +181,13 @@ func TestTwoRewrapsAtOnce(t *testing.T) {
 		must(t, err)
 		var rings []*keys.Ring
 		for range 2 {
-			r, err := keys.Open(ctx, storagetest.MustOpen(t, url), all, keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet})
+			r, err := keys.Open(
+				ctx,
+				storagetest.MustOpen(t, url),
+				all,
+				keystest.Config,
+				keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet},
+			)
 			must(t, err)
 			rings = append(rings, r)
 		}
@@ -172,7 +207,13 @@ func TestTwoRewrapsAtOnce(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		last, err := keys.Open(ctx, storagetest.MustOpen(t, url), all, keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet})
+		last, err := keys.Open(
+			ctx,
+			storagetest.MustOpen(t, url),
+			all,
+			keystest.Config,
+			keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet},
+		)
 		must(t, err)
 		if s := mustStatus(t, last); !s.Healthy {
 			t.Errorf("%+v", s)
@@ -180,12 +221,19 @@ func TestTwoRewrapsAtOnce(t *testing.T) {
 	})
 }
 
-// A server whose file lacks the new master key stops signing rather than go on with what it can no longer check, and recovers by itself.
+// A server whose file lacks the new master key stops signing rather than go on with what it can no longer check, and
+// recovers by itself.
 func TestRewrapWithoutTheNewKeyInTheFile(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		c, today := newClock(), keystest.MustMaster(t, 1)
-		server, err := keys.Open(ctx, db, today, keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: keystest.Generator(), Log: keystest.Quiet,
-			ReadMaster: func() (*keys.Master, error) { return today, nil }})
+		server, err := keys.Open(
+			ctx,
+			db,
+			today,
+			keystest.Config,
+			keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: keystest.Generator(), Log: keystest.Quiet,
+				ReadMaster: func() (*keys.Master, error) { return today, nil }},
+		)
 		must(t, err)
 		must(t, server.Maintain(ctx))
 		command := mustOpen(t, db, c, keystest.Generator())

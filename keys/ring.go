@@ -22,8 +22,8 @@ import (
 const (
 	// PollInterval is how often a replica reads the rows: the bound within which it knows of a rotation or a revocation.
 	PollInterval = time.Second
-	// StaleAfter is how old the view of a replica may be before it refuses to sign or to call a token active, rather than trust a key
-	// that may have been revoked.
+	// StaleAfter is how old the view of a replica may be before it refuses to sign or to call a token active, rather than
+	// trust a key that may have been revoked.
 	StaleAfter = 10 * time.Second
 	// missedBeat is how old a heartbeat is of which the next has not come: no server runs.
 	missedBeat = HeartbeatInterval + 10*time.Second
@@ -69,7 +69,8 @@ type Options struct {
 	Now      func() time.Time                        // nil: time.Now
 	Generate func(bits int) (*rsa.PrivateKey, error) // nil: rsa.GenerateKey
 	Log      *slog.Logger                            // nil: slog.Default
-	// ReadMaster reads the master key again, when something turns up that was sealed under another. nil: it does not change.
+	// ReadMaster reads the master key again, when something turns up that was sealed under another. nil: it does not
+	// change.
 	ReadMaster func() (*Master, error)
 	// Wall is the clock of the machine, which is compared with that of the database. nil: Now.
 	Wall func() time.Time
@@ -90,8 +91,8 @@ type Options struct {
 // config is the settings of now.
 func (r *Ring) config() Config { return *r.settings.Load() }
 
-// Open claims the database for the master key, makes the symmetric keys that are missing and reads the signing keys. It makes no
-// signing key: Maintain does.
+// Open claims the database for the master key, makes the symmetric keys that are missing and reads the signing keys. It
+// makes no signing key: Maintain does.
 func Open(ctx context.Context, db *storage.DB, m *Master, c Config, o Options) (*Ring, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -139,8 +140,8 @@ func Open(ctx context.Context, db *storage.DB, m *Master, c Config, o Options) (
 	return r, err
 }
 
-// Run polls the rows every second, and when another replica tells of a change, and takes the steps that are due, until the context ends.
-// The steps may take their time, a new key above all; polling does not wait for them.
+// Run polls the rows every second, and when another replica tells of a change, and takes the steps that are due, until
+// the context ends. The steps may take their time, a new key above all; polling does not wait for them.
 func (r *Ring) Run(ctx context.Context) {
 	var both sync.WaitGroup
 	both.Go(func() { r.every(ctx, r.db.KeyChanges(ctx), "poll", r.Poll) })
@@ -165,8 +166,9 @@ func (r *Ring) every(ctx context.Context, changes <-chan struct{}, what string, 
 	}
 }
 
-// Poll reads the rows into a new view. What was sealed under a master key that this replica does not have makes it read the master key
-// again. Rows that were altered outside keyturn (*AlteredError) make no view: nothing takes the place of what is missing.
+// Poll reads the rows into a new view. What was sealed under a master key that this replica does not have makes it read
+// the master key again. Rows that were altered outside keyturn (*AlteredError) make no view: nothing takes the place of
+// what is missing.
 func (r *Ring) Poll(ctx context.Context) error {
 	r.polling.Lock()
 	defer r.polling.Unlock()
@@ -207,7 +209,8 @@ func (r *Ring) read(ctx context.Context) (storage.KeySet, []storage.SecretKey, e
 	return set, secrets, err
 }
 
-// heedRevocations takes keys that were revoked out of the view also when the set makes no new one, because it was altered.
+// heedRevocations takes keys that were revoked out of the view also when the set makes no new one, because it was
+// altered.
 func (r *Ring) heedRevocations(set storage.KeySet) error {
 	v := r.view.Load()
 	if v == nil {
@@ -220,8 +223,8 @@ func (r *Ring) heedRevocations(set storage.KeySet) error {
 	return err
 }
 
-// forgetMasters lets go of master keys that this replica has seen seal and be superseded, once nothing is under them any more: whoever has an
-// old one and can write the tables must not be believed.
+// forgetMasters lets go of master keys that this replica has seen seal and be superseded, once nothing is under them
+// any more: whoever has an old one and can write the tables must not be believed.
 func (r *Ring) forgetMasters(v *view) {
 	if v.altered != nil {
 		return
@@ -241,7 +244,8 @@ func (r *Ring) forgetMasters(v *view) {
 	r.master.Store(r.master.Load().without(r.forgotten))
 }
 
-// rereadMaster takes over the master keys that stand in the file today, besides those it has. It tells whether there are new ones.
+// rereadMaster takes over the master keys that stand in the file today, besides those it has. It tells whether there
+// are new ones.
 func (r *Ring) rereadMaster() bool {
 	if r.options.ReadMaster == nil {
 		return false
@@ -290,7 +294,8 @@ func (r *Ring) intact(ctx context.Context) (*view, error) {
 	return v, nil
 }
 
-// Intact tells how the rows of the view of a tolerant ring were altered outside keyturn (*AlteredError); nil if they were not.
+// Intact tells how the rows of the view of a tolerant ring were altered outside keyturn (*AlteredError); nil if they
+// were not.
 func (r *Ring) Intact() error { return r.view.Load().altered }
 
 // Outages are the last times for which this replica could not ask the database, or was not there itself, in order.
@@ -370,8 +375,8 @@ func (s Signer) Sign(typ Typ, payload []byte) (string, error) {
 	return jws.CompactSerialize()
 }
 
-// Signer returns the signer of the current key for a token that expires at the moment given. That moment is written into the row of
-// the key first, unless a later one is there: it decides when the key may leave the JWKS.
+// Signer returns the signer of the current key for a token that expires at the moment given. That moment is written
+// into the row of the key first, unless a later one is there: it decides when the key may leave the JWKS.
 func (r *Ring) Signer(ctx context.Context, expires time.Time) (Signer, error) {
 	for try := 1; ; try++ {
 		v, err := r.fresh()
@@ -398,8 +403,8 @@ func (r *Ring) Signer(ctx context.Context, expires time.Time) (Signer, error) {
 	}
 }
 
-// Trusts tells whether a token that a key of this ring has signed may be believed today. ErrRevoked or ErrToken if not; ErrStale if this
-// replica cannot be sure.
+// Trusts tells whether a token that a key of this ring has signed may be believed today. ErrRevoked or ErrToken if not;
+// ErrStale if this replica cannot be sure.
 func (r *Ring) Trusts(kid string) error {
 	v, err := r.fresh()
 	if err != nil {
@@ -419,9 +424,9 @@ func (v *view) trusted(kid string) (*rsa.PublicKey, error) {
 	return nil, ErrToken
 }
 
-// Verify returns the payload of an access token that a key of this ring signed and that has not been revoked, and the kid. The token must
-// be a compact JWS in canonical base64url with exactly the header that Sign makes. ErrToken or ErrRevoked otherwise; ErrStale if this
-// replica cannot be sure.
+// Verify returns the payload of an access token that a key of this ring signed and that has not been revoked, and the
+// kid. The token must be a compact JWS in canonical base64url with exactly the header that Sign makes. ErrToken or
+// ErrRevoked otherwise; ErrStale if this replica cannot be sure.
 func (r *Ring) Verify(token string) (payload []byte, kid string, err error) {
 	v, err := r.fresh()
 	if err != nil {
@@ -452,8 +457,9 @@ type JWKS struct {
 	MaxAge time.Duration // how long it may be kept
 }
 
-// JWKS serves the keys from memory, also while the database is away. It may be kept the shorter the older the view is, since a key may
-// have been published meanwhile, and for a minute at most once the view is stale, since one may have been revoked.
+// JWKS serves the keys from memory, also while the database is away. It may be kept the shorter the older the view is,
+// since a key may have been published meanwhile, and for a minute at most once the view is stale, since one may have
+// been revoked.
 func (r *Ring) JWKS() JWKS {
 	v, now := r.view.Load(), r.options.Now()
 	age := MaxAge(v.rows, r.config(), now)

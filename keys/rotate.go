@@ -20,7 +20,8 @@ var (
 	afterALeak = storage.Actor{Name: "keyturn", Reason: "second rotation after a revocation"}
 )
 
-// Maintain polls, takes the steps that are due and polls again if there were any. That another replica was faster is a normal outcome.
+// Maintain polls, takes the steps that are due and polls again if there were any. That another replica was faster is a
+// normal outcome.
 func (r *Ring) Maintain(ctx context.Context) error {
 	v, err := r.intact(ctx)
 	if err != nil {
@@ -76,21 +77,32 @@ func (r *Ring) take(ctx context.Context, step Step, v *view) error {
 	}
 }
 
-// begin makes the first current key. Nobody can have cached a JWKS before it, so that it needs no lead. Where there were keys before, it
-// makes none: somebody has taken them away.
+// begin makes the first current key. Nobody can have cached a JWKS before it, so that it needs no lead. Where there
+// were keys before, it makes none: somebody has taken them away.
 func (r *Ring) begin(ctx context.Context, v *view) error {
 	if begun, err := r.db.HasAudit(ctx, eventBegin); err != nil || begun {
 		if v, e := r.intact(ctx); e != nil || err != nil || len(v.rows) > 0 {
 			return cmp.Or(err, e, storage.ErrConflict) // another replica has just begun
 		}
-		return &AlteredError{Problems: []string{"there are no signing keys, and there were some: the rows were removed outside keyturn"}}
+		return &AlteredError{
+			Problems: []string{"there are no signing keys, and there were some: the rows were removed outside keyturn"},
+		}
 	}
 	row, err := r.generate(v.master, "first key")
 	if err != nil {
 		return err
 	}
 	now := r.options.Now()
-	return r.change(ctx, itself, v, storage.KeyChange{Event: event(eventBegin, row.KID, nil), Insert: []storage.SigningKey{activated(row, row.Reason, now)}}, now)
+	return r.change(
+		ctx,
+		itself,
+		v,
+		storage.KeyChange{
+			Event:  event(eventBegin, row.KID, nil),
+			Insert: []storage.SigningKey{activated(row, row.Reason, now)},
+		},
+		now,
+	)
 }
 
 // publish makes the next key.
@@ -99,14 +111,29 @@ func (r *Ring) publish(ctx context.Context, v *view) error {
 	if err != nil {
 		return err
 	}
-	return r.change(ctx, itself, v, storage.KeyChange{Event: event("key.publish", row.KID, nil), Insert: []storage.SigningKey{row}}, r.options.Now())
+	return r.change(
+		ctx,
+		itself,
+		v,
+		storage.KeyChange{Event: event("key.publish", row.KID, nil), Insert: []storage.SigningKey{row}},
+		r.options.Now(),
+	)
 }
 
 func (r *Ring) retire(ctx context.Context, kid string, v *view) error {
 	now := r.options.Now()
 	for _, from := range v.rows {
 		if from.KID == kid && from.State == storage.KeyPrevious && !now.Before(from.RetiresAt.Time) {
-			return r.change(ctx, itself, v, storage.KeyChange{Event: event("key.retire", kid, nil), Update: []storage.KeyUpdate{{From: from, To: retired(from, now)}}}, now)
+			return r.change(
+				ctx,
+				itself,
+				v,
+				storage.KeyChange{
+					Event:  event("key.retire", kid, nil),
+					Update: []storage.KeyUpdate{{From: from, To: retired(from, now)}},
+				},
+				now,
+			)
 		}
 	}
 	return nil
@@ -126,12 +153,15 @@ type TooYoungError struct {
 }
 
 func (e *TooYoungError) Error() string {
-	return fmt.Sprintf("the next key %s is too young: verifiers that keep the JWKS may not know it and refuse its tokens; safe from %s on",
-		e.KID, e.Earliest.UTC().Format(time.RFC3339))
+	return fmt.Sprintf(
+		"the next key %s is too young: verifiers that keep the JWKS may not know it and refuse its tokens; safe from %s on",
+		e.KID,
+		e.Earliest.UTC().Format(time.RFC3339),
+	)
 }
 
-// Rotate makes the next key the current one. Without force it refuses with *TooYoungError while that key is too young. ErrConflict if
-// somebody else rotated first.
+// Rotate makes the next key the current one. Without force it refuses with *TooYoungError while that key is too young.
+// ErrConflict if somebody else rotated first.
 func (r *Ring) Rotate(ctx context.Context, by storage.Actor, force bool) (Rotation, error) {
 	v, err := r.rotatable(ctx, force)
 	if err != nil {
@@ -144,7 +174,8 @@ func (r *Ring) Rotate(ctx context.Context, by storage.Actor, force bool) (Rotati
 			r.pollAfter(ctx, err)
 			return rotation, err
 		}
-		// Either somebody changed the keys, or the current key signed for a later moment than was read: then the same step is still to be made.
+		// Either somebody changed the keys, or the current key signed for a later moment than was read: then the same step is
+		// still to be made.
 		if v, err = r.rotatable(ctx, force); err != nil {
 			return Rotation{}, err
 		}
@@ -154,7 +185,8 @@ func (r *Ring) Rotate(ctx context.Context, by storage.Actor, force bool) (Rotati
 	}
 }
 
-// pollAfter brings the view up to date after a change, if it was made. That it could not be read does not undo the change.
+// pollAfter brings the view up to date after a change, if it was made. That it could not be read does not undo the
+// change.
 func (r *Ring) pollAfter(ctx context.Context, err error) {
 	if err != nil {
 		return
@@ -178,8 +210,12 @@ func (r *Ring) PlanRotation(ctx context.Context, force bool) (PlannedRotation, e
 	}
 	now := r.options.Now()
 	rotation, updates := r.turn(v.rows, "", now)
-	after := apply(v.rows, storage.KeyChange{Update: updates, Insert: []storage.SigningKey{{State: storage.KeyNext, Alg: string(signingAlg),
-		Bits: r.config().Bits, PublishedAt: storage.At(now), SafeFrom: storage.At(now.Add(r.config().PublishLead)), PrivateKey: "to be made"}}})
+	after := apply(
+		v.rows,
+		storage.KeyChange{Update: updates, Insert: []storage.SigningKey{{State: storage.KeyNext, Alg: string(signingAlg),
+			Bits: r.config().Bits, PublishedAt: storage.At(now),
+			SafeFrom: storage.At(now.Add(r.config().PublishLead)), PrivateKey: "to be made"}}},
+	)
 	return PlannedRotation{rotation, Lives(after, r.config(), now)}, nil
 }
 
@@ -202,8 +238,8 @@ func (r *Ring) rotatable(ctx context.Context, force bool) (*view, error) {
 	return v, r.checkClock(ctx)
 }
 
-// rotate makes next current and current previous, whose private half it destroys, and publishes a new next, all in one transaction. The
-// new key is generated before it.
+// rotate makes next current and current previous, whose private half it destroys, and publishes a new next, all in one
+// transaction. The new key is generated before it.
 func (r *Ring) rotate(ctx context.Context, by storage.Actor, v *view) (Rotation, error) {
 	fresh, err := r.generateNext(v.master)
 	if err != nil {
@@ -213,7 +249,11 @@ func (r *Ring) rotate(ctx context.Context, by storage.Actor, v *view) (Rotation,
 	rotation, updates := r.turn(v.rows, by.Reason, now)
 	rotation.Next = fresh.KID
 	return rotation, r.change(ctx, by, v, storage.KeyChange{Insert: []storage.SigningKey{fresh}, Update: updates,
-		Event: event("key.rotate", rotation.Current, map[string]any{"previous": rotation.Previous, "next": rotation.Next})}, now)
+		Event: event(
+			"key.rotate",
+			rotation.Current,
+			map[string]any{"previous": rotation.Previous, "next": rotation.Next},
+		)}, now)
 }
 
 // turn is what a rotation does to the rows that are there.
@@ -241,7 +281,8 @@ func deactivated(k storage.SigningKey, c Config, now time.Time) storage.SigningK
 	return k
 }
 
-// retired is the row of a key that leaves the JWKS: a previous one whose time has come, or a next one that is not wanted any more.
+// retired is the row of a key that leaves the JWKS: a previous one whose time has come, or a next one that is not
+// wanted any more.
 func retired(k storage.SigningKey, now time.Time) storage.SigningKey {
 	k.State, k.PrivateKey, k.RetiredAt = storage.KeyRetired, "", storage.AtPtr(now)
 	return k
@@ -287,7 +328,17 @@ func (r *Ring) change(ctx context.Context, by storage.Actor, v *view, c storage.
 	c.SetMAC = v.master.setMAC(c.NextVersion, apply(v.rows, c))
 	err := r.db.ChangeKeys(ctx, by, c, now)
 	if err == nil {
-		r.options.Log.Info("signing keys changed", "event", c.Event.Type, "kid", c.Event.Target, "actor", by.Name, "details", c.Event.Details)
+		r.options.Log.Info(
+			"signing keys changed",
+			"event",
+			c.Event.Type,
+			"kid",
+			c.Event.Target,
+			"actor",
+			by.Name,
+			"details",
+			c.Event.Details,
+		)
 	}
 	return err
 }

@@ -21,8 +21,8 @@ import (
 // sealVersion begins every sealed text: VERSION.MASTER-ID.BASE64URL(nonce, ciphertext, tag).
 const sealVersion = "v1"
 
-// binding is what a sealed text belongs to. It is authenticated with the text (AES-GCM associated data), so that sealed texts can be
-// neither swapped between rows nor used for another purpose.
+// binding is what a sealed text belongs to. It is authenticated with the text (AES-GCM associated data), so that sealed
+// texts can be neither swapped between rows nor used for another purpose.
 type binding struct {
 	Version string
 	Master  string
@@ -31,7 +31,8 @@ type binding struct {
 	Public  string // SHA-256 of the public half, if there is one
 }
 
-// aead is AES-GCM. [cipher.NewGCMWithRandomNonce] would put the nonce before the text as box does, but does not know BoringCrypto's AES.
+// aead is AES-GCM. [cipher.NewGCMWithRandomNonce] would put the nonce before the text as box does, but does not know
+// BoringCrypto's AES.
 func (k masterKey) aead() cipher.AEAD {
 	block, err := aes.NewCipher(k.wrap)
 	if err == nil {
@@ -139,8 +140,20 @@ func (k *masterKey) rowMAC(row storage.SigningKey) string {
 		}
 		return t.UnixMilli()
 	}
-	fields := []any{row.KID, row.State, row.Alg, row.Bits, row.PublicKey, row.PrivateKey, row.PublishedAt.UnixMilli(), moment(row.ActivatedAt),
-		moment(row.DeactivatedAt), moment(row.RetiresAt), moment(row.RevokedAt), row.Reason}
+	fields := []any{
+		row.KID,
+		row.State,
+		row.Alg,
+		row.Bits,
+		row.PublicKey,
+		row.PrivateKey,
+		row.PublishedAt.UnixMilli(),
+		moment(row.ActivatedAt),
+		moment(row.DeactivatedAt),
+		moment(row.RetiresAt),
+		moment(row.RevokedAt),
+		row.Reason,
+	}
 	if !ofFirstSchema(row) {
 		fields = append(fields, row.SafeFrom.UnixMilli(), moment(row.RetiredAt), moment(row.ExposedUntil))
 	}
@@ -156,7 +169,10 @@ func (m *Master) setMAC(version int64, rows []storage.SigningKey) string {
 }
 
 func (k *masterKey) setMAC(version int64, rows []storage.SigningKey) string {
-	sorted := slices.SortedFunc(slices.Values(rows), func(a, b storage.SigningKey) int { return cmp.Compare(a.KID, b.KID) })
+	sorted := slices.SortedFunc(
+		slices.Values(rows),
+		func(a, b storage.SigningKey) int { return cmp.Compare(a.KID, b.KID) },
+	)
 	fields := []any{version}
 	for _, row := range sorted {
 		fields = append(fields, row.MAC)
@@ -172,8 +188,8 @@ type AlteredError struct {
 
 func (e *AlteredError) Error() string { return "signing keys: " + strings.Join(e.Problems, "; ") }
 
-// checkSet tells whether the rows are those of the version that the set claims, each as it was written. *AlteredError if not;
-// ErrWrongMaster if that cannot be known.
+// checkSet tells whether the rows are those of the version that the set claims, each as it was written. *AlteredError
+// if not; ErrWrongMaster if that cannot be known.
 func (m *Master) checkSet(set storage.KeySet) error {
 	var altered AlteredError
 	first := true

@@ -24,8 +24,8 @@ const (
 var purposes = []string{purposeRefresh, purposeClient, purposeAudit}
 
 const (
-	// secretLead is how long before its use a new key of refresh tokens is made: far longer than StaleAfter, so that every replica that
-	// still answers has it when the first token comes back.
+	// secretLead is how long before its use a new key of refresh tokens is made: far longer than StaleAfter, so that every
+	// replica that still answers has it when the first token comes back.
 	secretLead = time.Hour
 	// lookInterval is how often the grants are searched for one that still needs an old key.
 	lookInterval = time.Hour
@@ -47,8 +47,8 @@ type Secrets struct {
 	unreadable int // rows that do not open
 }
 
-// RefreshKey is the key that MACs a refresh token made at the moment given, and its number. Which key that is follows from the rows
-// alone, so that a retry gets the same token from every replica.
+// RefreshKey is the key that MACs a refresh token made at the moment given, and its number. Which key that is follows
+// from the rows alone, so that a retry gets the same token from every replica.
 func (s *Secrets) RefreshKey(at time.Time) (number byte, key []byte) {
 	for _, k := range s.byPurpose[purposeRefresh] {
 		if number == 0 || !k.row.ActivatedAt.After(at) {
@@ -68,14 +68,20 @@ func (s *Secrets) RefreshKeyByNumber(number byte) []byte {
 	return nil
 }
 
-// ClientSecretKey is the key under which client secrets are hashed: a copy of the database does not suffice to guess one.
+// ClientSecretKey is the key under which client secrets are hashed: a copy of the database does not suffice to guess
+// one.
 func (s *Secrets) ClientSecretKey() []byte { return s.byPurpose[purposeClient][0].key }
 
 // newSecretRow seals a new random key.
 func (m *Master) newSecretRow(purpose string, number int64, activatedAt time.Time) storage.SecretKey {
 	key := make([]byte, 32)
 	rand.Read(key)
-	return storage.SecretKey{Purpose: purpose, Number: number, Sealed: m.sealSecret(purpose, number, key), ActivatedAt: storage.At(activatedAt)}
+	return storage.SecretKey{
+		Purpose:     purpose,
+		Number:      number,
+		Sealed:      m.sealSecret(purpose, number, key),
+		ActivatedAt: storage.At(activatedAt),
+	}
 }
 
 func (m *Master) sealSecret(purpose string, number int64, key []byte) string {
@@ -94,8 +100,8 @@ func beginSecrets(ctx context.Context, db *storage.DB, m *Master, now time.Time)
 	return db.BeginSecretKeys(ctx, rows)
 }
 
-// openSecrets opens the symmetric keys of all rows. A key of refresh tokens that was altered is left out; so is one under an unknown master key,
-// if that is to be tolerated.
+// openSecrets opens the symmetric keys of all rows. A key of refresh tokens that was altered is left out; so is one
+// under an unknown master key, if that is to be tolerated.
 func (m *Master) openSecrets(rows []storage.SecretKey, tolerant bool) (*Secrets, error) {
 	s := &Secrets{byPurpose: map[string][]secretKey{}}
 	for _, row := range rows {
@@ -120,20 +126,21 @@ func (m *Master) openSecrets(rows []storage.SecretKey, tolerant bool) (*Secrets,
 	return s, nil
 }
 
-// refreshInterval is how long a key of refresh tokens is used: it turns with the signing keys, but so slowly that there are numbers for
-// all that a grant may still need.
+// refreshInterval is how long a key of refresh tokens is used: it turns with the signing keys, but so slowly that there
+// are numbers for all that a grant may still need.
 func refreshInterval(c Config) time.Duration {
 	return max(c.RotationInterval, c.GrantTTL/(maxSecretNumber/2), 24*time.Hour)
 }
 
-// nextRefreshKey is when the next key of refresh tokens is to be made and from when on it is used. It is a pure function.
+// nextRefreshKey is when the next key of refresh tokens is to be made and from when on it is used. It is a pure
+// function.
 func nextRefreshKey(rows []secretKey, c Config, now time.Time) (due bool, activate time.Time) {
 	at := rows[len(rows)-1].row.ActivatedAt.Add(refreshInterval(c))
 	return !now.Before(at.Add(-secretLead)), later(at, now.Add(secretLead))
 }
 
-// lapsed is the oldest key of refresh tokens, if another took over more than secretLead ago, and when that was. It may go once no live
-// grant is older.
+// lapsed is the oldest key of refresh tokens, if another took over more than secretLead ago, and when that was. It may
+// go once no live grant is older.
 func lapsed(rows []secretKey, now time.Time) (old *secretKey, replacedAt time.Time) {
 	if len(rows) < 2 || now.Before(rows[1].row.ActivatedAt.Add(secretLead)) {
 		return nil, time.Time{}
@@ -141,8 +148,8 @@ func lapsed(rows []secretKey, now time.Time) (old *secretKey, replacedAt time.Ti
 	return &rows[0], rows[1].row.ActivatedAt.Time
 }
 
-// maintainSecrets makes the next key of refresh tokens when it is due, and removes old ones once nothing can be presented under them:
-// no refresh token, and none that was replaced, whose second use ends the grant.
+// maintainSecrets makes the next key of refresh tokens when it is due, and removes old ones once nothing can be
+// presented under them: no refresh token, and none that was replaced, whose second use ends the grant.
 func (r *Ring) maintainSecrets(ctx context.Context, v *view) error {
 	rows, now := v.secrets.byPurpose[purposeRefresh], r.options.Now()
 	if due, activate := nextRefreshKey(rows, r.config(), now); due {
@@ -219,8 +226,8 @@ const (
 	canaryText    = "this master key belongs to this database"
 )
 
-// CheckMaster tells whether the master key belongs to the database, and writes nothing. A database that was never sealed takes any.
-// ErrWrongMaster if not.
+// CheckMaster tells whether the master key belongs to the database, and writes nothing. A database that was never
+// sealed takes any. ErrWrongMaster if not.
 func CheckMaster(ctx context.Context, db *storage.DB, m *Master) error {
 	sealed, err := db.Meta(ctx, metaCanary)
 	if isNotFound(err) {
@@ -241,7 +248,8 @@ func claimDatabase(ctx context.Context, db *storage.DB, m *Master) error {
 	return CheckMaster(ctx, db, m)
 }
 
-// RecordSchedule leaves the settings by which servers of this database keep their keys, a text of the caller's, for commands to go by.
+// RecordSchedule leaves the settings by which servers of this database keep their keys, a text of the caller's, for
+// commands to go by.
 func (r *Ring) RecordSchedule(ctx context.Context, text []byte) error {
 	if today, err := r.Schedule(ctx); err != nil || bytes.Equal(today, text) {
 		return err

@@ -21,18 +21,37 @@ func mustLogin(t *testing.T, db *storage.DB, at time.Time, ttl time.Duration) st
 	}
 	client, err := db.Client(ctx, "app")
 	must(t, err)
-	g := storage.Grant{ID: storage.NewGrantID(at.Add(ttl)), UserID: u.ID, UserEpoch: u.Epoch, ClientID: "app", ClientEpoch: client.Epoch, FamilyHash: "x",
-		CreatedAt: storage.At(at), ExpiresAt: storage.At(at.Add(ttl)), IdleExpiresAt: storage.At(at.Add(ttl))}
+	g := storage.Grant{
+		ID:            storage.NewGrantID(at.Add(ttl)),
+		UserID:        u.ID,
+		UserEpoch:     u.Epoch,
+		ClientID:      "app",
+		ClientEpoch:   client.Epoch,
+		FamilyHash:    "x",
+		CreatedAt:     storage.At(at),
+		ExpiresAt:     storage.At(at.Add(ttl)),
+		IdleExpiresAt: storage.At(at.Add(ttl)),
+	}
 	must(t, db.CreateGrant(ctx, g))
 	return g
 }
 
-// The key of refresh tokens turns with the schedule; it is known to every replica before its first token; an old one is honoured until no
-// grant can present a token under it, and then destroyed.
+// The key of refresh tokens turns with the schedule; it is known to every replica before its first token; an old one is
+// honoured until no grant can present a token under it, and then destroyed.
 func TestRefreshKeyTurns(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		c, db := newClock(), storagetest.MustOpen(t, url)
-		r, other := keystest.MustRing(t, db, c.now, keystest.Generator()), keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, keystest.Generator())
+		r, other := keystest.MustRing(
+			t,
+			db,
+			c.now,
+			keystest.Generator(),
+		), keystest.MustRing(
+			t,
+			storagetest.MustOpen(t, url),
+			c.now,
+			keystest.Generator(),
+		)
 		first, _ := r.Secrets().RefreshKey(c.now())
 		interval, lead := keystest.Config.RotationInterval, time.Hour
 		mustLogin(t, db, c.now().Add(interval-time.Minute), 30*24*time.Hour)
@@ -49,7 +68,8 @@ func TestRefreshKeyTurns(t *testing.T) {
 		for name, replica := range map[string]*keys.Ring{"the one that made it": r, "another": other} {
 			before, _ := replica.Secrets().RefreshKey(turn.Add(-time.Millisecond))
 			after, key := replica.Secrets().RefreshKey(turn)
-			if before != first || after == first || len(key) != 32 || string(replica.Secrets().RefreshKeyByNumber(after)) != string(key) {
+			if before != first || after == first || len(key) != 32 ||
+				string(replica.Secrets().RefreshKeyByNumber(after)) != string(key) {
 				t.Errorf("%s: key %d before the turn, %d after it", name, before, after)
 			}
 		}

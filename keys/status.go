@@ -46,7 +46,8 @@ type Status struct {
 	NextEvent      *Event     `json:"next_event"`
 }
 
-// Bounds of Status. The steps are due by themselves and taken within seconds, so that one left undone tells that no server runs.
+// Bounds of Status. The steps are due by themselves and taken within seconds, so that one left undone tells that no
+// server runs.
 const (
 	lateAfter     = time.Hour          // a step that nobody has taken: warning
 	critLateAfter = 7 * 24 * time.Hour // a rotation that nobody has made: critical
@@ -90,7 +91,12 @@ func (r *Ring) Status(ctx context.Context) (Status, error) {
 
 // judge is the health of the keys, a pure function.
 func judge(f facts, c Config, now time.Time) Status {
-	s := Status{Current: kidOf(find(f.rows, storage.KeyCurrent)), Next: kidOf(find(f.rows, storage.KeyNext)), Problems: f.problems(c, now), Level: LevelOK}
+	s := Status{
+		Current:  kidOf(find(f.rows, storage.KeyCurrent)),
+		Next:     kidOf(find(f.rows, storage.KeyNext)),
+		Problems: f.problems(c, now),
+		Level:    LevelOK,
+	}
 	s.Healthy = len(s.Problems) == 0
 	for _, p := range s.Problems {
 		if s.Level != LevelCritical {
@@ -109,14 +115,24 @@ func judge(f facts, c Config, now time.Time) Status {
 
 func (s Status) sentence() string {
 	if s.Healthy {
-		return fmt.Sprintf("Healthy: key %s signs, key %s is published and takes over at %s.", s.Current, s.Next, stamp(*s.NextRotationAt))
+		return fmt.Sprintf(
+			"Healthy: key %s signs, key %s is published and takes over at %s.",
+			s.Current,
+			s.Next,
+			stamp(*s.NextRotationAt),
+		)
 	}
 	i := slices.IndexFunc(s.Problems, func(p Problem) bool { return p.Level == s.Level })
 	more := ""
 	if n := len(s.Problems) - 1; n > 0 {
 		more = fmt.Sprintf(" (and %d more)", n)
 	}
-	return fmt.Sprintf("%s: %s%s.", map[Level]string{LevelWarning: "Warning", LevelCritical: "Critical"}[s.Level], s.Problems[i].Problem, more)
+	return fmt.Sprintf(
+		"%s: %s%s.",
+		map[Level]string{LevelWarning: "Warning", LevelCritical: "Critical"}[s.Level],
+		s.Problems[i].Problem,
+		more,
+	)
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
@@ -147,7 +163,8 @@ func (f facts) problems(c Config, now time.Time) []Problem {
 	if f.altered != nil {
 		advice := mendRows
 		if f.altered.UnknownMaster {
-			advice = "if a rewrap is under way, add its new key to the master key file of this host, as a further line, and look again; if none is: " + mendRows
+			advice = "if a rewrap is under way, add its new key to the master key file of this host, as a further line, " +
+				"and look again; if none is: " + mendRows
 		}
 		for _, p := range f.altered.Problems {
 			tell(LevelCritical, advice, "%s", p)
@@ -163,18 +180,37 @@ func (f facts) problems(c Config, now time.Time) []Problem {
 		tell(LevelWarning, "the first start of a server makes them", "there are no signing keys yet")
 	}
 	if _, free := freeNumber(f.refresh); !free {
-		tell(LevelWarning, "shorten refresh_max_ttl: the key in use stays in use until the oldest grant has ended", "all numbers for keys of refresh tokens are taken by keys that some grant needs")
+		tell(
+			LevelWarning,
+			"shorten refresh_max_ttl: the key in use stays in use until the oldest grant has ended",
+			"all numbers for keys of refresh tokens are taken by keys that some grant needs",
+		)
 	} else if due, _ := nextRefreshKey(f.refresh, c, now.Add(-lateAfter)); due {
 		tell(LevelWarning, startServer, "the next key of refresh tokens is overdue")
 	}
 	if f.unreadable > 0 {
-		tell(LevelCritical, "bring the table back from a backup: clients with tokens of that key must log in again otherwise", "%d keys of refresh tokens were altered outside keyturn", f.unreadable)
+		tell(
+			LevelCritical,
+			"bring the table back from a backup: clients with tokens of that key must log in again otherwise",
+			"%d keys of refresh tokens were altered outside keyturn",
+			f.unreadable,
+		)
 	}
 	if f.left > 0 {
-		tell(LevelWarning, "run the same `keyturn keys rewrap` again: it goes on where it stopped", "a rewrap is not finished: %d rows are under another master key", f.left)
+		tell(
+			LevelWarning,
+			"run the same `keyturn keys rewrap` again: it goes on where it stopped",
+			"a rewrap is not finished: %d rows are under another master key",
+			f.left,
+		)
 	}
 	if f.clockOff.Abs() > clockWarning {
-		tell(LevelWarning, "set the clock of this machine (NTP), then that of the database", "the clock of this machine is %v off that of the database", f.clockOff.Round(time.Second))
+		tell(
+			LevelWarning,
+			"set the clock of this machine (NTP), then that of the database",
+			"the clock of this machine is %v off that of the database",
+			f.clockOff.Round(time.Second),
+		)
 	}
 	slices.SortStableFunc(problems, func(a, b Problem) int { return b.Level.Rank() - a.Level.Rank() })
 	return problems
@@ -183,7 +219,8 @@ func (f facts) problems(c Config, now time.Time) []Problem {
 // Rank orders the levels: 0 ok, 1 warning, 2 critical.
 func (l Level) Rank() int { return slices.Index([]Level{LevelOK, LevelWarning, LevelCritical}, l) }
 
-const mendRows = "servers refuse to sign: bring the tables back from a backup, or, since whoever can write them may have read them, " +
+const mendRows = "servers refuse to sign: bring the tables back from a backup, or, since whoever can write them " +
+	"may have read them, " +
 	"`keyturn keys revoke all --store-leaked`, which makes fresh keys"
 
 const startServer = "servers take this step by themselves: see that one runs, and what its log says of signing keys"
@@ -219,9 +256,15 @@ func (f facts) incidentProblem(c Config, now time.Time, tell func(Level, string,
 	}
 	revoked, exposed := lastRevocation(f.rows), exposedUntil(f.rows)
 	if secondRotation(f.rows) {
-		tell(LevelWarning, "leave it to the servers; restart verifiers that keep a key set longer than they were told",
-			"a key was revoked at %s: verifiers that obey max-age may accept forgeries until %s, and the second rotation is at %s",
-			stamp(revoked), stamp(exposed), stamp(later(rotatesAt(f.rows, c), now)))
+		tell(
+			LevelWarning,
+			"leave it to the servers; restart verifiers that keep a key set longer than they were told",
+			"a key was revoked at %s: verifiers that obey max-age may accept forgeries until %s, and the second rotation "+
+				"is at %s",
+			stamp(revoked),
+			stamp(exposed),
+			stamp(later(rotatesAt(f.rows, c), now)),
+		)
 		return
 	}
 	tell(LevelWarning, "wait; restart verifiers that keep a key set longer than they were told",

@@ -43,22 +43,31 @@ func TestStatus(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		db, generate := storagetest.MustOpen(t, url), keystest.Generator()
 		c := newClock()
-		none, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet})
+		none, err := keys.Open(
+			ctx,
+			db,
+			keystest.MustMaster(t, 1),
+			keystest.Config,
+			keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet},
+		)
 		must(t, err)
 		if s := mustStatus(t, none); !strings.Contains(s.Sentence, "no signing keys yet") || s.Level != keys.LevelWarning {
 			t.Errorf("%+v", s)
 		}
 		r := keystest.MustRing(t, db, c.now, generate)
 		s, kids := mustStatus(t, r), byState(r)
-		if !s.Healthy || s.Current != kids["current"] || s.Next != kids["next"] || s.NextEvent == nil || s.NextEvent.KID != kids["next"] ||
-			!s.NextEvent.At.Equal(*s.NextRotationAt) || s.NextRotationAt.Sub(c.now()).Round(time.Hour) != keystest.Config.RotationInterval {
+		if !s.Healthy || s.Current != kids["current"] || s.Next != kids["next"] || s.NextEvent == nil ||
+			s.NextEvent.KID != kids["next"] ||
+			!s.NextEvent.At.Equal(*s.NextRotationAt) ||
+			s.NextRotationAt.Sub(c.now()).Round(time.Hour) != keystest.Config.RotationInterval {
 			t.Errorf("%+v", s)
 		}
 		c.step(time.Second)
 		done, err := r.Revoke(ctx, admin, keys.Leak{KID: kids["current"]})
 		must(t, err)
 		s = mustStatus(t, r)
-		if got := problems(s, "a key was revoked at"); !cmp.Equal(got, []keys.Level{keys.LevelWarning}) || s.NextEvent.KID != done.Next {
+		if got := problems(s, "a key was revoked at"); !cmp.Equal(got, []keys.Level{keys.LevelWarning}) ||
+			s.NextEvent.KID != done.Next {
 			t.Errorf("in an incident: %+v", s)
 		}
 		// Nobody takes the steps that come due.
@@ -117,7 +126,10 @@ func TestStatusOfAnUnfinishedRewrap(t *testing.T) {
 			t.Fatal("not interrupted")
 		}
 		faults.Disarm()
-		if got := problems(mustStatus(t, r), "a rewrap is not finished: 4 rows"); !cmp.Equal(got, []keys.Level{keys.LevelWarning}) {
+		if got := problems(mustStatus(t, r), "a rewrap is not finished: 4 rows"); !cmp.Equal(
+			got,
+			[]keys.Level{keys.LevelWarning},
+		) {
 			t.Error(got)
 		}
 	})
@@ -135,9 +147,29 @@ func TestLivesComeTrue(t *testing.T) {
 		turn := noon.Add(interval)
 		planned := func(at time.Time) *keys.Moment { return &keys.Moment{At: at, Planned: true} }
 		want := []keys.Life{
-			{KID: kids["current"], State: "current", Published: keys.Moment{At: noon}, Signs: &keys.Moment{At: noon}, Stops: planned(turn), Leaves: *planned(leaves(turn))},
-			{KID: kids["next"], State: "next", Published: keys.Moment{At: noon}, Signs: planned(turn), Stops: planned(turn.Add(interval)), Leaves: *planned(leaves(turn.Add(interval)))},
-			{State: "next", Published: *planned(turn), Signs: planned(turn.Add(interval)), Stops: planned(turn.Add(2 * interval)), Leaves: *planned(leaves(turn.Add(2 * interval)))},
+			{
+				KID:       kids["current"],
+				State:     "current",
+				Published: keys.Moment{At: noon},
+				Signs:     &keys.Moment{At: noon},
+				Stops:     planned(turn),
+				Leaves:    *planned(leaves(turn)),
+			},
+			{
+				KID:       kids["next"],
+				State:     "next",
+				Published: keys.Moment{At: noon},
+				Signs:     planned(turn),
+				Stops:     planned(turn.Add(interval)),
+				Leaves:    *planned(leaves(turn.Add(interval))),
+			},
+			{
+				State:     "next",
+				Published: *planned(turn),
+				Signs:     planned(turn.Add(interval)),
+				Stops:     planned(turn.Add(2 * interval)),
+				Leaves:    *planned(leaves(turn.Add(2 * interval))),
+			},
 		}
 		byKID := cmp.Transformer("byKID", func(lives []keys.Life) map[string]keys.Life {
 			m := map[string]keys.Life{}
@@ -157,7 +189,8 @@ func TestLivesComeTrue(t *testing.T) {
 			lives[l.KID] = l
 		}
 		old := lives[kids["current"]]
-		if old.State != "previous" || old.Stops.Planned || !old.Stops.At.Equal(turn) || !old.Leaves.At.Before(leaves(turn).Add(2*time.Minute)) {
+		if old.State != "previous" || old.Stops.Planned || !old.Stops.At.Equal(turn) ||
+			!old.Leaves.At.Before(leaves(turn).Add(2*time.Minute)) {
 			t.Errorf("%+v", old)
 		}
 		if now := lives[kids["next"]]; now.State != "current" || now.Signs.Planned || !now.Signs.At.Equal(turn) {

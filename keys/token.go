@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// header is the whole protected header of a token of this server (RFC 9068 §2.1). Anything else in it (jku, jwk, x5u, crit …) makes it
-// a token of somebody else.
+// header is the whole protected header of a token of this server (RFC 9068 §2.1). Anything else in it (jku, jwk, x5u,
+// crit …) makes it a token of somebody else.
 type header struct {
 	Alg string `json:"alg"`
 	KID string `json:"kid"`
@@ -18,8 +18,8 @@ type header struct {
 // Typ is the typ in the header of a token: what kind of JWT it says to be (RFC 7519 §5.1).
 type Typ string
 
-// What a token may say to be. Access tokens are the only JWTs of this server, so that JWT names the same thing, to verifiers which were made
-// before RFC 9068.
+// What a token may say to be. Access tokens are the only JWTs of this server, so that JWT names the same thing, to
+// verifiers which were made before RFC 9068.
 const (
 	TypAccessToken Typ = "at+jwt" // RFC 9068 §2.1
 	TypJWT         Typ = "JWT"    // RFC 7519 §5.1
@@ -28,8 +28,8 @@ const (
 // Known tells whether this server signs tokens of the typ.
 func (t Typ) Known() bool { return t == TypAccessToken || t == TypJWT }
 
-// tokenKID reads the kid of a text that has the form of a token of this server: three parts in canonical base64url, since a decoder
-// that overlooks trailing bits accepts several spellings of one signature.
+// tokenKID reads the kid of a text that has the form of a token of this server: three parts in canonical base64url,
+// since a decoder that overlooks trailing bits accepts several spellings of one signature.
 func tokenKID(token string) (kid string, ok bool) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {

@@ -35,11 +35,20 @@ type view struct {
 	altered      error // of a tolerant ring: how the rows were altered
 }
 
-// newView builds a view from rows that are as keyturn wrote them and not older than those it has seen. *AlteredError if they are not, or
-// ErrWrongMaster if that cannot be known; the view then holds the rows and no more, for a person to look at.
+// newView builds a view from rows that are as keyturn wrote them and not older than those it has seen. *AlteredError if
+// they are not, or ErrWrongMaster if that cannot be known; the view then holds the rows and no more, for a person to
+// look at.
 func (r *Ring) newView(set storage.KeySet, secretRows []storage.SecretKey, readAt time.Time) (*view, error) {
 	old, master := r.view.Load(), r.master.Load()
-	v := &view{readAt: readAt, version: set.Version, setMAC: set.MAC, rows: set.Keys, master: master, public: map[string]*rsa.PublicKey{}, revoked: map[string]bool{}}
+	v := &view{
+		readAt:  readAt,
+		version: set.Version,
+		setMAC:  set.MAC,
+		rows:    set.Keys,
+		master:  master,
+		public:  map[string]*rsa.PublicKey{},
+		revoked: map[string]bool{},
+	}
 	if set.MAC != "" {
 		v.master = master.sealing(sealedUnder(set.MAC))
 	}
@@ -57,8 +66,9 @@ func (r *Ring) newView(set storage.KeySet, secretRows []storage.SecretKey, readA
 	return v, v.take(old)
 }
 
-// tolerate makes a view that tells how its rows were altered of one that could not be built. What mends it is sealed under the master key of
-// the refresh tokens' key, which is authentic, since it opens, and not under one that an altered row names.
+// tolerate makes a view that tells how its rows were altered of one that could not be built. What mends it is sealed
+// under the master key of the refresh tokens' key, which is authentic, since it opens, and not under one that an
+// altered row names.
 func (v *view) tolerate(m *Master, err error) bool {
 	if errors.Is(err, ErrWrongMaster) {
 		err = &AlteredError{Problems: []string{err.Error() + ", or the rows were altered"}, UnknownMaster: true}
@@ -70,7 +80,8 @@ func (v *view) tolerate(m *Master, err error) bool {
 	return true
 }
 
-// precedes tells whether the rows of a view may follow those of v. *AlteredError if the database has gone back to an older state.
+// precedes tells whether the rows of a view may follow those of v. *AlteredError if the database has gone back to an
+// older state.
 func (v *view) precedes(next *view) error {
 	var altered AlteredError
 	tell := func(format string, args ...any) {
@@ -83,7 +94,8 @@ func (v *view) precedes(next *view) error {
 		tell("there are two sets of version %d: the database has gone back to an older state and on from there", next.version)
 	}
 	for kid := range v.revoked {
-		if i := slices.IndexFunc(next.rows, func(k storage.SigningKey) bool { return k.KID == kid }); i >= 0 && next.rows[i].State != storage.KeyRevoked {
+		if i := slices.IndexFunc(next.rows, func(k storage.SigningKey) bool { return k.KID == kid }); i >= 0 &&
+			next.rows[i].State != storage.KeyRevoked {
 			tell("key %s was revoked and is not any more: the database has gone back to an older state", kid)
 		}
 	}
@@ -93,13 +105,14 @@ func (v *view) precedes(next *view) error {
 	return nil
 }
 
-// withoutRevoked is v less the keys that rows of an altered set say are revoked, as far as these rows are as keyturn wrote them: whatever
-// was done to the others, a revocation counts. It is v itself if there are none.
+// withoutRevoked is v less the keys that rows of an altered set say are revoked, as far as these rows are as keyturn
+// wrote them: whatever was done to the others, a revocation counts. It is v itself if there are none.
 func (v *view) withoutRevoked(m *Master, set storage.KeySet) (*view, error) {
 	less := *v
 	less.rows, less.public, less.revoked = slices.Clone(v.rows), maps.Clone(v.public), maps.Clone(v.revoked)
 	for _, row := range set.Keys {
-		if k := m.byID(sealedUnder(row.MAC)); row.State == storage.KeyRevoked && k != nil && k.wrote(row) && v.public[row.KID] != nil {
+		if k := m.byID(sealedUnder(row.MAC)); row.State == storage.KeyRevoked && k != nil && k.wrote(row) &&
+			v.public[row.KID] != nil {
 			delete(less.public, row.KID)
 			less.revoked[row.KID] = true
 			less.rows[slices.IndexFunc(v.rows, func(k storage.SigningKey) bool { return k.KID == row.KID })] = row
@@ -138,7 +151,10 @@ func (v *view) render() error {
 	published := []jose.JSONWebKey{}
 	for _, row := range v.rows {
 		if row.State.Published() {
-			published = append(published, jose.JSONWebKey{Key: v.public[row.KID], KeyID: row.KID, Algorithm: row.Alg, Use: "sig"})
+			published = append(
+				published,
+				jose.JSONWebKey{Key: v.public[row.KID], KeyID: row.KID, Algorithm: row.Alg, Use: "sig"},
+			)
 		}
 	}
 	body, err := json.Marshal(jose.JSONWebKeySet{Keys: published})

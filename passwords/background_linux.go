@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// background runs heavy work on a thread of its own that gives way to others, and waits for it. Where that is not allowed it runs all the same.
+// background runs heavy work on a thread of its own that gives way to others, and waits for it. Where that is not
+// allowed it runs all the same.
 func background(work func()) {
 	done := make(chan struct{})
 	go func() {

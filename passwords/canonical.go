@@ -1,6 +1,6 @@
 // Package passwords hashes passwords and verifies them: with argon2id (RFC 9106), and with what other systems wrote for
-// as long as their hashes live. It gives names and passwords their canonical forms (RFC 8265) and bounds how many hashes
-// are computed at once.
+// as long as their hashes live. It gives names and passwords their canonical forms (RFC 8265) and bounds how many
+// hashes are computed at once.
 package passwords
 
 import (

@@ -18,7 +18,9 @@ func FuzzArgon2id(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if h.String() != text || h.Memory > MaxMemory || h.Time < 1 || h.Time > maxTime || h.Lanes < 1 || h.Lanes > maxLanes || h.Memory < 8*uint32(h.Lanes) {
+		if h.String() != text || h.Memory > MaxMemory || h.Time < 1 || h.Time > maxTime || h.Lanes < 1 ||
+			h.Lanes > maxLanes ||
+			h.Memory < 8*uint32(h.Lanes) {
 			t.Fatalf("%q: %+v", text, h)
 		}
 	})
@@ -35,7 +37,8 @@ func FuzzImported(f *testing.F) {
 		if err == nil && h.Cost() > maxImportedMemory {
 			t.Fatalf("%q costs %d KiB", text, h.Cost())
 		}
-		if err == nil && len(text) < 120 && cheap.MatchString(text) && h.Matches("a password", "") && h.Matches("another", "") {
+		if err == nil && len(text) < 120 && cheap.MatchString(text) && h.Matches("a password", "") &&
+			h.Matches("another", "") {
 			t.Fatalf("%q matches whatever is typed", text)
 		}
 	})

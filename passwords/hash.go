@@ -11,8 +11,8 @@ import (
 	"golang.org/x/crypto/argon2"
 )
 
-// Bounds of the parameters of a stored hash: what is outside is refused, not computed (argon2 panics on zeros and takes all memory on
-// large ones).
+// Bounds of the parameters of a stored hash: what is outside is refused, not computed (argon2 panics on zeros and takes
+// all memory on large ones).
 const (
 	MaxMemory = 1 << 20 // KiB
 	maxTime   = 16
@@ -28,10 +28,12 @@ type Policy struct {
 
 // Hash is a hash as it is stored: one of ours, or one that was imported.
 type Hash interface {
-	Matches(typed, canonical string) bool // computes it for a password under the same parameters and compares in constant time
-	Weaker(Policy) bool                   // it is to be replaced by one under the policy
-	Cost() uint32                         // KiB that it takes
-	Kind() string                         // hashes of one kind take the same time
+	Matches(
+		typed, canonical string,
+	) bool // computes it for a password under the same parameters and compares in constant time
+	Weaker(Policy) bool // it is to be replaced by one under the policy
+	Cost() uint32       // KiB that it takes
+	Kind() string       // hashes of one kind take the same time
 }
 
 // Argon2id is one argon2id hash with its parameters.

@@ -64,9 +64,7 @@ func party(at netip.Addr) string {
 // Pretend takes the time of a login that waits for a slot and computes the hash, and does neither. Who is throttled is
 // refused by it: that must cost as much time as a wrong password, and nobody else's. ok is false if nothing is known
 // yet of hashes of that kind.
-func (h *Hasher) Pretend(
-	ctx context.Context, at netip.Addr, patience time.Duration, as Hash,
-) (ok bool, err error) {
+func (h *Hasher) Pretend(ctx context.Context, at netip.Addr, patience time.Duration, as Hash) (ok bool, err error) {
 	span, ok := h.sample(as.Kind())
 	if !ok {
 		return false, nil
@@ -107,7 +105,8 @@ func (h *Hasher) Remember(kind string, took time.Duration) {
 	}
 }
 
-// maxGarbage is how much memory of hashes may lie about, in bytes, before it is collected. The collector alone lets as much lie as is in use.
+// maxGarbage is how much memory of hashes may lie about, in bytes, before it is collected. The collector alone lets as
+// much lie as is in use.
 const maxGarbage = 32 << 20
 
 // collect lets go of the memory of a hash, or waits until it is worth while.
@@ -118,8 +117,8 @@ func (h *Hasher) collect(memory int64) {
 	}
 }
 
-// Compare tells whether the password is that of the stored hash: as it was typed, or in its canonical form. better is a new hash of one that is,
-// if the policy is above the stored one, else "". The caller has a slot.
+// Compare tells whether the password is that of the stored hash: as it was typed, or in its canonical form. better is a
+// new hash of one that is, if the policy is above the stored one, else "". The caller has a slot.
 func (h *Hasher) Compare(stored Hash, typed, canonical string) (matches bool, better string) {
 	begun := time.Now()
 	background(func() {

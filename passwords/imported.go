@@ -22,7 +22,8 @@ import (
 	"golang.org/x/crypto/scrypt"
 )
 
-// Bounds of the parameters of hashes that others made: what a login may cost until it has replaced such a hash, which is about a second of a CPU.
+// Bounds of the parameters of hashes that others made: what a login may cost until it has replaced such a hash, which
+// is about a second of a CPU.
 const (
 	maxImportedMemory = 256 << 10 // KiB
 	maxArgon2Work     = 1 << 20   // KiB times passes
@@ -60,16 +61,33 @@ var (
 	unpadded = base64.RawStdEncoding.Strict() // as PHC strings have it
 )
 
-// importedForms are all that are taken: Django's (django.contrib.auth.hashers), PHC strings, modular crypt, and those of passlib.
+// importedForms are all that are taken: Django's (django.contrib.auth.hashers), PHC strings, modular crypt, and those
+// of passlib.
 var importedForms = []importedForm{
-	{regexp.MustCompile(`^pbkdf2_(sha1|sha256)\$(\d{1,8})\$([^$]+)\$([A-Za-z0-9+/=]+)$`), func(g []string) (Imported, error) {
-		return pbkdf2Hash(g[1], g[2], []byte(g[3]), padded, g[4])
-	}},
-	{regexp.MustCompile(`^\$pbkdf2-(sha1|sha256|sha512)\$(?:i=)?(\d{1,8})(?:,l=\d{1,4})?\$([A-Za-z0-9+/.]+)\$([A-Za-z0-9+/.]+)$`), readPBKDF2},
-	{regexp.MustCompile(`^\$pbkdf2(?:-(sha1))?\$(\d{1,8})\$([A-Za-z0-9+/.]+)\$([A-Za-z0-9+/.]+)$`), func(g []string) (Imported, error) {
-		return readPBKDF2([]string{"", "sha1", g[2], g[3], g[4]}) // passlib names no digest where it is SHA-1
-	}},
-	{regexp.MustCompile(`^(?:argon2)?\$argon2(i|id)\$v=19\$m=(\d{1,9}),t=(\d{1,3}),p=(\d{1,3})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)$`), argon2Hash},
+	{
+		regexp.MustCompile(`^pbkdf2_(sha1|sha256)\$(\d{1,8})\$([^$]+)\$([A-Za-z0-9+/=]+)$`),
+		func(g []string) (Imported, error) {
+			return pbkdf2Hash(g[1], g[2], []byte(g[3]), padded, g[4])
+		},
+	},
+	{
+		regexp.MustCompile(
+			`^\$pbkdf2-(sha1|sha256|sha512)\$(?:i=)?(\d{1,8})(?:,l=\d{1,4})?\$([A-Za-z0-9+/.]+)\$([A-Za-z0-9+/.]+)$`,
+		),
+		readPBKDF2,
+	},
+	{
+		regexp.MustCompile(`^\$pbkdf2(?:-(sha1))?\$(\d{1,8})\$([A-Za-z0-9+/.]+)\$([A-Za-z0-9+/.]+)$`),
+		func(g []string) (Imported, error) {
+			return readPBKDF2([]string{"", "sha1", g[2], g[3], g[4]}) // passlib names no digest where it is SHA-1
+		},
+	},
+	{
+		regexp.MustCompile(
+			`^(?:argon2)?\$argon2(i|id)\$v=19\$m=(\d{1,9}),t=(\d{1,3}),p=(\d{1,3})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)$`,
+		),
+		argon2Hash,
+	},
 	{regexp.MustCompile(`^(?:bcrypt\$)?(\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53})$`), func(g []string) (Imported, error) {
 		return bcryptHash(g[1], g[2], func(typed string) []byte { return []byte(typed) })
 	}},
@@ -79,16 +97,22 @@ var importedForms = []importedForm{
 			return []byte(hex.EncodeToString(sum[:]))
 		})
 	}},
-	{regexp.MustCompile(`^scrypt\$(\d{1,8})\$([^$]+)\$(\d{1,3})\$(\d{1,3})\$([A-Za-z0-9+/=]+)$`), func(g []string) (Imported, error) {
-		return scryptHash(number(g[1]), g[3], g[4], []byte(g[2]), padded, g[5])
-	}},
-	{regexp.MustCompile(`^\$scrypt\$ln=(\d{1,2}),r=(\d{1,3}),p=(\d{1,3})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)$`), func(g []string) (Imported, error) {
-		salt, err := unpadded.DecodeString(g[4])
-		if err != nil {
-			return Imported{}, errors.New("its salt is not base64")
-		}
-		return scryptHash(1<<min(number(g[1]), 62), g[2], g[3], salt, unpadded, g[5])
-	}},
+	{
+		regexp.MustCompile(`^scrypt\$(\d{1,8})\$([^$]+)\$(\d{1,3})\$(\d{1,3})\$([A-Za-z0-9+/=]+)$`),
+		func(g []string) (Imported, error) {
+			return scryptHash(number(g[1]), g[3], g[4], []byte(g[2]), padded, g[5])
+		},
+	},
+	{
+		regexp.MustCompile(`^\$scrypt\$ln=(\d{1,2}),r=(\d{1,3}),p=(\d{1,3})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)$`),
+		func(g []string) (Imported, error) {
+			salt, err := unpadded.DecodeString(g[4])
+			if err != nil {
+				return Imported{}, errors.New("its salt is not base64")
+			}
+			return scryptHash(1<<min(number(g[1]), 62), g[2], g[3], salt, unpadded, g[5])
+		},
+	},
 	{regexp.MustCompile(`^\$[56]\$(?:rounds=(\d{1,9})\$)?[./A-Za-z0-9]{1,16}\$[./A-Za-z0-9]+$`), shaCryptHash},
 }
 
@@ -112,7 +136,8 @@ func Parse(text string) (Hash, error) {
 	return ParseImported(text)
 }
 
-// ParseImported reads a hash that another system made. The error says why it is not taken, and holds nothing of the hash but its parameters.
+// ParseImported reads a hash that another system made. The error says why it is not taken, and holds nothing of the
+// hash but its parameters.
 func ParseImported(text string) (Imported, error) {
 	if len(text) > maxImported {
 		return Imported{}, fmt.Errorf("the password hash is longer than %d bytes", maxImported)
@@ -130,7 +155,9 @@ func ParseImported(text string) (Imported, error) {
 	if md5Hex.MatchString(text) {
 		return Imported{}, errors.New(refusedForms[0].reason)
 	}
-	return Imported{}, errors.New("the password hash is in no form that is read: argon2, bcrypt, PBKDF2, scrypt and SHA-crypt are")
+	return Imported{}, errors.New(
+		"the password hash is in no form that is read: argon2, bcrypt, PBKDF2, scrypt and SHA-crypt are",
+	)
 }
 
 // md5Hex is how Django writes an unsalted MD5.
@@ -201,7 +228,10 @@ func argon2Hash(g []string) (Imported, error) {
 	}
 	params := fmt.Sprintf("argon2%s m=%d,t=%d,p=%d", g[1], memory, times, lanes)
 	return Imported{params: params, memory: uint32(memory), verify: func(typed string) bool {
-		return subtle.ConstantTimeCompare(derive([]byte(typed), salt, uint32(times), uint32(memory), uint8(lanes), uint32(len(sum))), sum) == 1
+		return subtle.ConstantTimeCompare(
+			derive([]byte(typed), salt, uint32(times), uint32(memory), uint8(lanes), uint32(len(sum))),
+			sum,
+		) == 1
 	}}, nil
 }
 
@@ -212,19 +242,30 @@ func bcryptHash(text, cost string, prepare func(string) []byte) (Imported, error
 	}
 	return Imported{params: "bcrypt " + cost, verify: func(typed string) bool {
 		password := prepare(typed)
-		return bcrypt.CompareHashAndPassword([]byte(text), password[:min(len(password), maxBcrypt)]) == nil && len(password) <= maxBcrypt
+		return bcrypt.CompareHashAndPassword([]byte(text), password[:min(len(password), maxBcrypt)]) == nil &&
+			len(password) <= maxBcrypt
 	}}, nil
 }
 
-func scryptHash(n int, blockSize, lanes string, salt []byte, encoding *base64.Encoding, value string) (Imported, error) {
+func scryptHash(
+	n int,
+	blockSize, lanes string,
+	salt []byte,
+	encoding *base64.Encoding,
+	value string,
+) (Imported, error) {
 	r, p := number(blockSize), number(lanes)
 	sum, err := sumOf(encoding, value)
-	if err := errors.Join(err, within("n", n, 2, 1<<20), within("r", r, 1, 64), within("p", p, 1, maxLanes), within("n times r times p", min(n, 1<<20)*min(r, 64)*min(p, maxLanes), 2, maxScryptWork)); err != nil {
+	if err := errors.Join(err, within("n", n, 2, 1<<20), within("r", r, 1, 64), within("p", p, 1, maxLanes),
+		within("n times r times p", min(n, 1<<20)*min(r, 64)*min(p, maxLanes), 2, maxScryptWork)); err != nil {
 		return Imported{}, fmt.Errorf("scrypt: %w", err)
 	}
 	memory := n * r * 128 >> 10
 	if err := within("memory in KiB", memory, 0, maxImportedMemory); err != nil || n&(n-1) != 0 {
-		return Imported{}, fmt.Errorf("scrypt: %w", errors.Join(err, errors.New("n is a power of two, and n times r not too much")))
+		return Imported{}, fmt.Errorf(
+			"scrypt: %w",
+			errors.Join(err, errors.New("n is a power of two, and n times r not too much")),
+		)
 	}
 	params := fmt.Sprintf("scrypt %d %d %d", n, r, p)
 	return Imported{params: params, memory: uint32(memory), verify: func(typed string) bool {

@@ -25,7 +25,8 @@ func TestImportedHashes(t *testing.T) {
 	}
 }
 
-// bcrypt looks at 72 bytes. What it does not look at is not taken for verified, and is where the hash of a hash was made of it.
+// bcrypt looks at 72 bytes. What it does not look at is not taken for verified, and is where the hash of a hash was
+// made of it.
 func TestImportedHashOfALongPassword(t *testing.T) {
 	h, err := ParseImported("$2b$05$Yo8LD/KhMYqfpuo370p7vODV89Ub7RmdFOTQeuALuM2uEWQiv9lKO")
 	long := strings.Repeat("0123456789", 8)
@@ -71,7 +72,8 @@ func TestImportedHashesRefused(t *testing.T) {
 		"pbkdf2_sha1$1000001$salt$" + sum + "=":                               "iterations 1000001",
 		"$6$rounds=1$saltstring$" + sum + sum:                                 "rounds 1",
 	} {
-		if _, err := ParseImported(text); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), sum) {
+		if _, err := ParseImported(text); err == nil || !strings.Contains(err.Error(), want) ||
+			strings.Contains(err.Error(), sum) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}

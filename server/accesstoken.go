@@ -154,7 +154,11 @@ func (s *Server) verify(token string) (*verified, standing, error) {
 }
 
 // accessGrant asks for the grant of an access token, if it is that of the token and alive.
-func (s *Server) accessGrant(ctx context.Context, caller storage.Client, v *verified) (state storage.TokenState, live bool, err error) {
+func (s *Server) accessGrant(
+	ctx context.Context,
+	caller storage.Client,
+	v *verified,
+) (state storage.TokenState, live bool, err error) {
 	ctx, asked := s.span(ctx, "ask about token")
 	state, err = s.db.TokenState(ctx, caller, v.grant, v.kid, s.now())
 	asked(err)

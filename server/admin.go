@@ -26,8 +26,8 @@ var (
 	ErrInvalid = errors.New("invalid")
 )
 
-// Admin is what people may change. It acts on the database directly, whether a server runs or not, and every change is written to the
-// audit trail under the name of the actor.
+// Admin is what people may change. It acts on the database directly, whether a server runs or not, and every change is
+// written to the audit trail under the name of the actor.
 type Admin struct {
 	config Config
 	store  store
@@ -46,7 +46,8 @@ type AdminOptions struct {
 	Create bool
 	Say    func(format string, args ...any) // tells a person something; nil: nobody
 	Moved  bool                             // also a database that was copied to another
-	Given  map[string]bool                  // settings that the command was given; of the others, those by which servers run count
+	// settings that the command was given; of the others, those by which servers run count
+	Given map[string]bool
 
 	MaxFiles int // for Doctor: descriptors that the process may have open; 0: they are not judged
 }
@@ -122,7 +123,8 @@ func invalid(format string, args ...any) error {
 // maxClientID is the length of the longest client id.
 const maxClientID = 128
 
-// subPrefix begins every sub; no client id may begin with it, so that a token's sub is never mistaken for a client (RFC 9068 §5).
+// subPrefix begins every sub; no client id may begin with it, so that a token's sub is never mistaken for a client (RFC
+// 9068 §5).
 const subPrefix = "usr_"
 
 var clientIDForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._~:/@+-]{0,127}$`)
@@ -149,7 +151,11 @@ type ClientSecret struct {
 // CreateClient makes a client. ErrInvalid, or ErrConflict if the id is taken.
 func (a *Admin) CreateClient(ctx context.Context, spec ClientSpec) (ClientSecret, error) {
 	if !clientIDForm.MatchString(spec.ID) || strings.HasPrefix(spec.ID, subPrefix) {
-		return ClientSecret{}, invalid("client id %q: at most 128 letters, digits and . _ ~ : / @ + -, not beginning with %s", spec.ID, subPrefix)
+		return ClientSecret{}, invalid(
+			"client id %q: at most 128 letters, digits and . _ ~ : / @ + -, not beginning with %s",
+			spec.ID,
+			subPrefix,
+		)
 	}
 	now := storage.At(a.now())
 	c := storage.Client{ID: spec.ID, Public: spec.Public, CreatedAt: now, UpdatedAt: now}
@@ -250,7 +256,12 @@ func describeClient(c *storage.Client, spec ClientSpec) error {
 	}
 	typ := cmp.Or(keys.Typ(spec.TokenTyp), keys.TypAccessToken)
 	if !typ.Known() {
-		return invalid("token typ %q: %s (RFC 9068), or %s for verifiers that refuse that", typ, keys.TypAccessToken, keys.TypJWT)
+		return invalid(
+			"token typ %q: %s (RFC 9068), or %s for verifiers that refuse that",
+			typ,
+			keys.TypAccessToken,
+			keys.TypJWT,
+		)
 	}
 	c.Grants, c.Scope, c.Audiences = unique(spec.Grants), strings.Join(unique(words), " "), unique(spec.Audiences)
 	c.Resource, c.AccessTTL, c.TokenTyp = spec.Resource, storage.Duration(spec.AccessTTL), string(typ)
@@ -277,14 +288,23 @@ func (a *Admin) Client(ctx context.Context, id string) (storage.Client, error) {
 	return a.db.Client(ctx, id)
 }
 
-// UpdateClient changes what change sets of the client's description. ErrNotFound, ErrInvalid, or ErrConflict if somebody else updated it.
+// UpdateClient changes what change sets of the client's description. ErrNotFound, ErrInvalid, or ErrConflict if
+// somebody else updated it.
 func (a *Admin) UpdateClient(ctx context.Context, id string, change func(*ClientSpec)) (storage.Client, error) {
 	c, err := a.db.Client(ctx, id)
 	if err != nil {
 		return c, err
 	}
-	spec := ClientSpec{ID: c.ID, Public: c.Public, Grants: c.Grants, Scope: c.Scope, Audiences: c.Audiences, Resource: c.Resource,
-		AccessTTL: Duration(c.AccessTTL), TokenTyp: c.TokenTyp}
+	spec := ClientSpec{
+		ID:        c.ID,
+		Public:    c.Public,
+		Grants:    c.Grants,
+		Scope:     c.Scope,
+		Audiences: c.Audiences,
+		Resource:  c.Resource,
+		AccessTTL: Duration(c.AccessTTL),
+		TokenTyp:  c.TokenTyp,
+	}
 	change(&spec)
 	before := c
 	if err := describeClient(&c, spec); err != nil {
@@ -324,7 +344,8 @@ type RotatedSecret struct {
 // maxKeep is how long the secret before a new one may work at most.
 const maxKeep = 90 * 24 * time.Hour
 
-// RotateSecret gives the client a new secret, made if secret is "". The one before works for keep. ErrNotFound, ErrInvalid.
+// RotateSecret gives the client a new secret, made if secret is "". The one before works for keep. ErrNotFound,
+// ErrInvalid.
 func (a *Admin) RotateSecret(ctx context.Context, id, secret string, keep time.Duration) (RotatedSecret, error) {
 	c, err := a.db.Client(ctx, id)
 	if err != nil {

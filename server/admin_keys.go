@@ -29,8 +29,8 @@ func (a *Admin) SigningKeys() []SigningKey { return a.ring.Rows() }
 // KeysIntact tells how the rows of the signing keys were altered outside keyturn; nil if they were not.
 func (a *Admin) KeysIntact() error { return a.ring.Intact() }
 
-// LiveTokens counts, by kid, the grants whose newest access token is alive. Older tokens of a grant that was refreshed early are not
-// counted: nothing is kept of them. ErrTooSlow.
+// LiveTokens counts, by kid, the grants whose newest access token is alive. Older tokens of a grant that was refreshed
+// early are not counted: nothing is kept of them. ErrTooSlow.
 func (a *Admin) LiveTokens(ctx context.Context) (map[string]int64, error) {
 	return a.db.LiveTokens(ctx, time.Duration(a.config.AccessTTL), a.now(), a.countTime())
 }
@@ -41,7 +41,8 @@ func (a *Admin) KeyLives() []KeyLife { return a.ring.Lives() }
 // KeyStatus tells the health of the signing keys.
 func (a *Admin) KeyStatus(ctx context.Context) (KeyStatus, error) { return a.ring.Status(ctx) }
 
-// RotateKeys makes the next key the current one. It is refused (ErrRefused) while verifiers may not have seen that key, unless forced.
+// RotateKeys makes the next key the current one. It is refused (ErrRefused) while verifiers may not have seen that key,
+// unless forced.
 func (a *Admin) RotateKeys(ctx context.Context, force bool) (Rotation, error) {
 	if err := a.beginKeys(ctx); err != nil {
 		return Rotation{}, err
@@ -62,8 +63,8 @@ func (a *Admin) beginKeys(ctx context.Context) error {
 	return a.ring.Maintain(ctx)
 }
 
-// concern is the grants that can have had a token of a key and were used since a moment. ErrNotFound if there is no such key; ok is false
-// if the key has never signed.
+// concern is the grants that can have had a token of a key and were used since a moment. ErrNotFound if there is no
+// such key; ok is false if the key has never signed.
 func (a *Admin) concern(kid string, since time.Time) (c storage.Concern, ok bool, err error) {
 	i := slices.IndexFunc(a.ring.Rows(), func(k SigningKey) bool { return k.KID == kid })
 	if i < 0 {
@@ -85,8 +86,8 @@ func (a *Admin) concern(kid string, since time.Time) (c storage.Concern, ok bool
 	return c, true, nil
 }
 
-// KeyUse tells what the key has signed for grants that are alive and were used since a moment, by client and audience. The zero moment
-// takes all. ErrNotFound if there is no such key; ErrTooSlow.
+// KeyUse tells what the key has signed for grants that are alive and were used since a moment, by client and audience.
+// The zero moment takes all. ErrNotFound if there is no such key; ErrTooSlow.
 func (a *Admin) KeyUse(ctx context.Context, kid string, since time.Time) ([]KeyUse, error) {
 	return a.KeysUse(ctx, []string{kid}, since, nil)
 }
@@ -115,8 +116,9 @@ func (a *Admin) KeysUse(ctx context.Context, kids []string, since time.Time, end
 	return all, nil
 }
 
-// RevokeKey takes a leaked key out of the JWKS for good and lets another sign. With storeLeaked every private half counts as leaked, kid may
-// be "", and with newFile as well, everything is sealed under the new master key of that file from then on. ErrNotFound.
+// RevokeKey takes a leaked key out of the JWKS for good and lets another sign. With storeLeaked every private half
+// counts as leaked, kid may be "", and with newFile as well, everything is sealed under the new master key of that file
+// from then on. ErrNotFound.
 func (a *Admin) RevokeKey(ctx context.Context, kid string, storeLeaked bool, newFile string) (Revocation, error) {
 	leak := keys.Leak{KID: kid, Store: storeLeaked}
 	var unplaced error // the new master key could not be put in place
@@ -138,7 +140,11 @@ func (a *Admin) RevokeKey(ctx context.Context, kid string, storeLeaked bool, new
 	}
 	if leak.NewMaster != nil {
 		if _, err = a.ring.Rewrap(ctx, a.by, leak.NewMaster); err != nil {
-			err = fmt.Errorf("the key is revoked and fresh ones are sealed under the new master key, but the rest is not: run `keyturn keys rewrap`: %w", err)
+			err = fmt.Errorf(
+				"the key is revoked and fresh ones are sealed under the new master key, but the rest is not: run `keyturn "+
+					"keys rewrap`: %w",
+				err,
+			)
 		}
 	}
 	a.remember(ctx, true)
@@ -201,12 +207,17 @@ type RewrapPlan struct {
 }
 
 // errBringKey says that other hosts may have to be given the new master key before it seals anything.
-var errBringKey = errors.New("the new master key stands in the master key file of this host now: add it to that file on every other host that serves this database, as a further line, " +
-	"then run the same command again. Until they have it, those servers could not open what it seals, and would stop signing")
+var errBringKey = errors.New(
+	"the new master key stands in the master key file of this host now: add it to that file on every other host that " +
+		"serves this database, as a further line, " +
+		"then run the same command again. Until they have it, those servers could not open what it seals, and would " +
+		"stop signing",
+)
 
-// Rewrap seals everything under the new master key of a file. It first adds that key to the master key file, so that servers that read that
-// file open what is sealed under either. On PostgreSQL, which may have servers on other hosts, the first run does no more (ErrRefused), unless
-// forced. It may be interrupted at any moment and run again. ErrConflict if another rewrap goes on to a third key.
+// Rewrap seals everything under the new master key of a file. It first adds that key to the master key file, so that
+// servers that read that file open what is sealed under either. On PostgreSQL, which may have servers on other hosts,
+// the first run does no more (ErrRefused), unless forced. It may be interrupted at any moment and run again.
+// ErrConflict if another rewrap goes on to a third key.
 func (a *Admin) Rewrap(ctx context.Context, newFile string, force bool) (done Rewrapped, plan RewrapPlan, err error) {
 	to, plan, err := a.newMaster(newFile)
 	if err != nil {

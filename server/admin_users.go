@@ -66,7 +66,12 @@ func (a *Admin) username(name string) (string, error) {
 	}
 	canonical, err := passwords.CanonicalUsername(name)
 	if err != nil || strings.HasPrefix(canonical, subPrefix) {
-		return "", invalid("username %q: 1 to 255 bytes of letters, digits, marks and ASCII punctuation without spaces (RFC 8265), not beginning with %s", name, subPrefix)
+		return "", invalid(
+			"username %q: 1 to 255 bytes of letters, digits, marks and ASCII punctuation without spaces (RFC 8265), not "+
+				"beginning with %s",
+			name,
+			subPrefix,
+		)
 	}
 	return canonical, nil
 }
@@ -82,7 +87,9 @@ func (a *Admin) hashPassword(password string) (string, error) {
 	canonical, err := passwords.Canonical(password)
 	switch {
 	case err != nil || strings.ContainsAny(password, "\x00\r\n"):
-		return "", invalid("password: it holds a character that RFC 8265 does not allow in passwords, such as a control character")
+		return "", invalid(
+			"password: it holds a character that RFC 8265 does not allow in passwords, such as a control character",
+		)
 	case utf8.RuneCountInString(canonical) < a.config.PasswordMinLength:
 		return "", invalid("password: at least %d characters; a few words make a good one", a.config.PasswordMinLength)
 	case len(password) > passwords.MaxPassword || len(canonical) > passwords.MaxPassword:
@@ -142,7 +149,11 @@ func (a *Admin) RevokeUserGrants(ctx context.Context, name string) error {
 	return a.onUser(ctx, name, a.db.RevokeUserGrants)
 }
 
-func (a *Admin) onUser(ctx context.Context, name string, change func(context.Context, storage.Actor, string, time.Time) error) error {
+func (a *Admin) onUser(
+	ctx context.Context,
+	name string,
+	change func(context.Context, storage.Actor, string, time.Time) error,
+) error {
 	name, err := a.username(name)
 	if err != nil {
 		return err

@@ -20,8 +20,8 @@ func (c Config) anchorPath() string {
 	return c.masterKeyPath() + ".anchor"
 }
 
-// beat leaves a heartbeat, the anchor, and the head of the trail in the log, where somebody who can write both database and anchor does not
-// reach it.
+// beat leaves a heartbeat, the anchor, and the head of the trail in the log, where somebody who can write both database
+// and anchor does not reach it.
 func (s *Server) beat(ctx context.Context) {
 	a, err := s.ring.Beat(ctx, s.config().anchorPath())
 	if err == nil {
@@ -44,7 +44,8 @@ func (s *Server) beat(ctx context.Context) {
 	}
 }
 
-// errOlder says that the database has gone back to an older state: nothing in it can be trusted until a person has looked.
+// errOlder says that the database has gone back to an older state: nothing in it can be trusted until a person has
+// looked.
 var errOlder = fmt.Errorf("the database has gone back to an older state: %w", keys.ErrStale)
 
 // lastBeat bounds the one of a server that stops.
@@ -68,8 +69,8 @@ func (s *Server) keepAnchor(ctx context.Context) {
 	}
 }
 
-// VerifyAudit follows the chain and returns how many records it has; an error names the first that is not as it was written, or says that
-// the end was cut off which this host has seen.
+// VerifyAudit follows the chain and returns how many records it has; an error names the first that is not as it was
+// written, or says that the end was cut off which this host has seen.
 func (a *Admin) VerifyAudit(ctx context.Context) (int64, error) {
 	n, err := a.db.VerifyAudit(ctx)
 	if err != nil {
@@ -81,24 +82,32 @@ func (a *Admin) VerifyAudit(ctx context.Context) (int64, error) {
 	}
 	hash, err := a.db.AuditHash(ctx, anchor.AuditSeq)
 	if errors.Is(err, ErrNotFound) || err == nil && hash != anchor.AuditHash {
-		err = fmt.Errorf("audit: record %d, which this host has seen at %s, is missing or another one: the end of the trail was cut off", anchor.AuditSeq,
-			anchor.Heartbeat.Format(time.RFC3339))
+		err = fmt.Errorf(
+			"audit: record %d, which this host has seen at %s, is missing or another one: the end of the trail was cut off",
+			anchor.AuditSeq,
+			anchor.Heartbeat.Format(time.RFC3339),
+		)
 	}
 	return n, err
 }
 
-// Backup writes a copy of an SQLite database to a file that must not exist, while servers run. ErrInvalid for PostgreSQL, which has its own
-// tools.
+// Backup writes a copy of an SQLite database to a file that must not exist, while servers run. ErrInvalid for
+// PostgreSQL, which has its own tools.
 func (a *Admin) Backup(ctx context.Context, file string) error {
 	if a.db.Kind() != storage.SQLite {
-		return invalid("PostgreSQL is backed up by its own tools: pg_dump --format=custom --file=%s DATABASE, or a base backup with WAL archiving", file)
+		return invalid(
+			"PostgreSQL is backed up by its own tools: pg_dump --format=custom --file=%s DATABASE, or a base backup with "+
+				"WAL archiving",
+			file,
+		)
 	}
 	return a.db.Backup(ctx, file)
 }
 
-// Restore puts a backup in the place of an SQLite database, if file is not "", and makes what is there the database from now on: every
-// login from before ends, and keys that were revoked since stay revoked. No server may run on it. It returns where the old file was put. All is
-// done to a copy that then takes the place of the database, so that it may be interrupted and run again.
+// Restore puts a backup in the place of an SQLite database, if file is not "", and makes what is there the database
+// from now on: every login from before ends, and keys that were revoked since stay revoked. No server may run on it. It
+// returns where the old file was put. All is done to a copy that then takes the place of the database, so that it may
+// be interrupted and run again.
 func Restore(ctx context.Context, c Config, o AdminOptions, file string) (kept string, err error) {
 	if problems := c.Problems(false); problems != nil {
 		return "", &ConfigError{problems}
@@ -127,7 +136,9 @@ func Restore(ctx context.Context, c Config, o AdminOptions, file string) (kept s
 func restoreFile(ctx context.Context, c Config, file string, mark func(onCopy Config) error) (kept string, err error) {
 	target := storage.SQLitePath(c.Database)
 	if target == "" {
-		return "", invalid("with PostgreSQL put the backup back by pg_restore first, then run `keyturn restore --confirm` without a file")
+		return "", invalid(
+			"with PostgreSQL put the backup back by pg_restore first, then run `keyturn restore --confirm` without a file",
+		)
 	}
 	if err := storage.CheckUnused(ctx, target); err != nil {
 		return "", err

@@ -53,8 +53,11 @@ func wholeSeconds(span time.Duration) time.Duration {
 
 // tooMany is 429 for a caller that has used up its own budget.
 func tooMany(retryAfter time.Duration) error {
-	return &failure{body: api.Error{Code: api.TemporarilyUnavailable, Description: "too many failed requests: try again later"},
-		status: http.StatusTooManyRequests, retryAfter: wholeSeconds(retryAfter)}
+	return &failure{
+		body:       api.Error{Code: api.TemporarilyUnavailable, Description: "too many failed requests: try again later"},
+		status:     http.StatusTooManyRequests,
+		retryAfter: wholeSeconds(retryAfter),
+	}
 }
 
 // unavailable is 503 for work that cannot be done now and may be tried again.

@@ -24,18 +24,32 @@ type measured struct {
 
 // measure runs a benchmark on each database, on a replica that keeps time and writes its log as in production.
 func measure(b *testing.B, grants int, run func(b *testing.B, m *measured)) {
-	for name, databaseURL := range map[string]func(testing.TB) string{"sqlite": storagetest.SQLiteURL, "postgres": storagetest.PostgresURL} {
+	for name, databaseURL := range map[string]func(testing.TB) string{"sqlite": storagetest.SQLiteURL,
+		"postgres": storagetest.PostgresURL} {
 		b.Run(name, func(b *testing.B) {
 			c := testConfig(databaseURL(b))
 			c.PasswordHashMemory = 19 << 20
 			if storage.SQLitePath(c.Database) == "" {
 				c.MasterKeyFile = masterFile(b)
 			}
-			s := must(Open(ctx, c, Options{Generate: keystest.Generator(), Log: NewLog(Config{LogLevel: "info"}, io.Discard, false).Logger}))
+			s := must(
+				Open(
+					ctx,
+					c,
+					Options{Generate: keystest.Generator(), Log: NewLog(Config{LogLevel: "info"}, io.Discard, false).Logger},
+				),
+			)
 			b.Cleanup(func() { s.Close() })
 			go s.ring.Run(b.Context())
 			h := &harness{t: b, config: c, server: s}
-			h.admin = &Admin{config: c, store: s.store, db: s.db, ring: s.ring, by: storage.Actor{Name: "os:bench"}, now: time.Now}
+			h.admin = &Admin{
+				config: c,
+				store:  s.store,
+				db:     s.db,
+				ring:   s.ring,
+				by:     storage.Actor{Name: "os:bench"},
+				now:    time.Now,
+			}
 			h.provision()
 			m := &measured{h, s.Public(), must(h.admin.FillGrants(ctx, "app", grants))}
 			b.ReportAllocs()
@@ -74,14 +88,29 @@ func BenchmarkRefresh(b *testing.B) {
 	measure(b, 100, func(b *testing.B, m *measured) {
 		token := m.filled.RefreshToken(0)
 		for b.Loop() {
-			token = jsonField(m.call(b, http.MethodPost, api.PathToken, "app", "grant_type", "refresh_token", "refresh_token", token), "refresh_token")
+			token = jsonField(
+				m.call(b, http.MethodPost, api.PathToken, "app", "grant_type", "refresh_token", "refresh_token", token),
+				"refresh_token",
+			)
 		}
 	})
 }
 
 func BenchmarkIntrospectionSeen(b *testing.B) {
 	measure(b, 100, func(b *testing.B, m *measured) {
-		token := jsonField(m.call(b, http.MethodPost, api.PathToken, "app", "grant_type", "refresh_token", "refresh_token", m.filled.RefreshToken(0)), "access_token")
+		token := jsonField(
+			m.call(
+				b,
+				http.MethodPost,
+				api.PathToken,
+				"app",
+				"grant_type",
+				"refresh_token",
+				"refresh_token",
+				m.filled.RefreshToken(0),
+			),
+			"access_token",
+		)
 		for b.Loop() {
 			m.call(b, http.MethodPost, api.PathIntrospect, "rs", "token", token)
 		}
@@ -90,7 +119,19 @@ func BenchmarkIntrospectionSeen(b *testing.B) {
 
 func BenchmarkIntrospectionParallel(b *testing.B) {
 	measure(b, 100, func(b *testing.B, m *measured) {
-		token := jsonField(m.call(b, http.MethodPost, api.PathToken, "app", "grant_type", "refresh_token", "refresh_token", m.filled.RefreshToken(0)), "access_token")
+		token := jsonField(
+			m.call(
+				b,
+				http.MethodPost,
+				api.PathToken,
+				"app",
+				"grant_type",
+				"refresh_token",
+				"refresh_token",
+				m.filled.RefreshToken(0),
+			),
+			"access_token",
+		)
 		b.SetParallelism(16)
 		b.RunParallel(func(p *testing.PB) {
 			for p.Next() {

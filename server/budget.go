@@ -10,8 +10,8 @@ import (
 // maxBudgets bounds each of the two generations of budgets that a replica remembers.
 const maxBudgets = 20_000
 
-// budgets are token buckets by key, in the memory of one replica: what is used up comes back evenly over a period. How many it holds is
-// bounded: when a generation is full, the one before it is forgotten.
+// budgets are token buckets by key, in the memory of one replica: what is used up comes back evenly over a period. How
+// many it holds is bounded: when a generation is full, the one before it is forgotten.
 type budgets struct {
 	size   int
 	period time.Duration
@@ -82,8 +82,8 @@ func (b *budgets) spend(key string, now time.Time) {
 	l.AllowN(now, 1)
 }
 
-// clientFailures are the budgets of failed client authentications: of a client from an address, and of an address whatever the client.
-// Nobody uses up the budget of a client at another address.
+// clientFailures are the budgets of failed client authentications: of a client from an address, and of an address
+// whatever the client. Nobody uses up the budget of a client at another address.
 type clientFailures struct{ pair, address *budgets }
 
 // newClientFailures allows three times as many failures as a user has: secrets are long, and deployments make mistakes.

@@ -40,11 +40,16 @@ func TestRememberedClientLosesNothing(t *testing.T) {
 		want         string
 		used         bool // the token was used before, and long ago
 	}{
-		{"grant type", update(func(c *ClientSpec) { c.Grants = c.Grants[:1] }), update(func(c *ClientSpec) { c.Grants = append(c.Grants, "refresh_token") }), "unauthorized_client", false},
-		{"scope", update(func(c *ClientSpec) { c.Scope = "other" }), update(func(c *ClientSpec) { c.Scope = "read write" }), "invalid_scope", false},
-		{"audience", update(func(c *ClientSpec) { c.Audiences = []string{"urn:x"} }), update(func(c *ClientSpec) { c.Audiences = []string{"https://api.example"} }), "invalid_target", false},
-		{"secret", func(h *harness) { must(h.admin.RotateSecret(ctx, "app", anotherSecret, 0)) }, func(h *harness) { must(h.admin.RotateSecret(ctx, "app", secret, 0)) }, "invalid_client", false},
-		{"secret, at reuse", func(h *harness) { must(h.admin.RotateSecret(ctx, "app", anotherSecret, 0)) }, func(h *harness) { must(h.admin.RotateSecret(ctx, "app", secret, 0)) }, "invalid_client", true},
+		{"grant type", update(func(c *ClientSpec) { c.Grants = c.Grants[:1] }),
+			update(func(c *ClientSpec) { c.Grants = append(c.Grants, "refresh_token") }), "unauthorized_client", false},
+		{"scope", update(func(c *ClientSpec) { c.Scope = "other" }), update(func(c *ClientSpec) { c.Scope = "read write" }),
+			"invalid_scope", false},
+		{"audience", update(func(c *ClientSpec) { c.Audiences = []string{"urn:x"} }),
+			update(func(c *ClientSpec) { c.Audiences = []string{"https://api.example"} }), "invalid_target", false},
+		{"secret", func(h *harness) { must(h.admin.RotateSecret(ctx, "app", anotherSecret, 0)) },
+			func(h *harness) { must(h.admin.RotateSecret(ctx, "app", secret, 0)) }, "invalid_client", false},
+		{"secret, at reuse", func(h *harness) { must(h.admin.RotateSecret(ctx, "app", anotherSecret, 0)) },
+			func(h *harness) { must(h.admin.RotateSecret(ctx, "app", secret, 0)) }, "invalid_client", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			each(t, func(t *testing.T, h *harness) {
@@ -89,7 +94,8 @@ func TestRememberedClientHasItsKeyKept(t *testing.T) {
 	})
 }
 
-// An old secret is ended by giving the client once more the new one; who remembers the client does not take the old one.
+// An old secret is ended by giving the client once more the new one; who remembers the client does not take the old
+// one.
 func TestRememberedClientAndTheSameSecretAgain(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		tokens, live := h.login("app"), h.login("other")
@@ -100,7 +106,8 @@ func TestRememberedClientAndTheSameSecretAgain(t *testing.T) {
 		for _, client := range []string{"app", "rs"} {
 			must(h.admin.RotateSecret(ctx, client, anotherSecret, 0))
 		}
-		for _, r := range []response{h.post("/introspect", "rs", "token", live.AccessToken), h.refresh("app", tokens.RefreshToken), h.post("/revoke", "app", "token", tokens.AccessToken)} {
+		for _, r := range []response{h.post("/introspect", "rs", "token", live.AccessToken),
+			h.refresh("app", tokens.RefreshToken), h.post("/revoke", "app", "token", tokens.AccessToken)} {
 			if r.status != 401 {
 				t.Errorf("%d %s", r.status, r.body)
 			}
@@ -163,7 +170,8 @@ func TestCallerWhoHangsUpIsNoOutage(t *testing.T) {
 	})
 }
 
-// A client is remembered for a second, and yet whatever is changed of it counts at once, at every endpoint and for every answer.
+// A client is remembered for a second, and yet whatever is changed of it counts at once, at every endpoint and for
+// every answer.
 func TestRememberedClientIsAskedAbout(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		h.server.clients.age = clientAge
@@ -177,7 +185,10 @@ func TestRememberedClientIsAskedAbout(t *testing.T) {
 			"refresh": func() response {
 				return h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken)
 			},
-			"refresh with a bad token": func() response { return h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", "x") },
+			"refresh with a bad token": func() response {
+				return h.post("/token", "app", "grant_type", "refresh_token",
+					"refresh_token", "x")
+			},
 			"login": func() response {
 				return h.post("/token", "app", "grant_type", "password", "username", "alice", "password", password)
 			},
@@ -212,7 +223,8 @@ func TestRememberedClientIsAskedAbout(t *testing.T) {
 	})
 }
 
-// A new secret works, and a scope that was taken away is gone, at once; so does a login after all grants of the client were ended.
+// A new secret works, and a scope that was taken away is gone, at once; so does a login after all grants of the client
+// were ended.
 func TestRememberedClientHasNewRights(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		h.server.clients.age = clientAge

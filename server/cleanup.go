@@ -99,7 +99,8 @@ func (s *Server) cleaned(what string, n int64) {
 	s.metrics.cleaned.WithLabelValues(what).Add(float64(n))
 }
 
-// cleanEnded walks along the primary key and deletes what was revoked or has rested too long. It goes on where the last round stopped.
+// cleanEnded walks along the primary key and deletes what was revoked or has rested too long. It goes on where the last
+// round stopped.
 func (s *Server) cleanEnded(ctx context.Context, now time.Time) error {
 	for range cleanUpBatches {
 		next, n, err := s.db.CleanEnded(ctx, s.cleanedTo, cleanUpBatch, now.Add(-keepEnded))

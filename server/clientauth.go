@@ -23,11 +23,12 @@ type presented struct {
 // paramClientAssertion is the parameter of an authentication method that this server does not have (RFC 7521 §4.2).
 const paramClientAssertion = "client_assertion"
 
-// errClient is the one answer to every failed client authentication: an unknown client, a disabled one and a wrong secret look alike
-// (RFC 6749 §5.2).
+// errClient is the one answer to every failed client authentication: an unknown client, a disabled one and a wrong
+// secret look alike (RFC 6749 §5.2).
 var errClient = fail(api.InvalidClient, "client authentication failed")
 
-// readClient finds the credentials of the client in header or form (RFC 6749 §2.3). More than one method is an invalid request.
+// readClient finds the credentials of the client in header or form (RFC 6749 §2.3). More than one method is an invalid
+// request.
 func readClient(h http.Header, f form) (presented, error) {
 	authorization := h.Values("Authorization")
 	id, secret := f[api.ParamClientID], f[api.ParamClientSecret]
@@ -128,7 +129,8 @@ func (s *Server) authenticateToday(ctx context.Context, q *request, p presented)
 	return err
 }
 
-// clientOf reads the client and judges its credentials. With errClient it returns the client as well, if there is one of that id.
+// clientOf reads the client and judges its credentials. With errClient it returns the client as well, if there is one
+// of that id.
 func (s *Server) clientOf(ctx context.Context, p presented) (storage.Client, error) {
 	if p.method == "" {
 		return storage.Client{}, errClient
@@ -171,8 +173,8 @@ func (s *Server) secretMatches(c storage.Client, secret string) bool {
 	return current || previous && live
 }
 
-// hashClientSecret is HMAC-SHA256 under a key that lies sealed in the database: generated secrets have 256 bits, and those that people
-// bring cannot be guessed from a copy of the database alone.
+// hashClientSecret is HMAC-SHA256 under a key that lies sealed in the database: generated secrets have 256 bits, and
+// those that people bring cannot be guessed from a copy of the database alone.
 func hashClientSecret(key []byte, secret string) string {
 	mac := hmac.New(sha256.New, key)
 	mac.Write([]byte(secret))

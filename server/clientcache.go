@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	// clientAge is how long a replica takes a client for what it has read of it. Nothing is answered by that alone: see answer.
+	// clientAge is how long a replica takes a client for what it has read of it. Nothing is answered by that alone: see
+	// answer.
 	clientAge  = time.Second
 	maxClients = 10_000 // that are remembered
 )

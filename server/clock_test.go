@@ -53,12 +53,20 @@ func openWith(t *testing.T, c Config, o Options) *harness {
 	o.Log = slog.New(slog.NewJSONHandler(h.log, nil))
 	h.server = must(Open(ctx, c, o))
 	t.Cleanup(func() { h.server.Close() })
-	h.admin = &Admin{config: c, store: h.server.store, db: h.server.db, ring: h.server.ring, by: storage.Actor{Name: "os:test", Reason: "test"}, now: h.server.now}
+	h.admin = &Admin{
+		config: c,
+		store:  h.server.store,
+		db:     h.server.db,
+		ring:   h.server.ring,
+		by:     storage.Actor{Name: "os:test", Reason: "test"},
+		now:    h.server.now,
+	}
 	h.serveHTTP()
 	return h
 }
 
-// The clock of the machine is set, an hour either way. Nothing that has expired comes back, no key leaves early, and no lockout sticks.
+// The clock of the machine is set, an hour either way. Nothing that has expired comes back, no key leaves early, and no
+// lockout sticks.
 func TestClockIsSet(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		m := &machine{}
@@ -113,13 +121,24 @@ func TestClockSkew(t *testing.T) {
 	for _, c := range []struct {
 		off          time.Duration
 		ready, warns bool
-	}{{4 * time.Second, true, false}, {6 * time.Second, true, true}, {-6 * time.Second, true, true}, {29 * time.Second, true, true}, {31 * time.Second, false, true}} {
+	}{{4 * time.Second, true, false}, {6 * time.Second, true, true}, {-6 * time.Second, true, true}, {29 * time.Second,
+		true, true}, {31 * time.Second, false, true}} {
 		at := &testClock{}
 		at.at.Store(noon.UnixNano())
 		log, config := &lockedBuffer{}, testConfig(sqliteURL(t))
 		open(t, config, at) // makes the first keys
-		s := must(Open(ctx, config, Options{Now: func() time.Time { return at.now().Add(c.off) }, DatabaseNow: keystest.At(at.now), Generate: keystest.Generator(),
-			Log: slog.New(slog.NewTextHandler(log, nil))}))
+		s := must(
+			Open(
+				ctx,
+				config,
+				Options{
+					Now:         func() time.Time { return at.now().Add(c.off) },
+					DatabaseNow: keystest.At(at.now),
+					Generate:    keystest.Generator(),
+					Log:         slog.New(slog.NewTextHandler(log, nil)),
+				},
+			),
+		)
 		s.look(ctx)
 		s.warnOfClock()
 		if err := s.ready(); (err == nil) != c.ready {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -18,47 +19,88 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Config is the configuration of keyturn. Each field is one setting: its name in the key tag (flag --a-b, environment KEYTURN_A_B, file
-// a_b), its default and its manual. A field that is marked as a scope belongs to those commands as well as to serve.
+// Config is the configuration of keyturn. Each field is one setting: its name in the key tag (flag --a-b, environment
+// KEYTURN_A_B, file a_b) and its default. Manual says what it is for. A field that is marked as a scope belongs to
+// those commands as well as to serve.
 type Config struct {
-	Issuer       string   `key:"issuer" scope:"issuer" help:"URL of this server as its clients and verifiers know it; https, or http for a loopback host"`
-	Listen       string   `key:"listen" default:"127.0.0.1:8080" help:"address of the public listener"`
-	AdminListen  string   `key:"admin_listen" default:"127.0.0.1:8081" help:"address of the admin listener (metrics, health)"`
-	StopDelay    Duration `key:"stop_delay" default:"2s" help:"how long a server that stops still takes requests, so that balancers learn of it, at most 5s"`
-	BehindProxy  bool     `key:"behind_proxy" default:"false" help:"a proxy in front ends TLS: allow a plaintext listener that is not loopback"`
-	TLSCertFile  string   `key:"tls_cert_file" reload:"true" help:"PEM certificate chain of the public listener"`
-	TLSKeyFile   string   `key:"tls_key_file" reload:"true" help:"PEM private key of the public listener"`
-	TrustedProxy List     `key:"trusted_proxies" help:"CIDRs of proxies whose X-Forwarded-For counts, none wider than /8 of IPv4 or /7 of IPv6"`
-	CORSOrigins  List     `key:"cors_origins" reload:"true" help:"browser origins that may call /token and /revoke, each written out"`
+	Issuer       string   `key:"issuer" scope:"issuer"`
+	Listen       string   `key:"listen" default:"127.0.0.1:8080"`
+	AdminListen  string   `key:"admin_listen" default:"127.0.0.1:8081"`
+	StopDelay    Duration `key:"stop_delay" default:"2s"`
+	BehindProxy  bool     `key:"behind_proxy" default:"false"`
+	TLSCertFile  string   `key:"tls_cert_file" reload:"true"`
+	TLSKeyFile   string   `key:"tls_key_file" reload:"true"`
+	TrustedProxy List     `key:"trusted_proxies"`
+	CORSOrigins  List     `key:"cors_origins" reload:"true"`
 
-	Database              string `key:"database" default:"sqlite:keyturn.db" scope:"database" help:"sqlite:FILE or postgres://USER:PASSWORD@HOST/NAME?sslmode=verify-full"`
-	AllowInsecureDatabase bool   `key:"allow_insecure_database" default:"false" scope:"database" help:"allow PostgreSQL on another host without sslmode=verify-full"`
-	MasterKeyFile         string `key:"master_key_file" scope:"database" help:"file with the master key, mode 0600 (default: keyturn-master.key beside the SQLite file)"`
-	AnchorFile            string `key:"anchor_file" scope:"database" help:"file in which this host remembers how far its database had come (default: beside the master key)"`
-	Migrate               bool   `key:"migrate" default:"true" scope:"database" help:"bring an older database schema up to date"`
+	Database              string `key:"database" default:"sqlite:keyturn.db" scope:"database"`
+	AllowInsecureDatabase bool   `key:"allow_insecure_database" default:"false" scope:"database"`
+	MasterKeyFile         string `key:"master_key_file" scope:"database"`
+	AnchorFile            string `key:"anchor_file" scope:"database"`
+	Migrate               bool   `key:"migrate" default:"true" scope:"database"`
 
-	AccessTTL          Duration `key:"access_ttl" default:"10m" scope:"keys" reload:"true" help:"lifetime of access tokens, at most 1h"`
-	RefreshIdleTTL     Duration `key:"refresh_idle_ttl" default:"14d" reload:"true" help:"a refresh token that rests this long expires"`
-	RefreshMaxTTL      Duration `key:"refresh_max_ttl" default:"90d" reload:"true" help:"a login ends after this long, however often it is refreshed"`
-	RefreshRetryWindow Duration `key:"refresh_retry_window" default:"10s" reload:"true" help:"how long a client may repeat a refresh and get the same answer; 0 for never"`
+	AccessTTL          Duration `key:"access_ttl" default:"10m" scope:"keys" reload:"true"`
+	RefreshIdleTTL     Duration `key:"refresh_idle_ttl" default:"14d" reload:"true"`
+	RefreshMaxTTL      Duration `key:"refresh_max_ttl" default:"90d" reload:"true"`
+	RefreshRetryWindow Duration `key:"refresh_retry_window" default:"10s" reload:"true"`
 
-	RefreshLateRetry Duration `key:"refresh_late_retry" default:"24h" reload:"true" help:"after the retry window, a login may repeat one refresh in this time; 0 for never; off if refresh_retry_window is 0, unless set"`
+	RefreshLateRetry Duration `key:"refresh_late_retry" default:"24h" reload:"true"`
 
-	KeyRotationInterval Duration `key:"key_rotation_interval" default:"90d" scope:"keys" reload:"true" help:"how long a signing key signs"`
-	KeyPublishLead      Duration `key:"key_publish_lead" default:"24h" scope:"keys" reload:"true" help:"how long a signing key is published before it signs"`
-	JWKSMaxAge          Duration `key:"jwks_max_age" default:"5m" scope:"keys" reload:"true" help:"how long verifiers may keep the JWKS"`
-	KeyBits             int      `key:"key_bits" default:"2048" scope:"keys" reload:"true" help:"size of new RSA keys: 2048, 3072 or 4096"`
+	KeyRotationInterval Duration `key:"key_rotation_interval" default:"90d" scope:"keys" reload:"true"`
+	KeyPublishLead      Duration `key:"key_publish_lead" default:"24h" scope:"keys" reload:"true"`
+	JWKSMaxAge          Duration `key:"jwks_max_age" default:"5m" scope:"keys" reload:"true"`
+	KeyBits             int      `key:"key_bits" default:"2048" scope:"keys" reload:"true"`
 
-	PasswordGrant      bool     `key:"password_grant" default:"true" reload:"true" help:"offer the password grant at all"`
-	PasswordMinLength  int      `key:"password_min_length" default:"15" scope:"user" help:"characters that a new password must have"`
-	PasswordHashMemory Size     `key:"password_hash_memory" default:"19MiB" scope:"user" help:"memory of one argon2id hash"`
-	PasswordHashSlots  int      `key:"password_hash_slots" default:"0" help:"password hashes computed at once (default: number of CPUs)"`
-	PasswordHashWait   Duration `key:"password_hash_wait" default:"5s" reload:"true" help:"how long a login may wait for its password hash; beyond it 503 at once"`
-	LoginFailures      int      `key:"login_failures" default:"10" reload:"true" help:"failed logins of an account before it is throttled"`
-	LoginWindow        Duration `key:"login_window" default:"15m" reload:"true" help:"how long a throttled account waits"`
+	PasswordGrant      bool     `key:"password_grant" default:"true" reload:"true"`
+	PasswordMinLength  int      `key:"password_min_length" default:"15" scope:"user"`
+	PasswordHashMemory Size     `key:"password_hash_memory" default:"19MiB" scope:"user"`
+	PasswordHashSlots  int      `key:"password_hash_slots" default:"0"`
+	PasswordHashWait   Duration `key:"password_hash_wait" default:"5s" reload:"true"`
+	LoginFailures      int      `key:"login_failures" default:"10" reload:"true"`
+	LoginWindow        Duration `key:"login_window" default:"15m" reload:"true"`
 
-	LogFormat string `key:"log_format" scope:"database" help:"text or json (default: text on a terminal, else json)"`
-	LogLevel  string `key:"log_level" default:"info" scope:"database" reload:"true" help:"debug, info, warn or error"`
+	LogFormat string `key:"log_format" scope:"database"`
+	LogLevel  string `key:"log_level" default:"info" scope:"database" reload:"true"`
+}
+
+// Manual says what each setting is for, by its key.
+var Manual = map[string]string{
+	"issuer": "URL of this server as its clients and verifiers know it; https, or http for a " +
+		"loopback host",
+	"listen":       "address of the public listener",
+	"admin_listen": "address of the admin listener (metrics, health)",
+	"stop_delay": "how long a server that stops still takes requests, so that balancers learn of it, at " +
+		"most 5s",
+	"behind_proxy":            "a proxy in front ends TLS: allow a plaintext listener that is not loopback",
+	"tls_cert_file":           "PEM certificate chain of the public listener",
+	"tls_key_file":            "PEM private key of the public listener",
+	"trusted_proxies":         "CIDRs of proxies whose X-Forwarded-For counts, none wider than /8 of IPv4 or /7 of IPv6",
+	"cors_origins":            "browser origins that may call /token and /revoke, each written out",
+	"database":                "sqlite:FILE or postgres://USER:PASSWORD@HOST/NAME?sslmode=verify-full",
+	"allow_insecure_database": "allow PostgreSQL on another host without sslmode=verify-full",
+	"master_key_file":         "file with the master key, mode 0600 (default: keyturn-master.key beside the SQLite file)",
+	"anchor_file": "file in which this host remembers how far its database had come (default: beside the " +
+		"master key)",
+	"migrate":              "bring an older database schema up to date",
+	"access_ttl":           "lifetime of access tokens, at most 1h",
+	"refresh_idle_ttl":     "a refresh token that rests this long expires",
+	"refresh_max_ttl":      "a login ends after this long, however often it is refreshed",
+	"refresh_retry_window": "how long a client may repeat a refresh and get the same answer; 0 for never",
+	"refresh_late_retry": "after the retry window, a login may repeat one refresh in this time; 0 for never; " +
+		"off if refresh_retry_window is 0, unless set",
+	"key_rotation_interval": "how long a signing key signs",
+	"key_publish_lead":      "how long a signing key is published before it signs",
+	"jwks_max_age":          "how long verifiers may keep the JWKS",
+	"key_bits":              "size of new RSA keys: 2048, 3072 or 4096",
+	"password_grant":        "offer the password grant at all",
+	"password_min_length":   "characters that a new password must have",
+	"password_hash_memory":  "memory of one argon2id hash",
+	"password_hash_slots":   "password hashes computed at once (default: number of CPUs)",
+	"password_hash_wait":    "how long a login may wait for its password hash; beyond it 503 at once",
+	"login_failures":        "failed logins of an account before it is throttled",
+	"login_window":          "how long a throttled account waits",
+	"log_format":            "text or json (default: text on a terminal, else json)",
+	"log_level":             "debug, info, warn or error",
 }
 
 // Bounds of the lifetimes.
@@ -72,44 +114,70 @@ const (
 	maxHashWait    = 20 * time.Second // an answer must leave within responseTimeout
 )
 
-// Problems tells everything that is wrong with the configuration, each with its fix. forServe asks for what only serve needs, too.
+// Problems tells everything that is wrong with the configuration, each with its fix. forServe asks for what only serve
+// needs, too.
 func (c Config) Problems(forServe bool) []error {
-	var problems []error
+	problems := c.textProblems()
 	add := func(err error) {
 		if err != nil {
 			problems = append(problems, err)
 		}
 	}
-	refuse := func(bad bool, format string, args ...any) {
-		if bad {
-			add(fmt.Errorf(format, args...))
+	add(storage.CheckURL(c.Database, c.AllowInsecureDatabase))
+	if c.masterKeyPath() == "" {
+		add(errors.New("master_key_file: is required with PostgreSQL: `openssl rand -base64 32` makes the content, " +
+			"chmod 600 the file"))
+	}
+	problems = append(problems, c.Keys().Problems()...)
+	for _, b := range c.bounds() {
+		if b.broken {
+			add(fmt.Errorf("%s: %v is %s", b.key, b.value, b.rule))
 		}
 	}
-	problems = append(problems, c.textProblems()...)
-	add(storage.CheckURL(c.Database, c.AllowInsecureDatabase))
-	refuse(c.masterKeyPath() == "", "master_key_file: is required with PostgreSQL: `openssl rand -base64 32` makes the content, chmod 600 the file")
-	problems = append(problems, c.Keys().Problems()...)
-	refuse(c.AccessTTL < Duration(minAccessTTL) || c.AccessTTL > Duration(maxAccessTTL), "access_ttl: %v is not between 1s and 1h", c.AccessTTL)
-	refuse(c.RefreshMaxTTL < c.AccessTTL || c.RefreshMaxTTL > Duration(maxRefreshTTL), "refresh_max_ttl: %v is not between access_ttl and 10 years", c.RefreshMaxTTL)
-	refuse(c.RefreshIdleTTL < Duration(time.Second), "refresh_idle_ttl: %v is less than 1s", c.RefreshIdleTTL)
-	refuse(c.RefreshRetryWindow < 0 || c.RefreshRetryWindow > Duration(maxRetryWindow), "refresh_retry_window: %v is not between 0 and 5m", c.RefreshRetryWindow)
-	late := c.RefreshLateRetry
-	refuse(late < 0 || late > 0 && late < Duration(minLateRetry) || late > Duration(maxLateRetry),
-		"refresh_late_retry: %v is neither 0 nor between 1m and 30d", late)
-	refuse(c.PasswordHashWait < Duration(time.Second) || c.PasswordHashWait > Duration(maxHashWait),
-		"password_hash_wait: %v is not between 1s and 20s", c.PasswordHashWait)
-	refuse(c.PasswordMinLength < 8 || c.PasswordMinLength > 256, "password_min_length: %d is not between 8 and 256", c.PasswordMinLength)
-	refuse(c.PasswordHashMemory < 7<<20 || c.PasswordHashMemory > passwords.MaxMemory<<10, "password_hash_memory: %v is not between 7MiB and 1GiB", c.PasswordHashMemory)
-	refuse(c.PasswordHashSlots < 0 || c.PasswordHashSlots > 1024, "password_hash_slots: %d is not between 1 and 1024 (0: number of CPUs)", c.PasswordHashSlots)
-	refuse(c.LoginFailures < 1 || c.LoginFailures > maxConsecutive, "login_failures: %d is not between 1 and 100", c.LoginFailures)
-	refuse(c.LoginWindow < Duration(time.Second) || c.LoginWindow > Duration(24*time.Hour), "login_window: %v is not between 1s and 24h", c.LoginWindow)
-	refuse(c.LogFormat != "" && c.LogFormat != "text" && c.LogFormat != "json", "log_format: %q is neither text nor json", c.LogFormat)
+	if c.LogFormat != "" && c.LogFormat != "text" && c.LogFormat != "json" {
+		add(fmt.Errorf("log_format: %q is neither text nor json", c.LogFormat))
+	}
 	_, err := c.logLevel()
 	add(err)
 	if forServe {
 		problems = append(problems, c.listenerProblems()...)
 	}
 	return problems
+}
+
+// bound is what the value of a setting is not, if it is broken.
+type bound struct {
+	broken bool
+	key    string
+	value  any
+	rule   string
+}
+
+// outside reports whether a value is not between two others.
+func outside[T cmp.Ordered](value, least, most T) bool { return value < least || value > most }
+
+func (c Config) bounds() []bound {
+	access, idle, most := time.Duration(c.AccessTTL), time.Duration(c.RefreshIdleTTL), time.Duration(c.RefreshMaxTTL)
+	retry, late := time.Duration(c.RefreshRetryWindow), time.Duration(c.RefreshLateRetry)
+	wait, window := time.Duration(c.PasswordHashWait), time.Duration(c.LoginWindow)
+	memory, slots := c.PasswordHashMemory, c.PasswordHashSlots
+	const hashes = "not between 1 and 1024 (0: number of CPUs)"
+	return []bound{
+		{outside(access, minAccessTTL, maxAccessTTL), "access_ttl", c.AccessTTL, "not between 1s and 1h"},
+		{outside(most, access, maxRefreshTTL), "refresh_max_ttl", c.RefreshMaxTTL, "not between access_ttl and 10 years"},
+		{idle < time.Second, "refresh_idle_ttl", c.RefreshIdleTTL, "less than 1s"},
+		{outside(retry, 0, maxRetryWindow), "refresh_retry_window", c.RefreshRetryWindow, "not between 0 and 5m"},
+		{
+			late != 0 && outside(late, minLateRetry, maxLateRetry),
+			"refresh_late_retry", c.RefreshLateRetry, "neither 0 nor between 1m and 30d",
+		},
+		{outside(wait, time.Second, maxHashWait), "password_hash_wait", c.PasswordHashWait, "not between 1s and 20s"},
+		{outside(c.PasswordMinLength, 8, 256), "password_min_length", c.PasswordMinLength, "not between 8 and 256"},
+		{outside(memory, 7<<20, passwords.MaxMemory<<10), "password_hash_memory", memory, "not between 7MiB and 1GiB"},
+		{outside(slots, 0, 1024), "password_hash_slots", slots, hashes},
+		{outside(c.LoginFailures, 1, maxConsecutive), "login_failures", c.LoginFailures, "not between 1 and 100"},
+		{outside(window, time.Second, 24*time.Hour), "login_window", c.LoginWindow, "not between 1s and 24h"},
+	}
 }
 
 // textProblems tells of settings that are no text.
@@ -174,7 +242,8 @@ func (c Config) Warnings() []Warning {
 	return warnings
 }
 
-// FileProblems tells what is wrong with the files that serve reads besides: nothing of those which this user may not read.
+// FileProblems tells what is wrong with the files that serve reads besides: nothing of those which this user may not
+// read.
 func (c Config) FileProblems() []error {
 	var problems []error
 	for _, err := range append(storage.FileProblems(c.Database), second(c.certificate())) {
@@ -230,10 +299,14 @@ func DatabaseTarget(c Config) *storage.Target {
 // CheckIssuer wants an https URL without query and fragment (RFC 8414 §2), or http for a loopback host.
 func CheckIssuer(issuer string) error {
 	if issuer == "" {
-		return errors.New("issuer: is required: the URL of this server as its clients and verifiers know it, for instance https://auth.example.com")
+		return errors.New(
+			"issuer: is required: the URL of this server as its clients and verifiers know it, for instance " +
+				"https://auth.example.com",
+		)
 	}
 	u, err := url.Parse(issuer)
-	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.HasSuffix(issuer, "#") {
+	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" ||
+		strings.HasSuffix(issuer, "#") {
 		return fmt.Errorf("issuer: %q is not a URL without user, query and fragment", issuer)
 	}
 	if strings.HasSuffix(issuer, "/") || u.EscapedPath() != u.JoinPath().EscapedPath() && u.Path != "" {
@@ -254,7 +327,11 @@ func checkListener(name, address string, anywhere bool) error {
 		return fmt.Errorf("%s: %q is not HOST:PORT", name, address)
 	}
 	if !anywhere && !isLoopback(host) {
-		return fmt.Errorf("%s: %q is not a loopback address: set tls_cert_file and tls_key_file, or behind_proxy if a proxy in front ends TLS", name, address)
+		return fmt.Errorf(
+			"%s: %q is not a loopback address: set tls_cert_file and tls_key_file, or behind_proxy if a proxy in front ends TLS",
+			name,
+			address,
+		)
 	}
 	return nil
 }
@@ -266,9 +343,14 @@ func isLoopback(host string) bool {
 
 // Keys is the schedule of the signing keys.
 func (c Config) Keys() keys.Config {
-	return keys.Config{RotationInterval: time.Duration(c.KeyRotationInterval), PublishLead: time.Duration(c.KeyPublishLead),
-		JWKSMaxAge: time.Duration(c.JWKSMaxAge), Bits: c.KeyBits, TokenTTL: maxAccessTTL,
-		GrantTTL: time.Duration(c.RefreshMaxTTL)}
+	return keys.Config{
+		RotationInterval: time.Duration(c.KeyRotationInterval),
+		PublishLead:      time.Duration(c.KeyPublishLead),
+		JWKSMaxAge:       time.Duration(c.JWKSMaxAge),
+		Bits:             c.KeyBits,
+		TokenTTL:         maxAccessTTL,
+		GrantTTL:         time.Duration(c.RefreshMaxTTL),
+	}
 }
 
 func (c Config) hashPolicy() passwords.Policy {

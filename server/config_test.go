@@ -8,8 +8,17 @@ import (
 // What a duration is written as is read again as the same.
 func TestDurationText(t *testing.T) {
 	for span, want := range map[time.Duration]string{
-		0: "0s", 10 * time.Second: "10s", time.Minute: "1m", 10 * time.Minute: "10m", 90 * time.Minute: "1h30m", 20 * time.Hour: "20h", 24 * time.Hour: "1d",
-		90 * 24 * time.Hour: "90d", 1500 * time.Millisecond: "1.5s", 10*time.Minute + 10*time.Second: "10m10s", time.Hour + time.Second: "1h0m1s",
+		0:                               "0s",
+		10 * time.Second:                "10s",
+		time.Minute:                     "1m",
+		10 * time.Minute:                "10m",
+		90 * time.Minute:                "1h30m",
+		20 * time.Hour:                  "20h",
+		24 * time.Hour:                  "1d",
+		90 * 24 * time.Hour:             "90d",
+		1500 * time.Millisecond:         "1.5s",
+		10*time.Minute + 10*time.Second: "10m10s",
+		time.Hour + time.Second:         "1h0m1s",
 	} {
 		text := Duration(span).String()
 		var again Duration

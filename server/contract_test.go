@@ -25,7 +25,8 @@ func paths(r routes) (all []string) {
 	return all
 }
 
-// The router and openapi.yaml name the same paths, and each path answers the methods that are written there and no other.
+// The router and openapi.yaml name the same paths, and each path answers the methods that are written there and no
+// other.
 func TestRouterIsTheContract(t *testing.T) {
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	doc := must(openapi3.NewLoader().LoadFromData(keyturn.OpenAPI))
@@ -34,7 +35,8 @@ func TestRouterIsTheContract(t *testing.T) {
 		t.Fatal(cmp.Diff(written, routed))
 	}
 	for path, item := range doc.Paths.Map() {
-		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "FROB"} {
+		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT",
+			"FROB"} {
 			if method == "CONNECT" || method == "OPTIONS" { // OPTIONS is a preflight or 405: the tests of CORS have it
 				continue
 			}
@@ -42,7 +44,8 @@ func TestRouterIsTheContract(t *testing.T) {
 			res := must(noRedirect.Do(r))
 			body := must(io.ReadAll(res.Body))
 			res.Body.Close()
-			if known := item.Operations()[method] != nil; known == (res.StatusCode == http.StatusMethodNotAllowed) || res.StatusCode == http.StatusNotFound {
+			if known := item.Operations()[method] != nil; known == (res.StatusCode == http.StatusMethodNotAllowed) ||
+				res.StatusCode == http.StatusNotFound {
 				t.Errorf("%s %s: %d", method, path, res.StatusCode)
 			}
 			if res.StatusCode == http.StatusMethodNotAllowed && res.Header.Get("Allow") == "" {

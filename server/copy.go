@@ -9,10 +9,17 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Copy copies an SQLite database to a new PostgreSQL one, under the same master key, verifies the copy's audit trail, and marks the old one so that
-// no server takes it any more. told hears how many rows each table has. Logins go on there. ErrInvalid, storage.ErrInUse while a server runs, or
-// ErrConflict if the other database is not new.
-func Copy(ctx context.Context, c Config, o AdminOptions, databaseURL string, insecure bool, told func(table string, rows int64)) error {
+// Copy copies an SQLite database to a new PostgreSQL one, under the same master key, verifies the copy's audit trail,
+// and marks the old one so that no server takes it any more. told hears how many rows each table has. Logins go on
+// there. ErrInvalid, storage.ErrInUse while a server runs, or ErrConflict if the other database is not new.
+func Copy(
+	ctx context.Context,
+	c Config,
+	o AdminOptions,
+	databaseURL string,
+	insecure bool,
+	told func(table string, rows int64),
+) error {
 	file := storage.SQLitePath(c.Database)
 	if file == "" || storage.SQLitePath(databaseURL) != "" {
 		return invalid("copy: from SQLite to PostgreSQL: --database sqlite:… --to postgres://…")
@@ -34,13 +41,23 @@ func Copy(ctx context.Context, c Config, o AdminOptions, databaseURL string, ins
 	return nil
 }
 
-func (a *Admin) copyTo(ctx context.Context, databaseURL string, insecure bool, told func(table string, rows int64)) error {
+func (a *Admin) copyTo(
+	ctx context.Context,
+	databaseURL string,
+	insecure bool,
+	told func(table string, rows int64),
+) error {
 	to, err := storage.Open(ctx, storage.Options{URL: databaseURL, AllowInsecure: insecure, Create: true, Migrate: true})
 	if err != nil {
 		return err
 	}
 	rows := map[string]int64{}
-	err = a.db.CopyTo(ctx, to, WithoutPassword(databaseURL)+" at "+a.now().UTC().Format(time.RFC3339), func(table string, n int64) { rows[table] = n; told(table, n) })
+	err = a.db.CopyTo(
+		ctx,
+		to,
+		WithoutPassword(databaseURL)+" at "+a.now().UTC().Format(time.RFC3339),
+		func(table string, n int64) { rows[table] = n; told(table, n) },
+	)
 	if closed := to.Close(); err == nil {
 		err = closed
 	}

@@ -12,7 +12,8 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// Who was logged in on SQLite goes on on PostgreSQL: with the same refresh token, the same keys, and the same audit trail.
+// Who was logged in on SQLite goes on on PostgreSQL: with the same refresh token, the same keys, and the same audit
+// trail.
 func TestCopyLogsNobodyOut(t *testing.T) {
 	c := testConfig(storagetest.SQLiteURL(t))
 	c.MasterKeyFile = masterFile(t)
@@ -46,7 +47,9 @@ func TestCopyLogsNobodyOut(t *testing.T) {
 	if err := Copy(ctx, c, o, databaseURL, true, told); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := Open(ctx, c, Options{Now: h.clock.now, DatabaseNow: keystest.At(h.clock.now), Generate: keystest.Generator()}); err == nil || !strings.Contains(err.Error(), "it was copied to ") {
+	if s, err := Open(ctx, c, Options{Now: h.clock.now, DatabaseNow: keystest.At(h.clock.now),
+		Generate: keystest.Generator()}); err == nil ||
+		!strings.Contains(err.Error(), "it was copied to ") {
 		t.Errorf("a server takes a database that was moved: %v %v", s, err)
 	}
 	if rows["users"] != 3001 || rows["clients"] != 6 || rows["grants"] != 2 || rows["audit"] != int64(len(before)) {
@@ -87,13 +90,15 @@ func TestCopyLogsNobodyOut(t *testing.T) {
 	refreshed := p.refresh("app", tokens.RefreshToken).tokens(t)
 	p.refresh("app", refreshed.RefreshToken).tokens(t)
 	p.login("app")
-	if r := p.post("/token", "once", "grant_type", "password", "username", "alice", "password", password); r.status != 401 {
+	if r := p.post("/token", "once", "grant_type", "password", "username", "alice", "password",
+		password); r.status != 401 {
 		t.Errorf("a client that was disabled: %d", r.status)
 	}
 	if _, err := p.admin.VerifyAudit(ctx); err != nil {
 		t.Error(err)
 	}
-	if records := must(p.admin.Audit(ctx, time.Time{}, "database.copy")); len(records) != 1 || records[0].Actor != "os:test" {
+	if records := must(p.admin.Audit(ctx, time.Time{}, "database.copy")); len(records) != 1 ||
+		records[0].Actor != "os:test" {
 		t.Errorf("%+v", records)
 	}
 }

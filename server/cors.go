@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// cors lets pages of the configured origins, and of no other, call an endpoint (Fetch standard; RFC 9700 §2.6). It answers their preflight
-// requests.
+// cors lets pages of the configured origins, and of no other, call an endpoint (Fetch standard; RFC 9700 §2.6). It
+// answers their preflight requests.
 func cors(config func() *Config, h handler) handler {
 	return func(w *exchange, r *http.Request) {
 		w.Header().Add("Vary", "Origin")
@@ -36,7 +36,8 @@ func anyOrigin(h handler) handler {
 }
 
 func isPreflight(r *http.Request) bool {
-	return r.Method == http.MethodOptions && r.Header.Get("Origin") != "" && r.Header.Get("Access-Control-Request-Method") != ""
+	return r.Method == http.MethodOptions && r.Header.Get("Origin") != "" &&
+		r.Header.Get("Access-Control-Request-Method") != ""
 }
 
 func allowMethod(w http.ResponseWriter, method string) {

@@ -26,11 +26,24 @@ type DevCredentials struct {
 // DevAudience is the audience of the demo client.
 const DevAudience = "https://api.example.com"
 
-// Provision makes the demo client and the demo user of `keyturn dev`, or sets their secrets back to the ones that it prints, which
-// follow from the keys of the database.
+// Provision makes the demo client and the demo user of `keyturn dev`, or sets their secrets back to the ones that it
+// prints, which follow from the keys of the database.
 func (s *Server) Provision(ctx context.Context) (DevCredentials, error) {
-	d := DevCredentials{Issuer: s.config().Issuer, ClientID: "demo", ClientSecret: s.devSecret("client"), Username: "alice", Password: s.devSecret("user")}
-	a := &Admin{config: *s.config(), store: s.store, db: s.db, ring: s.ring, by: storage.Actor{Name: "keyturn", Reason: "dev"}, now: s.now}
+	d := DevCredentials{
+		Issuer:       s.config().Issuer,
+		ClientID:     "demo",
+		ClientSecret: s.devSecret("client"),
+		Username:     "alice",
+		Password:     s.devSecret("user"),
+	}
+	a := &Admin{
+		config: *s.config(),
+		store:  s.store,
+		db:     s.db,
+		ring:   s.ring,
+		by:     storage.Actor{Name: "keyturn", Reason: "dev"},
+		now:    s.now,
+	}
 	if err := a.provisionClient(ctx, d); err != nil {
 		return d, err
 	}
@@ -40,8 +53,11 @@ func (s *Server) Provision(ctx context.Context) (DevCredentials, error) {
 func (a *Admin) provisionClient(ctx context.Context, d DevCredentials) error {
 	c, err := a.db.Client(ctx, d.ClientID)
 	if errors.Is(err, ErrNotFound) {
-		_, err = a.CreateClient(ctx, ClientSpec{ID: d.ClientID, Grants: []string{api.GrantPassword, api.GrantRefreshToken}, Scope: "read write",
-			Audiences: []string{DevAudience}, Secret: d.ClientSecret})
+		_, err = a.CreateClient(
+			ctx,
+			ClientSpec{ID: d.ClientID, Grants: []string{api.GrantPassword, api.GrantRefreshToken}, Scope: "read write",
+				Audiences: []string{DevAudience}, Secret: d.ClientSecret},
+		)
 		return err
 	}
 	if err != nil || c.SecretHash == hashClientSecret(a.ring.Secrets().ClientSecretKey(), d.ClientSecret) {

@@ -48,8 +48,11 @@ func (c Config) describe() api.Metadata {
 	issuer := c.Issuer
 	return api.Metadata{
 		Issuer: issuer, TokenEndpoint: issuer + api.PathToken, RevocationEndpoint: issuer + api.PathRevoke,
-		IntrospectionEndpoint: issuer + api.PathIntrospect, JWKSURI: issuer + api.PathJWKS, ResponseTypes: []string{}, GrantTypes: grants,
-		TokenAuthMethods: any, RevocationAuthMethods: any, IntrospectionAuthMethods: secret,
+		IntrospectionEndpoint: issuer + api.PathIntrospect,
+		JWKSURI:               issuer + api.PathJWKS,
+		ResponseTypes:         []string{},
+		GrantTypes:            grants,
+		TokenAuthMethods:      any, RevocationAuthMethods: any, IntrospectionAuthMethods: secret,
 	}
 }
 

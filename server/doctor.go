@@ -42,8 +42,8 @@ type doctor struct {
 	findings []Finding
 }
 
-// Doctor checks configuration, files, database, keys, clock, issuer and clients, and tells all that it finds, good or bad. secrets are files that hold
-// settings which nobody else should read.
+// Doctor checks configuration, files, database, keys, clock, issuer and clients, and tells all that it finds, good or
+// bad. secrets are files that hold settings which nobody else should read.
 func Doctor(ctx context.Context, c Config, o AdminOptions, secrets []string) []Finding {
 	d := &doctor{config: c, secrets: secrets}
 	d.configuration()
@@ -74,7 +74,12 @@ func (d *doctor) begun(ctx context.Context, c Config) bool {
 		d.add("database", FindingFailed, err.Error()+d.target(),
 			"mend this first: keys, clock and clients cannot be looked at without it")
 	case len(keys) == 0:
-		d.add("database", FindingWarning, "it is new: nothing has been written to it", "`keyturn init`, or the first command that makes a client, begins")
+		d.add(
+			"database",
+			FindingWarning,
+			"it is new: nothing has been written to it",
+			"`keyturn init`, or the first command that makes a client, begins",
+		)
 	}
 	return err == nil && len(keys) > 0
 }
@@ -83,7 +88,12 @@ func (d *doctor) begun(ctx context.Context, c Config) bool {
 func (d *doctor) content(ctx context.Context, c Config, o AdminOptions) {
 	admin, err := OpenAdmin(ctx, c, o)
 	if err != nil {
-		d.add("database", FindingFailed, err.Error(), "mend this first: keys, clock and clients cannot be looked at without it")
+		d.add(
+			"database",
+			FindingFailed,
+			err.Error(),
+			"mend this first: keys, clock and clients cannot be looked at without it",
+		)
 		return
 	}
 	defer admin.Close()
@@ -107,7 +117,13 @@ func (d *doctor) warn(bad bool, check, found, advice string) {
 func (d *doctor) configuration() {
 	problems := append(d.config.Problems(true), d.config.FileProblems()...)
 	for _, p := range problems {
-		d.add("configuration", FindingFailed, p.Error(), "serve would not start: mend it in the file, the environment or the flags (`keyturn config show --origin` tells where it comes from)")
+		d.add(
+			"configuration",
+			FindingFailed,
+			p.Error(),
+			"serve would not start: mend it in the file, the environment or the flags (`keyturn config show --origin` "+
+				"tells where it comes from)",
+		)
 	}
 	if len(problems) == 0 {
 		d.add("configuration", FindingOK, "serve would start with it", "")
@@ -126,32 +142,72 @@ const (
 
 func (d *doctor) settings() {
 	c, before := d.config, len(d.findings)
-	d.warn(c.AccessTTL > longAccessTTL, "settings", fmt.Sprintf("access tokens live for %v", c.AccessTTL),
-		"who verifies offline accepts a stolen or revoked token for as long (RFC 9700 §2.2.1): 15m or less, and refresh more often")
-	d.warn(c.RefreshIdleTTL > longRefreshIdle, "settings", fmt.Sprintf("a refresh token may rest for %v", c.RefreshIdleTTL),
-		"a token that nobody uses any more should expire (RFC 9700 §4.14.2): 30d or less")
-	d.warn(c.RefreshMaxTTL > longRefreshMax, "settings", fmt.Sprintf("a login may last %v", c.RefreshMaxTTL), "have people log in again twice a year at least (RFC 9700 §4.14.2)")
-	d.warn(c.RefreshRetryWindow > longRetryWindow, "settings", fmt.Sprintf("a replaced refresh token may be used again for %v", c.RefreshRetryWindow),
-		"so long is a stolen one not noticed (RFC 9700 §4.14.2): the ten seconds of the default are enough for a retry")
-	d.warn(c.RefreshLateRetry > 0 && c.RefreshRetryWindow == 0, "settings",
-		"refresh_late_retry is set, and refresh_retry_window is 0",
-		"late retries are accepted, and immediate ones are not: set both or neither")
-	d.warn(c.RefreshLateRetry > longLateRetry, "settings",
-		fmt.Sprintf("a login that has taken a late retry takes the next only after %v", c.RefreshLateRetry),
-		"phones lose answers more often than that: 24h is the default")
-	d.warn(c.PasswordGrant, "settings", "the password grant is on", "RFC 9700 §2.4 says that it must not be used, since clients see passwords: only your own clients should have it; password_grant: false turns it off")
-	d.warn(strings.HasPrefix(c.Issuer, "http:"), "settings", "the issuer is an http URL", "that is for this machine alone: tokens and passwords travel in the clear (RFC 9700 §2.6)")
+	d.lifetimes()
+	d.warn(
+		c.PasswordGrant,
+		"settings",
+		"the password grant is on",
+		"RFC 9700 §2.4 says that it must not be used, since clients see passwords: only your own clients should have "+
+			"it; password_grant: false turns it off",
+	)
+	d.warn(
+		strings.HasPrefix(c.Issuer, "http:"),
+		"settings",
+		"the issuer is an http URL",
+		"that is for this machine alone: tokens and passwords travel in the clear (RFC 9700 §2.6)",
+	)
 	for _, w := range c.Warnings() {
 		d.add("settings", FindingWarning, w.Found, w.Advice)
 	}
 	d.warn(c.PasswordHashMemory < goodHashMemory, "settings",
 		fmt.Sprintf("a password hash takes %v of memory", c.PasswordHashMemory),
 		"stolen hashes are cheap to guess then: OWASP wants 19MiB or more with two passes: password_hash_memory: 19MiB")
-	d.warn(c.AllowInsecureDatabase, "settings", "the connection to PostgreSQL need not be verified", "whoever is on the way can read and change everything: use sslmode=verify-full")
+	d.warn(
+		c.AllowInsecureDatabase,
+		"settings",
+		"the connection to PostgreSQL need not be verified",
+		"whoever is on the way can read and change everything: use sslmode=verify-full",
+	)
 	d.warn(c.LogLevel == "debug", "settings", "the log is at level debug", "info is meant for every day")
 	if len(d.findings) == before {
 		d.add("settings", FindingOK, "none is unsafe", "")
 	}
+}
+
+// lifetimes warns of tokens, logins and retries that live for too long.
+func (d *doctor) lifetimes() {
+	c := d.config
+	d.warn(
+		c.AccessTTL > longAccessTTL,
+		"settings",
+		fmt.Sprintf("access tokens live for %v", c.AccessTTL),
+		"who verifies offline accepts a stolen or revoked token for as long (RFC 9700 §2.2.1): 15m or less, and refresh "+
+			"more often",
+	)
+	d.warn(
+		c.RefreshIdleTTL > longRefreshIdle,
+		"settings",
+		fmt.Sprintf("a refresh token may rest for %v", c.RefreshIdleTTL),
+		"a token that nobody uses any more should expire (RFC 9700 §4.14.2): 30d or less",
+	)
+	d.warn(
+		c.RefreshMaxTTL > longRefreshMax,
+		"settings",
+		fmt.Sprintf("a login may last %v", c.RefreshMaxTTL),
+		"have people log in again twice a year at least (RFC 9700 §4.14.2)",
+	)
+	d.warn(
+		c.RefreshRetryWindow > longRetryWindow,
+		"settings",
+		fmt.Sprintf("a replaced refresh token may be used again for %v", c.RefreshRetryWindow),
+		"so long is a stolen one not noticed (RFC 9700 §4.14.2): the ten seconds of the default are enough for a retry",
+	)
+	d.warn(c.RefreshLateRetry > 0 && c.RefreshRetryWindow == 0, "settings",
+		"refresh_late_retry is set, and refresh_retry_window is 0",
+		"late retries are accepted, and immediate ones are not: set both or neither")
+	d.warn(c.RefreshLateRetry > longLateRetry, "settings",
+		fmt.Sprintf("a login that has taken a late retry takes the next only after %v", c.RefreshLateRetry),
+		"phones lose answers more often than that: 24h is the default")
 }
 
 // files looks at who else can read what nobody else should.
@@ -169,10 +225,17 @@ func (d *doctor) files() {
 		if err != nil {
 			d.add("files", FindingFailed, err.Error(), "the user that runs keyturn must be able to read it")
 		} else if mode := info.Mode().Perm(); mode&0o077 != 0 {
-			d.add("files", FindingFailed, fmt.Sprintf("%s can be read or written by others (mode %04o)", path, mode), "chmod 600 "+path)
+			d.add("files", FindingFailed, fmt.Sprintf("%s can be read or written by others (mode %04o)", path, mode),
+				"chmod 600 "+path)
 		}
-		if folder, err := os.Stat(filepath.Dir(path)); err == nil && folder.Mode().Perm()&0o002 != 0 && folder.Mode()&os.ModeSticky == 0 {
-			d.add("files", FindingFailed, fmt.Sprintf("everybody may replace files in %s", filepath.Dir(path)), "chmod o-w "+filepath.Dir(path))
+		if folder, err := os.Stat(filepath.Dir(path)); err == nil && folder.Mode().Perm()&0o002 != 0 &&
+			folder.Mode()&os.ModeSticky == 0 {
+			d.add(
+				"files",
+				FindingFailed,
+				fmt.Sprintf("everybody may replace files in %s", filepath.Dir(path)),
+				"chmod o-w "+filepath.Dir(path),
+			)
 		}
 	}
 	if len(d.findings) == before {
@@ -365,7 +428,12 @@ func (d *doctor) users(ctx context.Context, a *Admin) {
 	case err != nil:
 		d.add("users", FindingFailed, err.Error(), "")
 	case old > 0:
-		d.add("users", FindingWarning, fmt.Sprintf("%d have a password hash of their former system", old), "it is replaced when they log in; those who never do should be disabled")
+		d.add(
+			"users",
+			FindingWarning,
+			fmt.Sprintf("%d have a password hash of their former system", old),
+			"it is replaced when they log in; those who never do should be disabled",
+		)
 	default:
 		d.add("users", FindingOK, "all password hashes are argon2id", "")
 	}
@@ -383,11 +451,21 @@ func (d *doctor) issuer(ctx context.Context) {
 	url := metadataURL(d.config.Issuer)
 	off, err := fetch(ctx, url, &metadata)
 	if err != nil {
-		d.add("issuer", FindingWarning, err.Error(), "does the server run, and does "+d.config.Issuer+" lead to it, from here too?")
+		d.add(
+			"issuer",
+			FindingWarning,
+			err.Error(),
+			"does the server run, and does "+d.config.Issuer+" lead to it, from here too?",
+		)
 		return
 	}
 	if metadata.Issuer != d.config.Issuer {
-		d.add("issuer", FindingFailed, fmt.Sprintf("%s says that its issuer is %s", url, metadata.Issuer), "verifiers compare to the letter: the issuer here must be that of the server")
+		d.add(
+			"issuer",
+			FindingFailed,
+			fmt.Sprintf("%s says that its issuer is %s", url, metadata.Issuer),
+			"verifiers compare to the letter: the issuer here must be that of the server",
+		)
 		return
 	}
 	var set struct{ Keys []struct{ KID string } }
@@ -447,8 +525,8 @@ func metadataURL(issuer string) string {
 	return scheme + "://" + host + api.PathMetadata + path
 }
 
-// fetch reads JSON as a verifier would, which follows no redirect, and tells how far the clock here is ahead of that of whoever
-// answers, if that is said.
+// fetch reads JSON as a verifier would, which follows no redirect, and tells how far the clock here is ahead of that of
+// whoever answers, if that is said.
 func fetch(ctx context.Context, url string, into any) (off *time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
 	defer cancel()

@@ -36,7 +36,8 @@ func TestDoctorSaysWhatServeWould(t *testing.T) {
 	}
 	before, folder := sum(), must(os.ReadDir(filepath.Dir(file)))
 	well := look(c)
-	if !found(well, "configuration", FindingOK, "") || !found(well, "database", FindingOK, "takes writes") || !found(well, "files", FindingOK, "") {
+	if !found(well, "configuration", FindingOK, "") || !found(well, "database", FindingOK, "takes writes") ||
+		!found(well, "files", FindingOK, "") {
 		t.Errorf("%+v", well)
 	}
 	if sum() != before || len(must(os.ReadDir(filepath.Dir(file)))) != len(folder) {
@@ -64,7 +65,8 @@ func TestDoctorSaysWhatServeWould(t *testing.T) {
 	}
 	fresh := testConfig(storagetest.PostgresURL(t))
 	fresh.MasterKeyFile = masterFile(t)
-	if db, err := storage.Open(ctx, storage.Options{URL: fresh.Database, AllowInsecure: true, Migrate: true, Create: true}); err != nil {
+	if db, err := storage.Open(ctx, storage.Options{URL: fresh.Database, AllowInsecure: true, Migrate: true,
+		Create: true}); err != nil {
 		t.Fatal(err)
 	} else {
 		db.Close()
@@ -73,7 +75,9 @@ func TestDoctorSaysWhatServeWould(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	var secrets int
-	if err := storagetest.Raw(t, fresh.Database).QueryRow(`SELECT (SELECT COUNT(*) FROM secret_keys) + (SELECT COUNT(*) FROM meta)`).Scan(&secrets); err != nil || secrets > 0 {
+	if err := storagetest.Raw(t, fresh.Database).QueryRow(`SELECT (SELECT COUNT(*)
+		FROM secret_keys) + (SELECT COUNT(*) FROM meta)`).Scan(&secrets); err != nil ||
+		secrets > 0 {
 		t.Errorf("%d rows were made, %v", secrets, err)
 	}
 	raw := storagetest.Raw(t, c.Database)
@@ -89,7 +93,8 @@ func TestDoctorSaysWhatServeWould(t *testing.T) {
 
 // A clock is warned of from more than a second on.
 func TestDoctorAndTheClock(t *testing.T) {
-	for off, want := range map[time.Duration]FindingStatus{0: FindingOK, -time.Second: FindingOK, 1100 * time.Millisecond: FindingWarning, -time.Hour: FindingWarning} {
+	for off, want := range map[time.Duration]FindingStatus{0: FindingOK, -time.Second: FindingOK,
+		1100 * time.Millisecond: FindingWarning, -time.Hour: FindingWarning} {
 		d := &doctor{}
 		d.clock(off, "that of the database", clockTolerance)
 		if len(d.findings) != 1 || d.findings[0].Status != want {
@@ -123,8 +128,13 @@ func TestCleanUpOfFailures(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		raw := storagetest.Raw(t, h.config.Database)
 		for _, from := range []string{"0", "1"} {
-			storagetest.MustExec(t, raw, `INSERT INTO throttle (bucket, failures, last_at) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500)
-				SELECT '`+from+` ' || CAST(i AS TEXT), 1, 1 FROM n`)
+			storagetest.MustExec(
+				t,
+				raw,
+				`INSERT INTO throttle (bucket, failures, last_at) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1
+					FROM n WHERE i < 1500)
+				SELECT '`+from+` ' || CAST(i AS TEXT), 1, 1 FROM n`,
+			)
 		}
 		if err := h.server.cleanUpOnce(ctx); err != nil {
 			t.Fatal(err)

@@ -136,7 +136,8 @@ func shownMethod(r *http.Request) string {
 	return r.Method
 }
 
-// tell is one line of the log on the path of a request: unlike [slog.Logger.Info], it does not look for the line of code that says it.
+// tell is one line of the log on the path of a request: unlike [slog.Logger.Info], it does not look for the line of
+// code that says it.
 func (s *Server) tell(what string, attrs ...slog.Attr) {
 	ctx, h := context.Background(), s.log.Handler()
 	if h.Enabled(ctx, slog.LevelInfo) {
@@ -148,7 +149,8 @@ func (s *Server) tell(what string, attrs ...slog.Attr) {
 
 // requestID is a new one, or that of a trusted proxy.
 func (s *Server) requestID(r *http.Request) string {
-	if id := r.Header.Get("X-Request-Id"); id != "" && len(id) <= 128 && isScopeToken(id) && isTrusted(peerAddress(r), s.trusted) {
+	if id := r.Header.Get("X-Request-Id"); id != "" && len(id) <= 128 && isScopeToken(id) &&
+		isTrusted(peerAddress(r), s.trusted) {
 		return id
 	}
 	return randomHex(8)

@@ -20,8 +20,11 @@ import (
 
 // crowdOf is clients of replicas that have the usual clients and user.
 func crowdOf(replicas ...*serving) *servertest.Crowd {
-	c := &servertest.Crowd{App: servertest.Party{ID: "app", Secret: secret}, Server: servertest.Party{ID: "rs", Secret: secret},
-		Users: []servertest.Party{{ID: "alice", Secret: password}}}
+	c := &servertest.Crowd{
+		App:    servertest.Party{ID: "app", Secret: secret},
+		Server: servertest.Party{ID: "rs", Secret: secret},
+		Users:  []servertest.Party{{ID: "alice", Secret: password}},
+	}
 	for _, r := range replicas {
 		c.Bases = append(c.Bases, r.base)
 	}
@@ -37,7 +40,14 @@ type trouble struct {
 }
 
 // statements that may be cut: of a refresh, of a login, of a transaction, of an introspection, of a poll.
-var cutStatements = []string{"UPDATE grants AS g", "INSERT INTO grants", "COMMIT", "LEFT JOIN signing_keys k", "FROM signing_keys ORDER", "INSERT INTO throttle"}
+var cutStatements = []string{
+	"UPDATE grants AS g",
+	"INSERT INTO grants",
+	"COMMIT",
+	"LEFT JOIN signing_keys k",
+	"FROM signing_keys ORDER",
+	"INSERT INTO throttle",
+}
 
 func troubles() map[string]trouble {
 	long := func(short time.Duration) time.Duration {
@@ -59,12 +69,19 @@ func troubles() map[string]trouble {
 	}
 	for _, code := range []string{"40001", "40P01"} {
 		for _, percent := range []int{10, 100} {
-			all[fmt.Sprintf("%s at %d per cent", code, percent)] = trouble{lasts: 2 * time.Second, served: percent < 100, begin: rollBack(code, percent), end: rollBackNoMore}
+			all[fmt.Sprintf("%s at %d per cent", code, percent)] = trouble{
+				lasts:  2 * time.Second,
+				served: percent < 100,
+				begin:  rollBack(code, percent),
+				end:    rollBackNoMore,
+			}
 		}
 	}
 	for _, when := range []storagetest.When{storagetest.Before, storagetest.During, storagetest.Lost, storagetest.After} {
 		all["cut "+string(when)+" a statement"] = trouble{lasts: 2 * time.Second, served: true,
-			begin: func(t *testing.T, p *storagetest.Proxy, _ *sql.DB) { cutEach(t, p, when) }, end: func(*testing.T, *storagetest.Proxy, *sql.DB) {}}
+			begin: func(t *testing.T, p *storagetest.Proxy, _ *sql.DB) { cutEach(t, p, when) }, end: func(*testing.T,
+				*storagetest.Proxy, *sql.DB) {
+			}}
 	}
 	return all
 }
@@ -87,17 +104,23 @@ func cutEach(t *testing.T, p *storagetest.Proxy, when storagetest.When) {
 func rollBack(code string, percent int) func(*testing.T, *storagetest.Proxy, *sql.DB) {
 	return func(t *testing.T, _ *storagetest.Proxy, raw *sql.DB) {
 		storagetest.MustExec(t, raw, fmt.Sprintf(`CREATE FUNCTION roll_back() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-			IF random() * 100 < %d THEN RAISE EXCEPTION 'rolled back by a test' USING ERRCODE = '%s'; END IF; RETURN NEW; END $$`, percent, code),
+			IF random() * 100 < %d THEN RAISE EXCEPTION 'rolled back by a test'
+				USING ERRCODE = '%s'; END IF; RETURN NEW; END $$`, percent, code),
 			`CREATE TRIGGER roll_back BEFORE INSERT OR UPDATE ON grants FOR EACH ROW EXECUTE FUNCTION roll_back()`,
 			`CREATE TRIGGER roll_back BEFORE INSERT OR UPDATE ON audit FOR EACH ROW EXECUTE FUNCTION roll_back()`)
 	}
 }
 
 func rollBackNoMore(t *testing.T, _ *storagetest.Proxy, raw *sql.DB) {
-	storagetest.MustExec(t, raw, `CREATE OR REPLACE FUNCTION roll_back() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$`)
+	storagetest.MustExec(
+		t,
+		raw,
+		`CREATE OR REPLACE FUNCTION roll_back() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$`,
+	)
 }
 
-// Whatever the database does, clients are told the truth in time, lose nothing, and are served again as soon as it is well.
+// Whatever the database does, clients are told the truth in time, lose nothing, and are served again as soon as it is
+// well.
 func TestDatabaseMisbehaves(t *testing.T) {
 	for name, c := range troubles() {
 		t.Run(name, func(t *testing.T) {
@@ -107,7 +130,11 @@ func TestDatabaseMisbehaves(t *testing.T) {
 			config := testConfig(proxy.URL)
 			config.MasterKeyFile = masterFile(t)
 			log := &lockedBuffer{}
-			replica := serveWith(t, config, Options{Generate: keystest.Generator(), Log: slog.New(slog.NewTextHandler(log, nil))})
+			replica := serveWith(
+				t,
+				config,
+				Options{Generate: keystest.Generator(), Log: slog.New(slog.NewTextHandler(log, nil))},
+			)
 			replica.provision()
 			crowd := crowdOf(replica)
 			// The bound that is promised, and as much again for a machine that does other things as well.
@@ -127,7 +154,14 @@ func TestDatabaseMisbehaves(t *testing.T) {
 	}
 }
 
-func misbehave(t *testing.T, c trouble, replica *serving, crowd *servertest.Crowd, proxy *storagetest.Proxy, raw *sql.DB) {
+func misbehave(
+	t *testing.T,
+	c trouble,
+	replica *serving,
+	crowd *servertest.Crowd,
+	proxy *storagetest.Proxy,
+	raw *sql.DB,
+) {
 	working, stop := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	all.Go(func() { crowd.Run(working, 4) })
@@ -202,7 +236,9 @@ func TestDatabaseDownAtTheStart(t *testing.T) {
 		t.Errorf("metadata: %d %s", r.status, r.body)
 	}
 	for _, path := range []string{"/token", "/revoke", "/introspect"} {
-		if r := h.post(path, "app", "token", "x"); r.status != 503 || r.code(t) != "temporarily_unavailable" || r.header.Get("Retry-After") == "" || r.header.Get("X-Request-Id") == "" {
+		if r := h.post(path, "app", "token", "x"); r.status != 503 || r.code(t) != "temporarily_unavailable" ||
+			r.header.Get("Retry-After") == "" ||
+			r.header.Get("X-Request-Id") == "" {
 			t.Errorf("%s: %d %s", path, r.status, r.body)
 		}
 	}
@@ -262,13 +298,22 @@ func TestPostgresIsRestarted(t *testing.T) {
 	must(replica.admin.VerifyAudit(ctx))
 }
 
-// The standby takes over, and the old primary only reads from then on. Connections to it stand, so that nothing but an error at a write tells.
+// The standby takes over, and the old primary only reads from then on. Connections to it stand, so that nothing but an
+// error at a write tells.
 func TestFailOver(t *testing.T) {
 	pair := storagetest.NewPair(t)
 	config := testConfig(pair.URL())
 	config.MasterKeyFile = masterFile(t)
 	generate := keystest.Generator()
-	replica, reader := serve(t, config, generate), serve(t, config, generate) // the second only introspects: no failed write tells it
+	replica, reader := serve(
+		t,
+		config,
+		generate,
+	), serve(
+		t,
+		config,
+		generate,
+	) // the second only introspects: no failed write tells it
 	replica.provision()
 	crowd := crowdOf(replica)
 	crowd.Slow = 10 * time.Second
@@ -300,13 +345,14 @@ func TestFailOver(t *testing.T) {
 	}
 }
 
-// Another process holds the lock of an SQLite database. For three seconds nobody notices but by the clock; for longer, clients are told in
-// time, and served at once when the lock is gone.
+// Another process holds the lock of an SQLite database. For three seconds nobody notices but by the clock; for longer,
+// clients are told in time, and served at once when the lock is gone.
 func TestSQLiteLocked(t *testing.T) {
 	for name, c := range map[string]struct {
 		held    time.Duration
 		refused bool
-	}{"for three seconds": {3 * time.Second, false}, "for long": {time.Duration(servertest.Times(int(9*time.Second), int(time.Minute))), true}} {
+	}{"for three seconds": {3 * time.Second, false}, "for long": {time.Duration(servertest.Times(int(9*time.Second),
+		int(time.Minute))), true}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			config := testConfig(sqliteURL(t))
@@ -317,7 +363,9 @@ func TestSQLiteLocked(t *testing.T) {
 				u := servertest.Party{ID: fmt.Sprintf("user%d", i), Secret: password}
 				must(replica.admin.CreateUser(ctx, u.ID, u.Secret, nil))
 				crowd.Users = append(crowd.Users[:i], u)
-				replica.post("/token", "app", "grant_type", "password", "username", u.ID, "password", u.Secret).tokens(t) // its address is known from now on
+				replica.post("/token", "app", "grant_type", "password", "username", u.ID, "password", u.Secret).
+					tokens(t)
+				// its address is known from now on
 			}
 			crowd.Slow = 12 * time.Second // about 6 s, as long as SQLite waits for a lock, and as much again
 			working, stop := context.WithCancel(ctx)
@@ -349,7 +397,8 @@ func TestSQLiteLocked(t *testing.T) {
 	}
 }
 
-// keepReading introspects at a replica from its connections of today, and once more for each after the failover: what it says must be true.
+// keepReading introspects at a replica from its connections of today, and once more for each after the failover: what
+// it says must be true.
 func keepReading(t *testing.T, reader, writer *serving) {
 	tokens := writer.login("app")
 	var all sync.WaitGroup
@@ -363,13 +412,15 @@ func keepReading(t *testing.T, reader, writer *serving) {
 	all.Wait()
 }
 
-// A refresh is done and its answer lost. Then the database is away twice, or another process holds its lock, for longer than the retry window
-// in all. The client's next try is a retry, and no reuse.
+// A refresh is done and its answer lost. Then the database is away twice, or another process holds its lock, for longer
+// than the retry window in all. The client's next try is a retry, and no reuse.
 func TestRetryAfterOutages(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		window := time.Duration(h.config.RefreshRetryWindow)
 		for name, outages := range map[string][][2]time.Duration{
-			"one": {{window / 2, 3 * window}}, "two": {{window / 2, 2 * window}, {2*window + window/2, 4 * window}}, "from before": {{-window, 3 * window}},
+			"one":               {{window / 2, 3 * window}},
+			"two":               {{window / 2, 2 * window}, {2*window + window/2, 4 * window}},
+			"from before":       {{-window, 3 * window}},
 			"one after another": {{window / 2, window}, {window, 2 * window}, {3*window - time.Second, 5 * window}},
 		} {
 			tokens := h.login("app")
@@ -402,7 +453,8 @@ func TestRetryUnderALock(t *testing.T) {
 		patience func(context.Context) (context.Context, context.CancelFunc)
 		lock     time.Duration // for how long: the server waits for five seconds
 		want     int
-	}{"in vain": {patient, 6 * time.Second, 503}, "for less long than the server": {hasty, 6 * time.Second, 0}, "and gets through": {patient, 4 * time.Second, 200}} {
+	}{"in vain": {patient, 6 * time.Second, 503}, "for less long than the server": {hasty, 6 * time.Second,
+		0}, "and gets through": {patient, 4 * time.Second, 200}} {
 		for _, remembered := range []bool{false, true} {
 			t.Run(fmt.Sprintf("who waits %s, remembered %v", name, remembered), func(t *testing.T) {
 				t.Parallel()
@@ -412,7 +464,13 @@ func TestRetryUnderALock(t *testing.T) {
 	}
 }
 
-func retryUnderALock(t *testing.T, remembered bool, patience func(context.Context) (context.Context, context.CancelFunc), span time.Duration, want int) {
+func retryUnderALock(
+	t *testing.T,
+	remembered bool,
+	patience func(context.Context) (context.Context, context.CancelFunc),
+	span time.Duration,
+	want int,
+) {
 	config := testConfig(sqliteURL(t))
 	config.RefreshRetryWindow = Duration(3 * time.Second)
 	replica := serve(t, config, keystest.Generator())
@@ -428,7 +486,14 @@ func retryUnderALock(t *testing.T, remembered bool, patience func(context.Contex
 	time.AfterFunc(span, func() { must(lock.ExecContext(ctx, `ROLLBACK`)); close(unlocked) })
 	patient, cancel := patience(ctx)
 	defer cancel()
-	r := must(http.NewRequestWithContext(patient, http.MethodPost, replica.base+"/token", strings.NewReader("grant_type=refresh_token&refresh_token="+tokens.RefreshToken)))
+	r := must(
+		http.NewRequestWithContext(
+			patient,
+			http.MethodPost,
+			replica.base+"/token",
+			strings.NewReader("grant_type=refresh_token&refresh_token="+tokens.RefreshToken),
+		),
+	)
 	r.Header.Set("Content-Type", formMediaType)
 	r.Header.Set("Authorization", basic("app", secret))
 	got, err := noRedirect.Do(r)

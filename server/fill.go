@@ -29,7 +29,9 @@ func (a *Admin) FillGrants(ctx context.Context, clientID string, n int) (Filled,
 	}
 	f := Filled{family: newFamily(), secrets: a.ring.Secrets()}
 	f.fill = storage.Fill{N: n, Client: c, Lifetime: time.Duration(a.config.RefreshMaxTTL), Now: now, Grant: storage.Grant{
-		FamilyHash: refreshToken{family: f.family}.familyHash(), KID: signer.KID, Scope: c.Scope, Audience: strings.Join(c.Audiences, " ")}}
+		FamilyHash: refreshToken{
+			family: f.family,
+		}.familyHash(), KID: signer.KID, Scope: c.Scope, Audience: strings.Join(c.Audiences, " ")}}
 	return f, a.db.FillGrants(ctx, f.fill)
 }
 

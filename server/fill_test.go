@@ -16,7 +16,9 @@ func TestFilledGrants(t *testing.T) {
 				t.Errorf("the access token of %d is not active", i)
 			}
 		}
-		if r := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", filled.RefreshToken(n)); r.code(t) != "invalid_grant" {
+		if r := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", filled.RefreshToken(n)); r.code(
+			t,
+		) != "invalid_grant" {
 			t.Errorf("%d %s", r.status, r.body)
 		}
 		if _, err := h.admin.FillGrants(ctx, "app", n); err == nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// Generations of logins come and go, and the tables stay as large as one of them: whoever cleans up keeps up. With KEYTURN_SOAK there are two million
-// logins.
+// Generations of logins come and go, and the tables stay as large as one of them: whoever cleans up keeps up. With
+// KEYTURN_SOAK there are two million logins.
 func TestTablesStayFlat(t *testing.T) {
 	logins, generations := 10_000, 4
 	if os.Getenv("KEYTURN_SOAK") != "" {
@@ -55,7 +55,14 @@ func TestTablesStayFlat(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			t.Logf("generation %d: %d logins, %.1f MB, cleaned up in %d rounds, %v", generation, logins, float64(size())/1e6, rounds, time.Since(begun).Round(time.Millisecond))
+			t.Logf(
+				"generation %d: %d logins, %.1f MB, cleaned up in %d rounds, %v",
+				generation,
+				logins,
+				float64(size())/1e6,
+				rounds,
+				time.Since(begun).Round(time.Millisecond),
+			)
 			storagetest.MustExec(t, raw, `DELETE FROM users WHERE username LIKE 'filled %'`)
 			if storage.SQLitePath(databaseURL) == "" {
 				storagetest.MustExec(t, raw, `VACUUM grants`) // which autovacuum does when a fifth of the rows are dead

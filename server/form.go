@@ -19,8 +19,12 @@ type form map[string]string
 
 // credentials may stand in a form, never in a URL, which ends up in logs (RFC 6749 §2.3.1).
 var credentials = map[string]bool{
-	api.ParamClientSecret: true, api.ParamPassword: true, api.ParamUsername: true, api.ParamRefreshToken: true, api.ParamToken: true,
-	"access_token": true, paramClientAssertion: true,
+	api.ParamClientSecret: true,
+	api.ParamPassword:     true,
+	api.ParamUsername:     true,
+	api.ParamRefreshToken: true,
+	api.ParamToken:        true,
+	"access_token":        true, paramClientAssertion: true,
 }
 
 // readForm reads and parses the form of a request: one application/x-www-form-urlencoded body of at most maxBody bytes.
@@ -67,7 +71,10 @@ func checkQuery(query string) error {
 			name = plain
 		}
 		if credentials[name] {
-			return fail(api.InvalidRequest, "credentials belong into the body, not into the URL: treat what was sent as known to others")
+			return fail(
+				api.InvalidRequest,
+				"credentials belong into the body, not into the URL: treat what was sent as known to others",
+			)
 		}
 	}
 	return nil
@@ -93,8 +100,8 @@ func checkMediaType(h http.Header) error {
 	return fail(api.InvalidRequest, "send one body of type application/x-www-form-urlencoded in UTF-8")
 }
 
-// parseForm parses a form body. Unlike net/url it refuses a parameter that is there twice (RFC 6749 §3.2), a malformed escape, and
-// text that a database, a log or a header could take for something else.
+// parseForm parses a form body. Unlike net/url it refuses a parameter that is there twice (RFC 6749 §3.2), a malformed
+// escape, and text that a database, a log or a header could take for something else.
 func parseForm(body string) (form, error) {
 	f := form{}
 	repeatedResource := false

@@ -14,7 +14,8 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// front is the two listeners. They answer from before there is a server behind them, which may have to wait for its database, until after.
+// front is the two listeners. They answer from before there is a server behind them, which may have to wait for its
+// database, until after.
 type front struct {
 	listeners     Listeners
 	connections   []*connections // public, admin
@@ -66,7 +67,8 @@ func (f *front) tls(c Config) *tls.Config {
 	}
 }
 
-// stop takes nothing more and finishes what is in flight, within a span. Whoever has not sent or read all by then is cut off.
+// stop takes nothing more and finishes what is in flight, within a span. Whoever has not sent or read all by then is
+// cut off.
 func (f *front) stop(span time.Duration, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), span)
 	defer cancel()
@@ -94,8 +96,8 @@ func (c Config) certificate() (*tls.Certificate, error) {
 	return &certificate, nil
 }
 
-// Serve opens a replica and answers on the listeners until the context ends. While its PostgreSQL is away, also at the start, it answers 503
-// and waits.
+// Serve opens a replica and answers on the listeners until the context ends. While its PostgreSQL is away, also at the
+// start, it answers 503 and waits.
 func Serve(ctx context.Context, c Config, o Options, l Listeners) error {
 	if problems := append(c.Problems(true), c.FileProblems()...); len(problems) > 0 {
 		return &ConfigError{problems}
@@ -125,8 +127,8 @@ func Serve(ctx context.Context, c Config, o Options, l Listeners) error {
 
 const waitForDatabase = time.Second
 
-// openWhenAvailable opens a server, and waits for its PostgreSQL if that is away, and for the schema if that is older and another is to bring it
-// up to date. No server and no error if the context ended before.
+// openWhenAvailable opens a server, and waits for its PostgreSQL if that is away, and for the schema if that is older
+// and another is to bring it up to date. No server and no error if the context ended before.
 func openWhenAvailable(ctx context.Context, c Config, o Options, f *front) (*Server, error) {
 	for waited := false; ; waited = true {
 		s, err := Open(ctx, c, o)

@@ -15,7 +15,8 @@ import (
 
 // A form that is taken says what net/url says of it, each name once, in text that goes anywhere.
 func FuzzForm(f *testing.F) {
-	for _, seed := range []string{"", "a=b", "grant_type=password&username=alice&password=a+b", "a=%41&b=%00", "a=1&a=2", "resource=x&resource=y", "%zz=1", "a=\xff", "=x&=y", "a;b=c"} {
+	for _, seed := range []string{"", "a=b", "grant_type=password&username=alice&password=a+b", "a=%41&b=%00", "a=1&a=2",
+		"resource=x&resource=y", "%zz=1", "a=\xff", "=x&=y", "a;b=c"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, body string) {
@@ -34,7 +35,8 @@ func FuzzForm(f *testing.F) {
 			t.Fatalf("%q is taken, net/url says %v", body, err)
 		}
 		for name, value := range got {
-			if len(want[name]) != 1 || want[name][0] != value || !utf8.ValidString(value) || strings.ContainsAny(value, "\x00\r\n") {
+			if len(want[name]) != 1 || want[name][0] != value || !utf8.ValidString(value) ||
+				strings.ContainsAny(value, "\x00\r\n") {
 				t.Fatalf("%q: %q is %q", body, name, value)
 			}
 		}
@@ -43,7 +45,8 @@ func FuzzForm(f *testing.F) {
 
 // Basic credentials that are taken come out as they went in.
 func FuzzBasic(f *testing.F) {
-	for _, seed := range []string{"Basic YXBwOnNlY3JldA==", "basic  YTpi", "Bearer x", "Basic", "Basic YQ==", "Basic Og==", "Basic JTAwOmI=", "Basic YSUzQWI6YyUyNmQ="} {
+	for _, seed := range []string{"Basic YXBwOnNlY3JldA==", "basic  YTpi", "Bearer x", "Basic", "Basic YQ==",
+		"Basic Og==", "Basic JTAwOmI=", "Basic YSUzQWI6YyUyNmQ="} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, header string) {
@@ -51,7 +54,9 @@ func FuzzBasic(f *testing.F) {
 		if !ok {
 			return
 		}
-		again, ok := parseBasic("Basic " + base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(p.id)+":"+url.QueryEscape(p.secret))))
+		again, ok := parseBasic(
+			"Basic " + base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(p.id)+":"+url.QueryEscape(p.secret))),
+		)
 		if !ok || again != p || p.id == "" || !isLine(p.id) || !isLine(p.secret) {
 			t.Fatalf("%q: %+v, then %+v", header, p, again)
 		}
@@ -76,15 +81,19 @@ func FuzzRefreshToken(f *testing.F) {
 	})
 }
 
-// Whatever claims a token of this server bears, even signed by it: introspection answers, and calls none alive that names no grant.
+// Whatever claims a token of this server bears, even signed by it: introspection answers, and calls none alive that
+// names no grant.
 func FuzzClaims(f *testing.F) {
 	h := open(f, testConfig(storagetest.SQLiteURL(f)), nil)
 	signer, err := h.server.ring.Signer(ctx, h.clock.now().Add(1<<40))
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, seed := range []string{`{}`, `null`, `[]`, `{"iss":"` + issuer + `","exp":99999999999,"sid":"0000000000000001","aud":"https://api.example","client_id":"app","sub":"x"}`,
-		`{"exp":1e400}`, `{"exp":-1,"sid":"zz"}`, `{"iss":"` + issuer + `","exp":9223372036854775807,"sid":"ffffffffffffffff"}`, `{"aud":["a","b"],"roles":{}}`} {
+	for _, seed := range []string{`{}`, `null`, `[]`,
+		`{"iss":"` + issuer + `","exp":99999999999,"sid":"0000000000000001",` +
+			`"aud":"https://api.example","client_id":"app","sub":"x"}`,
+		`{"exp":1e400}`, `{"exp":-1,"sid":"zz"}`, `{"iss":"` + issuer +
+			`","exp":9223372036854775807,"sid":"ffffffffffffffff"}`, `{"aud":["a","b"],"roles":{}}`} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, payload []byte) {

@@ -17,8 +17,8 @@ import (
 // judgedIn is how many guesses were compared with a password, by the log.
 func judgedIn(h *harness) int { return strings.Count(h.log.String(), `"reason":"wrong password"`) }
 
-// Stuffing and spraying, from one address and from two thousand: each account has its budget, and one address has its own; what is beyond
-// looks the same and is not judged. Neither another replica nor a restart gives a new one.
+// Stuffing and spraying, from one address and from two thousand: each account has its budget, and one address has its
+// own; what is beyond looks the same and is not judged. Neither another replica nor a restart gives a new one.
 func TestGuessing(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		c := testConfig(databaseURL)
@@ -83,7 +83,8 @@ func (h *harness) loginFromEach(i int, name string) {
 	}
 }
 
-// Whether the account is throttled, unknown, disabled, without a password or another's: the answer is the same, and so is the work.
+// Whether the account is throttled, unknown, disabled, without a password or another's: the answer is the same, and so
+// is the work.
 func TestFailedLoginsAreAlike(t *testing.T) {
 	eachThrottled(t, func(t *testing.T, h *harness) {
 		must(h.admin.CreateUser(ctx, "gone", password, nil))

@@ -86,11 +86,17 @@ func testConfig(databaseURL string) Config {
 	days := Duration(24 * time.Hour)
 	return Config{
 		Issuer: issuer, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", Database: databaseURL, Migrate: true,
-		AccessTTL: Duration(10 * time.Minute), RefreshIdleTTL: 14 * days, RefreshMaxTTL: 90 * days, RefreshRetryWindow: Duration(10 * time.Second),
+		AccessTTL: Duration(
+			10 * time.Minute,
+		), RefreshIdleTTL: 14 * days, RefreshMaxTTL: 90 * days, RefreshRetryWindow: Duration(10 * time.Second),
 		PasswordHashWait:    Duration(5 * time.Second),
 		KeyRotationInterval: 90 * days, KeyPublishLead: days, JWKSMaxAge: Duration(5 * time.Minute), KeyBits: 2048,
-		PasswordGrant: true, PasswordMinLength: 15, PasswordHashMemory: 7 << 20, LoginFailures: 10, LoginWindow: Duration(15 * time.Minute),
-		LogLevel: "debug",
+		PasswordGrant:      true,
+		PasswordMinLength:  15,
+		PasswordHashMemory: 7 << 20,
+		LoginFailures:      10,
+		LoginWindow:        Duration(15 * time.Minute),
+		LogLevel:           "debug",
 	}
 }
 
@@ -105,13 +111,29 @@ func open(t testing.TB, c Config, at *testClock) *harness {
 		c.MasterKeyFile = masterFile(t)
 	}
 	log := &lockedBuffer{}
-	s, err := Open(ctx, c, Options{Now: at.now, DatabaseNow: keystest.At(at.now), Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	s, err := Open(
+		ctx,
+		c,
+		Options{
+			Now:         at.now,
+			DatabaseNow: keystest.At(at.now),
+			Generate:    keystest.Generator(),
+			Log:         slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.clients.age = 0 // time stands still, and what an administrator changes must be seen
 	h := &harness{t: t, config: c, server: s, clock: at, log: log}
-	h.admin = &Admin{config: c, store: s.store, db: s.db, ring: s.ring, by: storage.Actor{Name: "os:test", Reason: "test"}, now: at.now}
+	h.admin = &Admin{
+		config: c,
+		store:  s.store,
+		db:     s.db,
+		ring:   s.ring,
+		by:     storage.Actor{Name: "os:test", Reason: "test"},
+		now:    at.now,
+	}
 	t.Cleanup(func() { s.Close() })
 	h.serveHTTP()
 	return h
@@ -143,16 +165,18 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// provision makes what most tests need: a client app and its twin other, a public client, a resource server for the app's audience and
-// one for another, and alice.
+// provision makes what most tests need: a client app and its twin other, a public client, a resource server for the
+// app's audience and one for another, and alice.
 func (h *harness) provision() {
 	h.t.Helper()
 	both := []string{api.GrantPassword, api.GrantRefreshToken}
 	for _, spec := range []ClientSpec{
-		{ID: "app", Grants: both, Scope: "read write", Audiences: []string{"https://api.example", "https://mail.example"}, Secret: secret},
+		{ID: "app", Grants: both, Scope: "read write", Audiences: []string{"https://api.example", "https://mail.example"},
+			Secret: secret},
 		{ID: "other", Grants: both, Scope: "read write", Audiences: []string{"https://api.example"}, Secret: secret},
 		{ID: publicClient, Grants: both, Scope: "read", Audiences: []string{"https://api.example"}, Public: true},
-		{ID: "once", Grants: []string{api.GrantPassword}, Scope: "read", Audiences: []string{"https://api.example"}, Secret: secret},
+		{ID: "once", Grants: []string{api.GrantPassword}, Scope: "read", Audiences: []string{"https://api.example"},
+			Secret: secret},
 		{ID: "rs", Resource: "https://api.example", Secret: secret},
 		{ID: "rs2", Resource: "https://mail.example", Secret: secret},
 	} {
@@ -225,8 +249,10 @@ func (h *harness) post(path, client string, form ...string) response {
 	return h.send(r)
 }
 
-var noRedirect = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	Transport: &http.Transport{MaxIdleConnsPerHost: 200}}
+var noRedirect = &http.Client{
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	Transport:     &http.Transport{MaxIdleConnsPerHost: 200},
+}
 
 // send sends a request and holds the answer to openapi.yaml.
 func (h *harness) send(r *http.Request) response {
@@ -293,11 +319,14 @@ func init() {
 		return string(b), err
 	}
 	openapi3filter.RegisterBodyDecoder("text/plain", text)
-	openapi3filter.RegisterBodyDecoder("application/jwk-set+json", openapi3filter.RegisteredBodyDecoder("application/json"))
+	openapi3filter.RegisterBodyDecoder(
+		"application/jwk-set+json",
+		openapi3filter.RegisteredBodyDecoder("application/json"),
+	)
 }
 
-// validate holds an answer to the operation of its request. 405 is an answer to no operation: it is held to the first of its path. So is
-// what net/http answers by itself to what is not HTTP.
+// validate holds an answer to the operation of its request. 405 is an answer to no operation: it is held to the first
+// of its path. So is what net/http answers by itself to what is not HTTP.
 func validate(r *http.Request, res *http.Response, body []byte) error {
 	find := r.Clone(ctx)
 	find.URL = &url.URL{Path: r.URL.Path, RawQuery: r.URL.RawQuery}
@@ -323,7 +352,11 @@ func validate(r *http.Request, res *http.Response, body []byte) error {
 	input := &openapi3filter.ResponseValidationInput{
 		RequestValidationInput: &openapi3filter.RequestValidationInput{Request: find, PathParams: params, Route: route},
 		Status:                 res.StatusCode, Header: res.Header,
-		Options: &openapi3filter.Options{IncludeResponseStatus: true, MultiError: true, ExcludeResponseBody: r.Method == http.MethodHead},
+		Options: &openapi3filter.Options{
+			IncludeResponseStatus: true,
+			MultiError:            true,
+			ExcludeResponseBody:   r.Method == http.MethodHead,
+		},
 	}
 	input.SetBodyBytes(body)
 	return openapi3filter.ValidateResponse(ctx, input)

@@ -59,7 +59,9 @@ func forgeries(t *testing.T, h *harness, token, elsewhere string) map[string]str
 	sign := func(header string) string {
 		input := b64(header) + "." + parts[1]
 		sum := sha256.Sum256([]byte(input))
-		return input + "." + base64.RawURLEncoding.EncodeToString(must(rsa.SignPKCS1v15(rand.Reader, mine, crypto.SHA256, sum[:])))
+		return input + "." + base64.RawURLEncoding.EncodeToString(
+			must(rsa.SignPKCS1v15(rand.Reader, mine, crypto.SHA256, sum[:])),
+		)
 	}
 	hs := func(key []byte) string {
 		input := b64(`{"alg":"HS256","kid":"`+kid+`","typ":"at+jwt"}`) + "." + parts[1]
@@ -69,22 +71,53 @@ func forgeries(t *testing.T, h *harness, token, elsewhere string) map[string]str
 	}
 	rs512 := b64(`{"alg":"RS512","kid":"`+kid+`","typ":"at+jwt"}`) + "." + parts[1]
 	sum512 := sha512.Sum512([]byte(rs512))
-	rs512 += "." + base64.RawURLEncoding.EncodeToString(must(rsa.SignPKCS1v15(rand.Reader, mine, crypto.SHA512, sum512[:])))
+	rs512 += "." + base64.RawURLEncoding.EncodeToString(
+		must(rsa.SignPKCS1v15(rand.Reader, mine, crypto.SHA512, sum512[:])),
+	)
 	jwk := fmt.Sprintf(`{"kty":"RSA","n":"%s","e":"AQAB"}`, base64.RawURLEncoding.EncodeToString(mine.N.Bytes()))
 	forged := map[string]string{
-		"alg none": b64(`{"alg":"none","typ":"at+jwt"}`) + "." + parts[1] + ".", "alg None with our kid": b64(`{"alg":"None","kid":"`+kid+`","typ":"at+jwt"}`) + "." + parts[1] + ".",
-		"HS256 with the public key": hs(publicPEM), "HS256 with the modulus": hs(public.N.Bytes()), "HS256 without a key": hs(nil), "RS512": rs512,
-		"PS256": withHeader(parts, `{"alg":"PS256","kid":"`+kid+`","typ":"at+jwt"}`), "typ JWT": withHeader(parts, `{"alg":"RS256","kid":"`+kid+`","typ":"JWT"}`),
-		"foreign kid": sign(`{"alg":"RS256","kid":"mine","typ":"at+jwt"}`), "our kid, another key": sign(`{"alg":"RS256","kid":"` + kid + `","typ":"at+jwt"}`),
-		"embedded jwk": sign(`{"alg":"RS256","kid":"` + kid + `","typ":"at+jwt","jwk":` + jwk + `}`), "jku": sign(`{"alg":"RS256","kid":"x","typ":"at+jwt","jku":"` + elsewhere + `"}`),
-		"x5u": sign(`{"alg":"RS256","kid":"x","typ":"at+jwt","x5u":"` + elsewhere + `"}`), "kid a path": sign(`{"alg":"RS256","kid":"../../etc/passwd","typ":"at+jwt"}`),
-		"kid an URL": sign(`{"alg":"RS256","kid":"` + elsewhere + `","typ":"at+jwt"}`), "unknown crit": sign(`{"alg":"RS256","kid":"` + kid + `","typ":"at+jwt","crit":["x"],"x":1}`),
-		"JSON serialisation": fmt.Sprintf(`{"payload":"%s","signatures":[{"protected":"%s","signature":"%s"}]}`, parts[1], parts[0], parts[2]),
-		"flattened JSON":     fmt.Sprintf(`{"payload":"%s","protected":"%s","signature":"%s"}`, parts[1], parts[0], parts[2]),
-		"payload of another": parts[0] + "." + b64(`{"iss":"`+issuer+`","sub":"x","aud":"https://api.example","exp":99999999999}`) + "." + parts[2],
-		"duplicate header":   sign(`{"alg":"RS256","alg":"none","kid":"` + kid + `","typ":"at+jwt"}`),
-		"deep header":        b64(strings.Repeat("[", 20_000)) + "." + parts[1] + "." + parts[2], "deep payload": parts[0] + "." + b64(strings.Repeat(`{"a":`, 8_000)) + "." + parts[2],
-		"huge signature": parts[0] + "." + parts[1] + "." + strings.Repeat("A", 40_000), "many dots": strings.Repeat(".", 50_000), "encrypted": strings.Repeat("e30.", 4) + "e30",
+		"alg none": b64(
+			`{"alg":"none","typ":"at+jwt"}`,
+		) + "." + parts[1] + ".", "alg None with our kid": b64(`{"alg":"None","kid":"`+kid+`","typ":"at+jwt"}`) + "." +
+			parts[1] + ".",
+		"HS256 with the public key": hs(
+			publicPEM,
+		), "HS256 with the modulus": hs(public.N.Bytes()), "HS256 without a key": hs(nil), "RS512": rs512,
+		"PS256": withHeader(
+			parts,
+			`{"alg":"PS256","kid":"`+kid+`","typ":"at+jwt"}`,
+		), "typ JWT": withHeader(parts, `{"alg":"RS256","kid":"`+kid+`","typ":"JWT"}`),
+		"foreign kid": sign(
+			`{"alg":"RS256","kid":"mine","typ":"at+jwt"}`,
+		), "our kid, another key": sign(`{"alg":"RS256","kid":"` + kid + `","typ":"at+jwt"}`),
+		"embedded jwk": sign(
+			`{"alg":"RS256","kid":"` + kid + `","typ":"at+jwt","jwk":` + jwk + `}`,
+		), "jku": sign(`{"alg":"RS256","kid":"x","typ":"at+jwt","jku":"` + elsewhere + `"}`),
+		"x5u": sign(
+			`{"alg":"RS256","kid":"x","typ":"at+jwt","x5u":"` + elsewhere + `"}`,
+		), "kid a path": sign(`{"alg":"RS256","kid":"../../etc/passwd","typ":"at+jwt"}`),
+		"kid an URL": sign(
+			`{"alg":"RS256","kid":"` + elsewhere + `","typ":"at+jwt"}`,
+		), "unknown crit": sign(`{"alg":"RS256","kid":"` + kid + `","typ":"at+jwt","crit":["x"],"x":1}`),
+		"JSON serialisation": fmt.Sprintf(
+			`{"payload":"%s","signatures":[{"protected":"%s","signature":"%s"}]}`,
+			parts[1],
+			parts[0],
+			parts[2],
+		),
+		"flattened JSON": fmt.Sprintf(`{"payload":"%s","protected":"%s","signature":"%s"}`, parts[1], parts[0], parts[2]),
+		"payload of another": parts[0] + "." + b64(
+			`{"iss":"`+issuer+`","sub":"x","aud":"https://api.example","exp":99999999999}`,
+		) + "." + parts[2],
+		"duplicate header": sign(`{"alg":"RS256","alg":"none","kid":"` + kid + `","typ":"at+jwt"}`),
+		"deep header": b64(
+			strings.Repeat("[", 20_000),
+		) + "." + parts[1] + "." + parts[2], "deep payload": parts[0] + "." + b64(strings.Repeat(`{"a":`, 8_000)) + "." +
+			parts[2],
+		"huge signature": parts[0] + "." + parts[1] + "." + strings.Repeat(
+			"A",
+			40_000,
+		), "many dots": strings.Repeat(".", 50_000), "encrypted": strings.Repeat("e30.", 4) + "e30",
 	}
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	for i := range len(alphabet) {
@@ -132,10 +165,15 @@ func TestOwnSignatureIsNotEnough(t *testing.T) {
 		must(0, json.Unmarshal(must(base64.RawURLEncoding.DecodeString(strings.Split(tokens.AccessToken, ".")[1])), &claims))
 		signer := must(h.server.ring.Signer(ctx, h.clock.now().Add(time.Minute)))
 		for name, change := range map[string]func(map[string]any){
-			"another issuer": func(c map[string]any) { c["iss"] = "https://else.example" }, "no issuer": func(c map[string]any) { delete(c, "iss") },
-			"no exp": func(c map[string]any) { delete(c, "exp") }, "exp a text": func(c map[string]any) { c["exp"] = "9999999999" }, "no aud": func(c map[string]any) { delete(c, "aud") },
-			"another audience": func(c map[string]any) { c["aud"] = "https://mail.example" }, "no grant": func(c map[string]any) { delete(c, "sid") },
-			"another's sub": func(c map[string]any) { c["sub"] = "usr_other" }, "another client": func(c map[string]any) { c["client_id"] = "other" },
+			"another issuer":   func(c map[string]any) { c["iss"] = "https://else.example" },
+			"no issuer":        func(c map[string]any) { delete(c, "iss") },
+			"no exp":           func(c map[string]any) { delete(c, "exp") },
+			"exp a text":       func(c map[string]any) { c["exp"] = "9999999999" },
+			"no aud":           func(c map[string]any) { delete(c, "aud") },
+			"another audience": func(c map[string]any) { c["aud"] = "https://mail.example" },
+			"no grant":         func(c map[string]any) { delete(c, "sid") },
+			"another's sub":    func(c map[string]any) { c["sub"] = "usr_other" },
+			"another client":   func(c map[string]any) { c["client_id"] = "other" },
 		} {
 			altered := map[string]any{}
 			for k, v := range claims {
@@ -144,7 +182,8 @@ func TestOwnSignatureIsNotEnough(t *testing.T) {
 			change(altered)
 			text := must(signer.Sign(keys.TypAccessToken, must(json.Marshal(altered))))
 			if name != "no aud" && name != "another audience" && name != "another's sub" { // those name the client's own grant
-				if r := h.post("/revoke", "app", "token", text); r.status != 200 || r.body != "{}\n" || !h.active("rs", tokens.AccessToken) {
+				if r := h.post("/revoke", "app", "token", text); r.status != 200 || r.body != "{}\n" ||
+					!h.active("rs", tokens.AccessToken) {
 					t.Errorf("%s: revocation: %d %s", name, r.status, r.body)
 				}
 			}
@@ -181,7 +220,12 @@ func TestSlowConnections(t *testing.T) {
 	}
 	ends("silence", "", "", headerTimeout)
 	ends("slow headers", head, "X-A: a\r\n", headerTimeout)
-	ends("slow body", head+"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 60000\r\n\r\n", "a", requestTimeout)
+	ends(
+		"slow body",
+		head+"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 60000\r\n\r\n",
+		"a",
+		requestTimeout,
+	)
 	for range 10 {
 		tokens := h.login("app")
 		h.refresh("app", tokens.RefreshToken).tokens(t)
@@ -251,16 +295,20 @@ func TestReaderThatNeverReads(t *testing.T) {
 	t.Error("the connection still stands")
 }
 
-// One request is one request: what is ambiguous about its length is refused or ends the connection, so that nothing can hide behind it.
+// One request is one request: what is ambiguous about its length is refused or ends the connection, so that nothing can
+// hide behind it.
 func TestRequestSmuggling(t *testing.T) {
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	hidden := "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 	head := "POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
 	for name, request := range map[string]string{
-		"two lengths": head + "Content-Length: 0\r\nContent-Length: 35\r\n\r\n" + hidden, "a signed length": head + "Content-Length: +0\r\n\r\n" + hidden,
-		"chunked with a space": head + "Transfer-Encoding : chunked\r\nContent-Length: 0\r\n\r\n" + hidden, "chunked twice": head + "Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n" + hidden,
-		"an unknown coding": head + "Transfer-Encoding: gzip\r\n\r\n" + hidden, "a bare LF in a name": head + "X-A\n: b\r\nContent-Length: 0\r\n\r\n" + hidden,
-		"no host": "POST /token HTTP/1.1\r\nContent-Length: 0\r\n\r\n" + hidden,
+		"two lengths":          head + "Content-Length: 0\r\nContent-Length: 35\r\n\r\n" + hidden,
+		"a signed length":      head + "Content-Length: +0\r\n\r\n" + hidden,
+		"chunked with a space": head + "Transfer-Encoding : chunked\r\nContent-Length: 0\r\n\r\n" + hidden,
+		"chunked twice":        head + "Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n" + hidden,
+		"an unknown coding":    head + "Transfer-Encoding: gzip\r\n\r\n" + hidden,
+		"a bare LF in a name":  head + "X-A\n: b\r\nContent-Length: 0\r\n\r\n" + hidden,
+		"no host":              "POST /token HTTP/1.1\r\nContent-Length: 0\r\n\r\n" + hidden,
 	} {
 		if answer := h.rawExchange(request); strings.Contains(answer, "200 OK") {
 			t.Errorf("%s: %q", name, answer)
@@ -278,10 +326,16 @@ func TestBombs(t *testing.T) {
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	h.provision()
 	for name, body := range map[string]string{
-		"30 000 parameters": strings.Repeat("a&", 30_000), "30 000 names": names(9_000), "a long name": strings.Repeat("n", 60_000) + "=1", "a long value": "token=" + strings.Repeat("v", 60_000),
-		"escapes": "token=" + strings.Repeat("%41", 20_000), "half an escape": "token=%4", "a long scope": "grant_type=password&username=alice&password=x&scope=" + strings.Repeat("s+", 30_000),
-		"a long user": "grant_type=password&password=x&username=" + strings.Repeat("u", 60_000), "a long password": "grant_type=password&username=alice&password=" + strings.Repeat("p", 60_000),
-		"a long client": "client_secret=x&client_id=" + strings.Repeat("c", 60_000),
+		"30 000 parameters": strings.Repeat("a&", 30_000),
+		"30 000 names":      names(9_000),
+		"a long name":       strings.Repeat("n", 60_000) + "=1",
+		"a long value":      "token=" + strings.Repeat("v", 60_000),
+		"escapes":           "token=" + strings.Repeat("%41", 20_000),
+		"half an escape":    "token=%4",
+		"a long scope":      "grant_type=password&username=alice&password=x&scope=" + strings.Repeat("s+", 30_000),
+		"a long user":       "grant_type=password&password=x&username=" + strings.Repeat("u", 60_000),
+		"a long password":   "grant_type=password&username=alice&password=" + strings.Repeat("p", 60_000),
+		"a long client":     "client_secret=x&client_id=" + strings.Repeat("c", 60_000),
 	} {
 		for _, path := range []string{"/token", "/introspect", "/revoke"} {
 			r := must(http.NewRequest(http.MethodPost, h.base+path, strings.NewReader(body)))
@@ -316,7 +370,9 @@ func TestNoHTTP2(t *testing.T) {
 	server.TLSConfig = &tls.Config{Certificates: certificate.TLS.Certificates}
 	go server.ServeTLS(l, "", "")
 	defer server.Close()
-	conn := must(tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}}))
+	conn := must(
+		tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}}),
+	)
 	defer conn.Close()
 	if got := conn.ConnectionState().NegotiatedProtocol; got == "h2" {
 		t.Error("HTTP/2 was agreed on")
@@ -336,13 +392,20 @@ func TestNoHTTP2(t *testing.T) {
 // A panic is a 500 that says nothing; what it was about is not in the log either, since it may be a secret.
 func TestPanicTellsNothing(t *testing.T) {
 	log := &lockedBuffer{}
-	s := must(Open(ctx, testConfig(sqliteURL(t)), Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))}))
+	s := must(
+		Open(
+			ctx,
+			testConfig(sqliteURL(t)),
+			Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))},
+		),
+	)
 	defer s.Close()
 	w := httptest.NewRecorder()
 	r := newRoutes()
 	r.add("/panic", func(*exchange, *http.Request) { panic("a canary in a panic") })
 	s.wrap(r).ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/panic", nil))
-	if w.Code != 500 || strings.Contains(w.Body.String()+log.String(), "canary") || !strings.Contains(log.String(), `"msg":"panic"`) {
+	if w.Code != 500 || strings.Contains(w.Body.String()+log.String(), "canary") ||
+		!strings.Contains(log.String(), `"msg":"panic"`) {
 		t.Errorf("%d %s\n%s", w.Code, w.Body, log)
 	}
 }

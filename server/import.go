@@ -16,7 +16,8 @@ import (
 type ImportedUser struct {
 	Row      int    // where it stands, from 1
 	Username string // as it is written there
-	Hash     string // of the password, in one of the forms of oldhash.go; "": the user cannot log in until it is given a password
+	// of the password, in one of the forms of oldhash.go; "": the user cannot log in until it is given a password
+	Hash     string
 	Roles    []string
 	Disabled bool
 	Problem  string // why the user cannot be imported, if that was seen when it was read
@@ -44,11 +45,13 @@ type Import struct {
 	Refused         []RefusedUser `json:"refused"`
 }
 
-// importBatch is how many users one transaction takes of an import that need not be whole: servers go on writing in between.
+// importBatch is how many users one transaction takes of an import that need not be whole: servers go on writing in
+// between.
 const importBatch = 1024
 
-// ImportUsers makes users with the password hashes that they have elsewhere; each is replaced by one of ours when its user first logs in. All are
-// imported or, if there is one to refuse, none, unless o.SkipBad. Who has been refused is no error.
+// ImportUsers makes users with the password hashes that they have elsewhere; each is replaced by one of ours when its
+// user first logs in. All are imported or, if there is one to refuse, none, unless o.SkipBad. Who has been refused is
+// no error.
 func (a *Admin) ImportUsers(ctx context.Context, from []ImportedUser, o ImportOptions) (Import, error) {
 	limit, err := a.roleLimit(ctx)
 	if err != nil {
@@ -113,7 +116,13 @@ func (i *importer) check(from []ImportedUser) (users []storage.User) {
 			continue
 		}
 		i.rows[name] = u
-		made := storage.User{Sub: newSub(), Username: name, PasswordHash: asImported(u.Hash), Roles: unique(u.Roles), CreatedAt: now}
+		made := storage.User{
+			Sub:          newSub(),
+			Username:     name,
+			PasswordHash: asImported(u.Hash),
+			Roles:        unique(u.Roles),
+			CreatedAt:    now,
+		}
 		if u.Disabled {
 			made.DisabledAt = &now
 		}
@@ -134,8 +143,8 @@ func checkHash(text string) error {
 	return err
 }
 
-// asImported is a hash as it is stored until its user logs in. One in the form of ours is written as Django does: it was not made of the canonical
-// form of a password.
+// asImported is a hash as it is stored until its user logs in. One in the form of ours is written as Django does: it
+// was not made of the canonical form of a password.
 func asImported(hash string) string {
 	if _, err := passwords.ParseArgon2id(hash); err == nil {
 		return "argon2" + hash

@@ -21,7 +21,10 @@ func TestImportedUsersLogIn(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		var users []ImportedUser
 		for i, old := range quick {
-			users = append(users, ImportedUser{Row: i + 1, Username: fmt.Sprintf("User%d@Example.org", i), Hash: old.Text, Roles: []string{"editor"}})
+			users = append(
+				users,
+				ImportedUser{Row: i + 1, Username: fmt.Sprintf("User%d@Example.org", i), Hash: old.Text, Roles: []string{"editor"}},
+			)
 		}
 		done, err := h.admin.ImportUsers(ctx, users, ImportOptions{})
 		if err != nil || done.Imported != len(users) || len(done.Refused) > 0 {
@@ -70,9 +73,21 @@ func TestImportRefuses(t *testing.T) {
 			{Row: 6, Username: "dave", Hash: hash, Roles: []string{"Site admins"}},
 			{Row: 7, Username: "erin", Problem: "it is unreadable"},
 			{Row: 8, Username: "frank", Hash: "", Disabled: true},
-			{Row: 9, Username: "gina", Hash: "$argon2id$v=19$m=1048576,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},
+			{
+				Row:      9,
+				Username: "gina",
+				Hash:     "$argon2id$v=19$m=1048576,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+			},
 		}
-		reasons := map[int]string{2: "is taken", 3: "row 1 has the same", 4: "RFC 8265", 5: "md5 is no", 6: `role "Site admins"`, 7: "it is unreadable", 9: "memory in KiB"}
+		reasons := map[int]string{
+			2: "is taken",
+			3: "row 1 has the same",
+			4: "RFC 8265",
+			5: "md5 is no",
+			6: `role "Site admins"`,
+			7: "it is unreadable",
+			9: "memory in KiB",
+		}
 		check := func(o ImportOptions, want Import, names ...string) {
 			t.Helper()
 			done, err := h.admin.ImportUsers(ctx, users, o)
@@ -80,7 +95,8 @@ func TestImportRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, r := range done.Refused {
-				if want := reasons[r.Row]; want == "" || !strings.Contains(r.Reason, want) || strings.Contains(r.Reason, "invalid: ") {
+				if want := reasons[r.Row]; want == "" || !strings.Contains(r.Reason, want) ||
+					strings.Contains(r.Reason, "invalid: ") {
 					t.Errorf("%+v", r)
 				}
 			}
@@ -101,8 +117,18 @@ func TestImportRefuses(t *testing.T) {
 		}
 		refused := make([]RefusedUser, len(reasons))
 		check(ImportOptions{}, Import{Refused: refused}, "alice")
-		check(ImportOptions{DryRun: true, SkipBad: true}, Import{Imported: 2, Disabled: 1, WithoutPassword: 1, Refused: refused}, "alice")
-		check(ImportOptions{SkipBad: true}, Import{Imported: 2, Disabled: 1, WithoutPassword: 1, Refused: refused}, "alice", "bob", "frank")
+		check(
+			ImportOptions{DryRun: true, SkipBad: true},
+			Import{Imported: 2, Disabled: 1, WithoutPassword: 1, Refused: refused},
+			"alice",
+		)
+		check(
+			ImportOptions{SkipBad: true},
+			Import{Imported: 2, Disabled: 1, WithoutPassword: 1, Refused: refused},
+			"alice",
+			"bob",
+			"frank",
+		)
 		if n, err := h.admin.VerifyAudit(ctx); err != nil {
 			t.Error(n, err)
 		}
@@ -152,8 +178,8 @@ func TestSlowHashIsNoOutage(t *testing.T) {
 	})
 }
 
-// A name that nobody has costs what that of some user costs, always of the same one: imported hashes take their own time, which must not tell
-// known names from unknown ones.
+// A name that nobody has costs what that of some user costs, always of the same one: imported hashes take their own
+// time, which must not tell known names from unknown ones.
 func TestUnknownNamesCostWhatKnownOnesDo(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		var users []ImportedUser
@@ -188,13 +214,22 @@ func TestUnknownNamesCostWhatKnownOnesDo(t *testing.T) {
 
 // BenchmarkImportUsers imports a hundred thousand users.
 func BenchmarkImportUsers(b *testing.B) {
-	for name, databaseURL := range map[string]string{"sqlite": storagetest.SQLiteURL(b), "postgres": storagetest.PostgresURL(b)} {
+	for name, databaseURL := range map[string]string{"sqlite": storagetest.SQLiteURL(b),
+		"postgres": storagetest.PostgresURL(b)} {
 		b.Run(name, func(b *testing.B) {
 			h := open(b, testConfig(databaseURL), nil)
 			for i := range b.N {
 				var users []ImportedUser
 				for j := range 100_000 {
-					users = append(users, ImportedUser{Row: j, Username: fmt.Sprintf("user%d.%d", i, j), Hash: passwordstest.Imported[0].Text, Roles: []string{"editor"}})
+					users = append(
+						users,
+						ImportedUser{
+							Row:      j,
+							Username: fmt.Sprintf("user%d.%d", i, j),
+							Hash:     passwordstest.Imported[0].Text,
+							Roles:    []string{"editor"},
+						},
+					)
 				}
 				if done, err := h.admin.ImportUsers(ctx, users, ImportOptions{}); err != nil || done.Imported != len(users) {
 					b.Fatal(done, err)

@@ -10,8 +10,8 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// introspect is POST /introspect, RFC 7662. Whether a token is alive is always asked of the database: there is nothing that could
-// serve a revoked one. For anyone who may not know, and for anything not alive, the answer is Active alone.
+// introspect is POST /introspect, RFC 7662. Whether a token is alive is always asked of the database: there is nothing
+// that could serve a revoked one. For anyone who may not know, and for anything not alive, the answer is Active alone.
 func (s *Server) introspect(ctx context.Context, q *request) (any, error) {
 	text := q.form[api.ParamToken]
 	if text == "" {
@@ -34,7 +34,8 @@ func (s *Server) introspect(ctx context.Context, q *request) (any, error) {
 	if at == unknown {
 		return s.unknownToken(q)
 	}
-	if at == over || q.client.ID != v.claims.ClientID && (q.client.Resource == "" || q.client.Resource != v.claims.Audience) {
+	if at == over ||
+		q.client.ID != v.claims.ClientID && (q.client.Resource == "" || q.client.Resource != v.claims.Audience) {
 		return api.Introspection{}, nil
 	}
 	g, live, err := s.accessGrant(ctx, q.client, v)
@@ -45,15 +46,22 @@ func (s *Server) introspect(ctx context.Context, q *request) (any, error) {
 	return v.introspection(g.Username)
 }
 
-// introspection is the answer for a token that is alive, in the form in which it is sent. A user's name does not change.
+// introspection is the answer for a token that is alive, in the form in which it is sent. A user's name does not
+// change.
 func (v *verified) introspection(username string) (any, error) {
 	if body := v.body.Load(); body != nil {
 		return *body, nil
 	}
 	c := v.claims
 	body, err := encode(api.Introspection{
-		Active: true, Issuer: c.Issuer, Subject: c.Subject, Audience: c.Audience, ClientID: c.ClientID, Username: username, Scope: c.Scope,
-		Expires: c.Expires, IssuedAt: c.IssuedAt, ID: c.ID, TokenType: "Bearer", Session: c.Session, Roles: c.Roles,
+		Active:   true,
+		Issuer:   c.Issuer,
+		Subject:  c.Subject,
+		Audience: c.Audience,
+		ClientID: c.ClientID,
+		Username: username,
+		Scope:    c.Scope,
+		Expires:  c.Expires, IssuedAt: c.IssuedAt, ID: c.ID, TokenType: "Bearer", Session: c.Session, Roles: c.Roles,
 	})
 	if err == nil {
 		v.body.Store(&body)
@@ -79,8 +87,16 @@ func (s *Server) introspectRefreshToken(ctx context.Context, q *request, t refre
 		audience = ""
 	}
 	return api.Introspection{
-		Active: true, Issuer: s.config().Issuer, Subject: *g.Sub, Audience: audience, ClientID: g.ClientID, Username: *g.Username, Scope: g.Scope,
-		Expires: g.IdleExpiresAt.Unix(), IssuedAt: g.RotatedAt.Unix(), ID: g.ID.String() + "." + strconv.FormatUint(uint64(t.generation), 10),
+		Active:    true,
+		Issuer:    s.config().Issuer,
+		Subject:   *g.Sub,
+		Audience:  audience,
+		ClientID:  g.ClientID,
+		Username:  *g.Username,
+		Scope:     g.Scope,
+		Expires:   g.IdleExpiresAt.Unix(),
+		IssuedAt:  g.RotatedAt.Unix(),
+		ID:        g.ID.String() + "." + strconv.FormatUint(uint64(t.generation), 10),
 		TokenType: "refresh_token", Session: g.ID.String(), Roles: g.Roles,
 	}, nil
 }
@@ -91,7 +107,8 @@ const (
 	unknownTokensPeriod = 10 * time.Minute
 )
 
-// unknownToken answers for a text that is no token of this server. Who asks for many of them is looking for one (RFC 7662 §4).
+// unknownToken answers for a text that is no token of this server. Who asks for many of them is looking for one (RFC
+// 7662 §4).
 func (s *Server) unknownToken(q *request) (any, error) {
 	if q.remembered {
 		return api.Introspection{}, nil // it is not counted, since the client will be read and ask again

@@ -48,14 +48,23 @@ func serveWith(t testing.TB, c Config, o Options) *serving {
 	t.Cleanup(stop)
 	h := &harness{t: t, config: c, server: s, loops: true}
 	h.base = "http://" + l.Public.Addr().String()
-	h.admin = &Admin{config: c, store: s.store, db: s.db, ring: s.ring, by: storage.Actor{Name: "os:test", Reason: "test"}, now: time.Now}
+	h.admin = &Admin{
+		config: c,
+		store:  s.store,
+		db:     s.db,
+		ring:   s.ring,
+		by:     storage.Actor{Name: "os:test", Reason: "test"},
+		now:    time.Now,
+	}
 	return &serving{h, stop}
 }
 
 // hasty is a configuration whose keys turn as fast as keyturn allows.
 func hasty(t testing.TB, databaseURL string) Config {
 	c := testConfig(databaseURL)
-	c.KeyRotationInterval, c.KeyPublishLead, c.JWKSMaxAge, c.AccessTTL = Duration(2*time.Second), Duration(2*time.Second), Duration(time.Second), Duration(2*time.Second)
+	c.KeyRotationInterval, c.KeyPublishLead, c.JWKSMaxAge, c.AccessTTL = Duration(2*time.Second), Duration(
+		2*time.Second,
+	), Duration(time.Second), Duration(2*time.Second)
 	if storage.SQLitePath(databaseURL) == "" {
 		c.MasterKeyFile = masterFile(t)
 	}
@@ -106,8 +115,8 @@ func (s *serving) watch(ctx context.Context) (seen []sighting) {
 	return seen
 }
 
-// Keys turn on three replicas under clients that refresh all the time. Whatever kid a token bears is in the JWKS of every replica from
-// before the client has the token until the token has expired.
+// Keys turn on three replicas under clients that refresh all the time. Whatever kid a token bears is in the JWKS of
+// every replica from before the client has the token until the token has expired.
 func TestVerifiersKnowEveryKey(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		t.Parallel()
@@ -146,7 +155,10 @@ func checkSightings(t *testing.T, c Config, seen [][]sighting, tokens map[string
 		for _, s := range sightings {
 			for kid, got := range tokens {
 				// exp is a whole second: a token lives for its TTL at most, and up to a second less.
-				alive := slices.ContainsFunc(got, func(at time.Time) bool { return s.answered.After(at) && s.asked.Before(at.Add(ttl-time.Second)) })
+				alive := slices.ContainsFunc(
+					got,
+					func(at time.Time) bool { return s.answered.After(at) && s.asked.Before(at.Add(ttl-time.Second)) },
+				)
 				if alive && !slices.Contains(s.kids, kid) {
 					t.Fatalf("at %v the JWKS of replica %d lacks key %s of a live token", s.asked, i, kid)
 				}
@@ -155,13 +167,15 @@ func checkSightings(t *testing.T, c Config, seen [][]sighting, tokens map[string
 	}
 }
 
-// A key leaks while one of three replicas is down. The other two stop serving and signing with it within two seconds, by their own polls,
-// and refuse its tokens from the moment on; sessions go on. The figures are logged.
+// A key leaks while one of three replicas is down. The other two stop serving and signing with it within two seconds,
+// by their own polls, and refuse its tokens from the moment on; sessions go on. The figures are logged.
 func TestRevocationReachesEveryReplica(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		c := hasty(t, databaseURL)
 		days := Duration(24 * time.Hour)
-		c.KeyRotationInterval, c.KeyPublishLead, c.JWKSMaxAge, c.AccessTTL = 90*days, days, Duration(5*time.Minute), Duration(10*time.Minute)
+		c.KeyRotationInterval, c.KeyPublishLead, c.JWKSMaxAge, c.AccessTTL = 90*days, days, Duration(
+			5*time.Minute,
+		), Duration(10*time.Minute)
 		replicas := three(t, c)
 		tokens := replicas[1].login("app")
 		leaked := kidOf(t, tokens.AccessToken)
@@ -196,12 +210,18 @@ func TestRevocationReachesEveryReplica(t *testing.T) {
 				t.Errorf("in an incident: %s", control)
 			}
 		}
-		t.Logf("from the command on: committed after %v, gone from the JWKS of every replica after %v, every replica signs with the new key after %v",
-			committed.Round(time.Millisecond), gone.Round(time.Millisecond), signed.Round(time.Millisecond))
+		t.Logf(
+			"from the command on: committed after %v, gone from the JWKS of every replica after %v, every replica signs "+
+				"with the new key after %v",
+			committed.Round(time.Millisecond),
+			gone.Round(time.Millisecond),
+			signed.Round(time.Millisecond),
+		)
 	})
 }
 
-// waitFor tells how long after a moment something came true. It gives up far beyond any bound, so that a slow machine is no failure.
+// waitFor tells how long after a moment something came true. It gives up far beyond any bound, so that a slow machine
+// is no failure.
 func waitFor(t testing.TB, since time.Time, what func() bool) time.Duration {
 	t.Helper()
 	for time.Since(since) < 20*time.Second {
@@ -214,7 +234,8 @@ func waitFor(t testing.TB, since time.Time, what func() bool) time.Duration {
 	return 0
 }
 
-// What a leaked key has signed is told by client and audience, and sessions end if the person says so: those used since the leak, or all.
+// What a leaked key has signed is told by client and audience, and sessions end if the person says so: those used since
+// the leak, or all.
 func TestRevocationEndsWhatItIsToldTo(t *testing.T) {
 	for end, want := range map[string]struct{ old, recent bool }{
 		"none": {old: true, recent: true}, "since": {old: true, recent: false}, "all": {old: false, recent: false},
@@ -231,10 +252,15 @@ func TestRevocationEndsWhatItIsToldTo(t *testing.T) {
 
 				use := must(h.admin.KeyUse(ctx, leaked, leak))
 				one, both := "https://api.example", "https://api.example https://mail.example"
-				if want := []KeyUse{{ClientID: "app", Audience: both, Grants: 1, Users: 1, Tokens: 1}, {ClientID: publicClient, Audience: one, Grants: 1, Users: 1, Tokens: 1}}; !slices.Equal(use, want) {
+				if want := []KeyUse{{ClientID: "app", Audience: both, Grants: 1, Users: 1, Tokens: 1},
+					{ClientID: publicClient, Audience: one, Grants: 1, Users: 1, Tokens: 1}}; !slices.Equal(
+					use,
+					want,
+				) {
 					t.Errorf("used since the leak: %+v", use)
 				}
-				if use := must(h.admin.KeyUse(ctx, leaked, time.Time{})); len(use) != 3 || use[1] != (KeyUse{ClientID: "other", Audience: one, Grants: 1, Users: 1}) {
+				if use := must(h.admin.KeyUse(ctx, leaked, time.Time{})); len(use) != 3 ||
+					use[1] != (KeyUse{ClientID: "other", Audience: one, Grants: 1, Users: 1}) {
 					t.Errorf("used at all: %+v", use)
 				}
 				must(h.admin.RevokeKey(ctx, leaked, false, ""))
@@ -262,8 +288,8 @@ func TestRevocationEndsWhatItIsToldTo(t *testing.T) {
 	}
 }
 
-// Refresh tokens outlive the key that MACs them: one made before a turn redeems after it, its retry gets the same successor from another
-// replica that was slow to learn of the turn, and no login is lost.
+// Refresh tokens outlive the key that MACs them: one made before a turn redeems after it, its retry gets the same
+// successor from another replica that was slow to learn of the turn, and no login is lost.
 func TestRefreshTokensOutliveTheirKey(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		replica := open(t, h.config, h.clock)
@@ -290,18 +316,22 @@ func numberOf(token string) byte {
 	return must(base64.RawURLEncoding.DecodeString(strings.TrimPrefix(token, refreshPrefix)))[0]
 }
 
-// A replica that has lost the database for longer than keys.StaleAfter neither signs nor calls a token active, and says so.
+// A replica that has lost the database for longer than keys.StaleAfter neither signs nor calls a token active, and says
+// so.
 func TestStaleReplicaAnswers503(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
 		h.clock.at.Add(int64(keys.StaleAfter + time.Second))
 		for name, r := range map[string]response{
-			"password": h.post("/token", "app", "grant_type", "password", "username", "alice", "password", password),
-			"refresh":  h.refresh("app", tokens.RefreshToken), "introspect": h.post("/introspect", "rs", "token", tokens.AccessToken),
+			"password": h.post("/token", "app", "grant_type", "password", "username", "alice", "password",
+				password),
+			"refresh":                    h.refresh("app", tokens.RefreshToken),
+			"introspect":                 h.post("/introspect", "rs", "token", tokens.AccessToken),
 			"introspect a refresh token": h.post("/introspect", "app", "token", tokens.RefreshToken),
 			"revoke":                     h.post("/revoke", "app", "token", tokens.AccessToken),
 		} {
-			if r.status != http.StatusServiceUnavailable || r.code(t) != "temporarily_unavailable" || r.header.Get("Retry-After") == "" {
+			if r.status != http.StatusServiceUnavailable || r.code(t) != "temporarily_unavailable" ||
+				r.header.Get("Retry-After") == "" {
 				t.Errorf("%s: %d %s", name, r.status, r.body)
 			}
 		}

@@ -21,8 +21,21 @@ func TestIntrospectionTellsWhatTheTokenSays(t *testing.T) {
 		for _, caller := range []string{"rs", "app"} {
 			var got api.Introspection
 			must(0, json.Unmarshal([]byte(h.post("/introspect", caller, "token", tokens.AccessToken).body), &got))
-			want := api.Introspection{Active: true, Issuer: claims.Issuer, Subject: claims.Subject, Audience: claims.Audience, ClientID: "app", Username: "alice",
-				Scope: claims.Scope, Expires: claims.Expires, IssuedAt: claims.IssuedAt, ID: claims.ID, TokenType: "Bearer", Session: claims.Session, Roles: []string{"admin"}}
+			want := api.Introspection{
+				Active:    true,
+				Issuer:    claims.Issuer,
+				Subject:   claims.Subject,
+				Audience:  claims.Audience,
+				ClientID:  "app",
+				Username:  "alice",
+				Scope:     claims.Scope,
+				Expires:   claims.Expires,
+				IssuedAt:  claims.IssuedAt,
+				ID:        claims.ID,
+				TokenType: "Bearer",
+				Session:   claims.Session,
+				Roles:     []string{"admin"},
+			}
 			if !cmp.Equal(got, want) {
 				t.Error(caller, cmp.Diff(want, got))
 			}
@@ -37,8 +50,8 @@ func TestIntrospectionTellsWhatTheTokenSays(t *testing.T) {
 	})
 }
 
-// What ends a grant ends its refresh token and, for whoever asks, its access tokens, at once and on every replica. What does not, does
-// not.
+// What ends a grant ends its refresh token and, for whoever asks, its access tokens, at once and on every replica. What
+// does not, does not.
 func TestEndings(t *testing.T) {
 	endings := map[string]struct {
 		end   func(h *harness, tokens api.TokenResponse) error
@@ -71,16 +84,25 @@ func TestEndings(t *testing.T) {
 			}
 			return h.admin.RevokeGrant(ctx, grants[0].ID.String())
 		}},
-		"revoke all of the user":   {end: func(h *harness, _ api.TokenResponse) error { return h.admin.RevokeUserGrants(ctx, "alice") }},
-		"revoke all of the client": {end: func(h *harness, _ api.TokenResponse) error { return h.admin.RevokeClientGrants(ctx, "app") }},
-		"revoke all":               {end: func(h *harness, _ api.TokenResponse) error { return h.admin.RevokeAllGrants(ctx) }},
+		"revoke all of the user": {
+			end: func(h *harness, _ api.TokenResponse) error { return h.admin.RevokeUserGrants(ctx, "alice") },
+		},
+		"revoke all of the client": {
+			end: func(h *harness, _ api.TokenResponse) error { return h.admin.RevokeClientGrants(ctx, "app") },
+		},
+		"revoke all": {
+			end: func(h *harness, _ api.TokenResponse) error { return h.admin.RevokeAllGrants(ctx) },
+		},
 		"revoke by another client": {alive: true, end: func(h *harness, tokens api.TokenResponse) error {
 			if err := status200(h.post("/revoke", "other", "token", tokens.RefreshToken)); err != nil {
 				return err
 			}
 			return status200(h.post("/revoke", "other", "token", tokens.AccessToken))
 		}},
-		"disable another client": {alive: true, end: func(h *harness, _ api.TokenResponse) error { return h.admin.DisableClient(ctx, "other") }},
+		"disable another client": {
+			alive: true,
+			end:   func(h *harness, _ api.TokenResponse) error { return h.admin.DisableClient(ctx, "other") },
+		},
 	}
 	for name, c := range endings {
 		t.Run(name, func(t *testing.T) {
@@ -122,7 +144,9 @@ func TestEnabledUserLogsInAgain(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
 		must(0, h.admin.DisableUser(ctx, "alice"))
-		if r := h.post("/token", "app", "grant_type", "password", "username", "alice", "password", password); r.code(t) != "invalid_grant" {
+		if r := h.post("/token", "app", "grant_type", "password", "username", "alice", "password", password); r.code(
+			t,
+		) != "invalid_grant" {
 			t.Error("a disabled user logs in")
 		}
 		must(0, h.admin.EnableUser(ctx, "alice"))
@@ -150,7 +174,8 @@ func TestSecretRotation(t *testing.T) {
 			t.Error("the old secret does not lapse")
 		}
 		c := must(h.server.db.Client(ctx, "app"))
-		if strings.Contains(c.SecretHash+c.PreviousSecretHash, rotated.Secret) || strings.Contains(c.SecretHash+c.PreviousSecretHash, secret) {
+		if strings.Contains(c.SecretHash+c.PreviousSecretHash, rotated.Secret) ||
+			strings.Contains(c.SecretHash+c.PreviousSecretHash, secret) {
 			t.Error("a secret rests in the database")
 		}
 	})
@@ -199,7 +224,8 @@ func TestDatabaseAway(t *testing.T) {
 			t.Errorf("%s: %d %s", name, r.status, r.body)
 		}
 	}
-	for path, want := range map[string]int{"/livez": 200, "/readyz": 503, "/.well-known/jwks.json": 200, "/.well-known/oauth-authorization-server": 200} {
+	for path, want := range map[string]int{"/livez": 200, "/readyz": 503, "/.well-known/jwks.json": 200,
+		"/.well-known/oauth-authorization-server": 200} {
 		if r := h.get(path); r.status != want {
 			t.Errorf("%s: %d", path, r.status)
 		}

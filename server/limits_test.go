@@ -193,7 +193,11 @@ func TestHeaderAndBodyBounds(t *testing.T) {
 	if !strings.HasPrefix(large, "HTTP/1.1 431 ") {
 		t.Errorf("%.40q", large)
 	}
-	if fits := h.rawExchange(head + "X-Large: " + strings.Repeat("x", maxHeader-1024) + "\r\nContent-Length: 0\r\n\r\n"); !strings.HasPrefix(fits, "HTTP/1.1 401 ") {
+	if fits := h.rawExchange(head + "X-Large: " + strings.Repeat("x", maxHeader-1024) +
+		"\r\nContent-Length: 0\r\n\r\n"); !strings.HasPrefix(
+		fits,
+		"HTTP/1.1 401 ",
+	) {
 		t.Errorf("%.40q", fits)
 	}
 	// The announced body never comes: the answer must not wait for it.
@@ -201,7 +205,11 @@ func TestHeaderAndBodyBounds(t *testing.T) {
 		t.Errorf("%.40q", early)
 	}
 	chunk := fmt.Sprintf("%x\r\n%s\r\n", 32<<10, strings.Repeat("x", 32<<10))
-	if chunked := h.rawExchange(head + "Transfer-Encoding: chunked\r\n\r\n" + chunk + chunk + chunk + "0\r\n\r\n"); !strings.HasPrefix(chunked, "HTTP/1.1 413 ") {
+	if chunked := h.rawExchange(head + "Transfer-Encoding: chunked\r\n\r\n" + chunk + chunk + chunk +
+		"0\r\n\r\n"); !strings.HasPrefix(
+		chunked,
+		"HTTP/1.1 413 ",
+	) {
 		t.Errorf("%.40q", chunked)
 	}
 }
@@ -220,7 +228,8 @@ func TestCORS(t *testing.T) {
 	}
 	for _, path := range []string{"/token", "/revoke"} {
 		for _, method := range []string{http.MethodPost, http.MethodOptions} {
-			if got := call(method, path, "https://app.example").Get("Access-Control-Allow-Origin"); got != "https://app.example" {
+			got := call(method, path, "https://app.example").Get("Access-Control-Allow-Origin")
+			if got != "https://app.example" {
 				t.Errorf("%s %s: %q", method, path, got)
 			}
 			for _, origin := range []string{"https://app.example.evil", "https://APP.example", "null", "http://app.example"} {
@@ -237,7 +246,8 @@ func TestCORS(t *testing.T) {
 		t.Error("/introspect allows an origin")
 	}
 	for _, path := range []string{"/.well-known/jwks.json", "/.well-known/oauth-authorization-server"} {
-		if h := call(http.MethodGet, path, "https://x.example"); h.Get("Access-Control-Allow-Origin") != "*" || h.Get("Access-Control-Allow-Credentials") != "" {
+		if h := call(http.MethodGet, path, "https://x.example"); h.Get("Access-Control-Allow-Origin") != "*" ||
+			h.Get("Access-Control-Allow-Credentials") != "" {
 			t.Error(path, h)
 		}
 	}
@@ -246,7 +256,8 @@ func TestCORS(t *testing.T) {
 func TestJWKSCaching(t *testing.T) {
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	first := h.get("/.well-known/jwks.json")
-	if first.header.Get("Cache-Control") != "public, max-age=300" || first.header.Get("Content-Type") != "application/jwk-set+json" {
+	if first.header.Get("Cache-Control") != "public, max-age=300" ||
+		first.header.Get("Content-Type") != "application/jwk-set+json" {
 		t.Error(first.header)
 	}
 	r := must(http.NewRequest(http.MethodGet, h.base+"/.well-known/jwks.json", nil))
@@ -255,7 +266,8 @@ func TestJWKSCaching(t *testing.T) {
 		t.Error(again.status)
 	}
 	head := h.send(must(http.NewRequest(http.MethodHead, h.base+"/.well-known/jwks.json", nil)))
-	if head.status != 200 || head.body != "" || head.header.Get("ETag") != first.header.Get("ETag") || head.header.Get("Content-Length") == "" {
+	if head.status != 200 || head.body != "" || head.header.Get("ETag") != first.header.Get("ETag") ||
+		head.header.Get("Content-Length") == "" {
 		t.Error(head)
 	}
 }

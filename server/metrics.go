@@ -45,27 +45,59 @@ func newMetrics(s *Server) *metrics {
 	}
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
-		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "keyturn_http_request_duration_seconds", Help: "Duration of requests.",
-			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}}, []string{"route", "method", "code"}),
-		tokens:        counters("keyturn_token_requests_total", "Requests to /token by grant and outcome.", "grant", "outcome"),
-		failures:      counters("keyturn_failures_total", "Requests that could not be answered, by cause.", "cause"),
-		refreshes:     counters("keyturn_refreshes_total", "Presentations of refresh tokens by what they turned out to be.", "kind"),
+		requests: prometheus.NewHistogramVec(
+			prometheus.HistogramOpts{Name: "keyturn_http_request_duration_seconds", Help: "Duration of requests.",
+				Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}},
+			[]string{"route", "method", "code"},
+		),
+		tokens: counters(
+			"keyturn_token_requests_total",
+			"Requests to /token by grant and outcome.",
+			"grant",
+			"outcome",
+		),
+		failures: counters("keyturn_failures_total", "Requests that could not be answered, by cause.", "cause"),
+		refreshes: counters(
+			"keyturn_refreshes_total",
+			"Presentations of refresh tokens by what they turned out to be.",
+			"kind",
+		),
 		loginFailures: counters("keyturn_login_failures_total", "Failed logins by reason.", "reason"),
 		signed:        counters("keyturn_tokens_signed_total", "Access tokens signed by key.", "kid"),
-		jwks:          prometheus.NewCounter(prometheus.CounterOpts{Name: "keyturn_jwks_responses_total", Help: "Key sets sent, without 304."}),
-		cleaned:       counters("keyturn_cleaned_rows_total", "Rows that clean-up deleted, by what they were.", "what"),
-		cleanedAt:     gauge("keyturn_cleanup_last_success_timestamp_seconds", "When clean-up last went through here; before that, when the process began."),
-		throttled:     counters("keyturn_throttled_total", "Requests refused because somebody had failed too often, by what was asked for.", "what"),
-		hashed: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "keyturn_password_hash_duration_seconds", Help: "Time that one password hash took.",
-			Buckets: []float64{.01, .02, .04, .08, .16, .32, .64, 1.28, 2.56}}),
-		reloads:  counters("keyturn_config_reloads_total", "Configurations read again, by outcome.", "outcome"),
-		reloaded: gauge("keyturn_config_reload_ok", "1 if the configuration that was read last was taken, but for what needs a restart, else 0."),
+		jwks: prometheus.NewCounter(
+			prometheus.CounterOpts{Name: "keyturn_jwks_responses_total", Help: "Key sets sent, without 304."},
+		),
+		cleaned: counters("keyturn_cleaned_rows_total", "Rows that clean-up deleted, by what they were.", "what"),
+		cleanedAt: gauge(
+			"keyturn_cleanup_last_success_timestamp_seconds",
+			"When clean-up last went through here; before that, when the process began.",
+		),
+		throttled: counters(
+			"keyturn_throttled_total",
+			"Requests refused because somebody had failed too often, by what was asked for.",
+			"what",
+		),
+		hashed: prometheus.NewHistogram(
+			prometheus.HistogramOpts{Name: "keyturn_password_hash_duration_seconds", Help: "Time that one password hash took.",
+				Buckets: []float64{.01, .02, .04, .08, .16, .32, .64, 1.28, 2.56}},
+		),
+		reloads: counters("keyturn_config_reloads_total", "Configurations read again, by outcome.", "outcome"),
+		reloaded: gauge(
+			"keyturn_config_reload_ok",
+			"1 if the configuration that was read last was taken, but for what needs a restart, else 0.",
+		),
 	}
 	m.forwardedUnreadable = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "keyturn_forwarded_unreadable_total",
 		Help: "Requests whose X-Forwarded-For, from a trusted proxy, holds what is not an address.",
 	})
 	m.anchored = gauge("keyturn_anchor_written", "1 if the last heartbeat was noted in the anchor file, else 0.")
+	m.begin(s)
+	return m
+}
+
+// begin gives the metrics their first values and registers them.
+func (m *metrics) begin(s *Server) {
 	m.reloaded.Set(1)
 	m.anchored.Set(1)
 	m.cleanedAt.Set(float64(s.now().Unix()))
@@ -76,7 +108,6 @@ func newMetrics(s *Server) *metrics {
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.buildInfo())
 	m.registry.MustRegister(s.gauges()...)
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
-	return m
 }
 
 // beginAtZero makes the series that are known beforehand, so that the first event of each is an increase.
@@ -93,7 +124,8 @@ func (m *metrics) beginAtZero() {
 	for _, what := range []string{"client", "introspection", "login"} {
 		m.throttled.WithLabelValues(what)
 	}
-	for _, reason := range []string{"unknown user", "disabled user", "no usable password", "wrong password", "throttled", "password too long", "changed meanwhile"} {
+	for _, reason := range []string{"unknown user", "disabled user", "no usable password", "wrong password", "throttled",
+		"password too long", "changed meanwhile"} {
 		m.loginFailures.WithLabelValues(reason)
 	}
 	for _, outcome := range []string{"ok", "failed"} {
@@ -116,8 +148,13 @@ func (s *Server) gauges() []prometheus.Collector {
 		gauge("keyturn_password_hashes_waiting", "Logins waiting for a hash slot.", func() float64 {
 			return float64(s.hasher.Load().Waiting)
 		}),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_password_hashes_refused_total", Help: "Logins refused because hashing was busy."},
-			func() float64 { return float64(s.hasher.Load().Refused) }),
+		prometheus.NewCounterFunc(
+			prometheus.CounterOpts{
+				Name: "keyturn_password_hashes_refused_total",
+				Help: "Logins refused because hashing was busy.",
+			},
+			func() float64 { return float64(s.hasher.Load().Refused) },
+		),
 		gauge("keyturn_signatures_waiting", "Requests waiting to be admitted to sign.", func() float64 {
 			return float64(s.ring.Admitted().Waiting)
 		}),
@@ -131,16 +168,32 @@ func (s *Server) gauges() []prometheus.Collector {
 			Name: "keyturn_log_lines_dropped_total",
 			Help: "Log lines dropped because their reader was too slow, or they could not be written.",
 		}, func() float64 { return float64(s.dropped()) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_audit_records_total", Help: "Audit records that this process has written."},
-			func() float64 { return float64(s.db.Audited()) }),
+		prometheus.NewCounterFunc(
+			prometheus.CounterOpts{Name: "keyturn_audit_records_total", Help: "Audit records that this process has written."},
+			func() float64 { return float64(s.db.Audited()) },
+		),
 		gauge("keyturn_clock_offset_seconds", "How far the clock here is ahead of that of the database.", func() float64 {
 			return s.clock.Off().Seconds()
 		}),
-		gauge("keyturn_database_connections", "Open connections to the database.", func() float64 { return float64(s.db.Connections().Open) }),
-		gauge("keyturn_database_connections_in_use", "Connections to the database that are busy.", func() float64 { return float64(s.db.Connections().InUse) }),
-		gauge("keyturn_database_connections_max", "Connections to the database that there may be.", func() float64 { return float64(s.db.Connections().Max) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keyturn_database_wait_seconds_total", Help: "Time spent waiting for a connection."},
-			func() float64 { return s.db.Connections().Waited.Seconds() }),
+		gauge(
+			"keyturn_database_connections",
+			"Open connections to the database.",
+			func() float64 { return float64(s.db.Connections().Open) },
+		),
+		gauge(
+			"keyturn_database_connections_in_use",
+			"Connections to the database that are busy.",
+			func() float64 { return float64(s.db.Connections().InUse) },
+		),
+		gauge(
+			"keyturn_database_connections_max",
+			"Connections to the database that there may be.",
+			func() float64 { return float64(s.db.Connections().Max) },
+		),
+		prometheus.NewCounterFunc(
+			prometheus.CounterOpts{Name: "keyturn_database_wait_seconds_total", Help: "Time spent waiting for a connection."},
+			func() float64 { return s.db.Connections().Waited.Seconds() },
+		),
 	}
 }
 
@@ -154,8 +207,18 @@ func (s *Server) buildInfo() prometheus.Collector {
 type keyMetrics struct{ s *Server }
 
 var (
-	keyAge      = prometheus.NewDesc("keyturn_signing_key_age_seconds", "Age of the published signing keys.", []string{"kid", "state"}, nil)
-	rotationDue = prometheus.NewDesc("keyturn_key_rotation_due_timestamp_seconds", "When the next key begins to sign.", nil, nil)
+	keyAge = prometheus.NewDesc(
+		"keyturn_signing_key_age_seconds",
+		"Age of the published signing keys.",
+		[]string{"kid", "state"},
+		nil,
+	)
+	rotationDue = prometheus.NewDesc(
+		"keyturn_key_rotation_due_timestamp_seconds",
+		"When the next key begins to sign.",
+		nil,
+		nil,
+	)
 )
 
 // Describe implements [prometheus.Collector].
@@ -167,7 +230,8 @@ func (k keyMetrics) Collect(to chan<- prometheus.Metric) {
 		if row.State == storage.KeyRetired || row.State == storage.KeyRevoked {
 			continue
 		}
-		to <- prometheus.MustNewConstMetric(keyAge, prometheus.GaugeValue, k.s.now().Sub(row.PublishedAt.Time).Seconds(), row.KID, string(row.State))
+		to <- prometheus.MustNewConstMetric(keyAge, prometheus.GaugeValue, k.s.now().Sub(row.PublishedAt.Time).Seconds(),
+			row.KID, string(row.State))
 	}
 	if due := k.s.ring.RotatesAt(); !due.IsZero() {
 		to <- prometheus.MustNewConstMetric(rotationDue, prometheus.GaugeValue, float64(due.Unix()))
@@ -248,7 +312,13 @@ func (m *metrics) serve(w *exchange, r *http.Request) { m.handler.ServeHTTP(w, r
 // methodOf is the method of a request; other, if HTTP does not know it.
 func methodOf(r *http.Request) string {
 	switch r.Method {
-	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+	case http.MethodGet,
+		http.MethodHead,
+		http.MethodPost,
+		http.MethodPut,
+		http.MethodPatch,
+		http.MethodDelete,
+		http.MethodOptions:
 		return r.Method
 	}
 	return "other"

@@ -15,12 +15,18 @@ import (
 
 var metricName = regexp.MustCompile(`\bkeyturn_[a-z_]+`)
 
-// Alerts and dashboard ask for metrics that there are, each alert has its part of the page for operators, and no series is one that a stranger makes.
+// Alerts and dashboard ask for metrics that there are, each alert has its part of the page for operators, and no series
+// is one that a stranger makes.
 func TestAlertsAskForWhatThereIs(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		h.login("app")
 		for _, path := range []string{"/token/../x", "/nobody", "/%00"} {
-			h.rawExchange("FROB" + strings.Repeat("X", 5) + " " + path + " HTTP/1.1\r\nHost: x\r\nX-Request-Id: stranger\r\nConnection: close\r\n\r\n")
+			h.rawExchange(
+				"FROB" + strings.Repeat(
+					"X",
+					5,
+				) + " " + path + " HTTP/1.1\r\nHost: x\r\nX-Request-Id: stranger\r\nConnection: close\r\n\r\n",
+			)
 		}
 		h.post("/token", "app", "grant_type", "of-a-stranger")
 		h.loginFrom("192.0.2.1", "a-stranger", "wrong")
@@ -39,7 +45,8 @@ func TestAlertsAskForWhatThereIs(t *testing.T) {
 			}
 		}
 		page := strings.ToLower(string(must(os.ReadFile("../docs/operate.md"))))
-		alerts := regexp.MustCompile(`(?m)- alert: (\w+)$`).FindAllStringSubmatch(string(must(os.ReadFile("../deploy/prometheus/alerts.yaml"))), -1)
+		alerts := regexp.MustCompile(`(?m)- alert: (\w+)$`).
+			FindAllStringSubmatch(string(must(os.ReadFile("../deploy/prometheus/alerts.yaml"))), -1)
 		for _, alert := range alerts {
 			if !strings.Contains(page, "\n### "+strings.ToLower(alert[1])+"\n") {
 				t.Errorf("docs/operate.md does not say what to do at %s", alert[1])
@@ -55,7 +62,8 @@ func TestAlertsAskForWhatThereIs(t *testing.T) {
 func TestMetricsOfKeysAndReadiness(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		text := h.metricsText()
-		for _, want := range []string{"keyturn_ready 1\n", `state="current"} 0` + "\n", `state="next"} 0` + "\n", "keyturn_audit_records_total ", "keyturn_refreshes_total{kind=\"reuse\"} 0\n"} {
+		for _, want := range []string{"keyturn_ready 1\n", `state="current"} 0` + "\n", `state="next"} 0` + "\n",
+			"keyturn_audit_records_total ", "keyturn_refreshes_total{kind=\"reuse\"} 0\n"} {
 			if !strings.Contains(text, want) {
 				t.Errorf("no %q", want)
 			}
@@ -77,7 +85,13 @@ func TestTraces(t *testing.T) {
 	const id = "4bf92f3577b34da6a3ce929d0e0e4736"
 	each(t, func(t *testing.T, h *harness) {
 		send := func(traceparent string) {
-			r := must(http.NewRequest(http.MethodPost, h.base+"/token", strings.NewReader("grant_type=password&username=alice&password="+strings.ReplaceAll(password, " ", "+"))))
+			r := must(
+				http.NewRequest(
+					http.MethodPost,
+					h.base+"/token",
+					strings.NewReader("grant_type=password&username=alice&password="+strings.ReplaceAll(password, " ", "+")),
+				),
+			)
 			r.Header.Set("Content-Type", formMediaType)
 			r.Header.Set("Authorization", basic("app", secret))
 			r.Header.Set("Traceparent", traceparent)
@@ -108,9 +122,14 @@ func TestTraces(t *testing.T) {
 	})
 	for text, want := range map[string]string{
 		"00-" + id + "-00f067aa0ba902b7-01": id, "01-" + id + "-00f067aa0ba902b7-01-more": id,
-		"": "", "x": "", "ff-" + id + "-00f067aa0ba902b7-01": "", "00-" + strings.Repeat("0", 32) + "-00f067aa0ba902b7-01": "",
-		"00-" + id + "-0000000000000000-01": "", "00-" + strings.ToUpper(id) + "-00f067aa0ba902b7-01": "", "00-" + id + "-00f067aa0ba902b7-01-more": "",
-		"00-" + id[1:] + "\"-00f067aa0ba902b7-01": "",
+		"":                                  "",
+		"x":                                 "",
+		"ff-" + id + "-00f067aa0ba902b7-01": "",
+		"00-" + strings.Repeat("0", 32) + "-00f067aa0ba902b7-01": "",
+		"00-" + id + "-0000000000000000-01":                      "",
+		"00-" + strings.ToUpper(id) + "-00f067aa0ba902b7-01":     "",
+		"00-" + id + "-00f067aa0ba902b7-01-more":                 "",
+		"00-" + id[1:] + "\"-00f067aa0ba902b7-01":                "",
 	} {
 		if got := traceID(text); got != want {
 			t.Errorf("%s: %q", text, got)

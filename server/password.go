@@ -20,7 +20,8 @@ import (
 // maxGrants is how many grants of one user at one client are alive; a further login ends the oldest.
 const maxGrants = 100
 
-// errLogin is the one answer to every login that fails: unknown user, wrong password, disabled, throttled (RFC 6749 §5.2).
+// errLogin is the one answer to every login that fails: unknown user, wrong password, disabled, throttled (RFC 6749
+// §5.2).
 var errLogin = fail(api.InvalidGrant, "the username or the password is wrong, or the account cannot be used now")
 
 // password is the resource owner password credentials grant, RFC 6749 §4.3: one read, one hash, one insert.
@@ -177,8 +178,9 @@ func (s *Server) judge(q *request, g guess, a *attempt, view storage.LoginView) 
 	return true, s.loginSucceeded(settling, a, g.key, view, better)
 }
 
-// stranger says whose hash is computed for a name that nobody has: always the same one's, and whose, cannot be told from outside. Hashes that
-// were imported take their own time, so that one time for all unknown names would tell them from known ones.
+// stranger says whose hash is computed for a name that nobody has: always the same one's, and whose, cannot be told
+// from outside. Hashes that were imported take their own time, so that one time for all unknown names would tell them
+// from known ones.
 func (s *Server) stranger(name string) int64 {
 	mac := hmac.New(sha256.New, s.ring.Secrets().ClientSecretKey())
 	mac.Write([]byte("the hash for the name " + name))
@@ -227,7 +229,13 @@ const familiarFor = 24 * time.Hour
 
 // loginSucceeded settles the throttle, remembers the address, once a day, and keeps a better hash of the password, if
 // there is one.
-func (s *Server) loginSucceeded(ctx context.Context, a *attempt, k storage.LoginKey, view storage.LoginView, better string) error {
+func (s *Server) loginSucceeded(
+	ctx context.Context,
+	a *attempt,
+	k storage.LoginKey,
+	view storage.LoginView,
+	better string,
+) error {
 	if err := a.settle(ctx, storage.GuessRight, s.now()); err != nil {
 		return err
 	}
@@ -295,9 +303,7 @@ func (s *Server) beginGrant(q *request, view storage.LoginView, l login) (api.To
 }
 
 // newGrant is the row of a login, without id, family and key.
-func (s *Server) newGrant(
-	q *request, view storage.LoginView, l login, now, expires time.Time,
-) storage.Grant {
+func (s *Server) newGrant(q *request, view storage.LoginView, l login, now, expires time.Time) storage.Grant {
 	idle := min(time.Duration(s.config().RefreshIdleTTL), time.Duration(s.config().RefreshMaxTTL))
 	return storage.Grant{
 		UserID:        view.User.ID,

@@ -17,7 +17,8 @@ import (
 // errRefresh is the one answer to every refresh token that cannot be used (RFC 6749 §5.2).
 var errRefresh = fail(api.InvalidGrant, "the refresh token is invalid, expired, revoked or was used before")
 
-// refresh is the refresh grant, RFC 6749 §6: a fresh token is one statement, a forged one costs no more than to ask who the client is.
+// refresh is the refresh grant, RFC 6749 §6: a fresh token is one statement, a forged one costs no more than to ask who
+// the client is.
 func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
 	text := q.form[api.ParamRefreshToken]
@@ -126,10 +127,12 @@ func (s *Server) outages(grant storage.GrantID) []storage.Span {
 	return all
 }
 
-// checkBeforeRotation refuses a scope or resource that cannot be given while the token is still as it was. It reads the grant only when
-// there is something to check: the request names one, or the client was updated while grants of today can have been made before.
+// checkBeforeRotation refuses a scope or resource that cannot be given while the token is still as it was. It reads the
+// grant only when there is something to check: the request names one, or the client was updated while grants of today
+// can have been made before.
 func (s *Server) checkBeforeRotation(ctx context.Context, q *request, r storage.Refresh, now time.Time) error {
-	updated := q.client.UpdatedAt.After(q.client.CreatedAt.Time) && now.Sub(q.client.UpdatedAt.Time) < time.Duration(s.config().RefreshMaxTTL)
+	updated := q.client.UpdatedAt.After(q.client.CreatedAt.Time) &&
+		now.Sub(q.client.UpdatedAt.Time) < time.Duration(s.config().RefreshMaxTTL)
 	if q.form[api.ParamScope] == "" && q.form[api.ParamResource] == "" && !updated {
 		return nil
 	}
@@ -160,7 +163,13 @@ func rights(q *request, g storage.GrantState) (scope, audience string, err error
 }
 
 // refreshed answers with a fresh access token and the successor of the refresh token, computed again from the row.
-func (s *Server) refreshed(q *request, signer keys.Signer, t refreshToken, g storage.GrantState, now time.Time) (api.TokenResponse, error) {
+func (s *Server) refreshed(
+	q *request,
+	signer keys.Signer,
+	t refreshToken,
+	g storage.GrantState,
+	now time.Time,
+) (api.TokenResponse, error) {
 	scope, audience, err := rights(q, g)
 	if err != nil {
 		return api.TokenResponse{}, err
@@ -177,7 +186,12 @@ func (s *Server) respond(signer keys.Signer, t ticket) (api.TokenResponse, error
 	if err != nil {
 		return api.TokenResponse{}, err
 	}
-	return api.TokenResponse{AccessToken: token, TokenType: "Bearer", ExpiresIn: t.expires.Unix() - t.issued.Unix(), Scope: t.scope}, nil
+	return api.TokenResponse{
+		AccessToken: token,
+		TokenType:   "Bearer",
+		ExpiresIn:   t.expires.Unix() - t.issued.Unix(),
+		Scope:       t.scope,
+	}, nil
 }
 
 func hasGrant(c storage.Client, grant string) bool { return slices.Contains(c.Grants, grant) }

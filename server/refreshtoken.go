@@ -17,8 +17,8 @@ import (
 //
 //	ktr_ base64url( k[1] id[8] generation[4] family[16] mac[16] )
 //
-// The database holds the SHA-256 of family and nothing of mac, so that no copy of it suffices to make a token; mac is compared before
-// any database is asked. 128 bits of family and 128 of mac are unguessable (RFC 6749 §10.10).
+// The database holds the SHA-256 of family and nothing of mac, so that no copy of it suffices to make a token; mac is
+// compared before any database is asked. 128 bits of family and 128 of mac are unguessable (RFC 6749 §10.10).
 type refreshToken struct {
 	grant      storage.GrantID
 	generation uint32
@@ -62,8 +62,8 @@ func refreshMAC(key, content []byte) []byte {
 	return mac.Sum(nil)[:macSize]
 }
 
-// readRefreshToken is openRefreshToken with the keys of today. The error is of a server that cannot be sure of them: a token under a key
-// that it does not know yet is not the client's fault.
+// readRefreshToken is openRefreshToken with the keys of today. The error is of a server that cannot be sure of them: a
+// token under a key that it does not know yet is not the client's fault.
 func (s *Server) readRefreshToken(text string) (t refreshToken, ok bool, err error) {
 	if !strings.HasPrefix(text, refreshPrefix) {
 		return t, false, nil

@@ -39,7 +39,15 @@ func (s *Server) tellReload(err error) {
 		s.log.Info("the configuration was read again", "event", "config.reload", "outcome", "ok")
 	case errors.As(err, &bad):
 		for _, problem := range bad.Problems {
-			s.log.Error("the configuration stays as it was", "event", "config.reload", "outcome", "failed", "problem", problem.Error())
+			s.log.Error(
+				"the configuration stays as it was",
+				"event",
+				"config.reload",
+				"outcome",
+				"failed",
+				"problem",
+				problem.Error(),
+			)
 		}
 	default:
 		s.log.Error("the configuration stays as it was", "event", "config.reload", "outcome", "failed", "error", err.Error())

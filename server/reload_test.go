@@ -26,7 +26,8 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// A running server takes over what may change, says what needs a restart, and keeps all of the old configuration if the new one is bad.
+// A running server takes over what may change, says what needs a restart, and keeps all of the old configuration if the
+// new one is bad.
 func TestReload(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		c := testConfig(databaseURL)
@@ -44,7 +45,8 @@ func TestReload(t *testing.T) {
 			return err
 		}
 		if err := reload(func(c *Config) {
-			c.AccessTTL, c.LogLevel, c.LoginFailures, c.Listen, c.CORSOrigins = Duration(time.Minute), "warn", 3, "127.0.0.1:1", List{"https://app.example"}
+			c.AccessTTL, c.LogLevel, c.LoginFailures = Duration(time.Minute), "warn", 3
+			c.Listen, c.CORSOrigins = "127.0.0.1:1", List{"https://app.example"}
 			c.PasswordGrant, c.JWKSMaxAge = true, Duration(time.Minute)
 		}); err != nil {
 			t.Fatal(err)
@@ -78,7 +80,8 @@ func TestReload(t *testing.T) {
 		if tokens := h.refresh("app", tokens.RefreshToken).tokens(t); tokens.ExpiresIn != 60 {
 			t.Errorf("%d s", tokens.ExpiresIn)
 		}
-		if text := h.metricsText(); !strings.Contains(text, `keyturn_config_reloads_total{outcome="failed"} 3`) || !strings.Contains(text, `keyturn_config_reload_ok 0`) {
+		if text := h.metricsText(); !strings.Contains(text, `keyturn_config_reloads_total{outcome="failed"} 3`) ||
+			!strings.Contains(text, `keyturn_config_reload_ok 0`) {
 			t.Error("the metrics do not tell")
 		}
 		if err := reload(func(c *Config) { c.PasswordGrant = false }); err != nil {
@@ -87,7 +90,9 @@ func TestReload(t *testing.T) {
 		var metadata struct {
 			Grants []string `json:"grant_types_supported"`
 		}
-		if err := json.Unmarshal([]byte(textOf(&f.public, "/.well-known/oauth-authorization-server")), &metadata); err != nil || len(metadata.Grants) != 1 {
+		if err := json.Unmarshal([]byte(textOf(&f.public, "/.well-known/oauth-authorization-server")),
+			&metadata); err != nil ||
+			len(metadata.Grants) != 1 {
 			t.Errorf("%v, %v", metadata, err)
 		}
 	})
@@ -136,7 +141,8 @@ func TestReloadOfACertificate(t *testing.T) {
 	}
 	awaitLog := func(what string, times int) {
 		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); strings.Count(log.String(), what) < times; time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(20 * time.Second); strings.Count(log.String(),
+			what) < times; time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("not %d times %q: %s", times, what, log.String())
 			}
@@ -178,11 +184,17 @@ func textOf(h http.Handler, path string) string {
 func selfSigned(t *testing.T, serial int64) (certPEM, keyPEM []byte) {
 	t.Helper()
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-	template := &x509.Certificate{SerialNumber: big.NewInt(serial), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(serial),
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(time.Hour),
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
 	der := must(x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key))
 	private := must(x509.MarshalPKCS8PrivateKey(key))
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
+	return pem.EncodeToMemory(
+		&pem.Block{Type: "CERTIFICATE", Bytes: der},
+	), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
 }
 
 // Whoever has sent half a request does not decide how a server ends: it is cut off in time, and the server ends well.
@@ -195,18 +207,29 @@ func TestStopDespiteASlowClient(t *testing.T) {
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	go func() {
-		served <- Serve(running, c, Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))}, listeners)
+		served <- Serve(running, c, Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))},
+			listeners)
 	}()
 	conn := must(net.Dial("tcp", listeners.Public.Addr().String()))
 	defer conn.Close()
-	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(log.String(), `"msg":"serving"`); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(log.String(),
+		`"msg":"serving"`); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal(log.String())
 		}
 	}
-	must(conn.Write([]byte("POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\ngrant_type=")))
-	time.Sleep(50 * time.Millisecond)                      // until it is being read
-	lock := must(storagetest.Raw(t, c.Database).Conn(ctx)) // neither does whoever keeps the last heartbeat from being written
+	must(
+		conn.Write(
+			[]byte(
+				"POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: " +
+					"100\r\n\r\ngrant_type=",
+			),
+		),
+	)
+	time.Sleep(50 * time.Millisecond) // until it is being read
+	lock := must(
+		storagetest.Raw(t, c.Database).Conn(ctx),
+	) // neither does whoever keeps the last heartbeat from being written
 	must(lock.ExecContext(ctx, `BEGIN IMMEDIATE`))
 	defer lock.ExecContext(ctx, `ROLLBACK`)
 	begun := time.Now()
@@ -247,7 +270,8 @@ func TestReloadWhileTheDatabaseIsAway(t *testing.T) {
 	h.server.db.Close()
 	next := *h.server.config()
 	next.AccessTTL, next.LogLevel = Duration(time.Minute), "error"
-	if err := h.server.reload(ctx, f, Options{Level: &level}, next); err == nil || level.Level() != slog.LevelInfo || h.server.config().AccessTTL == next.AccessTTL {
+	if err := h.server.reload(ctx, f, Options{Level: &level}, next); err == nil || level.Level() != slog.LevelInfo ||
+		h.server.config().AccessTTL == next.AccessTTL {
 		t.Errorf("%v %v", err, level.Level())
 	}
 	next.AccessTTL = h.server.config().AccessTTL

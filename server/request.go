@@ -24,8 +24,8 @@ type request struct {
 	asking   time.Time      // since when it has been asking the database: what a hash takes is no outage
 	username string         // of a user that exists: people type passwords into the field for the name
 
-	// The client was not read for this request, and nothing has said since that it is still what it was. An endpoint then does and tells nothing,
-	// but for a statement that asks for the revision of the client as well.
+	// The client was not read for this request, and nothing has said since that it is still what it was. An endpoint then
+	// does and tells nothing, but for a statement that asks for the revision of the client as well.
 	remembered bool
 	counted    bool // among the token requests
 }
@@ -93,9 +93,13 @@ func (s *Server) tellFailure(q *request, err error) {
 	s.metrics.failures.WithLabelValues(cause).Inc()
 }
 
-// answer answers a request. By a client that was remembered alone nothing is answered: either a statement of the endpoint has found that it still
-// is what it was, or the client is read here, and the endpoint begins again.
-func (s *Server) answer(r *http.Request, q *request, endpoint func(context.Context, *request) (any, error)) (any, error) {
+// answer answers a request. By a client that was remembered alone nothing is answered: either a statement of the
+// endpoint has found that it still is what it was, or the client is read here, and the endpoint begins again.
+func (s *Server) answer(
+	r *http.Request,
+	q *request,
+	endpoint func(context.Context, *request) (any, error),
+) (any, error) {
 	var err error
 	q.base = r.Context()
 	if q.form, err = readForm(q.exchange, r); err != nil {
@@ -137,7 +141,11 @@ func (s *Server) patience(ctx context.Context) (context.Context, context.CancelF
 }
 
 // answerAs answers the client that sent the request.
-func (s *Server) answerAs(ctx context.Context, q *request, endpoint func(context.Context, *request) (any, error)) (any, error) {
+func (s *Server) answerAs(
+	ctx context.Context,
+	q *request,
+	endpoint func(context.Context, *request) (any, error),
+) (any, error) {
 	if err := s.authenticate(ctx, q); err != nil {
 		return nil, err
 	}
@@ -157,12 +165,14 @@ func (s *Server) throttledEvent(q *request, outcome, what string) {
 	s.event(q, "throttle", outcome)
 }
 
-// event tells the log of something that security teams look for: one line with who, what and the outcome. What a remembered client does is
-// told once that client has been asked about.
+// event tells the log of something that security teams look for: one line with who, what and the outcome. What a
+// remembered client does is told once that client has been asked about.
 func (s *Server) event(q *request, name, outcome string, more ...slog.Attr) {
 	if q.remembered {
 		return
 	}
-	s.tell(name, append([]slog.Attr{slog.String("event", name), slog.String("outcome", outcome), slog.String("request_id", q.id),
-		slog.String("client", q.known), slog.String("user", q.username), slog.String("address", q.from)}, more...)...)
+	s.tell(
+		name,
+		append([]slog.Attr{slog.String("event", name), slog.String("outcome", outcome), slog.String("request_id", q.id),
+			slog.String("client", q.known), slog.String("user", q.username), slog.String("address", q.from)}, more...)...)
 }

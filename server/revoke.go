@@ -8,8 +8,9 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// revoke is POST /revoke, RFC 7009: any token of a grant, whatever its type and generation, ends the grant of the client that presents
-// it. A token that is nobody's, or another client's, is none of this client's business, and gone as far as it can tell (RFC 7009 §2.2).
+// revoke is POST /revoke, RFC 7009: any token of a grant, whatever its type and generation, ends the grant of the
+// client that presents it. A token that is nobody's, or another client's, is none of this client's business, and gone
+// as far as it can tell (RFC 7009 §2.2).
 func (s *Server) revoke(ctx context.Context, q *request) (any, error) {
 	text := q.form[api.ParamToken]
 	if text == "" {

@@ -39,8 +39,9 @@ func (s *Server) recordSchedule(ctx context.Context, c Config) error {
 	return s.ring.RecordSchedule(ctx, text)
 }
 
-// followServers takes over, of the settings that were not given to a command, those by which servers run; all of them, if those that were given
-// do not go with them. Verifiers keep what any server told them: the longer jwks_max_age counts.
+// followServers takes over, of the settings that were not given to a command, those by which servers run; all of them,
+// if those that were given do not go with them. Verifiers keep what any server told them: the longer jwks_max_age
+// counts.
 func (a *Admin) followServers(ctx context.Context, o AdminOptions) error {
 	text, err := a.ring.Schedule(ctx)
 	if err != nil || len(text) == 0 {

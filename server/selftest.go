@@ -23,8 +23,9 @@ type selfTest struct {
 	metadata api.Metadata
 }
 
-// SelfTest runs the main job against a running server: password, verification by JWKS, refresh, reuse refused, introspection,
-// revocation. It fails at the first step that does not do what it should. Then it logs in once more and returns that access token.
+// SelfTest runs the main job against a running server: password, verification by JWKS, refresh, reuse refused,
+// introspection, revocation. It fails at the first step that does not do what it should. Then it logs in once more and
+// returns that access token.
 func SelfTest(ctx context.Context, d DevCredentials) (accessToken string, err error) {
 	t := &selfTest{d: d, http: &http.Client{Timeout: 10 * time.Second}}
 	steps := []struct {
@@ -88,7 +89,8 @@ func (t *selfTest) revocation(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := t.post(ctx, t.metadata.RevocationEndpoint, url.Values{api.ParamToken: {tokens.RefreshToken}}, &api.Revocation{}); err != nil {
+	if err := t.post(ctx, t.metadata.RevocationEndpoint, url.Values{api.ParamToken: {tokens.RefreshToken}},
+		&api.Revocation{}); err != nil {
 		return err
 	}
 	return t.expectActive(ctx, tokens.AccessToken, false)
@@ -100,7 +102,12 @@ func (t *selfTest) login(ctx context.Context) (tokens api.TokenResponse, err err
 }
 
 func (t *selfTest) refresh(ctx context.Context, token string) (tokens api.TokenResponse, err error) {
-	return tokens, t.post(ctx, t.metadata.TokenEndpoint, url.Values{api.ParamGrantType: {api.GrantRefreshToken}, api.ParamRefreshToken: {token}}, &tokens)
+	return tokens, t.post(
+		ctx,
+		t.metadata.TokenEndpoint,
+		url.Values{api.ParamGrantType: {api.GrantRefreshToken}, api.ParamRefreshToken: {token}},
+		&tokens,
+	)
 }
 
 func (t *selfTest) expectActive(ctx context.Context, token string, want bool) error {

@@ -29,9 +29,11 @@ import (
 
 // Options are the server's sources of time, keys and words. The zero value is useful.
 type Options struct {
-	Wall        func() time.Time                         // the clock of the machine; nil: time.Now
-	Elapsed     func() time.Duration                     // since the start, whatever is done to that clock; nil: asked of the machine
-	Now         func() time.Time                         // the time by which the server judges; nil: follows from Wall and Elapsed
+	Wall func() time.Time // the clock of the machine; nil: time.Now
+	// since the start, whatever is done to that clock; nil: asked of the machine
+	Elapsed func() time.Duration
+	// the time by which the server judges; nil: follows from Wall and Elapsed
+	Now         func() time.Time
 	DatabaseNow func(context.Context) (time.Time, error) // nil: the clock of the database is asked
 	Generate    func(bits int) (*rsa.PrivateKey, error)  // nil: rsa.GenerateKey
 	Log         *slog.Logger                             // nil: nothing is logged
@@ -106,8 +108,8 @@ type Server struct {
 	forwardedTold seldom // that X-Forwarded-For cannot be read
 }
 
-// Open checks the configuration, opens database and keys, and lets the keys begin if there are none. *ConfigError tells all that is
-// wrong with the configuration.
+// Open checks the configuration, opens database and keys, and lets the keys begin if there are none. *ConfigError tells
+// all that is wrong with the configuration.
 func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 	if problems := c.Problems(true); problems != nil {
 		return nil, &ConfigError{problems}
@@ -246,8 +248,8 @@ func Listen(c Config) (Listeners, error) {
 	return l, nil
 }
 
-// Serve answers on both listeners, keeps the keys and cleans up until the context ends. Then it is not ready first, finishes what is in
-// flight, and returns.
+// Serve answers on both listeners, keeps the keys and cleans up until the context ends. Then it is not ready first,
+// finishes what is in flight, and returns.
 func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	f, err := newFront(*s.config(), l, s.log, s.Public(), s.Admin())
 	if err != nil {
@@ -265,8 +267,19 @@ func (s *Server) serve(ctx context.Context, f *front, o Options) error {
 	running.Go(func() { s.cleanUp(loops) })
 	running.Go(func() { s.keepAnchor(loops) })
 	running.Go(func() { s.reloads(loops, f, o) })
-	s.log.Info("serving", "issuer", s.config().Issuer, "listen", f.listeners.Public.Addr().String(), "admin_listen", f.listeners.Admin.Addr().String(),
-		"tls", s.config().TLSCertFile != "", "database", string(s.db.Kind()))
+	s.log.Info(
+		"serving",
+		"issuer",
+		s.config().Issuer,
+		"listen",
+		f.listeners.Public.Addr().String(),
+		"admin_listen",
+		f.listeners.Admin.Addr().String(),
+		"tls",
+		s.config().TLSCertFile != "",
+		"database",
+		string(s.db.Kind()),
+	)
 	var err error
 	select {
 	case err = <-f.failed:

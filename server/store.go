@@ -40,8 +40,8 @@ func (c Config) masterKeyPath() string {
 	return ""
 }
 
-// openStore opens database and keys. With create it makes an SQLite database, and its master key, that are not there yet. A master key
-// that does not belong to the database is found out before anything is written.
+// openStore opens database and keys. With create it makes an SQLite database, and its master key, that are not there
+// yet. A master key that does not belong to the database is found out before anything is written.
 func openStore(ctx context.Context, c Config, create bool, o keys.Options) (store, error) {
 	o.ReadMaster = func() (*keys.Master, error) { return keys.ReadMaster(c.masterKeyPath()) }
 	master, err := openMaster(c, create)
@@ -51,8 +51,11 @@ func openStore(ctx context.Context, c Config, create bool, o keys.Options) (stor
 	if err := checkNotLost(c); err != nil {
 		return store{}, err
 	}
-	db, err := storage.Open(ctx, storage.Options{URL: c.Database, AllowInsecure: c.AllowInsecureDatabase, Create: create, Migrate: c.Migrate,
-		Guard: func(ctx context.Context, db *storage.DB) error { return keys.CheckMaster(ctx, db, master) }})
+	db, err := storage.Open(
+		ctx,
+		storage.Options{URL: c.Database, AllowInsecure: c.AllowInsecureDatabase, Create: create, Migrate: c.Migrate,
+			Guard: func(ctx context.Context, db *storage.DB) error { return keys.CheckMaster(ctx, db, master) }},
+	)
 	if err != nil {
 		return store{}, withMasterPath(err, c)
 	}
@@ -78,14 +81,23 @@ func checkNotLost(c Config) error {
 	if err != nil || a.Heartbeat.IsZero() && a.AuditSeq == 0 {
 		return err
 	}
-	return fmt.Errorf("database %s is gone or empty, and this host has seen it as of %s: bring it back, or `keyturn restore FILE --confirm` a backup; to begin anew, remove %s",
-		file, a.Heartbeat.Format(time.RFC3339), c.anchorPath())
+	return fmt.Errorf(
+		"database %s is gone or empty, and this host has seen it as of %s: bring it back, or `keyturn restore FILE "+
+			"--confirm` a backup; to begin anew, remove %s",
+		file,
+		a.Heartbeat.Format(time.RFC3339),
+		c.anchorPath(),
+	)
 }
 
 func withMasterPath(err error, c Config) error {
 	if errors.Is(err, keys.ErrWrongMaster) {
-		return fmt.Errorf("master key: %s does not belong to this database (%w): name the one that was used before with --master-key-file, or add to it, as a line, the new key of a rewrap",
-			c.masterKeyPath(), err)
+		return fmt.Errorf(
+			"master key: %s does not belong to this database (%w): name the one that was used before with "+
+				"--master-key-file, or add to it, as a line, the new key of a rewrap",
+			c.masterKeyPath(),
+			err,
+		)
 	}
 	return err
 }
@@ -99,16 +111,30 @@ func openMaster(c Config, create bool) (*keys.Master, error) {
 	}
 	file := storage.SQLitePath(c.Database)
 	if file == "" {
-		return nil, fmt.Errorf("master key: %s does not exist: `openssl rand -base64 32 > %s && chmod 600 %s` makes one for a new database", path, path, path)
+		return nil, fmt.Errorf(
+			"master key: %s does not exist: `openssl rand -base64 32 > %s && chmod 600 %s` makes one for a new database",
+			path,
+			path,
+			path,
+		)
 	}
 	if info, err := os.Stat(file); err == nil && info.Size() > 0 {
 		if m, err := keys.ReadMaster(path); !errors.Is(err, os.ErrNotExist) {
 			return m, err // another process has just made both, the key first
 		}
-		return nil, fmt.Errorf("master key: %s does not exist, but %s does, and was sealed under it: bring the key file back, or name it with --master-key-file", path, file)
+		return nil, fmt.Errorf(
+			"master key: %s does not exist, but %s does, and was sealed under it: bring the key file back, or name it with "+
+				"--master-key-file",
+			path,
+			file,
+		)
 	}
 	if !create {
-		return nil, fmt.Errorf("%w at %s: `keyturn migrate up` or `keyturn serve` makes one, --database names another", storage.ErrNoDatabase, file)
+		return nil, fmt.Errorf(
+			"%w at %s: `keyturn migrate up` or `keyturn serve` makes one, --database names another",
+			storage.ErrNoDatabase,
+			file,
+		)
 	}
 	if _, err := os.Stat(filepath.Dir(file)); err != nil {
 		return nil, fmt.Errorf("database %s: its folder does not exist: make it first", file)
@@ -133,7 +159,9 @@ func checkStamp(ctx context.Context, db *storage.DB, dev bool) error {
 	}
 	switch {
 	case stamp == stampDev && !dev:
-		return &ConfigError{[]error{errors.New("database: it was made by `keyturn dev`, its secrets are known to everybody: use another one")}}
+		return &ConfigError{
+			[]error{errors.New("database: it was made by `keyturn dev`, its secrets are known to everybody: use another one")},
+		}
 	case stamp != stampDev && dev:
 		return errors.New("database: it was not made by `keyturn dev`, which would add a demo user to it: use another folder")
 	}
@@ -149,7 +177,15 @@ func checkMoved(ctx context.Context, db *storage.DB) error {
 	if err != nil {
 		return err
 	}
-	return &ConfigError{[]error{fmt.Errorf("database: it was copied to %s, and what has happened there since is not in it: use that one; to go back to this one, `keyturn restore --confirm` ends every login", moved)}}
+	return &ConfigError{
+		[]error{
+			fmt.Errorf(
+				"database: it was copied to %s, and what has happened there since is not in it: use that one; to go back to "+
+					"this one, `keyturn restore --confirm` ends every login",
+				moved,
+			),
+		},
+	}
 }
 
 // ConfigError is a configuration that keyturn does not run with: all its problems at once.

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// maxConsecutive is how often in a row the password of an account may be wrong before no more guesses are judged from addresses that
-	// the account has not logged in from (NIST SP 800-63B allows 100).
+	// maxConsecutive is how often in a row the password of an account may be wrong before no more guesses are judged from
+	// addresses that the account has not logged in from (NIST SP 800-63B allows 100).
 	maxConsecutive = 100
 	// addressFactor is how many accounts' worth of failures one address may cause, since many people share one.
 	addressFactor = 10

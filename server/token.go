@@ -56,8 +56,8 @@ func isScopeToken(word string) bool {
 	return word != ""
 }
 
-// narrow is the scope of a token: all words of granted that the client may still have, or those that were asked for. Asking for a word
-// that is in only one of them is refused (RFC 6749 §3.3, §6).
+// narrow is the scope of a token: all words of granted that the client may still have, or those that were asked for.
+// Asking for a word that is in only one of them is refused (RFC 6749 §3.3, §6).
 func narrow(granted string, c storage.Client, asked string) (string, error) {
 	registered := strings.Fields(c.Scope)
 	var allowed []string
@@ -84,8 +84,8 @@ func narrow(granted string, c storage.Client, asked string) (string, error) {
 	return strings.Join(words, " "), nil
 }
 
-// target is the audience of a token: the resource that was asked for, if it was granted and the client may still name it, else the
-// first of those (RFC 8707 §2, §2.2).
+// target is the audience of a token: the resource that was asked for, if it was granted and the client may still name
+// it, else the first of those (RFC 8707 §2, §2.2).
 func target(granted []string, c storage.Client, asked string) (string, error) {
 	for _, audience := range granted {
 		if slices.Contains(c.Audiences, audience) && (asked == "" || asked == audience) {

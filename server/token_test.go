@@ -34,14 +34,18 @@ func verifyTyp(t *testing.T, h *harness, token, typ string) (claims api.AccessTo
 	parts := strings.Split(token, ".")
 	b64 := base64.RawURLEncoding
 	var header struct{ Alg, Typ, KID string }
-	if err := json.Unmarshal(must(b64.DecodeString(parts[0])), &header); err != nil || header.Alg != "RS256" || header.Typ != typ {
+	if err := json.Unmarshal(must(b64.DecodeString(parts[0])), &header); err != nil || header.Alg != "RS256" ||
+		header.Typ != typ {
 		t.Fatalf("header %+v, %v", header, err)
 	}
 	for _, k := range set.Keys {
 		if k.KID != header.KID {
 			continue
 		}
-		public := &rsa.PublicKey{N: new(big.Int).SetBytes(must(b64.DecodeString(k.N))), E: int(new(big.Int).SetBytes(must(b64.DecodeString(k.E))).Int64())}
+		public := &rsa.PublicKey{
+			N: new(big.Int).SetBytes(must(b64.DecodeString(k.N))),
+			E: int(new(big.Int).SetBytes(must(b64.DecodeString(k.E))).Int64()),
+		}
 		sum := sha256.Sum256([]byte(parts[0] + "." + parts[1]))
 		if err := rsa.VerifyPKCS1v15(public, crypto.SHA256, sum[:], must(b64.DecodeString(parts[2]))); err != nil {
 			t.Fatal(err)
@@ -59,19 +63,37 @@ func TestPasswordGrant(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		r := h.post("/token", "app", "grant_type", "password", "username", "ALICE", "password", password)
 		tokens := r.tokens(t)
-		want := api.TokenResponse{AccessToken: tokens.AccessToken, TokenType: "Bearer", ExpiresIn: 600, RefreshToken: tokens.RefreshToken,
-			Scope: "read write", Username: "alice"}
+		want := api.TokenResponse{
+			AccessToken:  tokens.AccessToken,
+			TokenType:    "Bearer",
+			ExpiresIn:    600,
+			RefreshToken: tokens.RefreshToken,
+			Scope:        "read write",
+			Username:     "alice",
+		}
 		if !cmp.Equal(tokens, want) || !strings.HasPrefix(tokens.RefreshToken, "ktr_") {
 			t.Error(cmp.Diff(want, tokens))
 		}
 		claims := verifyByHand(t, h, tokens.AccessToken)
 		alice := must(h.admin.User(ctx, "alice"))
-		wantClaims := api.AccessToken{Issuer: issuer, Subject: alice.Sub, Audience: "https://api.example", ClientID: "app", Expires: noon.Unix() + 600,
-			IssuedAt: noon.Unix(), ID: claims.ID, Scope: "read write", AuthTime: noon.Unix(), Session: claims.Session, Roles: []string{"admin"}}
+		wantClaims := api.AccessToken{
+			Issuer:   issuer,
+			Subject:  alice.Sub,
+			Audience: "https://api.example",
+			ClientID: "app",
+			Expires:  noon.Unix() + 600,
+			IssuedAt: noon.Unix(),
+			ID:       claims.ID,
+			Scope:    "read write",
+			AuthTime: noon.Unix(),
+			Session:  claims.Session,
+			Roles:    []string{"admin"},
+		}
 		if !cmp.Equal(claims, wantClaims) || len(claims.ID) < 16 {
 			t.Error(cmp.Diff(wantClaims, claims))
 		}
-		if claims := verifyByHand(t, h, h.login("app").AccessToken); claims.ID == wantClaims.ID || claims.Session == wantClaims.Session {
+		if claims := verifyByHand(t, h, h.login("app").AccessToken); claims.ID == wantClaims.ID ||
+			claims.Session == wantClaims.Session {
 			t.Error("two logins share an id")
 		}
 		if h.login("once").RefreshToken != "" {
@@ -80,7 +102,8 @@ func TestPasswordGrant(t *testing.T) {
 	})
 }
 
-// What the tokens of a client say to be follows the client, also at a refresh; all of them can be introspected and revoked.
+// What the tokens of a client say to be follows the client, also at a refresh; all of them can be introspected and
+// revoked.
 func TestTokenTyp(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
@@ -104,7 +127,10 @@ func TestTokenTyp(t *testing.T) {
 		if h.active("rs", token) {
 			t.Error("a revoked token of typ JWT is active")
 		}
-		if _, err := h.admin.UpdateClient(ctx, "app", func(c *ClientSpec) { c.TokenTyp = "jwt" }); !errors.Is(err, ErrInvalid) {
+		if _, err := h.admin.UpdateClient(ctx, "app", func(c *ClientSpec) { c.TokenTyp = "jwt" }); !errors.Is(
+			err,
+			ErrInvalid,
+		) {
 			t.Error(err)
 		}
 	})
@@ -113,26 +139,38 @@ func TestTokenTyp(t *testing.T) {
 func TestScopeAndResource(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		login := func(more ...string) response {
-			return h.post("/token", "app", append([]string{"grant_type", "password", "username", "alice", "password", password}, more...)...)
+			return h.post(
+				"/token",
+				"app",
+				append([]string{"grant_type", "password", "username", "alice", "password", password}, more...)...)
 		}
 		narrow := login("scope", "read").tokens(t)
 		if narrow.Scope != "read" || verifyByHand(t, h, narrow.AccessToken).Scope != "read" {
 			t.Error("scope is not narrowed at login")
 		}
-		if r := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", narrow.RefreshToken, "scope", "read write"); r.code(t) != "invalid_scope" {
+		if r := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", narrow.RefreshToken, "scope",
+			"read write"); r.code(
+			t,
+		) != "invalid_scope" {
 			t.Error("scope grows at refresh")
 		}
 		mail := login("resource", "https://mail.example").tokens(t)
 		if verifyByHand(t, h, mail.AccessToken).Audience != "https://mail.example" {
 			t.Error("resource is not the audience")
 		}
-		if r := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", mail.RefreshToken, "resource", "https://api.example"); r.code(t) != "invalid_target" {
+		if r := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", mail.RefreshToken, "resource",
+			"https://api.example"); r.code(
+			t,
+		) != "invalid_target" {
 			t.Error("a refresh names a resource that the login did not")
 		}
 		full := login().tokens(t)
-		refreshed := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", full.RefreshToken, "scope", "write", "resource", "https://mail.example").tokens(t)
+		refreshed := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", full.RefreshToken, "scope",
+			"write", "resource", "https://mail.example").
+			tokens(t)
 		claims := verifyByHand(t, h, refreshed.AccessToken)
-		if refreshed.Scope != "write" || claims.Scope != "write" || claims.Audience != "https://mail.example" || refreshed.Username != "" {
+		if refreshed.Scope != "write" || claims.Scope != "write" || claims.Audience != "https://mail.example" ||
+			refreshed.Username != "" {
 			t.Errorf("%+v", refreshed)
 		}
 		again := h.refresh("app", refreshed.RefreshToken).tokens(t)
@@ -232,7 +270,8 @@ func TestAccessTokenEndsWithItsGrant(t *testing.T) {
 		}
 		h.step(2*24*time.Hour - 5*time.Minute)
 		tokens = h.refresh("app", tokens.RefreshToken).tokens(t)
-		if claims := verifyByHand(t, h, tokens.AccessToken); tokens.ExpiresIn != 300 || claims.Expires-claims.IssuedAt != 300 {
+		if claims := verifyByHand(t, h, tokens.AccessToken); tokens.ExpiresIn != 300 ||
+			claims.Expires-claims.IssuedAt != 300 {
 			t.Errorf("expires in %d", tokens.ExpiresIn)
 		}
 	})
@@ -261,10 +300,15 @@ func TestPasswordGrantOff(t *testing.T) {
 	c.PasswordGrant = false
 	h := open(t, c, nil)
 	h.provision()
-	if r := h.post("/token", "app", "grant_type", "password", "username", "alice", "password", password); r.code(t) != "unsupported_grant_type" {
+	if r := h.post("/token", "app", "grant_type", "password", "username", "alice", "password", password); r.code(
+		t,
+	) != "unsupported_grant_type" {
 		t.Error(r.body)
 	}
-	if body := h.get("/.well-known/oauth-authorization-server").body; !strings.Contains(body, `"grant_types_supported":["refresh_token"]`) {
+	if body := h.get("/.well-known/oauth-authorization-server").body; !strings.Contains(
+		body,
+		`"grant_types_supported":["refresh_token"]`,
+	) {
 		t.Error(body)
 	}
 }

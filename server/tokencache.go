@@ -8,8 +8,9 @@ import (
 // maxVerified bounds each of the two generations of tokens that a replica remembers; one takes about a kilobyte.
 const maxVerified = 4096
 
-// tokenCache remembers access tokens whose signature was verified, by their SHA-256. What it holds never changes; whether a token is alive is
-// asked of the database each time, and whether its key may be trusted of the ring. When a generation is full, the one before it is forgotten.
+// tokenCache remembers access tokens whose signature was verified, by their SHA-256. What it holds never changes;
+// whether a token is alive is asked of the database each time, and whether its key may be trusted of the ring. When a
+// generation is full, the one before it is forgotten.
 type tokenCache struct {
 	mu         sync.Mutex
 	young, old map[[sha256.Size]byte]*verified

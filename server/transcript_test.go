@@ -19,9 +19,10 @@ import (
 
 var update = flag.Bool("update", false, "write what the server answers into the transcripts")
 
-// TestTranscripts plays the conversations of testdata/*.txtar, byte for byte as they go over the wire, on both databases. Each case is
-// two files: NAME.request and NAME.response. $WORDS stand for tokens and credentials, Content-Length and Connection: close are added to
-// a request that has none, and the three headers that never repeat are masked.
+// TestTranscripts plays the conversations of testdata/*.txtar, byte for byte as they go over the wire, on both
+// databases. Each case is two files: NAME.request and NAME.response. $WORDS stand for tokens and credentials,
+// Content-Length and Connection: close are added to a request that has none, and the three headers that never repeat
+// are masked.
 func TestTranscripts(t *testing.T) {
 	files := must(filepath.Glob("testdata/*.txtar"))
 	if len(files) == 0 {
@@ -70,12 +71,48 @@ func transcriptWords(h *harness) *strings.Replacer {
 	forged[20] ^= 1
 	alteredAccess := live.AccessToken[:len(live.AccessToken)-10] + "AAAAAAAAAA"
 	return strings.NewReplacer(
-		"$APP", basic("app", secret), "$OTHER", basic("other", secret), "$ONCE", basic("once", secret), "$RS2", basic("rs2", secret), "$RS", basic("rs", secret),
-		"$WRONG", basic("app", "not the secret of app"), "$NOBODY", basic("nobody", secret), "$PAGE_BASIC", basic("page", "x"),
-		"$SECRET", formEscape(secret), "$PASSWORD", formEscape(password),
-		"$USED", used.RefreshToken, "$REVOKED", revoked.RefreshToken, "$DEAD_ACCESS", revoked.AccessToken, "$LIVE", live.RefreshToken, "$ACCESS", live.AccessToken,
-		"$PAGE_REFRESH", page.RefreshToken, "$FORGED", string(forged), "$ALTERED_ACCESS", alteredAccess, "$TRUNCATED", live.RefreshToken[:40],
-		"$LARGE", strings.Repeat("x", maxBody), "$LONG_PASSWORD", strings.Repeat("p", passwords.MaxPassword+1),
+		"$APP",
+		basic("app", secret),
+		"$OTHER",
+		basic("other", secret),
+		"$ONCE",
+		basic("once", secret),
+		"$RS2",
+		basic("rs2", secret),
+		"$RS",
+		basic("rs", secret),
+		"$WRONG",
+		basic("app", "not the secret of app"),
+		"$NOBODY",
+		basic("nobody", secret),
+		"$PAGE_BASIC",
+		basic("page", "x"),
+		"$SECRET",
+		formEscape(secret),
+		"$PASSWORD",
+		formEscape(password),
+		"$USED",
+		used.RefreshToken,
+		"$REVOKED",
+		revoked.RefreshToken,
+		"$DEAD_ACCESS",
+		revoked.AccessToken,
+		"$LIVE",
+		live.RefreshToken,
+		"$ACCESS",
+		live.AccessToken,
+		"$PAGE_REFRESH",
+		page.RefreshToken,
+		"$FORGED",
+		string(forged),
+		"$ALTERED_ACCESS",
+		alteredAccess,
+		"$TRUNCATED",
+		live.RefreshToken[:40],
+		"$LARGE",
+		strings.Repeat("x", maxBody),
+		"$LONG_PASSWORD",
+		strings.Repeat("p", passwords.MaxPassword+1),
 	)
 }
 

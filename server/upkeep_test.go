@@ -51,7 +51,8 @@ func TestLease(t *testing.T) {
 			holder string
 			after  time.Duration
 			want   bool
-		}{{"a", 0, true}, {"b", time.Second, false}, {"a", 30 * time.Second, true}, {"b", 80 * time.Second, false}, {"b", 90 * time.Second, true}, {"a", 91 * time.Second, false}} {
+		}{{"a", 0, true}, {"b", time.Second, false}, {"a", 30 * time.Second, true}, {"b", 80 * time.Second, false}, {"b",
+			90 * time.Second, true}, {"a", 91 * time.Second, false}} {
 			got, err := db.Lease(ctx, "job", c.holder, time.Minute, now.Add(c.after))
 			if err != nil || got != c.want {
 				t.Errorf("%+v: %v, %v", c, got, err)

@@ -60,7 +60,14 @@ func (e entry) record() (AuditRecord, error) {
 			return AuditRecord{}, fmt.Errorf("audit: %w", err)
 		}
 	}
-	return AuditRecord{Time: At(e.now), Type: e.Type, Actor: e.by.Name, Target: e.Target, Reason: e.by.Reason, Details: details}, nil
+	return AuditRecord{
+		Time:    At(e.now),
+		Type:    e.Type,
+		Actor:   e.by.Name,
+		Target:  e.Target,
+		Reason:  e.by.Reason,
+		Details: details,
+	}, nil
 }
 
 // audit appends a record inside the transaction of what it tells.
@@ -76,7 +83,8 @@ func (t *tx) auditAll(entries []entry) error {
 		Seq  int64  `db:"seq"`
 		Hash string `db:"hash"`
 	}{}
-	if err := t.get(&head, `UPDATE audit_head SET seq = seq + $1 WHERE id = 1 RETURNING seq, hash`, len(entries)); err != nil {
+	if err := t.get(&head, `UPDATE audit_head SET seq = seq + $1 WHERE id = 1 RETURNING seq,
+		hash`, len(entries)); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
 	var values []any
@@ -110,7 +118,8 @@ func (t *tx) insertAudit(values []any) error {
 		for i := range rows {
 			places = append(places, placeholders(i*auditColumns, auditColumns))
 		}
-		if _, err := t.change(`INSERT INTO audit (seq, time, type, actor, target, reason, details, prev_hash, hash) VALUES `+strings.Join(places, ", "),
+		if _, err := t.change(`INSERT INTO audit (seq, time, type, actor, target, reason, details, prev_hash, hash)
+			VALUES `+strings.Join(places, ", "),
 			values[:rows*auditColumns]...); err != nil {
 			return err
 		}
@@ -119,7 +128,8 @@ func (t *tx) insertAudit(values []any) error {
 	return nil
 }
 
-// batchSize is the largest power of two up to n: batches come in few sizes, so that their statements can be kept prepared.
+// batchSize is the largest power of two up to n: batches come in few sizes, so that their statements can be kept
+// prepared.
 func batchSize(n int) int { return 1 << (bits.Len(uint(n)) - 1) }
 
 // placeholders are those of one row, the first n of the arguments being others'.
@@ -131,7 +141,8 @@ func placeholders(n, columns int) string {
 	return "(" + b.String()[2:] + ")"
 }
 
-// chain is the hash of a record: HMAC-SHA256 over its fields, each with its length before it, and the hash of the record before.
+// chain is the hash of a record: HMAC-SHA256 over its fields, each with its length before it, and the hash of the
+// record before.
 func (r AuditRecord) chain(key []byte) string {
 	h := hmac.New(sha256.New, key)
 	number := make([]byte, 8)
@@ -217,8 +228,8 @@ func (d *DB) EachAudit(ctx context.Context, do func(AuditRecord) error) error {
 	})
 }
 
-// VerifyAudit follows the chain from its first record to its head and names the first record that is not as it was written. It
-// returns how many records are.
+// VerifyAudit follows the chain from its first record to its head and names the first record that is not as it was
+// written. It returns how many records are.
 func (d *DB) VerifyAudit(ctx context.Context) (n int64, err error) {
 	key := d.auditKey.Load()
 	if key == nil {

@@ -10,13 +10,17 @@ import (
 // Whoever edits, removes, re-orders or cuts the table is found out.
 func TestTamperedAudit(t *testing.T) {
 	tampering := map[string][]string{
-		"edited reason":  {`UPDATE audit SET reason = 'nothing' WHERE seq = 3`},
-		"edited time":    {`UPDATE audit SET time = time + 1 WHERE seq = 3`},
-		"edited hash":    {`UPDATE audit SET hash = prev_hash WHERE seq = 3`},
-		"removed":        {`DELETE FROM audit WHERE seq = 3`},
-		"removed first":  {`DELETE FROM audit WHERE seq = 1`},
-		"cut off":        {`DELETE FROM audit WHERE seq = 6`},
-		"swapped":        {`UPDATE audit SET seq = 99 WHERE seq = 3`, `UPDATE audit SET seq = 3 WHERE seq = 4`, `UPDATE audit SET seq = 4 WHERE seq = 99`},
+		"edited reason": {`UPDATE audit SET reason = 'nothing' WHERE seq = 3`},
+		"edited time":   {`UPDATE audit SET time = time + 1 WHERE seq = 3`},
+		"edited hash":   {`UPDATE audit SET hash = prev_hash WHERE seq = 3`},
+		"removed":       {`DELETE FROM audit WHERE seq = 3`},
+		"removed first": {`DELETE FROM audit WHERE seq = 1`},
+		"cut off":       {`DELETE FROM audit WHERE seq = 6`},
+		"swapped": {
+			`UPDATE audit SET seq = 99 WHERE seq = 3`,
+			`UPDATE audit SET seq = 3 WHERE seq = 4`,
+			`UPDATE audit SET seq = 4 WHERE seq = 99`,
+		},
 		"moved the head": {`UPDATE audit_head SET seq = 5`},
 		"inserted": {`INSERT INTO audit (seq, time, type, actor, target, reason, details, prev_hash, hash)
 			SELECT 7, time, type, actor, target, reason, details, hash, hash FROM audit WHERE seq = 6`},

@@ -11,7 +11,8 @@ import (
 	"github.com/jmoiron/sqlx"
 )
 
-// Backup writes the database as it is at one moment to a file that must not exist, with mode 0600. Servers go on meanwhile. SQLite only.
+// Backup writes the database as it is at one moment to a file that must not exist, with mode 0600. Servers go on
+// meanwhile. SQLite only.
 func (d *DB) Backup(ctx context.Context, file string) error {
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -60,8 +61,8 @@ func CopyFile(from, to string) error {
 	return nil
 }
 
-// CheckBackup tells whether a file is a whole database of keyturn that this program can open, and leaves it as one file, to be moved. The
-// guard is asked too.
+// CheckBackup tells whether a file is a whole database of keyturn that this program can open, and leaves it as one
+// file, to be moved. The guard is asked too.
 func CheckBackup(ctx context.Context, file string, guard func(context.Context, *DB) error) error {
 	if err := checkWhole(ctx, file, guard); err != nil {
 		return err
@@ -112,7 +113,8 @@ func intoOneFile(ctx context.Context, file string) error {
 // ErrInUse says that a server has the database open.
 var ErrInUse = errors.New("the database is in use: stop the server first")
 
-// CheckUnused tells whether nobody has a database open: ErrInUse if somebody has. A file that is none, or is not there, is used by nobody.
+// CheckUnused tells whether nobody has a database open: ErrInUse if somebody has. A file that is none, or is not there,
+// is used by nobody.
 func CheckUnused(ctx context.Context, file string) error {
 	if _, err := os.Stat(file); err != nil {
 		return nil
@@ -123,8 +125,8 @@ func CheckUnused(ctx context.Context, file string) error {
 	return nil
 }
 
-// SwapFile puts a database in the place of another, if there is one, which it keeps under a name that it returns. ErrInUse if anybody has
-// either open.
+// SwapFile puts a database in the place of another, if there is one, which it keeps under a name that it returns.
+// ErrInUse if anybody has either open.
 func SwapFile(ctx context.Context, from, target, name string) (kept string, err error) {
 	if err := intoOneFile(ctx, from); err != nil {
 		return "", err

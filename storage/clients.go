@@ -9,33 +9,48 @@ import (
 
 // Client is an application, or a resource server if Resource is set.
 type Client struct {
-	ID                 string   `db:"id" json:"client_id"`
-	Public             bool     `db:"public" json:"public"`
-	SecretHash         string   `db:"secret_hash" json:"-"`
-	PreviousSecretHash string   `db:"previous_secret_hash" json:"-"`
-	PreviousExpiresAt  *Time    `db:"previous_expires_at" json:"previous_expires_at"` // until when the secret before the last rotation works
-	Grants             List     `db:"grants" json:"grants"`                           // RFC 6749 grant types
-	Scope              string   `db:"scope" json:"scope"`                             // space-separated, RFC 6749 §3.3
-	Audiences          List     `db:"audiences" json:"audiences"`                     // the first is the default
-	Resource           string   `db:"resource" json:"resource"`                       // the audience it answers for, "" for none
-	AccessTTL          Duration `db:"access_ttl" json:"access_ttl"`                   // 0: the server's
-	TokenTyp           string   `db:"token_typ" json:"token_typ"`                     // in the header of its access tokens: at+jwt or JWT
-	Epoch              int64    `db:"epoch" json:"-"`                                 // moves on to end all grants of the client at once
-	Revision           int64    `db:"revision" json:"-"`                              // above 0; moves on with every change, and begins at random
-	CreatedAt          Time     `db:"created_at" json:"created_at"`
-	UpdatedAt          Time     `db:"updated_at" json:"updated_at"`
-	DisabledAt         *Time    `db:"disabled_at" json:"disabled_at"`
+	ID                 string `db:"id" json:"client_id"`
+	Public             bool   `db:"public" json:"public"`
+	SecretHash         string `db:"secret_hash" json:"-"`
+	PreviousSecretHash string `db:"previous_secret_hash" json:"-"`
+	// until when the secret before the last rotation works
+	PreviousExpiresAt *Time  `db:"previous_expires_at" json:"previous_expires_at"`
+	Grants            List   `db:"grants" json:"grants"`       // RFC 6749 grant types
+	Scope             string `db:"scope" json:"scope"`         // space-separated, RFC 6749 §3.3
+	Audiences         List   `db:"audiences" json:"audiences"` // the first is the default
+	// the audience it answers for, "" for none
+	Resource  string   `db:"resource" json:"resource"`
+	AccessTTL Duration `db:"access_ttl" json:"access_ttl"` // 0: the server's
+	// in the header of its access tokens: at+jwt or JWT
+	TokenTyp string `db:"token_typ" json:"token_typ"`
+	// moves on to end all grants of the client at once
+	Epoch int64 `db:"epoch" json:"-"`
+	// above 0; moves on with every change, and begins at random
+	Revision   int64 `db:"revision" json:"-"`
+	CreatedAt  Time  `db:"created_at" json:"created_at"`
+	UpdatedAt  Time  `db:"updated_at" json:"updated_at"`
+	DisabledAt *Time `db:"disabled_at" json:"disabled_at"`
 }
 
-const clientColumns = `id, public, secret_hash, previous_secret_hash, previous_expires_at, grants, scope, audiences, resource, access_ttl,
-	token_typ, epoch, revision, created_at, updated_at, disabled_at`
+const clientColumns = `id, public, secret_hash, previous_secret_hash, previous_expires_at, grants, scope, audiences,
+	resource, access_ttl, token_typ, epoch, revision, created_at, updated_at, disabled_at`
 
-// CreateClient inserts the client with a revision of its own. Its epoch begins at the moment of its creation, so that no grant of a deleted client of the same id
-// comes back to life. ErrConflict if the id is taken.
+// CreateClient inserts the client with a revision of its own. Its epoch begins at the moment of its creation, so that
+// no grant of a deleted client of the same id comes back to life. ErrConflict if the id is taken.
 func (d *DB) CreateClient(ctx context.Context, by Actor, c Client) error {
 	return d.inTx(ctx, "create client", func(t *tx) error {
-		if _, err := t.change(`INSERT INTO clients (`+clientColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
-			c.ID, c.Public, c.SecretHash, c.PreviousSecretHash, c.PreviousExpiresAt, c.Grants, c.Scope, c.Audiences, c.Resource, c.AccessTTL,
+		if _, err := t.change(`INSERT INTO clients (`+clientColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
+			$11, $12, $13, $14, $15, $16)`,
+			c.ID,
+			c.Public,
+			c.SecretHash,
+			c.PreviousSecretHash,
+			c.PreviousExpiresAt,
+			c.Grants,
+			c.Scope,
+			c.Audiences,
+			c.Resource,
+			c.AccessTTL,
 			c.TokenTyp, c.CreatedAt.UnixMilli(), randomID(), c.CreatedAt, c.UpdatedAt, c.DisabledAt); err != nil {
 			return err
 		}
@@ -45,8 +60,15 @@ func (d *DB) CreateClient(ctx context.Context, by Actor, c Client) error {
 
 // details is what the audit trail keeps of a client.
 func (c Client) details() map[string]any {
-	return map[string]any{"public": c.Public, "grants": c.Grants, "scope": c.Scope, "audiences": c.Audiences, "resource": c.Resource,
-		"access_ttl": c.AccessTTL, "token_typ": c.TokenTyp}
+	return map[string]any{
+		"public":     c.Public,
+		"grants":     c.Grants,
+		"scope":      c.Scope,
+		"audiences":  c.Audiences,
+		"resource":   c.Resource,
+		"access_ttl": c.AccessTTL,
+		"token_typ":  c.TokenTyp,
+	}
 }
 
 // Client reads one client. ErrNotFound if there is none of that id. Callers who ask at the same time share a statement:
@@ -108,12 +130,14 @@ func (d *DB) ClientPages(ctx context.Context, do func([]Client) error) error {
 	}, do)
 }
 
-// UpdateClient writes grants, scope, audiences, resource, access TTL and token typ, unless the client was updated after it was read
-// (ErrConflict).
+// UpdateClient writes grants, scope, audiences, resource, access TTL and token typ, unless the client was updated after
+// it was read (ErrConflict).
 func (d *DB) UpdateClient(ctx context.Context, by Actor, c Client, now time.Time) error {
 	return d.inTx(ctx, "update client", func(t *tx) error {
-		if err := t.changeAsRead(`UPDATE clients SET grants = $1, scope = $2, audiences = $3, resource = $4, access_ttl = $5, token_typ = $6,
-			updated_at = $7, revision = revision + 1 WHERE id = $8 AND revision = $9`, c.Grants, c.Scope, c.Audiences, c.Resource, c.AccessTTL, c.TokenTyp,
+		if err := t.changeAsRead(`UPDATE clients SET grants = $1, scope = $2, audiences = $3, resource = $4,
+			access_ttl = $5, token_typ = $6,
+			updated_at = $7, revision = revision + 1 WHERE id = $8 AND revision =
+			$9`, c.Grants, c.Scope, c.Audiences, c.Resource, c.AccessTTL, c.TokenTyp,
 			At(now), c.ID, c.Revision); err != nil {
 			return err
 		}
@@ -130,7 +154,15 @@ func (d *DB) DisableClient(ctx context.Context, by Actor, id string, now time.Ti
 
 // EnableClient takes a DisableClient back. Grants that it ended stay ended.
 func (d *DB) EnableClient(ctx context.Context, by Actor, id string, now time.Time) error {
-	return d.changeClient(ctx, by, id, now, Event{"client.enable", id, nil}, `UPDATE clients SET disabled_at = NULL, revision = revision + 1 WHERE id = $1`, id)
+	return d.changeClient(
+		ctx,
+		by,
+		id,
+		now,
+		Event{"client.enable", id, nil},
+		`UPDATE clients SET disabled_at = NULL, revision = revision + 1 WHERE id = $1`,
+		id,
+	)
 }
 
 // DeleteClient removes the client. Its grants are dead without it.
@@ -140,14 +172,31 @@ func (d *DB) DeleteClient(ctx context.Context, by Actor, id string, now time.Tim
 
 // RotateSecret sets a new secret; the one before works until keepUntil, any older one no longer.
 func (d *DB) RotateSecret(ctx context.Context, by Actor, id, hash string, keepUntil, now time.Time) error {
-	return d.changeClient(ctx, by, id, now, Event{"client.rotate-secret", id, map[string]any{"previous_expires_at": At(keepUntil)}},
-		`UPDATE clients SET previous_secret_hash = secret_hash, previous_expires_at = $1, secret_hash = $2, revision = revision + 1
+	return d.changeClient(
+		ctx,
+		by,
+		id,
+		now,
+		Event{"client.rotate-secret", id, map[string]any{"previous_expires_at": At(keepUntil)}},
+		`UPDATE clients SET previous_secret_hash = secret_hash, previous_expires_at = $1, secret_hash = $2,
+			revision = revision + 1
 		WHERE id = $3 AND NOT public`,
-		At(keepUntil), hash, id)
+		At(keepUntil),
+		hash,
+		id,
+	)
 }
 
 // changeClient makes one change of a client that is there, with its audit record.
-func (d *DB) changeClient(ctx context.Context, by Actor, id string, now time.Time, e Event, query string, args ...any) error {
+func (d *DB) changeClient(
+	ctx context.Context,
+	by Actor,
+	id string,
+	now time.Time,
+	e Event,
+	query string,
+	args ...any,
+) error {
 	return d.inTx(ctx, e.Type, func(t *tx) error {
 		if err := t.changeOne(query, args...); err != nil {
 			return err

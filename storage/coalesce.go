@@ -9,9 +9,10 @@ import (
 )
 
 const (
-	maxBatch   = 64                    // questions that are asked at once
-	maxFlight  = 2                     // batches that are under way at the same time
-	slowFlight = 10 * time.Millisecond // after which a second one goes: one at a time is the cheapest as long as it is quick
+	maxBatch  = 64 // questions that are asked at once
+	maxFlight = 2  // batches that are under way at the same time
+	// after which a second one goes: one at a time is the cheapest as long as it is quick
+	slowFlight = 10 * time.Millisecond
 )
 
 // coalescer asks questions of several callers at once. A caller joins a batch that has not been asked yet, never one

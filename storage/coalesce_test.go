@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// Whoever asks while a batch is under way joins the next, all of them one batch, and gets the answer to its own question.
+// Whoever asks while a batch is under way joins the next, all of them one batch, and gets the answer to its own
+// question.
 func TestCoalescerJoinsTheNextBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var batches [][]int

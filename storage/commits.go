@@ -16,8 +16,8 @@ import (
 // maxCommit is how many writes one commit takes.
 const maxCommit = 64
 
-// commits brings the writes of an SQLite database to the disk, many with one commit: what a commit costs, and waiting for the disk above all,
-// is shared by those who come meanwhile. Nobody is answered before the commit.
+// commits brings the writes of an SQLite database to the disk, many with one commit: what a commit costs, and waiting
+// for the disk above all, is shared by those who come meanwhile. Nobody is answered before the commit.
 type commits struct {
 	pool    *sqlx.DB
 	mu      sync.Mutex
@@ -135,8 +135,8 @@ func (c *commits) commit() (taken []*write, err error) {
 	return taken, t.Commit()
 }
 
-// in runs the write in a transaction, unless its caller has gone. It returns an error that ends the whole transaction; what the write alone has
-// met is its own.
+// in runs the write in a transaction, unless its caller has gone. It returns an error that ends the whole transaction;
+// what the write alone has met is its own.
 func (w *write) in(t *sqlx.Tx) error {
 	if w.err = w.ctx.Err(); w.err != nil || !w.claimed.CompareAndSwap(false, true) {
 		return nil

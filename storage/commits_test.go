@@ -37,7 +37,8 @@ func awaitWaiting(db *DB, n int) {
 	}
 }
 
-// Of many writes in one commit each keeps its own fate: one fails with all that it did, one panics, one belongs to nobody any more.
+// Of many writes in one commit each keeps its own fate: one fails with all that it did, one panics, one belongs to
+// nobody any more.
 func TestCommitsKeepWritesApart(t *testing.T) {
 	db := openCommits(t)
 	put := func(t *sqlx.Tx, name string) error {
@@ -67,7 +68,10 @@ func TestCommitsKeepWritesApart(t *testing.T) {
 			}
 		})
 		all.Go(func() {
-			if err := db.commits.do(left, func(t *sqlx.Tx) error { return put(t, fmt.Sprint("gone ", i)) }); !errors.Is(err, context.Canceled) {
+			if err := db.commits.do(left, func(t *sqlx.Tx) error { return put(t, fmt.Sprint("gone ", i)) }); !errors.Is(
+				err,
+				context.Canceled,
+			) {
 				t.Error(err)
 			}
 		})
@@ -87,15 +91,20 @@ func TestCommitsKeepWritesApart(t *testing.T) {
 	close(block)
 	all.Wait()
 	var names []string
-	if err := db.all(t.Context(), "names", &names, `SELECT name FROM meta WHERE name LIKE 'failed%' OR name LIKE 'gone%'`); err != nil || len(names) > 0 {
+	if err := db.all(t.Context(), "names", &names, `SELECT name FROM meta
+		WHERE name LIKE 'failed%' OR name LIKE 'gone%'`); err != nil ||
+		len(names) > 0 {
 		t.Errorf("%v %v", names, err)
 	}
-	if err := db.all(t.Context(), "names", &names, `SELECT name FROM meta WHERE name = 'first' OR value = ''`); err != nil || len(names) != 21 {
+	if err := db.all(t.Context(), "names", &names, `SELECT name FROM meta
+		WHERE name = 'first' OR value = ''`); err != nil ||
+		len(names) != 21 {
 		t.Errorf("%v %v", names, err)
 	}
 }
 
-// What ends the transaction ends all writes in it: none is answered as if it had been written, and what comes later is written again.
+// What ends the transaction ends all writes in it: none is answered as if it had been written, and what comes later is
+// written again.
 func TestCommitsFailTogether(t *testing.T) {
 	db := openCommits(t)
 	running, block := make(chan struct{}), make(chan struct{})
@@ -124,7 +133,8 @@ func TestCommitsFailTogether(t *testing.T) {
 		t.Errorf("%v, %v", errs[0], errs[1])
 	}
 	var names []string
-	if err := db.all(t.Context(), "names", &names, `SELECT name FROM meta WHERE name = 'lost'`); err != nil || len(names) > 0 {
+	if err := db.all(t.Context(), "names", &names, `SELECT name FROM meta WHERE name = 'lost'`); err != nil ||
+		len(names) > 0 {
 		t.Errorf("%v %v", names, err)
 	}
 	if _, err := db.change(t.Context(), "later", `INSERT INTO meta (name, value) VALUES ($1, '')`, "later"); err != nil {
@@ -132,7 +142,8 @@ func TestCommitsFailTogether(t *testing.T) {
 	}
 }
 
-// A disk that is full is an unavailable database to all whose writes it has undone, and to nobody a row that is not there.
+// A disk that is full is an unavailable database to all whose writes it has undone, and to nobody a row that is not
+// there.
 func TestCommitsOnAFullDisk(t *testing.T) {
 	db := openCommits(t)
 	var pages int
@@ -229,7 +240,8 @@ func TestClosedIsUnavailable(t *testing.T) {
 	db.Close()
 	var n int
 	_, err := db.change(t.Context(), "put", `INSERT INTO meta (name, value) VALUES ($1, '')`, "x")
-	if err := errors.Join(err, db.get(t.Context(), "get", &n, `SELECT 1`)); !errors.Is(err, ErrUnavailable) || strings.Count(err.Error(), "closed") != 2 {
+	if err := errors.Join(err, db.get(t.Context(), "get", &n, `SELECT 1`)); !errors.Is(err, ErrUnavailable) ||
+		strings.Count(err.Error(), "closed") != 2 {
 		t.Error(err)
 	}
 }
@@ -249,7 +261,10 @@ func TestCommitsOfThoseWhoHaveGone(t *testing.T) {
 	})
 	<-running
 	all.Go(func() {
-		if err := db.commits.do(ctx, func(*sqlx.Tx) error { t.Error("it ran"); return nil }); !errors.Is(err, context.Canceled) {
+		if err := db.commits.do(ctx, func(*sqlx.Tx) error { t.Error("it ran"); return nil }); !errors.Is(
+			err,
+			context.Canceled,
+		) {
 			t.Error(err)
 		}
 	})

@@ -8,8 +8,21 @@ import (
 	"time"
 )
 
-// copiedTables are all tables but those that only mean something to the servers that run: leases, and the version of the schema.
-var copiedTables = []string{"meta", "users", "clients", "grants", "signing_keys", "key_set", "secret_keys", "audit", "audit_head", "throttle", "familiar_addresses"}
+// copiedTables are all tables but those that only mean something to the servers that run: leases, and the version of
+// the schema.
+var copiedTables = []string{
+	"meta",
+	"users",
+	"clients",
+	"grants",
+	"signing_keys",
+	"key_set",
+	"secret_keys",
+	"audit",
+	"audit_head",
+	"throttle",
+	"familiar_addresses",
+}
 
 // copyBatch is how many rows one statement inserts.
 const copyBatch = 512
@@ -17,8 +30,9 @@ const copyBatch = 512
 // MetaMoved says, in a database that was copied to another, to which.
 const MetaMoved = "moved"
 
-// CopyTo copies everything to another database, which must be new, in one transaction, and leaves a mark of where it went. Nobody else writes
-// meanwhile; what is written later is not in the copy. told hears how many rows each table has. From SQLite only. ErrConflict if the other database is not new.
+// CopyTo copies everything to another database, which must be new, in one transaction, and leaves a mark of where it
+// went. Nobody else writes meanwhile; what is written later is not in the copy. told hears how many rows each table
+// has. From SQLite only. ErrConflict if the other database is not new.
 func (d *DB) CopyTo(ctx context.Context, to *DB, name string, told func(table string, rows int64)) error {
 	if d.kind != SQLite {
 		return errors.New("copy: from SQLite only: PostgreSQL has pg_dump")
@@ -29,7 +43,12 @@ func (d *DB) CopyTo(ctx context.Context, to *DB, name string, told func(table st
 			return err
 		}
 		if n > 0 {
-			return fmt.Errorf("copy: %w: there are %d rows in %s of the other database, which must be new", ErrConflict, n, table)
+			return fmt.Errorf(
+				"copy: %w: there are %d rows in %s of the other database, which must be new",
+				ErrConflict,
+				n,
+				table,
+			)
 		}
 	}
 	return d.inLongTx(ctx, "copy", importTimeout, func(from *tx) error { // an SQLite transaction keeps others from writing
@@ -46,7 +65,11 @@ func (d *DB) CopyTo(ctx context.Context, to *DB, name string, told func(table st
 		if err != nil {
 			return err
 		}
-		_, err = from.change(`INSERT INTO meta (name, value) VALUES ($1, $2)`, MetaMoved, name) // before anybody else can write again
+		_, err = from.change(
+			`INSERT INTO meta (name, value) VALUES ($1, $2)`,
+			MetaMoved,
+			name,
+		) // before anybody else can write again
 		return err
 	})
 }
@@ -81,7 +104,9 @@ func copyTable(from, into *tx, table string) (n int64, err error) {
 		for i := range count {
 			places = append(places, placeholders(i*len(columns), len(columns)))
 		}
-		done, err := into.change(`INSERT INTO `+table+` (`+strings.Join(columns, ", ")+`) VALUES `+strings.Join(places, ", "), values...)
+		done, err := into.change(
+			`INSERT INTO `+table+` (`+strings.Join(columns, ", ")+`) VALUES `+strings.Join(places, ", "),
+			values...)
 		n, values = n+done, values[:0]
 		return err
 	}

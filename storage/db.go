@@ -23,7 +23,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrConflict says that the name is taken, or that somebody else made the change first.
 	ErrConflict = errors.New("conflict")
-	// ErrUnavailable says that the database could not be asked, or that the outcome of a statement is unknown. Trying again is safe.
+	// ErrUnavailable says that the database could not be asked, or that the outcome of a statement is unknown. Trying
+	// again is safe.
 	ErrUnavailable = errors.New("database unavailable")
 	// ErrBusy says that a caller waited in vain for its turn: more was asked at once than the database can do. It is
 	// ErrUnavailable.
@@ -83,7 +84,8 @@ type DB struct {
 	files    [3]atomic.Pointer[os.FileInfo] // SQLite: the file that was opened, and those beside it
 }
 
-// Open opens the database, checks that its schema is the one this program knows and, with o.Migrate, brings an older one up to date.
+// Open opens the database, checks that its schema is the one this program knows and, with o.Migrate, brings an older
+// one up to date.
 func Open(ctx context.Context, o Options) (*DB, error) {
 	db, err := connect(o)
 	if err != nil {
@@ -141,7 +143,8 @@ func connect(o Options) (*DB, error) {
 	}
 }
 
-// StatusOf tells the version of the schema of a database that need not be one this program can open, and changes nothing.
+// StatusOf tells the version of the schema of a database that need not be one this program can open, and changes
+// nothing.
 func StatusOf(ctx context.Context, o Options) (SchemaStatus, error) {
 	db, err := connect(o)
 	if err != nil {
@@ -196,7 +199,8 @@ type Connections struct {
 func (d *DB) Connections() (c Connections) {
 	for _, pool := range []*sqlx.DB{d.read, d.write} {
 		s := pool.Stats()
-		c.Open, c.InUse, c.Max, c.Waited = c.Open+s.OpenConnections, c.InUse+s.InUse, c.Max+s.MaxOpenConnections, c.Waited+s.WaitDuration
+		c.Open, c.InUse = c.Open+s.OpenConnections, c.InUse+s.InUse
+		c.Max, c.Waited = c.Max+s.MaxOpenConnections, c.Waited+s.WaitDuration
 	}
 	if d.sessions != nil {
 		var waited time.Duration
@@ -206,7 +210,8 @@ func (d *DB) Connections() (c Connections) {
 	return c
 }
 
-// Audited counts the audit records that were written since the database was opened, a few of transactions that did not take place among them.
+// Audited counts the audit records that were written since the database was opened, a few of transactions that did not
+// take place among them.
 func (d *DB) Audited() int64 { return d.audited.Load() }
 
 // Patience is how long all that one request asks of the database may take together.
@@ -234,7 +239,8 @@ func (d *DB) allFrom(ctx context.Context, pool *sqlx.DB, op string, dest any, qu
 	return d.fault(op, d.again(ctx, func() error { return pool.SelectContext(ctx, dest, query, args...) }))
 }
 
-// reportTimeout bounds a query that may read a whole table, for people and for background work: never on the path of a request.
+// reportTimeout bounds a query that may read a whole table, for people and for background work: never on the path of a
+// request.
 const reportTimeout = 60 * time.Second
 
 // report is all for such a query.
@@ -251,7 +257,8 @@ func (d *DB) report(ctx context.Context, op string, dest any, query string, args
 	}
 	defer t.Rollback()
 	if d.kind == Postgres {
-		if _, err := t.ExecContext(ctx, fmt.Sprintf(`SET LOCAL statement_timeout = %d`, reportTimeout.Milliseconds())); err != nil {
+		if _, err := t.ExecContext(ctx, fmt.Sprintf(`SET LOCAL statement_timeout =
+			%d`, reportTimeout.Milliseconds())); err != nil {
 			return d.fault(op, err)
 		}
 	}
@@ -290,10 +297,11 @@ func (d *DB) lent(turn context.Context, use func(*sqlx.Conn) error) error {
 	})
 }
 
-// again runs one statement, or one transaction, and again if the database says that it was rolled back and may be repeated (serialisation
-// failure, deadlock: at most three times), or that this connection only reads, as after a failover (once, on another connection). A connection
-// that was cut may be one that had rested since PostgreSQL was restarted: a single statement is sent again on another, twice at most, and must
-// be one that may run twice. A transaction is not, once it has begun: whether it was committed is unknown.
+// again runs one statement, or one transaction, and again if the database says that it was rolled back and may be
+// repeated (serialisation failure, deadlock: at most three times), or that this connection only reads, as after a
+// failover (once, on another connection). A connection that was cut may be one that had rested since PostgreSQL was
+// restarted: a single statement is sent again on another, twice at most, and must be one that may run twice. A
+// transaction is not, once it has begun: whether it was committed is unknown.
 func (d *DB) again(ctx context.Context, run func() error) error {
 	reconnected := false
 	for try := 1; ; try++ {
@@ -318,15 +326,16 @@ func pause(ctx context.Context, span time.Duration) {
 	}
 }
 
-// reconnect lets go of every connection, those in use when they come back: a role is asked of PostgreSQL only when one is opened.
+// reconnect lets go of every connection, those in use when they come back: a role is asked of PostgreSQL only when one
+// is opened.
 func (d *DB) reconnect() {
 	if d.sessions != nil {
 		d.sessions.renew()
 	}
 }
 
-// CheckRole tells whether PostgreSQL takes writes here. Connections to one that only reads, as the old primary does after a failover, would show
-// what was: they are let go. ErrUnavailable if so.
+// CheckRole tells whether PostgreSQL takes writes here. Connections to one that only reads, as the old primary does
+// after a failover, would show what was: they are let go. ErrUnavailable if so.
 func (d *DB) CheckRole(ctx context.Context) error {
 	if d.kind != Postgres {
 		return nil
@@ -346,7 +355,8 @@ func (d *DB) change(ctx context.Context, op, query string, args ...any) (n int64
 	return n, d.wrote(d.fault(op, err))
 }
 
-// changeReturning runs one autocommit statement with RETURNING and reads its one row into dest. ErrNotFound if it changed nothing.
+// changeReturning runs one autocommit statement with RETURNING and reads its one row into dest. ErrNotFound if it
+// changed nothing.
 func (d *DB) changeReturning(ctx context.Context, op string, dest any, query string, args ...any) error {
 	return d.wrote(d.fault(op, d.writing(ctx, func(ctx context.Context, r runner) error {
 		return r.GetContext(ctx, dest, query, args...)

@@ -13,8 +13,8 @@ import (
 	"github.com/lib/pq"
 )
 
-// dialer opens connections on which nobody waits longer than patience for the other side. lib/pq alone waits for ever: it answers the end of
-// a context by asking the server to cancel, which a server that does not answer does not do.
+// dialer opens connections on which nobody waits longer than patience for the other side. lib/pq alone waits for ever:
+// it answers the end of a context by asking the server to cancel, which a server that does not answer does not do.
 type dialer struct {
 	net.Dialer
 	patience time.Duration
@@ -91,7 +91,8 @@ func (c *impatient) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// connector tells that no connection could be made, for whatever reason of the moment: none of several hosts takes writes, say.
+// connector tells that no connection could be made, for whatever reason of the moment: none of several hosts takes
+// writes, say.
 type connector struct {
 	*pq.Connector
 	opened *atomic.Bool

@@ -71,7 +71,8 @@ func (d *DB) examinePostgres(ctx context.Context) error {
 // errPooler says why a pooler that gives a session away between two statements does not do: settings, prepared
 // statements and locks are those of a session.
 var errPooler = errors.New("database: the connection pooler shares a session between clients " +
-	"(transaction or statement mode): set pool_mode = session for this database in PgBouncer, or connect to PostgreSQL itself")
+	"(transaction or statement mode): set pool_mode = session for this database in PgBouncer, or connect to " +
+	"PostgreSQL itself")
 
 // examinePooler finds a pooler that shares sessions: one connection then shows several sessions of PostgreSQL, or two
 // of them the same one. The order of the questions defeats a pooler that takes its sessions in turn.

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// GrantID is the id of a grant: the hour in which it expires (20 bits), a shard (6 bits, zero today), random (37 bits). Rows that die
-// together lie together, so that clean-up is a range of the primary key.
+// GrantID is the id of a grant: the hour in which it expires (20 bits), a shard (6 bits, zero today), random (37 bits).
+// Rows that die together lie together, so that clean-up is a range of the primary key.
 type GrantID int64
 
 const (
@@ -46,16 +46,18 @@ func (id GrantID) MarshalText() ([]byte, error) { return []byte(id.String()), ni
 
 // Grant is one login: the row from which a refresh token and its access tokens come.
 type Grant struct {
-	ID            GrantID `db:"id" json:"id"`
-	UserID        int64   `db:"user_id" json:"-"`
-	UserEpoch     int64   `db:"user_epoch" json:"-"`   // that of the user when the grant was made
-	ClientEpoch   int64   `db:"client_epoch" json:"-"` // that of the client when the grant was made
-	ClientID      string  `db:"client_id" json:"client_id"`
-	FamilyHash    string  `db:"family_hash" json:"-"` // SHA-256 of the family secret; "" for a grant without refresh tokens
-	Generation    int64   `db:"generation" json:"generation"`
-	KID           string  `db:"kid" json:"-"`                   // the signing key of the newest access token
-	Scope         string  `db:"scope" json:"scope"`             // all that was granted
-	Audience      string  `db:"audience" json:"audience"`       // all that were granted, space-separated; the first is the default
+	ID          GrantID `db:"id" json:"id"`
+	UserID      int64   `db:"user_id" json:"-"`
+	UserEpoch   int64   `db:"user_epoch" json:"-"`   // that of the user when the grant was made
+	ClientEpoch int64   `db:"client_epoch" json:"-"` // that of the client when the grant was made
+	ClientID    string  `db:"client_id" json:"client_id"`
+	// SHA-256 of the family secret; "" for a grant without refresh tokens
+	FamilyHash string `db:"family_hash" json:"-"`
+	Generation int64  `db:"generation" json:"generation"`
+	KID        string `db:"kid" json:"-"`       // the signing key of the newest access token
+	Scope      string `db:"scope" json:"scope"` // all that was granted
+	// all that were granted, space-separated; the first is the default
+	Audience      string  `db:"audience" json:"audience"`
 	CreatedAt     Time    `db:"created_at" json:"created_at"`   // the moment of the login
 	RotatedAt     Time    `db:"rotated_at" json:"last_used_at"` // of the newest refresh, or the login
 	ExpiresAt     Time    `db:"expires_at" json:"expires_at"`
@@ -76,24 +78,28 @@ type GrantState struct {
 	UserDisabledAt   *Time   `db:"user_disabled_at" json:"-"`
 	ClientEpochNow   *int64  `db:"client_epoch_now" json:"-"` // nil: the client is gone
 	ClientDisabledAt *Time   `db:"client_disabled_at" json:"-"`
-	Stale            bool    `db:"stale" json:"-"` // read from a database that takes no writes: a primary of before a failover
+	// read from a database that takes no writes: a primary of before a failover
+	Stale bool `db:"stale" json:"-"`
 }
 
-// Live tells whether tokens of the grant may be used at the moment given. An access token outlives the idle limit of the refresh
-// token, so that limit is asked separately.
+// Live tells whether tokens of the grant may be used at the moment given. An access token outlives the idle limit of
+// the refresh token, so that limit is asked separately.
 func (s GrantState) Live(now time.Time) bool {
 	return s.RevokedAt == nil && now.Before(s.ExpiresAt.Time) &&
 		s.UserEpochNow != nil && *s.UserEpochNow == s.UserEpoch && s.UserDisabledAt == nil &&
 		s.ClientEpochNow != nil && *s.ClientEpochNow == s.ClientEpoch && s.ClientDisabledAt == nil
 }
 
-const grantStateColumns = `g.id, g.user_id, g.user_epoch, g.client_epoch, g.client_id, g.family_hash, g.generation, g.kid, g.scope, g.audience,
-	g.created_at, g.rotated_at, g.expires_at, g.idle_expires_at, g.revoked_at, g.revoked_reason, g.late_retry_at,
+const grantStateColumns = `g.id, g.user_id, g.user_epoch, g.client_epoch, g.client_id, g.family_hash, g.generation,
+	g.kid, g.scope, g.audience, g.created_at, g.rotated_at, g.expires_at, g.idle_expires_at, g.revoked_at,
+	g.revoked_reason, g.late_retry_at,
 	u.sub, u.username, COALESCE(u.roles, '[]') AS roles, COALESCE(LENGTH(u.roles), 0) AS roles_size,
 	u.epoch AS user_epoch_now, u.disabled_at AS user_disabled_at,
-	c.epoch AS client_epoch_now, c.disabled_at AS client_disabled_at, current_setting('transaction_read_only') = 'on' AS stale`
+	c.epoch AS client_epoch_now, c.disabled_at AS client_disabled_at,
+	current_setting('transaction_read_only') = 'on' AS stale`
 
-const grantStateTables = ` FROM grants g LEFT JOIN users u ON u.id = g.user_id LEFT JOIN clients c ON c.id = g.client_id`
+const grantStateTables = ` FROM grants g LEFT JOIN users u ON u.id = g.user_id LEFT JOIN clients c ON c.id =
+	g.client_id`
 
 const grantStateQuery = `SELECT ` + grantStateColumns + grantStateTables
 
@@ -239,7 +245,11 @@ const openGrants = `(SELECT COUNT(*) FROM (SELECT 1 FROM grants g WHERE g.user_i
 // LoginView reads the user, if there is one, the failures that were counted, and how many grants are open.
 func (d *DB) LoginView(ctx context.Context, k LoginKey) (LoginView, error) {
 	var r loginRow
-	err := d.get(ctx, "login view", &r, `SELECT u.id, u.sub, u.username, u.password_hash, COALESCE(u.roles, '[]') AS roles, u.epoch, u.disabled_at,
+	err := d.get(
+		ctx,
+		"login view",
+		&r,
+		`SELECT u.id, u.sub, u.username, u.password_hash, COALESCE(u.roles, '[]') AS roles, u.epoch, u.disabled_at,
 		f.user_id IS NOT NULL AS familiar, COALESCE(f.seen_at, 0) AS seen_at,
 		COALESCE(t1.failures, 0) AS account_count, COALESCE(t1.last_at, 0) AS account_last,
 		COALESCE(t2.failures, 0) AS address_count, COALESCE(t2.last_at, 0) AS address_last,
@@ -253,7 +263,14 @@ func (d *DB) LoginView(ctx context.Context, k LoginKey) (LoginView, error) {
 		LEFT JOIN throttle t1 ON t1.bucket = $4
 		LEFT JOIN throttle t2 ON t2.bucket = $5
 		LEFT JOIN throttle t3 ON t3.bucket = $6`,
-		k.Username, k.ClientID, k.Address, k.AccountBucket, k.AddressBucket, k.PairBucket, k.Stranger)
+		k.Username,
+		k.ClientID,
+		k.Address,
+		k.AccountBucket,
+		k.AddressBucket,
+		k.PairBucket,
+		k.Stranger,
+	)
 	v := LoginView{
 		Found: r.ID != nil, Familiar: r.Familiar, SeenAt: r.SeenAt.Time, Grants: r.Grants, StrangersHash: r.Strangers,
 		Account: Failures{r.AccountCount, r.AccountLast.Time},
@@ -261,21 +278,49 @@ func (d *DB) LoginView(ctx context.Context, k LoginKey) (LoginView, error) {
 		Pair:    Failures{r.PairCount, r.PairLast.Time},
 	}
 	if v.Found {
-		v.User = User{ID: *r.ID, Sub: *r.Sub, Username: *r.Username, PasswordHash: *r.PasswordHash, Roles: r.Roles, Epoch: *r.Epoch, DisabledAt: r.DisabledAt}
+		v.User = User{
+			ID:           *r.ID,
+			Sub:          *r.Sub,
+			Username:     *r.Username,
+			PasswordHash: *r.PasswordHash,
+			Roles:        r.Roles,
+			Epoch:        *r.Epoch,
+			DisabledAt:   r.DisabledAt,
+		}
 	}
 	return v, err
 }
 
-// CreateGrant inserts the row of a login, in one statement that asks again whether the user and the client are still as they were
-// read: ErrNotFound if not. When a driver sends it again after a cut connection, the second run finds the row of the first.
+// CreateGrant inserts the row of a login, in one statement that asks again whether the user and the client are still as
+// they were read: ErrNotFound if not. When a driver sends it again after a cut connection, the second run finds the row
+// of the first.
 func (d *DB) CreateGrant(ctx context.Context, g Grant) error {
-	n, err := d.change(ctx, "create grant", `INSERT INTO grants (id, user_id, user_epoch, client_epoch, client_id, family_hash, generation,
+	n, err := d.change(
+		ctx,
+		"create grant",
+		`INSERT INTO grants (id, user_id, user_epoch, client_epoch, client_id, family_hash, generation,
 		kid, scope, audience, created_at, rotated_at, expires_at, idle_expires_at)
-		SELECT CAST($1 AS BIGINT), u.id, u.epoch, c.epoch, c.id, $2, 0, $3, $4, $5, CAST($6 AS BIGINT), CAST($6 AS BIGINT), CAST($7 AS BIGINT), CAST($8 AS BIGINT)
-		FROM users u, clients c WHERE u.id = $9 AND u.epoch = $10 AND u.disabled_at IS NULL AND c.id = $11 AND c.epoch = $12 AND c.disabled_at IS NULL
-		ON CONFLICT (id) DO UPDATE SET kid = excluded.kid WHERE grants.family_hash = excluded.family_hash AND grants.user_id = excluded.user_id
-		AND grants.client_id = excluded.client_id AND grants.created_at = excluded.created_at AND grants.generation = 0 AND grants.revoked_at IS NULL`,
-		g.ID, g.FamilyHash, g.KID, g.Scope, g.Audience, g.CreatedAt, g.ExpiresAt, g.IdleExpiresAt, g.UserID, g.UserEpoch, g.ClientID, g.ClientEpoch)
+		SELECT CAST($1 AS BIGINT), u.id, u.epoch, c.epoch, c.id, $2, 0, $3, $4, $5, CAST($6 AS BIGINT),
+		CAST($6 AS BIGINT), CAST($7 AS BIGINT), CAST($8 AS BIGINT)
+		FROM users u, clients c WHERE u.id = $9 AND u.epoch = $10 AND u.disabled_at IS NULL AND c.id = $11
+		AND c.epoch = $12 AND c.disabled_at IS NULL
+		ON CONFLICT (id) DO UPDATE SET kid = excluded.kid WHERE grants.family_hash = excluded.family_hash
+		AND grants.user_id = excluded.user_id
+		AND grants.client_id = excluded.client_id AND grants.created_at = excluded.created_at AND grants.generation = 0
+		AND grants.revoked_at IS NULL`,
+		g.ID,
+		g.FamilyHash,
+		g.KID,
+		g.Scope,
+		g.Audience,
+		g.CreatedAt,
+		g.ExpiresAt,
+		g.IdleExpiresAt,
+		g.UserID,
+		g.UserEpoch,
+		g.ClientID,
+		g.ClientEpoch,
+	)
 	if err == nil && n == 0 {
 		err = fmt.Errorf("create grant: %w", ErrNotFound)
 	}
@@ -291,7 +336,14 @@ const oldestQuery = `SELECT id FROM (SELECT g.id, g.created_at FROM grants g WHE
 
 // EndOldestGrants ends the oldest grants of the user at the client, whether they have rested too long or not, until at
 // most keep are left: a script that logs in at every call must not fill the table.
-func (d *DB) EndOldestGrants(ctx context.Context, by Actor, userID int64, clientID string, keep int, now time.Time) error {
+func (d *DB) EndOldestGrants(
+	ctx context.Context,
+	by Actor,
+	userID int64,
+	clientID string,
+	keep int,
+	now time.Time,
+) error {
 	return d.inTx(ctx, "end oldest grants", func(t *tx) error {
 		var open []GrantID
 		if err := t.all(&open, oldestQuery, userID, clientID); err != nil {
@@ -309,7 +361,12 @@ func (d *DB) EndOldestGrants(ctx context.Context, by Actor, userID int64, client
 
 // endGrant revokes one grant with its audit record. A grant that has ended already is left as it is.
 func (t *tx) endGrant(by Actor, id GrantID, reason string, now time.Time) error {
-	n, err := t.change(`UPDATE grants SET revoked_at = $1, revoked_reason = $2 WHERE id = $3 AND revoked_at IS NULL`, At(now), reason, id)
+	n, err := t.change(
+		`UPDATE grants SET revoked_at = $1, revoked_reason = $2 WHERE id = $3 AND revoked_at IS NULL`,
+		At(now),
+		reason,
+		id,
+	)
 	if err != nil || n == 0 {
 		return err
 	}
@@ -331,13 +388,15 @@ type revocation struct {
 	now time.Time
 }
 
-// RevokeGrant ends the grant, which must belong to the client and to the family. It tells whether there was a grant to end. Callers who come at
-// the same time share a transaction: the order of their audit records lets only one go at a time.
+// RevokeGrant ends the grant, which must belong to the client and to the family. It tells whether there was a grant to
+// end. Callers who come at the same time share a transaction: the order of their audit records lets only one go at a
+// time.
 func (d *DB) RevokeGrant(ctx context.Context, by Actor, r Revocation, now time.Time) (bool, error) {
 	return d.ending.one(ctx, revocation{r, by, now})
 }
 
-// inOrder is the positions of revocations in the order of their grants: two transactions that lock rows in one order do not wait for each other.
+// inOrder is the positions of revocations in the order of their grants: two transactions that lock rows in one order do
+// not wait for each other.
 func inOrder(all []revocation) []int {
 	order := make([]int, len(all))
 	for i := range order {
@@ -356,13 +415,17 @@ func (d *DB) revokeGrants(all []revocation) (ended []bool, err error) {
 			r := all[i]
 			n, err := t.change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'revoked' WHERE id = $2 AND client_id = $3
 				AND ($4 = '' OR family_hash = $4) AND revoked_at IS NULL AND expires_at > $1
-				AND EXISTS (SELECT 1 FROM clients c WHERE c.id = $3 AND c.disabled_at IS NULL AND CAST($5 AS BIGINT) IN (0, c.revision))`,
+				AND EXISTS (SELECT 1 FROM clients c WHERE c.id = $3 AND c.disabled_at IS NULL AND CAST($5 AS BIGINT) IN (0,
+				c.revision))`,
 				At(r.now), r.ID, r.ClientID, r.FamilyHash, r.Revision)
 			if err != nil {
 				return err
 			}
 			if ended[i] = n > 0; ended[i] {
-				entries = append(entries, entry{r.by, r.now, Event{"grant.revoke", r.ID.String(), map[string]any{"reason": "revoked"}}})
+				entries = append(
+					entries,
+					entry{r.by, r.now, Event{"grant.revoke", r.ID.String(), map[string]any{"reason": "revoked"}}},
+				)
 			}
 		}
 		if len(entries) == 0 {
@@ -393,7 +456,15 @@ func (d *DB) RevokeUserGrants(ctx context.Context, by Actor, username string, no
 
 // RevokeClientGrants ends all grants of a client by moving its epoch on. ErrNotFound if there is no such client.
 func (d *DB) RevokeClientGrants(ctx context.Context, by Actor, clientID string, now time.Time) error {
-	return d.changeClient(ctx, by, clientID, now, Event{"client.revoke-grants", clientID, nil}, `UPDATE clients SET epoch = epoch + 1, revision = revision + 1 WHERE id = $1`, clientID)
+	return d.changeClient(
+		ctx,
+		by,
+		clientID,
+		now,
+		Event{"client.revoke-grants", clientID, nil},
+		`UPDATE clients SET epoch = epoch + 1, revision = revision + 1 WHERE id = $1`,
+		clientID,
+	)
 }
 
 // RevokeAllGrants ends every grant by moving the epoch of every client on.
@@ -410,25 +481,51 @@ func (d *DB) RevokeAllGrants(ctx context.Context, by Actor, now time.Time) error
 // key. It tells how many went.
 func (d *DB) CleanExpired(ctx context.Context, limit int, expired time.Time) (int64, error) {
 	before := (expired.Unix()/3600 - 1) << grantHourShift
-	return d.change(ctx, "clean expired grants", `DELETE FROM grants WHERE id IN (SELECT id FROM grants WHERE id < $1 ORDER BY id LIMIT $2)`, before, limit)
+	return d.change(
+		ctx,
+		"clean expired grants",
+		`DELETE FROM grants WHERE id IN (SELECT id FROM grants WHERE id < $1 ORDER BY id LIMIT $2)`,
+		before,
+		limit,
+	)
 }
 
-// CleanEnded looks at limit grants after the id given, in the order of the primary key, and deletes those that have been idle-expired
-// or revoked since before ended. It returns where to go on, 0 at the end of the table, and how many went.
-func (d *DB) CleanEnded(ctx context.Context, after GrantID, limit int, ended time.Time) (next GrantID, n int64, err error) {
+// CleanEnded looks at limit grants after the id given, in the order of the primary key, and deletes those that have
+// been idle-expired or revoked since before ended. It returns where to go on, 0 at the end of the table, and how many
+// went.
+func (d *DB) CleanEnded(
+	ctx context.Context,
+	after GrantID,
+	limit int,
+	ended time.Time,
+) (next GrantID, n int64, err error) {
 	next, err = d.spanEnd(ctx, "clean ended grants", after, limit)
 	if err != nil || next == 0 {
 		return 0, 0, err
 	}
-	n, err = d.change(ctx, "clean ended grants", `DELETE FROM grants WHERE id > $1 AND id <= $2 AND (idle_expires_at < $3 OR revoked_at < $3)`,
-		after, next, At(ended))
+	n, err = d.change(
+		ctx,
+		"clean ended grants",
+		`DELETE FROM grants WHERE id > $1 AND id <= $2 AND (idle_expires_at < $3 OR revoked_at < $3)`,
+		after,
+		next,
+		At(ended),
+	)
 	return next, n, err
 }
 
-// spanEnd is the id of the last of limit grants after the id given, in the order of the primary key; 0 if there is none.
+// spanEnd is the id of the last of limit grants after the id given, in the order of the primary key; 0 if there is
+// none.
 func (d *DB) spanEnd(ctx context.Context, op string, after GrantID, limit int) (GrantID, error) {
 	var last *GrantID
-	err := d.get(ctx, op, &last, `SELECT MAX(id) FROM (SELECT id FROM grants WHERE id > $1 ORDER BY id LIMIT $2) span`, after, limit)
+	err := d.get(
+		ctx,
+		op,
+		&last,
+		`SELECT MAX(id) FROM (SELECT id FROM grants WHERE id > $1 ORDER BY id LIMIT $2) span`,
+		after,
+		limit,
+	)
 	if err != nil || last == nil {
 		return 0, err
 	}

@@ -10,8 +10,11 @@ import (
 
 // ErrReplaced says that the file of an SQLite database is not the one that was opened. It is ErrUnavailable: what is
 // written now would be in a file that nobody finds again.
-var ErrReplaced = fmt.Errorf("%w: its file was replaced or removed while this process runs: stop it, look which file is "+
-	"the right one, put that in place and start again", ErrUnavailable)
+var ErrReplaced = fmt.Errorf(
+	"%w: its file was replaced or removed while this process runs: stop it, look which file is "+
+		"the right one, put that in place and start again",
+	ErrUnavailable,
+)
 
 // recently is how long it counts that the database has shown that it takes writes.
 const recently = time.Second

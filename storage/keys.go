@@ -23,39 +23,43 @@ func (s KeyState) Published() bool { return s == KeyNext || s == KeyCurrent || s
 
 // SigningKey is the row of one RSA key pair. Its private half is sealed; "" once it has been destroyed.
 type SigningKey struct {
-	KID           string   `db:"kid" json:"kid"` // RFC 7638 thumbprint
-	State         KeyState `db:"state" json:"state"`
-	Alg           string   `db:"alg" json:"alg"`
-	Bits          int      `db:"bits" json:"bits"`
-	PublicKey     string   `db:"public_key" json:"-"` // PKIX DER, base64url
-	PrivateKey    string   `db:"private_key" json:"-"`
-	PublishedAt   Time     `db:"published_at" json:"published_at"`
-	SafeFrom      Time     `db:"safe_from" json:"-"` // when verifiers that keep the JWKS know it; may be 1970 in rows of the first schema
-	ActivatedAt   *Time    `db:"activated_at" json:"activated_at"`
-	DeactivatedAt *Time    `db:"deactivated_at" json:"-"`
-	RetiresAt     *Time    `db:"retires_at" json:"retires_at"` // when a previous key leaves the JWKS
-	RetiredAt     *Time    `db:"retired_at" json:"-"`
-	RevokedAt     *Time    `db:"revoked_at" json:"revoked_at"`
-	ExposedUntil  *Time    `db:"exposed_until" json:"-"` // until when verifiers that obey max-age may trust a revoked key: of such a key, or of the one that took over
-	SignsUntil    Time     `db:"signs_until" json:"-"`   // no token that it signed expires later; only ever moved on
-	Reason        string   `db:"reason" json:"reason"`
-	MAC           string   `db:"mac" json:"-"` // over all that decides its state
+	KID         string   `db:"kid" json:"kid"` // RFC 7638 thumbprint
+	State       KeyState `db:"state" json:"state"`
+	Alg         string   `db:"alg" json:"alg"`
+	Bits        int      `db:"bits" json:"bits"`
+	PublicKey   string   `db:"public_key" json:"-"` // PKIX DER, base64url
+	PrivateKey  string   `db:"private_key" json:"-"`
+	PublishedAt Time     `db:"published_at" json:"published_at"`
+	// when verifiers that keep the JWKS know it; may be 1970 in rows of the first schema
+	SafeFrom      Time  `db:"safe_from" json:"-"`
+	ActivatedAt   *Time `db:"activated_at" json:"activated_at"`
+	DeactivatedAt *Time `db:"deactivated_at" json:"-"`
+	RetiresAt     *Time `db:"retires_at" json:"retires_at"` // when a previous key leaves the JWKS
+	RetiredAt     *Time `db:"retired_at" json:"-"`
+	RevokedAt     *Time `db:"revoked_at" json:"revoked_at"`
+	// until when verifiers that obey max-age may trust a revoked key: of such a key, or of the one that took over
+	ExposedUntil *Time  `db:"exposed_until" json:"-"`
+	SignsUntil   Time   `db:"signs_until" json:"-"` // no token that it signed expires later; only ever moved on
+	Reason       string `db:"reason" json:"reason"`
+	MAC          string `db:"mac" json:"-"` // over all that decides its state
 }
 
-// KeySet is all signing keys, newest first, as one change left them. Version grows with each change; MAC is over it and the MACs of the rows.
+// KeySet is all signing keys, newest first, as one change left them. Version grows with each change; MAC is over it and
+// the MACs of the rows.
 type KeySet struct {
 	Version int64
 	MAC     string
 	Keys    []SigningKey
 }
 
-const keyColumns = `kid, state, alg, bits, public_key, private_key, published_at, safe_from, activated_at, deactivated_at, retires_at,
-	retired_at, revoked_at, exposed_until, signs_until, reason, mac`
+const keyColumns = `kid, state, alg, bits, public_key, private_key, published_at, safe_from, activated_at,
+	deactivated_at, retires_at, retired_at, revoked_at, exposed_until, signs_until, reason, mac`
 
 // KeySet reads all keys in one statement, so that rows and version belong together.
 func (d *DB) KeySet(ctx context.Context) (KeySet, error) {
 	set, err := d.keySet(ctx)
-	if err == nil && len(set.Keys) == 0 && set.Version > 0 { // without rows the version is read after them: somebody may have begun meanwhile
+	if err == nil && len(set.Keys) == 0 &&
+		set.Version > 0 { // without rows the version is read after them: somebody may have begun meanwhile
 		set, err = d.keySet(ctx)
 	}
 	return set, err
@@ -69,7 +73,8 @@ func (d *DB) keySet(ctx context.Context) (KeySet, error) {
 	}
 	err := d.allFrom(ctx, d.upkeep, "signing keys", &rows, `SELECT `+keyColumns+`,
 		COALESCE((SELECT version FROM key_set WHERE id = 1), 0) AS set_version,
-		COALESCE((SELECT s.mac FROM key_set s WHERE s.id = 1), '') AS set_mac FROM signing_keys ORDER BY published_at DESC, kid`)
+		COALESCE((SELECT s.mac FROM key_set s WHERE s.id = 1), '') AS set_mac
+		FROM signing_keys ORDER BY published_at DESC, kid`)
 	if err != nil {
 		return KeySet{}, err
 	}
@@ -92,8 +97,8 @@ func (d *DB) keySet(ctx context.Context) (KeySet, error) {
 	return set, err
 }
 
-// KeyChange is a step in the life of the keys, decided on the set of one version: rows to insert, and rows to rewrite, each if it is
-// still as it was read. It leaves a set of a later version, whose MAC is given.
+// KeyChange is a step in the life of the keys, decided on the set of one version: rows to insert, and rows to rewrite,
+// each if it is still as it was read. It leaves a set of a later version, whose MAC is given.
 type KeyChange struct {
 	Event       Event
 	Version     int64 // of the set on which it was decided
@@ -106,8 +111,8 @@ type KeyChange struct {
 // KeyUpdate rewrites the row From as To.
 type KeyUpdate struct{ From, To SigningKey }
 
-// ChangeKeys makes one step with its audit record, and then wakes the pollers of other replicas. ErrConflict if another replica or
-// person made a step first, or if a key signed for later than was read.
+// ChangeKeys makes one step with its audit record, and then wakes the pollers of other replicas. ErrConflict if another
+// replica or person made a step first, or if a key signed for later than was read.
 func (d *DB) ChangeKeys(ctx context.Context, by Actor, c KeyChange, now time.Time) error {
 	err := d.inTx(ctx, c.Event.Type, func(t *tx) error {
 		if err := t.moveKeySet(c); err != nil {
@@ -115,16 +120,30 @@ func (d *DB) ChangeKeys(ctx context.Context, by Actor, c KeyChange, now time.Tim
 		}
 		// Rows that lose a state go first: there is one current and one next at any moment.
 		for _, u := range c.Update {
-			if err := t.changeAsRead(`UPDATE signing_keys SET state = $1, private_key = $2, safe_from = $3, activated_at = $4, deactivated_at = $5,
+			if err := t.changeAsRead(`UPDATE signing_keys SET state = $1, private_key = $2, safe_from = $3,
+				activated_at = $4, deactivated_at = $5,
 				retires_at = $6, retired_at = $7, revoked_at = $8, exposed_until = $9, reason = $10, mac = $11
-				WHERE kid = $12 AND mac = $13 AND signs_until = $14`, u.To.State, u.To.PrivateKey, u.To.SafeFrom, u.To.ActivatedAt, u.To.DeactivatedAt,
-				u.To.RetiresAt, u.To.RetiredAt, u.To.RevokedAt, u.To.ExposedUntil, u.To.Reason, u.To.MAC, u.From.KID, u.From.MAC, u.From.SignsUntil); err != nil {
+				WHERE kid = $12 AND mac = $13 AND signs_until =
+				$14`, u.To.State, u.To.PrivateKey, u.To.SafeFrom, u.To.ActivatedAt, u.To.DeactivatedAt,
+				u.To.RetiresAt, u.To.RetiredAt, u.To.RevokedAt, u.To.ExposedUntil, u.To.Reason, u.To.MAC,
+				u.From.KID, u.From.MAC, u.From.SignsUntil); err != nil {
 				return err
 			}
 		}
 		for _, k := range c.Insert {
-			if _, err := t.change(`INSERT INTO signing_keys (`+keyColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`,
-				k.KID, k.State, k.Alg, k.Bits, k.PublicKey, k.PrivateKey, k.PublishedAt, k.SafeFrom, k.ActivatedAt, k.DeactivatedAt, k.RetiresAt,
+			if _, err := t.change(`INSERT INTO signing_keys (`+keyColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9,
+				$10, $11, $12, $13, $14, $15, $16, $17)`,
+				k.KID,
+				k.State,
+				k.Alg,
+				k.Bits,
+				k.PublicKey,
+				k.PrivateKey,
+				k.PublishedAt,
+				k.SafeFrom,
+				k.ActivatedAt,
+				k.DeactivatedAt,
+				k.RetiresAt,
 				k.RetiredAt, k.RevokedAt, k.ExposedUntil, k.SignsUntil, k.Reason, k.MAC); err != nil {
 				return err
 			}
@@ -137,18 +156,30 @@ func (d *DB) ChangeKeys(ctx context.Context, by Actor, c KeyChange, now time.Tim
 	return err
 }
 
-// moveKeySet takes the set from the version of the change to its next. Its row stays locked until the transaction ends, so that changes
-// of the keys follow one upon another.
+// moveKeySet takes the set from the version of the change to its next. Its row stays locked until the transaction ends,
+// so that changes of the keys follow one upon another.
 func (t *tx) moveKeySet(c KeyChange) error {
-	return t.changeAsRead(`INSERT INTO key_set (id, version, mac) VALUES (1, $1, $2) ON CONFLICT (id) DO UPDATE SET version = $1, mac = $2
-		WHERE key_set.version = $3`, c.NextVersion, c.SetMAC, c.Version)
+	return t.changeAsRead(
+		`INSERT INTO key_set (id, version, mac) VALUES (1, $1, $2) ON CONFLICT (id) DO UPDATE SET version = $1, mac = $2
+		WHERE key_set.version = $3`,
+		c.NextVersion,
+		c.SetMAC,
+		c.Version,
+	)
 }
 
-// ReserveSigning moves on the moment after which no token of the current key is alive, never back, and returns it. ErrNotFound if the
-// key is not the current one.
+// ReserveSigning moves on the moment after which no token of the current key is alive, never back, and returns it.
+// ErrNotFound if the key is not the current one.
 func (d *DB) ReserveSigning(ctx context.Context, kid string, until time.Time) (time.Time, error) {
 	var reserved Time
-	err := d.changeReturning(ctx, "reserve signing", &reserved, `UPDATE signing_keys SET signs_until = CASE WHEN signs_until < $1 THEN $1 ELSE signs_until END
-		WHERE kid = $2 AND state = 'current' RETURNING signs_until`, At(until), kid)
+	err := d.changeReturning(
+		ctx,
+		"reserve signing",
+		&reserved,
+		`UPDATE signing_keys SET signs_until = CASE WHEN signs_until < $1 THEN $1 ELSE signs_until END
+		WHERE kid = $2 AND state = 'current' RETURNING signs_until`,
+		At(until),
+		kid,
+	)
 	return reserved.Time, err
 }

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// Concern names the grants that can have had a token of one key: those that were alive while it signed, and used since a moment.
+// Concern names the grants that can have had a token of one key: those that were alive while it signed, and used since
+// a moment.
 type Concern struct {
 	KID           string
 	Since         time.Time  // used at or after; the zero value takes all
@@ -20,7 +21,8 @@ type KeyUse struct {
 	Audience string `db:"audience" json:"audience"` // that of the grant, space-separated
 	Grants   int64  `db:"grants" json:"grants"`     // live, that can have had a token of the key
 	Users    int64  `db:"users" json:"users"`       // of those grants
-	Tokens   int64  `db:"tokens" json:"tokens"`     // newest access tokens of those grants that the key signed and that have not expired
+	// newest access tokens of those grants that the key signed and that have not expired
+	Tokens int64 `db:"tokens" json:"tokens"`
 }
 
 // concerned is the condition of a Concern: $1 is now, $2 since, $3 the kid, $4 when it stopped signing, or -1.
@@ -45,7 +47,8 @@ func (c Concern) args(now time.Time) []any {
 const liveGrants = ` FROM grants g JOIN users u ON u.id = g.user_id AND u.epoch = g.user_epoch AND u.disabled_at IS NULL
 	JOIN clients c ON c.id = g.client_id AND c.epoch = g.client_epoch AND c.disabled_at IS NULL `
 
-// tokenAlive tells of the newest access token of a grant whether it has not expired: $1 is now, $5 the TTL of clients that have none.
+// tokenAlive tells of the newest access token of a grant whether it has not expired: $1 is now, $5 the TTL of clients
+// that have none.
 const tokenAlive = `g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $5 END > $1`
 
 // KeyUse counts the live grants that can have had a token of the key, by client and audience, most first. It reads the
@@ -76,7 +79,8 @@ func (d *DB) LiveTokens(
 	}
 	rows, err := readSlowly[count](ctx, d, within, "live tokens",
 		`SELECT g.kid, COUNT(*) AS tokens`+liveGrants+`WHERE g.revoked_at IS NULL AND g.expires_at > $1
-		AND g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $2 END > $1 GROUP BY g.kid`, At(now), Duration(ttl))
+		AND g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $2 END > $1 GROUP BY
+		g.kid`, At(now), Duration(ttl))
 	if err != nil {
 		return nil, err
 	}
@@ -87,9 +91,17 @@ func (d *DB) LiveTokens(
 	return tokens, nil
 }
 
-// EndConcerned looks at limit grants after the id given, in the order of the primary key, and ends those of the concern, with one audit
-// record if there were any. It returns where to go on, 0 at the end of the table, and how many it ended.
-func (d *DB) EndConcerned(ctx context.Context, by Actor, c Concern, after GrantID, limit int, now time.Time) (next GrantID, n int64, err error) {
+// EndConcerned looks at limit grants after the id given, in the order of the primary key, and ends those of the
+// concern, with one audit record if there were any. It returns where to go on, 0 at the end of the table, and how many
+// it ended.
+func (d *DB) EndConcerned(
+	ctx context.Context,
+	by Actor,
+	c Concern,
+	after GrantID,
+	limit int,
+	now time.Time,
+) (next GrantID, n int64, err error) {
 	next, err = d.spanEnd(ctx, "end grants of a key", after, limit)
 	if err != nil || next == 0 {
 		return 0, 0, err

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Meta reads a named value: the stamp of a development database, the canary of the master key. ErrNotFound if it was never set.
+// Meta reads a named value: the stamp of a development database, the canary of the master key. ErrNotFound if it was
+// never set.
 func (d *DB) Meta(ctx context.Context, name string) (string, error) {
 	var value string
 	return value, d.get(ctx, "meta", &value, `SELECT value FROM meta WHERE name = $1`, name)
@@ -16,7 +17,8 @@ func (d *DB) Meta(ctx context.Context, name string) (string, error) {
 
 // SetMetaOnce sets a named value unless it is set, and returns the one that stands.
 func (d *DB) SetMetaOnce(ctx context.Context, name, value string) (string, error) {
-	if _, err := d.change(ctx, "set meta", `INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING`, name, value); err != nil {
+	if _, err := d.change(ctx, "set meta", `INSERT INTO meta (name, value) VALUES ($1, $2)
+		ON CONFLICT (name) DO NOTHING`, name, value); err != nil {
 		return "", err
 	}
 	return d.Meta(ctx, name)
@@ -24,7 +26,13 @@ func (d *DB) SetMetaOnce(ctx context.Context, name, value string) (string, error
 
 // SetMeta sets a named value, whatever it was.
 func (d *DB) SetMeta(ctx context.Context, name, value string) error {
-	_, err := d.change(ctx, "set meta", `INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, value)
+	_, err := d.change(
+		ctx,
+		"set meta",
+		`INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value`,
+		name,
+		value,
+	)
 	return err
 }
 
@@ -51,7 +59,8 @@ func (d *DB) Mark(ctx context.Context, name string) (time.Time, error) {
 }
 
 // setMark writes unix milliseconds with leading zeros, so that text compares like numbers.
-const setMark = `INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE meta.value < excluded.value`
+const setMark = `INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name)
+	DO UPDATE SET value = excluded.value WHERE meta.value < excluded.value`
 
 func markText(at time.Time) string { return fmt.Sprintf("%015d", at.UnixMilli()) }
 
@@ -69,12 +78,14 @@ func (d *DB) MarkRestored(ctx context.Context, by Actor, now time.Time) error {
 				return err
 			}
 		}
-		if _, err := t.change(`DELETE FROM meta WHERE name = $1`, MetaMoved); err != nil { // this database is the one from now on
+		// this database is the one from now on
+		if _, err := t.change(`DELETE FROM meta WHERE name = $1`, MetaMoved); err != nil {
 			return err
 		}
 		// Who remembers a client of before must not take it for one of now, nor for what it is changed to.
 		// Epochs begin at the moment of a client's creation and move on by one: now is beyond every epoch that was lost.
-		if _, err := t.change(`UPDATE clients SET epoch = CASE WHEN epoch < $1 THEN $1 ELSE epoch + 1 END, revision = $2`, At(now), randomID()); err != nil {
+		if _, err := t.change(`UPDATE clients SET epoch = CASE WHEN epoch < $1 THEN $1 ELSE epoch + 1 END,
+			revision = $2`, At(now), randomID()); err != nil {
 			return err
 		}
 		return t.audit(by, now, Event{"database.restore", "", nil})

@@ -76,7 +76,12 @@ func (d *DB) prepareSchema(ctx context.Context, o Options) error {
 		return err
 	}
 	if s.Version > s.Known {
-		return fmt.Errorf("%w: the database has version %d, this keyturn knows %d: run a newer keyturn", ErrSchema, s.Version, s.Known)
+		return fmt.Errorf(
+			"%w: the database has version %d, this keyturn knows %d: run a newer keyturn",
+			ErrSchema,
+			s.Version,
+			s.Known,
+		)
 	}
 	if s.Version > 0 && o.Guard != nil {
 		if err := o.Guard(ctx, d); err != nil {
@@ -87,7 +92,12 @@ func (d *DB) prepareSchema(ctx context.Context, o Options) error {
 		return nil
 	}
 	if !o.Migrate {
-		return fmt.Errorf("%w: it has version %d, this keyturn needs %d: run `keyturn migrate up`", ErrBehind, s.Version, s.Known)
+		return fmt.Errorf(
+			"%w: it has version %d, this keyturn needs %d: run `keyturn migrate up`",
+			ErrBehind,
+			s.Version,
+			s.Known,
+		)
 	}
 	if err := d.examineSchema(ctx); err != nil {
 		return err

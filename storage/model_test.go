@@ -76,21 +76,25 @@ func TestRefreshModel(t *testing.T) {
 					}
 				},
 				"wait": func(r *rapid.T) {
-					m.now = m.now.Add(rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, 9 * time.Second, 10 * time.Second,
-						19 * time.Minute, 59 * time.Minute, time.Hour}).Draw(r, "span"))
+					m.now = m.now.Add(
+						rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, 9 * time.Second, 10 * time.Second,
+							19 * time.Minute, 59 * time.Minute, time.Hour}).Draw(r, "span"),
+					)
 				},
 				"revoke": func(r *rapid.T) {
 					if rapid.IntRange(0, 9).Draw(r, "rarely") > 0 {
 						return
 					}
-					if _, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "app", FamilyHash: g.FamilyHash}, m.now); err != nil {
+					if _, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "app", FamilyHash: g.FamilyHash},
+						m.now); err != nil {
 						r.Fatal(err)
 					}
 					m.revoked = true
 				},
 				"": func(r *rapid.T) {
 					s, err := db.GrantState(ctx, g.ID)
-					if err != nil || s.Generation != m.generation || (s.RevokedAt != nil) != m.revoked && m.now.Before(noon.Add(24*time.Hour)) {
+					if err != nil || s.Generation != m.generation ||
+						(s.RevokedAt != nil) != m.revoked && m.now.Before(noon.Add(24*time.Hour)) {
 						r.Fatalf("row at generation %d, revoked %v, %v; model %+v", s.Generation, s.RevokedAt, err, m)
 					}
 				},

@@ -16,8 +16,8 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// parseURL tells which database a URL names. The target is the file for SQLite and the whole URL for PostgreSQL. The URL may hold a
-// password, so no error repeats it.
+// parseURL tells which database a URL names. The target is the file for SQLite and the whole URL for PostgreSQL. The
+// URL may hold a password, so no error repeats it.
 func parseURL(raw string) (kind Kind, target string, err error) {
 	switch {
 	case strings.HasPrefix(raw, "sqlite:"):
@@ -50,8 +50,8 @@ const (
 	reports = 2
 )
 
-// openPostgres opens small pools. Timeouts are those of the session, so a statement ends in the database as well, soon after keyturn has
-// stopped waiting for it.
+// openPostgres opens small pools. Timeouts are those of the session, so a statement ends in the database as well, soon
+// after keyturn has stopped waiting for it.
 func openPostgres(raw string, allowInsecure bool) (*DB, error) {
 	s, err := parseSource(raw, allowInsecure)
 	if err != nil {
@@ -97,8 +97,9 @@ func postgresCode(err error) (code string, ok bool) {
 	return string(e.Code), true
 }
 
-// isUnavailable tells a database that cannot answer now from one that was asked something wrong. SQLSTATE classes: 08 connection,
-// 25006 read-only (a standby), 40 repeat, 53 resources, 55 not in a state to answer, 57 operator, 58 system.
+// isUnavailable tells a database that cannot answer now from one that was asked something wrong. SQLSTATE classes: 08
+// connection, 25006 read-only (a standby), 40 repeat, 53 resources, 55 not in a state to answer, 57 operator, 58
+// system.
 func isUnavailable(err error) bool {
 	if code, ok := sqliteCode(err); ok {
 		return sqliteUnavailable(code)
@@ -173,8 +174,8 @@ func (d *DB) Clock(ctx context.Context) (time.Time, error) {
 // keysChannel is the channel of NOTIFY on which a replica tells the others that the keys have changed.
 const keysChannel = "keyturn_keys"
 
-// announceKeys wakes the pollers of other replicas, outside the transaction of the change, where it would hold up every commit. Nobody
-// relies on it: they poll anyway.
+// announceKeys wakes the pollers of other replicas, outside the transaction of the change, where it would hold up every
+// commit. Nobody relies on it: they poll anyway.
 func (d *DB) announceKeys(ctx context.Context) {
 	if d.kind == Postgres {
 		d.change(ctx, "announce keys", `SELECT pg_notify($1, '')`, keysChannel)

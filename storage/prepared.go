@@ -9,8 +9,8 @@ import (
 // maxPrepared bounds the statements that a connection keeps prepared. There are fewer texts than that in this package.
 const maxPrepared = 100
 
-// preparing opens connections that prepare a statement with parameters the first time that they run it, and keep it: parsing and planning
-// cost a database more than running does.
+// preparing opens connections that prepare a statement with parameters the first time that they run it, and keep it:
+// parsing and planning cost a database more than running does.
 type preparing struct {
 	driver.Connector
 	finalize bool // before a connection is closed, as SQLite wants it and PostgreSQL does not
@@ -51,8 +51,9 @@ type preparedConn struct {
 	latest     context.Context // of the statement or transaction that was run last; nil if it does not end with it
 }
 
-// unhurried is the context of a statement. With PostgreSQL it is one that does not end: lib/pq would wait for its request to cancel, on a
-// connection of its own, longer than for the statement. The connection ends a wait that is too long (see dialer).
+// unhurried is the context of a statement. With PostgreSQL it is one that does not end: lib/pq would wait for its
+// request to cancel, on a connection of its own, longer than for the statement. The connection ends a wait that is too
+// long (see dialer).
 func (c *preparedConn) unhurried(ctx context.Context) context.Context {
 	if c.plain {
 		c.latest = ctx
@@ -87,8 +88,8 @@ func (c *preparedConn) prepared(ctx context.Context, query string, args []driver
 	return s.(statement), nil
 }
 
-// forget drops a statement that the database does not run any more, because a table has changed under it or because a pooler has put
-// another session behind the connection: it did nothing, and is prepared again.
+// forget drops a statement that the database does not run any more, because a table has changed under it or because a
+// pooler has put another session behind the connection: it did nothing, and is prepared again.
 func (c *preparedConn) forget(query string, err error) bool {
 	code, ok := postgresCode(err)
 	if ok = ok && (code == "0A000" || code == "26000"); ok {

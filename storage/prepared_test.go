@@ -15,7 +15,8 @@ func TestPreparedStatementsAreMadeAgain(t *testing.T) {
 	databaseURL := storagetest.PostgresURL(t)
 	db, raw := storagetest.MustOpen(t, databaseURL), storagetest.Raw(t, databaseURL)
 	mustClient(t, db, "app")
-	for _, change := range []string{`ALTER TABLE clients ALTER COLUMN resource TYPE varchar(2000)`, `ALTER TABLE clients ALTER COLUMN resource TYPE TEXT`} {
+	for _, change := range []string{`ALTER TABLE clients ALTER COLUMN resource TYPE varchar(2000)`,
+		`ALTER TABLE clients ALTER COLUMN resource TYPE TEXT`} {
 		for range 20 { // every connection has prepared it
 			if _, err := db.Client(ctx, "app"); err != nil {
 				t.Fatal(err)
@@ -28,7 +29,8 @@ func TestPreparedStatementsAreMadeAgain(t *testing.T) {
 	}
 }
 
-// When the last connection ends, SQLite brings everything into the one file, which statements that are still prepared would prevent.
+// When the last connection ends, SQLite brings everything into the one file, which statements that are still prepared
+// would prevent.
 func TestCloseLeavesOneFile(t *testing.T) {
 	databaseURL := storagetest.SQLiteURL(t)
 	db := storagetest.MustOpen(t, databaseURL)

@@ -26,11 +26,12 @@ const (
 
 // Refresh is one presentation of a refresh token whose MAC is right.
 type Refresh struct {
-	ID          GrantID
-	Generation  int64 // of the token
-	FamilyHash  string
-	ClientID    string
-	Revision    int64         // of the client: if it is not 0, a fresh token of a client that is still of it is all that is taken
+	ID         GrantID
+	Generation int64 // of the token
+	FamilyHash string
+	ClientID   string
+	// of the client: if it is not 0, a fresh token of a client that is still of it is all that is taken
+	Revision    int64
 	KID         string        // the key that will sign the access token
 	IdleTTL     time.Duration // how long the successor may rest
 	RetryWindow time.Duration // 0: every second use is reuse
@@ -49,18 +50,21 @@ type Span struct{ From, To time.Time }
 func (r Refresh) retryUntil(rotated time.Time) time.Time {
 	until := rotated.Add(r.RetryWindow)
 	for _, outage := range r.Outages {
-		if r.RetryWindow > 0 && rotated.Before(outage.To) && outage.From.Before(until) && outage.To.Add(r.RetryWindow).After(until) {
+		if r.RetryWindow > 0 && rotated.Before(outage.To) && outage.From.Before(until) &&
+			outage.To.Add(r.RetryWindow).After(until) {
 			until = outage.To.Add(r.RetryWindow)
 		}
 	}
 	return until
 }
 
-// RefreshGrant rotates the grant. A fresh token is one autocommit statement that asks again for everything that can have changed since
-// the token was issued; only when it changes nothing is the row read to say why. When a driver sends the statement again after a cut
-// connection, the second run finds the row as the first left it, and the answer is that of a retry: the same successor.
+// RefreshGrant rotates the grant. A fresh token is one autocommit statement that asks again for everything that can
+// have changed since the token was issued; only when it changes nothing is the row read to say why. When a driver sends
+// the statement again after a cut connection, the second run finds the row as the first left it, and the answer is that
+// of a retry: the same successor.
 //
-// The state returned is that after the refresh; the successor has its Generation, and was first issued at its RotatedAt.
+// The state returned is that after the refresh; the successor has its Generation, and was first issued at its
+// RotatedAt.
 func (d *DB) RefreshGrant(ctx context.Context, r Refresh, now time.Time) (GrantState, RefreshOutcome, error) {
 	s, err := d.rotate(ctx, r, now)
 	if err == nil {
@@ -100,7 +104,8 @@ func (d *DB) RefreshGrant(ctx context.Context, r Refresh, now time.Time) (GrantS
 		}
 		return s, outcome, d.endReused(ctx, r, s, now)
 	case RefreshFresh:
-		// The row became fresh between the two statements: not for a MACed token, unless the clock was stepped. The client may try again.
+		// The row became fresh between the two statements: not for a MACed token, unless the clock was stepped. The client
+		// may try again.
 		return GrantState{}, "", fmt.Errorf("refresh: %w: the grant changed meanwhile", ErrUnavailable)
 	default:
 		return s, outcome, nil
@@ -140,8 +145,8 @@ func (r Refresh) inWindow(opened Time, now time.Time) bool {
 // second at least, and says so in whole seconds.
 func expiresAfter(now time.Time) Time { return At(now.Truncate(time.Second).Add(time.Second)) }
 
-const rotateReturning = ` RETURNING id, user_id, user_epoch, client_epoch, client_id, family_hash, generation, kid, scope, audience, created_at,
-	rotated_at, expires_at, idle_expires_at, revoked_at, revoked_reason,
+const rotateReturning = ` RETURNING id, user_id, user_epoch, client_epoch, client_id, family_hash, generation, kid,
+	scope, audience, created_at, rotated_at, expires_at, idle_expires_at, revoked_at, revoked_reason,
 	(SELECT u.sub FROM users u WHERE u.id = user_id) AS sub,
 	(SELECT u.username FROM users u WHERE u.id = user_id) AS username,
 	(SELECT u.roles FROM users u WHERE u.id = user_id) AS roles`
@@ -174,18 +179,28 @@ func (r Refresh) maxRoles() int64 {
 // rotate is the statement of a fresh token. ErrNotFound if it changes nothing.
 func (d *DB) rotate(ctx context.Context, r Refresh, now time.Time) (GrantState, error) {
 	var s GrantState
-	return s, d.changeReturning(ctx, "refresh", &s, rotateSet+` AND g.generation = $9`+rotateReturning, r.rotateArgs(now)...)
+	return s, d.changeReturning(
+		ctx,
+		"refresh",
+		&s,
+		rotateSet+` AND g.generation = $9`+rotateReturning,
+		r.rotateArgs(now)...)
 }
 
-// catchUp follows a token that is newer than the row: its MAC proves that keyturn issued it, so the database has lost its tail
-// (failover, restored backup). It stands beside rotate, and not as <= in one statement, because this one must be audited.
+// catchUp follows a token that is newer than the row: its MAC proves that keyturn issued it, so the database has lost
+// its tail (failover, restored backup). It stands beside rotate, and not as <= in one statement, because this one must
+// be audited.
 func (d *DB) catchUp(ctx context.Context, r Refresh, now time.Time) (GrantState, RefreshOutcome, error) {
 	var s GrantState
 	err := d.inTx(ctx, "refresh ahead", func(t *tx) error {
 		if err := t.get(&s, rotateSet+` AND g.generation < $9`+rotateReturning, r.rotateArgs(now)...); err != nil {
 			return err
 		}
-		return t.audit(Actor{Name: "client:" + r.ClientID}, now, Event{"grant.ahead", r.ID.String(), map[string]any{"generation": r.Generation}})
+		return t.audit(
+			Actor{Name: "client:" + r.ClientID},
+			now,
+			Event{"grant.ahead", r.ID.String(), map[string]any{"generation": r.Generation}},
+		)
 	})
 	if errors.Is(err, ErrNotFound) {
 		return GrantState{}, "", fmt.Errorf("refresh: %w: the grant changed meanwhile", ErrUnavailable)
@@ -220,7 +235,8 @@ func (d *DB) endReused(ctx context.Context, r Refresh, s GrantState, now time.Ti
 	ctx = context.WithoutCancel(ctx)
 	return d.inTx(ctx, "refresh reuse", func(t *tx) error {
 		n, err := t.change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'reuse'
-			WHERE id = $2 AND family_hash = $3 AND generation > $4 AND revoked_at IS NULL`, At(now), r.ID, r.FamilyHash, r.Generation)
+			WHERE id = $2 AND family_hash = $3 AND generation > $4 AND revoked_at IS
+			NULL`, At(now), r.ID, r.FamilyHash, r.Generation)
 		if err != nil || n == 0 {
 			return err
 		}

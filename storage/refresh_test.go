@@ -11,7 +11,8 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// refreshCase is one row of the table of refresh cases: what was done to the grant before, what is presented, what comes of it.
+// refreshCase is one row of the table of refresh cases: what was done to the grant before, what is presented, what
+// comes of it.
 type refreshCase struct {
 	name       string
 	before     func(t *testing.T, db *storage.DB, g storage.Grant)
@@ -73,11 +74,37 @@ func TestRefresh(t *testing.T) {
 	soon := time.Minute + time.Second
 	cases := []refreshCase{
 		{name: "fresh", after: soon, want: storage.RefreshFresh, generation: 1},
-		{name: "fresh, twice rotated", before: rotated(2), present: func(r *storage.Refresh) { r.Generation = 2 }, after: soon, want: storage.RefreshFresh, generation: 3},
-		{name: "ahead", present: func(r *storage.Refresh) { r.Generation = 7 }, after: soon, want: storage.RefreshAhead, generation: 8},
+		{
+			name:       "fresh, twice rotated",
+			before:     rotated(2),
+			present:    func(r *storage.Refresh) { r.Generation = 2 },
+			after:      soon,
+			want:       storage.RefreshFresh,
+			generation: 3,
+		},
+		{
+			name:       "ahead",
+			present:    func(r *storage.Refresh) { r.Generation = 7 },
+			after:      soon,
+			want:       storage.RefreshAhead,
+			generation: 8,
+		},
 		{name: "retry", before: rotated(1), after: soon, want: storage.RefreshRetry, generation: 1},
-		{name: "retry at the last moment", before: rotated(1), after: time.Minute + 10*time.Second - time.Millisecond, want: storage.RefreshRetry, generation: 1},
-		{name: "the window is over", before: rotated(1), after: time.Minute + 10*time.Second, want: storage.RefreshReuse, generation: 1, revoked: "reuse"},
+		{
+			name:       "retry at the last moment",
+			before:     rotated(1),
+			after:      time.Minute + 10*time.Second - time.Millisecond,
+			want:       storage.RefreshRetry,
+			generation: 1,
+		},
+		{
+			name:       "the window is over",
+			before:     rotated(1),
+			after:      time.Minute + 10*time.Second,
+			want:       storage.RefreshReuse,
+			generation: 1,
+			revoked:    "reuse",
+		},
 		{name: "a late retry", before: rotated(1), present: late(time.Hour, 0), after: 30 * time.Minute,
 			want: storage.RefreshLate, generation: 1},
 		{name: "a retry of a late retry", before: lately(20 * time.Minute), present: late(time.Hour, 0),
@@ -91,20 +118,42 @@ func TestRefresh(t *testing.T) {
 		{name: "a request that waited here is judged by when it came", before: rotated(1), after: 5 * time.Minute,
 			present: func(r *storage.Refresh) { r.Arrived = noon.Add(time.Minute + 9*time.Second) },
 			want:    storage.RefreshRetry, generation: 1},
-		{name: "strict", before: rotated(1), present: func(r *storage.Refresh) { r.RetryWindow = 0 }, after: soon, want: storage.RefreshReuse, generation: 1, revoked: "reuse"},
-		{name: "the successor was used", before: rotated(2), after: soon, want: storage.RefreshReuse, generation: 2, revoked: "reuse"},
+		{
+			name:       "strict",
+			before:     rotated(1),
+			present:    func(r *storage.Refresh) { r.RetryWindow = 0 },
+			after:      soon,
+			want:       storage.RefreshReuse,
+			generation: 1,
+			revoked:    "reuse",
+		},
+		{
+			name:       "the successor was used",
+			before:     rotated(2),
+			after:      soon,
+			want:       storage.RefreshReuse,
+			generation: 2,
+			revoked:    "reuse",
+		},
 		{name: "idle", after: time.Hour, want: storage.RefreshDead},
 		{name: "expired", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
 			for h := range int64(30) {
 				r := refreshOf(g, h)
 				r.IdleTTL = 100 * time.Hour
-				if _, outcome, err := db.RefreshGrant(ctx, r, noon.Add(50*time.Minute)); err != nil || outcome != storage.RefreshFresh {
+				if _, outcome, err := db.RefreshGrant(ctx, r, noon.Add(50*time.Minute)); err != nil ||
+					outcome != storage.RefreshFresh {
 					t.Fatal(outcome, err)
 				}
 			}
-		}, present: func(r *storage.Refresh) { r.Generation = 30 }, after: 24 * time.Hour, want: storage.RefreshDead, generation: 30},
+		}, present: func(r *storage.Refresh) { r.Generation = 30 }, after: 24 * time.Hour, want: storage.RefreshDead,
+			generation: 30},
 		{name: "revoked", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
-			ended, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: g.ID, ClientID: g.ClientID, FamilyHash: g.FamilyHash}, noon)
+			ended, err := db.RevokeGrant(
+				ctx,
+				admin,
+				storage.Revocation{ID: g.ID, ClientID: g.ClientID, FamilyHash: g.FamilyHash},
+				noon,
+			)
 			if must(t, err); !ended {
 				t.Fatal("not ended")
 			}
@@ -117,8 +166,12 @@ func TestRefresh(t *testing.T) {
 			must(t, db.DisableUser(ctx, admin, "alice", noon))
 			must(t, db.EnableUser(ctx, admin, "alice", "", noon))
 		}, after: soon, want: storage.RefreshDead},
-		{name: "user deleted", before: func(t *testing.T, db *storage.DB, g storage.Grant) { must(t, db.DeleteUser(ctx, admin, "alice", noon)) },
-			after: soon, want: storage.RefreshDead},
+		{
+			name:   "user deleted",
+			before: func(t *testing.T, db *storage.DB, g storage.Grant) { must(t, db.DeleteUser(ctx, admin, "alice", noon)) },
+			after:  soon,
+			want:   storage.RefreshDead,
+		},
 		{name: "password changed", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
 			must(t, db.SetPassword(ctx, admin, "alice", "other", "", noon))
 		}, after: soon, want: storage.RefreshDead},
@@ -133,10 +186,26 @@ func TestRefresh(t *testing.T) {
 		{name: "all grants of the client ended", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
 			must(t, db.RevokeClientGrants(ctx, admin, "app", noon))
 		}, after: soon, want: storage.RefreshDead},
-		{name: "another client", present: func(r *storage.Refresh) { r.ClientID = "thief" }, after: soon, want: storage.RefreshDead},
-		{name: "another client, a used token", before: rotated(2), present: func(r *storage.Refresh) { r.ClientID = "thief" }, after: soon,
-			want: storage.RefreshDead, generation: 2},
-		{name: "another family", present: func(r *storage.Refresh) { r.FamilyHash = "guess" }, after: soon, want: storage.RefreshDead},
+		{
+			name:    "another client",
+			present: func(r *storage.Refresh) { r.ClientID = "thief" },
+			after:   soon,
+			want:    storage.RefreshDead,
+		},
+		{
+			name:       "another client, a used token",
+			before:     rotated(2),
+			present:    func(r *storage.Refresh) { r.ClientID = "thief" },
+			after:      soon,
+			want:       storage.RefreshDead,
+			generation: 2,
+		},
+		{
+			name:    "another family",
+			present: func(r *storage.Refresh) { r.FamilyHash = "guess" },
+			after:   soon,
+			want:    storage.RefreshDead,
+		},
 		{name: "no such grant", present: func(r *storage.Refresh) { r.ID++ }, after: soon, want: storage.RefreshDead},
 		{name: "roles fit", present: maxRoles(0, 10), after: soon, want: storage.RefreshFresh, generation: 1},
 		{name: "roles too large", present: maxRoles(0, 9), after: soon, want: storage.RefreshTooLarge},
@@ -180,7 +249,8 @@ func (c refreshCase) run(t *testing.T, db *storage.DB) {
 		t.Fatalf("outcome %q, %v; want %q", outcome, err, c.want)
 	}
 	if outcome == storage.RefreshFresh || outcome == storage.RefreshAhead || outcome == storage.RefreshRetry {
-		if s.Generation != c.generation || s.Sub == nil || *s.Sub != "usr_alice" || !cmp.Equal(s.Roles, storage.List{"reader"}) {
+		if s.Generation != c.generation || s.Sub == nil || *s.Sub != "usr_alice" ||
+			!cmp.Equal(s.Roles, storage.List{"reader"}) {
 			t.Errorf("returned %+v", s)
 		}
 	}
@@ -244,7 +314,10 @@ func TestRefreshRace(t *testing.T) {
 		for range 100 {
 			count[<-outcomes]++
 		}
-		if want := map[storage.RefreshOutcome]int{storage.RefreshFresh: 1, storage.RefreshRetry: 99}; !cmp.Equal(count, want) {
+		if want := map[storage.RefreshOutcome]int{storage.RefreshFresh: 1, storage.RefreshRetry: 99}; !cmp.Equal(
+			count,
+			want,
+		) {
 			t.Error(cmp.Diff(want, count))
 		}
 	})

@@ -8,8 +8,8 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// The connection is cut after PostgreSQL has run the refresh and before the answer arrives. The driver sends the statement again on
-// another connection; the honest client must not be taken for a thief.
+// The connection is cut after PostgreSQL has run the refresh and before the answer arrives. The driver sends the
+// statement again on another connection; the honest client must not be taken for a thief.
 func TestRefreshWhoseAnswerIsLost(t *testing.T) {
 	proxy := storagetest.NewProxy(t, storagetest.PostgresURL(t))
 	db := storagetest.MustOpen(t, proxy.URL)

@@ -23,10 +23,11 @@ func (d *DB) SecretKeys(ctx context.Context) ([]SecretKey, error) {
 		FROM secret_keys ORDER BY purpose, activated_at, number`)
 }
 
-const insertSecretKey = `INSERT INTO secret_keys (purpose, number, sealed, activated_at) VALUES ($1, $2, $3, $4) ON CONFLICT (purpose, number) DO NOTHING`
+const insertSecretKey = `INSERT INTO secret_keys (purpose, number, sealed, activated_at) VALUES ($1, $2, $3, $4)
+	ON CONFLICT (purpose, number) DO NOTHING`
 
-// BeginSecretKeys inserts the first symmetric keys, unless there are some of their purposes and numbers. It is not audited: the key of
-// the audit trail is one of them.
+// BeginSecretKeys inserts the first symmetric keys, unless there are some of their purposes and numbers. It is not
+// audited: the key of the audit trail is one of them.
 func (d *DB) BeginSecretKeys(ctx context.Context, keys []SecretKey) error {
 	return d.inTx(ctx, "begin secret keys", func(t *tx) error {
 		for _, k := range keys {
@@ -38,8 +39,9 @@ func (d *DB) BeginSecretKeys(ctx context.Context, keys []SecretKey) error {
 	})
 }
 
-// AddSecretKey inserts a further symmetric key, sealed by a replica that knows the set of signing keys of that version. ErrConflict if
-// the set has changed, with it perhaps the master key that seals, or if a key of that purpose and number is there already.
+// AddSecretKey inserts a further symmetric key, sealed by a replica that knows the set of signing keys of that version.
+// ErrConflict if the set has changed, with it perhaps the master key that seals, or if a key of that purpose and number
+// is there already.
 func (d *DB) AddSecretKey(ctx context.Context, by Actor, k SecretKey, version int64, now time.Time) error {
 	e := Event{"secret.add", k.name(), map[string]any{"activated_at": k.ActivatedAt}}
 	return d.inTx(ctx, e.Type, func(t *tx) error {
@@ -61,8 +63,17 @@ func (d *DB) DeleteSecretKey(ctx context.Context, by Actor, k SecretKey, now tim
 
 // ResealSecretKey replaces the sealed text of a symmetric key. ErrConflict if it is not there as it was read.
 func (d *DB) ResealSecretKey(ctx context.Context, by Actor, k SecretKey, sealed string, now time.Time) error {
-	return d.changeSecretKey(ctx, by, Event{"secret.rewrap", k.name(), nil}, now,
-		`UPDATE secret_keys SET sealed = $1 WHERE purpose = $2 AND number = $3 AND sealed = $4`, sealed, k.Purpose, k.Number, k.Sealed)
+	return d.changeSecretKey(
+		ctx,
+		by,
+		Event{"secret.rewrap", k.name(), nil},
+		now,
+		`UPDATE secret_keys SET sealed = $1 WHERE purpose = $2 AND number = $3 AND sealed = $4`,
+		sealed,
+		k.Purpose,
+		k.Number,
+		k.Sealed,
+	)
 }
 
 func (d *DB) changeSecretKey(ctx context.Context, by Actor, e Event, now time.Time, query string, args ...any) error {

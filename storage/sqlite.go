@@ -24,9 +24,9 @@ func SQLitePath(databaseURL string) string {
 	return target
 }
 
-// openSQLite opens the file with one connection that writes and a pool that reads. Everything that holds per connection stands in the
-// data source name: a PRAGMA by Exec would reach one connection of the pool. WAL with synchronous=FULL loses no answered commit at a
-// power cut; secure_delete overwrites the private half of a key that is destroyed.
+// openSQLite opens the file with one connection that writes and a pool that reads. Everything that holds per connection
+// stands in the data source name: a PRAGMA by Exec would reach one connection of the pool. WAL with synchronous=FULL
+// loses no answered commit at a power cut; secure_delete overwrites the private half of a key that is destroyed.
 func openSQLite(path string, create bool) (*DB, error) {
 	if err := ensureFile(path, create); err != nil {
 		return nil, err
@@ -58,9 +58,14 @@ func openSQLite(path string, create bool) (*DB, error) {
 	return db, nil
 }
 
-// PostgreSQL tells by current_setting whether it takes writes. SQLite learns to answer the same question, so that one SQL text asks it.
+// PostgreSQL tells by current_setting whether it takes writes. SQLite learns to answer the same question, so that one
+// SQL text asks it.
 func init() {
-	sqlite.MustRegisterScalarFunction("current_setting", 1, func(*sqlite.FunctionContext, []driver.Value) (driver.Value, error) { return "off", nil })
+	sqlite.MustRegisterScalarFunction(
+		"current_setting",
+		1,
+		func(*sqlite.FunctionContext, []driver.Value) (driver.Value, error) { return "off", nil },
+	)
 }
 
 func sqlitePool(dsn string, size int) (*sqlx.DB, error) {
@@ -82,8 +87,8 @@ func sqliteDSN(path, extra string) string {
 
 func isBusy(code int) bool { return code&0xff == sqlite3.SQLITE_BUSY }
 
-// ensureFile makes the database file before SQLite does, so that it and the -wal and -shm files beside it, which take over its mode,
-// are 0600 under every umask.
+// ensureFile makes the database file before SQLite does, so that it and the -wal and -shm files beside it, which take
+// over its mode, are 0600 under every umask.
 func ensureFile(path string, create bool) error {
 	info, err := os.Stat(path)
 	if err == nil {
@@ -99,7 +104,11 @@ func ensureFile(path string, create bool) error {
 		return fmt.Errorf("database %s: its folder does not exist: make it first", path)
 	}
 	if !create {
-		return fmt.Errorf("%w at %s: `keyturn migrate up` or `keyturn serve` makes one, --database names another", ErrNoDatabase, path)
+		return fmt.Errorf(
+			"%w at %s: `keyturn migrate up` or `keyturn serve` makes one, --database names another",
+			ErrNoDatabase,
+			path,
+		)
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if errors.Is(err, os.ErrExist) {
@@ -122,7 +131,8 @@ func sqliteCode(err error) (code int, ok bool) {
 func sqliteUnavailable(code int) bool {
 	switch code & 0xff {
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY,
-		sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+		sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_CORRUPT,
+		sqlite3.SQLITE_NOTADB:
 		return true
 	}
 	return false

@@ -27,7 +27,17 @@ var (
 // mustUser creates a user of that name.
 func mustUser(t testing.TB, db *storage.DB, name string) storage.User {
 	t.Helper()
-	u, err := db.CreateUser(ctx, admin, storage.User{Sub: "usr_" + name, Username: name, PasswordHash: "hash", Roles: storage.List{"reader"}, CreatedAt: storage.At(noon)})
+	u, err := db.CreateUser(
+		ctx,
+		admin,
+		storage.User{
+			Sub:          "usr_" + name,
+			Username:     name,
+			PasswordHash: "hash",
+			Roles:        storage.List{"reader"},
+			CreatedAt:    storage.At(noon),
+		},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,8 +47,10 @@ func mustUser(t testing.TB, db *storage.DB, name string) storage.User {
 // mustClient creates a confidential client of that id.
 func mustClient(t testing.TB, db *storage.DB, id string) storage.Client {
 	t.Helper()
-	if err := db.CreateClient(ctx, admin, storage.Client{ID: id, SecretHash: "hash", Grants: storage.List{"password", "refresh_token"},
-		Scope: "a b", Audiences: storage.List{"https://api.example"}, CreatedAt: storage.At(noon), UpdatedAt: storage.At(noon)}); err != nil {
+	if err := db.CreateClient(ctx, admin, storage.Client{ID: id, SecretHash: "hash",
+		Grants: storage.List{"password", "refresh_token"},
+		Scope:  "a b", Audiences: storage.List{"https://api.example"}, CreatedAt: storage.At(noon),
+		UpdatedAt: storage.At(noon)}); err != nil {
 		t.Fatal(err)
 	}
 	return mustRead(t, db, id)
@@ -58,9 +70,20 @@ func mustRead(t testing.TB, db *storage.DB, id string) storage.Client {
 func mustGrant(t testing.TB, db *storage.DB, u storage.User, c storage.Client) storage.Grant {
 	t.Helper()
 	expires := noon.Add(24 * time.Hour)
-	g := storage.Grant{ID: storage.NewGrantID(expires), UserID: u.ID, UserEpoch: u.Epoch, ClientID: c.ID, ClientEpoch: c.Epoch, FamilyHash: "family",
-		KID: "kid", Scope: "a b", Audience: "https://api.example", CreatedAt: storage.At(noon), ExpiresAt: storage.At(expires),
-		IdleExpiresAt: storage.At(noon.Add(time.Hour))}
+	g := storage.Grant{
+		ID:            storage.NewGrantID(expires),
+		UserID:        u.ID,
+		UserEpoch:     u.Epoch,
+		ClientID:      c.ID,
+		ClientEpoch:   c.Epoch,
+		FamilyHash:    "family",
+		KID:           "kid",
+		Scope:         "a b",
+		Audience:      "https://api.example",
+		CreatedAt:     storage.At(noon),
+		ExpiresAt:     storage.At(expires),
+		IdleExpiresAt: storage.At(noon.Add(time.Hour)),
+	}
 	if err := db.CreateGrant(ctx, g); err != nil {
 		t.Fatal(err)
 	}

@@ -56,8 +56,8 @@ func (d *DB) counting(ctx context.Context, op string, alone bool, do func(change
 
 // ReserveGuess makes room for one guess in all the buckets, or in none: then it reports false, and somebody else must
 // finish first. Counting a guess before it is judged keeps parallel guesses on many replicas within one limit.
-// SettleGuess must follow. A place that is taken twice, after a cut connection, lapses when the bucket has been full, or
-// unused, for a minute.
+// SettleGuess must follow. A place that is taken twice, after a cut connection, lapses when the bucket has been full,
+// or unused, for a minute.
 func (d *DB) ReserveGuess(ctx context.Context, buckets []Bucket, now time.Time) (bool, error) {
 	alone := len(buckets) == 1 && !buckets[0].delayed()
 	err := d.counting(ctx, "reserve guess", alone, func(change changer) error {
@@ -159,8 +159,15 @@ func (d *DB) ForgetFailures(ctx context.Context, bucket string) error {
 
 // AddFamiliarAddress remembers that the user has logged in from the address.
 func (d *DB) AddFamiliarAddress(ctx context.Context, userID int64, address string, now time.Time) error {
-	_, err := d.change(ctx, "familiar address", `INSERT INTO familiar_addresses (user_id, address, seen_at) VALUES ($1, $2, $3)
-		ON CONFLICT (user_id, address) DO UPDATE SET seen_at = excluded.seen_at`, userID, address, At(now))
+	_, err := d.change(
+		ctx,
+		"familiar address",
+		`INSERT INTO familiar_addresses (user_id, address, seen_at) VALUES ($1, $2, $3)
+		ON CONFLICT (user_id, address) DO UPDATE SET seen_at = excluded.seen_at`,
+		userID,
+		address,
+		At(now),
+	)
 	return err
 }
 

@@ -29,9 +29,9 @@ type tokenKey struct {
 	revision int64  // of it
 }
 
-// TokenState asks whether an access token of the grant, signed by the key, may be used at the moment given, but for its own expiry. The state
-// of the key is asked with it, so that the revocation of a key counts at once, and so is the client that asks, which may be remembered. Callers
-// who ask at the same time share a statement.
+// TokenState asks whether an access token of the grant, signed by the key, may be used at the moment given, but for its
+// own expiry. The state of the key is asked with it, so that the revocation of a key counts at once, and so is the
+// client that asks, which may be remembered. Callers who ask at the same time share a statement.
 func (d *DB) TokenState(ctx context.Context, caller Client, id GrantID, kid string, now time.Time) (TokenState, error) {
 	return d.tokens.one(ctx, tokenKey{id, kid, now, caller.ID, caller.Revision})
 }
@@ -53,15 +53,27 @@ var tokenQueries = func() map[int]string {
 		var values []string
 		for i := range size {
 			n := 1 + tokenParams*i
-			values = append(values, fmt.Sprintf("(%d, CAST($%d AS BIGINT), CAST($%d AS TEXT), CAST($%d AS TEXT), CAST($%d AS BIGINT))", i, n+1, n+2, n+3, n+4))
+			values = append(
+				values,
+				fmt.Sprintf(
+					"(%d, CAST($%d AS BIGINT), CAST($%d AS TEXT), CAST($%d AS TEXT), CAST($%d AS BIGINT))",
+					i,
+					n+1,
+					n+2,
+					n+3,
+					n+4,
+				),
+			)
 		}
 		queries[size] = `WITH t (n, id, kid, caller, revision) AS (VALUES ` + strings.Join(values, ", ") + `)
 		SELECT t.n, current_setting('transaction_read_only') = 'on' AS stale,
 			COALESCE(g.revoked_at IS NULL AND g.expires_at > $1 AND u.epoch = g.user_epoch AND u.disabled_at IS NULL
 				AND c.epoch = g.client_epoch AND c.disabled_at IS NULL AND k.state <> '` + string(KeyRevoked) + `', FALSE) AS live,
-			EXISTS (SELECT 1 FROM clients c WHERE c.id = t.caller AND c.disabled_at IS NULL AND c.revision = t.revision) AS caller,
+			EXISTS (SELECT 1 FROM clients c WHERE c.id = t.caller AND c.disabled_at IS NULL
+			AND c.revision = t.revision) AS caller,
 			COALESCE(g.client_id, '') AS client_id, COALESCE(u.sub, '') AS sub, COALESCE(u.username, '') AS username
-		FROM t LEFT JOIN grants g ON g.id = t.id LEFT JOIN users u ON u.id = g.user_id LEFT JOIN clients c ON c.id = g.client_id
+		FROM t LEFT JOIN grants g ON g.id = t.id LEFT JOIN users u ON u.id = g.user_id LEFT JOIN clients c ON c.id =
+		g.client_id
 		LEFT JOIN signing_keys k ON k.kid = t.kid WHERE t.id IS NOT NULL`
 	}
 	return queries
@@ -82,7 +94,8 @@ func tokenArgs(keys []tokenKey) (query string, args []any) {
 	return tokenQueries[size], args
 }
 
-// tokenStates asks about several access tokens at once. Whoever waits for it may go away; the connection itself ends a wait that is too long.
+// tokenStates asks about several access tokens at once. Whoever waits for it may go away; the connection itself ends a
+// wait that is too long.
 func (d *DB) tokenStates(keys []tokenKey) (states []TokenState, err error) {
 	bounded, cancel := context.WithTimeout(context.Background(), d.deadline)
 	defer cancel()

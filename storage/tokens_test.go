@@ -12,22 +12,34 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// The batch of access tokens and the state of one grant agree on what is alive, whatever ended it, in batches of every size.
+// The batch of access tokens and the state of one grant agree on what is alive, whatever ended it, in batches of every
+// size.
 func TestTokenStatesAgreeWithGrants(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		db, raw := storagetest.MustOpen(t, databaseURL), storagetest.Raw(t, databaseURL)
-		storagetest.MustExec(t, raw, `INSERT INTO signing_keys (kid, state, alg, bits, public_key, private_key, published_at, signs_until, reason, mac)
-			VALUES ('good', 'previous', '', 0, '', '', 0, 0, '', ''), ('bad', 'revoked', '', 0, '', '', 0, 0, '', '')`)
+		storagetest.MustExec(
+			t,
+			raw,
+			`INSERT INTO signing_keys (kid, state, alg, bits, public_key, private_key, published_at, signs_until, reason, mac)
+			VALUES ('good', 'previous', '', 0, '', '', 0, 0, '', ''), ('bad', 'revoked', '', 0, '', '', 0, 0, '', '')`,
+		)
 		client := mustClient(t, db, "app")
 		var grants []storage.Grant
 		for _, name := range []string{"alive", "revoked", "disabled", "changed", "deleted"} {
 			grants = append(grants, mustGrant(t, db, mustUser(t, db, name), client))
 		}
-		if ended, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: grants[1].ID, ClientID: "app"}, noon); err != nil || !ended {
+		if ended, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: grants[1].ID, ClientID: "app"},
+			noon); err != nil ||
+			!ended {
 			t.Fatal(ended, err)
 		}
-		storagetest.MustExec(t, raw, `UPDATE users SET disabled_at = 1 WHERE username = 'disabled'`, `UPDATE users SET epoch = epoch + 1 WHERE username = 'changed'`,
-			`DELETE FROM users WHERE username = 'deleted'`)
+		storagetest.MustExec(
+			t,
+			raw,
+			`UPDATE users SET disabled_at = 1 WHERE username = 'disabled'`,
+			`UPDATE users SET epoch = epoch + 1 WHERE username = 'changed'`,
+			`DELETE FROM users WHERE username = 'deleted'`,
+		)
 		check := func(now time.Time, wantAlive bool) {
 			var all sync.WaitGroup
 			for i := range 150 {
@@ -64,7 +76,8 @@ func TestTokenStatesAgreeWithGrants(t *testing.T) {
 	})
 }
 
-// Whatever is changed of a client, also twice at one moment and to what it was, is seen by whoever asks as what the client was before.
+// Whatever is changed of a client, also twice at one moment and to what it was, is seen by whoever asks as what the
+// client was before.
 func TestClientHasChanged(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		client := mustClient(t, db, "app")
@@ -122,13 +135,17 @@ func TestRevocationsAtOnce(t *testing.T) {
 		for range n {
 			g := mustGrant(t, db, user, client)
 			all.Go(func() {
-				if ended, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "other"}, noon); err != nil || ended {
+				if ended, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "other"}, noon); err != nil ||
+					ended {
 					t.Errorf("by another client: %v, %v", ended, err)
 				}
-				if ended, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "app", FamilyHash: g.FamilyHash}, noon); err != nil || !ended {
+				if ended, err := db.RevokeGrant(ctx, admin,
+					storage.Revocation{ID: g.ID, ClientID: "app", FamilyHash: g.FamilyHash}, noon); err != nil ||
+					!ended {
 					t.Errorf("%v, %v", ended, err)
 				}
-				if ended, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "app"}, noon); err != nil || ended {
+				if ended, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "app"}, noon); err != nil ||
+					ended {
 					t.Errorf("again: %v, %v", ended, err)
 				}
 			})
@@ -178,7 +195,9 @@ func TestRevocationsOfReplicas(t *testing.T) {
 	var deadlocks int
 	raw := storagetest.Raw(t, databaseURL)
 	storagetest.MustExec(t, raw, `SELECT pg_stat_force_next_flush()`)
-	if err := raw.QueryRow(`SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`).Scan(&deadlocks); err != nil || deadlocks > 0 {
+	if err := raw.QueryRow(`SELECT deadlocks FROM pg_stat_database
+		WHERE datname = current_database()`).Scan(&deadlocks); err != nil ||
+		deadlocks > 0 {
 		t.Errorf("%d deadlocks, %v", deadlocks, err)
 	}
 }

@@ -63,7 +63,8 @@ func (l List) MarshalJSON() ([]byte, error) {
 	return json.Marshal([]string(l))
 }
 
-// Duration is a span as the tables hold it: BIGINT milliseconds. In JSON it is written as in the configuration, "10m0s".
+// Duration is a span as the tables hold it: BIGINT milliseconds. In JSON it is written as in the configuration,
+// "10m0s".
 type Duration time.Duration
 
 // Value implements driver.Valuer.

@@ -30,7 +30,11 @@ func (d *DB) CreateUser(ctx context.Context, by Actor, u User) (User, error) {
 			u.ID, u.Sub, u.Username, u.PasswordHash, u.Roles, u.Epoch, u.CreatedAt, u.DisabledAt); err != nil {
 			return err
 		}
-		return t.audit(by, u.CreatedAt.Time, Event{"user.create", u.Sub, map[string]any{"username": u.Username, "roles": u.Roles}})
+		return t.audit(
+			by,
+			u.CreatedAt.Time,
+			Event{"user.create", u.Sub, map[string]any{"username": u.Username, "roles": u.Roles}},
+		)
 	})
 }
 
@@ -95,7 +99,11 @@ func (d *DB) UsersWithout(ctx context.Context, prefix string, within time.Durati
 // DisableUser ends all grants of the user and lets no new one begin.
 func (d *DB) DisableUser(ctx context.Context, by Actor, username string, now time.Time) error {
 	return d.changeUser(ctx, by, username, now, "user.disable", func(t *tx) error {
-		return t.changeOne(`UPDATE users SET disabled_at = COALESCE(disabled_at, $1), epoch = epoch + 1 WHERE username = $2`, At(now), username)
+		return t.changeOne(
+			`UPDATE users SET disabled_at = COALESCE(disabled_at, $1), epoch = epoch + 1 WHERE username = $2`,
+			At(now),
+			username,
+		)
 	})
 }
 
@@ -112,7 +120,8 @@ func (d *DB) EnableUser(ctx context.Context, by Actor, username, account string,
 // DeleteUser removes the user. Its grants are dead without it; its sub is never used again.
 func (d *DB) DeleteUser(ctx context.Context, by Actor, username string, now time.Time) error {
 	return d.changeUser(ctx, by, username, now, "user.delete", func(t *tx) error {
-		if _, err := t.change(`DELETE FROM familiar_addresses WHERE user_id IN (SELECT id FROM users WHERE username = $1)`, username); err != nil {
+		if _, err := t.change(`DELETE FROM familiar_addresses WHERE user_id IN (SELECT id FROM users
+			WHERE username = $1)`, username); err != nil {
 			return err
 		}
 		return t.changeOne(`DELETE FROM users WHERE username = $1`, username)
@@ -136,12 +145,26 @@ func (d *DB) SetPassword(ctx context.Context, by Actor, username, hash, account 
 
 // Rehash replaces a hash by one of the same password under a better policy, unless the password has been changed since.
 func (d *DB) Rehash(ctx context.Context, userID int64, old, hash string) error {
-	_, err := d.change(ctx, "rehash", `UPDATE users SET password_hash = $1 WHERE id = $2 AND password_hash = $3`, hash, userID, old)
+	_, err := d.change(
+		ctx,
+		"rehash",
+		`UPDATE users SET password_hash = $1 WHERE id = $2 AND password_hash = $3`,
+		hash,
+		userID,
+		old,
+	)
 	return err
 }
 
 // changeUser makes one change of a user that is there, with its audit record.
-func (d *DB) changeUser(ctx context.Context, by Actor, username string, now time.Time, event string, change func(*tx) error) error {
+func (d *DB) changeUser(
+	ctx context.Context,
+	by Actor,
+	username string,
+	now time.Time,
+	event string,
+	change func(*tx) error,
+) error {
 	return d.inTx(ctx, event, func(t *tx) error {
 		var sub string
 		if err := t.get(&sub, `SELECT sub FROM users WHERE username = $1`, username); err != nil {
@@ -160,9 +183,16 @@ const importBatch = 512
 // importTimeout bounds all of an import.
 const importTimeout = time.Hour
 
-// ImportUsers inserts users, each with a new id, all of them or none. It returns the usernames that are taken: if there are any, nothing is
-// inserted (ErrConflict). With dry nothing is inserted either way. told hears, now and then, how many have been looked at.
-func (d *DB) ImportUsers(ctx context.Context, by Actor, users []User, dry bool, told func(n int)) (taken []string, err error) {
+// ImportUsers inserts users, each with a new id, all of them or none. It returns the usernames that are taken: if there
+// are any, nothing is inserted (ErrConflict). With dry nothing is inserted either way. told hears, now and then, how
+// many have been looked at.
+func (d *DB) ImportUsers(
+	ctx context.Context,
+	by Actor,
+	users []User,
+	dry bool,
+	told func(n int),
+) (taken []string, err error) {
 	err = d.inLongTx(ctx, "import users", importTimeout, func(t *tx) error {
 		taken = nil
 		for from := 0; from < len(users); {
@@ -200,7 +230,8 @@ func (t *tx) importUsers(users []User) (taken []string, err error) {
 		places = append(places, placeholders(i*columns, columns))
 		values = append(values, randomID(), u.Sub, u.Username, u.PasswordHash, u.Roles, u.Epoch, u.CreatedAt, u.DisabledAt)
 	}
-	if err := t.all(&names, `INSERT INTO users (`+userColumns+`) VALUES `+strings.Join(places, ", ")+` ON CONFLICT (username) DO NOTHING
+	if err := t.all(&names, `INSERT INTO users (`+userColumns+`) VALUES `+strings.Join(places, ", ")+`
+		ON CONFLICT (username) DO NOTHING
 		RETURNING username`, values...); err != nil {
 		return nil, err
 	}
@@ -221,7 +252,10 @@ func (t *tx) auditImport(by Actor, users []User) error {
 	for batch := range slices.Chunk(users, importBatch) {
 		var entries []entry
 		for _, u := range batch {
-			entries = append(entries, entry{by, u.CreatedAt.Time, Event{"user.import", u.Sub, map[string]any{"username": u.Username, "roles": u.Roles}}})
+			entries = append(
+				entries,
+				entry{by, u.CreatedAt.Time, Event{"user.import", u.Sub, map[string]any{"username": u.Username, "roles": u.Roles}}},
+			)
 		}
 		if err := t.auditAll(entries); err != nil {
 			return err

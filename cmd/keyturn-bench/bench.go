@@ -21,7 +21,12 @@ const (
 )
 
 // postgresSettings are those that docs/performance.md advises, for a small machine.
-var postgresSettings = []string{"shared_buffers=512MB", "max_wal_size=4GB", "wal_compression=lz4", "checkpoint_timeout=30min"}
+var postgresSettings = []string{
+	"shared_buffers=512MB",
+	"max_wal_size=4GB",
+	"wal_compression=lz4",
+	"checkpoint_timeout=30min",
+}
 
 // sample is what one slice of time showed.
 type sample struct {
@@ -77,7 +82,15 @@ func (b *bench) begin(ctx context.Context) error {
 	if b.postgres, err = b.postgresSite(ctx, "postgres", refreshed, revoked); err != nil {
 		return err
 	}
-	b.sqlite, err = newSite(ctx, b.o.server, b.folder, "sqlite", "sqlite:"+filepath.Join(b.folder, "sqlite.db"), refreshed, revoked)
+	b.sqlite, err = newSite(
+		ctx,
+		b.o.server,
+		b.folder,
+		"sqlite",
+		"sqlite:"+filepath.Join(b.folder, "sqlite.db"),
+		refreshed,
+		revoked,
+	)
 	return err
 }
 
@@ -191,7 +204,11 @@ func (b *bench) limits() ([]piece, error) {
 	}
 	bare := func(name string, request []byte) piece {
 		return piece{name, func(span time.Duration) (sample, error) {
-			return b.under([]int{b.bare.pid()}, span, load{[]string{b.bare.base}, b.o.workers, 0, func(int) (call, error) { return call{request: request}, nil }})
+			return b.under(
+				[]int{b.bare.pid()},
+				span,
+				load{[]string{b.bare.base}, b.o.workers, 0, func(int) (call, error) { return call{request: request}, nil }},
+			)
 		}}
 	}
 	row := func(name string, do func() error) piece {
@@ -224,7 +241,10 @@ func (b *bench) operations(s *site) []piece {
 		of("password login", 4, s.login),
 		of("revocation", b.o.workers, s.revoke),
 		{"introspection alone, " + s.name, func(span time.Duration) (sample, error) { return b.paced(s, span) }},
-		{"introspection while refresh is saturated, " + s.name, func(span time.Duration) (sample, error) { return b.besideRefresh(s, span) }},
+		{
+			"introspection while refresh is saturated, " + s.name,
+			func(span time.Duration) (sample, error) { return b.besideRefresh(s, span) },
+		},
 	}
 }
 

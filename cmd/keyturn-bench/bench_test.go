@@ -26,7 +26,14 @@ func TestBench(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", program, "../keyturn").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	o := options{server: program, rounds: 1, slice: 50 * time.Millisecond, grants: 5000, workers: 8, only: regexp.MustCompile("")}
+	o := options{
+		server:  program,
+		rounds:  1,
+		slice:   50 * time.Millisecond,
+		grants:  5000,
+		workers: 8,
+		only:    regexp.MustCompile(""),
+	}
 	b, err := newBench(context.Background(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -42,11 +49,13 @@ func TestBench(t *testing.T) {
 	b.print(&out)
 	for _, target := range targets {
 		samples := b.samples[target.name]
-		if len(samples) != 1 || samples[0].Server <= 0 || samples[0].Rate <= 0 || !strings.Contains(out.String(), "| "+target.name+" ") {
+		if len(samples) != 1 || samples[0].Server <= 0 || samples[0].Rate <= 0 ||
+			!strings.Contains(out.String(), "| "+target.name+" ") {
 			t.Errorf("%s: %+v", target.name, samples)
 		}
 	}
-	for _, name := range []string{"idle memory, sqlite", "p99 of introspection", "p99 of a refresh", "bytes a grant", "growth with 20 refreshes", "rewrite their row in place", "3 replica(s)", "clean-up of a grant"} {
+	for _, name := range []string{"idle memory, sqlite", "p99 of introspection", "p99 of a refresh", "bytes a grant",
+		"growth with 20 refreshes", "rewrite their row in place", "3 replica(s)", "clean-up of a grant"} {
 		if !strings.Contains(out.String(), name) {
 			t.Errorf("no figure for %q in\n%s", name, out.String())
 		}

@@ -25,8 +25,8 @@ import (
 	"golang.org/x/crypto/argon2"
 )
 
-// serveBare is what HTTP costs without anything behind it: POST / parses a form with Basic credentials and answers JSON of the size of an
-// introspection, GET / answers bytes of the size of a JWKS.
+// serveBare is what HTTP costs without anything behind it: POST / parses a form with Basic credentials and answers JSON
+// of the size of an introspection, GET / answers bytes of the size of a JWKS.
 func serveBare() error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -41,7 +41,8 @@ func serveBare() error {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(map[string]any{"active": true, "client_id": id, "sub": "b3c7d3e4a1", "scope": "read write",
-			"iss": "http://127.0.0.1:8080", "aud": "https://api.example.com", "exp": 1800000000, "iat": 1799999400, "jti": r.PostForm.Get("token")[:16]})
+			"iss": "http://127.0.0.1:8080", "aud": "https://api.example.com", "exp": 1800000000,
+			"iat": 1799999400, "jti": r.PostForm.Get("token")[:16]})
 	})
 	http.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -71,8 +72,8 @@ func computed(base, name string, span time.Duration) (s sample, err error) {
 	return s, json.NewDecoder(answer.Body).Decode(&s)
 }
 
-// perRun is the CPU time of one run of something that computes, as often at once as there are CPUs: what shares a core with others under load
-// is compared with what shares a core with others.
+// perRun is the CPU time of one run of something that computes, as often at once as there are CPUs: what shares a core
+// with others under load is compared with what shares a core with others.
 func perRun(span time.Duration, do func()) sample {
 	var runs atomic.Int64
 	var all sync.WaitGroup
@@ -108,7 +109,8 @@ func hashLimit() {
 	argon2.IDKey([]byte("correct horse battery staple"), []byte("sixteen bytes ..."), 2, 19<<10, 1, 32)
 }
 
-// rowLimits are what a statement costs: a prepared SELECT of one row of grants by its key, and a prepared UPDATE of one, committed durably.
+// rowLimits are what a statement costs: a prepared SELECT of one row of grants by its key, and a prepared UPDATE of
+// one, committed durably.
 type rowLimits struct {
 	pool           *sql.DB
 	choose, change *sql.Stmt

@@ -124,12 +124,24 @@ type party struct{ id, secret string }
 func (p party) post(path string, form url.Values) []byte {
 	body := form.Encode()
 	credentials := base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(p.id) + ":" + url.QueryEscape(p.secret)))
-	return fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: keyturn-bench\r\nAccept: application/json\r\nAuthorization: Basic %s\r\n"+
-		"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%s", path, credentials, len(body), body)
+	return fmt.Appendf(
+		nil,
+		"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: keyturn-bench\r\nAccept: application/json\r\nAuthorization: "+
+			"Basic %s\r\n"+
+			"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%s",
+		path,
+		credentials,
+		len(body),
+		body,
+	)
 }
 
 func get(path string) []byte {
-	return fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: keyturn-bench\r\nAccept: application/json\r\n\r\n", path)
+	return fmt.Appendf(
+		nil,
+		"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: keyturn-bench\r\nAccept: application/json\r\n\r\n",
+		path,
+	)
 }
 
 // field cuts a text out of a JSON body that keyturn has written.

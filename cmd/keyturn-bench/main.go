@@ -1,9 +1,10 @@
-// Command keyturn-bench measures keyturn against what nobody can avoid: an RSA signature, a bare HTTP handler, one hash, one durable
-// statement.
+// Command keyturn-bench measures keyturn against what nobody can avoid: an RSA signature, a bare HTTP handler, one
+// hash, one durable statement.
 //
-// It starts PostgreSQL, servers and limits in one run and takes turns between them, so that what else the machine does falls on all alike.
-// What is compared is the CPU time per request of server and database, as the operating system counts it, divided by that of the limit
-// measured in the same round: throughput and latency stand beside it, since the load is made on the same machine.
+// It starts PostgreSQL, servers and limits in one run and takes turns between them, so that what else the machine does
+// falls on all alike. What is compared is the CPU time per request of server and database, as the operating system
+// counts it, divided by that of the limit measured in the same round: throughput and latency stand beside it, since the
+// load is made on the same machine.
 package main
 
 import (

@@ -56,7 +56,8 @@ func start(name string, args ...string) (*process, error) {
 	}
 }
 
-// run starts the program on a thread of its own, with which the kernel ends it: a bench that is killed leaves nothing behind.
+// run starts the program on a thread of its own, with which the kernel ends it: a bench that is killed leaves nothing
+// behind.
 func (p *process) run() error {
 	started := make(chan error, 1)
 	go func() {

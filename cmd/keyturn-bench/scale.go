@@ -25,7 +25,8 @@ func (b *bench) latencies() {
 		b.note("p99 of a refresh at saturation, sqlite", "250 ms", most < 250*time.Millisecond, "%s ms", ms(most))
 	}
 	for _, s := range []*site{b.postgres, b.sqlite} {
-		alone, beside := b.samples["introspection alone, "+s.name], b.samples["introspection while refresh is saturated, "+s.name]
+		alone := b.samples["introspection alone, "+s.name]
+		beside := b.samples["introspection while refresh is saturated, "+s.name]
 		if len(alone) > 0 && len(beside) > 0 {
 			times := float64(medianOf(beside, p99)) / float64(medianOf(alone, p99))
 			b.note("p99 of introspection while refresh is saturated against alone, "+s.name, "3", times <= 3, "%.1f", times)
@@ -33,8 +34,8 @@ func (b *bench) latencies() {
 	}
 }
 
-// measureProcess measures the program itself: what it weighs, how soon it is ready on a database that is there, and the memory that it takes at
-// rest and has taken at most.
+// measureProcess measures the program itself: what it weighs, how soon it is ready on a database that is there, and the
+// memory that it takes at rest and has taken at most.
 func (b *bench) measureProcess(ctx context.Context) error {
 	info, err := os.Stat(b.o.server)
 	if err != nil {
@@ -47,7 +48,13 @@ func (b *bench) measureProcess(ctx context.Context) error {
 			return err
 		}
 		bound := int64(50+19*runtime.NumCPU()) * mib // with a hash in each slot
-		b.note("peak memory under load, "+s.name, fmt.Sprintf("%d MiB (50 + slots)", bound/mib), most <= bound, "%d MiB", most/mib)
+		b.note(
+			"peak memory under load, "+s.name,
+			fmt.Sprintf("%d MiB (50 + slots)", bound/mib),
+			most <= bound,
+			"%d MiB",
+			most/mib,
+		)
 		s.stopTo(0)
 		var readies []time.Duration
 		for range 5 {
@@ -59,7 +66,13 @@ func (b *bench) measureProcess(ctx context.Context) error {
 			readies = append(readies, ready)
 		}
 		ready := median(readies)
-		b.note("ready on an existing database, "+s.name, "300 ms", ready <= 300*time.Millisecond, "%d ms", ready.Milliseconds())
+		b.note(
+			"ready on an existing database, "+s.name,
+			"300 ms",
+			ready <= 300*time.Millisecond,
+			"%d ms",
+			ready.Milliseconds(),
+		)
 		time.Sleep(2 * time.Second)
 		idle, err := memoryOf(s.servers[0].pid(), "VmRSS")
 		if err != nil {
@@ -68,7 +81,14 @@ func (b *bench) measureProcess(ctx context.Context) error {
 		b.note("idle memory, "+s.name, "20 MiB", idle <= 20*mib, "%d MiB", idle/mib)
 	}
 	sign, verify, err := openssl(ctx, 2048)
-	b.note("RSA-2048 by OpenSSL, one core", "", true, "%.2f ms a signature, %.3f ms a verification", 1000/sign, 1000/verify)
+	b.note(
+		"RSA-2048 by OpenSSL, one core",
+		"",
+		true,
+		"%.2f ms a signature, %.3f ms a verification",
+		1000/sign,
+		1000/verify,
+	)
 	return err
 }
 
@@ -91,7 +111,8 @@ func (b *bench) startTimed(s *site) (time.Duration, error) {
 	}
 }
 
-// measureScale compares a database of many grants with one of a thousand, and tells what grants, refreshes, replicas and clean-up cost it.
+// measureScale compares a database of many grants with one of a thousand, and tells what grants, refreshes, replicas
+// and clean-up cost it.
 func (b *bench) measureScale(ctx context.Context) error {
 	if b.o.grants == 0 {
 		return nil
@@ -118,7 +139,13 @@ func (b *bench) measureScale(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.note(fmt.Sprintf("bytes a grant, of %d, indexes and all", b.o.grants), "350", size/int64(b.o.grants) <= 350, "%d", size/int64(b.o.grants))
+	b.note(
+		fmt.Sprintf("bytes a grant, of %d, indexes and all", b.o.grants),
+		"350",
+		size/int64(b.o.grants) <= 350,
+		"%d",
+		size/int64(b.o.grants),
+	)
 	if err := b.compareSizes(thousand, b.large); err != nil {
 		return err
 	}
@@ -184,7 +211,15 @@ func (b *bench) compareSizes(small, large *site) error {
 			ratios = append(ratios, float64(many.Server+many.Database)/float64(few[i].Server+few[i].Database))
 		}
 		m := median(ratios)
-		b.note(fmt.Sprintf("%s, %d grants against 1000", name, b.o.grants), "1.15", m <= 1.15, "%.2f (%.2f–%.2f)", m, ratios[0], ratios[len(ratios)-1])
+		b.note(
+			fmt.Sprintf("%s, %d grants against 1000", name, b.o.grants),
+			"1.15",
+			m <= 1.15,
+			"%.2f (%.2f–%.2f)",
+			m,
+			ratios[0],
+			ratios[len(ratios)-1],
+		)
 	}
 	return nil
 }
@@ -194,7 +229,8 @@ func (b *bench) log(raw *sql.DB, s *site) error {
 	type state struct{ lsn, updates, hot int64 }
 	read := func() (st state, err error) {
 		time.Sleep(1500 * time.Millisecond) // PostgreSQL's counters come late
-		return st, raw.QueryRow(`SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'grants'`).
+		return st, raw.QueryRow(`SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint, n_tup_upd, n_tup_hot_upd
+			FROM pg_stat_user_tables WHERE relname = 'grants'`).
 			Scan(&st.lsn, &st.updates, &st.hot)
 	}
 	if _, err := raw.Exec(`CHECKPOINT`); err != nil { // the first change of a page after it is logged with all of the page
@@ -209,8 +245,20 @@ func (b *bench) log(raw *sql.DB, s *site) error {
 		return err
 	}
 	after, err := read()
-	b.note("log of PostgreSQL a refresh, right after a checkpoint", "", true, "%d bytes", (after.lsn-before.lsn)/int64(len(r.times)))
-	b.note("refreshes that rewrite their row in place (HOT)", "", true, "%.1f %%", 100*float64(after.hot-before.hot)/float64(max(1, after.updates-before.updates)))
+	b.note(
+		"log of PostgreSQL a refresh, right after a checkpoint",
+		"",
+		true,
+		"%d bytes",
+		(after.lsn-before.lsn)/int64(len(r.times)),
+	)
+	b.note(
+		"refreshes that rewrite their row in place (HOT)",
+		"",
+		true,
+		"%.1f %%",
+		100*float64(after.hot-before.hot)/float64(max(1, after.updates-before.updates)),
+	)
 	return err
 }
 
@@ -230,9 +278,24 @@ func (b *bench) replicas(s *site) error {
 		if err != nil {
 			return err
 		}
-		b.note(fmt.Sprintf("%d replica(s): refreshes, introspections a second and replica", n), "", true, "%.0f, %.0f", refresh.Rate/float64(n), seen.Rate/float64(n))
-		b.note(fmt.Sprintf("%d replica(s): CPU ms of server + database, refresh, introspection", n), "", true, "%s + %s, %s + %s",
-			ms(refresh.Server), ms(refresh.Database), ms(seen.Server), ms(seen.Database))
+		b.note(
+			fmt.Sprintf("%d replica(s): refreshes, introspections a second and replica", n),
+			"",
+			true,
+			"%.0f, %.0f",
+			refresh.Rate/float64(n),
+			seen.Rate/float64(n),
+		)
+		b.note(
+			fmt.Sprintf("%d replica(s): CPU ms of server + database, refresh, introspection", n),
+			"",
+			true,
+			"%s + %s, %s + %s",
+			ms(refresh.Server),
+			ms(refresh.Database),
+			ms(seen.Server),
+			ms(seen.Database),
+		)
 	}
 	return nil
 }
@@ -242,19 +305,34 @@ func (b *bench) cleanUp(raw *sql.DB) error {
 	const batches, batch = 20, 1000
 	before := b.databaseTime()
 	for range batches {
-		if _, err := raw.Exec(`DELETE FROM grants WHERE id IN (SELECT id FROM grants WHERE id < $1 ORDER BY id LIMIT $2)`, int64(1)<<62, batch); err != nil {
+		if _, err := raw.Exec(`DELETE FROM grants WHERE id IN (SELECT id FROM grants
+			WHERE id < $1 ORDER BY id LIMIT $2)`, int64(1)<<62, batch); err != nil {
 			return err
 		}
 	}
-	b.note("clean-up of a grant, CPU of the database", "", true, "%.4f ms", (b.databaseTime()-before).Seconds()*1000/batches/batch)
+	b.note(
+		"clean-up of a grant, CPU of the database",
+		"",
+		true,
+		"%.4f ms",
+		(b.databaseTime()-before).Seconds()*1000/batches/batch,
+	)
 	return nil
 }
 
 // compareBuilds takes turns between refreshes of one build and of another.
 func (b *bench) compareBuilds() error {
 	first := b.postgres
-	other := &site{name: "other build", program: b.o.against, database: first.database, master: first.master, filled: first.filled,
-		grants: first.grants / 2, revocable: first.revocable, tokens: map[int]string{}}
+	other := &site{
+		name:      "other build",
+		program:   b.o.against,
+		database:  first.database,
+		master:    first.master,
+		filled:    first.filled,
+		grants:    first.grants / 2,
+		revocable: first.revocable,
+		tokens:    map[int]string{},
+	}
 	first.grants, other.offset = first.grants/2, first.grants/2
 	if err := other.start(b.o.against); err != nil {
 		return err
@@ -272,6 +350,13 @@ func (b *bench) compareBuilds() error {
 		ratios = append(ratios, float64(s.Server)/float64(b.samples[ops[0].name][i].Server))
 	}
 	m := median(ratios)
-	fmt.Printf("CPU of a refresh, %s against %s: %.2f (%.2f–%.2f)\n", b.o.against, b.o.server, m, ratios[0], ratios[len(ratios)-1])
+	fmt.Printf(
+		"CPU of a refresh, %s against %s: %.2f (%.2f–%.2f)\n",
+		b.o.against,
+		b.o.server,
+		m,
+		ratios[0],
+		ratios[len(ratios)-1],
+	)
 	return nil
 }

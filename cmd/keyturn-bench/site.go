@@ -47,7 +47,15 @@ type site struct {
 const maxUnseen = 20_000
 
 func newSite(ctx context.Context, program, folder, name, database string, grants, revocable int) (*site, error) {
-	s := &site{name: name, program: program, database: database, master: filepath.Join(folder, name+".key"), grants: grants, revocable: revocable, tokens: map[int]string{}}
+	s := &site{
+		name:      name,
+		program:   program,
+		database:  database,
+		master:    filepath.Join(folder, name+".key"),
+		grants:    grants,
+		revocable: revocable,
+		tokens:    map[int]string{},
+	}
 	if _, err := os.Stat(s.master); err != nil {
 		if err := os.WriteFile(s.master, []byte("bWVhc3VyZWQsIG5vdCBzZWNyZXQ6IDMyIGJ5dGVzISE=\n"), 0o600); err != nil {
 			return nil, err
@@ -70,8 +78,22 @@ func (s *site) config() server.Config {
 
 // start starts one more server on the database, with the configuration that everybody gets.
 func (s *site) start(program string) error {
-	p, err := start(program, "serve", "--issuer", "http://127.0.0.1:8080", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
-		"--database", s.database, "--master-key-file", s.master, "--anchor-file", s.master+".anchor")
+	p, err := start(
+		program,
+		"serve",
+		"--issuer",
+		"http://127.0.0.1:8080",
+		"--listen",
+		"127.0.0.1:0",
+		"--admin-listen",
+		"127.0.0.1:0",
+		"--database",
+		s.database,
+		"--master-key-file",
+		s.master,
+		"--anchor-file",
+		s.master+".anchor",
+	)
 	if err == nil {
 		s.servers = append(s.servers, p)
 	}
@@ -93,7 +115,8 @@ func (s *site) provision(ctx context.Context) error {
 	}
 	defer admin.Close()
 	for _, spec := range []server.ClientSpec{
-		{ID: app.id, Secret: app.secret, Grants: []string{api.GrantPassword, api.GrantRefreshToken}, Scope: "read write", Audiences: []string{audience}},
+		{ID: app.id, Secret: app.secret, Grants: []string{api.GrantPassword, api.GrantRefreshToken}, Scope: "read write",
+			Audiences: []string{audience}},
 		{ID: resource.id, Secret: resource.secret, Resource: audience},
 	} {
 		if _, err := admin.CreateClient(ctx, spec); err != nil {
@@ -192,7 +215,11 @@ func introspection(token string) call {
 }
 
 func (s *site) login(int) (call, error) {
-	form := url.Values{"grant_type": {api.GrantPassword}, "username": {userName(rand.IntN(people))}, "password": {password}}
+	form := url.Values{
+		"grant_type": {api.GrantPassword},
+		"username":   {userName(rand.IntN(people))},
+		"password":   {password},
+	}
 	return call{request: app.post(api.PathToken, form)}, nil
 }
 
@@ -203,7 +230,9 @@ func (s *site) revoke(int) (call, error) {
 		return call{}, errNoMore
 	}
 	s.revoked++
-	return call{request: app.post(api.PathRevoke, url.Values{"token": {s.filled.RefreshToken(s.grants + s.revoked - 1)}})}, nil
+	return call{
+		request: app.post(api.PathRevoke, url.Values{"token": {s.filled.RefreshToken(s.grants + s.revoked - 1)}}),
+	}, nil
 }
 
 func fetch(path string) func(int) (call, error) {

@@ -80,7 +80,11 @@ func ms(d time.Duration) string { return fmt.Sprintf("%.3f", d.Seconds()*1000) }
 func (b *bench) print(out io.Writer) {
 	t := tabwriter.NewWriter(out, 0, 0, 1, ' ', 0)
 	defer t.Flush()
-	fmt.Fprintln(t, "| operation\t| server ms\t| database ms\t| server\t| at most\t| database\t| at most\t| met\t| req/s\t| p50 ms\t| p99 ms\t|")
+	fmt.Fprintln(
+		t,
+		"| operation\t| server ms\t| database ms\t| server\t| at most\t| database\t| at most\t| met\t| req/s\t| p50 "+
+			"ms\t| p99 ms\t|",
+	)
 	fmt.Fprintln(t, "|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|")
 	for _, target := range targets {
 		if len(b.samples[target.name]) > 0 {
@@ -120,9 +124,21 @@ func (b *bench) printRow(out io.Writer, t target) {
 	if t.server.unit != "" {
 		met = verdict(serverMet && databaseMet)
 	}
-	fmt.Fprintf(out, "| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t| %.0f\t| %s\t| %s\t|\n", t.name, ms(medianOf(s, server)), ms(medianOf(s, database)),
-		serverText, serverMost, databaseText, databaseMost, met, medianOf(s, func(s sample) float64 { return s.Rate }),
-		ms(medianOf(s, func(s sample) time.Duration { return s.P50 })), ms(medianOf(s, func(s sample) time.Duration { return s.P99 })))
+	fmt.Fprintf(
+		out,
+		"| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t| %.0f\t| %s\t| %s\t|\n",
+		t.name,
+		ms(medianOf(s, server)),
+		ms(medianOf(s, database)),
+		serverText,
+		serverMost,
+		databaseText,
+		databaseMost,
+		met,
+		medianOf(s, func(s sample) float64 { return s.Rate }),
+		ms(medianOf(s, func(s sample) time.Duration { return s.P50 })),
+		ms(medianOf(s, func(s sample) time.Duration { return s.P99 })),
+	)
 }
 
 // against writes a ratio with its spread, and what it may be at most.
@@ -135,6 +151,18 @@ func (b *bench) against(of func(sample) time.Duration, name string, limit bound)
 	if limit.beyond != "" {
 		plus = limit.beyond + " + "
 	}
-	return fmt.Sprintf("%s%.2f %s (%.2f–%.2f)", plus, median(all), unit, all[0], all[len(all)-1]), fmt.Sprintf("%s%.2f %s", plus, limit.factor, unit),
+	return fmt.Sprintf(
+			"%s%.2f %s (%.2f–%.2f)",
+			plus,
+			median(all),
+			unit,
+			all[0],
+			all[len(all)-1],
+		), fmt.Sprintf(
+			"%s%.2f %s",
+			plus,
+			limit.factor,
+			unit,
+		),
 		median(all) <= limit.factor
 }

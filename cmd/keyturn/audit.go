@@ -13,49 +13,67 @@ import (
 )
 
 func (a *app) auditCommand() *cobra.Command {
-	verify := a.verb("verify", "Check that no record of the trail was changed or removed", cobra.NoArgs, false, func(ctx context.Context, admin *server.Admin, _ []string) error {
-		n, err := admin.VerifyAudit(ctx)
-		if err == nil {
-			a.say("%d records, each as it was written", n)
-		}
-		return err
-	})
-	export := a.verb("export", "Print the whole trail, a JSON object in a line, oldest first", cobra.NoArgs, false, func(ctx context.Context, admin *server.Admin, _ []string) error {
-		lines := json.NewEncoder(a.stdout)
-		lines.SetEscapeHTML(false)
-		return admin.EachAudit(ctx, time.Time{}, "", func(page []server.AuditRecord) error {
-			for _, r := range page {
-				if err := lines.Encode(r); err != nil {
-					return err
-				}
+	verify := a.verb(
+		"verify",
+		"Check that no record of the trail was changed or removed",
+		cobra.NoArgs,
+		false,
+		func(ctx context.Context, admin *server.Admin, _ []string) error {
+			n, err := admin.VerifyAudit(ctx)
+			if err == nil {
+				a.say("%d records, each as it was written", n)
 			}
-			return nil
-		})
-	})
+			return err
+		},
+	)
+	export := a.verb(
+		"export",
+		"Print the whole trail, a JSON object in a line, oldest first",
+		cobra.NoArgs,
+		false,
+		func(ctx context.Context, admin *server.Admin, _ []string) error {
+			lines := json.NewEncoder(a.stdout)
+			lines.SetEscapeHTML(false)
+			return admin.EachAudit(ctx, time.Time{}, "", func(page []server.AuditRecord) error {
+				for _, r := range page {
+					if err := lines.Encode(r); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+	)
 	return noun("audit", "The trail of what was changed, by whom and why", a.auditList(), verify, export)
 }
 
 func (a *app) auditList() *cobra.Command {
 	var since, kind string
-	c := a.verb("list", "List the audit trail, oldest first", cobra.NoArgs, false, func(ctx context.Context, admin *server.Admin, _ []string) error {
-		from, err := parseSince(since, time.Now())
-		if err != nil {
-			return err
-		}
-		each := func(do func([]server.AuditRecord) error) error { return admin.EachAudit(ctx, from, kind, do) }
-		heading := []string{"SEQ", "TIME", "TYPE", "ACTOR", "TARGET", "REASON", "DETAILS"}
-		return list(a, heading, each, func(r server.AuditRecord) []string {
-			return []string{
-				strconv.FormatInt(r.Seq, 10),
-				moment(&r.Time),
-				r.Type,
-				r.Actor,
-				orDash(r.Target),
-				orDash(r.Reason),
-				string(r.Details),
+	c := a.verb(
+		"list",
+		"List the audit trail, oldest first",
+		cobra.NoArgs,
+		false,
+		func(ctx context.Context, admin *server.Admin, _ []string) error {
+			from, err := parseSince(since, time.Now())
+			if err != nil {
+				return err
 			}
-		})
-	})
+			each := func(do func([]server.AuditRecord) error) error { return admin.EachAudit(ctx, from, kind, do) }
+			heading := []string{"SEQ", "TIME", "TYPE", "ACTOR", "TARGET", "REASON", "DETAILS"}
+			return list(a, heading, each, func(r server.AuditRecord) []string {
+				return []string{
+					strconv.FormatInt(r.Seq, 10),
+					moment(&r.Time),
+					r.Type,
+					r.Actor,
+					orDash(r.Target),
+					orDash(r.Reason),
+					string(r.Details),
+				}
+			})
+		},
+	)
 	c.Flags().StringVar(&since, "since", "", "only records since a time (2026-01-31T12:00:00Z) or for a span (24h, 7d)")
 	c.Flags().StringVar(&kind, "type", "", "only records of this type")
 	return c
@@ -73,7 +91,9 @@ func parseSince(text string, now time.Time) (time.Time, error) {
 	}
 	var span server.Duration
 	if err := span.UnmarshalText([]byte(text)); err != nil {
-		return time.Time{}, usageError{fmt.Errorf("--since: %q is neither a time such as 2026-01-31T12:00:00Z nor a span such as 24h", text)}
+		return time.Time{}, usageError{
+			fmt.Errorf("--since: %q is neither a time such as 2026-01-31T12:00:00Z nor a span such as 24h", text),
+		}
 	}
 	return now.Add(-time.Duration(span)), nil
 }

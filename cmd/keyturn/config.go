@@ -44,13 +44,23 @@ var settings = func() []setting {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		key := f.Tag.Get("key")
-		all = append(all, setting{key: key, flag: strings.ReplaceAll(key, "_", "-"), env: "KEYTURN_" + strings.ToUpper(key),
-			standard: f.Tag.Get("default"), help: f.Tag.Get("help"), scope: f.Tag.Get("scope"), reload: f.Tag.Get("reload") == "true", index: i, kind: f.Type})
+		all = append(all, setting{
+			key:      key,
+			flag:     strings.ReplaceAll(key, "_", "-"),
+			env:      "KEYTURN_" + strings.ToUpper(key),
+			standard: f.Tag.Get("default"),
+			help:     server.Manual[key],
+			scope:    f.Tag.Get("scope"),
+			reload:   f.Tag.Get("reload") == "true",
+			index:    i,
+			kind:     f.Type,
+		})
 	}
 	return all
 }()
 
-// settingFlag marks the flags of settings: a command may have a flag of its own by the same name, as client create has --access-ttl.
+// settingFlag marks the flags of settings: a command may have a flag of its own by the same name, as client create has
+// --access-ttl.
 const settingFlag = "setting"
 
 func isSetting(f *pflag.Flag) bool {
@@ -79,13 +89,19 @@ func addSettings(flags *pflag.FlagSet, scopes ...string) {
 	}
 }
 
-// config reads the configuration: flag over environment over KEYTURN_*_FILE over file over default. The error is a *server.ConfigError
-// with everything that is wrong.
+// config reads the configuration: flag over environment over KEYTURN_*_FILE over file over default. The error is a
+// *server.ConfigError with everything that is wrong.
 func (a *app) config(flags *pflag.FlagSet, forServe bool) (server.Config, error) {
 	k := koanf.New("\x00") // no setting is nested
 	problems := a.loadLayers(k, flags)
 	if a.getenv("PQGO_DEBUG") != "" {
-		problems = append(problems, errors.New("PQGO_DEBUG is set: the PostgreSQL driver would print everything that goes over its connections, secrets as well: unset it"))
+		problems = append(
+			problems,
+			errors.New(
+				"PQGO_DEBUG is set: the PostgreSQL driver would print everything that goes over its connections, secrets as "+
+					"well: unset it",
+			),
+		)
 	}
 	var c server.Config
 	target := reflect.ValueOf(&c).Elem()
@@ -161,8 +177,8 @@ func (a *app) configPath(flags *pflag.FlagSet) string {
 	return a.getenv("KEYTURN_CONFIG")
 }
 
-// readConfigFile reads a YAML file, and where in it each value stands. A key that is no setting is refused: it would be a setting that silently
-// does nothing.
+// readConfigFile reads a YAML file, and where in it each value stands. A key that is no setting is refused: it would be
+// a setting that silently does nothing.
 func readConfigFile(path string) (values map[string]any, origins map[string]string, problems []error) {
 	if path == "" {
 		return nil, nil, nil
@@ -179,7 +195,8 @@ func readConfigFile(path string) (values map[string]any, origins map[string]stri
 	if err := read.Decode(&document); err != nil && err != io.EOF {
 		return nil, nil, []error{fmt.Errorf("config: %s: %w", path, err)}
 	}
-	if err := read.Decode(&more); err != io.EOF && (err != nil || len(more.Content) > 0 && more.Content[0].Tag != "!!null") {
+	if err := read.Decode(&more); err != io.EOF &&
+		(err != nil || len(more.Content) > 0 && more.Content[0].Tag != "!!null") {
 		return nil, nil, []error{fmt.Errorf("config: %s: something stands after the first document", path)}
 	}
 	values, origins = map[string]any{}, map[string]string{}
@@ -231,8 +248,8 @@ func nearest(word string, names []string) string {
 	return append(known.SuggestionsFor(word), "")[0]
 }
 
-// readEnvironment reads KEYTURN_* and the files that KEYTURN_*_FILE name. A setting from both is refused: which one counts should not
-// have to be guessed, least of all of a secret.
+// readEnvironment reads KEYTURN_* and the files that KEYTURN_*_FILE name. A setting from both is refused: which one
+// counts should not have to be guessed, least of all of a secret.
 func (a *app) readEnvironment() (values map[string]any, origins map[string]string, problems []error) {
 	values, origins = map[string]any{}, map[string]string{}
 	for _, s := range settings {
@@ -312,7 +329,11 @@ func assignList(list *server.List, value any) error {
 }
 
 func (a *app) configCommand() *cobra.Command {
-	validate := &cobra.Command{Use: "validate", Short: "Tell everything that is wrong with the configuration of serve", Args: cobra.NoArgs}
+	validate := &cobra.Command{
+		Use:   "validate",
+		Short: "Tell everything that is wrong with the configuration of serve",
+		Args:  cobra.NoArgs,
+	}
 	addSettings(validate.Flags(), scopeAll)
 	validate.RunE = func(c *cobra.Command, _ []string) error {
 		config, err := a.config(c.Flags(), true)

@@ -24,7 +24,11 @@ type shownSetting struct {
 
 func (a *app) configShow() *cobra.Command {
 	var origin bool
-	c := &cobra.Command{Use: "show", Short: "Print the configuration that serve would have, without secrets", Args: cobra.NoArgs}
+	c := &cobra.Command{
+		Use:   "show",
+		Short: "Print the configuration that serve would have, without secrets",
+		Args:  cobra.NoArgs,
+	}
 	addSettings(c.Flags(), scopeAll)
 	c.Flags().BoolVar(&origin, "origin", false, "tell where each setting comes from")
 	c.RunE = func(c *cobra.Command, _ []string) error {

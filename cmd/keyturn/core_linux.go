@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// noCore lets no core dump, nor another process of the same user, have the keys and passwords in the memory of this one.
+// noCore lets no core dump, nor another process of the same user, have the keys and passwords in the memory of this
+// one.
 func noCore() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return fmt.Errorf("core dumps cannot be turned off: %w", err)

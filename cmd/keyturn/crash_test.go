@@ -71,7 +71,15 @@ func (p *process) base() string { return "http://127.0.0.1:" + p.port }
 func (p *process) start() time.Duration {
 	p.t.Helper()
 	began := time.Now()
-	p.running = p.command("serve", "--issuer", p.base(), "--listen", "127.0.0.1:"+p.port, "--admin-listen", "127.0.0.1:"+p.admin)
+	p.running = p.command(
+		"serve",
+		"--issuer",
+		p.base(),
+		"--listen",
+		"127.0.0.1:"+p.port,
+		"--admin-listen",
+		"127.0.0.1:"+p.admin,
+	)
 	if p.wrapper != "" {
 		p.wrap()
 	}
@@ -114,8 +122,26 @@ func (p *process) kill() {
 
 // crowd is clients of the server.
 func (p *process) crowd() *servertest.Crowd {
-	c := &servertest.Crowd{Bases: []string{p.base()}, App: servertest.Party{ID: "app", Secret: "a secret of the app"}, Server: servertest.Party{ID: "api", Secret: "a secret of the api"}}
-	p.must(c.App.Secret, "client", "create", c.App.ID, "--grant", "password", "--grant", "refresh_token", "--scope", "read", "--audience", "https://api.example", "--secret-stdin")
+	c := &servertest.Crowd{
+		Bases:  []string{p.base()},
+		App:    servertest.Party{ID: "app", Secret: "a secret of the app"},
+		Server: servertest.Party{ID: "api", Secret: "a secret of the api"},
+	}
+	p.must(
+		c.App.Secret,
+		"client",
+		"create",
+		c.App.ID,
+		"--grant",
+		"password",
+		"--grant",
+		"refresh_token",
+		"--scope",
+		"read",
+		"--audience",
+		"https://api.example",
+		"--secret-stdin",
+	)
 	p.must(c.Server.Secret, "client", "create", c.Server.ID, "--resource", "https://api.example", "--secret-stdin")
 	for i := range 4 {
 		u := servertest.Party{ID: fmt.Sprintf("user%d", i), Secret: "correct horse battery staple"}
@@ -153,7 +179,8 @@ func (p *process) footprint() (f footprint) {
 	return f
 }
 
-// returnsTo waits until the server holds no more than before. Pools may have filled, and connections that clients keep open count.
+// returnsTo waits until the server holds no more than before. Pools may have filled, and connections that clients keep
+// open count.
 func (p *process) returnsTo(before footprint) {
 	p.t.Helper()
 	http.DefaultClient.CloseIdleConnections()
@@ -167,7 +194,8 @@ func (p *process) returnsTo(before footprint) {
 	p.t.Errorf("before the load %+v, after it %+v", before, now)
 }
 
-// The server is killed under load, over and over. Whatever a client was told holds, and whatever it was not told can be asked again.
+// The server is killed under load, over and over. Whatever a client was told holds, and whatever it was not told can be
+// asked again.
 func TestKilledUnderLoad(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		p := newProcess(t, databaseURL)

@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// Whatever the files in deploy/ set is a setting, the commands that they run are commands, and containers are locked down.
+// Whatever the files in deploy/ set is a setting, the commands that they run are commands, and containers are locked
+// down.
 func TestDeployFilesSetSettings(t *testing.T) {
 	known := func(name string) bool {
 		return name == "KEYTURN_CONFIG" ||
@@ -41,7 +42,8 @@ func TestDeployFilesSetSettings(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, want := range []string{"read_only: true", "no-new-privileges", "cap_drop", "stop_grace_period", "healthcheck"} {
+		for _, want := range []string{"read_only: true", "no-new-privileges", "cap_drop", "stop_grace_period",
+			"healthcheck"} {
 			if !strings.Contains(string(text), want) {
 				t.Errorf("%s: no %s", file, want)
 			}

@@ -18,7 +18,11 @@ import (
 const devFolder = ".keyturn"
 
 func (a *app) devCommand() *cobra.Command {
-	c := &cobra.Command{Use: "dev", Short: "Try keyturn: an embedded server with a demo client and user", Args: cobra.NoArgs}
+	c := &cobra.Command{
+		Use:   "dev",
+		Short: "Try keyturn: an embedded server with a demo client and user",
+		Args:  cobra.NoArgs,
+	}
 	public := c.Flags().String("listen", "127.0.0.1:8080", "loopback address of the public listener")
 	admin := c.Flags().String("admin-listen", "127.0.0.1:8081", "loopback address of the admin listener")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -32,7 +36,8 @@ func (a *app) devCommand() *cobra.Command {
 	return c
 }
 
-// dev opens the ports, makes or opens the embedded database, tests itself, prints what a first request needs, and serves.
+// dev opens the ports, makes or opens the embedded database, tests itself, prints what a first request needs, and
+// serves.
 func (a *app) dev(ctx context.Context, public, admin string) error {
 	ctx, stop := untilSignal(ctx)
 	defer stop()
@@ -77,8 +82,10 @@ func (a *app) devConfig(l server.Listeners) (server.Config, error) {
 	flags := pflag.NewFlagSet("dev", pflag.ContinueOnError)
 	addSettings(flags, scopeAll)
 	for name, value := range map[string]string{
-		"issuer": "http://" + l.Public.Addr().String(), "listen": l.Public.Addr().String(), "admin-listen": l.Admin.Addr().String(),
-		"database": "sqlite:" + filepath.Join(devFolder, "keyturn.db"), "log-level": "warn", "stop-delay": "0s",
+		"issuer":       "http://" + l.Public.Addr().String(),
+		"listen":       l.Public.Addr().String(),
+		"admin-listen": l.Admin.Addr().String(),
+		"database":     "sqlite:" + filepath.Join(devFolder, "keyturn.db"), "log-level": "warn", "stop-delay": "0s",
 	} {
 		if err := flags.Set(name, value); err != nil {
 			return server.Config{}, err
@@ -98,7 +105,10 @@ func (a *app) serveDev(ctx context.Context, s *server.Server, l server.Listeners
 		return errors.Join(err, <-served)
 	}
 	d.AccessToken = token
-	a.say("\n*** DEVELOPMENT SERVER: its secrets are known to everybody who reads this screen. Never use it for real users. ***\n")
+	a.say(
+		"\n*** DEVELOPMENT SERVER: its secrets are known to everybody who reads this screen. Never use it for real " +
+			"users. ***\n",
+	)
 	a.flush()
 	if err := a.print(d, func() { a.printDev(d, l.Admin.Addr()) }); err != nil {
 		return err
@@ -109,11 +119,36 @@ func (a *app) serveDev(ctx context.Context, s *server.Server, l server.Listeners
 }
 
 func (a *app) printDev(d server.DevCredentials, admin net.Addr) {
-	a.pairs([2]string{"issuer", d.Issuer}, [2]string{"token endpoint", d.Issuer + "/token"}, [2]string{"JWKS", d.Issuer + "/.well-known/jwks.json"},
-		[2]string{"metadata", d.Issuer + "/.well-known/oauth-authorization-server"}, [2]string{"OpenAPI", d.Issuer + "/openapi.yaml"},
-		[2]string{"metrics", "http://" + admin.String() + "/metrics"}, [2]string{"database", "--database sqlite:" + filepath.Join(devFolder, "keyturn.db")},
-		[2]string{"client", d.ClientID}, [2]string{"client secret", d.ClientSecret}, [2]string{"user", d.Username}, [2]string{"password", d.Password},
-		[2]string{"access token", d.AccessToken})
-	fmt.Fprintf(a.stdout, "\nGet a token:\n\n  curl -u %s:%s -d grant_type=password -d username=%s -d password=%s %s/token\n\n",
-		d.ClientID, d.ClientSecret, d.Username, d.Password, d.Issuer)
+	a.pairs(
+		[2]string{"issuer", d.Issuer},
+		[2]string{"token endpoint", d.Issuer + "/token"},
+		[2]string{"JWKS", d.Issuer + "/.well-known/jwks.json"},
+		[2]string{
+			"metadata",
+			d.Issuer + "/.well-known/oauth-authorization-server",
+		},
+		[2]string{"OpenAPI", d.Issuer + "/openapi.yaml"},
+		[2]string{
+			"metrics",
+			"http://" + admin.String() + "/metrics",
+		},
+		[2]string{"database", "--database sqlite:" + filepath.Join(devFolder, "keyturn.db")},
+		[2]string{
+			"client",
+			d.ClientID,
+		},
+		[2]string{"client secret", d.ClientSecret},
+		[2]string{"user", d.Username},
+		[2]string{"password", d.Password},
+		[2]string{"access token", d.AccessToken},
+	)
+	fmt.Fprintf(
+		a.stdout,
+		"\nGet a token:\n\n  curl -u %s:%s -d grant_type=password -d username=%s -d password=%s %s/token\n\n",
+		d.ClientID,
+		d.ClientSecret,
+		d.Username,
+		d.Password,
+		d.Issuer,
+	)
 }

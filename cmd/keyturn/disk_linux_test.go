@@ -13,7 +13,8 @@ import (
 	"github.com/keyturn/keyturn/server/servertest"
 )
 
-// The disk is full: what cannot be written is refused in time and not half done, and everything works again once there is room.
+// The disk is full: what cannot be written is refused in time and not half done, and everything works again once there
+// is room.
 func TestFullDisk(t *testing.T) {
 	if os.Getuid() != 0 {
 		asRoot(t)
@@ -63,10 +64,17 @@ func TestFullDisk(t *testing.T) {
 func asRoot(t *testing.T) {
 	again := exec.Command(os.Args[0], "-test.v", "-test.run=^"+t.Name()+"$")
 	again.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}, GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}}
+		UidMappings: []syscall.SysProcIDMap{
+			{HostID: os.Getuid(), Size: 1},
+		}, GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}}
 	out, err := again.CombinedOutput()
 	if err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
-		t.Fatalf("a full disk takes root, or user namespaces, to make (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns): %v\n%s", err, out)
+		t.Fatalf(
+			"a full disk takes root, or user namespaces, to make (sysctl user.max_user_namespaces, "+
+				"kernel.apparmor_restrict_unprivileged_userns): %v\n%s",
+			err,
+			out,
+		)
 	}
 }
 

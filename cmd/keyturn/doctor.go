@@ -25,7 +25,15 @@ func (a *app) doctorCommand() *cobra.Command {
 		switch {
 		case errors.As(err, &bad): // nothing else can be looked at
 			for _, problem := range bad.Problems {
-				findings = append(findings, server.Finding{Check: "configuration", Status: server.FindingFailed, Found: problem.Error(), Advice: "mend this first: no command works without"})
+				findings = append(
+					findings,
+					server.Finding{
+						Check:  "configuration",
+						Status: server.FindingFailed,
+						Found:  problem.Error(),
+						Advice: "mend this first: no command works without",
+					},
+				)
 			}
 		case err != nil:
 			return err
@@ -81,7 +89,11 @@ func (a *app) printFindings(findings []server.Finding) {
 const healthTimeout = 3 * time.Second
 
 func (a *app) healthcheckCommand() *cobra.Command {
-	c := &cobra.Command{Use: "healthcheck", Short: "Ask the server of this configuration whether it is ready: exit code 0 if so", Args: cobra.NoArgs}
+	c := &cobra.Command{
+		Use:   "healthcheck",
+		Short: "Ask the server of this configuration whether it is ready: exit code 0 if so",
+		Args:  cobra.NoArgs,
+	}
 	addSettings(c.Flags(), scopeAll)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		config, err := a.config(c.Flags(), false)

@@ -24,12 +24,16 @@ var hostPort = regexp.MustCompile(`^[A-Za-z0-9.-]+:\d{1,5}$`)
 func (a *app) exampleCommand() *cobra.Command {
 	var reader examples.Reader
 	var folder string
-	c := &cobra.Command{Use: "example [NAME]", Short: "Print settings or code for a resource server or a client, filled in; without NAME list what there is",
-		Args: cobra.MaximumNArgs(1)}
+	c := &cobra.Command{
+		Use:   "example [NAME]",
+		Short: "Print settings or code for a resource server or a client, filled in; without NAME list what there is",
+		Args:  cobra.MaximumNArgs(1),
+	}
 	addSettings(c.Flags(), scopeIssuer)
 	c.Flags().StringVar(&reader.Audience, "audience", "", "URI of the resource: what `client create --resource` was given")
 	c.Flags().StringVar(&reader.Listen, "address", "", "host:port where the example listens (default 127.0.0.1:9000)")
-	c.Flags().StringVar(&folder, "dir", "", "write the files into this folder, which must not have them, instead of printing them")
+	c.Flags().
+		StringVar(&folder, "dir", "", "write the files into this folder, which must not have them, instead of printing them")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return a.listExamples()
@@ -39,14 +43,21 @@ func (a *app) exampleCommand() *cobra.Command {
 			return err
 		}
 		if reader.Issuer = config.Issuer; reader.Issuer == "" || reader.Audience == "" {
-			return usageError{errors.New("example: for whom? --issuer is the URL of keyturn, --audience the URI of the resource")}
+			return usageError{
+				errors.New("example: for whom? --issuer is the URL of keyturn, --audience the URI of the resource"),
+			}
 		}
 		if err := server.CheckIssuer(reader.Issuer); err != nil {
 			return &server.ConfigError{Problems: []error{err}}
 		}
 		for _, uri := range []string{reader.Issuer, reader.Audience} {
 			if !harmless.MatchString(uri) {
-				return usageError{fmt.Errorf("example: issuer and audience are URIs without fragment and quotes, for instance https://api.example.com, not %q", uri)}
+				return usageError{
+					fmt.Errorf(
+						"example: issuer and audience are URIs without fragment and quotes, for instance https://api.example.com, not %q",
+						uri,
+					),
+				}
 			}
 		}
 		if reader.Listen != "" && !hostPort.MatchString(reader.Listen) {
@@ -75,7 +86,8 @@ func (a *app) listExamples() error {
 	})
 }
 
-// printExample prints what the README says on stderr, and the files on stdout: each under its name, if there are several.
+// printExample prints what the README says on stderr, and the files on stdout: each under its name, if there are
+// several.
 func (a *app) printExample(files []examples.File) {
 	a.say("%s", strings.TrimSpace(files[0].Text))
 	for _, f := range files[1:] {

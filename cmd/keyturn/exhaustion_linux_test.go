@@ -68,8 +68,8 @@ func (p *process) ask(ctx context.Context, path, client, secret string, form url
 	return outcome{res.StatusCode, time.Since(began), res.Header.Get("Retry-After")}
 }
 
-// Five hundred logins at once: they are served at the pace of the slots, the rest is told soon to come back, memory stays within the slots, and
-// introspection goes on. Clients that hang up leave nothing behind.
+// Five hundred logins at once: they are served at the pace of the slots, the rest is told soon to come back, memory
+// stays within the slots, and introspection goes on. Clients that hang up leave nothing behind.
 func TestHashExhaustion(t *testing.T) {
 	p := newProcess(t, "sqlite:"+t.TempDir()+"/keyturn.db")
 	t.Setenv("KEYTURN_PASSWORD_HASH_SLOTS", "2")
@@ -88,7 +88,12 @@ func TestHashExhaustion(t *testing.T) {
 	token := field("access_token")
 	refresh := func() time.Duration {
 		began := time.Now()
-		answer = p.post("/token", "app", url.QueryEscape(crowd.App.Secret), url.Values{"grant_type": {"refresh_token"}, "refresh_token": {field("refresh_token")}})
+		answer = p.post(
+			"/token",
+			"app",
+			url.QueryEscape(crowd.App.Secret),
+			url.Values{"grant_type": {"refresh_token"}, "refresh_token": {field("refresh_token")}},
+		)
 		return time.Since(began)
 	}
 	introspect := func() outcome {
@@ -110,8 +115,16 @@ func TestHashExhaustion(t *testing.T) {
 		t.Errorf("%d served, %d refused", served, refused)
 	}
 	grown := peakMemory(t, p.running.Process.Pid) - peak
-	t.Logf("%d served, %d refused; introspection %s, in the flood %s; refresh %s, in the flood %s; memory grown by %d MiB", served, refused,
-		spread(normal), spread(busy), spread(normalRefresh), spread(busyRefresh), grown)
+	t.Logf(
+		"%d served, %d refused; introspection %s, in the flood %s; refresh %s, in the flood %s; memory grown by %d MiB",
+		served,
+		refused,
+		spread(normal),
+		spread(busy),
+		spread(normalRefresh),
+		spread(busyRefresh),
+		grown,
+	)
 	if bound := (2*32 + 64) * memoryFactor; grown > bound {
 		t.Errorf("memory has grown by %d MiB, the bound is %d", grown, bound)
 	}
@@ -122,7 +135,11 @@ func TestHashExhaustion(t *testing.T) {
 // spread is the median and the 99th percentile.
 func spread(all []time.Duration) string {
 	slices.Sort(all)
-	return fmt.Sprintf("p50 %v, p99 %v", all[len(all)/2].Round(10*time.Microsecond), all[len(all)*99/100].Round(10*time.Microsecond))
+	return fmt.Sprintf(
+		"p50 %v, p99 %v",
+		all[len(all)/2].Round(10*time.Microsecond),
+		all[len(all)*99/100].Round(10*time.Microsecond),
+	)
 }
 
 // flood logs in n times at once, and does something else meanwhile, again and again.
@@ -157,7 +174,8 @@ func (p *process) flood(t *testing.T, login url.Values, secret string, n int, me
 	}
 	close(done)
 	asking.Wait()
-	if t.Logf("the slowest refusal came after %v", slowest.Round(time.Millisecond)); slowest > 8*time.Second { // 1 s is promised
+	// 1 s is promised
+	if t.Logf("the slowest refusal came after %v", slowest.Round(time.Millisecond)); slowest > 8*time.Second {
 		t.Errorf("a refusal came after %v", slowest)
 	}
 	return served, refused

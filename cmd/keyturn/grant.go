@@ -82,39 +82,45 @@ func deref(s *string) string {
 func (a *app) grantRevoke() *cobra.Command {
 	var user, client string
 	var all bool
-	c := a.verb("revoke [ID]", "End one grant, or all of a user, of a client, or of everybody", cobra.MaximumNArgs(1), false, func(ctx context.Context, admin *server.Admin, args []string) error {
-		named := 0
-		for _, given := range []bool{len(args) == 1, user != "", client != "", all} {
-			if given {
-				named++
+	c := a.verb(
+		"revoke [ID]",
+		"End one grant, or all of a user, of a client, or of everybody",
+		cobra.MaximumNArgs(1),
+		false,
+		func(ctx context.Context, admin *server.Admin, args []string) error {
+			named := 0
+			for _, given := range []bool{len(args) == 1, user != "", client != "", all} {
+				if given {
+					named++
+				}
 			}
-		}
-		if named != 1 {
-			return usageError{errors.New("name exactly one of ID, --user, --client and --all")}
-		}
-		var err error // nothing is read before: it must be done
-		switch {
-		case user != "":
-			err = admin.RevokeUserGrants(ctx, user)
-		case client != "":
-			err = admin.RevokeClientGrants(ctx, client)
-		case all:
-			err = admin.RevokeAllGrants(ctx)
-		default:
-			err = admin.RevokeGrant(ctx, args[0])
-		}
-		if err != nil {
-			return err
-		}
-		a.say("ended: refresh tokens are dead and introspection is inactive; access tokens verify offline until they expire")
-		if !a.json {
+			if named != 1 {
+				return usageError{errors.New("name exactly one of ID, --user, --client and --all")}
+			}
+			var err error // nothing is read before: it must be done
+			switch {
+			case user != "":
+				err = admin.RevokeUserGrants(ctx, user)
+			case client != "":
+				err = admin.RevokeClientGrants(ctx, client)
+			case all:
+				err = admin.RevokeAllGrants(ctx)
+			default:
+				err = admin.RevokeGrant(ctx, args[0])
+			}
+			if err != nil {
+				return err
+			}
+			a.say("ended: refresh tokens are dead and introspection is inactive; access tokens verify offline until they expire")
+			if !a.json {
+				return nil
+			}
+			if err := a.printEnded(ctx, admin, args, user, client); err != nil {
+				return fmt.Errorf("the grants have ended, but could not be listed: %w", err)
+			}
 			return nil
-		}
-		if err := a.printEnded(ctx, admin, args, user, client); err != nil {
-			return fmt.Errorf("the grants have ended, but could not be listed: %w", err)
-		}
-		return nil
-	})
+		},
+	)
 	c.Flags().StringVar(&user, "user", "", "all grants of this user")
 	c.Flags().StringVar(&client, "client", "", "all grants of this client")
 	c.Flags().BoolVar(&all, "all", false, "all grants there are")

@@ -22,7 +22,11 @@ import (
 
 func (a *app) initCommand() *cobra.Command {
 	var path, answers string
-	c := &cobra.Command{Use: "init", Short: "Write a configuration and a master key, and check the database; what is there already stays", Args: cobra.NoArgs}
+	c := &cobra.Command{
+		Use:   "init",
+		Short: "Write a configuration and a master key, and check the database; what is there already stays",
+		Args:  cobra.NoArgs,
+	}
 	addSettings(c.Flags(), scopeAll)
 	c.Flags().StringVar(&path, "file", "keyturn.yaml", "the configuration to write")
 	c.Flags().StringVar(&answers, "answers", "", "YAML file with settings, in place of questions")
@@ -115,7 +119,8 @@ func (a *app) answer(flags *pflag.FlagSet, folder string) error {
 		{"issuer", "URL under which clients and resource servers reach this server", ""},
 		{"listen", "Address of the public listener", "127.0.0.1:8080"},
 		{"behind_proxy", "Does a proxy in front end TLS (yes, no)", "no"},
-		{"database", "Database, sqlite:FILE or postgres://USER@HOST/NAME?sslmode=verify-full", "sqlite:" + filepath.Join(folder, "keyturn.db")},
+		{"database", "Database, sqlite:FILE or postgres://USER@HOST/NAME?sslmode=verify-full",
+			"sqlite:" + filepath.Join(folder, "keyturn.db")},
 		{"master_key_file", "File of the master key", filepath.Join(folder, "keyturn-master.key")},
 	} {
 		if a.given[q.key] {
@@ -137,7 +142,9 @@ func (a *app) askOnTerminal(q question) (string, error) {
 	f, ok := a.stdin.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		if q.standard == "" {
-			return "", usageError{fmt.Errorf("init: there is no terminal to ask on: --%s, or --answers FILE", strings.ReplaceAll(q.key, "_", "-"))}
+			return "", usageError{
+				fmt.Errorf("init: there is no terminal to ask on: --%s, or --answers FILE", strings.ReplaceAll(q.key, "_", "-")),
+			}
 		}
 		return plainAnswer(q.standard), nil
 	}
@@ -155,7 +162,9 @@ func (a *app) askOnTerminal(q question) (string, error) {
 			return "", fmt.Errorf("init: %w", err)
 		}
 		text := strings.TrimSpace(line)
-		if answer, ok := map[string]string{"yes": "true", "y": "true", "no": "false", "n": "false"}[strings.ToLower(text)]; ok && q.key == "behind_proxy" {
+		if answer, ok := map[string]string{"yes": "true", "y": "true", "no": "false",
+			"n": "false"}[strings.ToLower(text)]; ok &&
+			q.key == "behind_proxy" {
 			text = answer
 		}
 		if err := errors.Join(checkWord(text), q.check(text)); text != "" && err != nil {
@@ -219,9 +228,17 @@ func (a *app) finishInit(ctx context.Context, path string, written bool) error {
 		a.say("%s: made, mode 0600: keep a copy apart from the database", config.MasterKeyFile)
 	}
 	_, missing := os.Stat(strings.TrimPrefix(config.Database, "sqlite:"))
-	admin, err := server.OpenAdmin(ctx, config, server.AdminOptions{Actor: a.actor(), Reason: "init", Create: true, Given: a.given})
+	admin, err := server.OpenAdmin(
+		ctx,
+		config,
+		server.AdminOptions{Actor: a.actor(), Reason: "init", Create: true, Given: a.given},
+	)
 	if err != nil {
-		return fmt.Errorf("%s and the master key are there, but the database is not ready: %w; then run init again", path, err)
+		return fmt.Errorf(
+			"%s and the master key are there, but the database is not ready: %w; then run init again",
+			path,
+			err,
+		)
 	}
 	defer admin.Close()
 	schema, err := admin.SchemaStatus(ctx)

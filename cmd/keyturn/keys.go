@@ -12,11 +12,24 @@ import (
 )
 
 func (a *app) keysCommand() *cobra.Command {
-	return noun("keys", "Signing keys", a.keysList(), a.keysStatus(), a.keysTimeline(), a.keysRotate(), a.keysRevoke(), a.keysRewrap())
+	return noun(
+		"keys",
+		"Signing keys",
+		a.keysList(),
+		a.keysStatus(),
+		a.keysTimeline(),
+		a.keysRotate(),
+		a.keysRevoke(),
+		a.keysRewrap(),
+	)
 }
 
 // keysVerb is a verb that knows the schedule of the keys.
-func (a *app) keysVerb(use, short string, args cobra.PositionalArgs, act func(context.Context, *server.Admin, []string) error) *cobra.Command {
+func (a *app) keysVerb(
+	use, short string,
+	args cobra.PositionalArgs,
+	act func(context.Context, *server.Admin, []string) error,
+) *cobra.Command {
 	c := a.verb(use, short, args, false, act)
 	addSettings(c.Flags(), scopeKeys)
 	return c
@@ -47,21 +60,26 @@ func uncounted(err error) string {
 }
 
 func (a *app) keysList() *cobra.Command {
-	return a.keysVerb("list", "List signing keys, newest first", cobra.NoArgs, func(ctx context.Context, admin *server.Admin, _ []string) error {
-		if err := admin.KeysIntact(); err != nil {
-			a.say("keyturn: %v: `keyturn keys status` tells what to do", err)
-		}
-		list := []keyRow{}
-		tokens := a.liveTokens(ctx, admin)
-		for _, k := range admin.SigningKeys() {
-			row := keyRow{SigningKey: k, Uncounted: tokens == nil}
-			if n := tokens[k.KID]; tokens != nil {
-				row.LiveTokens = &n
+	return a.keysVerb(
+		"list",
+		"List signing keys, newest first",
+		cobra.NoArgs,
+		func(ctx context.Context, admin *server.Admin, _ []string) error {
+			if err := admin.KeysIntact(); err != nil {
+				a.say("keyturn: %v: `keyturn keys status` tells what to do", err)
 			}
-			list = append(list, row)
-		}
-		return a.print(list, func() { a.keyTable(list, admin.KeyLives()) })
-	})
+			list := []keyRow{}
+			tokens := a.liveTokens(ctx, admin)
+			for _, k := range admin.SigningKeys() {
+				row := keyRow{SigningKey: k, Uncounted: tokens == nil}
+				if n := tokens[k.KID]; tokens != nil {
+					row.LiveTokens = &n
+				}
+				list = append(list, row)
+			}
+			return a.print(list, func() { a.keyTable(list, admin.KeyLives()) })
+		},
+	)
 }
 
 // keyTable prints keys for people: what each is by shape and word, and how long it counts.
@@ -80,9 +98,24 @@ func (a *app) keyTable(list []keyRow, lives []server.KeyLife) {
 		if k.LiveTokens != nil {
 			tokens = strconv.FormatInt(*k.LiveTokens, 10)
 		}
-		rows = append(rows, []string{keyShape(string(k.State)), k.KID, point(l.Signs), point(&l.Leaves), tokens, private, fmt.Sprint(k.Alg, " ", k.Bits), orDash(k.Reason)})
+		rows = append(
+			rows,
+			[]string{
+				keyShape(string(k.State)),
+				k.KID,
+				point(l.Signs),
+				point(&l.Leaves),
+				tokens,
+				private,
+				fmt.Sprint(k.Alg, " ", k.Bits),
+				orDash(k.Reason),
+			},
+		)
 	}
-	a.table([]string{"STATE", "KID", "SIGNS SINCE", "VERIFIES UNTIL", "LIVE TOKENS", "PRIVATE HALF", "ALG", "REASON"}, rows)
+	a.table(
+		[]string{"STATE", "KID", "SIGNS SINCE", "VERIFIES UNTIL", "LIVE TOKENS", "PRIVATE HALF", "ALG", "REASON"},
+		rows,
+	)
 	if len(rows) > 0 {
 		a.say("~ is planned")
 	}
@@ -90,7 +123,8 @@ func (a *app) keyTable(list []keyRow, lives []server.KeyLife) {
 
 // keyShape is the state of a key as a shape, which needs no colour, and a word.
 func keyShape(state string) string {
-	return map[string]string{"next": "○", "current": "●", "previous": "◐", "retired": "·", "revoked": "✕"}[state] + " " + state
+	return map[string]string{"next": "○", "current": "●", "previous": "◐", "retired": "·", "revoked": "✕"}[state] + " " +
+		state
 }
 
 // point is a moment of a life for people.
@@ -107,17 +141,24 @@ func point(m *server.KeyMoment) string {
 
 func (a *app) keysStatus() *cobra.Command {
 	var check bool
-	c := a.keysVerb("status", "Tell the health of the signing keys in a sentence, and each problem with advice", cobra.NoArgs, func(ctx context.Context, admin *server.Admin, _ []string) error {
-		s, err := admin.KeyStatus(ctx)
-		if err != nil {
-			return err
-		}
-		if err := a.print(s, func() { a.keyStatusText(s) }); err != nil || !check {
-			return err
-		}
-		return checkStatus(s.Level.Rank())
-	})
-	c.Flags().BoolVar(&check, "check", false, "exit with 0 for ok, 1 for a warning, 2 for anything critical, as cron and Nagios want it")
+	c := a.keysVerb(
+		"status",
+		"Tell the health of the signing keys in a sentence, and each problem with advice",
+		cobra.NoArgs,
+		func(ctx context.Context, admin *server.Admin, _ []string) error {
+			s, err := admin.KeyStatus(ctx)
+			if err != nil {
+				return err
+			}
+			if err := a.print(s, func() { a.keyStatusText(s) }); err != nil || !check {
+				return err
+			}
+			return checkStatus(s.Level.Rank())
+		},
+	)
+	c.Flags().
+		BoolVar(&check, "check", false, "exit with 0 for ok, 1 for a warning, 2 for anything critical, as cron and "+
+			"Nagios want it")
 	run := c.RunE
 	c.RunE = func(c *cobra.Command, args []string) error {
 		err := run(c, args)
@@ -149,25 +190,33 @@ func (a *app) keyStatusText(s server.KeyStatus) {
 
 func (a *app) keysRotate() *cobra.Command {
 	var dryRun, force bool
-	c := a.keysVerb("rotate", "Make the next key the current one; ends no session", cobra.NoArgs, func(ctx context.Context, admin *server.Admin, _ []string) error {
-		if dryRun {
-			return a.planRotation(ctx, admin, force)
-		}
-		if err := a.needReason(); err != nil {
-			return err
-		}
-		if _, err := admin.PlanRotation(ctx, false); force && server.ErrRefused(err) {
-			a.say("keyturn: forced: %v", err)
-		}
-		r, err := admin.RotateKeys(ctx, force)
-		if err != nil {
-			return a.explainForce(err)
-		}
-		return a.print(r, func() {
-			a.rotationText(r)
-			a.say("Rotated. No session ends: tokens of the previous key stay valid, and its public half stays in the JWKS until the last has expired.")
-		})
-	})
+	c := a.keysVerb(
+		"rotate",
+		"Make the next key the current one; ends no session",
+		cobra.NoArgs,
+		func(ctx context.Context, admin *server.Admin, _ []string) error {
+			if dryRun {
+				return a.planRotation(ctx, admin, force)
+			}
+			if err := a.needReason(); err != nil {
+				return err
+			}
+			if _, err := admin.PlanRotation(ctx, false); force && server.ErrRefused(err) {
+				a.say("keyturn: forced: %v", err)
+			}
+			r, err := admin.RotateKeys(ctx, force)
+			if err != nil {
+				return a.explainForce(err)
+			}
+			return a.print(r, func() {
+				a.rotationText(r)
+				a.say(
+					"Rotated. No session ends: tokens of the previous key stay valid, and its public half stays in the JWKS " +
+						"until the last has expired.",
+				)
+			})
+		},
+	)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "tell what would be done and the timeline to come, change nothing")
 	c.Flags().BoolVar(&force, "force", false, "rotate even if verifiers may not have seen the next key yet")
 	return c
@@ -187,7 +236,10 @@ func (a *app) rotationText(r server.Rotation) {
 // explainForce says what force would risk, where it would help.
 func (a *app) explainForce(err error) error {
 	if server.ErrRefused(err) {
-		a.say("keyturn: --force rotates all the same: verifiers that have cached the JWKS then refuse new tokens until they fetch it again")
+		a.say(
+			"keyturn: --force rotates all the same: verifiers that have cached the JWKS then refuse new tokens until they " +
+				"fetch it again",
+		)
 	}
 	return err
 }
@@ -203,31 +255,55 @@ func (a *app) planRotation(ctx context.Context, admin *server.Admin, force bool)
 		a.rotationText(plan.Rotation)
 		fmt.Fprintln(a.stdout)
 		a.timelineText(plan.Lives, tokens, admin.Now())
-		a.say("Nothing was changed. A rotation ends no session: live tokens verify until they expire, whichever key signed them.")
+		a.say(
+			"Nothing was changed. A rotation ends no session: live tokens verify until they expire, whichever key signed them.",
+		)
 	})
 }
 
 func (a *app) keysRewrap() *cobra.Command {
 	var file string
 	var force bool
-	c := a.keysVerb("rewrap", "Seal everything under a new master key; ends no session, and can be interrupted", cobra.NoArgs, func(ctx context.Context, admin *server.Admin, _ []string) error {
-		if file == "" {
-			return usageError{errors.New("--new-master-key-file is missing: `openssl rand -base64 32` makes a key")}
-		}
-		done, plan, err := admin.Rewrap(ctx, file, force)
-		if plan.Appended {
-			a.say("keyturn: added the new master key to %s: servers that read it open what is sealed under either", plan.MasterKeyFile)
-		}
-		if err != nil {
-			return err
-		}
-		return a.print(done, func() {
-			a.pairs([2]string{"master key", done.MasterKey}, [2]string{"signing keys sealed", strconv.Itoa(done.SigningKeys)},
-				[2]string{"symmetric keys sealed", strconv.Itoa(done.SecretKeys)}, [2]string{"left under another", strconv.Itoa(done.Left)})
-			a.say("Everything is sealed under the new master key. Now, on every host: cp %s %s, and restart the servers if the old key has leaked. Keep the old key as long as backups from before are kept.", file, plan.MasterKeyFile)
-		})
-	})
-	c.Flags().StringVar(&file, "new-master-key-file", "", "file that holds the new master key; every host's master key file needs it as a further line first")
+	c := a.keysVerb(
+		"rewrap",
+		"Seal everything under a new master key; ends no session, and can be interrupted",
+		cobra.NoArgs,
+		func(ctx context.Context, admin *server.Admin, _ []string) error {
+			if file == "" {
+				return usageError{errors.New("--new-master-key-file is missing: `openssl rand -base64 32` makes a key")}
+			}
+			done, plan, err := admin.Rewrap(ctx, file, force)
+			if plan.Appended {
+				a.say(
+					"keyturn: added the new master key to %s: servers that read it open what is sealed under either",
+					plan.MasterKeyFile,
+				)
+			}
+			if err != nil {
+				return err
+			}
+			return a.print(done, func() {
+				a.pairs(
+					[2]string{"master key", done.MasterKey},
+					[2]string{"signing keys sealed", strconv.Itoa(done.SigningKeys)},
+					[2]string{
+						"symmetric keys sealed",
+						strconv.Itoa(done.SecretKeys),
+					},
+					[2]string{"left under another", strconv.Itoa(done.Left)},
+				)
+				a.say(
+					"Everything is sealed under the new master key. Now, on every host: cp %s %s, and restart the servers if the "+
+						"old key has leaked. Keep the old key as long as backups from before are kept.",
+					file,
+					plan.MasterKeyFile,
+				)
+			})
+		},
+	)
+	c.Flags().
+		StringVar(&file, "new-master-key-file", "", "file that holds the new master key; every host's master key file "+
+			"needs it as a further line first")
 	c.Flags().BoolVar(&force, "force", false, "with PostgreSQL: go on without asking whether other hosts have the new key")
 	return c
 }

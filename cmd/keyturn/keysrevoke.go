@@ -41,20 +41,45 @@ type revocationReport struct {
 
 func (a *app) keysRevoke() *cobra.Command {
 	var o revocationOrder
-	c := a.keysVerb("revoke KID", "Take a leaked key out of use at once, everywhere; KID may be all with --store-leaked", cobra.ExactArgs(1), func(ctx context.Context, admin *server.Admin, args []string) error {
-		o.kid = args[0]
-		if err := a.checkRevocation(&o); err != nil {
-			return err
-		}
-		return a.revokeKey(ctx, admin, o)
-	})
+	c := a.keysVerb(
+		"revoke KID",
+		"Take a leaked key out of use at once, everywhere; KID may be all with --store-leaked",
+		cobra.ExactArgs(1),
+		func(ctx context.Context, admin *server.Admin, args []string) error {
+			o.kid = args[0]
+			if err := a.checkRevocation(&o); err != nil {
+				return err
+			}
+			return a.revokeKey(ctx, admin, o)
+		},
+	)
 	f := c.Flags()
 	f.BoolVar(&o.yes, "yes", false, "do not ask: act first, then report")
 	f.BoolVar(&o.dryRun, "dry-run", false, "only tell what the key has signed, change nothing")
-	f.BoolVar(&o.storeLeaked, "store-leaked", false, "database and master key leaked: throw every private half away and make fresh keys")
-	f.StringVar(&o.newMaster, "new-master-key-file", "", "with --store-leaked: file that holds a new master key, under which everything is sealed from now on")
-	f.StringVar(&o.sinceText, "since", "", "when the key may have leaked: count only grants used since a time (2026-01-31T12:00:00Z) or for a span (24h)")
-	f.StringVar(&o.endGrants, "end-grants", "", "end sessions as well: since (those used since --since) or all (all that had a token of the key)")
+	f.BoolVar(
+		&o.storeLeaked,
+		"store-leaked",
+		false,
+		"database and master key leaked: throw every private half away and make fresh keys",
+	)
+	f.StringVar(
+		&o.newMaster,
+		"new-master-key-file",
+		"",
+		"with --store-leaked: file that holds a new master key, under which everything is sealed from now on",
+	)
+	f.StringVar(
+		&o.sinceText,
+		"since",
+		"",
+		"when the key may have leaked: count only grants used since a time (2026-01-31T12:00:00Z) or for a span (24h)",
+	)
+	f.StringVar(
+		&o.endGrants,
+		"end-grants",
+		"",
+		"end sessions as well: since (those used since --since) or all (all that had a token of the key)",
+	)
 	return c
 }
 
@@ -63,7 +88,11 @@ func (a *app) checkRevocation(o *revocationOrder) (err error) {
 		return err
 	}
 	if o.newMaster != "" && !o.storeLeaked {
-		return usageError{errors.New("--new-master-key-file is for --store-leaked: `keyturn keys rewrap` changes the master key without a leak")}
+		return usageError{
+			errors.New(
+				"--new-master-key-file is for --store-leaked: `keyturn keys rewrap` changes the master key without a leak",
+			),
+		}
 	}
 	if o.kid == "all" {
 		if !o.storeLeaked {
@@ -97,7 +126,8 @@ func (a *app) revokeKey(ctx context.Context, admin *server.Admin, o revocationOr
 	report := revocationReport{}
 	var undone error // what was left undone after the revocation
 	began := admin.Now()
-	if report.Revocation, undone = admin.RevokeKey(ctx, o.kid, o.storeLeaked, o.newMaster); undone != nil && report.RevokedAt.IsZero() {
+	if report.Revocation, undone = admin.RevokeKey(ctx, o.kid, o.storeLeaked, o.newMaster); undone != nil &&
+		report.RevokedAt.IsZero() {
 		return undone
 	}
 	if errors.Is(undone, server.ErrSameMaster) {
@@ -181,7 +211,12 @@ func (a *app) reportText(report revocationReport, o revocationOrder) {
 }
 
 // endKeyGrants ends the grants of all keys that were revoked together.
-func (a *app) endKeyGrants(ctx context.Context, admin *server.Admin, o revocationOrder, kids []string) (ended int64, err error) {
+func (a *app) endKeyGrants(
+	ctx context.Context,
+	admin *server.Admin,
+	o revocationOrder,
+	kids []string,
+) (ended int64, err error) {
 	since := o.since
 	if o.endGrants == "all" {
 		since = time.Time{}
@@ -190,7 +225,11 @@ func (a *app) endKeyGrants(ctx context.Context, admin *server.Admin, o revocatio
 		n, err := admin.EndKeyGrants(ctx, kid, since)
 		ended += n
 		if err != nil {
-			return ended, fmt.Errorf("the key is revoked, but of its grants only %d were ended: `keyturn grant revoke --all` ends every one: %w", ended, err)
+			return ended, fmt.Errorf(
+				"the key is revoked, but of its grants only %d were ended: `keyturn grant revoke --all` ends every one: %w",
+				ended,
+				err,
+			)
 		}
 	}
 	return ended, nil
@@ -219,18 +258,33 @@ func (a *app) useTable(w io.Writer, use []server.KeyUse) {
 	var rows [][]string
 	var grants, tokens int64
 	for _, u := range use {
-		rows = append(rows, []string{u.ClientID, u.Audience, strconv.FormatInt(u.Grants, 10), strconv.FormatInt(u.Users, 10), strconv.FormatInt(u.Tokens, 10)})
+		rows = append(
+			rows,
+			[]string{
+				u.ClientID,
+				u.Audience,
+				strconv.FormatInt(u.Grants, 10),
+				strconv.FormatInt(u.Users, 10),
+				strconv.FormatInt(u.Tokens, 10),
+			},
+		)
 		grants, tokens = grants+u.Grants, tokens+u.Tokens
 	}
 	rows = append(rows, []string{"all", "", strconv.FormatInt(grants, 10), "", strconv.FormatInt(tokens, 10)})
 	table(w, []string{"CLIENT", "AUDIENCE", "GRANTS", "USERS", "LIVE TOKENS"}, rows)
 }
 
-// revocationText tells what was done, for how long forged tokens may still be accepted somewhere, and what to do about it.
+// revocationText tells what was done, for how long forged tokens may still be accepted somewhere, and what to do about
+// it.
 func (a *app) revocationText(r server.Revocation, o revocationOrder) {
 	at := func(t time.Time) string { return moment(&server.Time{Time: t}) }
-	pairs := [][2]string{{"revoked", strings.Join(r.Revoked, " ")}, {"revoked at", at(r.RevokedAt)}, {"current", r.Current}, {"next", r.Next},
-		{"exposed until", at(r.ExposedUntil)}}
+	pairs := [][2]string{
+		{"revoked", strings.Join(r.Revoked, " ")},
+		{"revoked at", at(r.RevokedAt)},
+		{"current", r.Current},
+		{"next", r.Next},
+		{"exposed until", at(r.ExposedUntil)},
+	}
 	if r.SecondRotation != nil {
 		pairs = append(pairs, [2]string{"second rotation", at(*r.SecondRotation)})
 	}
@@ -238,20 +292,45 @@ func (a *app) revocationText(r server.Revocation, o revocationOrder) {
 	if r.Already {
 		a.say("The key was revoked before: nothing was changed.")
 	} else {
-		a.say("Revoked. The key leaves the JWKS of every replica within a second or two, and introspection refuses its tokens.")
+		a.say("Revoked. The key leaves the JWKS of every replica within a second or two, and introspection refuses its " +
+			"tokens.")
 	}
-	a.say("Exposure: verifiers that keep the JWKS for as long as they are told may accept forged tokens until %s; those that introspect do not any more.", at(r.ExposedUntil))
+	a.say(
+		"Exposure: verifiers that keep the JWKS for as long as they are told may accept forged tokens until %s; those "+
+			"that introspect do not any more.",
+		at(r.ExposedUntil),
+	)
 	switch {
 	case r.SecondRotation != nil:
-		a.say("At %s servers turn to key %s, which no verifier has cached: those that fetch the JWKS only at an unknown kid (coreos/go-oidc) drop the leaked key then.", at(*r.SecondRotation), r.Next)
+		a.say(
+			"At %s servers turn to key %s, which no verifier has cached: those that fetch the JWKS only at an unknown kid "+
+				"(coreos/go-oidc) drop the leaked key then.",
+			at(*r.SecondRotation),
+			r.Next,
+		)
 	case !r.Already:
-		a.say("Key %s signs now, which no verifier has cached: those that fetch the JWKS only at an unknown kid (coreos/go-oidc) drop the leaked key when they meet it.", r.Current)
+		a.say(
+			"Key %s signs now, which no verifier has cached: those that fetch the JWKS only at an unknown kid "+
+				"(coreos/go-oidc) drop the leaked key when they meet it.",
+			r.Current,
+		)
 	}
 	if o.storeLeaked && o.newMaster == "" {
-		a.say("The fresh keys are sealed under the same master key: if it leaked, run this again with --new-master-key-file, which makes others under a new one.")
+		a.say(
+			"The fresh keys are sealed under the same master key: if it leaked, run this again with --new-master-key-file, " +
+				"which makes others under a new one.",
+		)
 	}
 	if o.newMaster != "" {
-		a.say("Everything is sealed under the new master key, which was added to the master key file of this host. Servers on other hosts stop signing, and go on serving the leaked keys, until their file has it: now, on every host, stop the server, put the new key in the place of the old one, and start it again. The exposure counts from the last of them.")
+		a.say(
+			"Everything is sealed under the new master key, which was added to the master key file of this host. Servers " +
+				"on other hosts stop signing, and go on serving the leaked keys, until their file has it: now, on every host, " +
+				"stop the server, put the new key in the place of the old one, and start it again. The exposure counts from " +
+				"the last of them.",
+		)
 	}
-	a.say("Verifiers that keep keys longer (for 24 h, or while they run): restart them now. A replica that is cut off from the database still serves the leaked key: stop it.")
+	a.say(
+		"Verifiers that keep keys longer (for 24 h, or while they run): restart them now. A replica that is cut off " +
+			"from the database still serves the leaked key: stop it.",
+	)
 }

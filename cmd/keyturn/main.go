@@ -1,5 +1,5 @@
-// Command keyturn is an OAuth 2.0 token server: `keyturn dev` to try it, `keyturn serve` to run it, and a noun and a verb for
-// everything that people change: clients, users, grants, keys.
+// Command keyturn is an OAuth 2.0 token server: `keyturn dev` to try it, `keyturn serve` to run it, and a noun and a
+// verb for everything that people change: clients, users, grants, keys.
 package main
 
 import (
@@ -139,8 +139,25 @@ func (a *app) root() *cobra.Command {
 	}
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print data as JSON")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "", "how to print data: text or json")
-	root.AddCommand(a.devCommand(), a.serveCommand(), a.clientCommand(), a.userCommand(), a.grantCommand(), a.keysCommand(), a.auditCommand(),
-		a.exampleCommand(), a.doctorCommand(), a.healthcheckCommand(), a.initCommand(), a.migrateCommand(), a.backupCommand(), a.restoreCommand(), a.copyCommand(), a.configCommand(), a.versionCommand())
+	root.AddCommand(
+		a.devCommand(),
+		a.serveCommand(),
+		a.clientCommand(),
+		a.userCommand(),
+		a.grantCommand(),
+		a.keysCommand(),
+		a.auditCommand(),
+		a.exampleCommand(),
+		a.doctorCommand(),
+		a.healthcheckCommand(),
+		a.initCommand(),
+		a.migrateCommand(),
+		a.backupCommand(),
+		a.restoreCommand(),
+		a.copyCommand(),
+		a.configCommand(),
+		a.versionCommand(),
+	)
 	return root
 }
 
@@ -153,8 +170,14 @@ func noun(name, short string, verbs ...*cobra.Command) *cobra.Command {
 	return c
 }
 
-// verb makes a command that acts on database and keys as an administrator. With create it may make a database that is not there yet.
-func (a *app) verb(use, short string, args cobra.PositionalArgs, create bool, act func(context.Context, *server.Admin, []string) error) *cobra.Command {
+// verb makes a command that acts on database and keys as an administrator. With create it may make a database that is
+// not there yet.
+func (a *app) verb(
+	use, short string,
+	args cobra.PositionalArgs,
+	create bool,
+	act func(context.Context, *server.Admin, []string) error,
+) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short, Args: args}
 	addSettings(c.Flags(), scopeDatabase)
 	c.Flags().StringVar(&a.reason, "reason", "", "why, for the audit trail")
@@ -163,7 +186,11 @@ func (a *app) verb(use, short string, args cobra.PositionalArgs, create bool, ac
 		if err != nil {
 			return err
 		}
-		admin, err := server.OpenAdmin(c.Context(), config, server.AdminOptions{Actor: a.actor(), Reason: a.reason, Create: create, Given: a.given, Say: a.say})
+		admin, err := server.OpenAdmin(
+			c.Context(),
+			config,
+			server.AdminOptions{Actor: a.actor(), Reason: a.reason, Create: create, Given: a.given, Say: a.say},
+		)
 		if err != nil {
 			return err
 		}

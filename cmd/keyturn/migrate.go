@@ -10,14 +10,24 @@ import (
 )
 
 func (a *app) migrateCommand() *cobra.Command {
-	up := a.verb("up", "Make the database if there is none, and bring its schema up to date", cobra.NoArgs, true, func(ctx context.Context, admin *server.Admin, _ []string) error {
-		status, err := admin.SchemaStatus(ctx)
-		if err != nil {
-			return err
-		}
-		return a.printSchema(status)
-	})
-	status := &cobra.Command{Use: "status", Short: "Tell the version of the schema, and how many steps are pending", Args: cobra.NoArgs}
+	up := a.verb(
+		"up",
+		"Make the database if there is none, and bring its schema up to date",
+		cobra.NoArgs,
+		true,
+		func(ctx context.Context, admin *server.Admin, _ []string) error {
+			status, err := admin.SchemaStatus(ctx)
+			if err != nil {
+				return err
+			}
+			return a.printSchema(status)
+		},
+	)
+	status := &cobra.Command{
+		Use:   "status",
+		Short: "Tell the version of the schema, and how many steps are pending",
+		Args:  cobra.NoArgs,
+	}
 	addSettings(status.Flags(), scopeDatabase)
 	status.RunE = func(c *cobra.Command, _ []string) error {
 		config, err := a.config(c.Flags(), false)

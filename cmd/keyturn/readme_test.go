@@ -18,8 +18,9 @@ var shellBlock = regexp.MustCompile("(?ms)^ *```sh\n(.*?)^ *```$")
 
 var consoleBlock = regexp.MustCompile("(?ms)^```console\n(.*?)^```$")
 
-// TestReadme runs every shell block of the README, in order, in one shell. What serves runs in the background until the next block that
-// serves; what a person would copy from one answer into the next command is copied; ports are replaced by free ones.
+// TestReadme runs every shell block of the README, in order, in one shell. What serves runs in the background until the
+// next block that serves; what a person would copy from one answer into the next command is copied; ports are replaced
+// by free ones.
 func TestReadme(t *testing.T) {
 	runAsReader(t, readmePrelude+blocksOf(t, "../../README.md", 6))
 }
@@ -29,7 +30,8 @@ func TestKeysPage(t *testing.T) {
 	runAsReader(t, readmePrelude+keysPrelude+blocksOf(t, "../../docs/keys.md", 10))
 }
 
-// TestOtherPages runs every shell block of the pages for authors of clients and of resource servers, and for those who come from Django.
+// TestOtherPages runs every shell block of the pages for authors of clients and of resource servers, and for those who
+// come from Django.
 func TestOtherPages(t *testing.T) {
 	for page, prelude := range map[string]string{
 		"verify":         "keyturn client create app --grant password --audience https://api.example.com\n",
@@ -41,8 +43,18 @@ func TestOtherPages(t *testing.T) {
 			t.Parallel()
 			script := readmePrelude + prelude + blocksOf(t, "../../docs/"+page+".md", 1)
 			if page == "operate" {
-				script = strings.Replace(script, "keyturn copy ", "stop; echo '"+storagetest.PostgresURL(t)+"' >target.url; keyturn copy ", 1)
-				script = strings.Replace(script, "keyturn migrate ", "export KEYTURN_DATABASE=$(cat target.url); keyturn migrate ", 1)
+				script = strings.Replace(
+					script,
+					"keyturn copy ",
+					"stop; echo '"+storagetest.PostgresURL(t)+"' >target.url; keyturn copy ",
+					1,
+				)
+				script = strings.Replace(
+					script,
+					"keyturn migrate ",
+					"export KEYTURN_DATABASE=$(cat target.url); keyturn migrate ",
+					1,
+				)
 			}
 			runAsReader(t, script)
 		})
@@ -55,7 +67,8 @@ keyturn serve --issuer http://127.0.0.1:8080 & server=$!; ready
 `
 
 const importPrelude = `
-echo '[{"model": "auth.user", "pk": 1, "fields": {"username": "alice", "password": "!", "is_active": true, "groups": []}}]' >users.json
+echo '[{"model": "auth.user", "pk": 1, "fields": {"username": "alice", "password": "!",
+"is_active": true, "groups": []}}]' >users.json
 echo '{"username": "bob"}' >people.jsonl
 `
 
@@ -119,8 +132,8 @@ export KEYTURN_KEY_PUBLISH_LEAD=2s KEYTURN_JWKS_MAX_AGE=1s
 keyturn serve --issuer http://127.0.0.1:8080 & server=$!; ready; sleep 2
 `
 
-// readmeLine is a line of the README as a person would run it: with what is served in the background, failures of HTTP noticed, and the
-// secrets of the answer at hand for the next line.
+// readmeLine is a line of the README as a person would run it: with what is served in the background, failures of HTTP
+// noticed, and the secrets of the answer at hand for the next line.
 func readmeLine(line string) string {
 	switch {
 	case strings.HasPrefix(line, "go run ./cmd/keyturn dev"):
@@ -129,13 +142,15 @@ func readmeLine(line string) string {
 	case strings.HasPrefix(line, "keyturn serve"):
 		return "stop; " + line + " & server=$!; ready"
 	case strings.HasPrefix(line, "keyturn keys list"):
-		return line + "; KID=$(keyturn keys status --json | sed -nE 's/^  \"current\": \"([^\"]*)\".*/\\1/p'); test -n \"$KID\""
+		return line + "; KID=$(keyturn keys status --json | sed -nE 's/^  \"current\": \"([^\"]*)\".*/\\1/p'); test -n " +
+			"\"$KID\""
 	case strings.HasPrefix(line, "keyturn client create app"):
 		return line + " --json >answer; SECRET=$(field client_secret)"
 	case strings.HasPrefix(line, "keyturn client create api"):
 		return line + " --json >answer; API_SECRET=$(field client_secret)"
 	case strings.HasPrefix(line, "curl") && strings.Contains(line, "/token"):
-		return line + " --fail >answer; ACCESS_TOKEN=$(field access_token); REFRESH_TOKEN=$(sed -nE 's/.*\"refresh_token\":\"([^\"]*)\".*/\\1/p' answer)"
+		return line + " --fail >answer; ACCESS_TOKEN=$(field access_token); REFRESH_TOKEN=$(sed -nE " +
+			"'s/.*\"refresh_token\":\"([^\"]*)\".*/\\1/p' answer)"
 	case strings.HasPrefix(line, "curl"):
 		return line + " --fail >answer"
 	default:
@@ -163,7 +178,8 @@ func TestReadmeListsEverySetting(t *testing.T) {
 	}
 }
 
-// The console blocks are for machines of their own. `make test` is what runs this test; the other is run here on a PostgreSQL of the tests.
+// The console blocks are for machines of their own. `make test` is what runs this test; the other is run here
+// on a PostgreSQL of the tests.
 func TestReadmeOnPostgres(t *testing.T) {
 	databaseURL := storagetest.PostgresURL(t)
 	readme, err := os.ReadFile("../../README.md")

@@ -34,8 +34,8 @@ func TestMain(m *testing.M) {
 	testscript.Main(stopping{m}, map[string]func(){"keyturn": main})
 }
 
-// TestScripts runs testdata/script/*.txtar on both databases. A script finds an empty database in KEYTURN_DATABASE and a master key in
-// KEYTURN_MASTER_KEY_FILE, two free ports in $PORT and $ADMIN_PORT, and `ready` to wait for a server.
+// TestScripts runs testdata/script/*.txtar on both databases. A script finds an empty database in KEYTURN_DATABASE and
+// a master key in KEYTURN_MASTER_KEY_FILE, two free ports in $PORT and $ADMIN_PORT, and `ready` to wait for a server.
 func TestScripts(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		testscript.Run(t, testscript.Params{
@@ -121,7 +121,10 @@ func status(ts *testscript.TestScript, _ bool, args []string) {
 
 // age makes the database one whose last heartbeat is an hour ago.
 func age(ts *testscript.TestScript, _ bool, _ []string) {
-	tamper(ts, fmt.Sprintf(`UPDATE meta SET value = '%015d' WHERE name = 'heartbeat'`, time.Now().Add(-time.Hour).UnixMilli()))
+	tamper(
+		ts,
+		fmt.Sprintf(`UPDATE meta SET value = '%015d' WHERE name = 'heartbeat'`, time.Now().Add(-time.Hour).UnixMilli()),
+	)
 }
 
 // unage makes the database one whose last heartbeat is now.
@@ -131,7 +134,11 @@ func unage(ts *testscript.TestScript, _ bool, _ []string) {
 
 // cutAudit cuts the end off the audit trail, and moves its head to what is left: cut-audit 3.
 func cutAudit(ts *testscript.TestScript, _ bool, args []string) {
-	tamper(ts, `DELETE FROM audit WHERE seq > `+args[0], `UPDATE audit_head SET seq = `+args[0]+`, hash = (SELECT hash FROM audit WHERE seq = `+args[0]+`)`)
+	tamper(
+		ts,
+		`DELETE FROM audit WHERE seq > `+args[0],
+		`UPDATE audit_head SET seq = `+args[0]+`, hash = (SELECT hash FROM audit WHERE seq = `+args[0]+`)`,
+	)
 }
 
 // tamper runs statements on the database of a script, around keyturn.
@@ -164,7 +171,8 @@ func newer(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// asNobody runs a keyturn that is to fail, as a user without rights: the tests may run as root, whom no mode of a file stops.
+// asNobody runs a keyturn that is to fail, as a user without rights: the tests may run as root, whom no mode of a file
+// stops.
 func asNobody(ts *testscript.TestScript, _ bool, args []string) {
 	args = append([]string{"keyturn"}, args...)
 	if os.Getuid() == 0 {
@@ -173,7 +181,8 @@ func asNobody(ts *testscript.TestScript, _ bool, args []string) {
 		if err == nil {
 			err = os.Chmod(ts.MkAbs("."), 0o755)
 		}
-		for folder := filepath.Dir(ts.MkAbs(".")); err == nil && folder != os.TempDir() && folder != "/"; folder = filepath.Dir(folder) {
+		for folder := filepath.Dir(ts.MkAbs(".")); err == nil && folder != os.TempDir() &&
+			folder != "/"; folder = filepath.Dir(folder) {
 			err = os.Chmod(folder, 0o755)
 		}
 		binary := filepath.Join(ts.MkAbs("."), "keyturn")
@@ -190,7 +199,8 @@ func asNobody(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// setenvFrom sets a variable to what a regular expression's group finds in a file: setenv-from SECRET stdout '"client_secret": "(.*)"'.
+// setenvFrom sets a variable to what a regular expression's group finds in a file: setenv-from SECRET stdout
+// '"client_secret": "(.*)"'.
 func setenvFrom(ts *testscript.TestScript, _ bool, args []string) {
 	found := regexp.MustCompile(args[2]).FindStringSubmatch(ts.ReadFile(args[1]))
 	if found == nil {

@@ -17,8 +17,8 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// Canaries are secrets that are sent everywhere, rightly and wrongly. None is found in a log at debug level, in metrics, in an error, in the
-// audit trail, or in the database.
+// Canaries are secrets that are sent everywhere, rightly and wrongly. None is found in a log at debug level, in
+// metrics, in an error, in the audit trail, or in the database.
 func TestSecretsAreNowhere(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		const databasePassword = "canary-database-password"
@@ -28,9 +28,31 @@ func TestSecretsAreNowhere(t *testing.T) {
 		}
 		p := newProcess(t, databaseURL)
 		var seen bytes.Buffer // all that anybody can read
-		canaries := map[string]string{"master key": strings.Repeat("ab", 32), "database password": databasePassword, "password": "canary password of alice", "wrong password": "canary wrong password",
-			"name that is a password": "canary-typed-as-name", "client secret": "canary-client-secret", "wrong client secret": "canary-wrong-secret", "query": "canary-in-the-query"}
-		p.must(canaries["client secret"], "client", "create", "app", "--grant", "password", "--grant", "refresh_token", "--scope", "read", "--audience", "https://api.example", "--secret-stdin")
+		canaries := map[string]string{
+			"master key":              strings.Repeat("ab", 32),
+			"database password":       databasePassword,
+			"password":                "canary password of alice",
+			"wrong password":          "canary wrong password",
+			"name that is a password": "canary-typed-as-name",
+			"client secret":           "canary-client-secret",
+			"wrong client secret":     "canary-wrong-secret",
+			"query":                   "canary-in-the-query",
+		}
+		p.must(
+			canaries["client secret"],
+			"client",
+			"create",
+			"app",
+			"--grant",
+			"password",
+			"--grant",
+			"refresh_token",
+			"--scope",
+			"read",
+			"--audience",
+			"https://api.example",
+			"--secret-stdin",
+		)
 		p.say(&seen, canaries["password"], "user", "create", "alice", "--password-stdin")
 		made := p.must("", "client", "create", "api", "--resource", "https://api.example", "--json") // printed once, here
 		canaries["secret that was made"] = regexp.MustCompile(`"client_secret": "(.*)"`).FindStringSubmatch(made)[1]
@@ -38,7 +60,12 @@ func TestSecretsAreNowhere(t *testing.T) {
 		log := &bytes.Buffer{}
 		p.log = log
 		p.start()
-		tokens := p.post("/token", "app", canaries["client secret"], url.Values{"grant_type": {"password"}, "username": {"alice"}, "password": {canaries["password"]}})
+		tokens := p.post(
+			"/token",
+			"app",
+			canaries["client secret"],
+			url.Values{"grant_type": {"password"}, "username": {"alice"}, "password": {canaries["password"]}},
+		)
 		for _, name := range []string{"access_token", "refresh_token"} {
 			canaries[name] = regexp.MustCompile(`"` + name + `":"([^"]*)"`).FindStringSubmatch(tokens)[1]
 		}
@@ -46,7 +73,8 @@ func TestSecretsAreNowhere(t *testing.T) {
 		p.abuse(&seen, canaries)
 		p.say(&seen, canaries["wrong password"], "user", "passwd", "alice", "--password-stdin")
 		p.say(&seen, "", "keys", "rotate", "--force", "--reason", "test")
-		for _, read := range []string{"audit list --json", "client list --json", "user list --json", "keys list --json", "keys status --json", "grant list --json", "config validate --issuer http://127.0.0.1:1"} {
+		for _, read := range []string{"audit list --json", "client list --json", "user list --json", "keys list --json",
+			"keys status --json", "grant list --json", "config validate --issuer http://127.0.0.1:1"} {
 			p.say(&seen, "", strings.Fields(read)...)
 		}
 		res, err := http.Get("http://127.0.0.1:" + p.admin + "/metrics")
@@ -116,8 +144,11 @@ func (p *process) abuse(seen *bytes.Buffer, canaries map[string]string) {
 	for _, canary := range canaries {
 		for _, path := range []string{"/token", "/introspect", "/revoke"} {
 			for _, form := range []url.Values{
-				{"grant_type": {"password"}, "username": {canary}, "password": {canary}, "scope": {canary}, "resource": {canary}}, {"grant_type": {canary}, "token": {canary}},
-				{"grant_type": {"refresh_token"}, "refresh_token": {canary + "x"}, "token": {canary + "x"}, "client_secret": {canary}}, {"token": {canary + "x"}, "token_type_hint": {canary}},
+				{"grant_type": {"password"}, "username": {canary}, "password": {canary}, "scope": {canary}, "resource": {canary}},
+				{"grant_type": {canary}, "token": {canary}},
+				{"grant_type": {"refresh_token"}, "refresh_token": {canary + "x"}, "token": {canary + "x"},
+					"client_secret": {canary}},
+				{"token": {canary + "x"}, "token_type_hint": {canary}},
 				{canary: {canary}}, {"password": {canary, canary}},
 			} {
 				seen.WriteString(p.post(path, "app", canaries["client secret"], form))

@@ -29,7 +29,8 @@ func (a *app) serveCommand() *cobra.Command {
 	return c
 }
 
-// serve runs until SIGTERM or an interrupt. A second one ends the process at once. At SIGHUP it reads the configuration again.
+// serve runs until SIGTERM or an interrupt. A second one ends the process at once. At SIGHUP it reads the configuration
+// again.
 func (a *app) serve(ctx context.Context, config server.Config, again func() (server.Config, error)) error {
 	hangUp := make(chan os.Signal, 1)
 	signal.Notify(hangUp, syscall.SIGHUP) // first: until then it would end the process

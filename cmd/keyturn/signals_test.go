@@ -34,8 +34,8 @@ func (s *sharedBuffer) String() string {
 	return s.b.String()
 }
 
-// A process reads its configuration again at SIGHUP, sends its traces where it is told to, is not ready at SIGTERM, still answers for a while, and ends
-// with 0.
+// A process reads its configuration again at SIGHUP, sends its traces where it is told to, is not ready at SIGTERM,
+// still answers for a while, and ends with 0.
 func TestSignals(t *testing.T) {
 	var traces sharedBuffer
 	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -49,7 +49,8 @@ func TestSignals(t *testing.T) {
 	folder, port, adminPort := t.TempDir(), freePort(t), freePort(t)
 	file := filepath.Join(folder, "keyturn.yaml")
 	write := func(more string) {
-		text := "issuer: http://127.0.0.1:" + port + "\nlisten: 127.0.0.1:" + port + "\nadmin_listen: 127.0.0.1:" + adminPort + "\nstop_delay: 1s\n" +
+		text := "issuer: http://127.0.0.1:" + port + "\nlisten: 127.0.0.1:" + port + "\nadmin_listen: 127.0.0.1:" +
+			adminPort + "\nstop_delay: 1s\n" +
 			"database: sqlite:" + folder + "/keyturn.db\n" + more
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -76,7 +77,8 @@ func TestSignals(t *testing.T) {
 	}
 	says := func(what string) {
 		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); !strings.Contains(out.String(), what); time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(20 * time.Second); !strings.Contains(out.String(),
+			what); time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("it does not say %q: %s", what, out.String())
 			}
@@ -128,9 +130,12 @@ func TestSignals(t *testing.T) {
 // Traces are sent only if somebody asks for them.
 func TestTracingIsOffUnlessAskedFor(t *testing.T) {
 	for want, environments := range map[bool][]map[string]string{
-		false: {{}, {"OTEL_SERVICE_NAME": "x"}, {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "localhost:4317"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "TRUE"},
+		false: {{}, {"OTEL_SERVICE_NAME": "x"}, {"OTEL_SDK_DISABLED": "true",
+			"OTEL_EXPORTER_OTLP_ENDPOINT": "localhost:4317"},
+			{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "TRUE"},
 			{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_TRACES_EXPORTER": "none"}},
-		true: {{"OTEL_TRACES_EXPORTER": "otlp"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://x"}},
+		true: {{"OTEL_TRACES_EXPORTER": "otlp"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"},
+			{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://x"}},
 	} {
 		for _, environment := range environments {
 			if got, err := wantsTracing(func(name string) string { return environment[name] }); err != nil || got != want {
@@ -138,7 +143,8 @@ func TestTracingIsOffUnlessAskedFor(t *testing.T) {
 			}
 		}
 	}
-	for _, environment := range []map[string]string{{"OTEL_TRACES_EXPORTER": "console"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "localhost:4317"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://%zz"},
+	for _, environment := range []map[string]string{{"OTEL_TRACES_EXPORTER": "console"},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT": "localhost:4317"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://%zz"},
 		{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}} {
 		if _, err := wantsTracing(func(name string) string { return environment[name] }); err == nil {
 			t.Errorf("%v is taken", environment)

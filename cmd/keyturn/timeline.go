@@ -19,16 +19,21 @@ import (
 
 func (a *app) keysTimeline() *cobra.Command {
 	var file string
-	c := a.keysVerb("timeline", "Draw the past and the planned future of every key", cobra.NoArgs, func(ctx context.Context, admin *server.Admin, _ []string) error {
-		lives := admin.KeyLives()
-		if file != "" {
-			return os.WriteFile(file, timelineSVG(lives, admin.Now()), 0o644)
-		}
-		if err := admin.KeysIntact(); err != nil {
-			return fmt.Errorf("%w: `keyturn keys status` tells what to do", err)
-		}
-		return a.print(lives, func() { a.timelineText(lives, a.liveTokens(ctx, admin), admin.Now()) })
-	})
+	c := a.keysVerb(
+		"timeline",
+		"Draw the past and the planned future of every key",
+		cobra.NoArgs,
+		func(ctx context.Context, admin *server.Admin, _ []string) error {
+			lives := admin.KeyLives()
+			if file != "" {
+				return os.WriteFile(file, timelineSVG(lives, admin.Now()), 0o644)
+			}
+			if err := admin.KeysIntact(); err != nil {
+				return fmt.Errorf("%w: `keyturn keys status` tells what to do", err)
+			}
+			return a.print(lives, func() { a.timelineText(lives, a.liveTokens(ctx, admin), admin.Now()) })
+		},
+	)
 	c.Flags().StringVar(&file, "svg", "", "write a picture to this file")
 	return c
 }
@@ -48,7 +53,11 @@ func phases(l server.KeyLife) []phase {
 	if l.Stops != nil {
 		stops = *l.Stops
 	}
-	return []phase{{"published", l.Published.At, l.Signs.At}, {"signs", l.Signs.At, stops.At}, {"verifies", stops.At, l.Leaves.At}}
+	return []phase{
+		{"published", l.Published.At, l.Signs.At},
+		{"signs", l.Signs.At, stops.At},
+		{"verifies", stops.At, l.Leaves.At},
+	}
 }
 
 // scale maps time to a line of so many cells or pixels.
@@ -104,7 +113,18 @@ func (a *app) timelineText(lives []server.KeyLife, tokens map[string]int64, now 
 		case tokens == nil:
 			count = "?"
 		}
-		rows = append(rows, []string{keyShape(string(l.State)), kid, point(&l.Published), point(l.Signs), point(l.Stops), point(&l.Leaves), count})
+		rows = append(
+			rows,
+			[]string{
+				keyShape(string(l.State)),
+				kid,
+				point(&l.Published),
+				point(l.Signs),
+				point(l.Stops),
+				point(&l.Leaves),
+				count,
+			},
+		)
 	}
 	a.table([]string{"STATE", "KID", "PUBLISHED", "SIGNS", "STOPS", "LEAVES JWKS", "LIVE TOKENS"}, rows)
 	a.say("~ is planned")
@@ -166,19 +186,33 @@ func timelineSVG(lives []server.KeyLife, now time.Time) []byte {
 	x := func(t time.Time) float64 { return svgLeft + s.at(t) }
 	var rows []svgKey
 	for i, l := range lives {
-		k := svgKey{Y: strconv.Itoa(svgTop + i*svgRow), Shape: strings.Fields(keyShape(string(l.State)))[0], KID: shortKID(l.KID), State: string(l.State)}
+		k := svgKey{
+			Y:     strconv.Itoa(svgTop + i*svgRow),
+			Shape: strings.Fields(keyShape(string(l.State)))[0],
+			KID:   shortKID(l.KID),
+			State: string(l.State),
+		}
 		for _, p := range phases(l) {
 			if p.to.After(p.from) {
-				k.Bars = append(k.Bars, svgBar{p.kind, px(x(p.from)), px(max(x(p.to)-x(p.from), 4)), fmt.Sprintf("%s %s – %s", p.kind,
-					p.from.UTC().Format(time.RFC3339), p.to.UTC().Format(time.RFC3339))})
+				k.Bars = append(
+					k.Bars,
+					svgBar{p.kind, px(x(p.from)), px(max(x(p.to)-x(p.from), 4)), fmt.Sprintf("%s %s – %s", p.kind,
+						p.from.UTC().Format(time.RFC3339), p.to.UTC().Format(time.RFC3339))},
+				)
 			}
 		}
 		rows = append(rows, k)
 	}
 	var b bytes.Buffer
-	err := timelineTemplate.Execute(&b, map[string]any{"Width": svgLeft + svgPlot + svgRight, "Height": svgTop + len(rows)*svgRow + 60, "Keys": rows,
-		"Ticks": ticks(s, func(t time.Time) string { return px(x(t)) }), "Now": px(x(now)), "NowText": now.UTC().Format(time.DateOnly),
-		"Bottom": svgTop + len(rows)*svgRow, "Legend": svgTop + len(rows)*svgRow + 40})
+	err := timelineTemplate.Execute(
+		&b,
+		map[string]any{"Width": svgLeft + svgPlot + svgRight, "Height": svgTop + len(rows)*svgRow + 60, "Keys": rows,
+			"Ticks": ticks(
+				s,
+				func(t time.Time) string { return px(x(t)) },
+			), "Now": px(x(now)), "NowText": now.UTC().Format(time.DateOnly),
+			"Bottom": svgTop + len(rows)*svgRow, "Legend": svgTop + len(rows)*svgRow + 40},
+	)
 	if err != nil {
 		panic(err) // a template and what it is given, both in this folder
 	}

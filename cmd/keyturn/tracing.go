@@ -19,8 +19,8 @@ import (
 	"github.com/keyturn/keyturn/server"
 )
 
-// wantsTracing tells whether the standard variables of OpenTelemetry ask for traces: nothing is sent anywhere unless they do. What they ask for that
-// there is not, is refused.
+// wantsTracing tells whether the standard variables of OpenTelemetry ask for traces: nothing is sent anywhere unless
+// they do. What they ask for that there is not, is refused.
 func wantsTracing(getenv func(string) string) (bool, error) {
 	exporter := getenv("OTEL_TRACES_EXPORTER")
 	if strings.EqualFold(getenv("OTEL_SDK_DISABLED"), "true") || exporter == "none" {
@@ -34,7 +34,8 @@ func wantsTracing(getenv func(string) string) (bool, error) {
 		}
 		asked = asked || getenv(name) != ""
 	}
-	switch protocol := cmp.Or(getenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), getenv("OTEL_EXPORTER_OTLP_PROTOCOL"), "http/protobuf"); {
+	switch protocol := cmp.Or(getenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), getenv("OTEL_EXPORTER_OTLP_PROTOCOL"),
+		"http/protobuf"); {
 	case !asked && exporter == "":
 		return false, nil
 	case exporter != "" && exporter != "otlp":
@@ -45,9 +46,13 @@ func wantsTracing(getenv func(string) string) (bool, error) {
 	return true, nil
 }
 
-// tracing begins to send traces by OTLP over HTTP, if the environment asks for it: endpoint, headers, sampler and service name are what OTEL_* say.
-// Without, the tracer is nil. stop sends what has not been sent.
-func tracing(ctx context.Context, getenv func(string) string, log *slog.Logger) (tracer trace.Tracer, stop func(context.Context) error, err error) {
+// tracing begins to send traces by OTLP over HTTP, if the environment asks for it: endpoint, headers, sampler and
+// service name are what OTEL_* say. Without, the tracer is nil. stop sends what has not been sent.
+func tracing(
+	ctx context.Context,
+	getenv func(string) string,
+	log *slog.Logger,
+) (tracer trace.Tracer, stop func(context.Context) error, err error) {
 	nothing := func(context.Context) error { return nil }
 	wanted, err := wantsTracing(getenv)
 	if err != nil {
@@ -63,8 +68,12 @@ func tracing(ctx context.Context, getenv func(string) string, log *slog.Logger) 
 		return nil, nothing, fmt.Errorf("tracing: %w", err)
 	}
 	version := server.Version().Version
-	about, err := resource.New(ctx, resource.WithAttributes(attribute.String("service.name", "keyturn"), attribute.String("service.version", version)),
-		resource.WithFromEnv(), resource.WithTelemetrySDK())
+	about, err := resource.New(
+		ctx,
+		resource.WithAttributes(attribute.String("service.name", "keyturn"), attribute.String("service.version", version)),
+		resource.WithFromEnv(),
+		resource.WithTelemetrySDK(),
+	)
 	if err != nil {
 		return nil, nothing, fmt.Errorf("tracing: %w", err)
 	}

@@ -37,7 +37,8 @@ func nextVersion(t *testing.T, folder string) string {
 			t.Fatal(string(out))
 		}
 	}
-	const change = "-- +goose Up\nALTER TABLE grants ADD COLUMN of_the_next_version BIGINT NOT NULL DEFAULT 0;\nALTER TABLE clients ADD COLUMN of_the_next_version TEXT NOT NULL DEFAULT '';\n"
+	const change = "-- +goose Up\nALTER TABLE grants ADD COLUMN of_the_next_version BIGINT NOT NULL DEFAULT " +
+		"0;\nALTER TABLE clients ADD COLUMN of_the_next_version TEXT NOT NULL DEFAULT '';\n"
 	if err := os.WriteFile(filepath.Join(source, "storage/schema/00999_next.sql"), []byte(change), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +46,8 @@ func nextVersion(t *testing.T, folder string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Rename(files[len(files)-1], filepath.Join(source, "storage/schema", fmt.Sprintf("%05d_next.sql", len(files)))); err != nil {
+	if err := os.Rename(files[len(files)-1], filepath.Join(source, "storage/schema",
+		fmt.Sprintf("%05d_next.sql", len(files)))); err != nil {
 		t.Fatal(err)
 	}
 	binary := filepath.Join(folder, "keyturn-next")
@@ -88,7 +90,9 @@ func (u *upgrade) command(binary, input string, args ...string) {
 func (u *upgrade) serve(binary string, more ...string) *replicaProcess {
 	u.t.Helper()
 	port := freePort(u.t)
-	args := append([]string{"serve", "--issuer", "http://127.0.0.1:1", "--listen", "127.0.0.1:" + port, "--admin-listen", "127.0.0.1:0"}, more...)
+	args := append(
+		[]string{"serve", "--issuer", "http://127.0.0.1:1", "--listen", "127.0.0.1:" + port, "--admin-listen", "127.0.0.1:0"},
+		more...)
 	r := &replicaProcess{exec.Command(binary, args...), "http://127.0.0.1:" + port, &bytes.Buffer{}}
 	r.Args[0], r.Env, r.Stdout, r.Stderr = "keyturn", u.environment, r.out, r.out
 	if err := r.Start(); err != nil {
@@ -162,8 +166,8 @@ func (u *upgrade) more() {
 	}
 }
 
-// Under load, a server of the next version takes its place beside one of this version, which goes on, and then stops. No request fails but those
-// whose connection was reset. One that may not migrate waits until another has.
+// Under load, a server of the next version takes its place beside one of this version, which goes on, and then stops.
+// No request fails but those whose connection was reset. One that may not migrate waits until another has.
 func TestRollingUpgrade(t *testing.T) {
 	folder := t.TempDir()
 	master := filepath.Join(folder, "master.key")
@@ -178,7 +182,20 @@ func TestRollingUpgrade(t *testing.T) {
 	u := &upgrade{t: t, stop: make(chan struct{}), environment: append(storagetest.Environ(),
 		"KEYTURN_DATABASE="+storagetest.PostgresURL(t),
 		"KEYTURN_MASTER_KEY_FILE="+master, "KEYTURN_STOP_DELAY=1s", "KEYTURN_PASSWORD_HASH_MEMORY=7MiB")}
-	u.command(this, upgradeSecret, "client", "create", "app", "--grant", "password", "--grant", "refresh_token", "--audience", "https://api.example", "--secret-stdin")
+	u.command(
+		this,
+		upgradeSecret,
+		"client",
+		"create",
+		"app",
+		"--grant",
+		"password",
+		"--grant",
+		"refresh_token",
+		"--audience",
+		"https://api.example",
+		"--secret-stdin",
+	)
 	u.command(this, upgradePassword, "user", "create", "alice", "--password-stdin")
 	old := u.serve(this)
 	if err := waitFor(old.base + "/readyz"); err != nil {

@@ -13,35 +13,59 @@ import (
 
 func (a *app) userCommand() *cobra.Command {
 	one := func(use, short string, act func(*server.Admin, context.Context, string) error, done string) *cobra.Command {
-		return a.verb(use+" NAME", short, cobra.ExactArgs(1), false, func(ctx context.Context, admin *server.Admin, args []string) error {
-			read := func() (server.User, error) { return admin.User(ctx, args[0]) }
-			change := func() error { return act(admin, ctx, args[0]) }
-			return changeOne(a, "user "+args[0], done, use == "delete", read, change)
-		})
+		return a.verb(
+			use+" NAME",
+			short,
+			cobra.ExactArgs(1),
+			false,
+			func(ctx context.Context, admin *server.Admin, args []string) error {
+				read := func() (server.User, error) { return admin.User(ctx, args[0]) }
+				change := func() error { return act(admin, ctx, args[0]) }
+				return changeOne(a, "user "+args[0], done, use == "delete", read, change)
+			},
+		)
 	}
-	return noun("user", "People who log in",
-		a.userCreate(), a.userImport(), a.userList(), a.userShow(), a.userPasswd(),
+	return noun(
+		"user",
+		"People who log in",
+		a.userCreate(),
+		a.userImport(),
+		a.userList(),
+		a.userShow(),
+		a.userPasswd(),
 		one("enable", "Let a disabled user log in again, and lift its throttle", (*server.Admin).EnableUser, "enabled"),
 		one("unlock", "Lift all login throttling of a user",
 			(*server.Admin).UnlockUser, "unlocked: the next login is judged"),
-		one("disable", "End a user's grants and let no new one begin", (*server.Admin).DisableUser, "disabled: all grants have ended"),
-		one("delete", "Remove a user and its grants", (*server.Admin).DeleteUser, "deleted with all grants"))
+		one(
+			"disable",
+			"End a user's grants and let no new one begin",
+			(*server.Admin).DisableUser,
+			"disabled: all grants have ended",
+		),
+		one("delete", "Remove a user and its grants", (*server.Admin).DeleteUser, "deleted with all grants"),
+	)
 }
 
 func (a *app) userCreate() *cobra.Command {
 	var passwordStdin bool
 	var roles []string
-	c := a.verb("create NAME", "Make a user", cobra.ExactArgs(1), true, func(ctx context.Context, admin *server.Admin, args []string) error {
-		password, err := a.readSecret(passwordStdin, "password-stdin", "Password of "+args[0])
-		if err != nil {
-			return err
-		}
-		u, err := admin.CreateUser(ctx, args[0], password, roles)
-		if err != nil {
-			return err
-		}
-		return a.printUser(u)
-	})
+	c := a.verb(
+		"create NAME",
+		"Make a user",
+		cobra.ExactArgs(1),
+		true,
+		func(ctx context.Context, admin *server.Admin, args []string) error {
+			password, err := a.readSecret(passwordStdin, "password-stdin", "Password of "+args[0])
+			if err != nil {
+				return err
+			}
+			u, err := admin.CreateUser(ctx, args[0], password, roles)
+			if err != nil {
+				return err
+			}
+			return a.printUser(u)
+		},
+	)
 	addSettings(c.Flags(), scopeUser)
 	c.Flags().BoolVar(&passwordStdin, "password-stdin", false, "read the password from standard input")
 	c.Flags().StringSliceVar(&roles, "role", nil, "role of the user, for the roles claim")
@@ -81,41 +105,53 @@ func throttleText(s server.ThrottleState) string {
 }
 
 func (a *app) userList() *cobra.Command {
-	return a.verb("list", "List users", cobra.NoArgs, false, func(ctx context.Context, admin *server.Admin, _ []string) error {
-		each := func(do func([]server.User) error) error { return admin.EachUser(ctx, do) }
-		return list(a, []string{"USERNAME", "SUB", "ROLES", "CREATED", "DISABLED"}, each, func(u server.User) []string {
-			return []string{
-				u.Username,
-				u.Sub,
-				orDash(strings.Join(u.Roles, " ")),
-				moment(&u.CreatedAt),
-				moment(u.DisabledAt),
-			}
-		})
-	})
+	return a.verb(
+		"list",
+		"List users",
+		cobra.NoArgs,
+		false,
+		func(ctx context.Context, admin *server.Admin, _ []string) error {
+			each := func(do func([]server.User) error) error { return admin.EachUser(ctx, do) }
+			return list(a, []string{"USERNAME", "SUB", "ROLES", "CREATED", "DISABLED"}, each, func(u server.User) []string {
+				return []string{
+					u.Username,
+					u.Sub,
+					orDash(strings.Join(u.Roles, " ")),
+					moment(&u.CreatedAt),
+					moment(u.DisabledAt),
+				}
+			})
+		},
+	)
 }
 
 func (a *app) userShow() *cobra.Command {
-	return a.verb("show NAME", "Show a user", cobra.ExactArgs(1), false, func(ctx context.Context, admin *server.Admin, args []string) error {
-		u, err := admin.User(ctx, args[0])
-		if err != nil {
-			return err
-		}
-		throttle, err := admin.Throttle(ctx, args[0])
-		if err != nil {
-			return err
-		}
-		return a.print(shownUser{u, throttle}, func() {
-			pairs := userPairs(u)
-			for _, s := range throttle {
-				pairs = append(pairs, [2]string{"throttle", throttleText(s)})
+	return a.verb(
+		"show NAME",
+		"Show a user",
+		cobra.ExactArgs(1),
+		false,
+		func(ctx context.Context, admin *server.Admin, args []string) error {
+			u, err := admin.User(ctx, args[0])
+			if err != nil {
+				return err
 			}
-			if len(throttle) == 0 {
-				pairs = append(pairs, [2]string{"throttle", "none"})
+			throttle, err := admin.Throttle(ctx, args[0])
+			if err != nil {
+				return err
 			}
-			a.pairs(pairs...)
-		})
-	})
+			return a.print(shownUser{u, throttle}, func() {
+				pairs := userPairs(u)
+				for _, s := range throttle {
+					pairs = append(pairs, [2]string{"throttle", throttleText(s)})
+				}
+				if len(throttle) == 0 {
+					pairs = append(pairs, [2]string{"throttle", "none"})
+				}
+				a.pairs(pairs...)
+			})
+		},
+	)
 }
 
 func (a *app) userPasswd() *cobra.Command {

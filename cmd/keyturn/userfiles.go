@@ -12,7 +12,8 @@ import (
 	"github.com/keyturn/keyturn/server"
 )
 
-// djangoObject is one object of what manage.py dumpdata writes. Of the fields, those of auth.user and the name of an auth.group are read.
+// djangoObject is one object of what manage.py dumpdata writes. Of the fields, those of auth.user and the name of an
+// auth.group are read.
 type djangoObject struct {
 	Model  string          `json:"model"`
 	PK     json.RawMessage `json:"pk"` // absent with --natural-primary
@@ -25,8 +26,8 @@ type djangoObject struct {
 	} `json:"fields"`
 }
 
-// readDjango reads the JSON of manage.py dumpdata auth.group auth.user, one object at a time. Groups become roles, by the
-// names that role has for them.
+// readDjango reads the JSON of manage.py dumpdata auth.group auth.user, one object at a time. Groups become roles, by
+// the names that role has for them.
 func readDjango(from io.Reader, role func(string) string) ([]server.ImportedUser, error) {
 	d := json.NewDecoder(bufio.NewReaderSize(from, 1<<16))
 	if start, err := d.Token(); err != nil || start != json.Delim('[') {
@@ -61,7 +62,12 @@ func readDjango(from io.Reader, role func(string) string) ([]server.ImportedUser
 
 // user is what a user of Django is here.
 func (o djangoObject) user(row int, groups map[string]string, role func(string) string) server.ImportedUser {
-	u := server.ImportedUser{Row: row, Username: o.Fields.Username, Hash: o.Fields.Password, Disabled: o.Fields.IsActive != nil && !*o.Fields.IsActive}
+	u := server.ImportedUser{
+		Row:      row,
+		Username: o.Fields.Username,
+		Hash:     o.Fields.Password,
+		Disabled: o.Fields.IsActive != nil && !*o.Fields.IsActive,
+	}
 	if len(u.Hash) > 0 && u.Hash[0] == '!' { // a password that cannot be used (set_unusable_password)
 		u.Hash = ""
 	}
@@ -126,7 +132,14 @@ func readUserLines(from io.Reader, role func(string) string) (users []server.Imp
 func wordsOf(err error) string {
 	var kind *json.UnmarshalTypeError
 	if errors.As(err, &kind) {
-		return strings.TrimSpace(fmt.Sprintf("%s %s is no %s", kind.Field, kind.Value, map[bool]string{true: "object", false: kind.Type.String()}[kind.Field == ""]))
+		return strings.TrimSpace(
+			fmt.Sprintf(
+				"%s %s is no %s",
+				kind.Field,
+				kind.Value,
+				map[bool]string{true: "object", false: kind.Type.String()}[kind.Field == ""],
+			),
+		)
 	}
 	return strings.TrimPrefix(err.Error(), "json: ")
 }

@@ -18,7 +18,11 @@ func (a *app) userImport() *cobra.Command {
 	var format string
 	var options server.ImportOptions
 	roles := map[string]string{}
-	c := a.verb("import FILE", "Make users with the password hashes that they have elsewhere (- reads standard input)", cobra.ExactArgs(1), true,
+	c := a.verb(
+		"import FILE",
+		"Make users with the password hashes that they have elsewhere (- reads standard input)",
+		cobra.ExactArgs(1),
+		true,
 		func(ctx context.Context, admin *server.Admin, args []string) error {
 			users, err := a.readImport(args[0], format, roles)
 			if err != nil {
@@ -30,17 +34,24 @@ func (a *app) userImport() *cobra.Command {
 				err = printed
 			}
 			return err
-		})
-	c.Flags().StringVar(&format, "format", "", "what FILE is: django (manage.py dumpdata auth.group auth.user) or jsonl (an object a line)")
-	c.Flags().StringToStringVar(&roles, "role", nil, "role that a group becomes, as GROUP=ROLE (default: the name of the group)")
-	c.Flags().BoolVar(&options.SkipBad, "skip-bad", false, "import the others where some are refused; otherwise nobody is imported then")
+		},
+	)
+	c.Flags().
+		StringVar(&format, "format", "", "what FILE is: django (manage.py dumpdata auth.group auth.user) or jsonl (an "+
+			"object a line)")
+	c.Flags().
+		StringToStringVar(&roles, "role", nil, "role that a group becomes, as GROUP=ROLE (default: the name of the group)")
+	c.Flags().
+		BoolVar(&options.SkipBad, "skip-bad", false, "import the others where some are refused; otherwise nobody is "+
+			"imported then")
 	c.Flags().BoolVar(&options.DryRun, "dry-run", false, "tell what would be imported and refused, and import nobody")
 	return c
 }
 
 // readImport reads all users of a file.
 func (a *app) readImport(path, format string, roles map[string]string) ([]server.ImportedUser, error) {
-	read := map[string]func(io.Reader, func(string) string) ([]server.ImportedUser, error){"django": readDjango, "jsonl": readUserLines}[format]
+	read := map[string]func(io.Reader, func(string) string) ([]server.ImportedUser, error){"django": readDjango,
+		"jsonl": readUserLines}[format]
 	if read == nil {
 		return nil, usageError{fmt.Errorf("--format: %q is neither django nor jsonl", format)}
 	}
@@ -106,11 +117,20 @@ func (a *app) printImport(done server.Import, o server.ImportOptions) error {
 		if o.DryRun {
 			verb = "would be imported"
 		}
-		a.pairs([2]string{verb, strconv.Itoa(done.Imported)}, [2]string{"of those disabled", strconv.Itoa(done.Disabled)},
-			[2]string{"of those without a password", strconv.Itoa(done.WithoutPassword)}, [2]string{"refused", strconv.Itoa(len(done.Refused))})
+		a.pairs(
+			[2]string{verb, strconv.Itoa(done.Imported)},
+			[2]string{"of those disabled", strconv.Itoa(done.Disabled)},
+			[2]string{
+				"of those without a password",
+				strconv.Itoa(done.WithoutPassword),
+			},
+			[2]string{"refused", strconv.Itoa(len(done.Refused))},
+		)
 	})
 	if err == nil && len(done.Refused) > 0 && !o.SkipBad {
-		return errors.New("nobody is imported, because some are refused: mend those rows, or pass --skip-bad to leave them out")
+		return errors.New(
+			"nobody is imported, because some are refused: mend those rows, or pass --skip-bad to leave them out",
+		)
 	}
 	return err
 }

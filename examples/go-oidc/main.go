@@ -24,15 +24,17 @@ const (
 	jwksAge  = 5 * time.Minute // how long a fetched JWKS is kept
 )
 
-// keySet is a RemoteKeySet that starts afresh every jwksAge. By itself a RemoteKeySet fetches the JWKS only when a key is missing: it would
-// trust a revoked key until it happens to meet a new one. When the JWKS cannot be fetched, no token is accepted once jwksAge is over.
+// keySet is a RemoteKeySet that starts afresh every jwksAge. By itself a RemoteKeySet fetches the JWKS only when a key
+// is missing: it would trust a revoked key until it happens to meet a new one. When the JWKS cannot be fetched, no
+// token is accepted once jwksAge is over.
 type keySet struct {
 	mu      sync.Mutex
 	keys    *oidc.RemoteKeySet
 	expires time.Time
 }
 
-// VerifySignature also checks typ, which go-oidc leaves alone, and which tells access tokens (RFC 9068) from other JWTs of the issuer.
+// VerifySignature also checks typ, which go-oidc leaves alone, and which tells access tokens (RFC 9068) from other JWTs
+// of the issuer.
 func (s *keySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {
 	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.RS256})
 	if err != nil {
@@ -53,7 +55,8 @@ func (s *keySet) VerifySignature(ctx context.Context, token string) ([]byte, err
 	return keys.VerifySignature(ctx, token)
 }
 
-// The verifier checks the signature, iss, aud (which it calls the client id) and exp. It allows RS256 only, unless told otherwise.
+// The verifier checks the signature, iss, aud (which it calls the client id) and exp. It allows RS256 only, unless told
+// otherwise.
 var verifier = oidc.NewVerifier(issuer, &keySet{}, &oidc.Config{ClientID: audience})
 
 type claims struct {

@@ -31,8 +31,9 @@ const (
 
 var errNoKeys = errors.New("the JWKS cannot be fetched")
 
-// keys finds the key of a token in the JWKS that the cache fetches in the background, and has it fetched at once for a kid that is not there,
-// which the cache by itself does not do. As long as fetching fails, the cache goes on with what it has.
+// keys finds the key of a token in the JWKS that the cache fetches in the background, and has it fetched at once for a
+// kid that is not there, which the cache by itself does not do. As long as fetching fails, the cache goes on with what
+// it has.
 type keys struct {
 	cache *jwk.Cache
 	mu    sync.Mutex // guards the rest: when the JWKS was last fetched for an unknown kid, and how that went
@@ -45,8 +46,8 @@ func newKeys(ctx context.Context) (*keys, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The cache obeys the max-age of the JWKS within these bounds; without them it would be at least 15 minutes. The shorter one is also
-	// when it tries again after a failure. Do not wait for the first fetch: keyturn may start later.
+	// The cache obeys the max-age of the JWKS within these bounds; without them it would be at least 15 minutes. The
+	// shorter one is also when it tries again after a failure. Do not wait for the first fetch: keyturn may start later.
 	return &keys{cache: cache}, cache.Register(ctx, jwksURL, jwk.WithMinInterval(jwksAge/5), jwk.WithMaxInterval(jwksAge),
 		jwk.WithHTTPClient(&http.Client{Timeout: 5 * time.Second}), jwk.WithWaitReady(false))
 }
@@ -93,8 +94,8 @@ type claims struct {
 	Scope   string `json:"scope"`
 }
 
-// verify returns the claims of an access token. jwx would check exp only if it is there, and would refuse a token as not yet issued when the
-// clock of keyturn is a second ahead of ours; hence the validators are chosen one by one.
+// verify returns the claims of an access token. jwx would check exp only if it is there, and would refuse a token as
+// not yet issued when the clock of keyturn is a second ahead of ours; hence the validators are chosen one by one.
 func (k *keys) verify(ctx context.Context, raw string) (c claims, err error) {
 	token, err := jwt.ParseString(raw, jwt.WithKeyProvider(k), jwt.WithContext(ctx), jwt.WithResetValidators(true),
 		jwt.WithIssuer(issuer), jwt.WithAudience(audience),

@@ -37,15 +37,21 @@ type verifier struct {
 }
 
 func newVerifier(ctx context.Context) (*verifier, error) {
-	// The JWKS is fetched every jwksAge, and also for a kid that is not in it, but then not more than once a second, and a request that needs
-	// it waits for its turn and for the answer no longer than RateLimitWaitMax. As long as fetching fails, keyfunc goes on with what it has.
+	// The JWKS is fetched every jwksAge, and also for a kid that is not in it, but then not more than once a second, and a
+	// request that needs it waits for its turn and for the answer no longer than RateLimitWaitMax. As long as fetching
+	// fails, keyfunc goes on with what it has.
 	keys, err := keyfunc.NewDefaultOverrideCtx(ctx, []string{issuer + "/.well-known/jwks.json"}, keyfunc.Override{
 		RefreshInterval:   jwksAge,
 		RefreshUnknownKID: rate.NewLimiter(rate.Every(time.Second), 1),
 		RateLimitWaitMax:  5 * time.Second,
 		HTTPTimeout:       5 * time.Second,
 	})
-	parser := jwt.NewParser(jwt.WithValidMethods([]string{"RS256"}), jwt.WithIssuer(issuer), jwt.WithAudience(audience), jwt.WithExpirationRequired())
+	parser := jwt.NewParser(
+		jwt.WithValidMethods([]string{"RS256"}),
+		jwt.WithIssuer(issuer),
+		jwt.WithAudience(audience),
+		jwt.WithExpirationRequired(),
+	)
 	return &verifier{keys, parser}, err
 }
 

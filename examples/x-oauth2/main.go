@@ -1,6 +1,7 @@
 //go:build ignore
 
-// A client program of keyturn, with golang.org/x/oauth2: it logs a person in once, keeps the session in a file, and calls an API.
+// A client program of keyturn, with golang.org/x/oauth2: it logs a person in once, keeps the session in a file, and
+// calls an API.
 package main
 
 import (
@@ -29,8 +30,9 @@ var config = oauth2.Config{
 	Scopes:   []string{"read"},
 }
 
-// keeper stores each new token before it is used. keyturn replaces the refresh token at every refresh: a program that forgets the new one
-// loses its session when it ends, for if it comes with the old one, keyturn takes that for theft and ends the session.
+// keeper stores each new token before it is used. keyturn replaces the refresh token at every refresh: a program that
+// forgets the new one loses its session when it ends, for if it comes with the old one, keyturn takes that for theft
+// and ends the session.
 type keeper struct{ oauth2.TokenSource }
 
 func (k keeper) Token() (*oauth2.Token, error) {
@@ -69,9 +71,10 @@ func login(ctx context.Context) (*oauth2.Token, error) {
 	return token, save(token)
 }
 
-// client returns an HTTP client that carries the access token, and refreshes it ten seconds before it expires. Any number of goroutines may
-// use it: one refreshes while the others wait. Have one client for a session, in one process. When an answer of keyturn is lost on its way,
-// the next request refreshes with the same refresh token again, which keyturn allows for ten seconds.
+// client returns an HTTP client that carries the access token, and refreshes it ten seconds before it expires. Any
+// number of goroutines may use it: one refreshes while the others wait. Have one client for a session, in one process.
+// When an answer of keyturn is lost on its way, the next request refreshes with the same refresh token again, which
+// keyturn allows for ten seconds.
 func client(ctx context.Context, token *oauth2.Token) *http.Client {
 	source := oauth2.ReuseTokenSource(token, keeper{config.TokenSource(ctx, token)})
 	return &http.Client{Transport: &oauth2.Transport{Source: source}, Timeout: 30 * time.Second}

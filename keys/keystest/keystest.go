@@ -42,7 +42,13 @@ func Generator() Generate {
 }
 
 // Config is the default schedule.
-var Config = keys.Config{RotationInterval: 90 * 24 * time.Hour, PublishLead: 24 * time.Hour, JWKSMaxAge: 5 * time.Minute, Bits: 2048, TokenTTL: time.Hour}
+var Config = keys.Config{
+	RotationInterval: 90 * 24 * time.Hour,
+	PublishLead:      24 * time.Hour,
+	JWKSMaxAge:       5 * time.Minute,
+	Bits:             2048,
+	TokenTTL:         time.Hour,
+}
 
 // Fataler is a test, of the standard library or of rapid.
 type Fataler interface {
@@ -75,7 +81,13 @@ func MustMaster(t Fataler, b byte) *keys.Master {
 // MustRing opens a ring on the database, at the time that now tells, and lets it make its first keys.
 func MustRing(t testing.TB, db *storage.DB, now func() time.Time, generate Generate) *keys.Ring {
 	t.Helper()
-	r, err := keys.Open(context.Background(), db, MustMaster(t, 1), Config, keys.Options{Now: now, DatabaseNow: At(now), Generate: generate, Log: Quiet})
+	r, err := keys.Open(
+		context.Background(),
+		db,
+		MustMaster(t, 1),
+		Config,
+		keys.Options{Now: now, DatabaseNow: At(now), Generate: generate, Log: Quiet},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

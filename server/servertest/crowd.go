@@ -1,8 +1,10 @@
-// Package servertest is clients that keep a journal of what they were told, and one checker that holds the server to it.
+// Package servertest is clients that keep a journal of what they were told, and one checker that holds the server to
+// it.
 //
-// A [Crowd] logs in, refreshes, introspects and revokes while a test makes things go wrong. Afterwards [Crowd.Check] tells every promise that
-// was broken: a token answer that was received in full and is not honoured (I1), a revocation that did not hold (I2), two usable refresh
-// tokens of one grant, or a second successor (I3), a retry that failed (I4), a live token whose key is gone (I5).
+// A [Crowd] logs in, refreshes, introspects and revokes while a test makes things go wrong. Afterwards [Crowd.Check]
+// tells every promise that was broken: a token answer that was received in full and is not honoured (I1), a revocation
+// that did not hold (I2), two usable refresh tokens of one grant, or a second successor (I3), a retry that failed (I4),
+// a live token whose key is gone (I5).
 package servertest
 
 import (
@@ -122,7 +124,8 @@ func (c *Crowd) post(path string, as Party, form url.Values) answer {
 		return answer{}
 	}
 	took := time.Since(began)
-	for slowest := c.slowest.Load(); took > time.Duration(slowest) && !c.slowest.CompareAndSwap(slowest, int64(took)); slowest = c.slowest.Load() {
+	for slowest := c.slowest.Load(); took > time.Duration(slowest) &&
+		!c.slowest.CompareAndSwap(slowest, int64(took)); slowest = c.slowest.Load() {
 	}
 	if c.Slow > 0 && took > c.Slow {
 		c.tell("%s took %v", path, took)
@@ -265,8 +268,8 @@ func (c *Crowd) renew(s *session) {
 	}
 }
 
-// renewTwice sends the same refresh twice at once, as two tabs of a browser would. One of the answers may be missing; if both are there, they
-// bring the same successor.
+// renewTwice sends the same refresh twice at once, as two tabs of a browser would. One of the answers may be missing;
+// if both are there, they bring the same successor.
 func (c *Crowd) renewTwice(s *session) {
 	answers := make(chan answer)
 	for range 2 {
@@ -374,8 +377,14 @@ func (c *Crowd) Check(t testing.TB) {
 	for _, b := range c.broken {
 		t.Error(b)
 	}
-	t.Logf("%d sessions, %d answers, %d times 503, %d times no answer, the slowest after %v", len(c.sessions), c.Answers.Load(), c.Refusals.Load(),
-		c.Losses.Load(), time.Duration(c.slowest.Load()).Round(time.Millisecond))
+	t.Logf(
+		"%d sessions, %d answers, %d times 503, %d times no answer, the slowest after %v",
+		len(c.sessions),
+		c.Answers.Load(),
+		c.Refusals.Load(),
+		c.Losses.Load(),
+		time.Duration(c.slowest.Load()).Round(time.Millisecond),
+	)
 }
 
 func (c *Crowd) checkEnded(s *session) {

@@ -31,8 +31,8 @@ type Cluster struct {
 // fast are settings for tests: nothing is durable.
 var fast = []string{"fsync=off", "full_page_writes=off", "shared_buffers=64MB", "autovacuum=off"}
 
-// StartCluster starts a PostgreSQL with PostgreSQL's own settings but for those given, for a program that measures: it is durable. Stop must
-// follow.
+// StartCluster starts a PostgreSQL with PostgreSQL's own settings but for those given, for a program that measures: it
+// is durable. Stop must follow.
 func StartCluster(settings ...string) (*Cluster, error) { return newCluster(settings) }
 
 // Create makes a database and returns its URL.
@@ -50,7 +50,8 @@ func newCluster(settings []string) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.run("initdb", "-D", c.data(), "-U", "keyturn", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"); err != nil {
+	if err := c.run("initdb", "-D", c.data(), "-U", "keyturn", "-A", "trust", "-E", "UTF8", "--locale=C",
+		"--no-sync"); err != nil {
 		os.RemoveAll(c.folder)
 		return nil, err
 	}
@@ -95,12 +96,15 @@ func binaries() (string, error) {
 	}
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if len(found) == 0 {
-		return "", errors.New("no PostgreSQL server binaries: install Debian's postgresql package, or put initdb and postgres into PATH")
+		return "", errors.New(
+			"no PostgreSQL server binaries: install Debian's postgresql package, or put initdb and postgres into PATH",
+		)
 	}
 	return filepath.Dir(found[len(found)-1]), nil
 }
 
-// unprivileged makes the processes those of the user postgres, or nobody, when the tests run as root, which PostgreSQL refuses.
+// unprivileged makes the processes those of the user postgres, or nobody, when the tests run as root, which PostgreSQL
+// refuses.
 func (c *Cluster) unprivileged() (*syscall.SysProcAttr, error) {
 	attr := &syscall.SysProcAttr{}
 	dieWithParent(attr)

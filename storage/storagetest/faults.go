@@ -25,7 +25,8 @@ func NewFaults(t testing.TB, databaseURL string, tables ...string) Faults {
 	MustExec(t, f.raw, `CREATE TABLE faults (n BIGINT NOT NULL)`, `INSERT INTO faults (n) VALUES (0)`)
 	trigger := `CREATE TRIGGER fault_%[1]s_%[2]s BEFORE %[2]s ON %[1]s FOR EACH ROW EXECUTE FUNCTION fault() -- %[3]s`
 	if storage.SQLitePath(databaseURL) != "" {
-		trigger = `CREATE TRIGGER fault_%[1]s_%[2]s BEFORE %[2]s ON %[1]s BEGIN UPDATE faults SET n = n - 1; SELECT RAISE(ABORT, '%[3]s') FROM faults WHERE n = 0; END`
+		trigger = `CREATE TRIGGER fault_%[1]s_%[2]s BEFORE %[2]s ON %[1]s BEGIN UPDATE faults SET n = n - 1; SELECT
+			RAISE(ABORT, '%[3]s') FROM faults WHERE n = 0; END`
 	} else {
 		MustExec(t, f.raw, `CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 			UPDATE faults SET n = n - 1;

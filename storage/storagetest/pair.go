@@ -28,7 +28,8 @@ func NewPair(t testing.TB) *Pair {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := standby.run("pg_basebackup", "-h", primary.folder, "-U", "keyturn", "-D", standby.data(), "-R", "-X", "stream", "--no-sync", "-c", "fast"); err != nil {
+	if err := standby.run("pg_basebackup", "-h", primary.folder, "-U", "keyturn", "-D", standby.data(), "-R", "-X",
+		"stream", "--no-sync", "-c", "fast"); err != nil {
 		t.Fatal(err)
 	}
 	if err := standby.start(); err != nil {
@@ -40,7 +41,8 @@ func NewPair(t testing.TB) *Pair {
 	p.exec(primary, `SELECT pg_reload_conf()`)
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		var state string
-		if err := primary.admin.QueryRow(`SELECT sync_state FROM pg_stat_replication`).Scan(&state); err == nil && state == "sync" {
+		if err := primary.admin.QueryRow(`SELECT sync_state FROM pg_stat_replication`).Scan(&state); err == nil &&
+			state == "sync" {
 			break
 		}
 		if time.Now().After(deadline) {
@@ -61,7 +63,11 @@ func (p *Pair) exec(c *Cluster, statement string) {
 
 // URL names a database on both, for a client that wants the one that takes writes.
 func (p *Pair) URL() string {
-	q := url.Values{"host": {p.primary.folder + "," + p.standby.folder}, "sslmode": {"disable"}, "target_session_attrs": {"read-write"}}
+	q := url.Values{
+		"host":                 {p.primary.folder + "," + p.standby.folder},
+		"sslmode":              {"disable"},
+		"target_session_attrs": {"read-write"},
+	}
 	return (&url.URL{Scheme: "postgres", User: url.User("keyturn"), Path: "/pair", RawQuery: q.Encode()}).String()
 }
 

@@ -83,8 +83,8 @@ func (p *Proxy) Cut(text string, when When, times int) {
 	p.cut.Store(c)
 }
 
-// LoseAnswer cuts the next connection over which a statement with the text goes, once the database has run it and before its answer is
-// passed on.
+// LoseAnswer cuts the next connection over which a statement with the text goes, once the database has run it and
+// before its answer is passed on.
 func (p *Proxy) LoseAnswer(text string) { p.Cut(text, Lost, 1) }
 
 // Cuts tells how many connections were cut at a statement.
@@ -178,8 +178,8 @@ func (p *Proxy) serve(client net.Conn) {
 // statements are the texts of those that a connection has prepared, by name.
 type statements map[string][]byte
 
-// in is the texts of all statements that a client has run by what it sent: by their text alone, or prepared before. Preparing one is not
-// running it.
+// in is the texts of all statements that a client has run by what it sent: by their text alone, or prepared before.
+// Preparing one is not running it.
 func (s statements) in(sent []byte) (texts []byte) {
 	for len(sent) > 5 {
 		kind, size := sent[0], 1+int(binary.BigEndian.Uint32(sent[1:]))

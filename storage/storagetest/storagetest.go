@@ -1,8 +1,8 @@
 // Package storagetest gives tests a real SQLite and a real PostgreSQL.
 //
-// The PostgreSQL is a throwaway cluster, started from the installed server binaries at its first use in a test binary, in a temporary
-// folder, on a Unix socket, and stopped by [Main]. Without server binaries its tests are skipped, loudly; with
-// KEYTURN_TEST_POSTGRES=required, as `make test` sets it, they fail.
+// The PostgreSQL is a throwaway cluster, started from the installed server binaries at its first use in a test binary,
+// in a temporary folder, on a Unix socket, and stopped by [Main]. Without server binaries its tests are skipped,
+// loudly; with KEYTURN_TEST_POSTGRES=required, as `make test` sets it, they fail.
 package storagetest
 
 import (
@@ -62,7 +62,8 @@ func PostgresURL(t testing.TB) string {
 	return PostgresURLWith(t, "")
 }
 
-// CutOff makes a PostgreSQL database unreachable: its connections end and new ones are refused. Call the result to bring it back.
+// CutOff makes a PostgreSQL database unreachable: its connections end and new ones are refused. Call the result to
+// bring it back.
 func CutOff(t testing.TB, databaseURL string) (restore func()) {
 	t.Helper()
 	u, err := url.Parse(databaseURL)

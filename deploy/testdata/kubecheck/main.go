@@ -1,5 +1,6 @@
-// Kubecheck reads the manifests in a folder as Kubernetes does, but strictly: as kustomize builds them, and each file for itself. A field
-// that its type does not have is an error, and so is a pod that the restricted Pod Security Standard does not admit.
+// Kubecheck reads the manifests in a folder as Kubernetes does, but strictly: as kustomize builds them, and each file
+// for itself. A field that its type does not have is an error, and so is a pod that the restricted Pod Security
+// Standard does not admit.
 package main
 
 import (
@@ -97,7 +98,8 @@ func check(name string, text []byte) (n int, err error) {
 
 func newDecoder() runtime.Decoder {
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{appsv1.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme, policyv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{appsv1.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme,
+		policyv1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			panic(err)
 		}

@@ -1,0 +1,46 @@
+package keyturn
+
+import (
+	"bufio"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+// maxWidth is how many columns a line of Go may have; a tab counts as one.
+const maxWidth = 120
+
+func TestWidth(t *testing.T) {
+	seen := 0
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && d.Name() == "bin" {
+			return filepath.SkipDir
+		}
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") {
+			return err
+		}
+		seen++
+		return checkWidth(t, path)
+	})
+	if err != nil || seen < 100 {
+		t.Errorf("%d files: %v", seen, err)
+	}
+}
+
+func checkWidth(t *testing.T, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for n := 1; lines.Scan(); n++ {
+		if columns := utf8.RuneCount(lines.Bytes()); columns > maxWidth {
+			t.Errorf("%s:%d: %d columns, at most %d", path, n, columns, maxWidth)
+		}
+	}
+	return lines.Err()
+}
