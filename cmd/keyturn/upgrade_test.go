@@ -27,7 +27,7 @@ func nextVersion(t *testing.T, folder string) string {
 	t.Helper()
 	source := filepath.Join(folder, "next")
 	for _, part := range []string{
-		"go.mod", "go.sum", "openapi.go", "openapi.yaml", "api", "clock", "queue", "storage", "keys", "server",
+		"go.mod", "go.sum", "openapi.go", "openapi.yaml", "api", "clock", "passwords", "queue", "storage", "keys", "server",
 		"cmd/keyturn", "examples",
 	} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(source, part)), 0o755); err != nil {
