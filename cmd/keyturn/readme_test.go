@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,6 +39,7 @@ func TestOtherPages(t *testing.T) {
 		"clients":        clientsPrelude,
 		"from-simplejwt": importPrelude,
 		"operate":        "",
+		"commands":       "",
 	} {
 		t.Run(page, func(t *testing.T) {
 			t.Parallel()
@@ -136,7 +138,7 @@ keyturn serve --issuer http://127.0.0.1:8080 & server=$!; ready; sleep 2
 // noticed, and the secrets of the answer at hand for the next line.
 func readmeLine(line string) string {
 	switch {
-	case strings.HasPrefix(line, "go run ./cmd/keyturn dev"):
+	case line == "keyturn dev":
 		return "stop; keyturn dev --json --listen 127.0.0.1:8080 --admin-listen 127.0.0.1:8081 >dev.json & " +
 			"server=$!; until grep -q access_token dev.json; do kill -0 $server; sleep 0.05; done; stop"
 	case strings.HasPrefix(line, "keyturn serve"):
@@ -158,28 +160,79 @@ func readmeLine(line string) string {
 	}
 }
 
-// The README's table of settings is that of the program.
-func TestReadmeListsEverySetting(t *testing.T) {
+// The page of settings is that of the program. `make pages` writes it.
+func TestConfigurationPage(t *testing.T) {
+	const path = "../../docs/configuration.md"
+	page := configurationPage()
+	if *update {
+		if err := os.WriteFile(path, []byte(page), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there, err := os.ReadFile(path)
+	if err != nil || string(there) != page {
+		t.Errorf("docs/configuration.md is not what the program says: run `make pages`: %v", err)
+	}
+}
+
+func configurationPage() string {
+	var page strings.Builder
+	page.WriteString(configurationHead)
+	for _, s := range settings {
+		standard, reload := "", ""
+		if s.standard != "" {
+			standard = "`" + s.standard + "`"
+		}
+		if s.reload {
+			reload = "yes"
+		}
+		fmt.Fprintf(&page, "| `%s` | %s | %s | %s |\n", s.key, standard, reload, strings.ReplaceAll(s.help, "|", "\\|"))
+	}
+	return page.String()
+}
+
+const configurationHead = `# Settings
+
+Each setting has one name, in three forms. For ` + "`access_ttl`" + ` they are:
+
+1. the flag ` + "`--access-ttl 10m`" + `,
+2. the environment variable ` + "`KEYTURN_ACCESS_TTL`, or `KEYTURN_ACCESS_TTL_FILE`" + ` with the path of a file that
+   holds the value,
+3. the key ` + "`access_ttl: 10m`" + ` in the YAML file that ` + "`--config`" + ` names.
+
+The first of them that is given wins; otherwise the default applies. keyturn refuses a key or a ` + "`KEYTURN_`" + `
+variable that is no setting, and suggests the name that you may have meant. All text is UTF-8 without a byte order mark.
+
+` + "`keyturn config validate` reports everything that is wrong at once. `keyturn config show --origin`" + ` prints
+where each value comes from. A server reads its configuration again at SIGHUP. It applies the settings that are marked
+below, and logs which others need a restart.
+
+| setting | default | at SIGHUP | meaning |
+|---|---|---|---|
+`
+
+// The commands that install keyturn name a package and a target that there are.
+func TestInstall(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows := regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\|(.*?)\\| (.*?) \\|$").FindAllStringSubmatch(string(readme), -1)
-	if len(rows) != len(settings) {
-		t.Errorf("%d rows, %d settings", len(rows), len(settings))
+	install := regexp.MustCompile(`(?m)^go install (\S+)@latest$`).FindStringSubmatch(string(readme))
+	if install == nil || !strings.Contains(string(readme), "\nmake build\n") {
+		t.Fatal("the README does not say how to install keyturn")
 	}
-	for i, s := range settings {
-		if i >= len(rows) || rows[i][1] != s.key {
-			t.Fatalf("row %d is not %s", i, s.key)
-		}
-		if plain := strings.Trim(rows[i][2], "` "); s.standard != "" && s.standard != "0" && plain != s.standard {
-			t.Errorf("%s: default %q, in the README %q", s.key, s.standard, plain)
-		}
+	if out, err := exec.Command("go", "list", "-f", "{{.Name}}", install[1]).Output(); string(out) != "main\n" {
+		t.Errorf("%s is not a program: %s %v", install[1], out, err)
+	}
+	build := exec.Command("make", "-n", "build")
+	build.Dir = "../.."
+	if out, err := build.Output(); !strings.Contains(string(out), "-o bin/keyturn ./cmd/keyturn") {
+		t.Errorf("make build does not write bin/keyturn: %s %v", out, err)
 	}
 }
 
-// The console blocks are for machines of their own. `make test` is what runs this test; the other is run here
-// on a PostgreSQL of the tests.
+// The console blocks are for machines of their own. TestInstall looks at the first; the other is run here on a
+// PostgreSQL of the tests.
 func TestReadmeOnPostgres(t *testing.T) {
 	databaseURL := storagetest.PostgresURL(t)
 	readme, err := os.ReadFile("../../README.md")
@@ -187,7 +240,7 @@ func TestReadmeOnPostgres(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, block := range consoleBlock.FindAllStringSubmatch(string(readme), -1) {
-		if block[1] == "make test\n" {
+		if strings.HasPrefix(block[1], "go install ") {
 			continue
 		}
 		text := strings.NewReplacer("postgres://keyturn:PASSWORD@db.example.com/keyturn?sslmode=verify-full", databaseURL,

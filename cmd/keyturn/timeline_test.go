@@ -10,7 +10,7 @@ import (
 	"github.com/keyturn/keyturn/server"
 )
 
-var update = flag.Bool("update", false, "write pictures anew")
+var update = flag.Bool("update", false, "write the generated files in docs")
 
 // The picture in docs/keys.md is what the program draws of a server in its seventh month.
 func TestTimelinePicture(t *testing.T) {
