@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"os"
 	"reflect"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -357,11 +356,8 @@ func (c Config) hashPolicy() passwords.Policy {
 	return passwords.Policy{Memory: uint32(c.PasswordHashMemory >> 10), Time: 2, Lanes: 1}
 }
 
-// cpus is how many there are for this process: the Go runtime looks at its cgroup.
-var cpus = runtime.GOMAXPROCS(0)
-
-// HashSlots is how many passwords are hashed at once.
-func (c Config) HashSlots() int {
+// HashSlots is how many passwords are hashed at once by a process with so many CPUs.
+func (c Config) HashSlots(cpus int) int {
 	if c.PasswordHashSlots == 0 {
 		return cpus
 	}

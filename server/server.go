@@ -12,7 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"runtime/debug"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,7 +43,8 @@ type Options struct {
 	Reload      Reload                                   // the zero value: never
 	Dev         bool                                     // the database is, or becomes, one of `keyturn dev`
 
-	CPUs int // signatures at once; 0: as Go runs on
+	CPUs   int    // of this process: so many signatures at once, and passwords if nothing else is set; 0: as Go has
+	Opened func() // is called when a server has been opened; nil: nothing
 
 	clock *clock.Clock
 }
@@ -67,7 +68,7 @@ func (o Options) withClock(alone bool) Options {
 		o.DatabaseNow = func(context.Context) (time.Time, error) { return wall(), nil }
 	}
 	if o.CPUs == 0 {
-		o.CPUs = cpus
+		o.CPUs = runtime.GOMAXPROCS(0)
 	}
 	return o
 }
@@ -139,7 +140,9 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 		return nil, err
 	}
 	s.look(ctx)
-	debug.FreeOSMemory() // what beginning took, a password hash above all
+	if o.Opened != nil {
+		o.Opened()
+	}
 	return s, nil
 }
 
@@ -151,7 +154,7 @@ func (s *Server) fill(st store, c Config, o Options) {
 		ring:           st.ring,
 		now:            o.Now,
 		log:            o.Log,
-		hasher:         passwords.NewHasher(c.hashPolicy(), c.HashSlots()),
+		hasher:         passwords.NewHasher(c.hashPolicy(), c.HashSlots(o.CPUs)),
 		clientFailures: newClientFailures(c.LoginFailures, time.Duration(c.LoginWindow)),
 		scans:          newBudgets(unknownTokens, unknownTokensPeriod),
 		verified:       newTokenCache(),

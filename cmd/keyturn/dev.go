@@ -58,12 +58,14 @@ func (a *app) dev(ctx context.Context, public, admin string) error {
 		return err
 	}
 	log := a.detach(config, true)
-	makeRoom(config.HashSlots())
+	makeRoom(config.HashSlots(cpus))
 	s, err := server.Open(ctx, config, server.Options{
 		Dev:     true,
 		Log:     log.Logger,
 		Level:   log.Level,
 		Dropped: log.Dropped,
+		CPUs:    cpus,
+		Opened:  freeMemory,
 	})
 	if err != nil {
 		return err

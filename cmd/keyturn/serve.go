@@ -53,13 +53,15 @@ func (a *app) serve(ctx context.Context, config server.Config, again func() (ser
 	if err != nil {
 		return err
 	}
-	makeRoom(config.HashSlots())
+	makeRoom(config.HashSlots(cpus))
 	return server.Serve(ctx, config, server.Options{
 		Log:     log.Logger,
 		Level:   log.Level,
 		Dropped: log.Dropped,
 		Tracer:  tracer,
 		Reload:  server.Reload{Asked: hangUp, Read: again},
+		CPUs:    cpus,
+		Opened:  freeMemory,
 	}, listeners)
 }
 
