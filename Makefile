@@ -71,7 +71,7 @@ interop-tools:
 	@cp examples/package.json examples/package-lock.json bin/interop/
 	npm ci --prefix bin/interop --no-audit --no-fund
 
-# pages writes docs/verify from examples/.
+# pages writes docs/verify from examples/, and docs/configuration.md from the settings.
 pages:
 	go test ./examples -run TestPages -update
 	go test ./cmd/keyturn -run TestConfigurationPage -update

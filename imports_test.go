@@ -62,9 +62,8 @@ func TestImports(t *testing.T) {
 			return err
 		}
 		from := strings.TrimPrefix(filepath.ToSlash(filepath.Dir(path)), ".")
-		if strings.HasSuffix(from, "test") ||
-			strings.HasPrefix(from, "examples/") { // storagetest, keystest: for tests alone; programs of their own
-			return nil
+		if strings.HasSuffix(from, "test") || strings.HasPrefix(from, "examples/") {
+			return nil // storagetest, keystest: for tests alone; programs of their own
 		}
 		allowed, known := arrows[from]
 		if !known {

@@ -28,12 +28,15 @@ type Policy struct {
 
 // Hash is a hash as it is stored: one of ours, or one that was imported.
 type Hash interface {
-	Matches(
-		typed, canonical string,
-	) bool // computes it for a password under the same parameters and compares in constant time
-	Weaker(Policy) bool // it is to be replaced by one under the policy
-	Cost() uint32       // KiB that it takes
-	Kind() string       // hashes of one kind take the same time
+	// Matches computes the hash of a password under the same parameters and compares in constant time. Hashes of other
+	// systems take it as it was typed, ours in its canonical form.
+	Matches(typed, canonical string) bool
+	// Weaker reports whether the hash is below the policy in any respect, and so to be replaced.
+	Weaker(Policy) bool
+	// Cost is the memory that it takes, in KiB.
+	Cost() uint32
+	// Kind is the same for hashes that take the same time.
+	Kind() string
 }
 
 // Argon2id is one argon2id hash with its parameters.
@@ -60,7 +63,7 @@ func (h Argon2id) Matches(_, canonical string) bool {
 	return subtle.ConstantTimeCompare(sum, h.sum) == 1
 }
 
-// weaker tells whether the hash is below the policy in any respect.
+// Weaker reports whether the hash is below the policy in any respect.
 func (h Argon2id) Weaker(p Policy) bool {
 	return h.Memory < p.Memory || h.Time < p.Time || len(h.sum) < 32 || len(h.salt) < 16
 }

@@ -281,12 +281,6 @@ func TestUnansweredChain(t *testing.T) {
 	if got := judge(at.Add(2 * window)); got != storage.RefreshReuse {
 		t.Errorf("kept open for ever: %s", got)
 	}
-	u = newUnanswered()
-	u.note(7, rotated.Add(-time.Second), rotated.Add(20*time.Second), window)
-	u.answered(7, rotated.Add(time.Second))
-	if got := judge(rotated.Add(window + 5*time.Second)); got != storage.RefreshReuse {
-		t.Errorf("answered before the time that it was told, the client has as long as others: %s", got)
-	}
 	late := newUnanswered()
 	late.note(7, rotated.Add(window+time.Second), rotated.Add(window+5*time.Second), window)
 	u = late
@@ -364,3 +358,44 @@ func TestRefusedForItsFailures(t *testing.T) {
 }
 
 func mustAddr(text string) netip.Addr { return netip.MustParseAddr(text) }
+
+// A login that waits no longer, or does not take the place that it was given, leaves it to the next.
+func TestPlacesArePassedOn(t *testing.T) {
+	c := testConfig("sqlite:none")
+	throttle := newThrottle(nil, func() *Config { return &c })
+	key := loginKey("alice", "app", mustAddr("192.0.2.1"))
+	full := storage.LoginView{Account: storage.Failures{Count: throttle.limit() - 1, LastAt: noon}} // one place
+	enter := func() (*attempt, verdict, *place) { return throttle.look(key).enter(full, noon) }
+	first, _, _ := enter()
+	var waiting []*place
+	for range 4 {
+		_, verdict, p := enter()
+		if verdict != verdictWait {
+			t.Fatal(verdict)
+		}
+		waiting = append(waiting, p)
+	}
+	isFree := func(p *place) bool {
+		select {
+		case <-p.free:
+			return true
+		default:
+			return false
+		}
+	}
+	throttle.passOn(waiting[0]) // it has waited for too long
+	other := throttle.look(key) // somebody is always looking, so that not all are woken
+	throttle.flights[key.AccountBucket].wake(1)
+	if !isFree(waiting[1]) || isFree(waiting[2]) {
+		t.Error("the turn is not that of the first who still waits")
+	}
+	throttle.passOn(waiting[1]) // it could not be read
+	if !isFree(waiting[2]) || isFree(waiting[3]) {
+		t.Error("a place that was not taken is lost")
+	}
+	other.end()
+	first.leave(ctx, noon)
+	if !isFree(waiting[3]) || len(throttle.flights) != 0 {
+		t.Errorf("%d buckets are still being judged", len(throttle.flights))
+	}
+}

@@ -70,15 +70,18 @@ func (s *Server) login(q *request, name, password string) (storage.LoginView, er
 	g.valid = nameErr == nil && passwordErr == nil
 	g.key = loginKey(name, q.client.ID, q.address)
 	g.key.Stranger = s.stranger(name)
+	var waited *place
 	for {
 		look := s.throttle.look(g.key)
 		view, err := s.readLogin(q, g.key)
 		if err != nil {
 			look.end()
+			s.throttle.passOn(waited)
 			return view, err
 		}
 		a, verdict, free := look.enter(view, s.now())
 		if verdict == verdictRefuse {
+			s.throttle.passOn(waited)
 			return view, s.refuseLogin(q, g, view)
 		}
 		if verdict == verdictJudge {
@@ -87,8 +90,10 @@ func (s *Server) login(q *request, name, password string) (storage.LoginView, er
 			} // else others are being judged on other replicas
 		}
 		if err := untilFree(q.base, free, g.deadline); err != nil {
+			s.throttle.passOn(free)
 			return view, err
 		}
+		waited = free
 	}
 }
 

@@ -79,7 +79,6 @@ func (s *Server) refreshWith(ctx context.Context, q *request, t refreshToken) (a
 		return none, err
 	}
 	s.event(q, "refresh", "ok", slog.String("kind", string(outcome)), slog.String("sid", t.grant.String()))
-	s.unanswered.answered(t.grant, now)
 	return s.refreshed(q, signer, t, g, now)
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,6 +45,12 @@ type flight struct {
 	apart   int64 // of those that are judged, the ones that are not reserved
 	judged  int64 // since the flight began
 	waiting []chan struct{}
+}
+
+// place is where a login waits for a bucket. Nil: for other replicas, which tell nobody.
+type place struct {
+	bucket string
+	free   chan struct{} // is closed when the login should look again
 }
 
 func newThrottle(db *storage.DB, config func() *Config) *throttle {
@@ -150,8 +157,8 @@ func (t *throttle) forget(name string) {
 }
 
 // enter ends the look and takes a place in every bucket of the login, by what was read of them. After verdictJudge,
-// leave must follow; with verdictWait, the channel is closed when a place may be free.
-func (k *look) enter(v storage.LoginView, now time.Time) (*attempt, verdict, <-chan struct{}) {
+// leave must follow; with verdictWait, a place in the line of a bucket is returned.
+func (k *look) enter(v storage.LoginView, now time.Time) (*attempt, verdict, *place) {
 	defer k.end()
 	t := k.throttle
 	a := &attempt{throttle: t, buckets: t.buckets(k.key, v)}
@@ -168,9 +175,9 @@ func (k *look) enter(v storage.LoginView, now time.Time) (*attempt, verdict, <-c
 	for _, b := range a.buckets {
 		f := t.flights[b.Name]
 		if f.judging >= places(b) {
-			free := make(chan struct{})
-			f.waiting = append(f.waiting, free)
-			return nil, verdictWait, free
+			p := &place{b.Name, make(chan struct{})}
+			f.waiting = append(f.waiting, p.free)
+			return nil, verdictWait, p
 		}
 		// An ordinary login, of an account of which nothing has failed and nobody else is being judged, costs no write.
 		a.shared = a.shared || b.Read.Count > 0 || f.judging > 0 || f.judged > k.judged[b.Name]
@@ -240,6 +247,24 @@ func (f *flight) wake(n int) {
 	f.waiting = f.waiting[n:]
 }
 
+// passOn takes a login out of its line that waits no longer. If it was its turn, that goes to the next.
+func (t *throttle) passOn(p *place) {
+	if p == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.flights[p.bucket]
+	if f == nil {
+		return
+	}
+	if i := slices.Index(f.waiting, p.free); i >= 0 {
+		f.waiting = slices.Delete(f.waiting, i, i+1)
+		return
+	}
+	f.wake(1)
+}
+
 // reserve counts the login before it is judged, if it must be. It reports false if other replicas are judging so many
 // that it must wait.
 func (a *attempt) reserve(ctx context.Context, now time.Time) (ok bool, err error) {
@@ -271,8 +296,9 @@ func (a *attempt) settle(ctx context.Context, outcome storage.Guess, now time.Ti
 	}
 	switch {
 	case a.reserved:
-		a.reserved = false
-		return db.SettleGuess(ctx, a.buckets, outcome, now)
+		err := db.SettleGuess(ctx, a.buckets, outcome, now)
+		a.reserved = err != nil // leave gives back what could not be settled
+		return err
 	case outcome == storage.GuessWrong:
 		return db.AddFailures(ctx, a.buckets, now)
 	}
@@ -281,16 +307,20 @@ func (a *attempt) settle(ctx context.Context, outcome storage.Guess, now time.Ti
 
 // untilFree waits until a place may be free: others are being judged. *queue.BusyError if that takes longer than until
 // the deadline.
-func untilFree(ctx context.Context, free <-chan struct{}, deadline time.Time) error {
+func untilFree(ctx context.Context, p *place, deadline time.Time) error {
 	patience := time.NewTimer(time.Until(deadline))
 	defer patience.Stop()
-	if free == nil { // on other replicas, which tell nobody
-		again := make(chan struct{})
-		time.AfterFunc(20*time.Millisecond+rand.N(30*time.Millisecond), func() { close(again) })
-		free = again
+	var free <-chan struct{}
+	var again <-chan time.Time
+	if p == nil {
+		again = time.After(20*time.Millisecond + rand.N(30*time.Millisecond))
+	} else {
+		free = p.free
 	}
 	select {
 	case <-free:
+		return nil
+	case <-again:
 		return nil
 	case <-patience.C:
 		return &queue.BusyError{RetryAfter: time.Second}

@@ -20,9 +20,8 @@ const (
 
 // unanswered is the refreshes that this replica kept waiting until it refused them or their client gave up, with the
 // time after which it told them to come again. The retry window of such a grant does not run meanwhile: a queue in here
-// does not count against the client. It helps nobody who
-// could not have had the answer: only a request that came within the window keeps it open. When a generation is full,
-// the one before it is forgotten.
+// does not count against the client. It helps nobody who could not have had the answer: only a request that came within
+// the window keeps it open. When a generation is full, the one before it is forgotten.
 type unanswered struct {
 	mu         sync.Mutex
 	young, old map[storage.GrantID][]storage.Span
@@ -57,18 +56,6 @@ func (u *unanswered) note(grant storage.GrantID, from, to time.Time, window time
 		spans = append(spans, storage.Span{From: from, To: to})
 	}
 	u.young[grant] = spans[max(0, len(spans)-maxUnansweredSpans):]
-}
-
-// answered ends a wait that was told to last for longer.
-func (u *unanswered) answered(grant storage.GrantID, now time.Time) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	spans, ok := u.young[grant]
-	if n := len(spans) - 1; ok && spans[n].To.After(now) {
-		spans = slices.Clone(spans)
-		spans[n].To = now
-		u.young[grant] = spans
-	}
 }
 
 // of is the times for which refreshes of the grant waited in vain, in order.

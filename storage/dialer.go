@@ -47,7 +47,7 @@ type impatient struct {
 	net.Conn
 	patience atomic.Int64 // nanoseconds
 	ahead    []byte       // was read, and not given on
-	failed   atomic.Bool  // nothing could be read in time, or at all
+	failed   atomic.Bool  // something could not be read or written in time, or at all
 }
 
 // await waits for something to read, for a while.
@@ -64,6 +64,7 @@ func (c *impatient) await(span time.Duration) error {
 	if n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
 		return nil
 	}
+	c.failed.Store(true)
 	return err
 }
 
@@ -88,7 +89,11 @@ func (c *impatient) Write(b []byte) (int, error) {
 	if err := c.SetWriteDeadline(c.deadline()); err != nil {
 		return 0, err
 	}
-	return c.Conn.Write(b)
+	n, err := c.Conn.Write(b)
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		c.failed.Store(true)
+	}
+	return n, err
 }
 
 // connector tells that no connection could be made, for whatever reason of the moment: none of several hosts takes

@@ -188,7 +188,6 @@ func (p *sessions) dialOne(generation int) {
 		s.generation = generation
 		p.put(s)
 	case p.tooMany(err) && len(p.waiting) == 0: // nobody needs more than there are
-		p.room = max(1, p.open)
 	case p.tooMany(err):
 		p.shrink()
 	default:

@@ -37,6 +37,14 @@ func (b Bucket) begins(now time.Time) int64 {
 	return -1
 }
 
+// ahead is the first moment that is from before a clock was set back, for a column of milliseconds.
+func (b Bucket) ahead(now time.Time) int64 {
+	if b.Quiet > 0 {
+		return now.Add(b.Quiet).UnixMilli()
+	}
+	return math.MaxInt64
+}
+
 // pendingLasts is how long a guess can be under way. One that is older belongs to a server that has ended meanwhile.
 const pendingLasts = time.Minute
 
@@ -88,12 +96,12 @@ func (b Bucket) reserve(change changer, now time.Time) (int64, error) {
 	return change(`INSERT INTO throttle (bucket, account, failures, last_at, pending, pending_at)
 		VALUES ($1, $2, 0, $3, 1, $3)
 		ON CONFLICT (bucket) DO UPDATE SET account = excluded.account,
-			failures = CASE WHEN throttle.last_at <= $4 THEN 0 ELSE throttle.failures END,
+			failures = CASE WHEN throttle.last_at <= $4 OR throttle.last_at >= $7 THEN 0 ELSE throttle.failures END,
 			pending = CASE WHEN throttle.pending_at <= $5 THEN 1 ELSE throttle.pending + 1 END,
 			pending_at = excluded.pending_at
-		WHERE CASE WHEN throttle.last_at <= $4 THEN 0 ELSE throttle.failures END
+		WHERE CASE WHEN throttle.last_at <= $4 OR throttle.last_at >= $7 THEN 0 ELSE throttle.failures END
 			+ CASE WHEN throttle.pending_at <= $5 THEN 0 ELSE throttle.pending END < $6`,
-		b.Name, b.Account, At(now), b.begins(now), now.Add(-pendingLasts).UnixMilli(), b.Limit-b.Apart)
+		b.Name, b.Account, At(now), b.begins(now), now.Add(-pendingLasts).UnixMilli(), b.Limit-b.Apart, b.ahead(now))
 }
 
 // Guess is what a guess turned out to be.

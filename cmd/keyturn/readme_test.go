@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/server"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -164,6 +165,11 @@ func readmeLine(line string) string {
 func TestConfigurationPage(t *testing.T) {
 	const path = "../../docs/configuration.md"
 	page := configurationPage()
+	for _, s := range settings {
+		if s.help == "" || len(server.Manual) != len(settings) {
+			t.Errorf("%s: %q; %d settings, %d texts about them", s.key, s.help, len(settings), len(server.Manual))
+		}
+	}
 	if *update {
 		if err := os.WriteFile(path, []byte(page), 0o644); err != nil {
 			t.Fatal(err)
