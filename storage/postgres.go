@@ -42,8 +42,9 @@ func CheckURL(raw string, allowInsecure bool) error {
 	return err
 }
 
-// How many connections a replica keeps: about eight do more than thirty-two. Those that read are counted apart, so that
-// what is quick does not wait behind commits. Reports and migrations have two at most, and so has upkeep. Both go first.
+// How many connections a replica keeps: about eight do more than thirty-two. Those that read are counted apart, so
+// that what is quick does not wait behind commits. Reports and migrations have two at most, and so has upkeep. Both go
+// first.
 const (
 	writers = 5
 	readers = 3
