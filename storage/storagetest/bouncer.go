@@ -26,10 +26,7 @@ func NewBouncer(t testing.TB, databaseURL string, settings ...string) *Bouncer {
 		program = "/usr/sbin/pgbouncer" // where Debian has it, out of the PATH of some users
 	}
 	if _, err := os.Stat(program); err != nil {
-		if os.Getenv("KEYTURN_TEST_POSTGRES") == "required" {
-			t.Fatal("PgBouncer is required here: install Debian's pgbouncer package")
-		}
-		t.Skip("no PgBouncer: install Debian's pgbouncer package")
+		t.Fatal("no PgBouncer: `make tools` installs it, or install Debian's pgbouncer package")
 	}
 	u, err := url.Parse(databaseURL)
 	if err != nil {
