@@ -47,9 +47,9 @@ type Secrets struct {
 	unreadable int // rows that do not open
 }
 
-// RefreshKey is the key that MACs a refresh token made at the moment given, and its number. Which key that is follows
+// refreshKey is the key that MACs a refresh token made at the moment given, and its number. Which key that is follows
 // from the rows alone, so that a retry gets the same token from every replica.
-func (s *Secrets) RefreshKey(at time.Time) (number byte, key []byte) {
+func (s *Secrets) refreshKey(at time.Time) (number byte, key []byte) {
 	for _, k := range s.byPurpose[purposeRefresh] {
 		if number == 0 || !k.row.ActivatedAt.After(at) {
 			number, key = byte(k.row.Number), k.key
@@ -58,8 +58,8 @@ func (s *Secrets) RefreshKey(at time.Time) (number byte, key []byte) {
 	return number, key
 }
 
-// RefreshKeyByNumber is the key with which a presented token claims to be MACed; nil if there is none.
-func (s *Secrets) RefreshKeyByNumber(number byte) []byte {
+// refreshKeyByNumber is the key with which a presented token claims to be MACed; nil if there is none.
+func (s *Secrets) refreshKeyByNumber(number byte) []byte {
 	for _, k := range s.byPurpose[purposeRefresh] {
 		if k.row.Number == int64(number) {
 			return k.key
@@ -67,10 +67,6 @@ func (s *Secrets) RefreshKeyByNumber(number byte) []byte {
 	}
 	return nil
 }
-
-// ClientSecretKey is the key under which client secrets are hashed: a copy of the database does not suffice to guess
-// one.
-func (s *Secrets) ClientSecretKey() []byte { return s.byPurpose[purposeClient][0].key }
 
 // newSecretRow seals a new random key.
 func (m *Master) newSecretRow(purpose string, number int64, activatedAt time.Time) storage.SecretKey {

@@ -190,7 +190,7 @@ func (a *Admin) clientSecret(c *storage.Client, spec ClientSpec) (string, error)
 	if err := checkSecret(secret); err != nil {
 		return "", err
 	}
-	c.SecretHash = hashClientSecret(a.ring.Secrets().ClientSecretKey(), secret)
+	c.SecretHash = a.ring.Secrets().HashClientSecret(secret)
 	return secret, nil
 }
 

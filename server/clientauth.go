@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"net/http"
@@ -166,17 +165,9 @@ func (s *Server) judgeClient(c storage.Client, p presented) error {
 
 // secretMatches compares with both live secrets of the client, in the same time whatever comes of it.
 func (s *Server) secretMatches(c storage.Client, secret string) bool {
-	hash := hashClientSecret(s.ring.Secrets().ClientSecretKey(), secret)
+	hash := s.ring.Secrets().HashClientSecret(secret)
 	current := hmac.Equal([]byte(hash), []byte(c.SecretHash))
 	previous := hmac.Equal([]byte(hash), []byte(c.PreviousSecretHash))
 	live := c.PreviousExpiresAt != nil && s.now().Before(c.PreviousExpiresAt.Time)
 	return current || previous && live
-}
-
-// hashClientSecret is HMAC-SHA256 under a key that lies sealed in the database: generated secrets have 256 bits, and
-// those that people bring cannot be guessed from a copy of the database alone.
-func hashClientSecret(key []byte, secret string) string {
-	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte(secret))
-	return "hmac-sha256$" + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }

@@ -2,9 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"time"
 
@@ -32,9 +29,9 @@ func (s *Server) Provision(ctx context.Context) (DevCredentials, error) {
 	d := DevCredentials{
 		Issuer:       s.config().Issuer,
 		ClientID:     "demo",
-		ClientSecret: s.devSecret("client"),
+		ClientSecret: s.ring.Secrets().DevSecret("client"),
 		Username:     "alice",
-		Password:     s.devSecret("user"),
+		Password:     s.ring.Secrets().DevSecret("user"),
 	}
 	a := &Admin{
 		config: *s.config(),
@@ -60,7 +57,7 @@ func (a *Admin) provisionClient(ctx context.Context, d DevCredentials) error {
 		)
 		return err
 	}
-	if err != nil || c.SecretHash == hashClientSecret(a.ring.Secrets().ClientSecretKey(), d.ClientSecret) {
+	if err != nil || c.SecretHash == a.ring.Secrets().HashClientSecret(d.ClientSecret) {
 		return err
 	}
 	_, err = a.RotateSecret(ctx, d.ClientID, d.ClientSecret, 24*time.Hour)
@@ -80,10 +77,4 @@ func (a *Admin) provisionUser(ctx context.Context, d DevCredentials) error {
 		return nil
 	}
 	return a.SetPassword(ctx, d.Username, d.Password)
-}
-
-func (s *Server) devSecret(of string) string {
-	mac := hmac.New(sha256.New, s.ring.Secrets().ClientSecretKey())
-	mac.Write([]byte("dev secret of " + of))
-	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:18])
 }

@@ -12,7 +12,7 @@ import (
 // Filled is grants that no login has made, with their refresh tokens: to measure keyturn on a database of some size.
 type Filled struct {
 	fill    storage.Fill
-	family  [familySize]byte
+	family  keys.Family
 	secrets *keys.Secrets
 }
 
@@ -27,15 +27,13 @@ func (a *Admin) FillGrants(ctx context.Context, clientID string, n int) (Filled,
 	if err != nil {
 		return Filled{}, err
 	}
-	f := Filled{family: newFamily(), secrets: a.ring.Secrets()}
+	f := Filled{family: keys.NewFamily(), secrets: a.ring.Secrets()}
 	f.fill = storage.Fill{N: n, Client: c, Lifetime: time.Duration(a.config.RefreshMaxTTL), Now: now, Grant: storage.Grant{
-		FamilyHash: refreshToken{
-			family: f.family,
-		}.familyHash(), KID: signer.KID, Scope: c.Scope, Audience: strings.Join(c.Audiences, " ")}}
+		FamilyHash: f.family.Hash(), KID: signer.KID, Scope: c.Scope, Audience: strings.Join(c.Audiences, " ")}}
 	return f, a.db.FillGrants(ctx, f.fill)
 }
 
 // RefreshToken is the refresh token of the i-th grant, as its login would have issued it.
 func (f Filled) RefreshToken(i int) string {
-	return refreshToken{grant: f.fill.ID(i), family: f.family}.seal(f.secrets, f.fill.Now)
+	return f.secrets.SealRefreshToken(keys.RefreshToken{Grant: f.fill.ID(i), Family: f.family}, f.fill.Now)
 }

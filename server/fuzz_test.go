@@ -63,24 +63,6 @@ func FuzzBasic(f *testing.F) {
 	})
 }
 
-// A text opens as a refresh token only if it is, to the letter, one that this server would make.
-func FuzzRefreshToken(f *testing.F) {
-	db := storagetest.MustOpen(f, storagetest.SQLiteURL(f))
-	at := &testClock{}
-	at.at.Store(noon.UnixNano())
-	secrets := keystest.MustRing(f, db, at.now, keystest.Generator()).Secrets()
-	f.Add(refreshToken{grant: 1, generation: 2, family: newFamily()}.seal(secrets, at.now()))
-	f.Add("ktr_")
-	f.Add("ktr_" + strings.Repeat("A", 60))
-	f.Add("ktr_" + strings.Repeat("_", 60))
-	f.Fuzz(func(t *testing.T, text string) {
-		token, ok := openRefreshToken(secrets, text)
-		if ok && token.seal(secrets, at.now()) != text {
-			t.Fatalf("%q opens, and is made as %q", text, token.seal(secrets, at.now()))
-		}
-	})
-}
-
 // Whatever claims a token of this server bears, even signed by it: introspection answers, and calls none alive that
 // names no grant.
 func FuzzClaims(f *testing.F) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -20,7 +21,7 @@ func (s *Server) introspect(ctx context.Context, q *request) (any, error) {
 	if q.client.Public {
 		return nil, errClient // RFC 7662 §2.1 wants authorization, which a public client cannot show
 	}
-	t, ok, err := s.readRefreshToken(text)
+	t, ok, err := s.ring.OpenRefreshToken(text)
 	if err != nil {
 		return nil, err
 	}
@@ -70,15 +71,15 @@ func (v *verified) introspection(username string) (any, error) {
 }
 
 // introspectRefreshToken shows the newest refresh token of a grant to its own client.
-func (s *Server) introspectRefreshToken(ctx context.Context, q *request, t refreshToken) (any, error) {
-	g, err := s.db.GrantState(ctx, t.grant)
+func (s *Server) introspectRefreshToken(ctx context.Context, q *request, t keys.RefreshToken) (any, error) {
+	g, err := s.db.GrantState(ctx, t.Grant)
 	if errors.Is(err, storage.ErrNotFound) {
 		return api.Introspection{}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	r := storage.Refresh{Generation: int64(t.generation), FamilyHash: t.familyHash(), ClientID: q.client.ID}
+	r := storage.Refresh{Generation: int64(t.Generation), FamilyHash: t.Family.Hash(), ClientID: q.client.ID}
 	if outcome := r.Classify(g, s.now()); outcome != storage.RefreshFresh && outcome != storage.RefreshAhead {
 		return api.Introspection{}, nil
 	}
@@ -96,7 +97,7 @@ func (s *Server) introspectRefreshToken(ctx context.Context, q *request, t refre
 		Scope:     g.Scope,
 		Expires:   g.IdleExpiresAt.Unix(),
 		IssuedAt:  g.RotatedAt.Unix(),
-		ID:        g.ID.String() + "." + strconv.FormatUint(uint64(t.generation), 10),
+		ID:        g.ID.String() + "." + strconv.FormatUint(uint64(t.Generation), 10),
 		TokenType: "refresh_token", Session: g.ID.String(), Roles: g.Roles,
 	}, nil
 }

@@ -313,7 +313,7 @@ func TestRefreshTokensOutliveTheirKey(t *testing.T) {
 
 // numberOf is the number of the key of a refresh token.
 func numberOf(token string) byte {
-	return must(base64.RawURLEncoding.DecodeString(strings.TrimPrefix(token, refreshPrefix)))[0]
+	return must(base64.RawURLEncoding.DecodeString(strings.TrimPrefix(token, keys.RefreshPrefix)))[0]
 }
 
 // A replica that has lost the database for longer than keys.StaleAfter neither signs nor calls a token active, and says

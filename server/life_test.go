@@ -186,8 +186,8 @@ func TestForgedRefreshTokenCostsNoQuery(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		token := h.login("app").RefreshToken
 		secrets := h.server.ring.Secrets()
-		real, ok := openRefreshToken(secrets, token)
-		if !ok || real.seal(secrets, h.clock.now()) != token {
+		real, ok := secrets.OpenRefreshToken(token)
+		if !ok || secrets.SealRefreshToken(real, h.clock.now()) != token {
 			t.Fatal("a token does not open, or seals to another")
 		}
 		for i := range token {
@@ -195,12 +195,12 @@ func TestForgedRefreshTokenCostsNoQuery(t *testing.T) {
 			if forged[i]++; forged[i] > 'z' {
 				forged[i] = 'A'
 			}
-			if _, ok := openRefreshToken(secrets, string(forged)); ok {
+			if _, ok := secrets.OpenRefreshToken(string(forged)); ok {
 				t.Errorf("altered at %d: %s opens", i, forged)
 			}
 		}
-		g := must(h.server.db.GrantState(ctx, real.grant))
-		if strings.Contains(g.FamilyHash, string(real.family[:])) || len(g.FamilyHash) != 43 {
+		g := must(h.server.db.GrantState(ctx, real.Grant))
+		if strings.Contains(g.FamilyHash, string(real.Family[:])) || len(g.FamilyHash) != 43 {
 			t.Error("the family rests in the database")
 		}
 	})

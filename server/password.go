@@ -2,9 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"log/slog"
 	"strings"
@@ -187,9 +184,7 @@ func (s *Server) judge(q *request, g guess, a *attempt, view storage.LoginView) 
 // from outside. Hashes that were imported take their own time, so that one time for all unknown names would tell them
 // from known ones.
 func (s *Server) stranger(name string) int64 {
-	mac := hmac.New(sha256.New, s.ring.Secrets().ClientSecretKey())
-	mac.Write([]byte("the hash for the name " + name))
-	return int64(binary.BigEndian.Uint64(mac.Sum(nil)) >> 2)
+	return s.ring.Secrets().DecoyFor(name)
 }
 
 // storedHash is the hash to compare with: that of the user, or one that counts for nothing.
@@ -288,19 +283,19 @@ func (s *Server) beginGrant(q *request, view storage.LoginView, l login) (api.To
 		s.event(q, "login", "failed", slog.String("reason", "token too large"))
 		return none, err
 	}
-	t := refreshToken{grant: access.grant, family: newFamily()}
+	t := keys.RefreshToken{Grant: access.grant, Family: keys.NewFamily()}
 	refreshable := hasGrant(q.client, api.GrantRefreshToken)
 	g := s.newGrant(q, view, l, now, expires)
 	g.ID, g.KID = access.grant, signer.KID
 	if refreshable {
-		g.FamilyHash = t.familyHash()
+		g.FamilyHash = t.Family.Hash()
 	}
 	if err := s.createGrant(ctx, q, view, g); err != nil {
 		return none, err
 	}
 	response, err := s.respond(signer, access)
 	if refreshable {
-		response.RefreshToken = t.seal(s.ring.Secrets(), now)
+		response.RefreshToken = s.ring.Secrets().SealRefreshToken(t, now)
 	}
 	response.Username = view.User.Username
 	s.event(q, "login", "ok", slog.String("sub", view.User.Sub), slog.String("sid", g.ID.String()))

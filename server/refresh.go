@@ -25,11 +25,11 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 	if text == "" {
 		return none, fail(api.InvalidRequest, "refresh_token is missing")
 	}
-	t, ok, err := s.readRefreshToken(text)
+	t, ok, err := s.ring.OpenRefreshToken(text)
 	if err != nil {
 		return none, err
 	}
-	if !ok || t.generation == math.MaxUint32 {
+	if !ok || t.Generation == math.MaxUint32 {
 		s.event(q, "refresh", "failed", slog.String("reason", "malformed"))
 		return none, errRefresh
 	}
@@ -42,7 +42,7 @@ func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, er
 }
 
 // refreshWith refreshes with a token whose MAC is right. From its statement on only bounded work follows.
-func (s *Server) refreshWith(ctx context.Context, q *request, t refreshToken) (api.TokenResponse, error) {
+func (s *Server) refreshWith(ctx context.Context, q *request, t keys.RefreshToken) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
 	now := s.now().Truncate(time.Millisecond)
 	// The latest moment that the access token can expire; the grant may end before.
@@ -75,20 +75,20 @@ func (s *Server) refreshWith(ctx context.Context, q *request, t refreshToken) (a
 		err = errTooLarge
 	}
 	if err != nil {
-		s.event(q, "refresh", "failed", slog.String("reason", string(outcome)), slog.String("sid", t.grant.String()))
+		s.event(q, "refresh", "failed", slog.String("reason", string(outcome)), slog.String("sid", t.Grant.String()))
 		return none, err
 	}
-	s.event(q, "refresh", "ok", slog.String("kind", string(outcome)), slog.String("sid", t.grant.String()))
+	s.event(q, "refresh", "ok", slog.String("kind", string(outcome)), slog.String("sid", t.Grant.String()))
 	return s.refreshed(q, signer, t, g, now)
 }
 
 // presentation is the presentation of a token at this moment.
-func (s *Server) presentation(q *request, t refreshToken, signer keys.Signer) storage.Refresh {
+func (s *Server) presentation(q *request, t keys.RefreshToken, signer keys.Signer) storage.Refresh {
 	c := s.config()
 	return storage.Refresh{
-		ID:          t.grant,
-		Generation:  int64(t.generation),
-		FamilyHash:  t.familyHash(),
+		ID:          t.Grant,
+		Generation:  int64(t.Generation),
+		FamilyHash:  t.Family.Hash(),
 		ClientID:    q.client.ID,
 		Revision:    q.revision(),
 		KID:         signer.KID,
@@ -96,7 +96,7 @@ func (s *Server) presentation(q *request, t refreshToken, signer keys.Signer) st
 		RetryWindow: time.Duration(c.RefreshRetryWindow),
 		LateRetry:   time.Duration(c.RefreshLateRetry),
 		Arrived:     q.at,
-		Outages:     s.outages(t.grant),
+		Outages:     s.outages(t.Grant),
 		Unsure:      s.clock.Sure() != nil,
 		Doubt:       s.clock.Doubt(),
 	}
@@ -109,8 +109,8 @@ func (s *Server) noteUnanswered(q *request, told time.Duration) {
 	if text == "" || q.form[api.ParamGrantType] != api.GrantRefreshToken {
 		return
 	}
-	if t, ok, err := s.readRefreshToken(text); ok && err == nil {
-		s.unanswered.note(t.grant, q.at, s.now().Add(told), time.Duration(s.config().RefreshRetryWindow))
+	if t, ok, err := s.ring.OpenRefreshToken(text); ok && err == nil {
+		s.unanswered.note(t.Grant, q.at, s.now().Add(told), time.Duration(s.config().RefreshRetryWindow))
 	}
 }
 
@@ -165,7 +165,7 @@ func rights(q *request, g storage.GrantState) (scope, audience string, err error
 func (s *Server) refreshed(
 	q *request,
 	signer keys.Signer,
-	t refreshToken,
+	t keys.RefreshToken,
 	g storage.GrantState,
 	now time.Time,
 ) (api.TokenResponse, error) {
@@ -174,8 +174,8 @@ func (s *Server) refreshed(
 		return api.TokenResponse{}, err
 	}
 	response, err := s.respond(signer, s.refreshTicket(q, g, scope, audience, now))
-	t.generation = uint32(g.Generation)
-	response.RefreshToken = t.seal(s.ring.Secrets(), g.RotatedAt.Time)
+	t.Generation = uint32(g.Generation)
+	response.RefreshToken = s.ring.Secrets().SealRefreshToken(t, g.RotatedAt.Time)
 	return response, err
 }
 

@@ -40,8 +40,8 @@ func (s *Server) revoke(ctx context.Context, q *request) (any, error) {
 
 // grantOf tells which grant a token of the client belongs to: from the token alone, without a query.
 func (s *Server) grantOf(text, clientID string) (id storage.GrantID, familyHash string, ok bool, err error) {
-	if t, ok, err := s.readRefreshToken(text); ok || err != nil {
-		return t.grant, t.familyHash(), ok, err
+	if t, ok, err := s.ring.OpenRefreshToken(text); ok || err != nil {
+		return t.Grant, t.Family.Hash(), ok, err
 	}
 	v, at, err := s.readAccessToken(text)
 	if err != nil || at != timely || v.claims.ClientID != clientID {
