@@ -8,7 +8,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/keyturn/keyturn/keys"
-	"github.com/keyturn/keyturn/keys/keystest"
 	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
