@@ -74,6 +74,7 @@ interop-tools:
 # pages writes docs/verify from examples/, and docs/configuration.md from the settings.
 pages:
 	go test ./examples -run TestPages -update
+	go test ./config -run TestManual -update
 	go test ./cmd/keyturn -run TestConfigurationPage -update
 
 # soak runs the tests of faults and abuse in their long forms: about half an hour.

@@ -18,17 +18,20 @@ var arrows = map[string][]string{
 	"":            {},
 	"api":         {},
 	"clock":       {},
+	"config":      {},
 	"queue":       {},
 	"storage":     {},
 	"keys":        {"clock", "queue", "storage"},
 	"passwords":   {"queue"},
-	"server":      {"", "api", "clock", "keys", "passwords", "queue", "storage"},
+	"admin":       {"api", "clock", "config", "keys", "passwords", "storage"},
+	"server":      {"", "api", "clock", "config", "keys", "passwords", "queue", "storage"},
+	"selfcheck":   {"api"},
 	"examples":    {},
-	"cmd/keyturn": {"server", "examples"},
+	"cmd/keyturn": {"admin", "api", "config", "examples", "keys", "passwords", "selfcheck", "server", "storage"},
 
 	"tools/house": {},
 
-	"cmd/keyturn-bench": {"api", "server", "storage/storagetest"},
+	"cmd/keyturn-bench": {"admin", "api", "config", "keys", "keys/keystest", "storage", "storage/storagetest"},
 }
 
 // strangers are imports that a package must not know, with everything below them.
@@ -36,9 +39,17 @@ var strangers = map[string][]string{
 	"storage":   {"net/http", "github.com/go-jose", "github.com/gorilla", "github.com/spf13"},
 	"keys":      {"net/http", "github.com/gorilla", "github.com/spf13"},
 	"passwords": {"net/http", "github.com/gorilla", "github.com/spf13"},
+	"admin": {
+		"github.com/go-jose",
+		"github.com/gorilla",
+		"github.com/spf13",
+		"modernc.org/sqlite",
+		"github.com/lib/pq",
+		"github.com/jmoiron/sqlx",
+	},
+	"config": {"github.com"},
 	"server": {
 		"github.com/spf13",
-		"github.com/knadh",
 		"modernc.org/sqlite",
 		"github.com/lib/pq",
 		"github.com/jmoiron/sqlx",

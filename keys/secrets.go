@@ -1,7 +1,6 @@
 package keys
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -242,31 +241,6 @@ func claimDatabase(ctx context.Context, db *storage.DB, m *Master) error {
 		return err
 	}
 	return CheckMaster(ctx, db, m)
-}
-
-// RecordSchedule leaves the settings by which servers of this database keep their keys, a text of the caller's, for
-// commands to go by.
-func (r *Ring) RecordSchedule(ctx context.Context, text []byte) error {
-	if today, err := r.Schedule(ctx); err != nil || bytes.Equal(today, text) {
-		return err
-	}
-	return r.db.SetMeta(ctx, metaSchedule, r.view.Load().master.seal(metaSchedule, "1", nil, text))
-}
-
-// Schedule is the text that a server recorded last; nil if none has, or if it was altered.
-func (r *Ring) Schedule(ctx context.Context) ([]byte, error) {
-	sealed, err := r.db.Meta(ctx, metaSchedule)
-	if isNotFound(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	text, err := r.master.Load().open(metaSchedule, "1", nil, sealed)
-	if err != nil {
-		r.options.Log.Warn("the schedule that servers recorded cannot be read", "error", err)
-	}
-	return text, nil
 }
 
 // Follow makes the ring keep another schedule from now on.

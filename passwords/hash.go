@@ -26,6 +26,10 @@ type Policy struct {
 	Lanes  uint8
 }
 
+// NewPolicy is a policy by the memory of one hash in bytes, with two passes and one lane (OWASP Password Storage Cheat
+// Sheet).
+func NewPolicy(memory int64) Policy { return Policy{Memory: uint32(memory >> 10), Time: 2, Lanes: 1} }
+
 // Hash is a hash as it is stored: one of ours, or one that was imported.
 type Hash interface {
 	// Matches computes the hash of a password under the same parameters and compares in constant time. Hashes of other

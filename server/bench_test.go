@@ -7,11 +7,11 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/keys/keystest"
-	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -19,7 +19,7 @@ import (
 type measured struct {
 	*harness
 	routes http.Handler
-	filled Filled
+	filled keystest.Filled
 }
 
 // measure runs a benchmark on each database, on a replica that keeps time and writes its log as in production.
@@ -29,29 +29,22 @@ func measure(b *testing.B, grants int, run func(b *testing.B, m *measured)) {
 		b.Run(name, func(b *testing.B) {
 			c := testConfig(databaseURL(b))
 			c.PasswordHashMemory = 19 << 20
-			if storage.SQLitePath(c.Database) == "" {
+			if !isSQLite(c.Database) {
 				c.MasterKeyFile = masterFile(b)
 			}
 			s := must(
-				Open(
+				openServer(
 					ctx,
 					c,
-					Options{Generate: keystest.Generator(), Log: NewLog(Config{LogLevel: "info"}, io.Discard, false).Logger},
+					Options{Generate: keystest.Generator(), Log: NewLog(config.Config{LogLevel: "info"}, io.Discard, false).Logger},
 				),
 			)
 			b.Cleanup(func() { s.Close() })
 			go s.ring.Run(b.Context())
 			h := &harness{t: b, config: c, server: s}
-			h.admin = &Admin{
-				config: c,
-				store:  s.store,
-				db:     s.db,
-				ring:   s.ring,
-				by:     storage.Actor{Name: "os:bench"},
-				now:    time.Now,
-			}
+			h.admin = admin.New(s.store, s.settingsNow(), s.place, admin.Options{Actor: "os:bench"})
 			h.provision()
-			m := &measured{h, s.Public(), must(h.admin.FillGrants(ctx, "app", grants))}
+			m := &measured{h, s.Public(), h.fillGrants("app", grants)}
 			b.ReportAllocs()
 			b.ResetTimer()
 			run(b, m)

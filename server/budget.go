@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/keyturn/keyturn/api"
 )
 
 // maxBudgets bounds each of the two generations of budgets that a replica remembers.
@@ -111,5 +113,5 @@ func (f clientFailures) spend(clientID, address string, now time.Time) {
 
 // pairKey keeps ids short, whatever was sent as one.
 func pairKey(clientID, address string) string {
-	return clientID[:min(len(clientID), maxClientID+1)] + "\x00" + address
+	return clientID[:min(len(clientID), api.MaxClientID+1)] + "\x00" + address
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -31,8 +32,8 @@ const anotherSecret = "another secret of the client, as long"
 
 // What is refused because the client has changed meanwhile leaves the refresh token as it was, and the grant alive.
 func TestRememberedClientLosesNothing(t *testing.T) {
-	update := func(change func(*ClientSpec)) func(h *harness) {
-		return func(h *harness) { must(h.admin.UpdateClient(ctx, "app", change)) }
+	update := func(change func(*admin.ClientSpec)) func(h *harness) {
+		return func(h *harness) { must(h.admin.Clients().Update(ctx, "app", change)) }
 	}
 	for _, c := range []struct {
 		name         string
@@ -40,16 +41,16 @@ func TestRememberedClientLosesNothing(t *testing.T) {
 		want         string
 		used         bool // the token was used before, and long ago
 	}{
-		{"grant type", update(func(c *ClientSpec) { c.Grants = c.Grants[:1] }),
-			update(func(c *ClientSpec) { c.Grants = append(c.Grants, "refresh_token") }), "unauthorized_client", false},
-		{"scope", update(func(c *ClientSpec) { c.Scope = "other" }), update(func(c *ClientSpec) { c.Scope = "read write" }),
+		{"grant type", update(func(c *admin.ClientSpec) { c.Grants = c.Grants[:1] }),
+			update(func(c *admin.ClientSpec) { c.Grants = append(c.Grants, "refresh_token") }), "unauthorized_client", false},
+		{"scope", update(func(c *admin.ClientSpec) { c.Scope = "other" }), update(func(c *admin.ClientSpec) { c.Scope = "read write" }),
 			"invalid_scope", false},
-		{"audience", update(func(c *ClientSpec) { c.Audiences = []string{"urn:x"} }),
-			update(func(c *ClientSpec) { c.Audiences = []string{"https://api.example"} }), "invalid_target", false},
-		{"secret", func(h *harness) { must(h.admin.RotateSecret(ctx, "app", anotherSecret, 0)) },
-			func(h *harness) { must(h.admin.RotateSecret(ctx, "app", secret, 0)) }, "invalid_client", false},
-		{"secret, at reuse", func(h *harness) { must(h.admin.RotateSecret(ctx, "app", anotherSecret, 0)) },
-			func(h *harness) { must(h.admin.RotateSecret(ctx, "app", secret, 0)) }, "invalid_client", true},
+		{"audience", update(func(c *admin.ClientSpec) { c.Audiences = []string{"urn:x"} }),
+			update(func(c *admin.ClientSpec) { c.Audiences = []string{"https://api.example"} }), "invalid_target", false},
+		{"secret", func(h *harness) { must(h.admin.Clients().RotateSecret(ctx, "app", anotherSecret, 0)) },
+			func(h *harness) { must(h.admin.Clients().RotateSecret(ctx, "app", secret, 0)) }, "invalid_client", false},
+		{"secret, at reuse", func(h *harness) { must(h.admin.Clients().RotateSecret(ctx, "app", anotherSecret, 0)) },
+			func(h *harness) { must(h.admin.Clients().RotateSecret(ctx, "app", secret, 0)) }, "invalid_client", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			each(t, func(t *testing.T, h *harness) {
@@ -81,7 +82,7 @@ func TestRememberedClientHasItsKeyKept(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
 		h.remember("app")
-		must(h.admin.UpdateClient(ctx, "app", func(c *ClientSpec) { c.AccessTTL = Duration(time.Hour) }))
+		must(h.admin.Clients().Update(ctx, "app", func(c *admin.ClientSpec) { c.AccessTTL = time.Hour }))
 		refreshed := h.refresh("app", tokens.RefreshToken).tokens(t)
 		if refreshed.ExpiresIn != 3600 {
 			t.Error(refreshed.ExpiresIn)
@@ -100,11 +101,11 @@ func TestRememberedClientAndTheSameSecretAgain(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		tokens, live := h.login("app"), h.login("other")
 		for _, client := range []string{"app", "rs"} {
-			must(h.admin.RotateSecret(ctx, client, anotherSecret, time.Hour))
+			must(h.admin.Clients().RotateSecret(ctx, client, anotherSecret, time.Hour))
 		}
 		h.remember("app", "rs")
 		for _, client := range []string{"app", "rs"} {
-			must(h.admin.RotateSecret(ctx, client, anotherSecret, 0))
+			must(h.admin.Clients().RotateSecret(ctx, client, anotherSecret, 0))
 		}
 		for _, r := range []response{h.post("/introspect", "rs", "token", live.AccessToken),
 			h.refresh("app", tokens.RefreshToken), h.post("/revoke", "app", "token", tokens.AccessToken)} {
@@ -123,7 +124,7 @@ func TestRememberedClientIsToldOfOnce(t *testing.T) {
 		}
 		h.remember("app", "rs")
 		for _, client := range []string{"app", "rs"} {
-			must(h.admin.RotateSecret(ctx, client, anotherSecret, time.Hour))
+			must(h.admin.Clients().RotateSecret(ctx, client, anotherSecret, time.Hour))
 		}
 		before := len(h.log.String())
 		h.post("/revoke", "app", "token", "x")
@@ -199,22 +200,22 @@ func TestRememberedClientIsAskedAbout(t *testing.T) {
 		both := func(change func(client string)) { change("app"); change("rs") }
 		for name, send := range requests {
 			remember()
-			both(func(client string) { must(0, h.admin.DisableClient(ctx, client)) })
+			both(func(client string) { must(0, h.admin.Clients().Disable(ctx, client)) })
 			if r := send(); r.status != 401 || r.code(t) != "invalid_client" {
 				t.Errorf("%s, disabled: %d %s", name, r.status, r.body)
 			}
-			both(func(client string) { must(0, h.admin.EnableClient(ctx, client)) })
+			both(func(client string) { must(0, h.admin.Clients().Enable(ctx, client)) })
 			if name == "introspect a live token" {
 				if r := send(); r.status != 200 {
 					t.Errorf("%s, enabled again: %d %s", name, r.status, r.body)
 				}
 			}
 			remember()
-			both(func(client string) { must(h.admin.RotateSecret(ctx, client, anotherSecret, 0)) })
+			both(func(client string) { must(h.admin.Clients().RotateSecret(ctx, client, anotherSecret, 0)) })
 			if r := send(); r.status != 401 {
 				t.Errorf("%s, by the old secret: %d %s", name, r.status, r.body)
 			}
-			both(func(client string) { must(h.admin.RotateSecret(ctx, client, secret, 0)) })
+			both(func(client string) { must(h.admin.Clients().RotateSecret(ctx, client, secret, 0)) })
 		}
 		remember()
 		if r := requests["revoke"](); r.status != 200 || h.active("rs", tokens.AccessToken) {
@@ -229,19 +230,19 @@ func TestRememberedClientHasNewRights(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		h.server.clients.age = clientAge
 		tokens := h.login("app")
-		must(h.admin.RotateSecret(ctx, "other", anotherSecret, time.Hour))
+		must(h.admin.Clients().RotateSecret(ctx, "other", anotherSecret, time.Hour))
 		r := must(http.NewRequest(http.MethodPost, h.base+"/revoke", strings.NewReader("token=x")))
 		r.Header.Set("Content-Type", formMediaType)
 		r.Header.Set("Authorization", basic("other", anotherSecret))
 		if status := h.send(r).status; status != 200 {
 			t.Errorf("the new secret: %d", status)
 		}
-		must(h.admin.UpdateClient(ctx, "app", func(c *ClientSpec) { c.Scope = "read" }))
+		must(h.admin.Clients().Update(ctx, "app", func(c *admin.ClientSpec) { c.Scope = "read" }))
 		refreshed := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken).tokens(t)
 		if refreshed.Scope != "read" {
 			t.Errorf("scope %q", refreshed.Scope)
 		}
-		must(0, h.admin.db.RevokeClientGrants(ctx, h.admin.by, "app", h.clock.now()))
+		must(0, h.server.db.RevokeClientGrants(ctx, storage.Actor{Name: "os:test"}, "app", h.clock.now()))
 		if h.active("rs", refreshed.AccessToken) {
 			t.Error("a grant lives")
 		}

@@ -7,8 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/keys/keystest"
-	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -23,13 +24,13 @@ func (m *machine) jump(d time.Duration) { m.set.Add(int64(d)) }
 func (m *machine) wait(d time.Duration) { m.gone.Add(int64(d)) }
 
 // onMachine is a replica on such a machine, whose database tells the right time.
-func onMachine(t *testing.T, c Config, m *machine) *harness {
+func onMachine(t *testing.T, c config.Config, m *machine) *harness {
 	t.Helper()
-	if storage.SQLitePath(c.Database) == "" && c.MasterKeyFile == "" {
+	if !isSQLite(c.Database) && c.MasterKeyFile == "" {
 		c.MasterKeyFile = masterFile(t)
 	}
 	o := Options{Wall: m.wall, Elapsed: m.elapsed, Generate: keystest.Generator()}
-	if storage.SQLitePath(c.Database) == "" { // that of PostgreSQL is no test's to set
+	if !isSQLite(c.Database) { // that of PostgreSQL is no test's to set
 		o.DatabaseNow = keystest.At(func() time.Time { return noon.Add(m.elapsed()) })
 	}
 	h := openWith(t, c, o)
@@ -38,29 +39,22 @@ func onMachine(t *testing.T, c Config, m *machine) *harness {
 }
 
 // startOn is a further replica, on a machine of its own, whose database tells the time that now does.
-func startOn(t *testing.T, c Config, m *machine, now func() time.Time) *harness {
+func startOn(t *testing.T, c config.Config, m *machine, now func() time.Time) *harness {
 	t.Helper()
 	o := Options{Wall: m.wall, Elapsed: m.elapsed, Generate: keystest.Generator()}
-	if storage.SQLitePath(c.Database) == "" {
+	if !isSQLite(c.Database) {
 		o.DatabaseNow = keystest.At(now)
 	}
 	return openWith(t, c, o)
 }
 
-func openWith(t *testing.T, c Config, o Options) *harness {
+func openWith(t *testing.T, c config.Config, o Options) *harness {
 	t.Helper()
 	h := &harness{t: t, config: c, log: &lockedBuffer{}}
 	o.Log = slog.New(slog.NewJSONHandler(h.log, nil))
-	h.server = must(Open(ctx, c, o))
+	h.server = must(openServer(ctx, c, o))
 	t.Cleanup(func() { h.server.Close() })
-	h.admin = &Admin{
-		config: c,
-		store:  h.server.store,
-		db:     h.server.db,
-		ring:   h.server.ring,
-		by:     storage.Actor{Name: "os:test", Reason: "test"},
-		now:    h.server.now,
-	}
+	h.admin = admin.New(h.server.store, h.server.settingsNow(), h.server.place, admin.Options{Actor: "os:test", Reason: "test", Now: h.server.now})
 	h.serveHTTP()
 	return h
 }
@@ -71,7 +65,7 @@ func TestClockIsSet(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		m := &machine{}
 		c := testConfig(databaseURL)
-		c.TrustedProxy = List{"127.0.0.0/8"}
+		c.TrustedProxies = config.List{"127.0.0.0/8"}
 		h := onMachine(t, c, m)
 		tokens := h.login("app")
 		m.wait(10 * time.Minute)
@@ -95,7 +89,7 @@ func TestClockIsSet(t *testing.T) {
 		if r := h.get("/readyz?verbose"); r.status != 200 {
 			t.Errorf("right again: %s", r.body)
 		}
-		must(h.admin.RotateKeys(ctx, true))
+		must(h.admin.Keys().Rotate(ctx, true))
 		keysBefore := h.get("/.well-known/jwks.json").header.Get("ETag")
 		for range 12 {
 			h.loginFrom("203.0.113.1", "alice", "wrong")
@@ -128,7 +122,7 @@ func TestClockSkew(t *testing.T) {
 		log, config := &lockedBuffer{}, testConfig(sqliteURL(t))
 		open(t, config, at) // makes the first keys
 		s := must(
-			Open(
+			openServer(
 				ctx,
 				config,
 				Options{
@@ -155,7 +149,7 @@ func TestClockSkew(t *testing.T) {
 func TestClockBehindAtTheStart(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		c := testConfig(databaseURL)
-		if storage.SQLitePath(databaseURL) == "" {
+		if !isSQLite(databaseURL) {
 			c.MasterKeyFile = masterFile(t)
 		}
 		right := &machine{}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/keys/keystest"
 	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
@@ -14,7 +15,7 @@ import (
 // cluster is replicas on one database, each on a machine of its own, and the clock of the database.
 type cluster struct {
 	t        *testing.T
-	config   Config
+	config   config.Config
 	machines []*machine
 	replicas []*harness
 	database time.Duration // how far its clock is ahead

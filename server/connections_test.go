@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -218,14 +219,14 @@ func TestAcceptErrors(t *testing.T) {
 		if strings.HasPrefix(databaseURL, "postgres") {
 			c.MasterKeyFile = masterFile(t)
 		}
-		s := must(Open(ctx, c, Options{Log: slog.New(slog.NewJSONHandler(log, nil))}))
+		s := must(openServer(ctx, c, Options{Log: slog.New(slog.NewJSONHandler(log, nil))}))
 		defer s.Close()
 		public := &failing{Listener: must(net.Listen("tcp", "127.0.0.1:0"))}
 		public.left.Store(4)
 		l := Listeners{Public: public, Admin: must(net.Listen("tcp", "127.0.0.1:0"))}
 		f := must(newFront(c, l, s.log, s.Public(), s.Admin()))
 		s.front.Store(f)
-		defer f.stop(time.Second, discard)
+		defer f.stop(time.Second, slog.New(slog.DiscardHandler))
 		if r := must(http.Get("http://" + public.Addr().String() + "/livez")); r.StatusCode != http.StatusOK {
 			t.Error(r.Status)
 		}
@@ -300,8 +301,8 @@ func TestConnectionsOverTLS(t *testing.T) {
 	certificate, trusted := certificateForTests(t)
 	f := &front{}
 	f.certificate.Store(&certificate)
-	config := f.tls(Config{TLSCertFile: "x"})
-	s := must(Open(ctx, testConfig(sqliteURL(t)), Options{}))
+	config := f.tls(config.Config{TLSCertFile: "x"})
+	s := must(openServer(ctx, testConfig(sqliteURL(t)), Options{}))
 	defer s.Close()
 	var version atomic.Int64
 	l := serveLimited(t, 3, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

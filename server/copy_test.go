@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/keys/keystest"
 	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
@@ -25,29 +27,29 @@ func TestCopyLogsNobodyOut(t *testing.T) {
 	for range 4 {
 		h.loginFrom("192.0.2.7", "alice", "wrong")
 	}
-	var users []ImportedUser
+	var users []admin.ImportedUser
 	for i := range 3000 {
-		users = append(users, ImportedUser{Row: i, Username: fmt.Sprintf("user%d", i), Roles: []string{"x"}})
+		users = append(users, admin.ImportedUser{Row: i, Username: fmt.Sprintf("user%d", i), Roles: []string{"x"}})
 	}
-	must(h.admin.ImportUsers(ctx, users, ImportOptions{}))
-	if err := h.admin.DisableClient(ctx, "once"); err != nil {
+	must(h.admin.Users().Import(ctx, users, admin.ImportOptions{}))
+	if err := h.admin.Clients().Disable(ctx, "once"); err != nil {
 		t.Fatal(err)
 	}
-	before := must(h.admin.Audit(ctx, time.Time{}, ""))
+	before := must(h.admin.Audit().All(ctx, time.Time{}, ""))
 
 	databaseURL := storagetest.PostgresURL(t)
 	rows := map[string]int64{}
 	told := func(table string, n int64) { rows[table] = n }
-	o := AdminOptions{Actor: "os:test", Reason: "test"}
-	if err := Copy(ctx, c, o, databaseURL, true, told); !errors.Is(err, storage.ErrInUse) {
+	o := admin.Options{Actor: "os:test", Reason: "test"}
+	if err := copyTo(ctx, c, o, databaseURL, true, told); !errors.Is(err, storage.ErrInUse) {
 		t.Errorf("while a server runs: %v", err)
 	}
 	jwks := h.get("/.well-known/jwks.json").body
 	h.server.Close()
-	if err := Copy(ctx, c, o, databaseURL, true, told); err != nil {
+	if err := copyTo(ctx, c, o, databaseURL, true, told); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := Open(ctx, c, Options{Now: h.clock.now, DatabaseNow: keystest.At(h.clock.now),
+	if s, err := openServer(ctx, c, Options{Now: h.clock.now, DatabaseNow: keystest.At(h.clock.now),
 		Generate: keystest.Generator()}); err == nil ||
 		!strings.Contains(err.Error(), "it was copied to ") {
 		t.Errorf("a server takes a database that was moved: %v %v", s, err)
@@ -55,24 +57,24 @@ func TestCopyLogsNobodyOut(t *testing.T) {
 	if rows["users"] != 3001 || rows["clients"] != 6 || rows["grants"] != 2 || rows["audit"] != int64(len(before)) {
 		t.Errorf("%v", rows)
 	}
-	var moved *ConfigError
-	if err := Copy(ctx, c, o, storagetest.PostgresURL(t), true, told); !errors.As(err, &moved) {
+	var moved *keys.UnfitError
+	if err := copyTo(ctx, c, o, storagetest.PostgresURL(t), true, told); !errors.As(err, &moved) {
 		t.Errorf("a second time: %v", err)
 	}
-	if _, err := OpenAdmin(ctx, c, o); !errors.As(err, &moved) {
+	if _, err := openAdmin(ctx, c, o); !errors.As(err, &moved) {
 		t.Errorf("a command takes a database that was moved: %v", err)
 	}
-	if err := Copy(ctx, c, o, storagetest.SQLiteURL(t), true, told); !errors.Is(err, ErrInvalid) {
+	if err := copyTo(ctx, c, o, storagetest.SQLiteURL(t), true, told); !errors.Is(err, admin.ErrInvalid) {
 		t.Errorf("to SQLite: %v", err)
 	}
 
 	another := testConfig(storagetest.SQLiteURL(t))
 	another.MasterKeyFile = c.MasterKeyFile
 	open(t, another, nil).server.Close()
-	if err := Copy(ctx, another, o, databaseURL, true, told); !errors.Is(err, ErrConflict) {
+	if err := copyTo(ctx, another, o, databaseURL, true, told); !errors.Is(err, admin.ErrConflict) {
 		t.Errorf("over a database that is in use: %v", err)
 	}
-	if a, err := OpenAdmin(ctx, another, o); err != nil {
+	if a, err := openAdmin(ctx, another, o); err != nil {
 		t.Errorf("a copy that failed has left its mark: %v", err)
 	} else {
 		a.Close()
@@ -94,10 +96,10 @@ func TestCopyLogsNobodyOut(t *testing.T) {
 		password); r.status != 401 {
 		t.Errorf("a client that was disabled: %d", r.status)
 	}
-	if _, err := p.admin.VerifyAudit(ctx); err != nil {
+	if _, err := p.admin.Audit().Verify(ctx); err != nil {
 		t.Error(err)
 	}
-	if records := must(p.admin.Audit(ctx, time.Time{}, "database.copy")); len(records) != 1 ||
+	if records := must(p.admin.Audit().All(ctx, time.Time{}, "database.copy")); len(records) != 1 ||
 		records[0].Actor != "os:test" {
 		t.Errorf("%+v", records)
 	}

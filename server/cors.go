@@ -3,11 +3,13 @@ package server
 import (
 	"net/http"
 	"slices"
+
+	"github.com/keyturn/keyturn/config"
 )
 
 // cors lets pages of the configured origins, and of no other, call an endpoint (Fetch standard; RFC 9700 §2.6). It
 // answers their preflight requests.
-func cors(config func() *Config, h handler) handler {
+func cors(config func() *config.Config, h handler) handler {
 	return func(w *exchange, r *http.Request) {
 		w.Header().Add("Vary", "Origin")
 		origin := r.Header.Get("Origin")

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/passwords"
 	"github.com/keyturn/keyturn/queue"
@@ -25,9 +26,9 @@ import (
 func crowded(t *testing.T, slots int, test func(t *testing.T, h *harness)) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		c := testConfig(databaseURL)
-		c.TrustedProxy = List{"127.0.0.0/8"}
+		c.TrustedProxies = config.List{"127.0.0.0/8"}
 		c.PasswordHashSlots = slots
-		c.PasswordHashWait = Duration(maxHashWait) // on a machine that does other things as well
+		c.PasswordHashWait = config.MaxHashWait // on a machine that does other things as well
 		h := open(t, c, nil)
 		h.provision()
 		test(t, h)
@@ -58,7 +59,7 @@ func TestRightPasswordsAtOnce(t *testing.T) {
 // An address that is throttled keeps asking. It gets no hash slot, so that others are not kept waiting.
 func TestThrottledTakesNoSlot(t *testing.T) {
 	crowded(t, 1, func(t *testing.T, h *harness) {
-		must(h.admin.CreateUser(ctx, "bob", password, nil))
+		must(h.admin.Users().Create(ctx, "bob", password, nil))
 		for range 11 {
 			h.loginFrom("203.0.113.66", "alice", "wrong")
 		}
@@ -103,7 +104,7 @@ func TestLoginsWaitForTheirTurn(t *testing.T) {
 	crowded(t, 1, func(t *testing.T, h *harness) {
 		var all sync.WaitGroup
 		for i := range 16 {
-			must(h.admin.CreateUser(ctx, fmt.Sprintf("user%d", i), password, nil))
+			must(h.admin.Users().Create(ctx, fmt.Sprintf("user%d", i), password, nil))
 		}
 		for i := range 16 {
 			all.Go(func() {
@@ -126,7 +127,7 @@ func TestLoginsWaitForTheirTurn(t *testing.T) {
 // Slots go to the addresses in turn. An IPv6 network of /56 is one.
 func TestAddressesTakeTurns(t *testing.T) {
 	h := open(t, testConfig(sqliteURL(t)), nil)
-	hashing := passwords.NewHasher(h.config.hashPolicy(), 1)
+	hashing := passwords.NewHasher(passwords.NewPolicy(int64(h.config.PasswordHashMemory)), 1)
 	hold := must(hashing.Acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
 	order := make(chan string, 4)
 	var all sync.WaitGroup
@@ -149,7 +150,7 @@ func TestAddressesTakeTurns(t *testing.T) {
 // An address that is used every day stays familiar, however long ago it was first seen; it costs one write a day.
 func TestFamiliarityIsRenewed(t *testing.T) {
 	crowded(t, 1, func(t *testing.T, h *harness) {
-		k := loginKey("alice", "app", mustAddr("192.0.2.1"))
+		k := storage.NewLoginKey("alice", "app", mustAddr("192.0.2.1"))
 		seen := func() storage.LoginView { return must(h.server.db.LoginView(ctx, k)) }
 		h.loginFrom("192.0.2.1", "alice", password).tokens(t)
 		first := seen().SeenAt
@@ -233,7 +234,7 @@ func TestNoGrantForTheGone(t *testing.T) {
 			release()
 		}
 
-		if grants := must(h.admin.Grants(ctx, "", "")); len(grants) != 0 {
+		if grants := must(h.admin.Grants().All(ctx, "", "")); len(grants) != 0 {
 			t.Errorf("%d grants", len(grants))
 		}
 		if strings.Contains(h.log.String(), `"level":"ERROR"`) {
@@ -362,9 +363,9 @@ func mustAddr(text string) netip.Addr { return netip.MustParseAddr(text) }
 // A login that waits no longer, or does not take the place that it was given, leaves it to the next.
 func TestPlacesArePassedOn(t *testing.T) {
 	c := testConfig("sqlite:none")
-	throttle := newThrottle(nil, func() *Config { return &c })
-	key := loginKey("alice", "app", mustAddr("192.0.2.1"))
-	full := storage.LoginView{Account: storage.Failures{Count: throttle.limit() - 1, LastAt: noon}} // one place
+	throttle := newThrottle(nil, func() *config.Config { return &c })
+	key := storage.NewLoginKey("alice", "app", mustAddr("192.0.2.1"))
+	full := storage.LoginView{Account: storage.Failures{Count: throttle.policy().Limit - 1, LastAt: noon}} // one place
 	enter := func() (*attempt, verdict, *place) { return throttle.look(key).enter(full, noon) }
 	first, _, _ := enter()
 	var waiting []*place

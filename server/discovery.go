@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyturn/keyturn"
 	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/config"
 )
 
 // jwks is GET /.well-known/jwks.json (RFC 7517 §5), from memory.
@@ -26,8 +27,8 @@ func (s *Server) jwks(w *exchange, r *http.Request) {
 }
 
 // metadata is GET /.well-known/oauth-authorization-server (RFC 8414 §3). Nothing in it comes from the request.
-func (c Config) metadata() handler {
-	body, err := json.Marshal(c.describe())
+func metadata(c config.Config) handler {
+	body, err := json.Marshal(describe(c))
 	return func(x *exchange, _ *http.Request) {
 		if err != nil {
 			writeError(x, visible(err))
@@ -38,7 +39,8 @@ func (c Config) metadata() handler {
 	}
 }
 
-func (c Config) describe() api.Metadata {
+// describe is the metadata of this server (RFC 8414 §2).
+func describe(c config.Config) api.Metadata {
 	grants := []string{api.GrantPassword, api.GrantRefreshToken}
 	if !c.PasswordGrant {
 		grants = grants[1:]

@@ -149,7 +149,7 @@ func (s *Server) tell(what string, attrs ...slog.Attr) {
 
 // requestID is a new one, or that of a trusted proxy.
 func (s *Server) requestID(r *http.Request) string {
-	if id := r.Header.Get("X-Request-Id"); id != "" && len(id) <= 128 && isScopeToken(id) &&
+	if id := r.Header.Get("X-Request-Id"); id != "" && len(id) <= 128 && api.IsScopeToken(id) &&
 		isTrusted(peerAddress(r), s.trusted) {
 		return id
 	}

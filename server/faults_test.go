@@ -184,7 +184,7 @@ func misbehave(
 		t.Errorf("well only %v after the trouble", recovered)
 	}
 	crowd.Check(t)
-	must(replica.admin.VerifyAudit(ctx))
+	must(replica.admin.Audit().Verify(ctx))
 }
 
 // askDocuments asks for what is served from memory, until the context ends.
@@ -217,7 +217,7 @@ func TestDatabaseDownAtTheStart(t *testing.T) {
 	running, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- Serve(running, config, Options{Generate: keystest.Generator()}, l)
+		ended <- serveAt(running, config, Options{Generate: keystest.Generator()}, l)
 	}()
 	defer func() {
 		cancel()
@@ -261,7 +261,7 @@ func TestServeDoesNotWaitInVain(t *testing.T) {
 		config := testConfig(unusable)
 		config.MasterKeyFile = masterFile(t)
 		within, cancel := context.WithTimeout(ctx, 20*time.Second)
-		err := Serve(within, config, Options{Generate: keystest.Generator()}, must(Listen(config)))
+		err := serveAt(within, config, Options{Generate: keystest.Generator()}, must(Listen(config)))
 		cancel()
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %v", want, err)
@@ -295,7 +295,7 @@ func TestPostgresIsRestarted(t *testing.T) {
 	stop()
 	all.Wait()
 	crowd.Check(t)
-	must(replica.admin.VerifyAudit(ctx))
+	must(replica.admin.Audit().Verify(ctx))
 }
 
 // The standby takes over, and the old primary only reads from then on. Connections to it stand, so that nothing but an
@@ -339,7 +339,7 @@ func TestFailOver(t *testing.T) {
 	if reader.active("rs", tokens.AccessToken) {
 		t.Error("the replica that only reads trusts a revoked token")
 	}
-	must(replica.admin.VerifyAudit(ctx)) // over other connections, which have to let go of the old primary, too
+	must(replica.admin.Audit().Verify(ctx)) // over other connections, which have to let go of the old primary, too
 	if r := replica.get("/readyz"); r.status != 200 {
 		t.Errorf("%d %s", r.status, r.body)
 	}
@@ -361,7 +361,7 @@ func TestSQLiteLocked(t *testing.T) {
 			crowd := crowdOf(replica)
 			for i := range 4 { // each worker has a user of its own: logins of one at once are counted, by a write
 				u := servertest.Party{ID: fmt.Sprintf("user%d", i), Secret: password}
-				must(replica.admin.CreateUser(ctx, u.ID, u.Secret, nil))
+				must(replica.admin.Users().Create(ctx, u.ID, u.Secret, nil))
 				crowd.Users = append(crowd.Users[:i], u)
 				replica.post("/token", "app", "grant_type", "password", "username", u.ID, "password", u.Secret).
 					tokens(t)
@@ -472,7 +472,7 @@ func retryUnderALock(
 	want int,
 ) {
 	config := testConfig(sqliteURL(t))
-	config.RefreshRetryWindow = Duration(3 * time.Second)
+	config.RefreshRetryWindow = 3 * time.Second
 	replica := serve(t, config, keystest.Generator())
 	replica.provision()
 	tokens := replica.login("app")

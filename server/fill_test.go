@@ -1,15 +1,17 @@
 package server
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
 
 // Tokens of filled grants are as good as those of logins.
 func TestFilledGrants(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		const n = 1001
-		filled, err := h.admin.FillGrants(ctx, "app", n)
-		if err != nil {
-			t.Fatal(err)
-		}
+		filled := h.fillGrants("app", n)
 		for _, i := range []int{0, 1, 500, n - 1} {
 			tokens := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", filled.RefreshToken(i)).tokens(t)
 			if !h.active("rs", tokens.AccessToken) {
@@ -21,7 +23,8 @@ func TestFilledGrants(t *testing.T) {
 		) != "invalid_grant" {
 			t.Errorf("%d %s", r.status, r.body)
 		}
-		if _, err := h.admin.FillGrants(ctx, "app", n); err == nil {
+		raw := storagetest.Raw(t, h.config.Database)
+		if _, err := keystest.Fill(ctx, h.server.store, raw, "app", n, h.config.RefreshMaxTTL, noon); err == nil {
 			t.Error("filled twice")
 		}
 	})

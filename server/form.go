@@ -137,7 +137,7 @@ func unescape(s string) (string, error) {
 	if err != nil {
 		return "", fail(api.InvalidRequest, "malformed percent-encoding")
 	}
-	if !isLine(plain) {
+	if !api.IsLine(plain) {
 		return "", fail(api.InvalidRequest, "NUL, CR, LF or invalid UTF-8 in a parameter")
 	}
 	return plain, nil

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -164,7 +165,7 @@ func BenchmarkBareRequest(b *testing.B) {
 			var l net.Listener = must(net.Listen("tcp", "127.0.0.1:0"))
 			address := l.Addr().String()
 			if followed {
-				l = &connections{Listener: l, name: "public", log: discard}
+				l = &connections{Listener: l, name: "public", log: slog.New(slog.DiscardHandler)}
 			}
 			server := httpServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				io.Copy(io.Discard, r.Body)

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/keyturn/keyturn/api"
 	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
@@ -56,7 +57,7 @@ func FuzzBasic(f *testing.F) {
 		again, ok := parseBasic(
 			"Basic " + base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(p.id)+":"+url.QueryEscape(p.secret))),
 		)
-		if !ok || again != p || p.id == "" || !isLine(p.id) || !isLine(p.secret) {
+		if !ok || again != p || p.id == "" || !api.IsLine(p.id) || !api.IsLine(p.secret) {
 			t.Fatalf("%q: %+v, then %+v", header, p, again)
 		}
 	})

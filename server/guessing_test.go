@@ -10,7 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/server/servertest"
+	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -22,14 +24,14 @@ func judgedIn(h *harness) int { return strings.Count(h.log.String(), `"reason":"
 func TestGuessing(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		c := testConfig(databaseURL)
-		c.TrustedProxy = List{"127.0.0.0/8"}
+		c.TrustedProxies = config.List{"127.0.0.0/8"}
 		if strings.HasPrefix(databaseURL, "postgres") {
 			c.MasterKeyFile = masterFile(t)
 		}
 		h := open(t, c, nil)
 		h.provision()
 		for i := range 20 {
-			must(h.admin.CreateUser(ctx, fmt.Sprintf("user%d", i), password, nil))
+			must(h.admin.Users().Create(ctx, fmt.Sprintf("user%d", i), password, nil))
 		}
 		h.loginFrom("192.0.2.1", "alice", password).tokens(t)
 
@@ -58,7 +60,7 @@ func TestGuessing(t *testing.T) {
 			t.Errorf("%d guesses were judged by another replica", n)
 		}
 		// The owner, from where she has logged in before, is not locked out, whatever strangers do.
-		k := loginKey("alice", "app", subscriber(peerAddress(&http.Request{RemoteAddr: "203.0.113.1:1"})))
+		k := storage.NewLoginKey("alice", "app", subscriber(peerAddress(&http.Request{RemoteAddr: "203.0.113.1:1"})))
 		for range 200 {
 			h.fails(k)
 		}
@@ -87,9 +89,9 @@ func (h *harness) loginFromEach(i int, name string) {
 // is the work.
 func TestFailedLoginsAreAlike(t *testing.T) {
 	eachThrottled(t, func(t *testing.T, h *harness) {
-		must(h.admin.CreateUser(ctx, "gone", password, nil))
-		must(0, h.admin.DisableUser(ctx, "gone"))
-		must(h.admin.CreateUser(ctx, "throttled", password, nil))
+		must(h.admin.Users().Create(ctx, "gone", password, nil))
+		must(0, h.admin.Users().Disable(ctx, "gone"))
+		must(h.admin.Users().Create(ctx, "throttled", password, nil))
 		for i := range 11 {
 			h.loginFrom(fmt.Sprintf("203.0.113.%d", i), "throttled", "wrong")
 		}
@@ -109,7 +111,7 @@ func TestFailedLoginsAreAlike(t *testing.T) {
 					t.Fatalf("%s: %d %s %v", name, r.status, r.body, r.header)
 				}
 			}
-			must(0, h.admin.SetPassword(ctx, "alice", password)) // she is not to be throttled
+			must(0, h.admin.Users().SetPassword(ctx, "alice", password)) // she is not to be throttled
 		}
 		median := func(name string) time.Duration {
 			slices.Sort(took[name])

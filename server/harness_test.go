@@ -24,7 +24,9 @@ import (
 	"github.com/getkin/kin-openapi/routers/gorillamux"
 
 	"github.com/keyturn/keyturn"
+	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/keys/keystest"
 	"github.com/keyturn/keyturn/storage"
@@ -54,9 +56,9 @@ func (c *testClock) now() time.Time { return time.Unix(0, c.at.Load()).UTC() }
 // harness is one replica with an administrator, behind a real listener.
 type harness struct {
 	t      testing.TB
-	config Config
+	config config.Config
 	server *Server
-	admin  *Admin
+	admin  *admin.Admin
 	clock  *testClock
 	http   *httptest.Server
 	base   string // URL of the public listener
@@ -82,36 +84,115 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-func testConfig(databaseURL string) Config {
-	days := Duration(24 * time.Hour)
-	return Config{
-		Issuer: issuer, Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", Database: databaseURL, Migrate: true,
-		AccessTTL: Duration(
-			10 * time.Minute,
-		), RefreshIdleTTL: 14 * days, RefreshMaxTTL: 90 * days, RefreshRetryWindow: Duration(10 * time.Second),
-		PasswordHashWait:    Duration(5 * time.Second),
-		KeyRotationInterval: 90 * days, KeyPublishLead: days, JWKSMaxAge: Duration(5 * time.Minute), KeyBits: 2048,
-		PasswordGrant:      true,
-		PasswordMinLength:  15,
-		PasswordHashMemory: 7 << 20,
-		LoginFailures:      10,
-		LoginWindow:        Duration(15 * time.Minute),
-		LogLevel:           "debug",
+func testConfig(databaseURL string) config.Config {
+	c, problems := config.Parse(map[string]any{
+		"issuer":               issuer,
+		"listen":               "127.0.0.1:0",
+		"admin_listen":         "127.0.0.1:0",
+		"stop_delay":           "0s",
+		"database":             databaseURL,
+		"refresh_late_retry":   "0s",
+		"password_hash_memory": "7MiB",
+		"log_level":            "debug",
+	})
+	if problems != nil {
+		panic(problems)
 	}
+	return c
+}
+
+// placeOf is where a configuration keeps its database and keys.
+func placeOf(c config.Config) (keys.Place, error) {
+	source, err := storage.ParseSource(c.Database, c.AllowInsecureDatabase)
+	if err != nil {
+		return keys.Place{}, err
+	}
+	return keys.NewPlace(source, c.MasterKeyFile, c.AnchorFile)
+}
+
+// openServer is Open at the place of a configuration.
+func openServer(ctx context.Context, c config.Config, o Options) (*Server, error) {
+	p, err := placeOf(c)
+	if err != nil {
+		return nil, err
+	}
+	return Open(ctx, c, p, o)
+}
+
+// serveAt is Serve at the place of a configuration.
+func serveAt(ctx context.Context, c config.Config, o Options, l Listeners) error {
+	p, err := placeOf(c)
+	if err != nil {
+		return err
+	}
+	return Serve(ctx, c, p, o, l)
+}
+
+// copyTo is admin.Copy from the place of a configuration.
+func copyTo(
+	ctx context.Context, c config.Config, o admin.Options, to string, insecure bool, told func(string, int64),
+) error {
+	p, err := placeOf(c)
+	if err != nil {
+		return err
+	}
+	target, err := storage.ParseSource(to, insecure)
+	if err != nil {
+		return err
+	}
+	return admin.Copy(ctx, c, p, o, target, told)
+}
+
+// doctorOf is what admin.Doctor finds at the place of a configuration.
+func doctorOf(ctx context.Context, c config.Config, o admin.Options, secrets []string) []admin.Finding {
+	p, err := placeOf(c)
+	problems := c.Problems(true)
+	if err != nil {
+		problems = append(problems, err)
+	}
+	return admin.Doctor(ctx, admin.Patient{Config: c, Place: p, Problems: problems, Secrets: secrets}, o)
+}
+
+// isSQLite reports whether a database URL is one of SQLite.
+func isSQLite(databaseURL string) bool { return fileOf(databaseURL) != "" }
+
+// fileOf is the file of an SQLite URL; "" for another.
+func fileOf(databaseURL string) string {
+	file, _ := strings.CutPrefix(databaseURL, "sqlite:")
+	if file == databaseURL {
+		return ""
+	}
+	return file
+}
+
+// fillGrants writes grants without logins.
+func (h *harness) fillGrants(clientID string, n int) keystest.Filled {
+	h.t.Helper()
+	raw := storagetest.Raw(h.t, h.config.Database)
+	return must(keystest.Fill(ctx, h.server.store, raw, clientID, n, h.config.RefreshMaxTTL, h.server.now()))
+}
+
+// openAdmin is admin.Open at the place of a configuration.
+func openAdmin(ctx context.Context, c config.Config, o admin.Options) (*admin.Admin, error) {
+	p, err := placeOf(c)
+	if err != nil {
+		return nil, err
+	}
+	return admin.Open(ctx, c, p, o)
 }
 
 // open starts a replica on the database. Its clock stands at noon unless it is given another's.
-func open(t testing.TB, c Config, at *testClock) *harness {
+func open(t testing.TB, c config.Config, at *testClock) *harness {
 	t.Helper()
 	if at == nil {
 		at = &testClock{}
 		at.at.Store(noon.UnixNano())
 	}
-	if storage.SQLitePath(c.Database) == "" && c.MasterKeyFile == "" {
+	if !isSQLite(c.Database) && c.MasterKeyFile == "" {
 		c.MasterKeyFile = masterFile(t)
 	}
 	log := &lockedBuffer{}
-	s, err := Open(
+	s, err := openServer(
 		ctx,
 		c,
 		Options{
@@ -126,14 +207,7 @@ func open(t testing.TB, c Config, at *testClock) *harness {
 	}
 	s.clients.age = 0 // time stands still, and what an administrator changes must be seen
 	h := &harness{t: t, config: c, server: s, clock: at, log: log}
-	h.admin = &Admin{
-		config: c,
-		store:  s.store,
-		db:     s.db,
-		ring:   s.ring,
-		by:     storage.Actor{Name: "os:test", Reason: "test"},
-		now:    at.now,
-	}
+	h.admin = admin.New(s.store, c, s.place, admin.Options{Actor: "os:test", Reason: "test", Now: at.now})
 	t.Cleanup(func() { s.Close() })
 	h.serveHTTP()
 	return h
@@ -143,7 +217,7 @@ func open(t testing.TB, c Config, at *testClock) *harness {
 func (h *harness) serveHTTP() {
 	h.http = httptest.NewUnstartedServer(nil)
 	h.http.Config = httpServer(h.server.Public())
-	h.http.Listener = &connections{Listener: h.http.Listener, name: "public", log: discard}
+	h.http.Listener = &connections{Listener: h.http.Listener, name: "public", log: slog.New(slog.DiscardHandler)}
 	h.http.Start()
 	h.base = h.http.URL
 	h.t.Cleanup(h.http.Close)
@@ -170,7 +244,7 @@ func must[T any](v T, err error) T {
 func (h *harness) provision() {
 	h.t.Helper()
 	both := []string{api.GrantPassword, api.GrantRefreshToken}
-	for _, spec := range []ClientSpec{
+	for _, spec := range []admin.ClientSpec{
 		{ID: "app", Grants: both, Scope: "read write", Audiences: []string{"https://api.example", "https://mail.example"},
 			Secret: secret},
 		{ID: "other", Grants: both, Scope: "read write", Audiences: []string{"https://api.example"}, Secret: secret},
@@ -180,11 +254,11 @@ func (h *harness) provision() {
 		{ID: "rs", Resource: "https://api.example", Secret: secret},
 		{ID: "rs2", Resource: "https://mail.example", Secret: secret},
 	} {
-		if _, err := h.admin.CreateClient(ctx, spec); err != nil {
+		if _, err := h.admin.Clients().Create(ctx, spec); err != nil {
 			h.t.Fatal(err)
 		}
 	}
-	if _, err := h.admin.CreateUser(ctx, "alice", password, []string{"admin"}); err != nil {
+	if _, err := h.admin.Users().Create(ctx, "alice", password, []string{"admin"}); err != nil {
 		h.t.Fatal(err)
 	}
 }

@@ -393,7 +393,7 @@ func TestNoHTTP2(t *testing.T) {
 func TestPanicTellsNothing(t *testing.T) {
 	log := &lockedBuffer{}
 	s := must(
-		Open(
+		openServer(
 			ctx,
 			testConfig(sqliteURL(t)),
 			Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))},

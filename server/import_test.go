@@ -10,8 +10,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/passwords"
 	"github.com/keyturn/keyturn/passwords/passwordstest"
+	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -19,14 +21,14 @@ import (
 func TestImportedUsersLogIn(t *testing.T) {
 	quick := passwordstest.Imported[7:] // those that do not take their time
 	each(t, func(t *testing.T, h *harness) {
-		var users []ImportedUser
+		var users []admin.ImportedUser
 		for i, old := range quick {
 			users = append(
 				users,
-				ImportedUser{Row: i + 1, Username: fmt.Sprintf("User%d@Example.org", i), Hash: old.Text, Roles: []string{"editor"}},
+				admin.ImportedUser{Row: i + 1, Username: fmt.Sprintf("User%d@Example.org", i), Hash: old.Text, Roles: []string{"editor"}},
 			)
 		}
-		done, err := h.admin.ImportUsers(ctx, users, ImportOptions{})
+		done, err := h.admin.Users().Import(ctx, users, admin.ImportOptions{})
 		if err != nil || done.Imported != len(users) || len(done.Refused) > 0 {
 			t.Fatalf("%+v, %v", done, err)
 		}
@@ -39,7 +41,7 @@ func TestImportedUsersLogIn(t *testing.T) {
 				t.Errorf("%s: a wrong password: %s", old.Name, r.body)
 			}
 			first := login(passwordstest.Password).tokens(t)
-			u := must(h.admin.User(ctx, name))
+			u := must(h.admin.Users().Find(ctx, name))
 			if !strings.HasPrefix(u.PasswordHash, "$argon2id$v=19$m=7168,") || !slices.Equal(u.Roles, []string{"editor"}) {
 				t.Errorf("%s: %+v", old.Name, u)
 			}
@@ -51,10 +53,10 @@ func TestImportedUsersLogIn(t *testing.T) {
 				t.Errorf("%s: a wrong password, later: %s", old.Name, r.body)
 			}
 		}
-		if n, err := h.admin.VerifyAudit(ctx); err != nil {
+		if n, err := h.admin.Audit().Verify(ctx); err != nil {
 			t.Error(n, err)
 		}
-		if records := must(h.admin.Audit(ctx, time.Time{}, "user.import")); len(records) != len(users) {
+		if records := must(h.admin.Audit().All(ctx, time.Time{}, "user.import")); len(records) != len(users) {
 			t.Errorf("%d records", len(records))
 		}
 	})
@@ -64,7 +66,7 @@ func TestImportedUsersLogIn(t *testing.T) {
 func TestImportRefuses(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		hash := passwordstest.Imported[0].Text
-		users := []ImportedUser{
+		users := []admin.ImportedUser{
 			{Row: 1, Username: "bob", Hash: hash},
 			{Row: 2, Username: "Alice", Hash: hash},
 			{Row: 3, Username: "BOB", Hash: hash},
@@ -88,9 +90,9 @@ func TestImportRefuses(t *testing.T) {
 			7: "it is unreadable",
 			9: "memory in KiB",
 		}
-		check := func(o ImportOptions, want Import, names ...string) {
+		check := func(o admin.ImportOptions, want admin.Import, names ...string) {
 			t.Helper()
-			done, err := h.admin.ImportUsers(ctx, users, o)
+			done, err := h.admin.Users().Import(ctx, users, o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -108,33 +110,33 @@ func TestImportRefuses(t *testing.T) {
 				t.Error(cmp.Diff(want, done))
 			}
 			var there []string
-			for _, u := range must(h.admin.Users(ctx)) {
+			for _, u := range must(h.admin.Users().All(ctx)) {
 				there = append(there, u.Username)
 			}
 			if !slices.Equal(there, names) {
 				t.Errorf("%v", there)
 			}
 		}
-		refused := make([]RefusedUser, len(reasons))
-		check(ImportOptions{}, Import{Refused: refused}, "alice")
+		refused := make([]admin.RefusedUser, len(reasons))
+		check(admin.ImportOptions{}, admin.Import{Refused: refused}, "alice")
 		check(
-			ImportOptions{DryRun: true, SkipBad: true},
-			Import{Imported: 2, Disabled: 1, WithoutPassword: 1, Refused: refused},
+			admin.ImportOptions{DryRun: true, SkipBad: true},
+			admin.Import{Imported: 2, Disabled: 1, WithoutPassword: 1, Refused: refused},
 			"alice",
 		)
 		check(
-			ImportOptions{SkipBad: true},
-			Import{Imported: 2, Disabled: 1, WithoutPassword: 1, Refused: refused},
+			admin.ImportOptions{SkipBad: true},
+			admin.Import{Imported: 2, Disabled: 1, WithoutPassword: 1, Refused: refused},
 			"alice",
 			"bob",
 			"frank",
 		)
-		if n, err := h.admin.VerifyAudit(ctx); err != nil {
+		if n, err := h.admin.Audit().Verify(ctx); err != nil {
 			t.Error(n, err)
 		}
 		reasons[1], reasons[8] = "is taken", "is taken"
 		reasons[3] = "row 1 has the same"
-		check(ImportOptions{SkipBad: true}, Import{Refused: make([]RefusedUser, len(reasons))}, "alice", "bob", "frank")
+		check(admin.ImportOptions{SkipBad: true}, admin.Import{Refused: make([]admin.RefusedUser, len(reasons))}, "alice", "bob", "frank")
 	})
 }
 
@@ -143,7 +145,7 @@ func TestImportedHashOfAPasswordAsItWasTyped(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		typed := "correct horse ba\u0308ttery" // a with a combining mark, which is one letter in the canonical form
 		hash := passwords.New(passwords.Policy{Memory: 20 << 10, Time: 2, Lanes: 1}, typed).String()
-		must(h.admin.ImportUsers(ctx, []ImportedUser{{Row: 1, Username: "bob", Hash: hash}}, ImportOptions{}))
+		must(h.admin.Users().Import(ctx, []admin.ImportedUser{{Row: 1, Username: "bob", Hash: hash}}, admin.ImportOptions{}))
 		login := func(password string) response {
 			return h.post("/token", "app", "grant_type", "password", "username", "bob", "password", password)
 		}
@@ -153,7 +155,7 @@ func TestImportedHashOfAPasswordAsItWasTyped(t *testing.T) {
 		login(typed).tokens(t)
 		login(passwordstest.Password).tokens(t)
 		login(typed).tokens(t)
-		if u := must(h.admin.User(ctx, "bob")); !strings.HasPrefix(u.PasswordHash, "$argon2id$") {
+		if u := must(h.admin.Users().Find(ctx, "bob")); !strings.HasPrefix(u.PasswordHash, "$argon2id$") {
 			t.Error(u.PasswordHash)
 		}
 	})
@@ -182,15 +184,15 @@ func TestSlowHashIsNoOutage(t *testing.T) {
 // time, which must not tell known names from unknown ones.
 func TestUnknownNamesCostWhatKnownOnesDo(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
-		var users []ImportedUser
+		var users []admin.ImportedUser
 		for i := range 30 {
-			users = append(users, ImportedUser{Row: i, Username: fmt.Sprintf("old%d", i), Hash: passwordstest.Imported[0].Text})
+			users = append(users, admin.ImportedUser{Row: i, Username: fmt.Sprintf("old%d", i), Hash: passwordstest.Imported[0].Text})
 		}
-		must(h.admin.ImportUsers(ctx, users, ImportOptions{}))
+		must(h.admin.Users().Import(ctx, users, admin.ImportOptions{}))
 		old, ours := 0, 0
 		for i := range 60 {
 			name := fmt.Sprintf("nobody%d", i)
-			k := loginKey(name, "app", netip.MustParseAddr("192.0.2.1"))
+			k := storage.NewLoginKey(name, "app", netip.MustParseAddr("192.0.2.1"))
 			k.Stranger = h.server.stranger(name)
 			var before passwords.Hash
 			for range 2 {
@@ -219,11 +221,11 @@ func BenchmarkImportUsers(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			h := open(b, testConfig(databaseURL), nil)
 			for i := range b.N {
-				var users []ImportedUser
+				var users []admin.ImportedUser
 				for j := range 100_000 {
 					users = append(
 						users,
-						ImportedUser{
+						admin.ImportedUser{
 							Row:      j,
 							Username: fmt.Sprintf("user%d.%d", i, j),
 							Hash:     passwordstest.Imported[0].Text,
@@ -231,7 +233,7 @@ func BenchmarkImportUsers(b *testing.B) {
 						},
 					)
 				}
-				if done, err := h.admin.ImportUsers(ctx, users, ImportOptions{}); err != nil || done.Imported != len(users) {
+				if done, err := h.admin.Users().Import(ctx, users, admin.ImportOptions{}); err != nil || done.Imported != len(users) {
 					b.Fatal(done, err)
 				}
 			}

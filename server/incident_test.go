@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
@@ -20,47 +22,51 @@ func TestNothingStandsBeforeARevocation(t *testing.T) {
 		c := h.config
 		c.AnchorFile = filepath.Join(t.TempDir(), "no", "such", "folder", "anchor")
 		if c.MasterKeyFile == "" {
-			c.MasterKeyFile = c.masterKeyPath()
+			c.MasterKeyFile = must(placeOf(c)).MasterKeyFile
 		}
 		var said strings.Builder
 		say := func(format string, _ ...any) { said.WriteString(format) }
-		admin := must(OpenAdmin(ctx, c, AdminOptions{Actor: "os:test", Say: say}))
-		defer admin.Close()
-		admin.now, admin.count = h.clock.now, time.Nanosecond
+		o := admin.Options{Actor: "os:test", Say: say, Now: h.clock.now, Count: time.Nanosecond}
 		release := func() {}
-		if admin.db.Kind() == storage.Postgres {
+		if !isSQLite(c.Database) {
+			o.Count = 50 * time.Millisecond
+		}
+		adm := must(openAdmin(ctx, c, o))
+		defer adm.Close()
+		if !isSQLite(c.Database) {
 			lock := must(storagetest.Raw(t, c.Database).Begin())
 			must(lock.Exec(`LOCK TABLE users, clients IN ACCESS EXCLUSIVE MODE`))
 			release = func() { must(0, lock.Rollback()) }
-			admin.count = 50 * time.Millisecond
 		}
 		counts := map[string]func() error{
-			"use":         func() error { _, err := admin.KeyUse(ctx, leaked, time.Time{}); return err },
-			"live tokens": func() error { _, err := admin.LiveTokens(ctx); return err },
+			"use":         func() error { _, err := adm.Keys().Use(ctx, []string{leaked}, time.Time{}, nil); return err },
+			"live tokens": func() error { _, err := adm.Keys().LiveTokens(ctx); return err },
 		}
 		for name, count := range counts {
-			if err := count(); !errors.Is(err, ErrTooSlow) || errors.Is(err, storage.ErrUnavailable) {
+			if err := count(); !errors.Is(err, admin.ErrTooSlow) || errors.Is(err, storage.ErrUnavailable) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		began := admin.Now()
-		done := must(admin.RevokeKey(ctx, leaked, false, ""))
-		if n := must(admin.EndKeyGrants(ctx, leaked, time.Time{})); n != 1 || len(done.Revoked) != 1 {
+		began := adm.Now()
+		done := must(adm.Keys().Revoke(ctx, leaked, false, ""))
+		if n := must(adm.Keys().EndGrants(ctx, leaked, time.Time{})); n != 1 || len(done.Revoked) != 1 {
 			t.Errorf("%d grants were ended, %v was revoked", n, done.Revoked)
 		}
 		if !strings.Contains(said.String(), "could not note it") {
 			t.Errorf("nothing is said of the anchor: %q", said.String())
 		}
-		if _, err := admin.KeysUse(ctx, done.Revoked, time.Time{}, &began); !errors.Is(err, ErrTooSlow) {
+		if _, err := adm.Keys().Use(ctx, done.Revoked, time.Time{}, &began); !errors.Is(err, admin.ErrTooSlow) {
 			t.Error(err)
 		}
 		release()
-		admin.count = time.Minute
-		use := must(admin.KeysUse(ctx, done.Revoked, time.Time{}, &began))
+		o.Count = time.Minute
+		adm = must(openAdmin(ctx, c, o))
+		defer adm.Close()
+		use := must(adm.Keys().Use(ctx, done.Revoked, time.Time{}, &began))
 		if len(use) != 1 || use[0].Grants != 1 || use[0].ClientID != "app" {
 			t.Errorf("what was ended with it is not counted: %+v", use)
 		}
-		if use := must(admin.KeyUse(ctx, leaked, time.Time{})); len(use) != 0 {
+		if use := must(adm.Keys().Use(ctx, []string{leaked}, time.Time{}, nil)); len(use) != 0 {
 			t.Errorf("alive: %+v", use)
 		}
 	})
@@ -71,16 +77,16 @@ func TestRevocationDespiteTheMasterKeyFile(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		leaked := kidOf(t, h.login("app").AccessToken)
 		c := h.config
-		c.MasterKeyFile = c.masterKeyPath()
-		admin := must(OpenAdmin(ctx, c, AdminOptions{Actor: "os:test"}))
-		defer admin.Close()
-		admin.config.MasterKeyFile = filepath.Join(t.TempDir(), "gone") // it was there when the command began
+		c.MasterKeyFile = must(placeOf(c)).MasterKeyFile
+		gone := h.server.place
+		gone.MasterKeyFile = filepath.Join(t.TempDir(), "gone") // it was there when the command began
+		adm := admin.New(h.server.store, c, gone, admin.Options{Actor: "os:test", Now: h.clock.now})
 		missing := filepath.Join(t.TempDir(), "no new one")
-		if _, err := admin.RevokeKey(ctx, "", true, missing); !errors.Is(err, os.ErrNotExist) {
+		if _, err := adm.Keys().Revoke(ctx, "", true, missing); !errors.Is(err, os.ErrNotExist) {
 			t.Fatalf("a file that is not there: %v", err)
 		}
-		done, err := admin.RevokeKey(ctx, "", true, masterFile(t))
-		if !errors.Is(err, ErrSameMaster) || len(done.Revoked) < 1 {
+		done, err := adm.Keys().Revoke(ctx, "", true, masterFile(t))
+		if !errors.Is(err, admin.ErrSameMaster) || len(done.Revoked) < 1 {
 			t.Errorf("%+v, %v", done, err)
 		}
 		h.step(0)
@@ -95,18 +101,22 @@ func TestRevocationDespiteTheMasterKeyFile(t *testing.T) {
 func TestCommandsMoveTheAnchor(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		path := filepath.Join(t.TempDir(), "anchor")
-		h.admin.config.AnchorFile = path
+		h.server.place.AnchorFile = path
+		var said string
+		h.admin = admin.New(h.server.store, h.config, h.server.place, admin.Options{
+			Actor: "os:test",
+			Now:   h.clock.now,
+			Say:   func(_ string, args ...any) { said = args[0].(error).Error() },
+		})
 		h.admin.Remember(ctx)
 		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 			t.Fatalf("an anchor was made: %v", err)
 		}
-		h.config.AnchorFile = path
-		h.server.settings.Store(&h.config)
 		h.server.beat(ctx)
 		before := must(h.server.ring.Anchor(path))
 		beaten := must(h.server.db.Mark(ctx, storage.MarkHeartbeat))
 		h.clock.at.Add(int64(time.Minute))
-		must(0, h.admin.DisableUser(ctx, "alice"))
+		must(0, h.admin.Users().Disable(ctx, "alice"))
 		h.admin.Remember(ctx)
 		after := must(h.server.ring.Anchor(path))
 		if after.AuditSeq != before.AuditSeq+1 ||
@@ -121,12 +131,10 @@ func TestCommandsMoveTheAnchor(t *testing.T) {
 		storagetest.MustExec(t, storagetest.Raw(t, h.config.Database), cut,
 			`UPDATE audit_head SET seq = (SELECT MAX(seq) FROM audit),
 				hash = (SELECT hash FROM audit ORDER BY seq DESC LIMIT 1)`)
-		if _, err := h.admin.VerifyAudit(ctx); err == nil || !strings.Contains(err.Error(), "cut off") {
+		if _, err := h.admin.Audit().Verify(ctx); err == nil || !strings.Contains(err.Error(), "cut off") {
 			t.Errorf("the tail was cut off: %v", err)
 		}
-		var said string
-		h.admin.say = func(_ string, args ...any) { said = args[0].(error).Error() }
-		must(0, h.admin.EnableUser(ctx, "alice")) // which has the number of what was cut off
+		must(0, h.admin.Users().Enable(ctx, "alice")) // which has the number of what was cut off
 		h.admin.Remember(ctx)
 		kept := must(h.server.ring.Anchor(path))
 		if kept.AuditHash != after.AuditHash || !strings.Contains(said, "cut off") {
@@ -141,13 +149,13 @@ func TestAnchorKeepsItsOwner(t *testing.T) {
 	h := open(t, c, nil)
 	h.provision()
 	h.server.beat(ctx)
-	path := c.anchorPath()
+	path := must(placeOf(c)).AnchorFile
 	must(0, os.Chmod(path, 0o640))
 	if os.Getuid() == 0 {
 		must(0, os.Chown(path, 65534, 65534))
 	}
 	owner := must(os.Stat(path))
-	must(0, h.admin.DisableUser(ctx, "alice"))
+	must(0, h.admin.Users().Disable(ctx, "alice"))
 	h.admin.Remember(ctx)
 	now := must(os.Stat(path))
 	if ownerOf(now) != ownerOf(owner) || now.Mode() != owner.Mode() || os.SameFile(now, owner) {
@@ -161,20 +169,19 @@ func TestAnchorThatCannotBeWritten(t *testing.T) {
 	written := func(want string) bool {
 		return strings.Contains(h.metricsText(), "\nkeyturn_anchor_written "+want+"\n")
 	}
-	look := func(c Config) []Finding { return Doctor(ctx, c, AdminOptions{Actor: "os:test"}, nil) }
+	look := func(c config.Config) []admin.Finding { return doctorOf(ctx, c, admin.Options{Actor: "os:test"}, nil) }
 	h.server.beat(ctx)
-	if !written("1") || !found(look(h.config), "anchor", FindingOK, "can be written") {
+	if !written("1") || !found(look(h.config), "anchor", admin.FindingOK, "can be written") {
 		t.Errorf("%+v", look(h.config))
 	}
-	well := h.config
-	c := well
+	c, well := h.config, h.server.place
 	c.AnchorFile = filepath.Join(t.TempDir(), "none", "anchor")
-	h.server.settings.Store(&c)
+	h.server.place.AnchorFile = c.AnchorFile
 	h.server.beat(ctx)
-	if !written("0") || !found(look(c), "anchor", FindingWarning, "anchor_file") {
+	if !written("0") || !found(look(c), "anchor", admin.FindingWarning, "anchor_file") {
 		t.Errorf("%+v", look(c))
 	}
-	h.server.settings.Store(&well)
+	h.server.place = well
 	h.server.beat(ctx)
 	if !written("1") {
 		t.Error("the gauge stays at 0")
@@ -184,11 +191,11 @@ func TestAnchorThatCannotBeWritten(t *testing.T) {
 // What doctor cannot count in time, it says it cannot.
 func TestDoctorDoesNotCountForEver(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
-		h.admin.count = time.Nanosecond
-		d := &doctor{}
-		d.users(ctx, h.admin)
-		if !found(d.findings, "users", FindingWarning, "could not be counted within 1ns") {
-			t.Errorf("%+v", d.findings)
+		c := h.config
+		c.MasterKeyFile = h.server.place.MasterKeyFile
+		findings := doctorOf(ctx, c, admin.Options{Actor: "os:test", Count: time.Nanosecond}, nil)
+		if !found(findings, "users", admin.FindingWarning, "could not be counted within 1ns") {
+			t.Errorf("%+v", findings)
 		}
 	})
 }

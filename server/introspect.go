@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/api"
@@ -83,7 +84,8 @@ func (s *Server) introspectRefreshToken(ctx context.Context, q *request, t keys.
 	if outcome := r.Classify(g, s.now()); outcome != storage.RefreshFresh && outcome != storage.RefreshAhead {
 		return api.Introspection{}, nil
 	}
-	audience, err := target([]string{firstWord(g.Audience)}, q.client, "")
+	first, _, _ := strings.Cut(g.Audience, " ")
+	audience, err := target([]string{first}, q.client, "")
 	if err != nil {
 		audience = ""
 	}

@@ -12,10 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/keys/keystest"
-	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -26,14 +27,14 @@ type serving struct {
 }
 
 // serve starts a replica and all its loops.
-func serve(t testing.TB, c Config, generate keystest.Generate) *serving {
+func serve(t testing.TB, c config.Config, generate keystest.Generate) *serving {
 	t.Helper()
 	return serveWith(t, c, Options{Generate: generate})
 }
 
-func serveWith(t testing.TB, c Config, o Options) *serving {
+func serveWith(t testing.TB, c config.Config, o Options) *serving {
 	t.Helper()
-	s := must(Open(ctx, c, o))
+	s := must(openServer(ctx, c, o))
 	l := Listeners{Public: must(net.Listen("tcp", "127.0.0.1:0")), Admin: must(net.Listen("tcp", "127.0.0.1:0"))}
 	running, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
@@ -48,31 +49,22 @@ func serveWith(t testing.TB, c Config, o Options) *serving {
 	t.Cleanup(stop)
 	h := &harness{t: t, config: c, server: s, loops: true}
 	h.base = "http://" + l.Public.Addr().String()
-	h.admin = &Admin{
-		config: c,
-		store:  s.store,
-		db:     s.db,
-		ring:   s.ring,
-		by:     storage.Actor{Name: "os:test", Reason: "test"},
-		now:    time.Now,
-	}
+	h.admin = admin.New(s.store, s.settingsNow(), s.place, admin.Options{Actor: "os:test", Reason: "test"})
 	return &serving{h, stop}
 }
 
 // hasty is a configuration whose keys turn as fast as keyturn allows.
-func hasty(t testing.TB, databaseURL string) Config {
+func hasty(t testing.TB, databaseURL string) config.Config {
 	c := testConfig(databaseURL)
-	c.KeyRotationInterval, c.KeyPublishLead, c.JWKSMaxAge, c.AccessTTL = Duration(2*time.Second), Duration(
-		2*time.Second,
-	), Duration(time.Second), Duration(2*time.Second)
-	if storage.SQLitePath(databaseURL) == "" {
+	c.KeyRotationInterval, c.KeyPublishLead, c.JWKSMaxAge, c.AccessTTL = 2*time.Second, 2*time.Second, time.Second, 2*time.Second
+	if !isSQLite(databaseURL) {
 		c.MasterKeyFile = masterFile(t)
 	}
 	return c
 }
 
 // three are three replicas on one database, with the usual clients and user.
-func three(t testing.TB, c Config) []*serving {
+func three(t testing.TB, c config.Config) []*serving {
 	generate := keystest.Generator()
 	replicas := []*serving{serve(t, c, generate), serve(t, c, generate), serve(t, c, generate)}
 	replicas[0].provision()
@@ -145,7 +137,7 @@ func TestVerifiersKnowEveryKey(t *testing.T) {
 }
 
 // checkSightings holds what verifiers saw against the tokens that clients got.
-func checkSightings(t *testing.T, c Config, seen [][]sighting, tokens map[string][]time.Time) {
+func checkSightings(t *testing.T, c config.Config, seen [][]sighting, tokens map[string][]time.Time) {
 	t.Helper()
 	ttl := time.Duration(c.AccessTTL)
 	for i, sightings := range seen {
@@ -172,10 +164,8 @@ func checkSightings(t *testing.T, c Config, seen [][]sighting, tokens map[string
 func TestRevocationReachesEveryReplica(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		c := hasty(t, databaseURL)
-		days := Duration(24 * time.Hour)
-		c.KeyRotationInterval, c.KeyPublishLead, c.JWKSMaxAge, c.AccessTTL = 90*days, days, Duration(
-			5*time.Minute,
-		), Duration(10*time.Minute)
+		days := 24 * time.Hour
+		c.KeyRotationInterval, c.KeyPublishLead, c.JWKSMaxAge, c.AccessTTL = 90*days, days, 5*time.Minute, 10*time.Minute
 		replicas := three(t, c)
 		tokens := replicas[1].login("app")
 		leaked := kidOf(t, tokens.AccessToken)
@@ -183,10 +173,10 @@ func TestRevocationReachesEveryReplica(t *testing.T) {
 		replicas = replicas[1:]
 
 		// The command is a process of its own, with a ring of its own.
-		admin := must(OpenAdmin(ctx, c, AdminOptions{Actor: "os:test", Reason: "a leak"}))
+		admin := must(openAdmin(ctx, c, admin.Options{Actor: "os:test", Reason: "a leak"}))
 		defer admin.Close()
 		began := time.Now()
-		done := must(admin.RevokeKey(ctx, leaked, false, ""))
+		done := must(admin.Keys().Revoke(ctx, leaked, false, ""))
 		committed := time.Since(began)
 		for _, r := range replicas {
 			if r.active("rs", tokens.AccessToken) {
@@ -250,24 +240,24 @@ func TestRevocationEndsWhatItIsToldTo(t *testing.T) {
 				h.refresh(publicClient, h.login(publicClient).RefreshToken).tokens(t)
 				leaked := kidOf(t, recent.AccessToken)
 
-				use := must(h.admin.KeyUse(ctx, leaked, leak))
+				use := must(h.admin.Keys().Use(ctx, []string{leaked}, leak, nil))
 				one, both := "https://api.example", "https://api.example https://mail.example"
-				if want := []KeyUse{{ClientID: "app", Audience: both, Grants: 1, Users: 1, Tokens: 1},
+				if want := []admin.KeyUse{{ClientID: "app", Audience: both, Grants: 1, Users: 1, Tokens: 1},
 					{ClientID: publicClient, Audience: one, Grants: 1, Users: 1, Tokens: 1}}; !slices.Equal(
 					use,
 					want,
 				) {
 					t.Errorf("used since the leak: %+v", use)
 				}
-				if use := must(h.admin.KeyUse(ctx, leaked, time.Time{})); len(use) != 3 ||
-					use[1] != (KeyUse{ClientID: "other", Audience: one, Grants: 1, Users: 1}) {
+				if use := must(h.admin.Keys().Use(ctx, []string{leaked}, time.Time{}, nil)); len(use) != 3 ||
+					use[1] != (admin.KeyUse{ClientID: "other", Audience: one, Grants: 1, Users: 1}) {
 					t.Errorf("used at all: %+v", use)
 				}
-				must(h.admin.RevokeKey(ctx, leaked, false, ""))
+				must(h.admin.Keys().Revoke(ctx, leaked, false, ""))
 				ended := map[string]int64{"none": 0, "since": 2, "all": 3}[end]
 				if end != "none" {
 					since := map[string]time.Time{"since": leak}[end]
-					if n := must(h.admin.EndKeyGrants(ctx, leaked, since)); n != ended {
+					if n := must(h.admin.Keys().EndGrants(ctx, leaked, since)); n != ended {
 						t.Errorf("%d grants were ended, not %d", n, ended)
 					}
 				}
@@ -282,7 +272,7 @@ func TestRevocationEndsWhatItIsToldTo(t *testing.T) {
 						t.Errorf("%s: refresh: %d", client, r.status)
 					}
 				}
-				must(h.admin.VerifyAudit(ctx))
+				must(h.admin.Audit().Verify(ctx))
 			})
 		})
 	}

@@ -70,28 +70,28 @@ func TestEndings(t *testing.T) {
 			h.refresh("app", tokens.RefreshToken).tokens(h.t)
 			return status200(h.post("/revoke", "app", "token", tokens.RefreshToken))
 		}},
-		"disable the user": {end: func(h *harness, _ api.TokenResponse) error { return h.admin.DisableUser(ctx, "Alice") }},
-		"delete the user":  {end: func(h *harness, _ api.TokenResponse) error { return h.admin.DeleteUser(ctx, "alice") }},
+		"disable the user": {end: func(h *harness, _ api.TokenResponse) error { return h.admin.Users().Disable(ctx, "Alice") }},
+		"delete the user":  {end: func(h *harness, _ api.TokenResponse) error { return h.admin.Users().Delete(ctx, "alice") }},
 		"change the password": {end: func(h *harness, _ api.TokenResponse) error {
-			return h.admin.SetPassword(ctx, "alice", "another long password")
+			return h.admin.Users().SetPassword(ctx, "alice", "another long password")
 		}},
-		"disable the client": {end: func(h *harness, _ api.TokenResponse) error { return h.admin.DisableClient(ctx, "app") }},
-		"delete the client":  {end: func(h *harness, _ api.TokenResponse) error { return h.admin.DeleteClient(ctx, "app") }},
+		"disable the client": {end: func(h *harness, _ api.TokenResponse) error { return h.admin.Clients().Disable(ctx, "app") }},
+		"delete the client":  {end: func(h *harness, _ api.TokenResponse) error { return h.admin.Clients().Delete(ctx, "app") }},
 		"revoke by the id of the grant": {end: func(h *harness, _ api.TokenResponse) error {
-			grants, err := h.admin.Grants(ctx, "alice", "app")
+			grants, err := h.admin.Grants().All(ctx, "alice", "app")
 			if err != nil {
 				return err
 			}
-			return h.admin.RevokeGrant(ctx, grants[0].ID.String())
+			return h.admin.Grants().Revoke(ctx, grants[0].ID.String())
 		}},
 		"revoke all of the user": {
-			end: func(h *harness, _ api.TokenResponse) error { return h.admin.RevokeUserGrants(ctx, "alice") },
+			end: func(h *harness, _ api.TokenResponse) error { return h.admin.Grants().RevokeOfUser(ctx, "alice") },
 		},
 		"revoke all of the client": {
-			end: func(h *harness, _ api.TokenResponse) error { return h.admin.RevokeClientGrants(ctx, "app") },
+			end: func(h *harness, _ api.TokenResponse) error { return h.admin.Grants().RevokeOfClient(ctx, "app") },
 		},
 		"revoke all": {
-			end: func(h *harness, _ api.TokenResponse) error { return h.admin.RevokeAllGrants(ctx) },
+			end: func(h *harness, _ api.TokenResponse) error { return h.admin.Grants().RevokeAll(ctx) },
 		},
 		"revoke by another client": {alive: true, end: func(h *harness, tokens api.TokenResponse) error {
 			if err := status200(h.post("/revoke", "other", "token", tokens.RefreshToken)); err != nil {
@@ -101,7 +101,7 @@ func TestEndings(t *testing.T) {
 		}},
 		"disable another client": {
 			alive: true,
-			end:   func(h *harness, _ api.TokenResponse) error { return h.admin.DisableClient(ctx, "other") },
+			end:   func(h *harness, _ api.TokenResponse) error { return h.admin.Clients().Disable(ctx, "other") },
 		},
 	}
 	for name, c := range endings {
@@ -121,7 +121,7 @@ func TestEndings(t *testing.T) {
 				if r := replica.refresh("app", tokens.RefreshToken); (r.status == http.StatusOK) != c.alive {
 					t.Errorf("refresh: %d %s", r.status, r.body)
 				}
-				if _, err := h.admin.VerifyAudit(ctx); err != nil {
+				if _, err := h.admin.Audit().Verify(ctx); err != nil {
 					t.Error(err)
 				}
 			})
@@ -143,13 +143,13 @@ func status200(r response) error {
 func TestEnabledUserLogsInAgain(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
-		must(0, h.admin.DisableUser(ctx, "alice"))
+		must(0, h.admin.Users().Disable(ctx, "alice"))
 		if r := h.post("/token", "app", "grant_type", "password", "username", "alice", "password", password); r.code(
 			t,
 		) != "invalid_grant" {
 			t.Error("a disabled user logs in")
 		}
-		must(0, h.admin.EnableUser(ctx, "alice"))
+		must(0, h.admin.Users().Enable(ctx, "alice"))
 		h.login("app")
 		if r := h.refresh("app", tokens.RefreshToken); r.code(t) != "invalid_grant" {
 			t.Error("a grant came back to life")
@@ -165,7 +165,7 @@ func TestSecretRotation(t *testing.T) {
 			r.Header.Set("Authorization", basic("app", secret))
 			return h.send(r).status
 		}
-		rotated := must(h.admin.RotateSecret(ctx, "app", "", time.Hour))
+		rotated := must(h.admin.Clients().RotateSecret(ctx, "app", "", time.Hour))
 		if try(secret) != 200 || try(rotated.Secret) != 200 {
 			t.Error("not both secrets work")
 		}
@@ -244,7 +244,7 @@ func TestRotationBreaksNoToken(t *testing.T) {
 		etag := h.get("/.well-known/jwks.json").header.Get("ETag")
 		h.step(25 * time.Hour)
 		before = h.refresh("app", before.RefreshToken).tokens(t)
-		must(h.admin.RotateKeys(ctx, false))
+		must(h.admin.Keys().Rotate(ctx, false))
 		if h.get("/.well-known/jwks.json").header.Get("ETag") == etag {
 			t.Error("the ETag stays")
 		}

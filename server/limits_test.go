@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
@@ -29,7 +30,7 @@ func (h *harness) loginFrom(address, username, password string) response {
 func eachThrottled(t *testing.T, test func(t *testing.T, h *harness)) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		c := testConfig(databaseURL)
-		c.TrustedProxy = List{"127.0.0.0/8"}
+		c.TrustedProxies = config.List{"127.0.0.0/8"}
 		c.PasswordHashSlots = 4
 		h := open(t, c, nil)
 		h.provision()
@@ -91,7 +92,7 @@ func TestParallelGuesses(t *testing.T) {
 // The delay grows, and after a hundred failures in a row nobody unknown is judged any more; a new password ends that.
 func TestThrottleGrowsAndEnds(t *testing.T) {
 	eachThrottled(t, func(t *testing.T, h *harness) {
-		k := loginKey("alice", "app", netip.MustParseAddr("203.0.113.1"))
+		k := storage.NewLoginKey("alice", "app", netip.MustParseAddr("203.0.113.1"))
 		for range 10 {
 			h.loginFrom("203.0.113.1", "alice", "wrong")
 		}
@@ -105,14 +106,14 @@ func TestThrottleGrowsAndEnds(t *testing.T) {
 		if h.loginFrom("203.0.113.1", "alice", password).status != 400 {
 			t.Error("the delay does not grow")
 		}
-		for range maxConsecutive {
+		for range storage.MaxConsecutive {
 			h.fails(k)
 		}
 		h.step(24 * time.Hour)
 		if h.loginFrom("203.0.113.1", "alice", password).status != 400 {
 			t.Error("judged after a hundred failures in a row")
 		}
-		must(0, h.admin.SetPassword(ctx, "alice", password))
+		must(0, h.admin.Users().SetPassword(ctx, "alice", password))
 		h.loginFrom("203.0.113.1", "alice", password).tokens(t)
 	})
 }
@@ -216,7 +217,7 @@ func TestHeaderAndBodyBounds(t *testing.T) {
 
 func TestCORS(t *testing.T) {
 	c := testConfig(sqliteURL(t))
-	c.CORSOrigins = List{"https://app.example"}
+	c.CORSOrigins = config.List{"https://app.example"}
 	h := open(t, c, nil)
 	call := func(method, path, origin string) http.Header {
 		r := must(http.NewRequest(method, h.base+path, nil))

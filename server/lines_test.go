@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
@@ -18,7 +19,7 @@ func TestLastSecondOfALogin(t *testing.T) {
 		at := &testClock{}
 		at.at.Store(noon.Add(500 * time.Millisecond).UnixNano())
 		c := testConfig(databaseURL)
-		c.RefreshMaxTTL, c.RefreshIdleTTL = Duration(time.Hour), Duration(time.Hour)
+		c.RefreshMaxTTL, c.RefreshIdleTTL = time.Hour, time.Hour
 		h := open(t, c, at)
 		h.provision()
 		token := h.login("app").RefreshToken
@@ -93,33 +94,33 @@ func TestClientAssertion(t *testing.T) {
 func TestDoctorAsksTheServer(t *testing.T) {
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	h.provision()
-	admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	listener := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h.server.look(ctx)
 		h.server.Admin().ServeHTTP(w, r)
 	}))
-	defer admin.Close()
+	defer listener.Close()
 	c := h.config
-	c.AdminListen, c.RefreshLateRetry = strings.TrimPrefix(admin.URL, "http://"), Duration(24*time.Hour)
-	found := func(check string, status FindingStatus, says string) bool {
-		for _, f := range Doctor(ctx, c, AdminOptions{Actor: "os:test"}, nil) {
+	c.AdminListen, c.RefreshLateRetry = strings.TrimPrefix(listener.URL, "http://"), 24*time.Hour
+	found := func(check string, status admin.FindingStatus, says string) bool {
+		for _, f := range doctorOf(ctx, c, admin.Options{Actor: "os:test"}, nil) {
 			if f.Check == check && f.Status == status && strings.Contains(f.Found, says) {
 				return true
 			}
 		}
 		return false
 	}
-	if !found("server", FindingOK, "is ready") || !found("late retry", FindingOK, "1 public clients") {
+	if !found("server", admin.FindingOK, "is ready") || !found("late retry", admin.FindingOK, "1 public clients") {
 		t.Error("nothing of the server, or of late retries")
 	}
 	stranger := httptest.NewServer(http.NotFoundHandler())
 	defer stranger.Close()
 	c.AdminListen = strings.TrimPrefix(stranger.URL, "http://")
-	if !found("server", FindingWarning, "something else than keyturn") {
+	if !found("server", admin.FindingWarning, "something else than keyturn") {
 		t.Error("a stranger is taken for a server")
 	}
-	c.AdminListen = strings.TrimPrefix(admin.URL, "http://")
+	c.AdminListen = strings.TrimPrefix(listener.URL, "http://")
 	h.server.stopping.Store(true)
-	if !found("server", FindingFailed, "is not ready: serving") {
+	if !found("server", admin.FindingFailed, "is not ready: serving") {
 		t.Error("a server that is not ready is not told of")
 	}
 }

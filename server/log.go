@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"time"
 	"unicode/utf8"
+
+	"github.com/keyturn/keyturn/config"
 )
 
 // Log is the log of a server. Nothing that becomes of its reader holds the server up. Its lines reach the writer a
@@ -21,13 +23,13 @@ type Log struct {
 
 // NewLog is the log of the configuration, for a writer that is a terminal or not. Close must follow, or that of w, if w
 // is [*Lines] already.
-func NewLog(c Config, w io.Writer, terminal bool) Log {
+func NewLog(c config.Config, w io.Writer, terminal bool) Log {
 	lines, ok := w.(*Lines)
 	if !ok {
 		lines = NewLines(w, terminal)
 	}
 	var at slog.LevelVar
-	level, _ := c.logLevel()
+	level, _ := c.Level()
 	at.Set(level)
 	text := c.LogFormat == "text" || c.LogFormat == "" && terminal
 	lines.notice = func(dropped int64) []byte { return droppedNotice(text, dropped) }
@@ -163,13 +165,4 @@ func cut(text string, n int) string {
 		n--
 	}
 	return text[:n] + "…"
-}
-
-func (c Config) logLevel() (slog.Level, error) {
-	var level slog.Level
-	switch c.LogLevel {
-	case "debug", "info", "warn", "error":
-		return level, level.UnmarshalText([]byte(c.LogLevel))
-	}
-	return level, fmt.Errorf("log_level: %q is none of debug, info, warn, error", c.LogLevel)
 }

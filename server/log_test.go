@@ -16,13 +16,15 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/keyturn/keyturn/config"
 )
 
 // A line waits for a moment, a warning and the end do not wait.
 func TestLogLinesWaitForAMoment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out lockedBuffer
-		log := NewLog(Config{LogLevel: "info"}, &out, false)
+		log := NewLog(config.Config{LogLevel: "info"}, &out, false)
 		wrote := func(lines int, name string) {
 			t.Helper()
 			synctest.Wait()
@@ -50,7 +52,7 @@ func TestLogLinesWaitForAMoment(t *testing.T) {
 func TestLogOnATerminal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out lockedBuffer
-		log := NewLog(Config{LogLevel: "info"}, &out, true)
+		log := NewLog(config.Config{LogLevel: "info"}, &out, true)
 		defer log.Close()
 		began := time.Now()
 		log.Info("first")
@@ -90,7 +92,7 @@ func delivered(t *testing.T, log string) (lines int) {
 // Nobody waits for a reader that does not read. What it misses is counted, and the log says so when it reads again.
 func TestLogIsNeverRead(t *testing.T) {
 	read, write := io.Pipe()
-	log := NewLog(Config{LogLevel: "info"}, write, false)
+	log := NewLog(config.Config{LogLevel: "info"}, write, false)
 	padding := strings.Repeat("x", 400)
 	const all = 10_000
 	for n := range all {
@@ -150,7 +152,7 @@ func TestLogOnAFullDisk(t *testing.T) {
 	for _, part := range []int{0, 1, 100, 500} {
 		synctest.Test(t, func(t *testing.T) {
 			out := &moody{part: part}
-			log := NewLog(Config{LogLevel: "info"}, out, false)
+			log := NewLog(config.Config{LogLevel: "info"}, out, false)
 			defer log.Close()
 			for n := range 100 {
 				out.fails.Store(n >= 20 && n < 50)
@@ -184,7 +186,7 @@ func TestLogOnAFullDisk(t *testing.T) {
 func TestLogCloseIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		read, write := io.Pipe()
-		log := NewLog(Config{LogLevel: "info"}, write, false)
+		log := NewLog(config.Config{LogLevel: "info"}, write, false)
 		log.Info("a line")
 		time.Sleep(2 * logDelay)
 		log.Info("another")
@@ -201,7 +203,7 @@ func TestLogCloseIsBounded(t *testing.T) {
 // Many who log at once lose nothing to each other.
 func TestLogInParallel(t *testing.T) {
 	var out lockedBuffer
-	log := NewLog(Config{LogLevel: "info"}, &out, false)
+	log := NewLog(config.Config{LogLevel: "info"}, &out, false)
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
@@ -250,7 +252,7 @@ func TestLogLinesAreBounded(t *testing.T) {
 	for _, format := range []string{"json", "text"} {
 		for name, record := range records {
 			var out lockedBuffer
-			log := NewLog(Config{LogLevel: "info", LogFormat: format}, &out, false)
+			log := NewLog(config.Config{LogLevel: "info", LogFormat: format}, &out, false)
 			record(log.Logger)
 			log.Close()
 			line := out.String()

@@ -3,109 +3,31 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"strings"
 	"testing"
 
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
-
-// Networks that trust everybody are refused, alone or together; networks of IPv4 in IPv6 count as IPv4.
-func TestTrustedProxies(t *testing.T) {
-	eighths := List{}
-	for _, n := range []string{"0", "32", "64", "96", "128", "160", "192", "224"} {
-		for i := range 32 {
-			first := must(netip.ParseAddr(n + ".0.0.0")).As4()
-			first[0] += byte(i)
-			eighths = append(eighths, netip.PrefixFrom(netip.AddrFrom4(first), 8).String())
-		}
-	}
-	for _, refused := range []List{
-		{"0.0.0.0/0"}, {"::/0"}, {"0.0.0.0/1", "128.0.0.0/1"}, {"::/1", "8000::/1"}, {"10.0.0.0/7"}, {"1.2.3.4/0"},
-		{"2000::/3"}, {"fc00::/6"},
-		{"::ffff:0:0/96"}, {"::ffff:0.0.0.0/97", "::ffff:128.0.0.0/97"}, {"::ffff:10.0.0.0/103"}, {"::ffff:0:0/95"},
-		{"::/64"}, {"::/8"},
-		{"10.0.0.0/8", "0.0.0.0/0"}, {"10.0.0.0/8", "11.0.0.0/9", "11.128.0.0/9"}, {"fc00::/7", "fe00::/7"}, eighths,
-	} {
-		c := testConfig("sqlite:x.db")
-		c.TrustedProxy = refused
-		problems := fmt.Sprint(c.Problems(true))
-		if !strings.Contains(problems, "trusted_proxies: ") || !strings.Contains(problems, "so wide") {
-			t.Errorf("%v: %v", refused, problems)
-		}
-	}
-	for _, taken := range []List{
-		nil, {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"}, {"fc00::/7"}, {"fc00::/8", "fd00::/8"},
-		{"127.0.0.1/32", "::1/128"},
-		{"10.0.0.0/9", "10.128.0.0/9", "10.0.0.0/8", "10.2.3.4/16"}, {"::ffff:10.0.0.0/104"}, {"2001:db8::/32"},
-	} {
-		c := testConfig("sqlite:x.db")
-		c.TrustedProxy = taken
-		if problems := c.Problems(true); problems != nil {
-			t.Errorf("%v: %v", taken, problems)
-		}
-	}
-	mapped := must(Config{TrustedProxy: List{"::ffff:10.1.0.0/104"}}.trustedProxies())
-	if !isTrusted(netip.MustParseAddr("10.2.3.4"), mapped) || isTrusted(netip.MustParseAddr("11.0.0.1"), mapped) {
-		t.Errorf("%v", mapped)
-	}
-}
-
-// An origin is taken if, and only if, a browser could send it.
-func TestOrigins(t *testing.T) {
-	for _, taken := range []string{
-		"https://app.example", "http://localhost:3000", "https://app.example:8443", "https://app.example.",
-		"http://127.0.0.1:8080",
-		"http://[::1]:8080", "https://[2001:db8::1]", "https://xn--bcher-kva.example", "https://a_b.example",
-		"http://app.example:443",
-		"https://app.example:80", "http://[::ffff:102:304]", "https://1app.example", "https://app.0xyz",
-	} {
-		if err := checkOrigin(taken); err != nil {
-			t.Errorf("%q: %v", taken, err)
-		}
-	}
-	for _, refused := range []string{
-		"", "*", "null", "https://*.example", "https://*", "https://app.example/", "https://app.example/a",
-		"https://app.example?x", "https://APP.example",
-		"HTTPS://app.example", "https://app.example:443", "http://app.example:80", "https://app.example:",
-		"https://app.example:0443",
-		"https://app.example:0", "https://app.example:70000", "https://bücher.example", "https://a b.example",
-		"https://a%20b.example",
-		"https://user@app.example", "https://app..example", "https://.example", "https://app.example..",
-		"app.example", "//app.example",
-		"ftp://app.example", "https://", "https://1.2.3", "https://1.2.3.256", "https://1.2.3.04", "https://1.2.3.4.",
-		"https://0x7f.1", "https://app.0x7",
-		"https://[::1", "https://[0:0:0:0:0:0:0:1]", "https://[::ffff:1.2.3.4]", "https://[fe80::1%25eth0]",
-		"https://[1.2.3.4]", "https://a,b",
-		"https://app.example#", "https://app!.example", "https://" + strings.Repeat("a", 64) + ".example",
-		"https://app.example\\x",
-		"https://" + strings.Repeat("a.", 127) + "example",
-	} {
-		if err := checkOrigin(refused); err == nil || !strings.HasPrefix(err.Error(), "cors_origins: ") {
-			t.Errorf("%q: %v", refused, err)
-		}
-	}
-}
 
 // What is refused at the start is refused at a reload, and a warning is told again.
 func TestReloadRefusesAndWarns(t *testing.T) {
 	h := open(t, testConfig(storagetest.SQLiteURL(t)), nil)
 	f := &front{}
 	f.public.set(h.server.Public())
-	reload := func(change func(*Config)) error {
+	reload := func(change func(*config.Config)) error {
 		next := *h.server.config()
 		change(&next)
-		return h.server.reload(ctx, f, Options{}, next)
+		return h.reload(f, Options{}, next)
 	}
-	for _, bad := range []func(*Config){
-		func(c *Config) { c.TrustedProxy = List{"0.0.0.0/0"} },
-		func(c *Config) { c.CORSOrigins = List{"https://*.example"} },
-		func(c *Config) { c.LogFormat = "\xff" },
+	for _, bad := range []func(*config.Config){
+		func(c *config.Config) { c.TrustedProxies = config.List{"0.0.0.0/0"} },
+		func(c *config.Config) { c.CORSOrigins = config.List{"https://*.example"} },
+		func(c *config.Config) { c.LogFormat = "\xff" },
 	} {
-		var problems *ConfigError
+		var problems *config.Error
 		if err := reload(bad); !errors.As(err, &problems) {
 			t.Errorf("%v", err)
 		}
@@ -114,11 +36,11 @@ func TestReloadRefusesAndWarns(t *testing.T) {
 		return strings.Count(h.log.String(), `"level":"WARN","msg":"the configuration should be changed"`)
 	}
 	for n := range 2 {
-		if err := reload(func(c *Config) { c.BehindProxy = true }); err != nil || warned() != n+1 {
+		if err := reload(func(c *config.Config) { c.BehindProxy = true }); err != nil || warned() != n+1 {
 			t.Errorf("%v, %d warnings", err, warned())
 		}
 	}
-	if err := reload(func(c *Config) {}); err != nil || warned() != 2 {
+	if err := reload(func(c *config.Config) {}); err != nil || warned() != 2 {
 		t.Errorf("%v, %d warnings", err, warned())
 	}
 }
@@ -132,7 +54,7 @@ func TestServeWarns(t *testing.T) {
 	running, stop := context.WithCancel(ctx)
 	served := make(chan error, 1)
 	go func() {
-		served <- Serve(running, c, Options{Log: slog.New(slog.NewJSONHandler(log, nil))}, l)
+		served <- serveAt(running, c, Options{Log: slog.New(slog.NewJSONHandler(log, nil))}, l)
 	}()
 	r := must(http.Get("http://" + l.Public.Addr().String() + "/livez"))
 	r.Body.Close()
@@ -142,26 +64,5 @@ func TestServeWarns(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), "behind_proxy is on, and no proxy is trusted: all clients share") {
 		t.Error(log.String())
-	}
-}
-
-// doctor warns of a policy of hashes that is too weak, and of all that the configuration warns of.
-func TestDoctorWarnsOfSettings(t *testing.T) {
-	c := testConfig(storagetest.SQLiteURL(t))
-	c.BehindProxy, c.PasswordHashMemory = true, 19<<20-1
-	d := &doctor{config: c}
-	d.settings()
-	for _, words := range []string{"a password hash takes", "OWASP", "no proxy is trusted"} {
-		if !found(d.findings, "settings", FindingWarning, words) {
-			t.Errorf("no %q in %+v", words, d.findings)
-		}
-	}
-	c.BehindProxy, c.PasswordHashMemory = false, 19<<20
-	d = &doctor{config: c}
-	d.settings()
-	for _, words := range []string{"OWASP", "no proxy is trusted"} {
-		if found(d.findings, "settings", FindingWarning, words) {
-			t.Errorf("%q in %+v", words, d.findings)
-		}
 	}
 }

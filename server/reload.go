@@ -5,15 +5,24 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"reflect"
 	"strings"
-	"time"
+
+	"github.com/keyturn/keyturn/config"
+	"github.com/keyturn/keyturn/keys"
 )
 
-// Reload is how a running server gets to know that its configuration is to be read again.
+// Reload says when a running server reads its configuration again, and how. Read gets the configuration in force.
+// *config.Error if something is wrong with the new one.
 type Reload struct {
 	Asked <-chan os.Signal
-	Read  func() (Config, error)
+	Read  func(running config.Config) (Reread, error)
+}
+
+// Reread is a configuration that was read again.
+type Reread struct {
+	config.Config                  // to put into force: see [config.Config.Reloaded]
+	Later         []string         // keys of the settings that need a restart
+	Warnings      []config.Warning // of the configuration as it was read
 }
 
 // reloads reads the configuration again whenever it is asked to, until the context ends. A bad one changes nothing.
@@ -24,7 +33,7 @@ func (s *Server) reloads(ctx context.Context, f *front, o Options) {
 			return
 		case <-o.Reload.Asked:
 		}
-		c, err := o.Reload.Read()
+		c, err := o.Reload.Read(*s.config())
 		if err == nil {
 			err = s.reload(ctx, f, o, c)
 		}
@@ -33,7 +42,7 @@ func (s *Server) reloads(ctx context.Context, f *front, o Options) {
 }
 
 func (s *Server) tellReload(err error) {
-	var bad *ConfigError
+	var bad *config.Error
 	switch {
 	case err == nil:
 		s.log.Info("the configuration was read again", "event", "config.reload", "outcome", "ok")
@@ -60,67 +69,52 @@ func (s *Server) tellReload(err error) {
 	s.metrics.reloaded.Set(ok)
 }
 
-// reload puts into force what may change while the server runs, and says what would need a restart.
-func (s *Server) reload(ctx context.Context, f *front, o Options, c Config) error {
-	if problems := c.Problems(true); problems != nil {
-		return &ConfigError{problems}
-	}
-	mixed, later := s.config().reloaded(c)
-	if problems := mixed.Problems(true); problems != nil {
-		return &ConfigError{problems}
-	}
-	certificate, err := mixed.certificate()
+// reload puts a configuration into force, and logs which settings need a restart.
+func (s *Server) reload(ctx context.Context, f *front, o Options, c Reread) error {
+	certificate, err := c.Certificate()
 	if err != nil {
-		return &ConfigError{[]error{err}}
+		return &config.Error{Problems: []error{err}}
 	}
-	changed := s.config().schedule() != mixed.schedule()
-	if err := s.recordSchedule(ctx, mixed); err != nil && changed { // commands would go by other settings than the server
-		return err
+	changed := schedule(*s.config()) != schedule(c.Config)
+	if err := s.ring.RecordSchedule(ctx, schedule(c.Config)); err != nil && changed {
+		return err // commands would go by other settings than the server
 	}
-	c.warn(s.log)
-	s.follow(mixed)
+	warn(s.log, c.Warnings)
+	s.follow(c.Config)
 	f.certificate.Store(certificate)
-	if level, err := mixed.logLevel(); err == nil && o.Level != nil {
+	if level, err := c.Level(); err == nil && o.Level != nil {
 		o.Level.Set(level)
 	}
 	f.public.set(s.Public())
-	if len(later) > 0 {
-		s.log.Warn("some settings change with a restart only", "event", "config.reload", "settings", strings.Join(later, " "))
+	if len(c.Later) > 0 {
+		s.log.Warn("some settings change with a restart only", "event", "config.reload", "settings", strings.Join(c.Later, " "))
 	}
 	return nil
 }
 
-// warn tells the log of the warnings of a configuration that is taken.
-func (c Config) warn(log *slog.Logger) {
-	for _, w := range c.Warnings() {
+// schedule is what commands must know of this server.
+func schedule(c config.Config) keys.Schedule {
+	return keys.Schedule{
+		AccessTTL:           keys.Span(c.AccessTTL),
+		RefreshMaxTTL:       keys.Span(c.RefreshMaxTTL),
+		KeyRotationInterval: keys.Span(c.KeyRotationInterval),
+		KeyPublishLead:      keys.Span(c.KeyPublishLead),
+		JWKSMaxAge:          keys.Span(c.JWKSMaxAge),
+		KeyBits:             c.KeyBits,
+		Issuer:              c.Issuer,
+	}
+}
+
+// warn logs the warnings of a configuration that is put into force.
+func warn(log *slog.Logger, warnings []config.Warning) {
+	for _, w := range warnings {
 		log.Warn("the configuration should be changed", "event", "config", "warning", w.String())
 	}
 }
 
 // follow goes by another configuration from now on.
-func (s *Server) follow(c Config) {
+func (s *Server) follow(c config.Config) {
 	s.settings.Store(&c)
-	s.ring.Follow(c.Keys())
-	s.clientFailures.change(c.LoginFailures, time.Duration(c.LoginWindow), s.now())
-}
-
-// reloaded is c with all that may change while a server runs as it is in next, and the keys of what differs otherwise.
-func (c Config) reloaded(next Config) (mixed Config, later []string) {
-	mixed = c
-	to, from := reflect.ValueOf(&mixed).Elem(), reflect.ValueOf(next)
-	for i := range to.NumField() {
-		tag := to.Type().Field(i).Tag
-		switch {
-		case reflect.DeepEqual(to.Field(i).Interface(), from.Field(i).Interface()):
-		case tag.Get("reload") == "true":
-			to.Field(i).Set(from.Field(i))
-		default:
-			later = append(later, tag.Get("key"))
-		}
-	}
-	if (c.TLSCertFile == "") != (next.TLSCertFile == "") { // a listener does not change its protocol
-		mixed.TLSCertFile, mixed.TLSKeyFile = c.TLSCertFile, c.TLSKeyFile
-		later = append(later, "tls_cert_file")
-	}
-	return mixed, later
+	s.ring.Follow(keys.Config(c.Keys()))
+	s.clientFailures.change(c.LoginFailures, c.LoginWindow, s.now())
 }

@@ -22,6 +22,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/config"
+	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/keys/keystest"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
@@ -37,17 +39,17 @@ func TestReload(t *testing.T) {
 		f.public.set(h.server.Public())
 		var level slog.LevelVar
 		o := Options{Level: &level}
-		reload := func(change func(*Config)) error {
+		reload := func(change func(*config.Config)) error {
 			next := *h.server.config()
 			change(&next)
-			err := h.server.reload(ctx, f, o, next)
+			err := h.reload(f, o, next)
 			h.server.tellReload(err)
 			return err
 		}
-		if err := reload(func(c *Config) {
-			c.AccessTTL, c.LogLevel, c.LoginFailures = Duration(time.Minute), "warn", 3
-			c.Listen, c.CORSOrigins = "127.0.0.1:1", List{"https://app.example"}
-			c.PasswordGrant, c.JWKSMaxAge = true, Duration(time.Minute)
+		if err := reload(func(c *config.Config) {
+			c.AccessTTL, c.LogLevel, c.LoginFailures = time.Minute, "warn", 3
+			c.Listen, c.CORSOrigins = "127.0.0.1:1", config.List{"https://app.example"}
+			c.PasswordGrant, c.JWKSMaxAge = true, time.Minute
 		}); err != nil {
 			t.Fatal(err)
 		}
@@ -67,12 +69,12 @@ func TestReload(t *testing.T) {
 		if log := h.log.String(); !strings.Contains(log, `"settings":"listen"`) || h.server.config().Listen == "127.0.0.1:1" {
 			t.Error("nobody was told that listen needs a restart")
 		}
-		for _, bad := range []func(*Config){
-			func(c *Config) { c.AccessTTL = Duration(2 * time.Hour) },
-			func(c *Config) { c.JWKSMaxAge = c.KeyPublishLead },
-			func(c *Config) { c.LogLevel = "loud" },
+		for _, bad := range []func(*config.Config){
+			func(c *config.Config) { c.AccessTTL = 2 * time.Hour },
+			func(c *config.Config) { c.JWKSMaxAge = c.KeyPublishLead },
+			func(c *config.Config) { c.LogLevel = "loud" },
 		} {
-			var problems *ConfigError
+			var problems *config.Error
 			if err := reload(bad); !errors.As(err, &problems) {
 				t.Errorf("%v", err)
 			}
@@ -84,7 +86,7 @@ func TestReload(t *testing.T) {
 			!strings.Contains(text, `keyturn_config_reload_ok 0`) {
 			t.Error("the metrics do not tell")
 		}
-		if err := reload(func(c *Config) { c.PasswordGrant = false }); err != nil {
+		if err := reload(func(c *config.Config) { c.PasswordGrant = false }); err != nil {
 			t.Error(err)
 		}
 		var metadata struct {
@@ -121,8 +123,8 @@ func TestReloadOfACertificate(t *testing.T) {
 	served := make(chan error, 1)
 	running, stop := context.WithCancel(ctx)
 	go func() {
-		served <- Serve(running, c, Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil)),
-			Reload: Reload{Asked: asked, Read: func() (Config, error) { return c, nil }}}, listeners)
+		served <- serveAt(running, c, Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil)),
+			Reload: Reload{Asked: asked, Read: func(config.Config) (Reread, error) { return Reread{Config: c}, nil }}}, listeners)
 	}()
 	t.Cleanup(func() {
 		stop()
@@ -207,7 +209,7 @@ func TestStopDespiteASlowClient(t *testing.T) {
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	go func() {
-		served <- Serve(running, c, Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))},
+		served <- serveAt(running, c, Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))},
 			listeners)
 	}()
 	conn := must(net.Dial("tcp", listeners.Public.Addr().String()))
@@ -269,13 +271,23 @@ func TestReloadWhileTheDatabaseIsAway(t *testing.T) {
 	var level slog.LevelVar
 	h.server.db.Close()
 	next := *h.server.config()
-	next.AccessTTL, next.LogLevel = Duration(time.Minute), "error"
-	if err := h.server.reload(ctx, f, Options{Level: &level}, next); err == nil || level.Level() != slog.LevelInfo ||
+	next.AccessTTL, next.LogLevel = time.Minute, "error"
+	if err := h.reload(f, Options{Level: &level}, next); err == nil || level.Level() != slog.LevelInfo ||
 		h.server.config().AccessTTL == next.AccessTTL {
 		t.Errorf("%v %v", err, level.Level())
 	}
 	next.AccessTTL = h.server.config().AccessTTL
-	if err := h.server.reload(ctx, f, Options{Level: &level}, next); err != nil || level.Level() != slog.LevelError {
+	if err := h.reload(f, Options{Level: &level}, next); err != nil || level.Level() != slog.LevelError {
 		t.Errorf("%v %v", err, level.Level())
 	}
+}
+
+// reload does what the edge does with a configuration that was read again, and then what the server does.
+func (h *harness) reload(f *front, o Options, next config.Config) error {
+	mixed, later := h.server.config().Reloaded(next)
+	problems := append(mixed.Problems(true), keys.Config(mixed.Keys()).Problems()...)
+	if problems = append(problems, next.Problems(true)...); len(problems) > 0 {
+		return &config.Error{Problems: problems}
+	}
+	return h.server.reload(ctx, f, o, Reread{Config: mixed, Later: later, Warnings: next.Warnings()})
 }

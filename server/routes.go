@@ -10,6 +10,7 @@ import (
 	"github.com/gorilla/mux"
 
 	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/config"
 )
 
 // Public is the handler of the public listener.
@@ -69,7 +70,7 @@ func (s *Server) publicRoutes() routes {
 		revoke:     s.post(s.revoke),
 		introspect: s.post(s.introspect),
 		jwks:       s.jwks,
-		metadata:   s.config().metadata(),
+		metadata:   metadata(*s.config()),
 		openAPI:    openAPI,
 		livez:      livez,
 		readyz:     s.readyz,
@@ -78,9 +79,9 @@ func (s *Server) publicRoutes() routes {
 
 // routes reads like the contract. When the issuer has a path, the endpoints that the metadata names stand under it as
 // well, and the metadata stands where RFC 8414 §3.1 wants it.
-func (e endpoints) routes(config func() *Config) routes {
+func (e endpoints) routes(config func() *config.Config) routes {
 	r := newRoutes()
-	path := config().issuerPath()
+	path := issuerPath(*config())
 	for _, prefix := range prefixes(path) {
 		r.add(prefix+api.PathToken, cors(config, only(e.token, http.MethodPost)))
 		r.add(prefix+api.PathRevoke, cors(config, only(e.revoke, http.MethodPost)))
@@ -143,7 +144,7 @@ func only(h handler, methods ...string) handler {
 }
 
 // issuerPath is the path of the issuer, "" if it has none.
-func (c Config) issuerPath() string {
+func issuerPath(c config.Config) string {
 	u, err := url.Parse(c.Issuer)
 	if err != nil {
 		return "" // Problems has refused it

@@ -9,7 +9,6 @@ import (
 
 	"github.com/keyturn/keyturn/keys/keystest"
 	"github.com/keyturn/keyturn/server/servertest"
-	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -52,9 +51,9 @@ func (c rush) run(t *testing.T, databaseURL string) {
 	config := testConfig(databaseURL)
 	config.KeyBits, config.LogLevel = c.bits, "error"
 	if c.replicas > 1 { // which do not know for how long a client has waited at another
-		config.RefreshLateRetry = Duration(24 * time.Hour)
+		config.RefreshLateRetry = 24 * time.Hour
 	}
-	if storage.SQLitePath(databaseURL) == "" {
+	if !isSQLite(databaseURL) {
 		config.MasterKeyFile = masterFile(t)
 	}
 	generate := keystest.Generator()
@@ -69,7 +68,7 @@ func (c rush) run(t *testing.T, databaseURL string) {
 	crowd := crowdOf(replicas...)
 	limited, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	filled := must(replicas[0].admin.FillGrants(ctx, "app", c.clients))
+	filled := replicas[0].fillGrants("app", c.clients)
 	result := servertest.Rush{Next: make([]string, c.clients)}
 	for i := range result.Next {
 		result.Next[i] = filled.RefreshToken(i)

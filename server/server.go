@@ -22,6 +22,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/keyturn/keyturn/clock"
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/passwords"
 	"github.com/keyturn/keyturn/storage"
@@ -75,8 +76,9 @@ func (o Options) withClock(alone bool) Options {
 
 // Server is one replica of keyturn.
 type Server struct {
-	settings       atomic.Pointer[Config] // of now
-	store          store
+	settings       atomic.Pointer[config.Config] // those in force
+	place          keys.Place
+	store          keys.Store
 	db             *storage.DB
 	ring           *keys.Ring
 	now            func() time.Time
@@ -109,34 +111,35 @@ type Server struct {
 	forwardedTold seldom // that X-Forwarded-For cannot be read
 }
 
-// Open checks the configuration, opens database and keys, and lets the keys begin if there are none. *ConfigError tells
-// all that is wrong with the configuration.
-func Open(ctx context.Context, c Config, o Options) (*Server, error) {
-	if problems := c.Problems(true); problems != nil {
-		return nil, &ConfigError{problems}
-	}
+// Open opens database and keys of a place, and makes the first signing key if there is none. c and p must keep the rules:
+// see [config.Config.Problems], [keys.NewPlace].
+func Open(ctx context.Context, c config.Config, p keys.Place, o Options) (*Server, error) {
 	elapsed := o.Elapsed
-	o = o.withClock(storage.SQLitePath(c.Database) != "")
+	o = o.withClock(p.Database.Kind() == storage.SQLite)
 	if o.Log == nil {
-		o.Log = discard
+		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{}
-	st, err := openStore(ctx, c, true, keys.Options{
-		Now:         o.Now,
-		Wall:        o.Wall,
-		DatabaseNow: o.DatabaseNow,
-		Elapsed:     elapsed,
-		Sure:        s.settledTime,
-		Generate:    o.Generate,
-		Log:         o.Log,
-		CPUs:        o.CPUs,
+	store, err := keys.OpenStore(ctx, p, keys.Config(c.Keys()), keys.StoreOptions{
+		Create:  true,
+		Migrate: c.Migrate,
+		Keys: keys.Options{
+			Now:         o.Now,
+			Wall:        o.Wall,
+			DatabaseNow: o.DatabaseNow,
+			Elapsed:     elapsed,
+			Sure:        s.settledTime,
+			Generate:    o.Generate,
+			Log:         o.Log,
+			CPUs:        o.CPUs,
+		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.fill(st, c, o)
+	s.fill(store, c, p, o)
 	if err := s.begin(ctx, o.Dev); err != nil {
-		st.close()
+		store.Close()
 		return nil, err
 	}
 	s.look(ctx)
@@ -147,56 +150,57 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 }
 
 // fill is a server on a store that has been opened.
-func (s *Server) fill(st store, c Config, o Options) {
+func (s *Server) fill(store keys.Store, c config.Config, p keys.Place, o Options) {
 	*s = Server{
-		store:          st,
-		db:             st.db,
-		ring:           st.ring,
+		place:          p,
+		store:          store,
+		db:             store.DB,
+		ring:           store.Ring,
 		now:            o.Now,
 		log:            o.Log,
-		hasher:         passwords.NewHasher(c.hashPolicy(), c.HashSlots(o.CPUs)),
-		clientFailures: newClientFailures(c.LoginFailures, time.Duration(c.LoginWindow)),
+		hasher:         passwords.NewHasher(passwords.NewPolicy(int64(c.PasswordHashMemory)), c.HashSlots(o.CPUs)),
+		clientFailures: newClientFailures(c.LoginFailures, c.LoginWindow),
 		scans:          newBudgets(unknownTokens, unknownTokensPeriod),
 		verified:       newTokenCache(),
 		unanswered:     newUnanswered(),
-		clients:        newClientCache(st.db, clientAge),
+		clients:        newClientCache(store.DB, clientAge),
 		replica:        randomHex(8),
 	}
 	s.settings.Store(&c)
 	s.tracer = o.Tracer
-	s.throttle = newThrottle(st.db, s.config)
+	s.throttle = newThrottle(store.DB, s.config)
 	s.clock, s.elapsed, s.databaseNow = o.clock, o.Elapsed, o.DatabaseNow
 	if s.databaseNow == nil {
-		s.databaseNow = st.db.Clock
+		s.databaseNow = store.DB.Clock
 	}
 	if s.dropped = o.Dropped; s.dropped == nil {
 		s.dropped = func() int64 { return 0 }
 	}
 	s.metrics = newMetrics(s)
 	s.hasher.Took = func(took time.Duration) { s.metrics.hashed.Observe(took.Seconds()) }
-	s.trusted, _ = c.trustedProxies() // checked above
+	s.trusted, _ = c.Proxies() // checked above
 }
 
 // config is the settings of now.
-func (s *Server) config() *Config { return s.settings.Load() }
+func (s *Server) config() *config.Config { return s.settings.Load() }
 
 // begin stamps a new database of dev, checks the stamp of any, and makes the first keys.
 func (s *Server) begin(ctx context.Context, dev bool) error {
-	if dev && len(s.ring.Rows()) == 0 {
-		if _, err := s.db.SetMetaOnce(ctx, metaStamp, stampDev); err != nil {
+	if dev {
+		if err := s.store.StampDev(ctx); err != nil {
 			return err
 		}
 	}
-	if err := checkStamp(ctx, s.db, dev); err != nil {
+	if err := s.store.CheckPurpose(ctx, dev); err != nil {
 		return err
 	}
-	if err := s.ring.CheckAnchor(ctx, s.config().anchorPath()); err != nil {
+	if err := s.ring.CheckAnchor(ctx, s.place.AnchorFile); err != nil {
 		return err
 	}
 	if err := s.beginClock(ctx); err != nil {
 		return err
 	}
-	if err := s.recordSchedule(ctx, *s.config()); err != nil {
+	if err := s.ring.RecordSchedule(ctx, schedule(*s.config())); err != nil {
 		return err
 	}
 	err := s.ring.Maintain(ctx)
@@ -207,8 +211,11 @@ func (s *Server) begin(ctx context.Context, dev bool) error {
 	return err
 }
 
+// Store is the database and the keys of the server, which it closes.
+func (s *Server) Store() keys.Store { return s.store }
+
 // Close ends the connections to the database.
-func (s *Server) Close() error { return s.store.close() }
+func (s *Server) Close() error { return s.store.Close() }
 
 // Bounds of the listeners.
 const (
@@ -218,7 +225,6 @@ const (
 	responseTimeout = 30 * time.Second
 	idleTimeout     = 2 * time.Minute
 	stopTimeout     = 7 * time.Second // from the signal to the end, of which the delay is a part
-	maxStopDelay    = 5 * time.Second
 )
 
 // Listeners are the two open ports of a server.
@@ -238,7 +244,7 @@ func (l Listeners) limits() (public, admin int) {
 }
 
 // Listen opens the ports of the configuration.
-func Listen(c Config) (Listeners, error) {
+func Listen(c config.Config) (Listeners, error) {
 	var l Listeners
 	var err error
 	if l.Public, err = net.Listen("tcp", c.Listen); err != nil {
@@ -293,10 +299,10 @@ func (s *Server) serve(ctx context.Context, f *front, o Options) error {
 	if err == nil {
 		select { // balancers learn meanwhile that this replica is not ready; whoever has not is still answered
 		case err = <-f.failed:
-		case <-time.After(time.Duration(s.config().StopDelay)):
+		case <-time.After(s.config().StopDelay):
 		}
 	}
-	f.stop(stopTimeout-time.Duration(s.config().StopDelay), s.log)
+	f.stop(stopTimeout-s.config().StopDelay, s.log)
 	stopLoops()
 	running.Wait()
 	return err

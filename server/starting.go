@@ -1,21 +1,25 @@
 package server
 
-import "net/http"
+import (
+	"net/http"
+
+	"github.com/keyturn/keyturn/config"
+)
 
 // starting are the handlers of both listeners while there is no server yet. They answer what follows from the
 // configuration alone, and 503 to the rest, by the same rules of paths, methods and origins as the server.
-func (c Config) starting() (public, admin http.Handler) {
+func starting(c config.Config) (public, admin http.Handler) {
 	e := endpoints{
 		token:      formsLater,
 		revoke:     formsLater,
 		introspect: formsLater,
 		jwks:       later,
-		metadata:   c.metadata(),
+		metadata:   metadata(c),
 		openAPI:    openAPI,
 		livez:      livez,
 		readyz:     later,
 	}
-	config := func() *Config { return &c }
+	config := func() *config.Config { return &c }
 	return e.routes(config).starting(), adminEndpoints{metrics: later, livez: livez, readyz: later}.routes().starting()
 }
 

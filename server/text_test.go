@@ -8,7 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -18,47 +20,47 @@ func TestAdminTakesUTF8(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		const cp1251 = "\xef\xf0\xe8\xe2\xe5\xf2, \xec\xe8\xf0, \xef\xf0\xe8\xe2\xe5\xf2"
 		replaced := strings.Repeat("\ufffd", 20)
-		spec := func(change func(*ClientSpec)) error {
-			s := ClientSpec{
+		spec := func(change func(*admin.ClientSpec)) error {
+			s := admin.ClientSpec{
 				ID:        "new",
 				Grants:    []string{api.GrantPassword},
 				Audiences: []string{"https://a.example"},
 				Secret:    secret,
 			}
 			change(&s)
-			_, err := h.admin.CreateClient(ctx, s)
+			_, err := h.admin.Clients().Create(ctx, s)
 			return err
 		}
-		_, badName := h.admin.CreateUser(ctx, cp1251, password, nil)
-		_, badPassword := h.admin.CreateUser(ctx, "bob", cp1251, nil)
-		_, replacedPassword := h.admin.CreateUser(ctx, "bob", replaced, nil)
-		_, badRole := h.admin.CreateUser(ctx, "bob", password, []string{cp1251})
-		_, badSecret := h.admin.RotateSecret(ctx, "app", cp1251, time.Hour)
-		_, replacedSecret := h.admin.RotateSecret(ctx, "app", replaced, time.Hour)
-		_, badReason := OpenAdmin(ctx, *h.server.config(), AdminOptions{Actor: "os:test", Reason: cp1251})
-		_, nulReason := OpenAdmin(ctx, *h.server.config(), AdminOptions{Actor: "os:test", Reason: "a\x00"})
+		_, badName := h.admin.Users().Create(ctx, cp1251, password, nil)
+		_, badPassword := h.admin.Users().Create(ctx, "bob", cp1251, nil)
+		_, replacedPassword := h.admin.Users().Create(ctx, "bob", replaced, nil)
+		_, badRole := h.admin.Users().Create(ctx, "bob", password, []string{cp1251})
+		_, badSecret := h.admin.Clients().RotateSecret(ctx, "app", cp1251, time.Hour)
+		_, replacedSecret := h.admin.Clients().RotateSecret(ctx, "app", replaced, time.Hour)
+		_, badReason := openAdmin(ctx, *h.server.config(), admin.Options{Actor: "os:test", Reason: cp1251})
+		_, nulReason := openAdmin(ctx, *h.server.config(), admin.Options{Actor: "os:test", Reason: "a\x00"})
 		for what, err := range map[string]error{
 			"name": badName, "password": badPassword, "replaced password": replacedPassword, "role": badRole,
 			"secret": badSecret, "replaced secret": replacedSecret, "reason": badReason, "NUL in a reason": nulReason,
-			"changed password":  h.admin.SetPassword(ctx, "alice", cp1251),
-			"replaced, changed": h.admin.SetPassword(ctx, "alice", replaced),
-			"name to look for":  h.admin.DisableUser(ctx, cp1251),
-			"client id":         spec(func(s *ClientSpec) { s.ID = cp1251 }),
-			"scope":             spec(func(s *ClientSpec) { s.Scope = cp1251 }),
-			"audience":          spec(func(s *ClientSpec) { s.Audiences = List{"https://a.example/" + "\xff"} }),
-			"resource":          spec(func(s *ClientSpec) { s.Resource = "https://a.example/" + "\xff" }),
-			"client secret":     spec(func(s *ClientSpec) { s.Secret = cp1251 }),
+			"changed password":  h.admin.Users().SetPassword(ctx, "alice", cp1251),
+			"replaced, changed": h.admin.Users().SetPassword(ctx, "alice", replaced),
+			"name to look for":  h.admin.Users().Disable(ctx, cp1251),
+			"client id":         spec(func(s *admin.ClientSpec) { s.ID = cp1251 }),
+			"scope":             spec(func(s *admin.ClientSpec) { s.Scope = cp1251 }),
+			"audience":          spec(func(s *admin.ClientSpec) { s.Audiences = config.List{"https://a.example/" + "\xff"} }),
+			"resource":          spec(func(s *admin.ClientSpec) { s.Resource = "https://a.example/" + "\xff" }),
+			"client secret":     spec(func(s *admin.ClientSpec) { s.Secret = cp1251 }),
 		} {
-			if !errors.Is(err, ErrInvalid) {
+			if !errors.Is(err, admin.ErrInvalid) {
 				t.Errorf("%s: %v", what, err)
 			}
 		}
 		salted := "pbkdf2_sha256$1000$\xffsalt$i0i7LqFfmPwHteS0UVJWU9AhPCcLNVV1qZG2vVGPXzI="
-		done := must(h.admin.ImportUsers(ctx, []ImportedUser{
+		done := must(h.admin.Users().Import(ctx, []admin.ImportedUser{
 			{Row: 1, Username: cp1251},
 			{Row: 2, Username: "bob", Hash: salted},
 			{Row: 3, Username: "carol", Roles: []string{"\xff"}},
-		}, ImportOptions{SkipBad: true}))
+		}, admin.ImportOptions{SkipBad: true}))
 		if done.Imported != 0 || len(done.Refused) != 3 {
 			t.Errorf("%+v", done)
 		}
@@ -89,7 +91,7 @@ func TestBasicSecretIsUTF8(t *testing.T) {
 // Settings are text, whoever has read them.
 func TestSettingsAreUTF8(t *testing.T) {
 	c := testConfig("sqlite:x.db")
-	c.AnchorFile, c.CORSOrigins, c.MasterKeyFile = "\xff", List{"https://a.example", "\xff"}, "a\x00b"
+	c.AnchorFile, c.CORSOrigins, c.MasterKeyFile = "\xff", config.List{"https://a.example", "\xff"}, "a\x00b"
 	said := errors.Join(c.Problems(false)...).Error()
 	for _, key := range []string{"anchor_file: it is", "cors_origins: it is", "master_key_file: it is"} {
 		if !strings.Contains(said, key) {

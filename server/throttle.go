@@ -2,24 +2,14 @@ package server
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/queue"
 	"github.com/keyturn/keyturn/storage"
-)
-
-const (
-	// maxConsecutive is how often in a row the password of an account may be wrong before no more guesses are judged from
-	// addresses that the account has not logged in from (NIST SP 800-63B allows 100).
-	maxConsecutive = 100
-	// addressFactor is how many accounts' worth of failures one address may cause, since many people share one.
-	addressFactor = 10
 )
 
 // throttle decides which logins are judged at all.
@@ -33,7 +23,7 @@ const (
 // passwords that come at once are all let in, and guesses stay bounded.
 type throttle struct {
 	db      *storage.DB
-	config  func() *Config // of now: limit and window
+	config  func() *config.Config // in force: limit and window
 	mu      sync.Mutex
 	flights map[string]*flight
 }
@@ -53,43 +43,14 @@ type place struct {
 	free   chan struct{} // is closed when the login should look again
 }
 
-func newThrottle(db *storage.DB, config func() *Config) *throttle {
+func newThrottle(db *storage.DB, config func() *config.Config) *throttle {
 	return &throttle{db: db, config: config, flights: map[string]*flight{}}
 }
 
-func (t *throttle) limit() int64          { return int64(t.config().LoginFailures) }
-func (t *throttle) window() time.Duration { return time.Duration(t.config().LoginWindow) }
-
-// bucketName hides names and addresses: people type passwords into the field for the name.
-func bucketName(kind, name, address string) string {
-	sum := sha256.Sum256([]byte(kind + "\x00" + name + "\x00" + address))
-	return base64.RawURLEncoding.EncodeToString(sum[:16])
-}
-
-// accountBucket counts the failures of an account at addresses that it has not logged in from.
-func accountBucket(username string) string { return bucketName("account", username, "") }
-
-func loginKey(username, clientID string, address netip.Addr) storage.LoginKey {
-	a := address.String()
-	return storage.LoginKey{
-		Username:      username,
-		ClientID:      clientID,
-		Address:       bucketName("familiar", username, a),
-		AccountBucket: accountBucket(username),
-		AddressBucket: bucketName("address", "", a),
-		PairBucket:    bucketName("pair", username, a),
-	}
-}
-
-// buckets are those in which a login is judged.
-func (t *throttle) buckets(k storage.LoginKey, v storage.LoginView) []storage.Bucket {
-	if v.Familiar {
-		return []storage.Bucket{{Name: k.PairBucket, Account: k.AccountBucket, Limit: t.limit(), Read: v.Pair}}
-	}
-	return []storage.Bucket{
-		{Name: k.AccountBucket, Account: k.AccountBucket, Limit: t.limit(), Read: v.Account},
-		{Name: k.AddressBucket, Quiet: t.window(), Limit: t.limit() * addressFactor, Read: v.Address},
-	}
+// policy decides by the settings in force.
+func (t *throttle) policy() storage.GuessPolicy {
+	c := t.config()
+	return storage.GuessPolicy{Limit: int64(c.LoginFailures), Window: c.LoginWindow}
 }
 
 // attempt is one login on its way through the throttle.
@@ -161,12 +122,13 @@ func (t *throttle) forget(name string) {
 func (k *look) enter(v storage.LoginView, now time.Time) (*attempt, verdict, *place) {
 	defer k.end()
 	t := k.throttle
-	a := &attempt{throttle: t, buckets: t.buckets(k.key, v)}
+	policy := t.policy()
+	a := &attempt{throttle: t, buckets: policy.Buckets(k.key, v)}
 	if v.Familiar && v.Account.Count > 0 {
 		a.forget = k.key.AccountBucket
 	}
 	for _, b := range a.buckets {
-		if !t.allows(b, now) {
+		if !policy.Allows(b, now) {
 			return nil, verdictRefuse, nil
 		}
 	}
@@ -193,27 +155,6 @@ func (k *look) enter(v storage.LoginView, now time.Time) (*attempt, verdict, *pl
 
 // places is how many guesses may be judged at once in a bucket: each of them may fail.
 func places(b storage.Bucket) int64 { return max(b.Limit-b.Read.Count, 1) }
-
-// allows is the decision on one bucket: a pure function of what was read and of now.
-func (t *throttle) allows(b storage.Bucket, now time.Time) bool {
-	if b.Read.Count < b.Limit {
-		return true
-	}
-	if b.OfAccount() && b.Read.Count >= maxConsecutive {
-		return false
-	}
-	delay, since := t.delay(b), now.Sub(b.Read.LastAt)
-	// A count from the future is from before a clock was set back: it must not hold for longer than its delay either.
-	return since >= delay || since < -delay
-}
-
-// delay is how long after its last failure a bucket that has reached its limit takes the next guess.
-func (t *throttle) delay(b storage.Bucket) time.Duration {
-	if b.OfAccount() {
-		return t.window() << min(b.Read.Count-b.Limit, 3)
-	}
-	return t.window()
-}
 
 // leave gives the place of an attempt to the next, and takes back what was reserved for it and not settled.
 func (a *attempt) leave(ctx context.Context, now time.Time) {

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -46,16 +45,6 @@ func (s *Server) countToken(q *request, grant string, err error) error {
 	return err
 }
 
-// isScopeToken tells whether a word is a scope-token, RFC 6749 App. A.4: printable ASCII without space, " and \.
-func isScopeToken(word string) bool {
-	for i := range len(word) {
-		if c := word[i]; c < 0x21 || c > 0x7e || c == '"' || c == '\\' {
-			return false
-		}
-	}
-	return word != ""
-}
-
 // narrow is the scope of a token: all words of granted that the client may still have, or those that were asked for.
 // Asking for a word that is in only one of them is refused (RFC 6749 §3.3, §6).
 func narrow(granted string, c storage.Client, asked string) (string, error) {
@@ -71,7 +60,7 @@ func narrow(granted string, c storage.Client, asked string) (string, error) {
 	}
 	var words []string
 	for word := range strings.SplitSeq(asked, " ") {
-		if !isScopeToken(word) {
+		if !api.IsScopeToken(word) {
 			return "", fail(api.InvalidScope, "scope is not a list of words with one space between")
 		}
 		if !slices.Contains(allowed, word) {
@@ -93,10 +82,4 @@ func target(granted []string, c storage.Client, asked string) (string, error) {
 		}
 	}
 	return "", fail(api.InvalidTarget, "resource is none that the client or the grant may have")
-}
-
-// isResource tells whether a text is a resource indicator: an absolute URI without fragment (RFC 8707 §2).
-func isResource(text string) bool {
-	u, err := url.Parse(text)
-	return err == nil && u.IsAbs() && !strings.ContainsAny(text, "# ") && (u.Host != "" || u.Opaque != "")
 }

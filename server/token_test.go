@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/api"
 )
 
@@ -75,7 +76,7 @@ func TestPasswordGrant(t *testing.T) {
 			t.Error(cmp.Diff(want, tokens))
 		}
 		claims := verifyByHand(t, h, tokens.AccessToken)
-		alice := must(h.admin.User(ctx, "alice"))
+		alice := must(h.admin.Users().Find(ctx, "alice"))
 		wantClaims := api.AccessToken{
 			Issuer:   issuer,
 			Subject:  alice.Sub,
@@ -108,7 +109,7 @@ func TestTokenTyp(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
 		for _, typ := range []string{"JWT", "at+jwt"} {
-			must(h.admin.UpdateClient(ctx, "app", func(c *ClientSpec) { c.TokenTyp = typ }))
+			must(h.admin.Clients().Update(ctx, "app", func(c *admin.ClientSpec) { c.TokenTyp = typ }))
 			refreshed := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken).tokens(t)
 			for _, token := range []string{refreshed.AccessToken, h.login("app").AccessToken} {
 				if claims := verifyTyp(t, h, token, typ); claims.ClientID != "app" {
@@ -121,15 +122,15 @@ func TestTokenTyp(t *testing.T) {
 			verifyTyp(t, h, h.login("other").AccessToken, "at+jwt")
 			tokens = refreshed
 		}
-		must(h.admin.UpdateClient(ctx, "app", func(c *ClientSpec) { c.TokenTyp = "JWT" }))
+		must(h.admin.Clients().Update(ctx, "app", func(c *admin.ClientSpec) { c.TokenTyp = "JWT" }))
 		token := h.login("app").AccessToken
 		h.post("/revoke", "app", "token", token)
 		if h.active("rs", token) {
 			t.Error("a revoked token of typ JWT is active")
 		}
-		if _, err := h.admin.UpdateClient(ctx, "app", func(c *ClientSpec) { c.TokenTyp = "jwt" }); !errors.Is(
+		if _, err := h.admin.Clients().Update(ctx, "app", func(c *admin.ClientSpec) { c.TokenTyp = "jwt" }); !errors.Is(
 			err,
-			ErrInvalid,
+			admin.ErrInvalid,
 		) {
 			t.Error(err)
 		}
@@ -185,16 +186,16 @@ func TestWithdrawnFromTheClient(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
 		h.step(time.Second)
-		update := func(change func(*ClientSpec)) { must(h.admin.UpdateClient(ctx, "app", change)) }
-		update(func(s *ClientSpec) { s.Scope = "read" })
+		update := func(change func(*admin.ClientSpec)) { must(h.admin.Clients().Update(ctx, "app", change)) }
+		update(func(s *admin.ClientSpec) { s.Scope = "read" })
 		tokens = h.refresh("app", tokens.RefreshToken).tokens(t)
 		if tokens.Scope != "read" {
 			t.Errorf("scope %q", tokens.Scope)
 		}
-		refused := map[string]func(*ClientSpec){
-			"invalid_scope":       func(s *ClientSpec) { s.Scope = "else" },
-			"invalid_target":      func(s *ClientSpec) { s.Scope, s.Audiences = "read", []string{"https://else.example"} },
-			"unauthorized_client": func(s *ClientSpec) { s.Grants = []string{"password"} },
+		refused := map[string]func(*admin.ClientSpec){
+			"invalid_scope":       func(s *admin.ClientSpec) { s.Scope = "else" },
+			"invalid_target":      func(s *admin.ClientSpec) { s.Scope, s.Audiences = "read", []string{"https://else.example"} },
+			"unauthorized_client": func(s *admin.ClientSpec) { s.Grants = []string{"password"} },
 		}
 		for _, code := range []string{"invalid_scope", "invalid_target", "unauthorized_client"} {
 			h.step(time.Second)
@@ -204,7 +205,7 @@ func TestWithdrawnFromTheClient(t *testing.T) {
 			}
 		}
 		h.step(time.Second)
-		update(func(s *ClientSpec) {
+		update(func(s *admin.ClientSpec) {
 			s.Grants, s.Scope, s.Audiences = []string{"refresh_token"}, "read", []string{"https://api.example"}
 		})
 		h.refresh("app", tokens.RefreshToken).tokens(t)

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/api"
 	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/storage"
@@ -29,7 +31,7 @@ func TestTokenSizeIsExact(t *testing.T) {
 	for _, typ := range []keys.Typ{keys.TypAccessToken, keys.TypJWT} {
 		for n := range 12 {
 			access := ticket{
-				sub:      newSub(),
+				sub:      api.NewSub(),
 				clientID: "app",
 				typ:      typ,
 				audience: "https://api.example/?a=1&b=<2>" + strings.Repeat("x", n),
@@ -40,24 +42,24 @@ func TestTokenSizeIsExact(t *testing.T) {
 				authTime: noon,
 			}
 			token := must(h.server.accessToken(signer, access))
-			size := must(tokenSize(typ, access.claims(issuer, unusedID), 2048))
+			size := api.TokenSize(string(typ), len(must(json.Marshal(access.claims(issuer, api.SampleTokenID)))), 2048)
 			if size != len(token) {
 				t.Errorf("%s, %d: computed %d, signed %d", typ, n, size, len(token))
 			}
 			audiences := storage.List{"https://a", access.audience}
 			client := storage.Client{ID: "app", Audiences: audiences, Scope: access.scope}
-			payload := must(largestPayload(issuer, client))
-			if got := jwsSize(typ, withRoles(payload, rolesSize(access.roles)), 2048); got != len(token) {
+			payload := must(api.LargestPayload(issuer, client.ID, client.Scope, client.Audiences))
+			if got := api.TokenSize(string(typ), api.WithRoles(payload, storage.List(access.roles).Size()), 2048); got != len(token) {
 				t.Errorf("%s, %d: of the client %d, signed %d", typ, n, got, len(token))
 			}
-			fits := maxRoles(typ, payload, 2048)
-			if jwsSize(typ, withRoles(payload, fits), 2048) > maxAccessToken ||
-				jwsSize(typ, withRoles(payload, fits+1), 2048) <= maxAccessToken {
+			fits := api.MaxRoles(string(typ), payload, 2048)
+			if api.TokenSize(string(typ), api.WithRoles(payload, fits), 2048) > api.MaxAccessToken ||
+				api.TokenSize(string(typ), api.WithRoles(payload, fits+1), 2048) <= api.MaxAccessToken {
 				t.Errorf("%s, %d: %d bytes of roles are not the most that fit", typ, n, fits)
 			}
 		}
 	}
-	if maxRoles(keys.TypJWT, maxAccessToken, 2048) != 0 {
+	if api.MaxRoles(string(keys.TypJWT), api.MaxAccessToken, 2048) != 0 {
 		t.Error("roles fit where nothing fits")
 	}
 }
@@ -68,7 +70,7 @@ func TestTooLargeIsRefusedWhenItIsWritten(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		refused := func(what string, err error, says ...string) {
 			t.Helper()
-			if !errors.Is(err, ErrInvalid) {
+			if !errors.Is(err, admin.ErrInvalid) {
 				t.Fatalf("%s: %v", what, err)
 			}
 			for _, words := range append(says, "8192") {
@@ -77,37 +79,37 @@ func TestTooLargeIsRefusedWhenItIsWritten(t *testing.T) {
 				}
 			}
 		}
-		_, err := h.admin.CreateUser(ctx, "bob", password, words(600))
+		_, err := h.admin.Users().Create(ctx, "bob", password, words(600))
 		refused("user with 600 roles", err, "600", "client other", "bytes")
-		spec := ClientSpec{
+		spec := admin.ClientSpec{
 			ID:        "big",
 			Grants:    []string{api.GrantPassword},
 			Audiences: []string{"https://api.example"},
 			Secret:    secret,
 			Scope:     strings.Join(words(2500), " "),
 		}
-		_, err = h.admin.CreateClient(ctx, spec)
+		_, err = h.admin.Clients().Create(ctx, spec)
 		refused("client with 2500 scopes", err, "client big")
-		_, err = h.admin.UpdateClient(ctx, "app", func(s *ClientSpec) { s.Scope = spec.Scope })
+		_, err = h.admin.Clients().Update(ctx, "app", func(s *admin.ClientSpec) { s.Scope = spec.Scope })
 		refused("client update", err, "client app")
-		_, err = h.admin.UpdateClient(ctx, "app", func(s *ClientSpec) {
+		_, err = h.admin.Clients().Update(ctx, "app", func(s *admin.ClientSpec) {
 			s.Audiences = append(s.Audiences, "https://api.example/"+strings.Repeat("a", 8000))
 		})
 		refused("client with a long audience", err)
-		done := must(h.admin.ImportUsers(ctx, []ImportedUser{
+		done := must(h.admin.Users().Import(ctx, []admin.ImportedUser{
 			{Row: 1, Username: "carol", Roles: words(600)},
 			{Row: 2, Username: "dave", Roles: words(2)},
-		}, ImportOptions{SkipBad: true}))
+		}, admin.ImportOptions{SkipBad: true}))
 		if done.Imported != 1 || len(done.Refused) != 1 || !strings.Contains(done.Refused[0].Reason, "8192") {
 			t.Errorf("import: %+v", done)
 		}
 
 		n := 600
 		for ; err != nil; n-- { // the largest that is taken
-			_, err = h.admin.CreateUser(ctx, "bob", password, words(n))
+			_, err = h.admin.Users().Create(ctx, "bob", password, words(n))
 		}
 		tokens := h.post("/token", "app", "grant_type", "password", "username", "bob", "password", password).tokens(t)
-		if size := len(tokens.AccessToken); size > maxAccessToken || size < maxAccessToken-200 {
+		if size := len(tokens.AccessToken); size > api.MaxAccessToken || size < api.MaxAccessToken-200 {
 			t.Errorf("the largest token has %d bytes", size)
 		}
 		if !h.active("app", tokens.AccessToken) {
@@ -117,10 +119,10 @@ func TestTooLargeIsRefusedWhenItIsWritten(t *testing.T) {
 			t.Errorf("revoke: %d %s", r.status, r.body)
 		}
 		spec.Scope = strings.Join(words(40), " ") // much less than it may have, but for bob
-		_, err = h.admin.CreateClient(ctx, spec)
+		_, err = h.admin.Clients().Create(ctx, spec)
 		refused("client beside a user with many roles", err, "client big")
-		must(0, h.admin.DeleteUser(ctx, "bob"))
-		must(h.admin.CreateClient(ctx, spec))
+		must(0, h.admin.Users().Delete(ctx, "bob"))
+		must(h.admin.Clients().Create(ctx, spec))
 	})
 }
 
@@ -136,9 +138,10 @@ func (h *harness) setRoles(roles []string) {
 func TestRolesBeyondEveryToken(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		told := func() bool {
-			d := &doctor{}
-			d.users(ctx, h.admin)
-			return found(d.findings, "users", FindingWarning, "1 have roles of more than ")
+			c := h.config
+			c.MasterKeyFile = h.server.place.MasterKeyFile
+			findings := doctorOf(ctx, c, admin.Options{Actor: "os:test"}, nil)
+			return found(findings, "users", admin.FindingWarning, "1 have roles of more than ")
 		}
 		if told() {
 			t.Error("doctor tells of a user with few roles")
@@ -147,7 +150,7 @@ func TestRolesBeyondEveryToken(t *testing.T) {
 		if !told() {
 			t.Error("doctor does not tell of a user with many roles")
 		}
-		must(h.admin.CreateClient(ctx, ClientSpec{
+		must(h.admin.Clients().Create(ctx, admin.ClientSpec{
 			ID:        "new",
 			Grants:    []string{api.GrantPassword},
 			Audiences: []string{"https://api.example"},
@@ -173,7 +176,7 @@ func TestTooLargeIsNotIssued(t *testing.T) {
 				t.Errorf("%s: %d %s", what, r.status, r.body)
 			}
 		}
-		grants := func() int { return len(must(h.admin.Grants(ctx, "", ""))) }
+		grants := func() int { return len(must(h.admin.Grants().All(ctx, "", ""))) }
 		login := func(scope string) response {
 			return h.post("/token", "app",
 				"grant_type", "password", "username", "alice", "password", password, "scope", scope)
@@ -190,7 +193,7 @@ func TestTooLargeIsNotIssued(t *testing.T) {
 		login("read").tokens(t)
 		narrow := h.post("/token", "app",
 			"grant_type", "refresh_token", "refresh_token", tokens.RefreshToken, "scope", "read").tokens(t)
-		if narrow.Scope != "read" || len(narrow.AccessToken) > maxAccessToken || !h.active("app", narrow.AccessToken) {
+		if narrow.Scope != "read" || len(narrow.AccessToken) > api.MaxAccessToken || !h.active("app", narrow.AccessToken) {
 			t.Errorf("%d bytes for %s", len(narrow.AccessToken), narrow.Scope)
 		}
 		// A retry changes nothing, and gives no larger token either.
@@ -239,17 +242,4 @@ func TestAccessTTLOfARowIsBounded(t *testing.T) {
 			}
 		}
 	})
-}
-
-// Commands have no issuer: they take the one that a server has recorded.
-func TestSizesGoByTheIssuerOfTheServers(t *testing.T) {
-	c := testConfig(sqliteURL(t))
-	h := open(t, c, nil)
-	h.provision()
-	c.Issuer = ""
-	admin := must(OpenAdmin(ctx, c, AdminOptions{Actor: "os:test"}))
-	defer admin.Close()
-	if admin.tokenIssuer() != issuer {
-		t.Errorf("issuer %q", admin.tokenIssuer())
-	}
 }

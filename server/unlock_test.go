@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
@@ -23,68 +24,42 @@ func mustFail(t *testing.T, raw *sql.DB, bucket, account string, failures int64,
 // How an account stands with the throttle is told by place, and what is told is what happens.
 func TestThrottleIsTold(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
-		raw, account := storagetest.Raw(t, h.config.Database), accountBucket("alice")
-		if states := must(h.admin.Throttle(ctx, "alice")); len(states) != 0 || states == nil {
+		raw, account := storagetest.Raw(t, h.config.Database), storage.AccountBucket("alice")
+		if states := must(h.admin.Users().Throttle(ctx, "alice")); len(states) != 0 || states == nil {
 			t.Errorf("at first: %+v", states)
 		}
 		mustFail(t, raw, account, "", 100, noon)
 		mustFail(t, raw, "one familiar", account, 9, noon.Add(-time.Minute))
 		mustFail(t, raw, "another familiar", account, 12, noon.Add(-2*time.Minute))
 		mustFail(t, raw, "nothing is left of it", account, 0, noon)
-		mustFail(t, raw, accountBucket("bob"), accountBucket("bob"), 50, noon)
+		mustFail(t, raw, storage.AccountBucket("bob"), storage.AccountBucket("bob"), 50, noon)
 		mustFail(t, raw, "an address", "", 50, noon)
 		at := func(d time.Duration) storage.Time { return storage.At(noon.Add(d)) }
 		next := at(58 * time.Minute) // a window of 15 minutes, twice doubled
-		want := []ThrottleState{
-			{Place: PlaceNew, Failures: 100, LastFailedAt: at(0), UntilUnlocked: true},
-			{Place: PlaceFamiliar, Failures: 9, LastFailedAt: at(-time.Minute)},
-			{Place: PlaceFamiliar, Failures: 12, LastFailedAt: at(-2 * time.Minute), NextTryAt: &next},
+		want := []admin.ThrottleState{
+			{Place: admin.PlaceNew, Failures: 100, LastFailedAt: at(0), UntilUnlocked: true},
+			{Place: admin.PlaceFamiliar, Failures: 9, LastFailedAt: at(-time.Minute)},
+			{Place: admin.PlaceFamiliar, Failures: 12, LastFailedAt: at(-2 * time.Minute), NextTryAt: &next},
 		}
-		if diff := cmp.Diff(want, must(h.admin.Throttle(ctx, "ALICE"))); diff != "" {
+		if diff := cmp.Diff(want, must(h.admin.Users().Throttle(ctx, "ALICE"))); diff != "" {
 			t.Error(diff)
 		}
 	})
 }
 
-// The next try is the first moment at which the throttle judges a guess.
-func TestNextTryIsWhenTheThrottleAllows(t *testing.T) {
-	c := testConfig("")
-	throttle := &throttle{config: func() *Config { return &c }}
-	for failures := range int64(maxConsecutive + 2) {
-		f := storage.AccountFailures{Count: failures, LastAt: storage.At(noon)}
-		allows := func(now time.Time) bool {
-			read := storage.Failures{Count: failures, LastAt: noon}
-			return throttle.allows(storage.Bucket{Limit: throttle.limit(), Read: read}, now)
-		}
-		at, never := throttle.nextTry(f, noon)
-		switch {
-		case never:
-			if allows(noon.Add(100 * 24 * time.Hour)) {
-				t.Errorf("%d failures: a guess is judged after all", failures)
-			}
-		case at == nil:
-			if !allows(noon) {
-				t.Errorf("%d failures: a guess is not judged now", failures)
-			}
-		case allows(at.Add(-time.Millisecond)) || !allows(at.Time):
-			t.Errorf("%d failures: it is not at %v", failures, at)
-		}
-	}
-}
-
 // Unlocking an account, giving it a password and enabling it lift every throttle of it, and of nobody else.
 func TestUnlock(t *testing.T) {
 	for name, lift := range map[string]func(h *harness) error{
-		"unlock": func(h *harness) error { return h.admin.UnlockUser(ctx, "Alice") },
-		"passwd": func(h *harness) error { return h.admin.SetPassword(ctx, "Alice", password) },
-		"enable": func(h *harness) error { return h.admin.EnableUser(ctx, "Alice") },
+		"unlock": func(h *harness) error { return h.admin.Users().Unlock(ctx, "Alice") },
+		"passwd": func(h *harness) error { return h.admin.Users().SetPassword(ctx, "Alice", password) },
+		"enable": func(h *harness) error { return h.admin.Users().Enable(ctx, "Alice") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			each(t, func(t *testing.T, h *harness) {
-				raw, account := storagetest.Raw(t, h.config.Database), accountBucket("alice")
+				raw, account := storagetest.Raw(t, h.config.Database), storage.AccountBucket("alice")
 				mustFail(t, raw, account, account, 100, noon)
 				mustFail(t, raw, "familiar", account, 100, noon)
-				mustFail(t, raw, "of bob", accountBucket("bob"), 1, noon)
+				mustFail(t, raw, "of bob", storage.AccountBucket("bob"), 1, noon)
 				mustFail(t, raw, "an address", "", 1, noon)
 				login := func() response {
 					return h.post("/token", "app", "grant_type", "password", "username", "alice", "password", password)
@@ -107,7 +82,7 @@ func TestUnlock(t *testing.T) {
 					t.Errorf("left: %q", left)
 				}
 				login().tokens(t)
-				records := must(h.admin.Audit(ctx, time.Time{}, "user."+name))
+				records := must(h.admin.Audit().All(ctx, time.Time{}, "user."+name))
 				if len(records) != 1 || records[0].Actor != "os:test" {
 					t.Errorf("%+v", records)
 				}
@@ -119,7 +94,7 @@ func TestUnlock(t *testing.T) {
 // Nobody is unlocked who is not there.
 func TestUnlockOfNobody(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
-		if err := h.admin.UnlockUser(ctx, "nobody"); err == nil {
+		if err := h.admin.Users().Unlock(ctx, "nobody"); err == nil {
 			t.Error("unlocked")
 		}
 	})
@@ -129,8 +104,8 @@ func TestUnlockOfNobody(t *testing.T) {
 func TestEnabledClientHasNoOldGrants(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		tokens, others := h.login("app"), h.login("other")
-		must(0, h.admin.DisableClient(ctx, "app"))
-		must(0, h.admin.EnableClient(ctx, "app"))
+		must(0, h.admin.Clients().Disable(ctx, "app"))
+		must(0, h.admin.Clients().Enable(ctx, "app"))
 		if r := h.refresh("app", tokens.RefreshToken); r.code(t) != "invalid_grant" {
 			t.Error("a grant came back to life")
 		}

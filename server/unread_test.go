@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/config"
 )
 
 // unread is a request whose body goes on for ever: it is answered before.
@@ -91,7 +93,7 @@ func TestAnswersBeforeTheBodyEnds(t *testing.T) {
 	for _, u := range unreadRequests() {
 		t.Run(u.name, func(t *testing.T) {
 			t.Parallel()
-			answeredEarly(t, h.http.Listener.Addr().String(), u, firstWord(u.name))
+			answeredEarly(t, h.http.Listener.Addr().String(), u, strings.Fields(u.name)[0])
 		})
 	}
 }
@@ -104,7 +106,7 @@ func TestAnswersBeforeTheBodyEndsWhileStarting(t *testing.T) {
 		if !strings.Contains(u.name, "chunked") {
 			continue
 		}
-		status := firstWord(u.name)
+		status := strings.Fields(u.name)[0]
 		if status == "400" || status == "413" {
 			status = "503"
 		}
@@ -128,11 +130,11 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 }
 
 // startingServer listens while a server waits for its database.
-func startingServer(t *testing.T, c Config) (address string) {
+func startingServer(t *testing.T, c config.Config) (address string) {
 	t.Helper()
 	l := Listeners{Public: must(net.Listen("tcp", "127.0.0.1:0")), Admin: must(net.Listen("tcp", "127.0.0.1:0"))}
-	public, admin := c.starting()
-	f := must(newFront(c, l, discard, public, admin))
+	public, admin := starting(c)
+	f := must(newFront(c, l, slog.New(slog.DiscardHandler), public, admin))
 	t.Cleanup(func() {
 		for _, s := range f.servers {
 			s.Close()
@@ -176,7 +178,7 @@ func TestCharsets(t *testing.T) {
 func TestStartingAnswersByTheSameRules(t *testing.T) {
 	for _, issuer := range []string{issuer, "http://localhost:8080/tenant"} {
 		c := testConfig(sqliteURL(t))
-		c.Issuer, c.CORSOrigins = issuer, List{"https://app.example"}
+		c.Issuer, c.CORSOrigins = issuer, config.List{"https://app.example"}
 		h := open(t, c, nil)
 		starting := &harness{t: t, base: "http://" + startingServer(t, c)}
 		for _, path := range paths(h.server.publicRoutes()) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/storage"
+	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
 // What is over goes, in whatever number of batches, and what is not over stays.
@@ -16,7 +17,7 @@ func TestCleanUp(t *testing.T) {
 		live := h.login("app")
 		h.post("/revoke", "app", "token", revoked.RefreshToken)
 		h.post("/token", "app", "grant_type", "password", "username", "alice", "password", "wrong")
-		count := func() int { return len(must(h.admin.Grants(ctx, "", ""))) }
+		count := func() int { return len(must(h.admin.Grants().All(ctx, "", ""))) }
 		clean := func() {
 			t.Helper()
 			must(0, h.server.cleanUpOnce(ctx))
@@ -64,15 +65,15 @@ func TestLease(t *testing.T) {
 // A hash below the policy is replaced at login, once, by one of the same password.
 func TestRehashAtLogin(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
-		alice := must(h.admin.User(ctx, "alice"))
+		alice := must(h.admin.Users().Find(ctx, "alice"))
 		h.server.hasher.Policy.Memory *= 2
 		h.login("app")
-		again := must(h.admin.User(ctx, "alice"))
+		again := must(h.admin.Users().Find(ctx, "alice"))
 		if again.PasswordHash == alice.PasswordHash || !strings.Contains(again.PasswordHash, fmt.Sprintf("m=%d,", 14<<10)) {
 			t.Errorf("the hash stays %s", again.PasswordHash)
 		}
 		tokens := h.login("app")
-		if must(h.admin.User(ctx, "alice")).PasswordHash != again.PasswordHash || !h.active("app", tokens.AccessToken) {
+		if must(h.admin.Users().Find(ctx, "alice")).PasswordHash != again.PasswordHash || !h.active("app", tokens.AccessToken) {
 			t.Error("hashed again without need")
 		}
 	})
@@ -81,8 +82,8 @@ func TestRehashAtLogin(t *testing.T) {
 // Each record tells who made the change and why.
 func TestAuditNamesWhoAndWhy(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
-		records := must(h.admin.Audit(ctx, time.Time{}, ""))
-		if n, err := h.admin.VerifyAudit(ctx); err != nil || n != int64(len(records)) || n < 5 {
+		records := must(h.admin.Audit().All(ctx, time.Time{}, ""))
+		if n, err := h.admin.Audit().Verify(ctx); err != nil || n != int64(len(records)) || n < 5 {
 			t.Fatal(n, err)
 		}
 		for _, r := range records[2:] {
@@ -96,7 +97,7 @@ func TestAuditNamesWhoAndWhy(t *testing.T) {
 // A change whose record cannot be written does not happen.
 func TestNoRecordNoChange(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
-		keyless := must(storage.Open(ctx, storage.Options{URL: h.config.Database}))
+		keyless := must(storage.Open(ctx, storage.Options{Source: storagetest.MustSource(t, h.config.Database)}))
 		defer keyless.Close()
 		if err := keyless.DisableUser(ctx, storage.Actor{Name: "os:test"}, "alice", h.clock.now()); err == nil {
 			t.Fatal("changed without a record")

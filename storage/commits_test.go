@@ -16,7 +16,11 @@ import (
 
 func openCommits(t *testing.T) *DB {
 	t.Helper()
-	db, err := Open(t.Context(), Options{URL: "sqlite:" + filepath.Join(t.TempDir(), "x.db"), Create: true, Migrate: true})
+	source, err := ParseSource("sqlite:"+filepath.Join(t.TempDir(), "x.db"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := Open(t.Context(), Options{Source: source, Create: true, Migrate: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,11 @@ import (
 )
 
 func open(databaseURL string) (*storage.DB, error) {
-	return storage.Open(ctx, storage.Options{URL: databaseURL, Create: true, Migrate: true})
+	source, err := storage.ParseSource(databaseURL, false)
+	if err != nil {
+		return nil, err
+	}
+	return storage.Open(ctx, storage.Options{Source: source, Create: true, Migrate: true})
 }
 
 // refused checks that a database is refused at once, in one line that says what to do.

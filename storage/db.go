@@ -53,10 +53,9 @@ const (
 
 // Options say which database to open and what may be done to it.
 type Options struct {
-	URL           string // sqlite:FILE or postgres://…
-	AllowInsecure bool   // PostgreSQL on another host without sslmode=verify-full
-	Create        bool   // make the SQLite file if there is none
-	Migrate       bool   // bring an older schema up to date
+	Source  Source
+	Create  bool // make the SQLite file if there is none
+	Migrate bool // bring an older schema up to date
 	// Guard is asked before anything is written to a database that already has a schema.
 	Guard func(context.Context, *DB) error
 }
@@ -132,14 +131,14 @@ func (d *DB) alone(ctx context.Context) (unlock func(), err error) {
 }
 
 func connect(o Options) (*DB, error) {
-	kind, target, err := parseURL(o.URL)
+	kind, target, err := parseURL(o.Source.url)
 	switch {
 	case err != nil:
 		return nil, err
 	case kind == SQLite:
 		return openSQLite(target, o.Create)
 	default:
-		return openPostgres(target, o.AllowInsecure)
+		return openPostgres(target, o.Source.insecure)
 	}
 }
 

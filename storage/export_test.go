@@ -32,7 +32,11 @@ func (d *DB) Upkeep(ctx context.Context, query string) error {
 
 // MigrateTo makes a database as a keyturn of before had it.
 func MigrateTo(ctx context.Context, databaseURL string, version int64) error {
-	db, err := connect(Options{URL: databaseURL, Create: true})
+	source, err := ParseSource(databaseURL, false)
+	if err != nil {
+		return err
+	}
+	db, err := connect(Options{Source: source, Create: true})
 	if err != nil {
 		return err
 	}

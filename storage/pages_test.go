@@ -77,7 +77,7 @@ func TestListsOfLargeTables(t *testing.T) {
 		db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
 		app, other := mustClient(t, db, "app"), mustClient(t, db, "other")
 		lifetime := 90 * 24 * time.Hour
-		must(t, db.FillGrants(ctx, storage.Fill{N: n, Client: app, Lifetime: lifetime, Now: noon}))
+		must(t, storagetest.Fill{N: n, Client: app, Lifetime: lifetime, Now: noon}.Write(ctx, storagetest.Raw(t, url)))
 		alice := mustUser(t, db, "alice")
 		for range 3 {
 			mustGrant(t, db, alice, other)
@@ -114,13 +114,13 @@ func TestListsOfLargeTables(t *testing.T) {
 		grants(storage.GrantFilter{}, n+3)
 		grants(storage.GrantFilter{ClientID: "other"}, 3)
 		grants(storage.GrantFilter{Username: "alice"}, 3)
-		grants(storage.GrantFilter{Username: "filled 1", ClientID: "app"}, storage.FilledPerUser)
+		grants(storage.GrantFilter{Username: "filled 1", ClientID: "app"}, storagetest.FilledPerUser)
 		grants(storage.GrantFilter{Username: "alice", ClientID: "app"}, 0)
 		grants(storage.GrantFilter{Username: "nobody"}, 0)
 
 		p := newPages(t)
 		names := collect(p, func(u storage.User) string { return u.Username })
-		p.checkAll(db.UserPages(ctx, names), n+n/storage.FilledPerUser+1)
+		p.checkAll(db.UserPages(ctx, names), n+n/storagetest.FilledPerUser+1)
 		p = newPages(t)
 		p.checkAll(db.ClientPages(ctx, collect(p, func(c storage.Client) string { return c.ID })), 3002)
 		audit := func(f storage.AuditFilter, want int) {
@@ -285,7 +285,7 @@ func TestPlansOfBoundedQueries(t *testing.T) {
 		db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
 		postgres := db.Kind() == storage.Postgres
 		alice, app := mustUser(t, db, "alice"), mustClient(t, db, "app")
-		must(t, db.FillGrants(ctx, storage.Fill{N: 20_000, Client: app, Lifetime: 90 * 24 * time.Hour, Now: noon}))
+		must(t, storagetest.Fill{N: 20_000, Client: app, Lifetime: 90 * 24 * time.Hour, Now: noon}.Write(ctx, storagetest.Raw(t, url)))
 		fillEnded(t, raw, alice, app, 20_000)
 		storagetest.MustExec(t, raw,
 			`INSERT INTO throttle (bucket, failures, last_at) `+series(30_000)+`

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/url"
@@ -10,8 +11,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/api"
-	"github.com/keyturn/keyturn/server"
+	"github.com/keyturn/keyturn/config"
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/storage"
+	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
 const (
@@ -32,7 +38,7 @@ type site struct {
 	master   string // the file of the master key
 	program  string
 	servers  []*process
-	filled   server.Filled
+	filled   keystest.Filled
 	offset   int // of the first of those filled that are refreshed
 	grants   int // how many they are
 	revocable,
@@ -67,13 +73,15 @@ func newSite(ctx context.Context, program, folder, name, database string, grants
 	return s, s.provision(ctx)
 }
 
-func (s *site) config() server.Config {
-	day := server.Duration(24 * time.Hour)
-	return server.Config{Database: s.database, MasterKeyFile: s.master, AnchorFile: s.master + ".anchor", Migrate: true,
-		KeyRotationInterval: 90 * day, KeyPublishLead: day, JWKSMaxAge: server.Duration(5 * time.Minute), KeyBits: 2048,
-		AccessTTL: server.Duration(10 * time.Minute), RefreshIdleTTL: 14 * day, RefreshMaxTTL: 90 * day,
-		RefreshLateRetry: day, PasswordHashWait: server.Duration(5 * time.Second), PasswordMinLength: 15,
-		PasswordHashMemory: 19 << 20, LoginFailures: 10, LoginWindow: server.Duration(15 * time.Minute), LogLevel: "info"}
+// settings are the defaults on the database of the site.
+func (s *site) settings() (config.Config, keys.Place, error) {
+	c, problems := config.Parse(map[string]any{"database": s.database})
+	source, err := storage.ParseSource(s.database, false)
+	if err = errors.Join(append(problems, err)...); err != nil {
+		return c, keys.Place{}, err
+	}
+	place, err := keys.NewPlace(source, s.master, s.master+".anchor")
+	return c, place, err
 }
 
 // start starts one more server on the database, with the configuration that everybody gets.
@@ -109,26 +117,36 @@ func (s *site) stopTo(n int) {
 }
 
 func (s *site) provision(ctx context.Context) error {
-	admin, err := server.OpenAdmin(ctx, s.config(), server.AdminOptions{Actor: "os:bench", Create: true})
+	c, place, err := s.settings()
 	if err != nil {
 		return err
 	}
-	defer admin.Close()
-	for _, spec := range []server.ClientSpec{
+	store, err := keys.OpenStore(ctx, place, keys.Config(c.Keys()), keys.StoreOptions{Create: true, Migrate: true})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	adm := admin.New(store, c, place, admin.Options{Actor: "os:bench"})
+	for _, spec := range []admin.ClientSpec{
 		{ID: app.id, Secret: app.secret, Grants: []string{api.GrantPassword, api.GrantRefreshToken}, Scope: "read write",
 			Audiences: []string{audience}},
 		{ID: resource.id, Secret: resource.secret, Resource: audience},
 	} {
-		if _, err := admin.CreateClient(ctx, spec); err != nil {
+		if _, err := adm.Clients().Create(ctx, spec); err != nil {
 			return err
 		}
 	}
 	for i := range people {
-		if _, err := admin.CreateUser(ctx, userName(i), password, []string{"admin"}); err != nil {
+		if _, err := adm.Users().Create(ctx, userName(i), password, []string{"admin"}); err != nil {
 			return err
 		}
 	}
-	s.filled, err = admin.FillGrants(ctx, app.id, s.grants+s.revocable)
+	raw, err := storagetest.OpenRaw(s.database)
+	if err != nil {
+		return err
+	}
+	defer raw.Close()
+	s.filled, err = keystest.Fill(ctx, store, raw, app.id, s.grants+s.revocable, c.RefreshMaxTTL, time.Now())
 	return err
 }
 

@@ -9,7 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyturn/keyturn/server"
+	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/config"
 )
 
 func (a *app) auditCommand() *cobra.Command {
@@ -18,8 +19,8 @@ func (a *app) auditCommand() *cobra.Command {
 		"Check that no record of the trail was changed or removed",
 		cobra.NoArgs,
 		false,
-		func(ctx context.Context, admin *server.Admin, _ []string) error {
-			n, err := admin.VerifyAudit(ctx)
+		func(ctx context.Context, adm *admin.Admin, _ []string) error {
+			n, err := adm.Audit().Verify(ctx)
 			if err == nil {
 				a.say("%d records, each as it was written", n)
 			}
@@ -31,10 +32,10 @@ func (a *app) auditCommand() *cobra.Command {
 		"Print the whole trail, a JSON object in a line, oldest first",
 		cobra.NoArgs,
 		false,
-		func(ctx context.Context, admin *server.Admin, _ []string) error {
+		func(ctx context.Context, adm *admin.Admin, _ []string) error {
 			lines := json.NewEncoder(a.stdout)
 			lines.SetEscapeHTML(false)
-			return admin.EachAudit(ctx, time.Time{}, "", func(page []server.AuditRecord) error {
+			return adm.Audit().Each(ctx, time.Time{}, "", func(page []admin.AuditRecord) error {
 				for _, r := range page {
 					if err := lines.Encode(r); err != nil {
 						return err
@@ -54,14 +55,14 @@ func (a *app) auditList() *cobra.Command {
 		"List the audit trail, oldest first",
 		cobra.NoArgs,
 		false,
-		func(ctx context.Context, admin *server.Admin, _ []string) error {
+		func(ctx context.Context, adm *admin.Admin, _ []string) error {
 			from, err := parseSince(since, time.Now())
 			if err != nil {
 				return err
 			}
-			each := func(do func([]server.AuditRecord) error) error { return admin.EachAudit(ctx, from, kind, do) }
+			each := func(do func([]admin.AuditRecord) error) error { return adm.Audit().Each(ctx, from, kind, do) }
 			heading := []string{"SEQ", "TIME", "TYPE", "ACTOR", "TARGET", "REASON", "DETAILS"}
-			return list(a, heading, each, func(r server.AuditRecord) []string {
+			return list(a, heading, each, func(r admin.AuditRecord) []string {
 				return []string{
 					strconv.FormatInt(r.Seq, 10),
 					moment(&r.Time),
@@ -89,11 +90,11 @@ func parseSince(text string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	var span server.Duration
-	if err := span.UnmarshalText([]byte(text)); err != nil {
+	span, err := config.ParseDuration(text)
+	if err != nil {
 		return time.Time{}, usageError{
 			fmt.Errorf("--since: %q is neither a time such as 2026-01-31T12:00:00Z nor a span such as 24h", text),
 		}
 	}
-	return now.Add(-time.Duration(span)), nil
+	return now.Add(-span), nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -11,7 +12,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyturn/keyturn/server"
+	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/config"
+	"github.com/keyturn/keyturn/storage"
 )
 
 func (a *app) backupCommand() *cobra.Command {
@@ -20,8 +23,8 @@ func (a *app) backupCommand() *cobra.Command {
 		"Copy the SQLite database to a new file while servers run",
 		cobra.ExactArgs(1),
 		false,
-		func(ctx context.Context, admin *server.Admin, args []string) error {
-			if err := admin.Backup(ctx, args[0]); err != nil {
+		func(ctx context.Context, adm *admin.Admin, args []string) error {
+			if err := adm.Backup(ctx, args[0]); err != nil {
 				return err
 			}
 			a.say("Written to %s. It is of no use without the master key, which is not in it: keep the two apart.", args[0])
@@ -37,11 +40,11 @@ func (a *app) restoreCommand() *cobra.Command {
 		Short: "Put a backup in place; every login from before ends",
 		Args:  cobra.MaximumNArgs(1),
 	}
-	addSettings(c.Flags(), scopeDatabase)
+	addSettings(c.Flags(), config.ScopeDatabase)
 	c.Flags().StringVar(&a.reason, "reason", "", "why, for the audit trail")
 	c.Flags().BoolVar(&confirm, "confirm", false, "do it")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		config, err := a.config(c.Flags(), false)
+		set, err := a.settings(c.Flags(), false)
 		if err != nil {
 			return err
 		}
@@ -54,10 +57,11 @@ func (a *app) restoreCommand() *cobra.Command {
 			}
 		}
 		file := append(args, "")[0]
-		kept, err := server.Restore(
+		kept, err := admin.Restore(
 			c.Context(),
-			config,
-			server.AdminOptions{Actor: a.actor(), Reason: a.reason, Given: a.given, Say: a.say},
+			set.Config,
+			set.place,
+			admin.Options{Actor: a.actor(), Reason: a.reason, Given: a.given, Say: a.say},
 			file,
 		)
 		if kept != "" {
@@ -80,7 +84,7 @@ func (a *app) copyCommand() *cobra.Command {
 		Short: "Copy the SQLite database to a new PostgreSQL one; nobody is logged out",
 		Args:  cobra.NoArgs,
 	}
-	addSettings(c.Flags(), scopeDatabase)
+	addSettings(c.Flags(), config.ScopeDatabase)
 	c.Flags().StringVar(&a.reason, "reason", "", "why, for the audit trail")
 	c.Flags().
 		StringVar(&to, "to", "", "URL of the PostgreSQL database, which must be new; stop the server on SQLite first")
@@ -90,7 +94,7 @@ func (a *app) copyCommand() *cobra.Command {
 	c.Flags().
 		BoolVar(&insecure, "allow-insecure-target", false, "allow PostgreSQL on another host without sslmode=verify-full")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		config, err := a.config(c.Flags(), false)
+		set, err := a.settings(c.Flags(), false)
 		if err != nil {
 			return err
 		}
@@ -98,15 +102,19 @@ func (a *app) copyCommand() *cobra.Command {
 			return usageError{err}
 		}
 		rows := map[string]int64{}
-		o := server.AdminOptions{Actor: a.actor(), Reason: a.reason, Given: a.given, Say: a.say}
-		if err := server.Copy(c.Context(), config, o, to, insecure,
-			func(table string, n int64) { rows[table] = n }); err != nil {
+		o := admin.Options{Actor: a.actor(), Reason: a.reason, Given: a.given, Say: a.say}
+		target, err := storage.ParseSource(to, insecure)
+		if err != nil {
+			return fmt.Errorf("%w: %w", admin.ErrInvalid, err)
+		}
+		told := func(table string, n int64) { rows[table] = n }
+		if err := admin.Copy(c.Context(), set.Config, set.place, o, target, told); err != nil {
 			return err
 		}
 		a.say(
 			"Copied. Start the servers with --database %s and the same master key. The database on SQLite is not served "+
 				"any more.",
-			server.WithoutPassword(to),
+			target,
 		)
 		return a.print(rows, func() {
 			var lines [][]string

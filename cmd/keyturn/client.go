@@ -8,19 +8,20 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/keyturn/keyturn/server"
+	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/config"
 )
 
 func (a *app) clientCommand() *cobra.Command {
-	one := func(use, short string, act func(*server.Admin, context.Context, string) error, done string) *cobra.Command {
+	one := func(use, short string, act func(admin.Clients, context.Context, string) error, done string) *cobra.Command {
 		return a.verb(
 			use+" ID",
 			short,
 			cobra.ExactArgs(1),
 			false,
-			func(ctx context.Context, admin *server.Admin, args []string) error {
-				read := func() (server.Client, error) { return admin.Client(ctx, args[0]) }
-				change := func() error { return act(admin, ctx, args[0]) }
+			func(ctx context.Context, adm *admin.Admin, args []string) error {
+				read := func() (admin.Client, error) { return adm.Clients().Find(ctx, args[0]) }
+				change := func() error { return act(adm.Clients(), ctx, args[0]) }
 				return changeOne(a, "client "+args[0], done, use == "delete", read, change)
 			},
 		)
@@ -28,10 +29,10 @@ func (a *app) clientCommand() *cobra.Command {
 	return noun("client", "Applications and resource servers",
 		a.clientCreate(), a.clientList(), a.clientShow(), a.clientUpdate(), a.clientRotateSecret(),
 		one("enable", "Let a disabled client authenticate again; its grants stay ended",
-			(*server.Admin).EnableClient, "enabled"),
+			admin.Clients.Enable, "enabled"),
 		one("disable", "End a client's grants and let it not authenticate",
-			(*server.Admin).DisableClient, "disabled: all grants have ended"),
-		one("delete", "Remove a client and its grants", (*server.Admin).DeleteClient, "deleted with its grants"))
+			admin.Clients.Disable, "disabled: all grants have ended"),
+		one("delete", "Remove a client and its grants", admin.Clients.Delete, "deleted with its grants"))
 }
 
 // clientFlags are what describes a client.
@@ -70,7 +71,7 @@ func (f *clientFlags) add(flags *pflag.FlagSet) {
 }
 
 // apply sets what was given on the command line.
-func (f *clientFlags) apply(flags *pflag.FlagSet, spec *server.ClientSpec) error {
+func (f *clientFlags) apply(flags *pflag.FlagSet, spec *admin.ClientSpec) error {
 	if flags.Changed("grant") {
 		spec.Grants = f.grants
 	}
@@ -87,9 +88,11 @@ func (f *clientFlags) apply(flags *pflag.FlagSet, spec *server.ClientSpec) error
 		spec.TokenTyp = f.typ
 	}
 	if f.accessTTL != "" {
-		if err := spec.AccessTTL.UnmarshalText([]byte(f.accessTTL)); err != nil {
+		span, err := config.ParseDuration(f.accessTTL)
+		if err != nil {
 			return usageError{err}
 		}
+		spec.AccessTTL = span
 	}
 	return nil
 }
@@ -103,8 +106,8 @@ func (a *app) clientCreate() *cobra.Command {
 		"Make a client; its secret is printed once",
 		cobra.ExactArgs(1),
 		true,
-		func(ctx context.Context, admin *server.Admin, args []string) error {
-			spec := server.ClientSpec{ID: args[0], Public: public}
+		func(ctx context.Context, adm *admin.Admin, args []string) error {
+			spec := admin.ClientSpec{ID: args[0], Public: public}
 			if err := f.apply(c.Flags(), &spec); err != nil {
 				return err
 			}
@@ -114,7 +117,7 @@ func (a *app) clientCreate() *cobra.Command {
 					return err
 				}
 			}
-			made, err := admin.CreateClient(ctx, spec)
+			made, err := adm.Clients().Create(ctx, spec)
 			if err != nil {
 				return err
 			}
@@ -138,10 +141,10 @@ func (a *app) clientList() *cobra.Command {
 		"List clients",
 		cobra.NoArgs,
 		false,
-		func(ctx context.Context, admin *server.Admin, _ []string) error {
-			each := func(do func([]server.Client) error) error { return admin.EachClient(ctx, do) }
+		func(ctx context.Context, adm *admin.Admin, _ []string) error {
+			each := func(do func([]admin.Client) error) error { return adm.Clients().Each(ctx, do) }
 			heading := []string{"CLIENT", "KIND", "GRANTS", "SCOPE", "AUDIENCES", "RESOURCE", "DISABLED"}
-			return list(a, heading, each, func(c server.Client) []string {
+			return list(a, heading, each, func(c admin.Client) []string {
 				return []string{
 					c.ID,
 					clientKind(c),
@@ -156,14 +159,14 @@ func (a *app) clientList() *cobra.Command {
 	)
 }
 
-func clientKind(c server.Client) string {
+func clientKind(c admin.Client) string {
 	if c.Public {
 		return "public"
 	}
 	return "confidential"
 }
 
-func (a *app) printClient(c server.Client) error {
+func (a *app) printClient(c admin.Client) error {
 	return a.print(c, func() {
 		a.pairs(
 			[2]string{"client_id", c.ID},
@@ -183,7 +186,7 @@ func (a *app) printClient(c server.Client) error {
 	})
 }
 
-func accessTTL(c server.Client) string {
+func accessTTL(c admin.Client) string {
 	if c.AccessTTL == 0 {
 		return ""
 	}
@@ -196,8 +199,8 @@ func (a *app) clientShow() *cobra.Command {
 		"Show a client",
 		cobra.ExactArgs(1),
 		false,
-		func(ctx context.Context, admin *server.Admin, args []string) error {
-			c, err := admin.Client(ctx, args[0])
+		func(ctx context.Context, adm *admin.Admin, args []string) error {
+			c, err := adm.Clients().Find(ctx, args[0])
 			if err != nil {
 				return err
 			}
@@ -214,9 +217,9 @@ func (a *app) clientUpdate() *cobra.Command {
 		"Change what a client may do; what is not named stays",
 		cobra.ExactArgs(1),
 		false,
-		func(ctx context.Context, admin *server.Admin, args []string) error {
+		func(ctx context.Context, adm *admin.Admin, args []string) error {
 			var bad error
-			updated, err := admin.UpdateClient(ctx, args[0], func(spec *server.ClientSpec) { bad = f.apply(c.Flags(), spec) })
+			updated, err := adm.Clients().Update(ctx, args[0], func(spec *admin.ClientSpec) { bad = f.apply(c.Flags(), spec) })
 			if bad != nil || err != nil {
 				return firstError(bad, err)
 			}
@@ -244,19 +247,18 @@ func (a *app) clientRotateSecret() *cobra.Command {
 		"Give a client a new secret; both work until the old one lapses",
 		cobra.ExactArgs(1),
 		false,
-		func(ctx context.Context, admin *server.Admin, args []string) error {
-			var span server.Duration
-			if err := span.UnmarshalText([]byte(keep)); err != nil {
+		func(ctx context.Context, adm *admin.Admin, args []string) error {
+			span, err := config.ParseDuration(keep)
+			if err != nil {
 				return usageError{err}
 			}
 			secret := ""
 			if secretStdin {
-				var err error
 				if secret, err = readLine(a.stdin); err != nil {
 					return err
 				}
 			}
-			rotated, err := admin.RotateSecret(ctx, args[0], secret, time.Duration(span))
+			rotated, err := adm.Clients().RotateSecret(ctx, args[0], secret, span)
 			if err != nil {
 				return err
 			}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/keyturn/keyturn/config"
 )
 
 // Whatever the files in deploy/ set is a setting, the commands that they run are commands, and containers are locked
@@ -15,7 +17,7 @@ import (
 func TestDeployFilesSetSettings(t *testing.T) {
 	known := func(name string) bool {
 		return name == "KEYTURN_CONFIG" ||
-			slices.ContainsFunc(settings, func(s setting) bool { return name == s.env || name == s.env+"_FILE" })
+			slices.ContainsFunc(config.Settings, func(s config.Setting) bool { return name == s.Env || name == s.Env+"_FILE" })
 	}
 	variable := regexp.MustCompile(`\bKEYTURN_[A-Z_]+[A-Z]\b`)
 	seen := 0

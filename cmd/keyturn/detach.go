@@ -6,15 +6,16 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/server"
 )
 
 // detach is for commands that serve: from now on, no reader of standard output or standard error can hold this process
 // up by not reading, or end it by going away. The log goes to standard error. Whatever a library logs goes there, too.
-func (a *app) detach(config server.Config, terminal bool) server.Log {
+func (a *app) detach(c config.Config, terminal bool) server.Log {
 	signal.Ignore(syscall.SIGPIPE) // which Go sends for these two descriptors
 	a.stdout, a.stderr = server.NewLines(a.stdout, true), server.NewLines(a.stderr, terminal)
-	log := server.NewLog(config, a.stderr, terminal)
+	log := server.NewLog(c, a.stderr, terminal)
 	slog.SetDefault(log.Logger)
 	return log
 }

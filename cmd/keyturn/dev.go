@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/keyturn/keyturn/config"
+	"github.com/keyturn/keyturn/selfcheck"
 	"github.com/keyturn/keyturn/server"
 )
 
@@ -47,19 +49,19 @@ func (a *app) dev(ctx context.Context, public, admin string) error {
 	if err := os.Chmod(devFolder, 0o700); err != nil {
 		return err
 	}
-	listeners, err := listen(server.Config{Listen: public, AdminListen: admin})
+	listeners, err := listen(config.Config{Listen: public, AdminListen: admin})
 	if err != nil {
 		return fmt.Errorf("%w (--listen and --admin-listen choose other ports)", err)
 	}
 	defer listeners.Public.Close()
 	defer listeners.Admin.Close()
-	config, err := a.devConfig(listeners)
+	set, err := a.devSettings(listeners)
 	if err != nil {
 		return err
 	}
-	log := a.detach(config, true)
-	makeRoom(config.HashSlots(cpus))
-	s, err := server.Open(ctx, config, server.Options{
+	log := a.detach(set.Config, true)
+	makeRoom(set.HashSlots(cpus))
+	s, err := server.Open(ctx, set.Config, set.place, server.Options{
 		Dev:     true,
 		Log:     log.Logger,
 		Level:   log.Level,
@@ -71,18 +73,18 @@ func (a *app) dev(ctx context.Context, public, admin string) error {
 		return err
 	}
 	defer s.Close()
-	credentials, err := s.Provision(ctx)
+	credentials, err := provision(ctx, s, set)
 	if err != nil {
 		return err
 	}
 	return a.serveDev(ctx, s, listeners, credentials)
 }
 
-// devConfig is the default configuration on the ports that are open, whatever the environment says.
-func (a *app) devConfig(l server.Listeners) (server.Config, error) {
+// devSettings are the default configuration on the ports that are open, whatever the environment says.
+func (a *app) devSettings(l server.Listeners) (settings, error) {
 	isolated := &app{getenv: func(string) string { return "" }, stderr: a.stderr}
 	flags := pflag.NewFlagSet("dev", pflag.ContinueOnError)
-	addSettings(flags, scopeAll)
+	addSettings(flags, config.ScopeServe)
 	for name, value := range map[string]string{
 		"issuer":       "http://" + l.Public.Addr().String(),
 		"listen":       l.Public.Addr().String(),
@@ -90,18 +92,18 @@ func (a *app) devConfig(l server.Listeners) (server.Config, error) {
 		"database":     "sqlite:" + filepath.Join(devFolder, "keyturn.db"), "log-level": "warn", "stop-delay": "0s",
 	} {
 		if err := flags.Set(name, value); err != nil {
-			return server.Config{}, err
+			return settings{}, err
 		}
 	}
-	return isolated.config(flags, true)
+	return isolated.settings(flags, true)
 }
 
-func (a *app) serveDev(ctx context.Context, s *server.Server, l server.Listeners, d server.DevCredentials) error {
+func (a *app) serveDev(ctx context.Context, s *server.Server, l server.Listeners, d demo) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ctx, l) }()
-	token, err := server.SelfTest(ctx, d)
+	token, err := selfcheck.Run(ctx, d.account())
 	if err != nil {
 		stop()
 		return errors.Join(err, <-served)
@@ -120,7 +122,7 @@ func (a *app) serveDev(ctx context.Context, s *server.Server, l server.Listeners
 	return <-served
 }
 
-func (a *app) printDev(d server.DevCredentials, admin net.Addr) {
+func (a *app) printDev(d demo, admin net.Addr) {
 	a.pairs(
 		[2]string{"issuer", d.Issuer},
 		[2]string{"token endpoint", d.Issuer + "/token"},

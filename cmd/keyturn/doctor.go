@@ -12,24 +12,25 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/keyturn/keyturn/server"
+	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/config"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
 	c := &cobra.Command{Use: "doctor", Short: "Look for what is wrong or unsafe, and say what to do", Args: cobra.NoArgs}
-	addSettings(c.Flags(), scopeAll)
+	addSettings(c.Flags(), config.ScopeServe)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		config, err := a.config(c.Flags(), false)
-		var bad *server.ConfigError
-		var findings []server.Finding
+		set, err := a.settings(c.Flags(), false)
+		var bad *config.Error
+		var findings []admin.Finding
 		switch {
 		case errors.As(err, &bad): // nothing else can be looked at
 			for _, problem := range bad.Problems {
 				findings = append(
 					findings,
-					server.Finding{
+					admin.Finding{
 						Check:  "configuration",
-						Status: server.FindingFailed,
+						Status: admin.FindingFailed,
 						Found:  problem.Error(),
 						Advice: "mend this first: no command works without",
 					},
@@ -42,15 +43,15 @@ func (a *app) doctorCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			o := server.AdminOptions{Actor: a.actor(), Given: a.given, MaxFiles: files}
-			findings = server.Doctor(c.Context(), config, o, a.secretFiles(config, c.Flags()))
+			o := admin.Options{Actor: a.actor(), Given: a.given}
+			findings = admin.Doctor(c.Context(), a.patient(set, c.Flags(), files), o)
 		}
 		if err := a.print(findings, func() { a.printFindings(findings) }); err != nil {
 			return err
 		}
 		failed := 0
 		for _, f := range findings {
-			if f.Status == server.FindingFailed {
+			if f.Status == admin.FindingFailed {
 				failed++
 			}
 		}
@@ -62,9 +63,21 @@ func (a *app) doctorCommand() *cobra.Command {
 	return c
 }
 
+// patient is what doctor examines.
+func (a *app) patient(set settings, flags *pflag.FlagSet, files int) admin.Patient {
+	_, problems := check(set.Config, true)
+	return admin.Patient{
+		Config:   set.Config,
+		Place:    set.place,
+		Problems: problems,
+		Secrets:  a.secretFiles(set, flags),
+		MaxFiles: files,
+	}
+}
+
 // secretFiles are the files that settings with a secret come from.
-func (a *app) secretFiles(config server.Config, flags *pflag.FlagSet) (files []string) {
-	if !server.HasPassword(config.Database) {
+func (a *app) secretFiles(set settings, flags *pflag.FlagSet) (files []string) {
+	if !set.place.Database.HasPassword() {
 		return nil
 	}
 	if file := a.getenv("KEYTURN_DATABASE_FILE"); file != "" {
@@ -76,7 +89,7 @@ func (a *app) secretFiles(config server.Config, flags *pflag.FlagSet) (files []s
 	return nil
 }
 
-func (a *app) printFindings(findings []server.Finding) {
+func (a *app) printFindings(findings []admin.Finding) {
 	for _, f := range findings {
 		fmt.Fprintf(a.stdout, "%-8s %s: %s\n", f.Status, f.Check, f.Found)
 		if f.Advice != "" {
@@ -94,13 +107,13 @@ func (a *app) healthcheckCommand() *cobra.Command {
 		Short: "Ask the server of this configuration whether it is ready: exit code 0 if so",
 		Args:  cobra.NoArgs,
 	}
-	addSettings(c.Flags(), scopeAll)
+	addSettings(c.Flags(), config.ScopeServe)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		config, err := a.config(c.Flags(), false)
+		set, err := a.settings(c.Flags(), false)
 		if err != nil {
 			return err
 		}
-		return a.healthcheck(c.Context(), config.AdminListen)
+		return a.healthcheck(c.Context(), set.AdminListen)
 	}
 	return c
 }

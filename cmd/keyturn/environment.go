@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/keyturn/keyturn/config"
 )
 
 // variablePrefix begins the names of all variables that keyturn reads, but for the standard ones of OpenTelemetry.
@@ -43,8 +45,8 @@ func unknownVariables(environ []string) (problems []error) {
 // knownVariables are the variables that keyturn reads.
 func knownVariables() []string {
 	names := []string{variablePrefix + "CONFIG"}
-	for _, s := range settings {
-		names = append(names, s.env, s.env+"_FILE")
+	for _, s := range config.Settings {
+		names = append(names, s.Env, s.Env+"_FILE")
 	}
 	return names
 }

@@ -11,8 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/examples"
-	"github.com/keyturn/keyturn/server"
 )
 
 // harmless is a URI that ends no string in any of the languages of the examples.
@@ -29,7 +30,7 @@ func (a *app) exampleCommand() *cobra.Command {
 		Short: "Print settings or code for a resource server or a client, filled in; without NAME list what there is",
 		Args:  cobra.MaximumNArgs(1),
 	}
-	addSettings(c.Flags(), scopeIssuer)
+	addSettings(c.Flags(), config.ScopeIssuer)
 	c.Flags().StringVar(&reader.Audience, "audience", "", "URI of the resource: what `client create --resource` was given")
 	c.Flags().StringVar(&reader.Listen, "address", "", "host:port where the example listens (default 127.0.0.1:9000)")
 	c.Flags().
@@ -38,17 +39,17 @@ func (a *app) exampleCommand() *cobra.Command {
 		if len(args) == 0 {
 			return a.listExamples()
 		}
-		config, err := a.config(c.Flags(), false)
+		set, err := a.settings(c.Flags(), false)
 		if err != nil {
 			return err
 		}
-		if reader.Issuer = config.Issuer; reader.Issuer == "" || reader.Audience == "" {
+		if reader.Issuer = set.Issuer; reader.Issuer == "" || reader.Audience == "" {
 			return usageError{
 				errors.New("example: for whom? --issuer is the URL of keyturn, --audience the URI of the resource"),
 			}
 		}
-		if err := server.CheckIssuer(reader.Issuer); err != nil {
-			return &server.ConfigError{Problems: []error{err}}
+		if err := config.CheckIssuer(reader.Issuer); err != nil {
+			return &config.Error{Problems: []error{err}}
 		}
 		for _, uri := range []string{reader.Issuer, reader.Audience} {
 			if !harmless.MatchString(uri) {
@@ -65,7 +66,7 @@ func (a *app) exampleCommand() *cobra.Command {
 		}
 		files, err := examples.Files(args[0], reader)
 		if err != nil {
-			return fmt.Errorf("example %s: %w: `keyturn example` lists those there are", args[0], server.ErrNotFound)
+			return fmt.Errorf("example %s: %w: `keyturn example` lists those there are", args[0], admin.ErrNotFound)
 		}
 		if folder != "" {
 			return a.writeExample(folder, files)

@@ -5,6 +5,7 @@ import (
 	"math"
 	"syscall"
 
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/server"
 )
 
@@ -24,12 +25,12 @@ func raiseFiles() (int, error) {
 }
 
 // listen opens the ports. How many connections they may have follows from the descriptors that this process may open.
-func listen(config server.Config) (server.Listeners, error) {
+func listen(c config.Config) (server.Listeners, error) {
 	files, err := raiseFiles()
 	if err != nil {
 		return server.Listeners{}, fmt.Errorf("the limit of open files cannot be read: %w", err)
 	}
-	listeners, err := server.Listen(config)
+	listeners, err := server.Listen(c)
 	listeners.MaxFiles = files
 	return listeners, err
 }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/keyturn/keyturn/server"
+	"github.com/keyturn/keyturn/config"
 )
 
 // Whatever stands in a configuration file: it is taken, or all problems are told; nothing panics.
@@ -27,12 +27,12 @@ func FuzzConfig(f *testing.F) {
 		}
 		a := &app{getenv: func(string) string { return "" }, stdout: io.Discard, stderr: io.Discard}
 		flags := pflag.NewFlagSet("fuzz", pflag.ContinueOnError)
-		addSettings(flags, scopeAll)
+		addSettings(flags, config.ScopeServe)
 		if err := flags.Set("config", path); err != nil {
 			t.Fatal(err)
 		}
-		_, err := a.config(flags, true)
-		var told *server.ConfigError
+		_, err := a.settings(flags, true)
+		var told *config.Error
 		if err != nil && (!errors.As(err, &told) || len(told.Problems) == 0) {
 			t.Fatalf("%q: %v", content, err)
 		}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyturn/keyturn/server"
+	"github.com/keyturn/keyturn/admin"
 )
 
 func (a *app) grantCommand() *cobra.Command {
@@ -17,8 +17,8 @@ func (a *app) grantCommand() *cobra.Command {
 
 func (a *app) grantList() *cobra.Command {
 	var user, client string
-	print := func(ctx context.Context, admin *server.Admin, _ []string) error {
-		return a.printGrants(ctx, admin, user, client)
+	print := func(ctx context.Context, adm *admin.Admin, _ []string) error {
+		return a.printGrants(ctx, adm, user, client)
 	}
 	c := a.verb("list", "List grants that have not expired, newest first, to the hour", cobra.NoArgs, false, print)
 	c.Flags().StringVar(&user, "user", "", "only grants of this user")
@@ -26,10 +26,10 @@ func (a *app) grantList() *cobra.Command {
 	return c
 }
 
-func (a *app) printGrants(ctx context.Context, admin *server.Admin, user, client string) error {
-	each := func(do func([]server.Grant) error) error { return admin.EachGrant(ctx, user, client, do) }
+func (a *app) printGrants(ctx context.Context, adm *admin.Admin, user, client string) error {
+	each := func(do func([]admin.Grant) error) error { return adm.Grants().Each(ctx, user, client, do) }
 	heading := []string{"GRANT", "CLIENT", "USER", "SCOPE", "GENERATION", "LAST USED", "EXPIRES", "REVOKED", "REASON"}
-	return list(a, heading, each, func(g server.Grant) []string {
+	return list(a, heading, each, func(g admin.Grant) []string {
 		return []string{
 			g.ID.String(),
 			g.ClientID,
@@ -45,8 +45,8 @@ func (a *app) printGrants(ctx context.Context, admin *server.Admin, user, client
 }
 
 func (a *app) grantShow() *cobra.Command {
-	show := func(ctx context.Context, admin *server.Admin, args []string) error {
-		g, err := admin.Grant(ctx, args[0])
+	show := func(ctx context.Context, adm *admin.Admin, args []string) error {
+		g, err := adm.Grants().Find(ctx, args[0])
 		if err != nil {
 			return err
 		}
@@ -87,7 +87,7 @@ func (a *app) grantRevoke() *cobra.Command {
 		"End one grant, or all of a user, of a client, or of everybody",
 		cobra.MaximumNArgs(1),
 		false,
-		func(ctx context.Context, admin *server.Admin, args []string) error {
+		func(ctx context.Context, adm *admin.Admin, args []string) error {
 			named := 0
 			for _, given := range []bool{len(args) == 1, user != "", client != "", all} {
 				if given {
@@ -100,13 +100,13 @@ func (a *app) grantRevoke() *cobra.Command {
 			var err error // nothing is read before: it must be done
 			switch {
 			case user != "":
-				err = admin.RevokeUserGrants(ctx, user)
+				err = adm.Grants().RevokeOfUser(ctx, user)
 			case client != "":
-				err = admin.RevokeClientGrants(ctx, client)
+				err = adm.Grants().RevokeOfClient(ctx, client)
 			case all:
-				err = admin.RevokeAllGrants(ctx)
+				err = adm.Grants().RevokeAll(ctx)
 			default:
-				err = admin.RevokeGrant(ctx, args[0])
+				err = adm.Grants().Revoke(ctx, args[0])
 			}
 			if err != nil {
 				return err
@@ -115,7 +115,7 @@ func (a *app) grantRevoke() *cobra.Command {
 			if !a.json {
 				return nil
 			}
-			if err := a.printEnded(ctx, admin, args, user, client); err != nil {
+			if err := a.printEnded(ctx, adm, args, user, client); err != nil {
 				return fmt.Errorf("the grants have ended, but could not be listed: %w", err)
 			}
 			return nil
@@ -128,13 +128,13 @@ func (a *app) grantRevoke() *cobra.Command {
 }
 
 // printEnded prints the rows that a revocation named.
-func (a *app) printEnded(ctx context.Context, admin *server.Admin, args []string, user, client string) error {
+func (a *app) printEnded(ctx context.Context, adm *admin.Admin, args []string, user, client string) error {
 	if len(args) == 0 {
-		return a.printGrants(ctx, admin, user, client)
+		return a.printGrants(ctx, adm, user, client)
 	}
-	g, err := admin.Grant(ctx, args[0])
+	g, err := adm.Grants().Find(ctx, args[0])
 	if err != nil {
 		return err
 	}
-	return a.print([]server.Grant{g}, func() {})
+	return a.print([]admin.Grant{g}, func() {})
 }

@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -17,7 +16,8 @@ import (
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/term"
 
-	"github.com/keyturn/keyturn/server"
+	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/config"
 )
 
 func (a *app) initCommand() *cobra.Command {
@@ -27,7 +27,7 @@ func (a *app) initCommand() *cobra.Command {
 		Short: "Write a configuration and a master key, and check the database; what is there already stays",
 		Args:  cobra.NoArgs,
 	}
-	addSettings(c.Flags(), scopeAll)
+	addSettings(c.Flags(), config.ScopeServe)
 	c.Flags().StringVar(&path, "file", "keyturn.yaml", "the configuration to write")
 	c.Flags().StringVar(&answers, "answers", "", "YAML file with settings, in place of questions")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -50,7 +50,7 @@ func (a *app) initCommand() *cobra.Command {
 // firstConfiguration asks for what flags, environment and answers do not say, and writes the file.
 func (a *app) firstConfiguration(flags *pflag.FlagSet, path, answers string) error {
 	if _, _, problems := readConfigFile(answers); problems != nil { // before anything is asked
-		return &server.ConfigError{Problems: problems}
+		return &config.Error{Problems: problems}
 	}
 	if err := flags.Set("config", answers); err != nil {
 		return err
@@ -58,7 +58,7 @@ func (a *app) firstConfiguration(flags *pflag.FlagSet, path, answers string) err
 	if err := a.answer(flags, filepath.Dir(path)); err != nil {
 		return err
 	}
-	config, err := a.config(flags, true)
+	set, err := a.settings(flags, true)
 	if err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func (a *app) firstConfiguration(flags *pflag.FlagSet, path, answers string) err
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(f, a.commented(config))
+	_, err = io.WriteString(f, a.commented(set.Config))
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ type question struct{ key, ask, standard string }
 func (q question) check(text string) error {
 	switch q.key {
 	case "issuer":
-		return server.CheckIssuer(text)
+		return config.CheckIssuer(text)
 	case "behind_proxy":
 		if text != "true" && text != "false" {
 			return errors.New("yes or no")
@@ -114,7 +114,7 @@ func (a *app) withPassword(text string) (string, error) {
 
 // answer asks on the terminal for what has no answer yet, and without a terminal takes what is usual.
 func (a *app) answer(flags *pflag.FlagSet, folder string) error {
-	a.config(flags, false) // its problems are told once all answers are there
+	a.settings(flags, false) // its problems are told once all answers are there
 	for _, q := range []question{
 		{"issuer", "URL under which clients and resource servers reach this server", ""},
 		{"listen", "Address of the public listener", "127.0.0.1:8080"},
@@ -189,22 +189,22 @@ func plainAnswer(text string) string {
 }
 
 // commented is the configuration as a file that explains itself: every setting, those with their default as comments.
-func (a *app) commented(config server.Config) string {
+func (a *app) commented(c config.Config) string {
 	var b strings.Builder
 	b.WriteString("# Configuration of keyturn. A flag or KEYTURN_* in the environment wins over it.\n")
-	for _, s := range settings {
-		text, _ := yaml.Marshal(map[string]any{s.key: textOf(reflect.ValueOf(config).Field(s.index).Interface())})
+	for _, s := range config.Settings {
+		text, _ := yaml.Marshal(map[string]any{s.Key: textOf(s.Value(c))})
 		line := strings.TrimRight(string(text), "\n")
-		if s.key == "database" && strings.HasPrefix(a.origins[s.key], "file ") { // its password stays where it is
-			line = "# database: from " + a.origins[s.key] + ", which must stay set"
-		} else if !a.given[s.key] {
+		if s.Key == "database" && strings.HasPrefix(a.origins[s.Key], "file ") { // its password stays where it is
+			line = "# database: from " + a.origins[s.Key] + ", which must stay set"
+		} else if !a.given[s.Key] {
 			line = "# " + line
 		}
 		reload := ""
-		if s.reload {
+		if s.Reload {
 			reload = " (SIGHUP reads it again)"
 		}
-		fmt.Fprintf(&b, "\n# %s%s\n%s\n", s.help, reload, line)
+		fmt.Fprintf(&b, "\n# %s%s\n%s\n", s.Help, reload, line)
 	}
 	return b.String()
 }
@@ -212,26 +212,27 @@ func (a *app) commented(config server.Config) string {
 // finishInit makes the master key if there is none, opens the database, and tells what to do next.
 func (a *app) finishInit(ctx context.Context, path string, written bool) error {
 	flags := pflag.NewFlagSet("init", pflag.ContinueOnError)
-	addSettings(flags, scopeAll)
+	addSettings(flags, config.ScopeServe)
 	if err := flags.Set("config", path); err != nil {
 		return err
 	}
-	config, err := a.config(flags, true)
+	set, err := a.settings(flags, true)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	made, err := server.MakeMasterKey(config)
+	made, err := set.place.MakeMasterKey()
 	if err != nil {
 		return err
 	}
 	if made {
-		a.say("%s: made, mode 0600: keep a copy apart from the database", config.MasterKeyFile)
+		a.say("%s: made, mode 0600: keep a copy apart from the database", set.place.MasterKeyFile)
 	}
-	_, missing := os.Stat(strings.TrimPrefix(config.Database, "sqlite:"))
-	admin, err := server.OpenAdmin(
+	_, missing := os.Stat(set.place.Database.File())
+	adm, err := admin.Open(
 		ctx,
-		config,
-		server.AdminOptions{Actor: a.actor(), Reason: "init", Create: true, Given: a.given},
+		set.Config,
+		set.place,
+		admin.Options{Actor: a.actor(), Reason: "init", Create: true, Given: a.given},
 	)
 	if err != nil {
 		return fmt.Errorf(
@@ -240,13 +241,13 @@ func (a *app) finishInit(ctx context.Context, path string, written bool) error {
 			err,
 		)
 	}
-	defer admin.Close()
-	schema, err := admin.SchemaStatus(ctx)
+	defer adm.Close()
+	schema, err := adm.SchemaStatus(ctx)
 	if err != nil {
 		return err
 	}
-	a.say("%s: schema %d", server.WithoutPassword(config.Database), schema.Version)
-	if !written && !made && (missing == nil || !strings.HasPrefix(config.Database, "sqlite:")) {
+	a.say("%s: schema %d", set.place.Database, schema.Version)
+	if !written && !made && (missing == nil || set.place.Database.File() == "") {
 		a.say("%s was there, and everything it names: nothing was changed", path)
 	}
 	a.nextCommands(path)

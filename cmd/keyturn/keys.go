@@ -8,7 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyturn/keyturn/server"
+	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/config"
 )
 
 func (a *app) keysCommand() *cobra.Command {
@@ -28,23 +29,23 @@ func (a *app) keysCommand() *cobra.Command {
 func (a *app) keysVerb(
 	use, short string,
 	args cobra.PositionalArgs,
-	act func(context.Context, *server.Admin, []string) error,
+	act func(context.Context, *admin.Admin, []string) error,
 ) *cobra.Command {
 	c := a.verb(use, short, args, false, act)
-	addSettings(c.Flags(), scopeKeys)
+	addSettings(c.Flags(), config.ScopeKeys)
 	return c
 }
 
 // keyRow is a key as keys list prints it.
 type keyRow struct {
-	server.SigningKey
+	admin.SigningKey
 	LiveTokens *int64 `json:"live_tokens"` // null: not known
 	Uncounted  bool   `json:"live_tokens_uncounted"`
 }
 
 // liveTokens are the live tokens of each key; nil, and a word, if they could not be counted.
-func (a *app) liveTokens(ctx context.Context, admin *server.Admin) map[string]int64 {
-	tokens, err := admin.LiveTokens(ctx)
+func (a *app) liveTokens(ctx context.Context, adm *admin.Admin) map[string]int64 {
+	tokens, err := adm.Keys().LiveTokens(ctx)
 	if err != nil {
 		a.say("keyturn: live tokens %s: %v", uncounted(err), err)
 	}
@@ -53,7 +54,7 @@ func (a *app) liveTokens(ctx context.Context, admin *server.Admin) map[string]in
 
 // uncounted says why a number is missing.
 func uncounted(err error) string {
-	if errors.Is(err, server.ErrTooSlow) {
+	if errors.Is(err, admin.ErrTooSlow) {
 		return "could not be counted in time"
 	}
 	return "could not be counted"
@@ -64,27 +65,27 @@ func (a *app) keysList() *cobra.Command {
 		"list",
 		"List signing keys, newest first",
 		cobra.NoArgs,
-		func(ctx context.Context, admin *server.Admin, _ []string) error {
-			if err := admin.KeysIntact(); err != nil {
+		func(ctx context.Context, adm *admin.Admin, _ []string) error {
+			if err := adm.Keys().Intact(); err != nil {
 				a.say("keyturn: %v: `keyturn keys status` tells what to do", err)
 			}
 			list := []keyRow{}
-			tokens := a.liveTokens(ctx, admin)
-			for _, k := range admin.SigningKeys() {
+			tokens := a.liveTokens(ctx, adm)
+			for _, k := range adm.Keys().List() {
 				row := keyRow{SigningKey: k, Uncounted: tokens == nil}
 				if n := tokens[k.KID]; tokens != nil {
 					row.LiveTokens = &n
 				}
 				list = append(list, row)
 			}
-			return a.print(list, func() { a.keyTable(list, admin.KeyLives()) })
+			return a.print(list, func() { a.keyTable(list, adm.Keys().Lives()) })
 		},
 	)
 }
 
 // keyTable prints keys for people: what each is by shape and word, and how long it counts.
-func (a *app) keyTable(list []keyRow, lives []server.KeyLife) {
-	byKID := map[string]server.KeyLife{}
+func (a *app) keyTable(list []keyRow, lives []admin.KeyLife) {
+	byKID := map[string]admin.KeyLife{}
 	for _, l := range lives {
 		byKID[l.KID] = l
 	}
@@ -128,11 +129,11 @@ func keyShape(state string) string {
 }
 
 // point is a moment of a life for people.
-func point(m *server.KeyMoment) string {
+func point(m *admin.KeyMoment) string {
 	if m == nil || m.At.IsZero() {
 		return "-"
 	}
-	t := server.Time{Time: m.At}
+	t := admin.Time{Time: m.At}
 	if m.Planned {
 		return "~" + moment(&t)
 	}
@@ -145,8 +146,8 @@ func (a *app) keysStatus() *cobra.Command {
 		"status",
 		"Tell the health of the signing keys in a sentence, and each problem with advice",
 		cobra.NoArgs,
-		func(ctx context.Context, admin *server.Admin, _ []string) error {
-			s, err := admin.KeyStatus(ctx)
+		func(ctx context.Context, adm *admin.Admin, _ []string) error {
+			s, err := adm.Keys().Status(ctx)
 			if err != nil {
 				return err
 			}
@@ -163,8 +164,8 @@ func (a *app) keysStatus() *cobra.Command {
 	c.RunE = func(c *cobra.Command, args []string) error {
 		err := run(c, args)
 		var told checkStatus
-		var config *server.ConfigError
-		if !check || err == nil || errors.As(err, &told) || errors.As(err, &config) {
+		var bad *config.Error
+		if !check || err == nil || errors.As(err, &told) || errors.As(err, &bad) {
 			return err
 		}
 		fmt.Fprintf(a.stdout, "Critical: the keys cannot be judged: %v\n", err)
@@ -178,10 +179,10 @@ type checkStatus int
 
 func (checkStatus) Error() string { return "the check found problems" }
 
-func (a *app) keyStatusText(s server.KeyStatus) {
+func (a *app) keyStatusText(s admin.KeyStatus) {
 	fmt.Fprintln(a.stdout, s.Sentence)
 	if e := s.NextEvent; e != nil {
-		fmt.Fprintf(a.stdout, "Next: at %s key %s %s.\n", moment(&server.Time{Time: e.At}), e.KID, e.What)
+		fmt.Fprintf(a.stdout, "Next: at %s key %s %s.\n", moment(&admin.Time{Time: e.At}), e.KID, e.What)
 	}
 	for _, p := range s.Problems {
 		fmt.Fprintf(a.stdout, "%s: %s\n  advice: %s\n", p.Level, p.Problem, p.Advice)
@@ -194,17 +195,17 @@ func (a *app) keysRotate() *cobra.Command {
 		"rotate",
 		"Make the next key the current one; ends no session",
 		cobra.NoArgs,
-		func(ctx context.Context, admin *server.Admin, _ []string) error {
+		func(ctx context.Context, adm *admin.Admin, _ []string) error {
 			if dryRun {
-				return a.planRotation(ctx, admin, force)
+				return a.planRotation(ctx, adm, force)
 			}
 			if err := a.needReason(); err != nil {
 				return err
 			}
-			if _, err := admin.PlanRotation(ctx, false); force && server.ErrRefused(err) {
+			if _, err := adm.Keys().PlanRotation(ctx, false); force && admin.ErrRefused(err) {
 				a.say("keyturn: forced: %v", err)
 			}
-			r, err := admin.RotateKeys(ctx, force)
+			r, err := adm.Keys().Rotate(ctx, force)
 			if err != nil {
 				return a.explainForce(err)
 			}
@@ -229,13 +230,13 @@ func (a *app) needReason() error {
 	return nil
 }
 
-func (a *app) rotationText(r server.Rotation) {
+func (a *app) rotationText(r admin.Rotation) {
 	a.pairs([2]string{"previous", orDash(r.Previous)}, [2]string{"current", r.Current}, [2]string{"next", orDash(r.Next)})
 }
 
 // explainForce says what force would risk, where it would help.
 func (a *app) explainForce(err error) error {
-	if server.ErrRefused(err) {
+	if admin.ErrRefused(err) {
 		a.say(
 			"keyturn: --force rotates all the same: verifiers that have cached the JWKS then refuse new tokens until they " +
 				"fetch it again",
@@ -245,16 +246,16 @@ func (a *app) explainForce(err error) error {
 }
 
 // planRotation prints what a rotation would do.
-func (a *app) planRotation(ctx context.Context, admin *server.Admin, force bool) error {
-	plan, err := admin.PlanRotation(ctx, force)
+func (a *app) planRotation(ctx context.Context, adm *admin.Admin, force bool) error {
+	plan, err := adm.Keys().PlanRotation(ctx, force)
 	if err != nil {
 		return a.explainForce(err)
 	}
 	return a.print(plan, func() {
-		tokens := a.liveTokens(ctx, admin)
+		tokens := a.liveTokens(ctx, adm)
 		a.rotationText(plan.Rotation)
 		fmt.Fprintln(a.stdout)
-		a.timelineText(plan.Lives, tokens, admin.Now())
+		a.timelineText(plan.Lives, tokens, adm.Now())
 		a.say(
 			"Nothing was changed. A rotation ends no session: live tokens verify until they expire, whichever key signed them.",
 		)
@@ -268,11 +269,11 @@ func (a *app) keysRewrap() *cobra.Command {
 		"rewrap",
 		"Seal everything under a new master key; ends no session, and can be interrupted",
 		cobra.NoArgs,
-		func(ctx context.Context, admin *server.Admin, _ []string) error {
+		func(ctx context.Context, adm *admin.Admin, _ []string) error {
 			if file == "" {
 				return usageError{errors.New("--new-master-key-file is missing: `openssl rand -base64 32` makes a key")}
 			}
-			done, plan, err := admin.Rewrap(ctx, file, force)
+			done, plan, err := adm.Keys().Rewrap(ctx, file, force)
 			if plan.Appended {
 				a.say(
 					"keyturn: added the new master key to %s: servers that read it open what is sealed under either",

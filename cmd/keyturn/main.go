@@ -15,7 +15,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/keyturn/keyturn/server"
+	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/config"
+	"github.com/keyturn/keyturn/keys"
 )
 
 // Exit codes.
@@ -79,13 +81,13 @@ type app struct {
 type usageError struct{ error }
 
 func (a *app) explain(err error) {
-	var config *server.ConfigError
+	var bad *config.Error
 	var told checkStatus
 	if errors.As(err, &told) {
 		return
 	}
-	if errors.As(err, &config) {
-		for _, problem := range config.Problems {
+	if errors.As(err, &bad) {
+		for _, problem := range bad.Problems {
 			fmt.Fprintf(a.stderr, "keyturn: %v\n", problem)
 		}
 		return
@@ -97,22 +99,23 @@ func (a *app) explain(err error) {
 }
 
 func (a *app) exitCode(err error) int {
-	var config *server.ConfigError
+	var bad *config.Error
+	var unfit *keys.UnfitError
 	var usage usageError
 	var refused refusedError
 	var check checkStatus
 	switch {
 	case errors.As(err, &check):
 		return int(check)
-	case errors.As(err, &config):
+	case errors.As(err, &bad), errors.As(err, &unfit):
 		return exitConfig
-	case !a.began, errors.As(err, &usage), errors.Is(err, server.ErrInvalid):
+	case !a.began, errors.As(err, &usage), errors.Is(err, admin.ErrInvalid):
 		return exitUsage
-	case errors.Is(err, server.ErrNotFound):
+	case errors.Is(err, admin.ErrNotFound):
 		return exitNotFound
-	case server.ErrRefused(err), errors.As(err, &refused):
+	case admin.ErrRefused(err), errors.As(err, &refused):
 		return exitRefused
-	case errors.Is(err, server.ErrConflict):
+	case errors.Is(err, admin.ErrConflict):
 		return exitConflict
 	default:
 		return exitFailed
@@ -176,27 +179,28 @@ func (a *app) verb(
 	use, short string,
 	args cobra.PositionalArgs,
 	create bool,
-	act func(context.Context, *server.Admin, []string) error,
+	act func(context.Context, *admin.Admin, []string) error,
 ) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short, Args: args}
-	addSettings(c.Flags(), scopeDatabase)
+	addSettings(c.Flags(), config.ScopeDatabase)
 	c.Flags().StringVar(&a.reason, "reason", "", "why, for the audit trail")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		config, err := a.config(c.Flags(), false)
+		set, err := a.settings(c.Flags(), false)
 		if err != nil {
 			return err
 		}
-		admin, err := server.OpenAdmin(
+		adm, err := admin.Open(
 			c.Context(),
-			config,
-			server.AdminOptions{Actor: a.actor(), Reason: a.reason, Create: create, Given: a.given, Say: a.say},
+			set.Config,
+			set.place,
+			admin.Options{Actor: a.actor(), Reason: a.reason, Create: create, Given: a.given, Say: a.say},
 		)
 		if err != nil {
 			return err
 		}
-		defer admin.Close()
-		defer admin.Remember(context.WithoutCancel(c.Context()))
-		return act(c.Context(), admin, args)
+		defer adm.Close()
+		defer adm.Remember(context.WithoutCancel(c.Context()))
+		return act(c.Context(), adm, args)
 	}
 	return c
 }

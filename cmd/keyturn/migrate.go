@@ -6,7 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyturn/keyturn/server"
+	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/config"
 )
 
 func (a *app) migrateCommand() *cobra.Command {
@@ -15,8 +16,8 @@ func (a *app) migrateCommand() *cobra.Command {
 		"Make the database if there is none, and bring its schema up to date",
 		cobra.NoArgs,
 		true,
-		func(ctx context.Context, admin *server.Admin, _ []string) error {
-			status, err := admin.SchemaStatus(ctx)
+		func(ctx context.Context, adm *admin.Admin, _ []string) error {
+			status, err := adm.SchemaStatus(ctx)
 			if err != nil {
 				return err
 			}
@@ -28,13 +29,13 @@ func (a *app) migrateCommand() *cobra.Command {
 		Short: "Tell the version of the schema, and how many steps are pending",
 		Args:  cobra.NoArgs,
 	}
-	addSettings(status.Flags(), scopeDatabase)
+	addSettings(status.Flags(), config.ScopeDatabase)
 	status.RunE = func(c *cobra.Command, _ []string) error {
-		config, err := a.config(c.Flags(), false)
+		set, err := a.settings(c.Flags(), false)
 		if err != nil {
 			return err
 		}
-		status, err := server.SchemaOf(c.Context(), config)
+		status, err := admin.SchemaOf(c.Context(), set.place.Database)
 		if err != nil {
 			return err
 		}
@@ -43,7 +44,7 @@ func (a *app) migrateCommand() *cobra.Command {
 	return noun("migrate", "The database schema", up, status)
 }
 
-func (a *app) printSchema(s server.SchemaStatus) error {
+func (a *app) printSchema(s admin.SchemaStatus) error {
 	return a.print(s, func() {
 		a.pairs([2]string{"version", strconv.FormatInt(s.Version, 10)}, [2]string{"known", strconv.FormatInt(s.Known, 10)},
 			[2]string{"pending", strconv.FormatInt(s.Pending, 10)})

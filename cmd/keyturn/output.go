@@ -11,7 +11,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/keyturn/keyturn/server"
+	"github.com/keyturn/keyturn/admin"
 )
 
 // print prints data on stdout: as JSON with --json, else as text writes it.
@@ -105,7 +105,7 @@ func (a *app) pairs(pairs ...[2]string) {
 func (a *app) say(format string, args ...any) { fmt.Fprintf(a.stderr, format+"\n", args...) }
 
 // moment is a time for people; - for none.
-func moment(t *server.Time) string {
+func moment(t *admin.Time) string {
 	if t == nil {
 		return "-"
 	}

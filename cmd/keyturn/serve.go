@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/server"
 )
 
@@ -18,26 +20,33 @@ const traceFlush = time.Second
 
 func (a *app) serveCommand() *cobra.Command {
 	c := &cobra.Command{Use: "serve", Short: "Run the server", Args: cobra.NoArgs}
-	addSettings(c.Flags(), scopeAll)
+	addSettings(c.Flags(), config.ScopeServe)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		config, err := a.config(c.Flags(), true)
+		set, err := a.settings(c.Flags(), true)
 		if err != nil {
 			return err
 		}
-		return a.serve(c.Context(), config, func() (server.Config, error) { return a.config(c.Flags(), true) })
+		if problems := admin.FileProblems(set.Config, set.place); len(problems) > 0 {
+			return &config.Error{Problems: problems}
+		}
+		return a.serve(c.Context(), set, func(running config.Config) (server.Reread, error) {
+			return a.reread(c.Flags(), running)
+		})
 	}
 	return c
 }
 
 // serve runs until SIGTERM or an interrupt. A second one ends the process at once. At SIGHUP it reads the configuration
 // again.
-func (a *app) serve(ctx context.Context, config server.Config, again func() (server.Config, error)) error {
+func (a *app) serve(
+	ctx context.Context, set settings, again func(config.Config) (server.Reread, error),
+) error {
 	hangUp := make(chan os.Signal, 1)
 	signal.Notify(hangUp, syscall.SIGHUP) // first: until then it would end the process
 	defer signal.Stop(hangUp)
 	ctx, stop := untilSignal(ctx)
 	defer stop()
-	log := a.detach(config, a.onTerminal())
+	log := a.detach(set.Config, a.onTerminal())
 	tracer, stopTracing, err := tracing(ctx, a.getenv, log.Logger)
 	if err != nil {
 		return err
@@ -49,12 +58,12 @@ func (a *app) serve(ctx context.Context, config server.Config, again func() (ser
 			log.Warn("traces were not sent", "error", err.Error())
 		}
 	}()
-	listeners, err := listen(config)
+	listeners, err := listen(set.Config)
 	if err != nil {
 		return err
 	}
-	makeRoom(config.HashSlots(cpus))
-	return server.Serve(ctx, config, server.Options{
+	makeRoom(set.HashSlots(cpus))
+	return server.Serve(ctx, set.Config, set.place, server.Options{
 		Log:     log.Logger,
 		Level:   log.Level,
 		Dropped: log.Dropped,

@@ -14,7 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyturn/keyturn/server"
+	"github.com/keyturn/keyturn/admin"
 )
 
 func (a *app) keysTimeline() *cobra.Command {
@@ -23,15 +23,15 @@ func (a *app) keysTimeline() *cobra.Command {
 		"timeline",
 		"Draw the past and the planned future of every key",
 		cobra.NoArgs,
-		func(ctx context.Context, admin *server.Admin, _ []string) error {
-			lives := admin.KeyLives()
+		func(ctx context.Context, adm *admin.Admin, _ []string) error {
+			lives := adm.Keys().Lives()
 			if file != "" {
-				return os.WriteFile(file, timelineSVG(lives, admin.Now()), 0o644)
+				return os.WriteFile(file, timelineSVG(lives, adm.Now()), 0o644)
 			}
-			if err := admin.KeysIntact(); err != nil {
+			if err := adm.Keys().Intact(); err != nil {
 				return fmt.Errorf("%w: `keyturn keys status` tells what to do", err)
 			}
-			return a.print(lives, func() { a.timelineText(lives, a.liveTokens(ctx, admin), admin.Now()) })
+			return a.print(lives, func() { a.timelineText(lives, a.liveTokens(ctx, adm), adm.Now()) })
 		},
 	)
 	c.Flags().StringVar(&file, "svg", "", "write a picture to this file")
@@ -45,7 +45,7 @@ type phase struct {
 }
 
 // phases are the spans of a life, in order.
-func phases(l server.KeyLife) []phase {
+func phases(l admin.KeyLife) []phase {
 	if l.Signs == nil {
 		return []phase{{"published", l.Published.At, l.Leaves.At}}
 	}
@@ -67,7 +67,7 @@ type scale struct {
 }
 
 // newScale spans all lives and now.
-func newScale(lives []server.KeyLife, now time.Time, width float64) scale {
+func newScale(lives []admin.KeyLife, now time.Time, width float64) scale {
 	s := scale{from: now, to: now.Add(time.Hour), width: width}
 	for _, l := range lives {
 		if l.Published.At.Before(s.from) {
@@ -87,13 +87,13 @@ func (s scale) at(t time.Time) float64 {
 const timelineCells = 64
 
 // timelineText draws one line for each key, and below them when each changes. tokens is nil if they were not counted.
-func (a *app) timelineText(lives []server.KeyLife, tokens map[string]int64, now time.Time) {
+func (a *app) timelineText(lives []admin.KeyLife, tokens map[string]int64, now time.Time) {
 	if len(lives) == 0 {
 		fmt.Fprintln(a.stdout, "There are no signing keys yet.")
 		return
 	}
 	s := newScale(lives, now, timelineCells)
-	label := func(l server.KeyLife) string {
+	label := func(l admin.KeyLife) string {
 		return fmt.Sprintf("%-10s %-8s ", keyShape(string(l.State)), shortKID(l.KID))
 	}
 	indent := strings.Repeat(" ", len([]rune(label(lives[0]))))
@@ -141,7 +141,7 @@ func shortKID(kid string) string {
 func cell(s scale, t time.Time) int { return min(int(s.at(t)), timelineCells-1) }
 
 // bar draws a life; each phase takes a cell at least, the later one before the earlier.
-func bar(l server.KeyLife, s scale) string {
+func bar(l admin.KeyLife, s scale) string {
 	cells := []rune(strings.Repeat(" ", timelineCells))
 	fill := map[string]rune{"published": '░', "signs": '█', "verifies": '▒'}
 	for _, p := range phases(l) {
@@ -180,7 +180,7 @@ type (
 )
 
 // timelineSVG is the picture of all lives. It says the same by shape, word and pattern as by colour.
-func timelineSVG(lives []server.KeyLife, now time.Time) []byte {
+func timelineSVG(lives []admin.KeyLife, now time.Time) []byte {
 	s := newScale(lives, now, svgPlot)
 	px := func(f float64) string { return strconv.FormatFloat(math.Round(f*10)/10, 'f', -1, 64) }
 	x := func(t time.Time) float64 { return svgLeft + s.at(t) }

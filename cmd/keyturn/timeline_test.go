@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keyturn/keyturn/server"
+	"github.com/keyturn/keyturn/admin"
 )
 
 var update = flag.Bool("update", false, "write the generated files in docs")
@@ -17,16 +17,16 @@ func TestTimelinePicture(t *testing.T) {
 	const day = 24 * time.Hour
 	start := time.Date(2026, 1, 1, 9, 0, 0, 0, time.UTC)
 	now := start.Add(200 * day)
-	at := func(days int) server.KeyMoment {
-		m := server.KeyMoment{At: start.Add(time.Duration(days) * day)}
+	at := func(days int) admin.KeyMoment {
+		m := admin.KeyMoment{At: start.Add(time.Duration(days) * day)}
 		m.Planned = m.At.After(now)
 		return m
 	}
-	life := func(kid string, state server.KeyState, published, signs, stops, leaves int) server.KeyLife {
+	life := func(kid string, state admin.KeyState, published, signs, stops, leaves int) admin.KeyLife {
 		s, e := at(signs), at(stops)
-		return server.KeyLife{KID: kid, State: state, Published: at(published), Signs: &s, Stops: &e, Leaves: at(leaves)}
+		return admin.KeyLife{KID: kid, State: state, Published: at(published), Signs: &s, Stops: &e, Leaves: at(leaves)}
 	}
-	got := timelineSVG([]server.KeyLife{
+	got := timelineSVG([]admin.KeyLife{
 		life(
 			"Cbx3gCDmItTT",
 			"retired",

@@ -16,6 +16,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/server"
 )
 
@@ -56,7 +57,7 @@ func tracing(
 	nothing := func(context.Context) error { return nil }
 	wanted, err := wantsTracing(getenv)
 	if err != nil {
-		return nil, nothing, &server.ConfigError{Problems: []error{err}}
+		return nil, nothing, &config.Error{Problems: []error{err}}
 	}
 	if !wanted {
 		return nil, nothing, nil

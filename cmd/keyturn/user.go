@@ -8,19 +8,20 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keyturn/keyturn/server"
+	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/config"
 )
 
 func (a *app) userCommand() *cobra.Command {
-	one := func(use, short string, act func(*server.Admin, context.Context, string) error, done string) *cobra.Command {
+	one := func(use, short string, act func(admin.Users, context.Context, string) error, done string) *cobra.Command {
 		return a.verb(
 			use+" NAME",
 			short,
 			cobra.ExactArgs(1),
 			false,
-			func(ctx context.Context, admin *server.Admin, args []string) error {
-				read := func() (server.User, error) { return admin.User(ctx, args[0]) }
-				change := func() error { return act(admin, ctx, args[0]) }
+			func(ctx context.Context, adm *admin.Admin, args []string) error {
+				read := func() (admin.User, error) { return adm.Users().Find(ctx, args[0]) }
+				change := func() error { return act(adm.Users(), ctx, args[0]) }
 				return changeOne(a, "user "+args[0], done, use == "delete", read, change)
 			},
 		)
@@ -33,16 +34,16 @@ func (a *app) userCommand() *cobra.Command {
 		a.userList(),
 		a.userShow(),
 		a.userPasswd(),
-		one("enable", "Let a disabled user log in again, and lift its throttle", (*server.Admin).EnableUser, "enabled"),
+		one("enable", "Let a disabled user log in again, and lift its throttle", admin.Users.Enable, "enabled"),
 		one("unlock", "Lift all login throttling of a user",
-			(*server.Admin).UnlockUser, "unlocked: the next login is judged"),
+			admin.Users.Unlock, "unlocked: the next login is judged"),
 		one(
 			"disable",
 			"End a user's grants and let no new one begin",
-			(*server.Admin).DisableUser,
+			admin.Users.Disable,
 			"disabled: all grants have ended",
 		),
-		one("delete", "Remove a user and its grants", (*server.Admin).DeleteUser, "deleted with all grants"),
+		one("delete", "Remove a user and its grants", admin.Users.Delete, "deleted with all grants"),
 	)
 }
 
@@ -54,29 +55,29 @@ func (a *app) userCreate() *cobra.Command {
 		"Make a user",
 		cobra.ExactArgs(1),
 		true,
-		func(ctx context.Context, admin *server.Admin, args []string) error {
+		func(ctx context.Context, adm *admin.Admin, args []string) error {
 			password, err := a.readSecret(passwordStdin, "password-stdin", "Password of "+args[0])
 			if err != nil {
 				return err
 			}
-			u, err := admin.CreateUser(ctx, args[0], password, roles)
+			u, err := adm.Users().Create(ctx, args[0], password, roles)
 			if err != nil {
 				return err
 			}
 			return a.printUser(u)
 		},
 	)
-	addSettings(c.Flags(), scopeUser)
+	addSettings(c.Flags(), config.ScopeUser)
 	c.Flags().BoolVar(&passwordStdin, "password-stdin", false, "read the password from standard input")
 	c.Flags().StringSliceVar(&roles, "role", nil, "role of the user, for the roles claim")
 	return c
 }
 
-func (a *app) printUser(u server.User) error {
+func (a *app) printUser(u admin.User) error {
 	return a.print(u, func() { a.pairs(userPairs(u)...) })
 }
 
-func userPairs(u server.User) [][2]string {
+func userPairs(u admin.User) [][2]string {
 	return [][2]string{
 		{"sub", u.Sub},
 		{"username", u.Username},
@@ -88,12 +89,12 @@ func userPairs(u server.User) [][2]string {
 
 // shownUser is a user as user show prints it.
 type shownUser struct {
-	server.User
-	Throttle []server.ThrottleState `json:"throttle"`
+	admin.User
+	Throttle []admin.ThrottleState `json:"throttle"`
 }
 
 // throttleText is how an account stands at one place, for people.
-func throttleText(s server.ThrottleState) string {
+func throttleText(s admin.ThrottleState) string {
 	next := "the next login is judged"
 	switch {
 	case s.UntilUnlocked:
@@ -110,9 +111,9 @@ func (a *app) userList() *cobra.Command {
 		"List users",
 		cobra.NoArgs,
 		false,
-		func(ctx context.Context, admin *server.Admin, _ []string) error {
-			each := func(do func([]server.User) error) error { return admin.EachUser(ctx, do) }
-			return list(a, []string{"USERNAME", "SUB", "ROLES", "CREATED", "DISABLED"}, each, func(u server.User) []string {
+		func(ctx context.Context, adm *admin.Admin, _ []string) error {
+			each := func(do func([]admin.User) error) error { return adm.Users().Each(ctx, do) }
+			return list(a, []string{"USERNAME", "SUB", "ROLES", "CREATED", "DISABLED"}, each, func(u admin.User) []string {
 				return []string{
 					u.Username,
 					u.Sub,
@@ -131,12 +132,12 @@ func (a *app) userShow() *cobra.Command {
 		"Show a user",
 		cobra.ExactArgs(1),
 		false,
-		func(ctx context.Context, admin *server.Admin, args []string) error {
-			u, err := admin.User(ctx, args[0])
+		func(ctx context.Context, adm *admin.Admin, args []string) error {
+			u, err := adm.Users().Find(ctx, args[0])
 			if err != nil {
 				return err
 			}
-			throttle, err := admin.Throttle(ctx, args[0])
+			throttle, err := adm.Users().Throttle(ctx, args[0])
 			if err != nil {
 				return err
 			}
@@ -156,9 +157,9 @@ func (a *app) userShow() *cobra.Command {
 
 func (a *app) userPasswd() *cobra.Command {
 	var passwordStdin bool
-	set := func(ctx context.Context, admin *server.Admin, args []string) error {
-		read := func() (server.User, error) { return admin.User(ctx, args[0]) }
-		if _, err := read(); errors.Is(err, server.ErrNotFound) { // before anybody types a password
+	set := func(ctx context.Context, adm *admin.Admin, args []string) error {
+		read := func() (admin.User, error) { return adm.Users().Find(ctx, args[0]) }
+		if _, err := read(); errors.Is(err, admin.ErrNotFound) { // before anybody types a password
 			return err
 		}
 		password, err := a.readSecret(passwordStdin, "password-stdin", "New password of "+args[0])
@@ -166,12 +167,12 @@ func (a *app) userPasswd() *cobra.Command {
 			return err
 		}
 		done := "has another password: all grants have ended"
-		change := func() error { return admin.SetPassword(ctx, args[0], password) }
+		change := func() error { return adm.Users().SetPassword(ctx, args[0], password) }
 		return changeOne(a, "user "+args[0], done, false, read, change)
 	}
 	c := a.verb("passwd NAME", "Give a user another password, end its grants and lift its throttle", cobra.ExactArgs(1),
 		false, set)
-	addSettings(c.Flags(), scopeUser)
+	addSettings(c.Flags(), config.ScopeUser)
 	c.Flags().BoolVar(&passwordStdin, "password-stdin", false, "read the password from standard input")
 	return c
 }

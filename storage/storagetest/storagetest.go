@@ -81,10 +81,21 @@ func CutOff(t testing.TB, databaseURL string) (restore func()) {
 	return func() { exec("ALTER DATABASE " + name + " ALLOW_CONNECTIONS true") }
 }
 
+// MustSource parses the URL of a database.
+func MustSource(t testing.TB, databaseURL string) storage.Source {
+	t.Helper()
+	source, err := storage.ParseSource(databaseURL, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return source
+}
+
 // MustOpen opens the database, makes its schema and gives its audit trail a key. It is closed when the test ends.
 func MustOpen(t testing.TB, databaseURL string) *storage.DB {
 	t.Helper()
-	db, err := storage.Open(context.Background(), storage.Options{URL: databaseURL, Create: true, Migrate: true})
+	options := storage.Options{Source: MustSource(t, databaseURL), Create: true, Migrate: true}
+	db, err := storage.Open(context.Background(), options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,16 +107,24 @@ func MustOpen(t testing.TB, databaseURL string) *storage.DB {
 // Raw opens the database as somebody would who goes around keyturn. It is closed when the test ends.
 func Raw(t testing.TB, databaseURL string) *sql.DB {
 	t.Helper()
-	driver, dsn := "postgres", databaseURL
-	if file := storage.SQLitePath(databaseURL); file != "" {
-		driver, dsn = "sqlite", "file:"+(&url.URL{Path: file}).EscapedPath()+"?_busy_timeout=5000"
-	}
-	raw, err := sql.Open(driver, dsn)
+	raw, err := OpenRaw(databaseURL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { raw.Close() })
 	return raw
+}
+
+// OpenRaw is Raw without a test.
+func OpenRaw(databaseURL string) (*sql.DB, error) {
+	source, err := storage.ParseSource(databaseURL, true)
+	if err != nil {
+		return nil, err
+	}
+	if file := source.File(); file != "" {
+		return sql.Open("sqlite", "file:"+(&url.URL{Path: file}).EscapedPath()+"?_busy_timeout=5000")
+	}
+	return sql.Open("postgres", databaseURL)
 }
 
 // MustExec runs statements on a database that Raw has opened.

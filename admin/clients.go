@@ -1,0 +1,250 @@
+package admin
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/config"
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/storage"
+)
+
+// ClientSpec is a client as people describe it.
+type ClientSpec struct {
+	ID        string
+	Public    bool
+	Grants    []string // api.GrantPassword, api.GrantRefreshToken
+	Scope     string
+	Audiences []string      // the first is the default
+	Resource  string        // the audience that it answers for, if it is a resource server
+	AccessTTL time.Duration // 0: the server's
+	TokenTyp  string        // typ in the header of its access tokens, at+jwt or JWT; "": at+jwt
+	Secret    string        // "": one is made
+}
+
+// ClientSecret is a client with a secret that is told once.
+type ClientSecret struct {
+	storage.Client
+	Secret string `json:"client_secret,omitempty"` // none for a public client
+}
+
+// Create makes a client. ErrInvalid, or ErrConflict if the id is taken.
+func (a Clients) Create(ctx context.Context, spec ClientSpec) (ClientSecret, error) {
+	if !api.IsClientID(spec.ID) {
+		return ClientSecret{}, invalid(
+			"client id %q: at most 128 letters, digits and . _ ~ : / @ + -, not beginning with %s",
+			spec.ID,
+			api.SubPrefix,
+		)
+	}
+	now := storage.At(a.now())
+	c := storage.Client{ID: spec.ID, Public: spec.Public, CreatedAt: now, UpdatedAt: now}
+	if err := describeClient(&c, spec); err != nil {
+		return ClientSecret{}, err
+	}
+	if err := a.checkClientSize(ctx, storage.Client{}, c); err != nil {
+		return ClientSecret{}, err
+	}
+	secret, err := a.clientSecret(&c, spec)
+	if err != nil {
+		return ClientSecret{}, err
+	}
+	if err := a.db.CreateClient(ctx, a.by, c); err != nil {
+		return ClientSecret{}, err
+	}
+	return ClientSecret{c, secret}, nil
+}
+
+// clientSecret sets the hash of a confidential client's secret and returns the secret.
+func (a *core) clientSecret(c *storage.Client, spec ClientSpec) (string, error) {
+	if spec.Public {
+		if spec.Secret != "" {
+			return "", invalid("a public client has no secret")
+		}
+		return "", nil
+	}
+	secret := spec.Secret
+	if secret == "" {
+		secret = randomSecret()
+	}
+	if err := checkSecret(secret); err != nil {
+		return "", err
+	}
+	c.SecretHash = a.ring.Secrets().HashClientSecret(secret)
+	return secret, nil
+}
+
+// checkSecret takes what can be sent in a form and in a header.
+func checkSecret(secret string) error {
+	if len(secret) < 8 || len(secret) > 1024 || !api.IsText(secret) || strings.ContainsAny(secret, "\r\n") {
+		return invalid("client secret: 8 to 1024 bytes of UTF-8 on one line")
+	}
+	return checkReplaced("client secret", secret)
+}
+
+// checkReplaced refuses U+FFFD in a new secret: some program has put it in place of what it could not read, and any
+// other password of the same length, read by the same program, would be the same.
+func checkReplaced(what, secret string) error {
+	if strings.ContainsRune(secret, utf8.RuneError) {
+		return invalid("%s: it holds U+FFFD, which stands for a character that could not be read: send it as UTF-8",
+			what)
+	}
+	return nil
+}
+
+func randomSecret() string {
+	b := make([]byte, 32)
+	rand.Read(b)
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+// describeClient checks and takes over what may be changed of a client.
+func describeClient(c *storage.Client, spec ClientSpec) error {
+	for _, grant := range spec.Grants {
+		if grant != api.GrantPassword && grant != api.GrantRefreshToken {
+			return invalid("grant %q: %s and %s are what there is", grant, api.GrantPassword, api.GrantRefreshToken)
+		}
+	}
+	words := strings.Fields(spec.Scope)
+	for _, word := range words {
+		if !api.IsScopeToken(word) {
+			return invalid("scope %q: printable ASCII without \" and \\", word)
+		}
+	}
+	for _, audience := range spec.Audiences {
+		if !api.IsText(audience) || !api.IsResource(audience) {
+			return invalid("audience %q: an absolute URI without fragment, for instance https://api.example.com", audience)
+		}
+	}
+	if spec.Resource != "" && (!api.IsText(spec.Resource) || !api.IsResource(spec.Resource)) {
+		return invalid("resource %q: an absolute URI without fragment, for instance https://api.example.com", spec.Resource)
+	}
+	if spec.Resource != "" && spec.Public {
+		return invalid("a resource server authenticates to introspect: it cannot be public")
+	}
+	if len(spec.Grants) == 0 && spec.Resource == "" {
+		return invalid("a client needs at least one --grant, or --resource if it is a resource server")
+	}
+	if len(spec.Grants) > 0 && len(spec.Audiences) == 0 {
+		return invalid("a client that gets tokens needs at least one --audience")
+	}
+	if spec.AccessTTL != 0 && (spec.AccessTTL < config.MinAccessTTL || spec.AccessTTL > config.MaxAccessTTL) {
+		return invalid("access TTL %s: between 1s and 1h", config.FormatDuration(spec.AccessTTL))
+	}
+	typ := cmp.Or(keys.Typ(spec.TokenTyp), keys.TypAccessToken)
+	if !typ.Known() {
+		return invalid(
+			"token typ %q: %s (RFC 9068), or %s for verifiers that refuse that",
+			typ,
+			keys.TypAccessToken,
+			keys.TypJWT,
+		)
+	}
+	c.Grants, c.Scope, c.Audiences = unique(spec.Grants), strings.Join(unique(words), " "), unique(spec.Audiences)
+	c.Resource, c.AccessTTL, c.TokenTyp = spec.Resource, storage.Duration(spec.AccessTTL), string(typ)
+	return nil
+}
+
+func unique(words []string) storage.List {
+	list := storage.List{}
+	for _, w := range words {
+		if !slices.Contains(list, w) {
+			list = append(list, w)
+		}
+	}
+	return list
+}
+
+// Each hands all clients, by id, to do, page by page, until that returns an error.
+func (a Clients) Each(ctx context.Context, do func([]Client) error) error {
+	return a.db.ClientPages(ctx, do)
+}
+
+// Find reads one client. ErrNotFound.
+func (a Clients) Find(ctx context.Context, id string) (storage.Client, error) {
+	return a.db.Client(ctx, id)
+}
+
+// Update changes what change sets of the client's description. ErrNotFound, ErrInvalid, or ErrConflict if
+// somebody else updated it.
+func (a Clients) Update(ctx context.Context, id string, change func(*ClientSpec)) (storage.Client, error) {
+	c, err := a.db.Client(ctx, id)
+	if err != nil {
+		return c, err
+	}
+	spec := ClientSpec{
+		ID:        c.ID,
+		Public:    c.Public,
+		Grants:    c.Grants,
+		Scope:     c.Scope,
+		Audiences: c.Audiences,
+		Resource:  c.Resource,
+		AccessTTL: time.Duration(c.AccessTTL),
+		TokenTyp:  c.TokenTyp,
+	}
+	change(&spec)
+	before := c
+	if err := describeClient(&c, spec); err != nil {
+		return c, err
+	}
+	if err := a.checkClientSize(ctx, before, c); err != nil {
+		return c, err
+	}
+	if err := a.db.UpdateClient(ctx, a.by, c, a.now()); err != nil {
+		return c, err
+	}
+	return a.db.Client(ctx, id)
+}
+
+// Enable lets a disabled client authenticate again. Its grants stay ended. ErrNotFound.
+func (a Clients) Enable(ctx context.Context, id string) error {
+	return named("client", id, a.db.EnableClient(ctx, a.by, id, a.now()))
+}
+
+// Disable ends all grants of the client and lets it not authenticate. ErrNotFound.
+func (a Clients) Disable(ctx context.Context, id string) error {
+	return named("client", id, a.db.DisableClient(ctx, a.by, id, a.now()))
+}
+
+// Delete removes the client and with it its grants. ErrNotFound.
+func (a Clients) Delete(ctx context.Context, id string) error {
+	return named("client", id, a.db.DeleteClient(ctx, a.by, id, a.now()))
+}
+
+// RotatedSecret is a new secret, and until when the one before it works.
+type RotatedSecret struct {
+	ClientID          string       `json:"client_id"`
+	Secret            string       `json:"client_secret"`
+	PreviousExpiresAt storage.Time `json:"previous_expires_at"`
+}
+
+// maxKeep is how long the secret before a new one may work at most.
+const maxKeep = 90 * 24 * time.Hour
+
+// RotateSecret gives the client a new secret, made if secret is "". The one before works for keep. ErrNotFound,
+// ErrInvalid.
+func (a Clients) RotateSecret(ctx context.Context, id, secret string, keep time.Duration) (RotatedSecret, error) {
+	c, err := a.db.Client(ctx, id)
+	if err != nil {
+		return RotatedSecret{}, err
+	}
+	if c.Public {
+		return RotatedSecret{}, invalid("a public client has no secret")
+	}
+	if keep < 0 || keep > maxKeep {
+		return RotatedSecret{}, invalid("keep %s: between 0 and 90d", config.FormatDuration(keep))
+	}
+	secret, err = a.clientSecret(&c, ClientSpec{Secret: secret})
+	if err != nil {
+		return RotatedSecret{}, err
+	}
+	until := storage.At(a.now().Add(keep))
+	return RotatedSecret{id, secret, until}, a.db.RotateSecret(ctx, a.by, id, c.SecretHash, until.Time, a.now())
+}

@@ -1,0 +1,66 @@
+package admin
+
+import (
+	"context"
+	"time"
+
+	"github.com/keyturn/keyturn/storage"
+)
+
+// Each hands the grants that have not expired, newest first, to the hour, to do, page by page, until that returns
+// an error. user and client narrow the list unless "".
+func (a Grants) Each(ctx context.Context, user, client string, do func([]Grant) error) error {
+	if user != "" {
+		var err error
+		if user, err = a.username(user); err != nil {
+			return err
+		}
+	}
+	now := a.now()
+	return a.db.GrantPages(ctx, storage.GrantFilter{Username: user, ClientID: client}, now, func(page []Grant) error {
+		for i := range page {
+			tellEnding(&page[i], now)
+		}
+		return do(page)
+	})
+}
+
+// tellEnding gives a reason to a grant that ended without a mark on its own row: with its user or its client.
+func tellEnding(g *storage.GrantState, now time.Time) {
+	if g.RevokedReason == nil && !g.Live(now) {
+		reason := "ended with its user or client"
+		g.RevokedReason = &reason
+	}
+}
+
+// Find reads one grant by its text id. ErrNotFound, ErrInvalid.
+func (a Grants) Find(ctx context.Context, id string) (storage.GrantState, error) {
+	grant, err := storage.ParseGrantID(id)
+	if err != nil {
+		return storage.GrantState{}, invalid("%v", err)
+	}
+	g, err := a.db.GrantState(ctx, grant)
+	if err == nil {
+		tellEnding(&g, a.now())
+	}
+	return g, err
+}
+
+// Revoke ends one grant. ErrNotFound, ErrInvalid.
+func (a Grants) Revoke(ctx context.Context, id string) error {
+	grant, err := storage.ParseGrantID(id)
+	if err != nil {
+		return invalid("%v", err)
+	}
+	return a.db.RevokeGrantByID(ctx, a.by, grant, a.now())
+}
+
+// RevokeOfClient ends all grants of the client. ErrNotFound.
+func (a Grants) RevokeOfClient(ctx context.Context, id string) error {
+	return named("client", id, a.db.RevokeClientGrants(ctx, a.by, id, a.now()))
+}
+
+// RevokeAll ends every grant there is.
+func (a Grants) RevokeAll(ctx context.Context) error {
+	return a.db.RevokeAllGrants(ctx, a.by, a.now())
+}

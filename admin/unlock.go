@@ -1,0 +1,52 @@
+package admin
+
+import (
+	"context"
+
+	"github.com/keyturn/keyturn/storage"
+)
+
+// Places of a ThrottleState.
+const (
+	PlaceNew      = "new addresses"      // all those that the account has not logged in from
+	PlaceFamiliar = "a familiar address" // one that it has
+)
+
+// ThrottleState is how an account stands with the throttle at one place.
+type ThrottleState struct {
+	Place         string        `json:"place"`
+	Failures      int64         `json:"failures"` // without a success between
+	LastFailedAt  storage.Time  `json:"last_failed_at"`
+	NextTryAt     *storage.Time `json:"next_try_at"` // when the next guess is judged; nil: now
+	UntilUnlocked bool          `json:"until_unlocked"`
+}
+
+// Unlock lifts every throttle of the account. ErrNotFound.
+func (a Users) Unlock(ctx context.Context, name string) error {
+	name, err := a.username(name)
+	if err != nil {
+		return err
+	}
+	return named("user", name, a.db.UnlockUser(ctx, a.by, name, storage.AccountBucket(name), a.now()))
+}
+
+// Throttle tells how the account stands with the throttle, by the settings of this host, the newest failures first.
+func (a Users) Throttle(ctx context.Context, name string) ([]ThrottleState, error) {
+	name, err := a.username(name)
+	if err != nil {
+		return nil, err
+	}
+	account := storage.AccountBucket(name)
+	failures, err := a.db.AccountFailures(ctx, account)
+	states := []ThrottleState{}
+	policy := storage.GuessPolicy{Limit: int64(a.config.LoginFailures), Window: a.config.LoginWindow}
+	for _, f := range failures {
+		s := ThrottleState{Place: PlaceFamiliar, Failures: f.Count, LastFailedAt: f.LastAt}
+		if f.Bucket == account {
+			s.Place = PlaceNew
+		}
+		s.NextTryAt, s.UntilUnlocked = policy.NextTry(f, a.now())
+		states = append(states, s)
+	}
+	return states, err
+}

@@ -1,0 +1,161 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/passwords"
+	"github.com/keyturn/keyturn/storage"
+)
+
+// Create makes a user. ErrInvalid if name, password or a role breaks a rule, ErrConflict if the name is taken.
+func (a Users) Create(ctx context.Context, name, password string, roles []string) (storage.User, error) {
+	name, err := a.username(name)
+	if err != nil {
+		return storage.User{}, err
+	}
+	if err := checkRoles(roles); err != nil {
+		return storage.User{}, err
+	}
+	limit, err := a.roleLimit(ctx)
+	if err != nil {
+		return storage.User{}, err
+	}
+	if err := limit.check(unique(roles)); err != nil {
+		return storage.User{}, err
+	}
+	hash, err := a.hashPassword(password)
+	if err != nil {
+		return storage.User{}, err
+	}
+	return a.db.CreateUser(ctx, a.by, storage.User{Sub: api.NewSub(), Username: name, PasswordHash: hash, Roles: unique(roles),
+		CreatedAt: storage.At(a.now())})
+}
+
+func checkRoles(roles []string) error {
+	for _, role := range roles {
+		if !api.IsScopeToken(role) || len(role) > api.MaxClientID {
+			return invalid("role %q: printable ASCII without space, \" and \\", role)
+		}
+	}
+	return nil
+}
+
+// username is the canonical form of a name that a person typed.
+func (a *core) username(name string) (string, error) {
+	if !api.IsText(name) {
+		return "", invalid("username: it is not UTF-8, or holds NUL")
+	}
+	canonical, err := passwords.CanonicalUsername(name)
+	if err != nil || strings.HasPrefix(canonical, api.SubPrefix) {
+		return "", invalid(
+			"username %q: 1 to 255 bytes of letters, digits, marks and ASCII punctuation without spaces (RFC 8265), not "+
+				"beginning with %s",
+			name,
+			api.SubPrefix,
+		)
+	}
+	return canonical, nil
+}
+
+// hashPassword checks a new password against the policy: long enough, nothing else (NIST SP 800-63B).
+func (a *core) hashPassword(password string) (string, error) {
+	if !utf8.ValidString(password) { // precis would put U+FFFD in place of each byte
+		return "", invalid("password: it is not UTF-8")
+	}
+	if err := checkReplaced("password", password); err != nil {
+		return "", err
+	}
+	canonical, err := passwords.Canonical(password)
+	switch {
+	case err != nil || strings.ContainsAny(password, "\x00\r\n"):
+		return "", invalid(
+			"password: it holds a character that RFC 8265 does not allow in passwords, such as a control character",
+		)
+	case utf8.RuneCountInString(canonical) < a.config.PasswordMinLength:
+		return "", invalid("password: at least %d characters; a few words make a good one", a.config.PasswordMinLength)
+	case len(password) > passwords.MaxPassword || len(canonical) > passwords.MaxPassword:
+		return "", invalid("password: at most %d bytes", passwords.MaxPassword)
+	}
+	return passwords.New(a.hashPolicy(), canonical).String(), nil
+}
+
+// Each hands all users, by username, to do, page by page, until that returns an error.
+func (a Users) Each(ctx context.Context, do func([]User) error) error {
+	return a.db.UserPages(ctx, do)
+}
+
+// Find reads one user. ErrNotFound.
+func (a Users) Find(ctx context.Context, name string) (storage.User, error) {
+	name, err := a.username(name)
+	if err != nil {
+		return storage.User{}, err
+	}
+	return a.db.User(ctx, name)
+}
+
+// SetPassword gives the user another password, ends all its grants and lifts its throttle. ErrNotFound, ErrInvalid.
+func (a Users) SetPassword(ctx context.Context, name, password string) error {
+	name, err := a.username(name)
+	if err != nil {
+		return err
+	}
+	hash, err := a.hashPassword(password)
+	if err != nil {
+		return err
+	}
+	return named("user", name, a.db.SetPassword(ctx, a.by, name, hash, storage.AccountBucket(name), a.now()))
+}
+
+// Enable lets a disabled user log in again and lifts its throttle. ErrNotFound.
+func (a Users) Enable(ctx context.Context, name string) error {
+	name, err := a.username(name)
+	if err != nil {
+		return err
+	}
+	return named("user", name, a.db.EnableUser(ctx, a.by, name, storage.AccountBucket(name), a.now()))
+}
+
+// Disable ends all grants of the user and lets no new one begin. ErrNotFound.
+func (a Users) Disable(ctx context.Context, name string) error {
+	return a.onUser(ctx, name, a.db.DisableUser)
+}
+
+// Delete removes the user and with it its grants. ErrNotFound.
+func (a Users) Delete(ctx context.Context, name string) error {
+	return a.onUser(ctx, name, a.db.DeleteUser)
+}
+
+// RevokeOfUser ends all grants of the user. ErrNotFound.
+func (a Grants) RevokeOfUser(ctx context.Context, name string) error {
+	return a.onUser(ctx, name, a.db.RevokeUserGrants)
+}
+
+func (a *core) onUser(
+	ctx context.Context,
+	name string,
+	change func(context.Context, storage.Actor, string, time.Time) error,
+) error {
+	name, err := a.username(name)
+	if err != nil {
+		return err
+	}
+	return named("user", name, change(ctx, a.by, name, a.now()))
+}
+
+// named says of what there is none.
+func named(what, name string, err error) error {
+	if errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("%s %q: %w", what, name, ErrNotFound)
+	}
+	return err
+}
+
+func (a *core) hashPolicy() passwords.Policy {
+	return passwords.NewPolicy(int64(a.config.PasswordHashMemory))
+}

@@ -1,0 +1,217 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Bounds of the lifetimes.
+const (
+	MinAccessTTL = time.Second
+	MaxAccessTTL = time.Hour // RFC 6750 §5.3
+	MaxStopDelay = 5 * time.Second
+	MaxHashWait  = 20 * time.Second // the answer of a login must leave within 30 s
+	// MaxLoginFailures is how many wrong passwords in a row an account may have (NIST SP 800-63B allows 100).
+	MaxLoginFailures = 100
+
+	maxRefreshTTL  = 10 * 365 * 24 * time.Hour
+	maxRetryWindow = 5 * time.Minute
+	minLateRetry   = time.Minute
+	maxLateRetry   = 30 * 24 * time.Hour
+)
+
+// Error is a configuration that keyturn does not run with: all its problems at once.
+type Error struct{ Problems []error }
+
+// Error implements error: one problem on each line.
+func (e *Error) Error() string { return errors.Join(e.Problems...).Error() }
+
+// Problems lists everything that is wrong with the configuration by itself, each with its fix. With forServe it also
+// checks what only serve needs. Whether database, keys and files can be used is for their packages to say.
+func (c Config) Problems(forServe bool) []error {
+	problems := c.textProblems()
+	add := func(err error) {
+		if err != nil {
+			problems = append(problems, err)
+		}
+	}
+	for _, b := range c.bounds() {
+		if b.broken {
+			add(fmt.Errorf("%s: %v is %s", b.key, b.value, b.rule))
+		}
+	}
+	if c.LogFormat != "" && c.LogFormat != "text" && c.LogFormat != "json" {
+		add(fmt.Errorf("log_format: %q is neither text nor json", c.LogFormat))
+	}
+	_, err := c.Level()
+	add(err)
+	if forServe {
+		problems = append(problems, c.listenerProblems()...)
+	}
+	return problems
+}
+
+// bound is a rule for the value of a setting, and whether the value breaks it.
+type bound struct {
+	broken bool
+	key    string
+	value  any
+	rule   string
+}
+
+// outside reports whether a value is not between two others.
+func outside[T cmp.Ordered](value, least, most T) bool { return value < least || value > most }
+
+func (c Config) bounds() []bound {
+	span := func(d time.Duration, broken bool, key, rule string) bound {
+		return bound{broken, key, FormatDuration(d), rule}
+	}
+	access, idle, longest := c.AccessTTL, c.RefreshIdleTTL, c.RefreshMaxTTL
+	retry, late, wait, window := c.RefreshRetryWindow, c.RefreshLateRetry, c.PasswordHashWait, c.LoginWindow
+	number := func(n int, least, most int, key, rule string) bound {
+		return bound{outside(n, least, most), key, n, rule}
+	}
+	const hashes = "not between 1 and 1024 (0: number of CPUs)"
+	memory := c.PasswordHashMemory
+	return []bound{
+		span(access, outside(access, MinAccessTTL, MaxAccessTTL), "access_ttl", "not between 1s and 1h"),
+		span(longest, outside(longest, access, maxRefreshTTL), "refresh_max_ttl", "not between access_ttl and 10 years"),
+		span(idle, idle < time.Second, "refresh_idle_ttl", "less than 1s"),
+		span(retry, outside(retry, 0, maxRetryWindow), "refresh_retry_window", "not between 0 and 5m"),
+		span(late, late != 0 && outside(late, minLateRetry, maxLateRetry), "refresh_late_retry",
+			"neither 0 nor between 1m and 30d"),
+		span(wait, outside(wait, time.Second, MaxHashWait), "password_hash_wait", "not between 1s and 20s"),
+		number(c.PasswordMinLength, 8, 256, "password_min_length", "not between 8 and 256"),
+		{outside(memory, 7<<20, 1<<30), "password_hash_memory", memory, "not between 7MiB and 1GiB"},
+		number(c.PasswordHashSlots, 0, 1024, "password_hash_slots", hashes),
+		number(c.LoginFailures, 1, MaxLoginFailures, "login_failures", "not between 1 and 100"),
+		span(window, outside(window, time.Second, 24*time.Hour), "login_window", "not between 1s and 24h"),
+	}
+}
+
+// textProblems names the settings that are not UTF-8 or hold NUL.
+func (c Config) textProblems() []error {
+	var problems []error
+	fields := reflect.ValueOf(c)
+	for _, s := range Settings {
+		text := ""
+		switch v := fields.Field(s.index).Interface().(type) {
+		case string:
+			text = v
+		case List:
+			text = strings.Join(v, ",")
+		}
+		if !utf8.ValidString(text) || strings.Contains(text, "\x00") {
+			problems = append(problems, fmt.Errorf("%s: it is not UTF-8, or holds NUL", s.Key))
+		}
+	}
+	return problems
+}
+
+// listenerProblems lists what is wrong with issuer, listeners, proxies and origins.
+func (c Config) listenerProblems() []error {
+	var problems []error
+	add := func(err error) {
+		if err != nil {
+			problems = append(problems, err)
+		}
+	}
+	add(CheckIssuer(c.Issuer))
+	add(checkListener("listen", c.Listen, c.BehindProxy || c.TLSCertFile != ""))
+	add(checkListener("admin_listen", c.AdminListen, true))
+	if c.StopDelay < 0 || c.StopDelay > MaxStopDelay {
+		add(fmt.Errorf("stop_delay: %s is not between 0 and %s", FormatDuration(c.StopDelay), FormatDuration(MaxStopDelay)))
+	}
+	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
+		add(errors.New("tls_cert_file, tls_key_file: set both or none"))
+	}
+	_, err := c.Proxies()
+	add(err)
+	for _, origin := range c.CORSOrigins {
+		add(checkOrigin(origin))
+	}
+	return problems
+}
+
+// Level is the log level.
+func (c Config) Level() (slog.Level, error) {
+	var level slog.Level
+	switch c.LogLevel {
+	case "debug", "info", "warn", "error":
+		return level, level.UnmarshalText([]byte(c.LogLevel))
+	}
+	return level, fmt.Errorf("log_level: %q is none of debug, info, warn, error", c.LogLevel)
+}
+
+// Warning is something in the configuration that works, but should be changed.
+type Warning struct{ Found, Advice string }
+
+// String is one line for logs.
+func (w Warning) String() string { return w.Found + ": " + w.Advice }
+
+// Warnings lists what serve runs with, but should not.
+func (c Config) Warnings() []Warning {
+	var warnings []Warning
+	if c.BehindProxy && len(c.TrustedProxies) == 0 {
+		warnings = append(warnings, Warning{
+			"behind_proxy is on, and no proxy is trusted",
+			"all clients share the proxy's address in log and throttle: name it in trusted_proxies",
+		})
+	}
+	return warnings
+}
+
+// CheckIssuer wants an https URL without query and fragment (RFC 8414 §2), or http for a loopback host.
+func CheckIssuer(issuer string) error {
+	if issuer == "" {
+		return errors.New(
+			"issuer: is required: the URL of this server as its clients and verifiers know it, for instance " +
+				"https://auth.example.com",
+		)
+	}
+	u, err := url.Parse(issuer)
+	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" ||
+		strings.HasSuffix(issuer, "#") {
+		return fmt.Errorf("issuer: %q is not a URL without user, query and fragment", issuer)
+	}
+	if strings.HasSuffix(issuer, "/") || u.EscapedPath() != u.JoinPath().EscapedPath() && u.Path != "" {
+		return fmt.Errorf("issuer: %q must not end in / or hold empty or dotted path segments", issuer)
+	}
+	if u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())) {
+		return fmt.Errorf("issuer: %q must be https (http only for a loopback host)", issuer)
+	}
+	return nil
+}
+
+func checkListener(name, address string, anywhere bool) error {
+	host, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %q is not HOST:PORT", name, address)
+	}
+	if !anywhere && !isLoopback(host) {
+		return fmt.Errorf(
+			"%s: %q is not a loopback address: set tls_cert_file and tls_key_file, or behind_proxy if a proxy in front ends TLS",
+			name,
+			address,
+		)
+	}
+	return nil
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}

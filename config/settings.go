@@ -1,0 +1,85 @@
+package config
+
+import (
+	"reflect"
+	"strings"
+	"time"
+)
+
+// Scopes of settings: which commands take them as flags. Environment and file count for all commands.
+const (
+	ScopeServe    = "" // serve alone
+	ScopeDatabase = "database"
+	ScopeIssuer   = "issuer"
+	ScopeKeys     = "keys"
+	ScopeUser     = "user"
+)
+
+// Setting describes one field of Config.
+type Setting struct {
+	Key     string // as in the file, for instance access_ttl
+	Flag    string // access-ttl
+	Env     string // KEYTURN_ACCESS_TTL
+	Default string // as text
+	Help    string
+	Scope   string
+	Reload  bool // it may change while a server runs
+	Kind    reflect.Kind
+
+	index int
+}
+
+// Settings are all settings, in the order of the fields of Config.
+var Settings = func() []Setting {
+	t := reflect.TypeFor[Config]()
+	var all []Setting
+	for i := range t.NumField() {
+		f := t.Field(i)
+		key := f.Tag.Get("key")
+		all = append(all, Setting{
+			Key:     key,
+			Flag:    strings.ReplaceAll(key, "_", "-"),
+			Env:     "KEYTURN_" + strings.ToUpper(key),
+			Default: f.Tag.Get("default"),
+			Help:    manual[key],
+			Scope:   f.Tag.Get("scope"),
+			Reload:  f.Tag.Get("reload") == "true",
+			Kind:    f.Type.Kind(),
+			index:   i,
+		})
+	}
+	return all
+}()
+
+// Value is the value of the setting in c as it is printed: a bool, an int, a string or a List. Spans of time and sizes
+// are text as Parse reads it.
+func (s Setting) Value(c Config) any {
+	switch v := reflect.ValueOf(c).Field(s.index).Interface().(type) {
+	case time.Duration:
+		return FormatDuration(v)
+	case Size:
+		return v.String()
+	default:
+		return v
+	}
+}
+
+// Reloaded is c with the settings of next that may change while a server runs, and the keys of the others that differ.
+func (c Config) Reloaded(next Config) (mixed Config, later []string) {
+	mixed = c
+	to, from := reflect.ValueOf(&mixed).Elem(), reflect.ValueOf(next)
+	for _, s := range Settings {
+		switch field := from.Field(s.index); {
+		case reflect.DeepEqual(to.Field(s.index).Interface(), field.Interface()):
+		case s.Reload:
+			to.Field(s.index).Set(field)
+		default:
+			later = append(later, s.Key)
+		}
+	}
+	if (c.TLSCertFile == "") != (next.TLSCertFile == "") { // a listener does not change its protocol
+		mixed.TLSCertFile, mixed.TLSKeyFile = c.TLSCertFile, c.TLSKeyFile
+		later = append(later, "tls_cert_file")
+	}
+	return mixed, later
+}

@@ -1,0 +1,67 @@
+package keys
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/keyturn/keyturn/storage"
+)
+
+// metaStamp marks a database that dev has made; serve refuses it.
+const (
+	metaStamp = "stamp"
+	stampDev  = "dev"
+)
+
+// UnfitError says that a database must not be used, and which one to use instead.
+type UnfitError struct{ why string }
+
+// Error implements error.
+func (e *UnfitError) Error() string { return "database: " + e.why }
+
+// StampDev marks a database without keys as one that `keyturn dev` has made.
+func (s Store) StampDev(ctx context.Context) error {
+	if len(s.Ring.Rows()) > 0 {
+		return nil
+	}
+	_, err := s.DB.SetMetaOnce(ctx, metaStamp, stampDev)
+	return err
+}
+
+// CheckPurpose reports why the database must not be served: it was made by `keyturn dev`, or not, or it was copied to
+// another one (*UnfitError).
+func (s Store) CheckPurpose(ctx context.Context, dev bool) error {
+	stamp, err := s.DB.Meta(ctx, metaStamp)
+	if errors.Is(err, storage.ErrNotFound) {
+		stamp, err = "", nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.CheckMoved(ctx); err != nil {
+		return err
+	}
+	switch {
+	case stamp == stampDev && !dev:
+		return &UnfitError{"it was made by `keyturn dev`, its secrets are known to everybody: use another one"}
+	case stamp != stampDev && dev:
+		return errors.New("database: it was not made by `keyturn dev`, which would add a demo user to it: use another folder")
+	}
+	return nil
+}
+
+// CheckMoved refuses a database that was copied to another: nobody sees what is changed in it (*UnfitError).
+func (s Store) CheckMoved(ctx context.Context) error {
+	moved, err := s.DB.Meta(ctx, storage.MetaMoved)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return &UnfitError{fmt.Sprintf(
+		"it was copied to %s, and what has happened there since is not in it: use that one; to go back to this one, "+
+			"`keyturn restore --confirm` ends every login", moved,
+	)}
+}

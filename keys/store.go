@@ -1,0 +1,190 @@
+package keys
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/keyturn/keyturn/storage"
+)
+
+// Place says where keyturn keeps what must last: the database, and on this host the master key and the anchor.
+type Place struct {
+	Database      storage.Source
+	MasterKeyFile string
+	AnchorFile    string
+}
+
+// masterKeyName is the file of the master key beside an SQLite database.
+const masterKeyName = "keyturn-master.key"
+
+// errNoMasterKeyFile says that nothing names the file of the master key.
+var errNoMasterKeyFile = errors.New("master_key_file: is required with PostgreSQL: `openssl rand -base64 32` makes " +
+	"the content, chmod 600 the file")
+
+// NewPlace is the place of a database. The master key lies beside an SQLite database, and the anchor beside the master
+// key, unless they are named.
+func NewPlace(database storage.Source, masterKeyFile, anchorFile string) (Place, error) {
+	p := Place{Database: database, MasterKeyFile: masterKeyFile, AnchorFile: anchorFile}
+	if file := database.File(); p.MasterKeyFile == "" && file != "" {
+		p.MasterKeyFile = filepath.Join(filepath.Dir(file), masterKeyName)
+	}
+	if p.MasterKeyFile == "" {
+		return p, errNoMasterKeyFile
+	}
+	if p.AnchorFile == "" {
+		p.AnchorFile = p.MasterKeyFile + ".anchor"
+	}
+	return p, nil
+}
+
+// Store is a database and its keys, opened together.
+type Store struct {
+	DB   *storage.DB
+	Ring *Ring
+}
+
+// Close ends the connections to the database.
+func (s Store) Close() error { return s.DB.Close() }
+
+// StoreOptions say how a store is opened.
+type StoreOptions struct {
+	Create  bool // make an SQLite database, and its master key, that are not there yet
+	Migrate bool // bring an older schema up to date
+	Keys    Options
+}
+
+// OpenStore opens database and keys. It writes nothing if the master key does not belong to the database
+// (ErrWrongMaster).
+func OpenStore(ctx context.Context, p Place, c Config, o StoreOptions) (Store, error) {
+	o.Keys.ReadMaster = func() (*Master, error) { return ReadMaster(p.MasterKeyFile) }
+	master, err := openMaster(p, o.Create)
+	if err != nil {
+		return Store{}, err
+	}
+	if err := checkNotLost(p); err != nil {
+		return Store{}, err
+	}
+	db, err := storage.Open(ctx, storage.Options{
+		Source:  p.Database,
+		Create:  o.Create,
+		Migrate: o.Migrate,
+		Guard:   func(ctx context.Context, db *storage.DB) error { return CheckMaster(ctx, db, master) },
+	})
+	if err != nil {
+		return Store{}, p.nameMaster(err)
+	}
+	ring, err := Open(ctx, db, master, c, o.Keys)
+	if err != nil {
+		db.Close()
+		return Store{}, p.nameMaster(err)
+	}
+	return Store{db, ring}, nil
+}
+
+// CheckBackup reports why a copied SQLite file cannot be restored at this place: it is not a whole database, or it was
+// sealed under another master key (ErrWrongMaster). name is what the error calls the file.
+func (p Place) CheckBackup(ctx context.Context, copied, name string) error {
+	master, err := ReadMaster(p.MasterKeyFile)
+	if err != nil {
+		return err
+	}
+	guard := func(ctx context.Context, db *storage.DB) error { return CheckMaster(ctx, db, master) }
+	if err := storage.CheckBackup(ctx, copied, guard); err != nil {
+		return p.nameMaster(fmt.Errorf("%s: %w", name, err))
+	}
+	return nil
+}
+
+// checkNotLost refuses to make an SQLite database where this host has seen one.
+func checkNotLost(p Place) error {
+	file := p.Database.File()
+	if file == "" {
+		return nil
+	}
+	// The anchor first: another process that makes the database just now writes it later.
+	a, err := PeekAnchor(p.AnchorFile)
+	if info, e := os.Stat(file); e == nil && info.Size() > 0 || e != nil && !errors.Is(e, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil || a.Heartbeat.IsZero() && a.AuditSeq == 0 {
+		return err
+	}
+	return fmt.Errorf(
+		"database %s is gone or empty, and this host has seen it as of %s: bring it back, or `keyturn restore FILE "+
+			"--confirm` a backup; to begin anew, remove %s",
+		file,
+		a.Heartbeat.Format(time.RFC3339),
+		p.AnchorFile,
+	)
+}
+
+// nameMaster names the file of a master key that does not belong to the database.
+func (p Place) nameMaster(err error) error {
+	if errors.Is(err, ErrWrongMaster) {
+		return fmt.Errorf(
+			"master key: %s does not belong to this database (%w): name the one that was used before with "+
+				"--master-key-file, or add to it, as a line, the new key of a rewrap",
+			p.MasterKeyFile,
+			err,
+		)
+	}
+	return err
+}
+
+// openMaster reads the master key, or makes one for an SQLite database that holds nothing yet.
+func openMaster(p Place, create bool) (*Master, error) {
+	path := p.MasterKeyFile
+	m, err := ReadMaster(path)
+	if !errors.Is(err, os.ErrNotExist) {
+		return m, err
+	}
+	file := p.Database.File()
+	if file == "" {
+		return nil, fmt.Errorf(
+			"master key: %s does not exist: `openssl rand -base64 32 > %s && chmod 600 %s` makes one for a new database",
+			path,
+			path,
+			path,
+		)
+	}
+	if info, err := os.Stat(file); err == nil && info.Size() > 0 {
+		if m, err := ReadMaster(path); !errors.Is(err, os.ErrNotExist) {
+			return m, err // another process has just made both, the key first
+		}
+		return nil, fmt.Errorf(
+			"master key: %s does not exist, but %s does, and was sealed under it: bring the key file back, or name it with "+
+				"--master-key-file",
+			path,
+			file,
+		)
+	}
+	if !create {
+		return nil, fmt.Errorf(
+			"%w at %s: `keyturn migrate up` or `keyturn serve` makes one, --database names another",
+			storage.ErrNoDatabase,
+			file,
+		)
+	}
+	if _, err := os.Stat(filepath.Dir(file)); err != nil {
+		return nil, fmt.Errorf("database %s: its folder does not exist: make it first", file)
+	}
+	if err := CreateMaster(path); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	return ReadMaster(path)
+}
+
+// MakeMasterKey makes the file of the master key, unless it is there. made reports whether it did.
+func (p Place) MakeMasterKey() (made bool, err error) {
+	if _, err := os.Lstat(p.MasterKeyFile); !errors.Is(err, os.ErrNotExist) {
+		return false, err
+	}
+	if err := checkNotLost(p); err != nil { // a new key would not open the database that was here
+		return false, err
+	}
+	return true, CreateMaster(p.MasterKeyFile)
+}

@@ -1,0 +1,60 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/storage"
+)
+
+// beat leaves a heartbeat, the anchor, and the head of the trail in the log, where somebody who can write both database
+// and anchor does not reach it.
+func (s *Server) beat(ctx context.Context) {
+	a, err := s.ring.Beat(ctx, s.place.AnchorFile)
+	if err == nil {
+		s.metrics.anchored.Set(1)
+	} else if !errors.Is(err, storage.ErrUnavailable) {
+		s.metrics.anchored.Set(0)
+	}
+	if a.AuditSeq > 0 {
+		s.log.Info("audit head", "event", "audit.head", "seq", a.AuditSeq, "hash", a.AuditHash)
+	}
+	var older *keys.OlderError
+	if err == nil {
+		err = s.store.CheckMoved(ctx)
+		s.older.Store(err != nil && !errors.Is(err, storage.ErrUnavailable))
+	} else if errors.As(err, &older) {
+		s.older.Store(true)
+	}
+	if err != nil && !errors.Is(err, storage.ErrUnavailable) { // of that polling tells
+		s.log.Error("the anchor could not be kept", "error", err.Error())
+	}
+}
+
+// errOlder says that the database has gone back to an older state: nothing in it can be trusted until a person has
+// looked.
+var errOlder = fmt.Errorf("the database has gone back to an older state: %w", keys.ErrStale)
+
+// lastBeat bounds the one of a server that stops.
+const lastBeat = 1500 * time.Millisecond
+
+// keepAnchor beats until the context ends, and then once more.
+func (s *Server) keepAnchor(ctx context.Context) {
+	tick := time.NewTicker(keys.HeartbeatInterval)
+	defer tick.Stop()
+	for {
+		s.beat(ctx)
+		s.warnOfClock()
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(s.db.Patience(), lastBeat))
+			defer cancel()
+			s.beat(last)
+			return
+		}
+	}
+}

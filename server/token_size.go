@@ -1,0 +1,96 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"time"
+
+	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/storage"
+)
+
+// largestKey is the size of the largest key that may sign, in bits.
+const largestKey = 4096
+
+// errTooLarge refuses a token that is larger than api.MaxAccessToken.
+var errTooLarge = fail(api.InvalidScope, "the access token would be larger than 8192 bytes: ask for less scope")
+
+// checkSize refuses a token that would be too large, before anything is changed for it.
+func (s *Server) checkSize(signer keys.Signer, t ticket) error {
+	payload, err := json.Marshal(t.claims(s.config().Issuer, api.SampleTokenID))
+	if err != nil {
+		return err
+	}
+	if size := api.TokenSize(string(t.typ), len(payload), s.bitsOf(signer)); size > api.MaxAccessToken {
+		return s.tooLarge(t, size)
+	}
+	return nil
+}
+
+func (s *Server) tooLarge(t ticket, size int) error {
+	s.log.Warn("an access token is not issued because it would be too large",
+		slog.String("client", t.clientID),
+		slog.String("sub", t.sub),
+		slog.Int("size", size),
+		slog.Int("max", api.MaxAccessToken),
+		slog.Int("scope_size", len(t.scope)),
+		slog.Int("roles_size", storage.List(t.roles).Size()),
+		slog.Int("roles", len(t.roles)))
+	return errTooLarge
+}
+
+// bitsOf is the size of the key that a signer signs with.
+func (s *Server) bitsOf(signer keys.Signer) int {
+	rows := s.ring.Rows()
+	for i := range rows {
+		if rows[i].KID == signer.KID {
+			return rows[i].Bits
+		}
+	}
+	return largestKey
+}
+
+// rolesThatFit bounds the roles of a refresh before its grant is read: by the client's whole scope and its longest
+// audience.
+func (s *Server) rolesThatFit(q *request, signer keys.Signer) (int64, error) {
+	payload, err := api.LargestPayload(s.config().Issuer, q.client.ID, q.client.Scope, q.client.Audiences)
+	return int64(max(1, api.MaxRoles(q.client.TokenTyp, payload, s.bitsOf(signer)))), err
+}
+
+// rotate rotates a grant if the access token fits. r.MaxRoles may be too strict, since the grant may have less scope
+// than the client: where it refuses, the grant decides.
+func (s *Server) rotate(ctx context.Context, q *request, signer keys.Signer, r storage.Refresh, now time.Time) (
+	g storage.GrantState, outcome storage.RefreshOutcome, err error,
+) {
+	g, outcome, err = s.db.RefreshGrant(ctx, r, now)
+	if err != nil || outcome != storage.RefreshTooLarge {
+		return g, outcome, err
+	}
+	scope, audience, err := rights(q, g)
+	if err != nil {
+		return g, outcome, err
+	}
+	if s.checkSize(signer, s.refreshTicket(q, g, scope, audience, now)) != nil {
+		return g, outcome, nil
+	}
+	r.MaxRoles = g.RolesSize
+	return s.db.RefreshGrant(ctx, r, now)
+}
+
+// refreshTicket is the access token of a refresh.
+func (s *Server) refreshTicket(q *request, g storage.GrantState, scope, audience string, now time.Time) ticket {
+	return ticket{
+		grant:    g.ID,
+		sub:      *g.Sub,
+		clientID: g.ClientID,
+		typ:      keys.Typ(q.client.TokenTyp),
+		audience: audience,
+		scope:    scope,
+		roles:    g.Roles,
+		authTime: g.CreatedAt.Time,
+		issued:   now,
+		expires:  s.lifetime(q.client, now, g.ExpiresAt.Time),
+	}
+}
