@@ -3,6 +3,7 @@ package main
 import (
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -49,6 +50,25 @@ func TestDeployFilesSetSettings(t *testing.T) {
 			if !strings.Contains(string(text), want) {
 				t.Errorf("%s: no %s", file, want)
 			}
+		}
+	}
+}
+
+// The image is built of every package that the program imports.
+func TestDockerIgnore(t *testing.T) {
+	listed, err := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ignore, err := os.ReadFile("../../deploy/Dockerfile.dockerignore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path := range strings.FieldsSeq(string(listed)) {
+		rest, ours := strings.CutPrefix(path, "github.com/keyturn/keyturn/")
+		folder, _, _ := strings.Cut(rest, "/")
+		if ours && !strings.Contains(string(ignore), "\n!"+folder+"\n") {
+			t.Errorf("deploy/Dockerfile.dockerignore leaves out %s, which the program imports", folder)
 		}
 	}
 }

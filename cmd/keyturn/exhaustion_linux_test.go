@@ -83,7 +83,12 @@ func TestHashExhaustion(t *testing.T) {
 	login := url.Values{"grant_type": {"password"}, "username": {"user1"}, "password": {crowd.Users[1].Secret}}
 	answer := p.post("/token", "app", url.QueryEscape(crowd.App.Secret), login)
 	field := func(name string) string {
-		return regexp.MustCompile(`"` + name + `":"([^"]*)"`).FindStringSubmatch(answer)[1]
+		found := regexp.MustCompile(`"` + name + `":"([^"]*)"`).FindStringSubmatch(answer)
+		if found == nil {
+			t.Errorf("no %s in %q", name, answer)
+			return ""
+		}
+		return found[1]
 	}
 	token := field("access_token")
 	refresh := func() time.Duration {

@@ -27,8 +27,8 @@ func nextVersion(t *testing.T, folder string) string {
 	t.Helper()
 	source := filepath.Join(folder, "next")
 	for _, part := range []string{
-		"go.mod", "go.sum", "openapi.go", "openapi.yaml", "api", "clock", "passwords", "queue", "storage", "keys", "server",
-		"cmd/keyturn", "examples",
+		"go.mod", "go.sum", "openapi.go", "openapi.yaml", "admin", "api", "clock", "cmd/keyturn", "config", "examples",
+		"keys", "passwords", "queue", "selfcheck", "server", "storage",
 	} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(source, part)), 0o755); err != nil {
 			t.Fatal(err)
