@@ -4,7 +4,7 @@ go 1.26.0
 
 require (
 	github.com/getkin/kin-openapi v0.153.0
-	github.com/go-crypt/crypt v0.4.15
+	github.com/go-crypt/crypt v0.4.15 // not v0.14.15: that is v0.4.14 under another number, and lacks the fixes of v0.4.15
 	github.com/go-jose/go-jose/v4 v4.1.9
 	github.com/go-logr/logr v1.4.4
 	github.com/google/go-cmp v0.7.0

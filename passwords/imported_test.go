@@ -71,6 +71,10 @@ func TestImportedHashesRefused(t *testing.T) {
 		"argon2$argon2id$v=19$m=262144,t=16,p=1$c29tZXNhbHQ$" + sum:           "memory in KiB 262144",
 		"pbkdf2_sha1$1000001$salt$" + sum + "=":                               "iterations 1000001",
 		"$6$rounds=1$saltstring$" + sum + sum:                                 "rounds 1",
+		"$argon2i$v=19$m=4096,t=3,p=1$c29tZXNhbHR$" + sum:                     "stray bits",
+		"$argon2i$v=19$m=4096,t=3,p=1$c29tZXNhbHQ$" + sum[1:] + "B":           "stray bits",
+		"$pbkdf2-sha256$29000$c29tZXNhbHR$" + sum:                             "stray bits",
+		"$scrypt$ln=14,r=8,p=1$c29tZXNhbHR$" + sum:                            "stray bits",
 	} {
 		if _, err := ParseImported(text); err == nil || !strings.Contains(err.Error(), want) ||
 			strings.Contains(err.Error(), sum) {
