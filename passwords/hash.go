@@ -85,7 +85,7 @@ func ParseArgon2id(s string) (Argon2id, error) {
 	}
 	var memory, times, lanes uint32
 	n, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &memory, &times, &lanes)
-	if err != nil || n != 3 || fmt.Sprintf("m=%d,t=%d,p=%d", memory, times, lanes) != parts[3] {
+	if err != nil || n != 3 {
 		return h, errForm
 	}
 	if times < 1 || times > maxTime || lanes < 1 || lanes > maxLanes || memory < 8*lanes || memory > MaxMemory {
@@ -97,5 +97,9 @@ func ParseArgon2id(s string) (Argon2id, error) {
 	if err1 != nil || err2 != nil || len(salt) < 8 || len(salt) > 64 || len(sum) < 16 || len(sum) > 64 {
 		return h, errForm
 	}
-	return Argon2id{Policy{memory, times, uint8(lanes)}, salt, sum}, nil
+	h = Argon2id{Policy{memory, times, uint8(lanes)}, salt, sum}
+	if h.String() != s {
+		return Argon2id{}, errForm // base64 decoders ignore line breaks
+	}
+	return h, nil
 }
