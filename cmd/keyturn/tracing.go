@@ -11,7 +11,7 @@ import (
 	"github.com/go-logr/logr"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
@@ -63,7 +63,11 @@ func tracing(
 	}
 	otel.SetLogger(logr.FromSlogHandler(log.Handler())) // else it writes to standard error itself
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("traces were not sent", "error", err.Error()) }))
-	exporter, err := otlptracehttp.New(ctx)
+	client, err := newOTLPClient(getenv, log)
+	if err != nil {
+		return nil, nothing, fmt.Errorf("tracing: %w", err)
+	}
+	exporter, err := otlptrace.New(ctx, client)
 	if err != nil {
 		return nil, nothing, fmt.Errorf("tracing: %w", err)
 	}
