@@ -21,21 +21,20 @@ import (
 	"github.com/go-crypt/crypt/algorithm/shacrypt"
 )
 
-// Bounds of the parameters of hashes that others made: what a login may cost until it has replaced such a hash, which
-// is about a second of a CPU.
+// Bounds of the parameters of imported hashes. A login that verifies one costs about a second of a CPU at most.
 const (
 	maxImportedMemory = 256 << 10 // KiB
 	maxArgon2Work     = 1 << 20   // KiB times passes
 	maxScryptWork     = 1 << 20   // n times r times p
-	minIterations     = 1000      // of PBKDF2
-	maxIterations     = 2_000_000 // of PBKDF2, for all blocks of the value together
+	minIterations     = 1000      // PBKDF2
+	maxIterations     = 2_000_000 // PBKDF2, over all blocks of the value
 	maxSHACrypt       = 700_000   // rounds
 	minBcryptCost     = 4
 	maxBcryptCost     = 14
-	maxBcrypt         = 72 // bytes of a password that bcrypt looks at
+	maxBcrypt         = 72 // bytes: bcrypt ignores the rest of a password
 	minSum            = 16 // bytes
 	maxSum            = 128
-	maxImported       = 512 // bytes of the whole text
+	maxImported       = 512 // bytes of the text
 )
 
 const argon2Version = 19 // RFC 9106
@@ -47,10 +46,17 @@ type Imported struct {
 	params string                  // form and parameters, without salt and value
 }
 
+// Matches verifies the password as it was typed.
 func (h Imported) Matches(typed, _ string) bool { return h.verify(typed) }
-func (h Imported) Weaker(Policy) bool           { return true }
-func (h Imported) Cost() uint32                 { return h.memory }
-func (h Imported) Kind() string                 { return h.params }
+
+// Weaker is always true: every imported hash is replaced.
+func (h Imported) Weaker(Policy) bool { return true }
+
+// Cost is the memory that Matches takes, in KiB.
+func (h Imported) Cost() uint32 { return h.memory }
+
+// Kind is the form and the parameters of the hash.
+func (h Imported) Kind() string { return h.params }
 
 // importedForm is one form in which other systems write hashes of a family. read takes the groups of form.
 type importedForm struct {
@@ -64,7 +70,7 @@ var (
 	unpadded = base64.RawStdEncoding       // PHC strings have this
 )
 
-// importedForms are all forms that are read: Django's (django.contrib.auth.hashers), PHC strings, modular crypt, and
+// importedForms are all supported forms: Django's (django.contrib.auth.hashers), PHC strings, modular crypt, and
 // passlib's.
 var importedForms = []importedForm{
 	{
@@ -140,19 +146,19 @@ var importedForms = []importedForm{
 	},
 }
 
-// refusedForms are hashes that are not taken, each with the reason.
+// refusedForms are known forms that are refused, each with the reason.
 var refusedForms = []struct{ prefix, reason string }{
-	{"md5$", "md5 is no password hash: whoever has a copy of it finds the password in no time"},
-	{"unsalted_md5$", "md5 is no password hash: whoever has a copy of it finds the password in no time"},
-	{"sha1$", "sha1 is no password hash: whoever has a copy of it finds the password in no time"},
-	{"unsalted_sha1$", "sha1 is no password hash: whoever has a copy of it finds the password in no time"},
-	{"crypt$", "crypt takes eight characters of a password, and is found out in no time"},
-	{"$1$", "md5-crypt is no password hash any more: it is found out in no time"},
-	{"$y$", "yescrypt is not read"},
-	{"$argon2d$", "argon2d is not read: argon2id and argon2i are"},
+	{"md5$", "md5 is no password hash: anyone with a copy of it finds the password at once"},
+	{"unsalted_md5$", "md5 is no password hash: anyone with a copy of it finds the password at once"},
+	{"sha1$", "sha1 is no password hash: anyone with a copy of it finds the password at once"},
+	{"unsalted_sha1$", "sha1 is no password hash: anyone with a copy of it finds the password at once"},
+	{"crypt$", "crypt takes eight characters of a password, and is cracked at once"},
+	{"$1$", "md5-crypt is too weak: it is cracked at once"},
+	{"$y$", "yescrypt is not supported"},
+	{"$argon2d$", "argon2d is not supported: argon2id and argon2i are"},
 }
 
-// Parse reads a hash that is stored: ours, or one that was imported.
+// Parse reads a stored hash: ours or an imported one.
 func Parse(text string) (Hash, error) {
 	if h, err := ParseArgon2id(text); err == nil {
 		return h, nil
@@ -160,8 +166,8 @@ func Parse(text string) (Hash, error) {
 	return ParseImported(text)
 }
 
-// ParseImported reads a hash that another system made. The error says why it is not taken, and holds nothing of the
-// hash but its parameters.
+// ParseImported reads a hash that another system made. The error says why the hash is refused, and quotes nothing of it
+// but parameters.
 func ParseImported(text string) (Imported, error) {
 	if len(text) > maxImported {
 		return Imported{}, fmt.Errorf("the password hash is longer than %d bytes", maxImported)
@@ -186,14 +192,14 @@ func ParseImported(text string) (Imported, error) {
 		return Imported{}, errors.New(refusedForms[0].reason)
 	}
 	return Imported{}, errors.New(
-		"the password hash is in no form that is read: argon2, bcrypt, PBKDF2, scrypt and SHA-crypt are",
+		"the password hash is in no form that is supported: argon2, bcrypt, PBKDF2, scrypt and SHA-crypt are",
 	)
 }
 
-// md5Hex is how Django writes an unsalted MD5.
+// md5Hex matches an unsalted MD5 as Django writes it.
 var md5Hex = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
-// number reads digits; what does not fit is as large as can be.
+// number reads digits. A number that does not fit is 1<<62.
 func number(digits string) int {
 	n, err := strconv.Atoi(digits)
 	if err != nil {
@@ -202,7 +208,7 @@ func number(digits string) int {
 	return n
 }
 
-// within refuses a parameter that is out of bounds.
+// within returns an error if a parameter is out of bounds.
 func within(name string, n, least, most int) error {
 	if n < least || n > most {
 		return fmt.Errorf("%s %d is not between %d and %d", name, n, least, most)
@@ -219,9 +225,9 @@ func fromDjango(salt, value string) (salt64, value64 string, err error) {
 	return unpadded.EncodeToString([]byte(salt)), unpadded.EncodeToString(sum), nil
 }
 
-// decode has go-crypt read a hash, of which nothing is computed yet. go-crypt bounds parameters too little: check them
-// before. It also ignores stray bits at the end of base64; decode refuses them. The errors of go-crypt may quote the
-// hash, and stay here.
+// decode has go-crypt read a hash, without computing it. The caller checks the parameters first, since go-crypt's
+// bounds are too wide. go-crypt ignores stray bits at the end of base64; decode refuses them. Its errors may quote the
+// hash, so decode does not return them.
 func decode(
 	read func(string) (algorithm.Digest, error),
 	format string,
@@ -240,7 +246,7 @@ func decode(
 	return digest, within("its length in bytes", len(digest.Key()), minSum, maxSum)
 }
 
-// pbkdf2Hash reads salt and value in base64 without padding. passlib writes a dot for a plus, and so does go-crypt.
+// pbkdf2Hash reads salt and value in base64 without padding. passlib and go-crypt write a dot for a plus.
 func pbkdf2Hash(name, iterations, salt, value string) (Imported, error) {
 	n, variant := number(iterations), pbkdf2.NewVariant(name)
 	size := variant.HashFunc()().Size()
@@ -279,7 +285,7 @@ func argon2Hash(g []string) (Imported, error) {
 	return Imported{params: params, memory: uint32(memory), verify: digest.Match}, nil
 }
 
-// bcryptHash refuses passwords that are longer than what bcrypt looks at: nothing would verify the rest.
+// bcryptHash reads a hash that matches no password longer than 72 bytes, since bcrypt would not verify the rest.
 func bcryptHash(text, cost string, prepare func(typed string) string) (Imported, error) {
 	if err := within("cost", number(cost), minBcryptCost, maxBcryptCost); err != nil {
 		return Imported{}, err

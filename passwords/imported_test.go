@@ -16,17 +16,16 @@ func TestImportedHashes(t *testing.T) {
 				t.Fatal(err)
 			}
 			if wrong := passwordstest.Password + "x"; h.Matches(wrong, passwordstest.Password) {
-				t.Errorf("%q is taken", wrong)
+				t.Errorf("%q matches", wrong)
 			}
 			if !h.Matches(passwordstest.Password, "") || !h.Weaker(Policy{}) {
-				t.Error("it does not match, or would stay")
+				t.Error("the password does not match, or the hash would not be replaced")
 			}
 		})
 	}
 }
 
-// bcrypt looks at 72 bytes. What it does not look at is not taken for verified, and is where the hash of a hash was
-// made of it.
+// bcrypt ignores all but 72 bytes of a password. A longer one does not match, since the rest is not verified.
 func TestImportedHashOfALongPassword(t *testing.T) {
 	h, err := ParseImported("$2b$05$Yo8LD/KhMYqfpuo370p7vODV89Ub7RmdFOTQeuALuM2uEWQiv9lKO")
 	long := strings.Repeat("0123456789", 8)
