@@ -227,6 +227,7 @@ func (c Config) listenerProblems() []error {
 // Warning is something in the configuration that works, and not as it should.
 type Warning struct{ Found, Advice string }
 
+// String joins what was found and the advice.
 func (w Warning) String() string { return w.Found + ": " + w.Advice }
 
 // Warnings tells what serve runs with, and should not.
@@ -383,6 +384,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return fmt.Errorf("%q is not a duration such as 10s, 15m, 24h or 90d", s)
 }
 
+// String writes the duration in days if it is whole days, else in hours, minutes and seconds.
 func (d Duration) String() string {
 	if span := time.Duration(d); span != 0 && span%(24*time.Hour) == 0 {
 		return strconv.Itoa(int(span/(24*time.Hour))) + "d"
@@ -423,6 +425,7 @@ func (b *Size) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// String writes the size in MiB if it is whole MiB, else in bytes.
 func (b Size) String() string {
 	if b%(1<<20) == 0 {
 		return strconv.FormatInt(int64(b>>20), 10) + "MiB"

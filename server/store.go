@@ -191,6 +191,7 @@ func checkMoved(ctx context.Context, db *storage.DB) error {
 // ConfigError is a configuration that keyturn does not run with: all its problems at once.
 type ConfigError struct{ Problems []error }
 
+// Error lists the problems, one a line.
 func (e *ConfigError) Error() string { return errors.Join(e.Problems...).Error() }
 
 // MakeMasterKey makes the file of the master key, unless it is there. It tells whether it did.
