@@ -40,6 +40,7 @@ type UnsureError struct {
 	Off time.Duration // how far the clock of the machine is ahead of the reference, or that of the time that went on
 }
 
+// Error says how far the clock is off, and what to do.
 func (e *UnsureError) Error() string {
 	return fmt.Sprintf("the clock here is %v off that of the database, or was set a short time ago: set both by NTP",
 		e.Off.Round(time.Second))

@@ -40,6 +40,7 @@ type OlderError struct {
 	Anchor, Database Anchor
 }
 
+// Error names both times, and what to do.
 func (e *OlderError) Error() string {
 	return fmt.Sprintf(
 		"the database is from %s, and this host has seen it as of %s: an older copy was put in its place. Bring the "+

@@ -152,6 +152,7 @@ type TooYoungError struct {
 	Earliest time.Time // when the rotation is safe
 }
 
+// Error names the key and the time from which a rotation is safe.
 func (e *TooYoungError) Error() string {
 	return fmt.Sprintf(
 		"the next key %s is too young: verifiers that keep the JWKS may not know it and refuse its tokens; safe from %s on",

@@ -186,6 +186,7 @@ type AlteredError struct {
 	UnknownMaster bool // a row names a master key that this host does not have: a rewrap may be under way
 }
 
+// Error lists the problems.
 func (e *AlteredError) Error() string { return "signing keys: " + strings.Join(e.Problems, "; ") }
 
 // checkSet tells whether the rows are those of the version that the set claims, each as it was written. *AlteredError

@@ -2,5 +2,5 @@
 
 package passwords
 
-// background runs heavy work.
+// background runs heavy work. Threads have no priority of their own here.
 func background(work func()) { work() }

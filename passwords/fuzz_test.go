@@ -7,7 +7,7 @@ import (
 	"github.com/keyturn/keyturn/passwords/passwordstest"
 )
 
-// A PHC string that is taken has parameters in bounds, and is written as it was read.
+// An accepted PHC string has parameters in bounds, and String writes it as it was read.
 func FuzzArgon2id(f *testing.F) {
 	f.Add("$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHRzYWx0$aGFzaGhhc2hoYXNoaGFzaGhhc2hoYXNoaGFzaGhhc2g")
 	f.Add("$argon2id$v=19$m=0,t=0,p=0$$")
@@ -26,7 +26,7 @@ func FuzzArgon2id(f *testing.F) {
 	})
 }
 
-// Whatever is imported as a hash: what is taken can be computed, at a bounded price, and does not match everything.
+// An accepted hash can be computed at a bounded cost, and does not match every password.
 func FuzzImported(f *testing.F) {
 	for _, imported := range passwordstest.Imported {
 		f.Add(imported.Text)
@@ -44,5 +44,5 @@ func FuzzImported(f *testing.F) {
 	})
 }
 
-// cheap is hashes of which a fuzzer can compute many.
+// cheap matches hashes that a fuzzer can compute in large numbers.
 var cheap = regexp.MustCompile(`^(pbkdf2_sha\d+\$\d{1,3}\$|\$2[aby]\$04)`)

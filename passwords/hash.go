@@ -11,8 +11,8 @@ import (
 	"golang.org/x/crypto/argon2"
 )
 
-// Bounds of the parameters of a stored hash: what is outside is refused, not computed (argon2 panics on zeros and takes
-// all memory on large ones).
+// Bounds of the parameters of a stored hash. Others are refused before any work: argon2 panics on zeros, and large
+// parameters exhaust the memory.
 const (
 	MaxMemory = 1 << 20 // KiB
 	maxTime   = 16
@@ -30,16 +30,16 @@ type Policy struct {
 // Sheet).
 func NewPolicy(memory int64) Policy { return Policy{Memory: uint32(memory >> 10), Time: 2, Lanes: 1} }
 
-// Hash is a hash as it is stored: one of ours, or one that was imported.
+// Hash is a stored hash: ours or an imported one.
 type Hash interface {
-	// Matches computes the hash of a password under the same parameters and compares in constant time. Hashes of other
-	// systems take it as it was typed, ours in its canonical form.
+	// Matches hashes a password with the same parameters and compares in constant time. Imported hashes take the
+	// password as it was typed, ours take its canonical form.
 	Matches(typed, canonical string) bool
-	// Weaker reports whether the hash is below the policy in any respect, and so to be replaced.
+	// Weaker reports whether the hash is below the policy in any respect, so that it should be replaced.
 	Weaker(Policy) bool
-	// Cost is the memory that it takes, in KiB.
+	// Cost is the memory that Matches takes, in KiB.
 	Cost() uint32
-	// Kind is the same for hashes that take the same time.
+	// Kind is equal for hashes that take the same time.
 	Kind() string
 }
 
@@ -49,6 +49,7 @@ type Argon2id struct {
 	salt, sum []byte
 }
 
+// New hashes a password, which is in its canonical form, with a fresh salt.
 func New(p Policy, password string) Argon2id {
 	salt := make([]byte, 16)
 	rand.Read(salt)
@@ -62,6 +63,7 @@ func (h Argon2id) String() string {
 		b64.EncodeToString(h.salt), b64.EncodeToString(h.sum))
 }
 
+// Matches verifies the canonical form of a password.
 func (h Argon2id) Matches(_, canonical string) bool {
 	sum := argon2.IDKey([]byte(canonical), h.salt, h.Time, h.Memory, h.Lanes, uint32(len(h.sum)))
 	return subtle.ConstantTimeCompare(sum, h.sum) == 1
@@ -72,15 +74,17 @@ func (h Argon2id) Weaker(p Policy) bool {
 	return h.Memory < p.Memory || h.Time < p.Time || len(h.sum) < 32 || len(h.salt) < 16
 }
 
+// Cost is the memory that Matches takes, in KiB.
 func (h Argon2id) Cost() uint32 { return h.Memory }
 
+// Kind is argon2id with its parameters.
 func (h Argon2id) Kind() string {
 	return fmt.Sprintf("argon2id m=%d,t=%d,p=%d", h.Memory, h.Time, h.Lanes)
 }
 
 var errForm = errors.New("not an argon2id hash in PHC form with parameters in bounds")
 
-// ParseArgon2id reads a PHC string.
+// ParseArgon2id reads the PHC string of a hash, exactly as String writes it.
 func ParseArgon2id(s string) (Argon2id, error) {
 	var h Argon2id
 	parts := strings.Split(s, "$")
@@ -89,7 +93,7 @@ func ParseArgon2id(s string) (Argon2id, error) {
 	}
 	var memory, times, lanes uint32
 	n, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &memory, &times, &lanes)
-	if err != nil || n != 3 || fmt.Sprintf("m=%d,t=%d,p=%d", memory, times, lanes) != parts[3] {
+	if err != nil || n != 3 {
 		return h, errForm
 	}
 	if times < 1 || times > maxTime || lanes < 1 || lanes > maxLanes || memory < 8*lanes || memory > MaxMemory {
@@ -101,5 +105,9 @@ func ParseArgon2id(s string) (Argon2id, error) {
 	if err1 != nil || err2 != nil || len(salt) < 8 || len(salt) > 64 || len(sum) < 16 || len(sum) > 64 {
 		return h, errForm
 	}
-	return Argon2id{Policy{memory, times, uint8(lanes)}, salt, sum}, nil
+	h = Argon2id{Policy{memory, times, uint8(lanes)}, salt, sum}
+	if h.String() != s {
+		return Argon2id{}, errForm // base64 decoders ignore line breaks
+	}
+	return h, nil
 }

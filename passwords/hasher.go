@@ -16,12 +16,12 @@ import (
 // Hasher bounds how many hashes are computed at once. The queue in front of it gives each address its share.
 type Hasher struct {
 	Policy  Policy
-	Took    func(time.Duration) // is called with how long each hash took; nil: it is not
-	Decoy   Argon2id            // of a password that nobody has
+	Took    func(time.Duration) // receives how long each hash took; may be nil
+	Decoy   Argon2id            // the hash of a password that nobody has
 	queue   *queue.Queue
 	garbage atomic.Int64 // bytes of hashes since the last collection
 	mu      sync.Mutex
-	recent  map[string][]time.Duration // how long the last logins took that failed, by the kind of their hash
+	recent  map[string][]time.Duration // how long the last failed logins took, by the kind of their hash
 }
 
 const (
@@ -29,7 +29,7 @@ const (
 	maxKinds     = 32
 )
 
-// NewHasher makes a Hasher with so many slots. It computes one hash, to learn how long that takes.
+// NewHasher makes a Hasher with the given number of slots. It computes one hash to learn how long that takes.
 func NewHasher(p Policy, slots int) *Hasher {
 	random := make([]byte, 32)
 	rand.Read(random)
@@ -39,19 +39,19 @@ func NewHasher(p Policy, slots int) *Hasher {
 	return h
 }
 
-// Load is the state of the queue.
+// Load returns the state of the queue.
 func (h *Hasher) Load() queue.Load { return h.queue.Load() }
 
-// Expect sets how long a hash is expected to take, until more has been measured.
+// Expect sets how long a hash is expected to take until enough hashes have been measured.
 func (h *Hasher) Expect(pace time.Duration) { h.queue.Expect(pace) }
 
-// Acquire waits for a slot as one of those at the address. *queue.BusyError if that would take longer than patience.
+// Acquire waits for a slot in the line of the address. It returns *queue.BusyError if the wait would exceed patience.
 func (h *Hasher) Acquire(ctx context.Context, at netip.Addr, patience time.Duration) (release func(), err error) {
 	return h.queue.Acquire(ctx, party(at), patience)
 }
 
-// party is who shares a line in front of the hash slots: an address, or the /56 of an IPv6 address, which is what one
-// site has.
+// party names a line in front of the hash slots: an IPv4 address, or the /56 of an IPv6 address, since one site may
+// have all of that.
 func party(at netip.Addr) string {
 	if at.Is6() {
 		if prefix, err := at.Prefix(56); err == nil {
@@ -61,9 +61,9 @@ func party(at netip.Addr) string {
 	return at.String()
 }
 
-// Pretend takes the time of a login that waits for a slot and computes the hash, and does neither. Who is throttled is
-// refused by it: that must cost as much time as a wrong password, and nobody else's. ok is false if nothing is known
-// yet of hashes of that kind.
+// Pretend takes as long as a login that waits for a slot and computes a hash, without doing either. A throttled client
+// is refused this way: the answer takes as long as for a wrong password, and delays nobody else. ok is false if no hash
+// of that kind has been timed yet.
 func (h *Hasher) Pretend(ctx context.Context, at netip.Addr, patience time.Duration, as Hash) (ok bool, err error) {
 	span, ok := h.sample(as.Kind())
 	if !ok {
@@ -81,7 +81,7 @@ func (h *Hasher) Pretend(ctx context.Context, at netip.Addr, patience time.Durat
 	}
 }
 
-// sample is how long some login took, from its slot on, that failed by a hash of the kind a moment ago.
+// sample returns how long a recent failed login with a hash of the kind took, from its slot on.
 func (h *Hasher) sample(kind string) (time.Duration, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -92,7 +92,7 @@ func (h *Hasher) sample(kind string) (time.Duration, bool) {
 	return recent[mathrand.IntN(len(recent))], true
 }
 
-// Remember keeps how long a login took, from its slot on, that failed by a hash of the kind.
+// Remember records how long a failed login with a hash of the kind took, from its slot on.
 func (h *Hasher) Remember(kind string, took time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -105,11 +105,11 @@ func (h *Hasher) Remember(kind string, took time.Duration) {
 	}
 }
 
-// maxGarbage is how much memory of hashes may lie about, in bytes, before it is collected. The collector alone lets as
-// much lie as is in use.
+// maxGarbage is how many bytes of finished hashes may remain before a collection. By itself the collector lets garbage
+// grow to the size of the live heap.
 const maxGarbage = 32 << 20
 
-// collect lets go of the memory of a hash, or waits until it is worth while.
+// collect counts the memory of a finished hash, and frees it once it adds up to maxGarbage.
 func (h *Hasher) collect(memory int64) {
 	if h.garbage.Add(memory) >= maxGarbage {
 		h.garbage.Store(0)
@@ -117,8 +117,8 @@ func (h *Hasher) collect(memory int64) {
 	}
 }
 
-// Compare tells whether the password is that of the stored hash: as it was typed, or in its canonical form. better is a
-// new hash of one that is, if the policy is above the stored one, else "". The caller has a slot.
+// Compare reports whether the password, as it was typed or in its canonical form, matches the stored hash. If it does,
+// and the stored hash is weaker than the policy, better is a new hash; otherwise "". The caller holds a slot.
 func (h *Hasher) Compare(stored Hash, typed, canonical string) (matches bool, better string) {
 	begun := time.Now()
 	background(func() {

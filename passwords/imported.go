@@ -1,134 +1,164 @@
 package passwords
 
 import (
-	"crypto/hmac"
-	"crypto/pbkdf2"
-	"crypto/sha1"
+	stdpbkdf2 "crypto/pbkdf2"
 	"crypto/sha256"
-	"crypto/sha512"
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
+	"math/bits"
 	"regexp"
 	"strconv"
 	"strings"
 
+	"github.com/go-crypt/crypt/algorithm"
+	"github.com/go-crypt/crypt/algorithm/argon2"
+	"github.com/go-crypt/crypt/algorithm/bcrypt"
+	"github.com/go-crypt/crypt/algorithm/pbkdf2"
+	"github.com/go-crypt/crypt/algorithm/scrypt"
 	"github.com/go-crypt/crypt/algorithm/shacrypt"
-	"golang.org/x/crypto/argon2"
-	"golang.org/x/crypto/bcrypt"
-	"golang.org/x/crypto/scrypt"
 )
 
-// Bounds of the parameters of hashes that others made: what a login may cost until it has replaced such a hash, which
-// is about a second of a CPU.
+// Bounds of the parameters of imported hashes. A login that verifies one costs about a second of a CPU at most.
 const (
 	maxImportedMemory = 256 << 10 // KiB
 	maxArgon2Work     = 1 << 20   // KiB times passes
 	maxScryptWork     = 1 << 20   // n times r times p
-	minIterations     = 1000      // of PBKDF2
-	maxIterations     = 2_000_000 // of PBKDF2, for all blocks of the value together
+	minIterations     = 1000      // PBKDF2
+	maxIterations     = 2_000_000 // PBKDF2, over all blocks of the value
 	maxSHACrypt       = 700_000   // rounds
+	minBcryptCost     = 4
 	maxBcryptCost     = 14
-	maxBcrypt         = 72 // bytes of a password that bcrypt looks at
+	maxBcrypt         = 72 // bytes: bcrypt ignores the rest of a password
 	minSum            = 16 // bytes
 	maxSum            = 128
-	maxImported       = 512 // bytes of the whole text
+	maxImported       = 512 // bytes of the text
 )
 
-// Imported is a hash that another system made. It is replaced by one of ours as soon as its user logs in.
+const argon2Version = 19 // RFC 9106
+
+// Imported is a hash that another system made. The first login that it admits replaces it with one of ours.
 type Imported struct {
-	verify func(typed string) bool // takes the password as the other system did: as it was typed
-	memory uint32                  // KiB that it takes
-	params string                  // its form and parameters, without salt and value
+	verify func(typed string) bool // takes the password as it was typed, as the other system did
+	memory uint32                  // KiB that verify takes
+	params string                  // form and parameters, without salt and value
 }
 
+// Matches verifies the password as it was typed.
 func (h Imported) Matches(typed, _ string) bool { return h.verify(typed) }
-func (h Imported) Weaker(Policy) bool           { return true }
-func (h Imported) Cost() uint32                 { return h.memory }
-func (h Imported) Kind() string                 { return h.params }
 
-// importedForm is a form in which others write hashes. read takes what the groups of form have matched.
+// Weaker is always true: every imported hash is replaced.
+func (h Imported) Weaker(Policy) bool { return true }
+
+// Cost is the memory that Matches takes, in KiB.
+func (h Imported) Cost() uint32 { return h.memory }
+
+// Kind is the form and the parameters of the hash.
+func (h Imported) Kind() string { return h.params }
+
+// importedForm is one form in which other systems write hashes of a family. read takes the groups of form.
 type importedForm struct {
-	form *regexp.Regexp
-	read func(g []string) (Imported, error)
+	family string
+	form   *regexp.Regexp
+	read   func(g []string) (Imported, error)
 }
 
 var (
-	padded   = base64.StdEncoding.Strict()    // as Django writes
-	unpadded = base64.RawStdEncoding.Strict() // as PHC strings have it
+	padded   = base64.StdEncoding.Strict() // Django writes this
+	unpadded = base64.RawStdEncoding       // PHC strings have this
 )
 
-// importedForms are all that are taken: Django's (django.contrib.auth.hashers), PHC strings, modular crypt, and those
-// of passlib.
+// importedForms are all supported forms: Django's (django.contrib.auth.hashers), PHC strings, modular crypt, and
+// passlib's.
 var importedForms = []importedForm{
 	{
+		"PBKDF2",
 		regexp.MustCompile(`^pbkdf2_(sha1|sha256)\$(\d{1,8})\$([^$]+)\$([A-Za-z0-9+/=]+)$`),
 		func(g []string) (Imported, error) {
-			return pbkdf2Hash(g[1], g[2], []byte(g[3]), padded, g[4])
+			salt, value, err := fromDjango(g[3], g[4])
+			if err != nil {
+				return Imported{}, err
+			}
+			return pbkdf2Hash(g[1], g[2], salt, value)
 		},
 	},
 	{
+		"PBKDF2",
 		regexp.MustCompile(
 			`^\$pbkdf2-(sha1|sha256|sha512)\$(?:i=)?(\d{1,8})(?:,l=\d{1,4})?\$([A-Za-z0-9+/.]+)\$([A-Za-z0-9+/.]+)$`,
 		),
-		readPBKDF2,
+		func(g []string) (Imported, error) { return pbkdf2Hash(g[1], g[2], g[3], g[4]) },
 	},
 	{
-		regexp.MustCompile(`^\$pbkdf2(?:-(sha1))?\$(\d{1,8})\$([A-Za-z0-9+/.]+)\$([A-Za-z0-9+/.]+)$`),
-		func(g []string) (Imported, error) {
-			return readPBKDF2([]string{"", "sha1", g[2], g[3], g[4]}) // passlib names no digest where it is SHA-1
-		},
+		"PBKDF2",
+		regexp.MustCompile(`^\$pbkdf2\$(\d{1,8})\$([A-Za-z0-9+/.]+)\$([A-Za-z0-9+/.]+)$`),
+		// passlib names no digest if it is SHA-1.
+		func(g []string) (Imported, error) { return pbkdf2Hash("sha1", g[1], g[2], g[3]) },
 	},
 	{
+		"argon2",
 		regexp.MustCompile(
-			`^(?:argon2)?\$argon2(i|id)\$v=19\$m=(\d{1,9}),t=(\d{1,3}),p=(\d{1,3})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)$`,
+			`^(?:argon2)?\$(argon2id?)\$v=19\$m=(\d{1,9}),t=(\d{1,3}),p=(\d{1,3})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)$`,
 		),
 		argon2Hash,
 	},
-	{regexp.MustCompile(`^(?:bcrypt\$)?(\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53})$`), func(g []string) (Imported, error) {
-		return bcryptHash(g[1], g[2], func(typed string) []byte { return []byte(typed) })
-	}},
-	{regexp.MustCompile(`^bcrypt_sha256\$(\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53})$`), func(g []string) (Imported, error) {
-		return bcryptHash(g[1], g[2], func(typed string) []byte {
-			sum := sha256.Sum256([]byte(typed))
-			return []byte(hex.EncodeToString(sum[:]))
-		})
-	}},
 	{
+		"bcrypt",
+		regexp.MustCompile(`^(?:bcrypt\$)?(\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53})$`),
+		func(g []string) (Imported, error) {
+			return bcryptHash(g[1], g[2], func(typed string) string { return typed })
+		},
+	},
+	{
+		"bcrypt",
+		regexp.MustCompile(`^bcrypt_sha256\$(\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53})$`),
+		func(g []string) (Imported, error) {
+			return bcryptHash(g[1], g[2], func(typed string) string {
+				sum := sha256.Sum256([]byte(typed))
+				return hex.EncodeToString(sum[:])
+			})
+		},
+	},
+	{
+		"scrypt",
 		regexp.MustCompile(`^scrypt\$(\d{1,8})\$([^$]+)\$(\d{1,3})\$(\d{1,3})\$([A-Za-z0-9+/=]+)$`),
 		func(g []string) (Imported, error) {
-			return scryptHash(number(g[1]), g[3], g[4], []byte(g[2]), padded, g[5])
+			salt, value, err := fromDjango(g[2], g[5])
+			if err != nil {
+				return Imported{}, err
+			}
+			return scryptHash(number(g[1]), g[3], g[4], salt, value)
 		},
 	},
 	{
+		"scrypt",
 		regexp.MustCompile(`^\$scrypt\$ln=(\d{1,2}),r=(\d{1,3}),p=(\d{1,3})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)$`),
 		func(g []string) (Imported, error) {
-			salt, err := unpadded.DecodeString(g[4])
-			if err != nil {
-				return Imported{}, errors.New("its salt is not base64")
-			}
-			return scryptHash(1<<min(number(g[1]), 62), g[2], g[3], salt, unpadded, g[5])
+			return scryptHash(1<<min(number(g[1]), 62), g[2], g[3], g[4], g[5])
 		},
 	},
-	{regexp.MustCompile(`^\$[56]\$(?:rounds=(\d{1,9})\$)?[./A-Za-z0-9]{1,16}\$[./A-Za-z0-9]+$`), shaCryptHash},
+	{
+		"SHA-crypt",
+		regexp.MustCompile(`^\$[56]\$(?:rounds=(\d{1,9})\$)?[./A-Za-z0-9]{1,16}\$[./A-Za-z0-9]+$`),
+		shaCryptHash,
+	},
 }
 
-// refusedForms are hashes that are not taken, each with the reason.
+// refusedForms are known forms that are refused, each with the reason.
 var refusedForms = []struct{ prefix, reason string }{
-	{"md5$", "md5 is no password hash: whoever has a copy of it finds the password in no time"},
-	{"unsalted_md5$", "md5 is no password hash: whoever has a copy of it finds the password in no time"},
-	{"sha1$", "sha1 is no password hash: whoever has a copy of it finds the password in no time"},
-	{"unsalted_sha1$", "sha1 is no password hash: whoever has a copy of it finds the password in no time"},
-	{"crypt$", "crypt takes eight characters of a password, and is found out in no time"},
-	{"$1$", "md5-crypt is no password hash any more: it is found out in no time"},
-	{"$y$", "yescrypt is not read"},
-	{"$argon2d$", "argon2d is not read: argon2id and argon2i are"},
+	{"md5$", "md5 is no password hash: anyone with a copy of it finds the password at once"},
+	{"unsalted_md5$", "md5 is no password hash: anyone with a copy of it finds the password at once"},
+	{"sha1$", "sha1 is no password hash: anyone with a copy of it finds the password at once"},
+	{"unsalted_sha1$", "sha1 is no password hash: anyone with a copy of it finds the password at once"},
+	{"crypt$", "crypt takes eight characters of a password, and is cracked at once"},
+	{"$1$", "md5-crypt is too weak: it is cracked at once"},
+	{"$y$", "yescrypt is not supported"},
+	{"$argon2d$", "argon2d is not supported: argon2id and argon2i are"},
 }
 
-// Parse reads a hash that is stored: ours, or one that was imported.
+// Parse reads a stored hash: ours or an imported one.
 func Parse(text string) (Hash, error) {
 	if h, err := ParseArgon2id(text); err == nil {
 		return h, nil
@@ -136,16 +166,22 @@ func Parse(text string) (Hash, error) {
 	return ParseImported(text)
 }
 
-// ParseImported reads a hash that another system made. The error says why it is not taken, and holds nothing of the
-// hash but its parameters.
+// ParseImported reads a hash that another system made. The error says why the hash is refused, and quotes nothing of it
+// but parameters.
 func ParseImported(text string) (Imported, error) {
 	if len(text) > maxImported {
 		return Imported{}, fmt.Errorf("the password hash is longer than %d bytes", maxImported)
 	}
 	for _, f := range importedForms {
-		if groups := f.form.FindStringSubmatch(text); groups != nil {
-			return f.read(groups)
+		groups := f.form.FindStringSubmatch(text)
+		if groups == nil {
+			continue
 		}
+		h, err := f.read(groups)
+		if err != nil {
+			return Imported{}, fmt.Errorf("%s: %w", f.family, err)
+		}
+		return h, nil
 	}
 	for _, f := range refusedForms {
 		if strings.HasPrefix(text, f.prefix) {
@@ -156,14 +192,14 @@ func ParseImported(text string) (Imported, error) {
 		return Imported{}, errors.New(refusedForms[0].reason)
 	}
 	return Imported{}, errors.New(
-		"the password hash is in no form that is read: argon2, bcrypt, PBKDF2, scrypt and SHA-crypt are",
+		"the password hash is in no form that is supported: argon2, bcrypt, PBKDF2, scrypt and SHA-crypt are",
 	)
 }
 
-// md5Hex is how Django writes an unsalted MD5.
+// md5Hex matches an unsalted MD5 as Django writes it.
 var md5Hex = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
-// number reads digits; what does not fit is as large as can be.
+// number reads digits. A number that does not fit is 1<<62.
 func number(digits string) int {
 	n, err := strconv.Atoi(digits)
 	if err != nil {
@@ -172,7 +208,7 @@ func number(digits string) int {
 	return n
 }
 
-// within refuses a parameter that is out of bounds.
+// within returns an error if a parameter is out of bounds.
 func within(name string, n, least, most int) error {
 	if n < least || n > most {
 		return fmt.Errorf("%s %d is not between %d and %d", name, n, least, most)
@@ -180,113 +216,126 @@ func within(name string, n, least, most int) error {
 	return nil
 }
 
-// sumOf reads the hash value itself.
-func sumOf(encoding *base64.Encoding, text string) ([]byte, error) {
-	sum, err := encoding.DecodeString(text)
+// fromDjango turns Django's salt, which is text, and its padded value into what PHC strings have.
+func fromDjango(salt, value string) (salt64, value64 string, err error) {
+	sum, err := padded.DecodeString(value)
 	if err != nil {
+		return "", "", errors.New("its value is not base64")
+	}
+	return unpadded.EncodeToString([]byte(salt)), unpadded.EncodeToString(sum), nil
+}
+
+// decode has go-crypt read a hash, without computing it. The caller checks the parameters first, since go-crypt's
+// bounds are too wide. go-crypt ignores stray bits at the end of base64; decode refuses them. Its errors may quote the
+// hash, so decode does not return them.
+func decode(
+	read func(string) (algorithm.Digest, error),
+	format string,
+	fields ...any,
+) (digest algorithm.Digest, err error) {
+	text := fmt.Sprintf(format, fields...)
+	digest, err = read(text)
+	switch {
+	case errors.Is(err, algorithm.ErrEncodedHashSaltEncoding):
+		return nil, errors.New("its salt is not base64")
+	case err != nil:
 		return nil, errors.New("its value is not base64")
+	case digest.Encode() != text:
+		return nil, errors.New("its salt or its value is not base64: the last character has stray bits")
 	}
-	return sum, within("its length in bytes", len(sum), minSum, maxSum)
+	return digest, within("its length in bytes", len(digest.Key()), minSum, maxSum)
 }
 
-var digests = map[string]func() hash.Hash{"sha1": sha1.New, "sha256": sha256.New, "sha512": sha512.New}
-
-// readPBKDF2 reads PHC strings and those of passlib, which writes a dot for a plus.
-func readPBKDF2(g []string) (Imported, error) {
-	salt, err := unpadded.DecodeString(strings.ReplaceAll(g[3], ".", "+"))
+// pbkdf2Hash reads salt and value in base64 without padding. passlib and go-crypt write a dot for a plus.
+func pbkdf2Hash(name, iterations, salt, value string) (Imported, error) {
+	n, variant := number(iterations), pbkdf2.NewVariant(name)
+	size := variant.HashFunc()().Size()
+	blocks := (unpadded.DecodedLen(len(value)) + size - 1) / size
+	if err := within("iterations", n, minIterations, maxIterations/max(blocks, 1)); err != nil {
+		return Imported{}, err
+	}
+	salt, value = strings.ReplaceAll(salt, "+", "."), strings.ReplaceAll(value, "+", ".")
+	digest, err := decode(pbkdf2.Decode, pbkdf2.EncodingFmt, variant.Prefix(), n, salt, value)
 	if err != nil {
-		return Imported{}, errors.New("its salt is not base64")
+		return Imported{}, err
 	}
-	return pbkdf2Hash(g[1], g[2], salt, unpadded, strings.ReplaceAll(g[4], ".", "+"))
-}
-
-func pbkdf2Hash(digest, iterations string, salt []byte, encoding *base64.Encoding, value string) (Imported, error) {
-	n := number(iterations)
-	sum, err := sumOf(encoding, value)
-	blocks := (len(sum) + digests[digest]().Size() - 1) / digests[digest]().Size()
-	if err := errors.Join(err, within("iterations", n, minIterations, maxIterations/max(blocks, 1))); err != nil {
-		return Imported{}, fmt.Errorf("PBKDF2: %w", err)
-	}
-	params := fmt.Sprintf("pbkdf2 %s %d %d", digest, n, len(sum))
+	sum := digest.Key()
+	params := fmt.Sprintf("pbkdf2 %s %d %d", name, n, len(sum))
 	return Imported{params: params, verify: func(typed string) bool {
-		key, err := pbkdf2.Key(digests[digest], typed, salt, n, len(sum))
-		return err == nil && hmac.Equal(key, sum)
+		// In builds with BoringCrypto, go-crypt takes twice as long to derive the key.
+		key, err := stdpbkdf2.Key(variant.HashFunc(), typed, digest.Salt(), n, len(sum))
+		return err == nil && subtle.ConstantTimeCompare(key, sum) == 1
 	}}, nil
 }
 
 func argon2Hash(g []string) (Imported, error) {
 	memory, times, lanes := number(g[2]), number(g[3]), number(g[4])
-	salt, saltErr := unpadded.DecodeString(g[5])
-	sum, err := sumOf(unpadded, g[6])
-	if err := errors.Join(err, saltErr, within("lanes", lanes, 1, maxLanes), within("time", times, 1, maxTime),
-		within("memory in KiB", memory, 8*lanes, min(maxImportedMemory, maxArgon2Work/max(times, 1)))); err != nil {
-		return Imported{}, fmt.Errorf("argon2: %w", err)
+	if err := errors.Join(
+		within("lanes", lanes, 1, maxLanes),
+		within("time", times, 1, maxTime),
+		within("memory in KiB", memory, 8*lanes, min(maxImportedMemory, maxArgon2Work/max(times, 1))),
+	); err != nil {
+		return Imported{}, err
 	}
-	derive := argon2.IDKey
-	if g[1] == "i" {
-		derive = argon2.Key
+	digest, err := decode(argon2.Decode, argon2.EncodingFmt, g[1], argon2Version, memory, times, lanes, g[5], g[6])
+	if err != nil {
+		return Imported{}, err
 	}
-	params := fmt.Sprintf("argon2%s m=%d,t=%d,p=%d", g[1], memory, times, lanes)
-	return Imported{params: params, memory: uint32(memory), verify: func(typed string) bool {
-		return subtle.ConstantTimeCompare(
-			derive([]byte(typed), salt, uint32(times), uint32(memory), uint8(lanes), uint32(len(sum))),
-			sum,
-		) == 1
-	}}, nil
+	params := fmt.Sprintf("%s m=%d,t=%d,p=%d", g[1], memory, times, lanes)
+	return Imported{params: params, memory: uint32(memory), verify: digest.Match}, nil
 }
 
-// bcryptHash takes no password of more bytes than bcrypt looks at, since what comes after them would not be verified.
-func bcryptHash(text, cost string, prepare func(string) []byte) (Imported, error) {
-	if err := within("cost", number(cost), bcrypt.MinCost, maxBcryptCost); err != nil {
-		return Imported{}, fmt.Errorf("bcrypt: %w", err)
+// bcryptHash reads a hash that matches no password longer than 72 bytes, since bcrypt would not verify the rest.
+func bcryptHash(text, cost string, prepare func(typed string) string) (Imported, error) {
+	if err := within("cost", number(cost), minBcryptCost, maxBcryptCost); err != nil {
+		return Imported{}, err
+	}
+	digest, err := bcrypt.Decode(text)
+	if err != nil {
+		return Imported{}, errors.New("it cannot be read")
 	}
 	return Imported{params: "bcrypt " + cost, verify: func(typed string) bool {
 		password := prepare(typed)
-		return bcrypt.CompareHashAndPassword([]byte(text), password[:min(len(password), maxBcrypt)]) == nil &&
-			len(password) <= maxBcrypt
+		return digest.Match(password[:min(len(password), maxBcrypt)]) && len(password) <= maxBcrypt
 	}}, nil
 }
 
-func scryptHash(
-	n int,
-	blockSize, lanes string,
-	salt []byte,
-	encoding *base64.Encoding,
-	value string,
-) (Imported, error) {
+// scryptHash reads salt and value in base64 without padding.
+func scryptHash(n int, blockSize, lanes, salt, value string) (Imported, error) {
 	r, p := number(blockSize), number(lanes)
-	sum, err := sumOf(encoding, value)
-	if err := errors.Join(err, within("n", n, 2, 1<<20), within("r", r, 1, 64), within("p", p, 1, maxLanes),
-		within("n times r times p", min(n, 1<<20)*min(r, 64)*min(p, maxLanes), 2, maxScryptWork)); err != nil {
-		return Imported{}, fmt.Errorf("scrypt: %w", err)
+	if err := errors.Join(
+		within("n", n, 2, 1<<20),
+		within("r", r, 1, 64),
+		within("p", p, 1, maxLanes),
+		within("n times r times p", min(n, 1<<20)*min(r, 64)*min(p, maxLanes), 2, maxScryptWork),
+	); err != nil {
+		return Imported{}, err
 	}
 	memory := n * r * 128 >> 10
-	if err := within("memory in KiB", memory, 0, maxImportedMemory); err != nil || n&(n-1) != 0 {
-		return Imported{}, fmt.Errorf(
-			"scrypt: %w",
-			errors.Join(err, errors.New("n is a power of two, and n times r not too much")),
-		)
+	if err := within("memory in KiB", memory, 0, maxImportedMemory); err != nil {
+		return Imported{}, err
+	}
+	if n&(n-1) != 0 {
+		return Imported{}, fmt.Errorf("n %d is not a power of two", n)
+	}
+	log2 := bits.Len(uint(n)) - 1
+	digest, err := decode(scrypt.Decode, scrypt.EncodingFmt, scrypt.AlgIdentifier, log2, r, p, salt, value)
+	if err != nil {
+		return Imported{}, err
 	}
 	params := fmt.Sprintf("scrypt %d %d %d", n, r, p)
-	return Imported{params: params, memory: uint32(memory), verify: func(typed string) bool {
-		key, err := scrypt.Key([]byte(typed), salt, n, r, p, len(sum))
-		return err == nil && hmac.Equal(key, sum)
-	}}, nil
+	return Imported{params: params, memory: uint32(memory), verify: digest.Match}, nil
 }
 
 func shaCryptHash(g []string) (Imported, error) {
 	if g[1] != "" {
 		if err := within("rounds", number(g[1]), 1000, maxSHACrypt); err != nil {
-			return Imported{}, fmt.Errorf("SHA-crypt: %w", err)
+			return Imported{}, err
 		}
 	}
 	digest, err := shacrypt.Decode(g[0])
 	if err != nil {
-		return Imported{}, errors.New("SHA-crypt: it cannot be read")
+		return Imported{}, errors.New("it cannot be read")
 	}
-	params := "sha-crypt " + g[0][:3] + g[1]
-	return Imported{params: params, verify: func(typed string) bool {
-		matches, err := digest.MatchBytesAdvanced([]byte(typed))
-		return err == nil && matches
-	}}, nil
+	return Imported{params: "sha-crypt " + g[0][:3] + g[1], verify: digest.Match}, nil
 }

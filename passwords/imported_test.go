@@ -16,17 +16,16 @@ func TestImportedHashes(t *testing.T) {
 				t.Fatal(err)
 			}
 			if wrong := passwordstest.Password + "x"; h.Matches(wrong, passwordstest.Password) {
-				t.Errorf("%q is taken", wrong)
+				t.Errorf("%q matches", wrong)
 			}
 			if !h.Matches(passwordstest.Password, "") || !h.Weaker(Policy{}) {
-				t.Error("it does not match, or would stay")
+				t.Error("the password does not match, or the hash would not be replaced")
 			}
 		})
 	}
 }
 
-// bcrypt looks at 72 bytes. What it does not look at is not taken for verified, and is where the hash of a hash was
-// made of it.
+// bcrypt ignores all but 72 bytes of a password. A longer one does not match, since the rest is not verified.
 func TestImportedHashOfALongPassword(t *testing.T) {
 	h, err := ParseImported("$2b$05$Yo8LD/KhMYqfpuo370p7vODV89Ub7RmdFOTQeuALuM2uEWQiv9lKO")
 	long := strings.Repeat("0123456789", 8)
@@ -71,6 +70,10 @@ func TestImportedHashesRefused(t *testing.T) {
 		"argon2$argon2id$v=19$m=262144,t=16,p=1$c29tZXNhbHQ$" + sum:           "memory in KiB 262144",
 		"pbkdf2_sha1$1000001$salt$" + sum + "=":                               "iterations 1000001",
 		"$6$rounds=1$saltstring$" + sum + sum:                                 "rounds 1",
+		"$argon2i$v=19$m=4096,t=3,p=1$c29tZXNhbHR$" + sum:                     "stray bits",
+		"$argon2i$v=19$m=4096,t=3,p=1$c29tZXNhbHQ$" + sum[1:] + "B":           "stray bits",
+		"$pbkdf2-sha256$29000$c29tZXNhbHR$" + sum:                             "stray bits",
+		"$scrypt$ln=14,r=8,p=1$c29tZXNhbHR$" + sum:                            "stray bits",
 	} {
 		if _, err := ParseImported(text); err == nil || !strings.Contains(err.Error(), want) ||
 			strings.Contains(err.Error(), sum) {

@@ -17,6 +17,7 @@ type BusyError struct {
 	RetryAfter time.Duration // after which the line is predicted to be short enough
 }
 
+// Error does not name RetryAfter.
 func (e *BusyError) Error() string { return "too many are waiting: try again later" }
 
 // Queue is slots and the lines in front of them. It is safe for concurrent use.

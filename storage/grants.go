@@ -39,6 +39,7 @@ func ParseGrantID(s string) (GrantID, error) {
 	return GrantID(n), nil
 }
 
+// String writes 16 hexadecimal digits.
 func (id GrantID) String() string { return fmt.Sprintf("%016x", int64(id)) }
 
 // MarshalText writes the text form.

@@ -11,7 +11,7 @@ import (
 	"github.com/go-logr/logr"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
@@ -20,8 +20,8 @@ import (
 	"github.com/keyturn/keyturn/server"
 )
 
-// wantsTracing tells whether the standard variables of OpenTelemetry ask for traces: nothing is sent anywhere unless
-// they do. What they ask for that there is not, is refused.
+// wantsTracing reports whether the standard variables of OpenTelemetry ask for traces. Without them nothing is sent. It
+// refuses values that keyturn does not support.
 func wantsTracing(getenv func(string) string) (bool, error) {
 	exporter := getenv("OTEL_TRACES_EXPORTER")
 	if strings.EqualFold(getenv("OTEL_SDK_DISABLED"), "true") || exporter == "none" {
@@ -31,7 +31,7 @@ func wantsTracing(getenv func(string) string) (bool, error) {
 	for _, name := range []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"} {
 		u, err := url.Parse(getenv(name))
 		if err != nil || getenv(name) != "" && (u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
-			return false, fmt.Errorf("%s: it is no URL, such as http://localhost:4318", name)
+			return false, fmt.Errorf("%s is not a URL such as http://localhost:4318", name)
 		}
 		asked = asked || getenv(name) != ""
 	}
@@ -47,8 +47,8 @@ func wantsTracing(getenv func(string) string) (bool, error) {
 	return true, nil
 }
 
-// tracing begins to send traces by OTLP over HTTP, if the environment asks for it: endpoint, headers, sampler and
-// service name are what OTEL_* say. Without, the tracer is nil. stop sends what has not been sent.
+// tracing starts to send traces by OTLP over HTTP if the environment asks for it. The variables OTEL_* set endpoint,
+// headers, sampler and service name. Otherwise the tracer is nil. stop sends the remaining traces.
 func tracing(
 	ctx context.Context,
 	getenv func(string) string,
@@ -62,16 +62,25 @@ func tracing(
 	if !wanted {
 		return nil, nothing, nil
 	}
-	otel.SetLogger(logr.FromSlogHandler(log.Handler())) // else it writes to standard error itself
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("traces were not sent", "error", err.Error()) }))
-	exporter, err := otlptracehttp.New(ctx)
+	otel.SetLogger(logr.FromSlogHandler(log.Handler())) // by default it writes to standard error
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
+		log.Warn("traces were not sent", "error", err.Error())
+	}))
+	client, err := newOTLPClient(getenv, log)
+	if err != nil {
+		return nil, nothing, fmt.Errorf("tracing: %w", err)
+	}
+	exporter, err := otlptrace.New(ctx, client)
 	if err != nil {
 		return nil, nothing, fmt.Errorf("tracing: %w", err)
 	}
 	version := server.Version().Version
 	about, err := resource.New(
 		ctx,
-		resource.WithAttributes(attribute.String("service.name", "keyturn"), attribute.String("service.version", version)),
+		resource.WithAttributes(
+			attribute.String("service.name", "keyturn"),
+			attribute.String("service.version", version),
+		),
 		resource.WithFromEnv(),
 		resource.WithTelemetrySDK(),
 	)

@@ -1,11 +1,11 @@
-// Package passwordstest has hashes that other software made, for tests of what verifies them.
+// Package passwordstest has hashes that other software made, to test code that verifies them.
 package passwordstest
 
-// Password is that of all Imported.
+// Password is the password of all Imported.
 const Password = "correct horse bättery"
 
-// Imported are hashes of Password that other software made: Django 3.2, and Python's hashlib, crypt, bcrypt and argon2
-// in the forms of passlib and of PHC strings.
+// Imported are hashes of Password that other software made: Django 3.2, and Python's hashlib, crypt, bcrypt and argon2,
+// in passlib's forms and as PHC strings.
 var Imported = []struct{ Name, Text string }{
 	{"Django pbkdf2_sha256", `pbkdf2_sha256$260000$a00qsaWIYpyOUJlYmTaA78$i0i7LqFfmPwHteS0UVJWU9AhPCcLNVV1qZG2vVGPXzI=`},
 	{"Django pbkdf2_sha1", `pbkdf2_sha1$260000$MNRGbGlsbWxYwPj4zeCXdV$aUQCKWbPb9jlLSJOh4v9TbJIbhw=`},
