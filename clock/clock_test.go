@@ -8,12 +8,12 @@ import (
 
 var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
-// world is a machine, whose clock may be wrong, and a database with a clock of its own. Time passes by wait alone.
+// world is a machine whose clock may be wrong, and a database with its own clock. Time passes only in wait.
 type world struct {
 	t                 *testing.T
 	passed            time.Duration
-	machine, database time.Duration // how far their clocks are ahead of the true time
-	alone             bool          // there is no other clock than that of the machine
+	machine, database time.Duration // how far each clock is ahead of the true time
+	alone             bool          // the machine's clock is the only one
 	clock             *Clock
 	moved             time.Duration
 }
@@ -36,7 +36,7 @@ func (w *world) observe() {
 	w.moved += w.clock.Observe(w.true().Add(reference))
 }
 
-// wait lets time pass; the clock observes each second.
+// wait lets time pass. The Clock observes each second.
 func (w *world) wait(span time.Duration) {
 	for end := w.passed + span; w.passed < end; w.passed += time.Second {
 		w.observe()
@@ -44,7 +44,7 @@ func (w *world) wait(span time.Duration) {
 	w.observe()
 }
 
-// off wants the time to be off the true one by so much, but for what a clock may be off anyway.
+// off asserts that the Clock differs from the true time by that much, within a second.
 func (w *world) off(want time.Duration) {
 	w.t.Helper()
 	if got := w.clock.Now().Sub(w.true()); (got - want).Abs() > time.Second {
@@ -67,7 +67,7 @@ func (w *world) known(want bool) {
 	}
 }
 
-// doubts wants the time to be doubted by so much.
+// doubts asserts that the Clock doubts its time by that much.
 func (w *world) doubts(want time.Duration) {
 	w.t.Helper()
 	if got := w.clock.Doubt(); (got - want).Abs() > 2*time.Minute {
@@ -254,7 +254,7 @@ func TestClock(t *testing.T) {
 			w.alone, w.machine = true, -9*time.Hour
 			w.start(noon, Retired{})
 			w.sure(false)
-			w.off(0) // by the time that was known before
+			w.off(0) // it uses the time from before the start
 			w.wait(10 * time.Second)
 			w.machine = 0
 			w.observe()

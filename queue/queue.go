@@ -26,7 +26,7 @@ type Queue struct {
 	waiting int
 	refused int64
 	pace    time.Duration // mean time that work holds a slot
-	booked  time.Time     // the latest time at which a refused caller was asked to retry
+	booked  time.Time     // the earliest retry time for the next refused caller
 	lines   map[string]*line
 	turn    []*line // the lines with waiting callers, in the order of the next slots
 }
