@@ -1,10 +1,10 @@
 // Package clock keeps the time of one process, and knows whether that time is reliable.
 //
 // A [Clock] counts the time elapsed since it was made, and ignores changes of the machine's clock. [Clock.Observe]
-// compares it each second with a reference: the clock of the database, or the clock of the machine if there is no other.
-// The Clock follows a reference that is near. A reference that is far off was set by somebody, or is wrong. Then the
-// Clock keeps counting, and [Clock.Sure] returns an error until the two agree again, or until the reference has been
-// stable for a while. After a time was set forward, the Clock doubts it for longer (see [Clock.Doubt]).
+// compares it each second with a reference: the clock of the database, or the clock of the machine if there is no
+// other. The Clock follows a reference that is near. A reference that is far off was set by somebody, or is wrong. Then
+// the Clock keeps counting, and [Clock.Sure] returns an error until the two agree again, or until the reference has
+// been stable for a while. After a time was set forward, the Clock doubts it for longer (see [Clock.Doubt]).
 package clock
 
 import (
@@ -16,8 +16,8 @@ import (
 const (
 	// MaxOff is the largest difference of the clocks at which this process is sure of the time.
 	MaxOff = 30 * time.Second
-	// alonePatience is how long a machine's clock that was set must be stable before the Clock follows it, if there is no
-	// other clock. agreedPatience is the same if the database agrees with the machine.
+	// alonePatience is how long a machine's clock that was set must be stable before the Clock follows it, if there is
+	// no other clock. agreedPatience is the same if the database agrees with the machine.
 	alonePatience  = 45 * time.Second
 	agreedPatience = 10 * time.Second
 	// same is the largest difference of two observations of one step.
@@ -34,8 +34,8 @@ const (
 	restFor = 24 * time.Hour
 )
 
-// UnsureError says that this process is not sure of the time. It then ends no login, deletes nothing, takes no lease, and
-// takes no step of a key.
+// UnsureError says that this process is not sure of the time. It then ends no login, deletes nothing, takes no lease,
+// and takes no step of a key.
 type UnsureError struct {
 	Off time.Duration // how far the machine is ahead of the reference, or the reference ahead of the Clock
 }
@@ -175,8 +175,8 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// explained reports whether to follow the reference, which was set by so much: it has been stable for long enough, or it
-// has returned to a time that the Clock had left or given up.
+// explained reports whether to follow the reference, which was set by so much: it has been stable for long enough, or
+// it has returned to a time that the Clock had left or given up.
 func (c *Clock) explained(by, elapsed time.Duration) bool {
 	if c.step == nil || (by-c.step.by).Abs() > same {
 		c.step = &step{by, elapsed}
@@ -196,8 +196,8 @@ func (c *Clock) explained(by, elapsed time.Duration) bool {
 	return elapsed-c.step.since >= patience
 }
 
-// adopt sets the time to the reference. What had expired by a later time before stays expired (see Over). A time that was
-// set forward is doubted.
+// adopt sets the time to the reference. What had expired by a later time before stays expired (see Over). A time that
+// was set forward is doubted.
 func (c *Clock) adopt(reference time.Time, by, elapsed time.Duration) {
 	judged := c.now()
 	switch {
@@ -227,9 +227,9 @@ func (c *Clock) Sure() error {
 	return &UnsureError{c.off}
 }
 
-// Settled returns nil if keys may take steps by this time, and otherwise an *UnsureError: this process is not sure of the
-// time, or the time was set forward within the last quarter of an hour, or this process started within that time after
-// no server had run for long.
+// Settled returns nil if keys may take steps by this time, and otherwise an *UnsureError: this process is not sure of
+// the time, or the time was set forward within the last quarter of an hour, or this process started within that time
+// after no server had run for long.
 func (c *Clock) Settled() error { return c.sureSince(func() time.Duration { return c.settle }) }
 
 // Rested is Settled for deletions, which nothing can undo: it returns an error for a day after a doubt began.
@@ -244,8 +244,8 @@ func (c *Clock) sureSince(since func() time.Duration) error {
 	return &UnsureError{c.off + c.doubt}
 }
 
-// Doubt returns how far the time may be ahead of the true time: what expired within that time may not have expired. It is
-// usually 0.
+// Doubt returns how far the time may be ahead of the true time: what expired within that time may not have expired. It
+// is usually 0.
 func (c *Clock) Doubt() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -265,7 +265,8 @@ func (c *Clock) Known() error {
 	return &UnsureError{c.off}
 }
 
-// Off returns how far, at the last Observe, the machine was ahead of the reference, or the reference ahead of the Clock.
+// Off returns how far, at the last Observe, the machine was ahead of the reference, or the reference ahead of the
+// Clock.
 func (c *Clock) Off() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
