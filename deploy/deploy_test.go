@@ -71,7 +71,8 @@ func TestRelease(t *testing.T) {
 	sums := func(clone string) string {
 		dir := filepath.Join(t.TempDir(), clone)
 		run(t, "..", "git", "clone", "-q", "--no-hardlinks", ".", dir)
-		out := run(t, dir, "sh", ".ci/release", "v0.0.0-test", "linux/amd64") // each other platform takes as long
+		// One platform is enough: each takes as long again.
+		out := run(t, dir, "sh", ".ci/release", "v0.0.0-test", "linux/amd64")
 		said := run(t, dir, "dist/keyturn_v0.0.0-test_linux_amd64", "version", "--json")
 		if !regexp.MustCompile(`"version": "v0.0.0-test",\n  "commit": "[0-9a-f]{40}",\n  "date": "20`).MatchString(said) {
 			t.Error(said)

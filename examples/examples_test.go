@@ -161,8 +161,8 @@ func page(t *testing.T, e examples.Example, took string) string {
 	)
 	fmt.Fprintf(
 		&b,
-		"This command writes the files with your values: `keyturn example %s --issuer https://auth.example.com --audience "+
-			"https://api.example.com --dir .`\n",
+		"This command writes the files with your values: `keyturn example %s --issuer https://auth.example.com "+
+			"--audience https://api.example.com --dir .`\n",
 		e.Name,
 	)
 	for _, f := range files[1:] {
