@@ -1,4 +1,4 @@
-# make test runs everything on SQLite and on a real PostgreSQL; make check is what CI runs.
+# make test runs all tests on SQLite and on a real PostgreSQL. CI runs make check, make deploy-check and make interop.
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
@@ -7,23 +7,24 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/keyturn ./cmd/keyturn
 
-# build-boring builds with BoringCrypto in place of Go's own cryptography: it signs faster, needs a C compiler, and links the C library.
+# build-boring builds with BoringCrypto instead of Go's own cryptography. The binary signs faster and links the C library; the build needs a
+# C compiler.
 build-boring:
 	GOEXPERIMENT=boringcrypto CGO_ENABLED=1 go build -trimpath -o bin/keyturn-boring ./cmd/keyturn
 
-# bench prints the figures of docs/performance.md, in less than five minutes. BENCH is for its flags, as in BENCH='-grants 0'.
+# bench prints the figures of docs/performance.md in less than five minutes. Pass flags in BENCH, as in BENCH='-grants 0'.
 bench: tools build
 	go build -o bin/keyturn-bench ./cmd/keyturn-bench
 	bin/keyturn-bench $(BENCH)
 
-# bench-builds compares refreshes of other builds with those of the usual one.
+# bench-builds compares the CPU time of refreshes in other builds with the usual build.
 bench-builds: tools build build-boring
 	GOAMD64=v3 CGO_ENABLED=0 go build -trimpath -o bin/keyturn-v3 ./cmd/keyturn
 	go build -o bin/keyturn-bench ./cmd/keyturn-bench
 	bin/keyturn-bench -against bin/keyturn-boring
 	bin/keyturn-bench -against bin/keyturn-v3
 
-# profile writes CPU and allocation profiles of the three hot operations into bin/, for go tool pprof.
+# profile writes CPU and allocation profiles of refresh, introspection and login into bin/, for go tool pprof.
 profile: tools
 	mkdir -p bin
 	for operation in Refresh IntrospectionSeen Login; do \
@@ -31,7 +32,7 @@ profile: tools
 	    -cpuprofile bin/$$operation.cpu.pprof -memprofile bin/$$operation.mem.pprof || exit 1; \
 	done
 
-# house prints the size and shape of the code; HOUSE=-time also how long the tests take.
+# house prints the size and shape of the code. With HOUSE=-time it also prints how long the tests take.
 house:
 	go run ./tools/house $(HOUSE)
 
@@ -44,22 +45,22 @@ PLATFORMS = linux/amd64 linux/arm64 darwin/arm64
 release:
 	sh ./.ci/release $(VERSION) $(PLATFORMS)
 
-# release-check builds a release twice, from two clones, and holds the bytes against each other.
+# release-check builds a release twice, from two clones, and compares the bytes.
 release-check:
 	go test -tags deploy -count=1 -timeout 10m -run Release ./deploy
 
-# deploy-check holds what is in deploy/ to the tools that will read it: Prometheus, systemd, the types of Kubernetes.
+# deploy-check checks the files of deploy/ with Prometheus, systemd and the types of Kubernetes.
 deploy-check:
 	@sh ./.ci/tools deploy
 	go test -tags deploy -count=1 -timeout 10m -skip Release ./deploy
 
-# interop runs examples/, with software that others wrote, against a real keyturn, and tells how long each resource server trusted a key that was
-# revoked, when the JWKS is kept for three seconds.
+# interop runs examples/, with third-party software, against a real keyturn. It prints how long each resource server trusted a revoked key when
+# it caches the JWKS for three seconds.
 interop: interop-tools
 	KEYTURN_TEST_POSTGRES=required go test -tags interop -count=1 -parallel 12 -timeout 15m ./examples
 	@cat bin/interop/in-haste.txt
 
-# interop-keys measures the same with the files as they are, where it is kept for five minutes: in a quarter of an hour.
+# interop-keys measures the same with unchanged files, which cache the JWKS for five minutes. It takes a quarter of an hour.
 interop-keys: interop-tools
 	KEYTURN_TEST_POSTGRES=required go test -tags interop -count=1 -parallel 12 -timeout 45m -run TestResourceServers ./examples -as-shipped
 	@cat bin/interop/as-shipped.txt
@@ -71,13 +72,13 @@ interop-tools:
 	@cp examples/package.json examples/package-lock.json bin/interop/
 	npm ci --prefix bin/interop --no-audit --no-fund
 
-# pages writes docs/verify from examples/, and docs/configuration.md from the settings.
+# pages generates docs/verify from examples/, and docs/configuration.md from the settings.
 pages:
 	go test ./examples -run TestPages -update
 	go test ./config -run TestManual -update
 	go test ./cmd/keyturn -run TestConfigurationPage -update
 
-# soak runs the tests of faults and abuse in their long forms: about half an hour.
+# soak runs the long forms of the fault and abuse tests. It takes about half an hour.
 soak: tools
 	KEYTURN_TEST_POSTGRES=required KEYTURN_SOAK=1 go test -count=1 -timeout 60m -v -run 'KilledUnderLoad|Misbehaves|Restarted|FailOver|SQLiteLocked|Guessing|IdleConnections|NeverReads|StayFlat|Rush|LargeTables|CapOfOpenGrants' ./cmd/keyturn ./server ./storage
 
@@ -94,7 +95,7 @@ check: fmt vet staticcheck tidy test
 	CGO_ENABLED=0 go build ./...
 
 fmt:
-	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "gofmt is owed: $$out"; exit 1; fi
+	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "run gofmt on: $$out"; exit 1; fi
 
 vet:
 	go vet ./...
@@ -107,7 +108,7 @@ staticcheck:
 tidy:
 	go mod tidy -diff
 
-# tools installs what the tests need and this machine lacks, where it may: PostgreSQL's server for the tests, a C compiler for the race
-# detector. Otherwise it says how to get them.
+# tools installs the programs that the tests need and this machine lacks: a PostgreSQL server, PgBouncer, and a C compiler for the race
+# detector. Without the permission to install, it prints how to get them.
 tools:
 	@sh ./.ci/tools

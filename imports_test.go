@@ -13,7 +13,7 @@ import (
 
 const module = "github.com/keyturn/keyturn"
 
-// arrows are all the imports there may be between the packages of the program.
+// arrows lists every import that is allowed between the packages of the program.
 var arrows = map[string][]string{
 	"":            {},
 	"api":         {},
@@ -34,7 +34,7 @@ var arrows = map[string][]string{
 	"cmd/keyturn-bench": {"admin", "api", "config", "keys", "keys/keystest", "storage", "storage/storagetest"},
 }
 
-// strangers are imports that a package must not know, with everything below them.
+// strangers lists imports that a package must not have, including their subpackages.
 var strangers = map[string][]string{
 	"storage":   {"net/http", "github.com/go-jose", "github.com/gorilla", "github.com/spf13"},
 	"keys":      {"net/http", "github.com/gorilla", "github.com/spf13"},
@@ -74,11 +74,11 @@ func TestImports(t *testing.T) {
 		}
 		from := strings.TrimPrefix(filepath.ToSlash(filepath.Dir(path)), ".")
 		if strings.HasSuffix(from, "test") || strings.HasPrefix(from, "examples/") {
-			return nil // storagetest, keystest: for tests alone; programs of their own
+			return nil // packages for tests (storagetest, keystest), and the example programs
 		}
 		allowed, known := arrows[from]
 		if !known {
-			t.Errorf("%s: no place for a package here", path)
+			t.Errorf("%s: arrows does not list this package", path)
 		}
 		seen[from] = true
 		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)

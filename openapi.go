@@ -3,7 +3,7 @@ package keyturn
 
 import _ "embed"
 
-// OpenAPI is openapi.yaml: every path of the public listener and every response that it gives.
+// OpenAPI is openapi.yaml, which describes every path and every response of the public listener.
 //
 //go:embed openapi.yaml
 var OpenAPI []byte

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// Every test and script that SECURITY.md names is there.
+// Every test and script that SECURITY.md names exists.
 func TestSecurityPageNamesTests(t *testing.T) {
 	page, err := os.ReadFile("SECURITY.md")
 	if err != nil {
@@ -39,7 +39,7 @@ func TestSecurityPageNamesTests(t *testing.T) {
 	}
 	for _, n := range named {
 		if name := strings.TrimSpace(n[1] + n[2] + " " + n[3]); !there[name] {
-			t.Errorf("%s is not there", name)
+			t.Errorf("%s does not exist", name)
 		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 )
 
-// maxWidth is how many columns a line of Go may have; a tab counts as one.
+// maxWidth is the largest number of columns of a line of Go. A tab counts as one.
 const maxWidth = 120
 
 func TestWidth(t *testing.T) {

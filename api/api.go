@@ -1,5 +1,5 @@
-// Package api is what travels on the wire between keyturn and others: paths, parameter names, answers and errors, in
-// the words of the RFCs. It needs the standard library only, so that a client may import it.
+// Package api defines keyturn's HTTP API: paths, parameter names, responses and errors, with the names of the RFCs.
+// It imports the standard library only, so that a client can import it.
 package api
 
 // Paths of the public listener.
@@ -8,14 +8,14 @@ const (
 	PathRevoke     = "/revoke"
 	PathIntrospect = "/introspect"
 	PathJWKS       = "/.well-known/jwks.json"
-	PathMetadata   = "/.well-known/oauth-authorization-server" // an issuer's path goes after it, RFC 8414 §3.1
+	PathMetadata   = "/.well-known/oauth-authorization-server" // the path of the issuer follows it, RFC 8414 §3.1
 	PathOpenAPI    = "/openapi.yaml"
 	PathLivez      = "/livez"
 	PathReadyz     = "/readyz"
-	PathMetrics    = "/metrics" // of the admin listener only
+	PathMetrics    = "/metrics" // on the admin listener only
 )
 
-// Parameters of the forms.
+// Form parameters.
 const (
 	ParamGrantType     = "grant_type"      // RFC 6749 §4.3.2, §6
 	ParamClientID      = "client_id"       // RFC 6749 §2.3.1
@@ -47,16 +47,16 @@ type TokenResponse struct {
 	AccessToken  string `json:"access_token"`
 	TokenType    string `json:"token_type"`              // always Bearer, RFC 6750
 	ExpiresIn    int64  `json:"expires_in"`              // seconds
-	RefreshToken string `json:"refresh_token,omitempty"` // RFC 6749 §6; absent for clients without that grant
+	RefreshToken string `json:"refresh_token,omitempty"` // RFC 6749 §6; absent if the client may not use that grant
 	Scope        string `json:"scope,omitempty"`         // of the access token, RFC 6749 §3.3
-	Username     string `json:"username,omitempty"`      // of the password grant only
+	Username     string `json:"username,omitempty"`      // only after the password grant
 }
 
-// AccessToken is the claims of an access token, RFC 9068 §2.2. Times are unix seconds.
+// AccessToken holds the claims of an access token, RFC 9068 §2.2. Times are unix seconds.
 type AccessToken struct {
 	Issuer   string   `json:"iss"`
 	Subject  string   `json:"sub"`
-	Audience string   `json:"aud"` // one, RFC 9068 §3
+	Audience string   `json:"aud"` // always one, RFC 9068 §3
 	ClientID string   `json:"client_id"`
 	Expires  int64    `json:"exp"`
 	IssuedAt int64    `json:"iat"`
@@ -67,8 +67,8 @@ type AccessToken struct {
 	Roles    []string `json:"roles,omitempty"`
 }
 
-// Introspection is the answer of /introspect, RFC 7662 §2.2. A token that is not live, or not for the eyes of the
-// caller, has Active alone.
+// Introspection is the response of /introspect, RFC 7662 §2.2. If the token is not active, or the caller may not see
+// it, only Active is present.
 type Introspection struct {
 	Active    bool     `json:"active"`
 	Issuer    string   `json:"iss,omitempty"`
@@ -85,7 +85,7 @@ type Introspection struct {
 	Roles     []string `json:"roles,omitempty"`
 }
 
-// Revocation is the success body of /revoke: {}. RFC 7009 §2.2 leaves it to the server.
+// Revocation is the success body of /revoke: {}. RFC 7009 §2.2 lets the server choose it.
 type Revocation struct{}
 
 // Metadata is the authorization server metadata, RFC 8414 §2.
@@ -95,7 +95,7 @@ type Metadata struct {
 	RevocationEndpoint       string   `json:"revocation_endpoint"`
 	IntrospectionEndpoint    string   `json:"introspection_endpoint"`
 	JWKSURI                  string   `json:"jwks_uri"`
-	ResponseTypes            []string `json:"response_types_supported"` // none: there is no authorization endpoint
+	ResponseTypes            []string `json:"response_types_supported"` // empty: there is no authorization endpoint
 	GrantTypes               []string `json:"grant_types_supported"`
 	TokenAuthMethods         []string `json:"token_endpoint_auth_methods_supported"`
 	RevocationAuthMethods    []string `json:"revocation_endpoint_auth_methods_supported"`
@@ -114,7 +114,7 @@ const (
 	UnsupportedGrantType   Code = "unsupported_grant_type"  // RFC 6749 §5.2
 	InvalidScope           Code = "invalid_scope"           // RFC 6749 §5.2
 	InvalidTarget          Code = "invalid_target"          // RFC 8707 §2
-	TemporarilyUnavailable Code = "temporarily_unavailable" // RFC 6749 §4.1.2.1; try again after Retry-After
+	TemporarilyUnavailable Code = "temporarily_unavailable" // RFC 6749 §4.1.2.1; retry after Retry-After
 	ServerError            Code = "server_error"            // RFC 6749 §4.1.2.1
 )
 

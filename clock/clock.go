@@ -1,10 +1,10 @@
-// Package clock is the time by which one process judges, and whether that time can be relied on.
+// Package clock keeps the time of one process, and knows whether that time is reliable.
 //
-// A [Clock] runs on the time that has passed since it was made, whatever happens to the clock of the machine.
-// [Clock.Observe] compares it with a reference, each second: the clock of the database, or that of the machine where
-// there is no other. It follows a reference that is near. A reference that is far off is a clock that somebody has set,
-// or that is wrong: the time goes on as it was, and [Clock.Sure] says no until the two agree again, or until the
-// reference has stood for a while. A time that was set forward is doubted for longer (see [Clock.Doubt]).
+// A [Clock] counts the time elapsed since it was made, and ignores changes of the machine's clock. [Clock.Observe]
+// compares it each second with a reference: the clock of the database, or the clock of the machine if there is no
+// other. The Clock follows a reference that is near. A reference that is far off was set by somebody, or is wrong. Then
+// the Clock keeps counting, and [Clock.Sure] returns an error until the two agree again, or until the reference has
+// been stable for a while. After a time was set forward, the Clock doubts it for longer (see [Clock.Doubt]).
 package clock
 
 import (
@@ -14,30 +14,30 @@ import (
 )
 
 const (
-	// MaxOff is how far the clocks may be apart before this process is not sure of the time.
+	// MaxOff is the largest difference of the clocks at which this process is sure of the time.
 	MaxOff = 30 * time.Second
-	// alonePatience is how long a clock of the machine that was set must stand before it is believed, where there is no
-	// other. agreedPatience is the same where a database agrees with it.
+	// alonePatience is how long a machine's clock that was set must be stable before the Clock follows it, if there is
+	// no other clock. agreedPatience is the same if the database agrees with the machine.
 	alonePatience  = 45 * time.Second
 	agreedPatience = 10 * time.Second
-	// same is how far the steps of one clock may differ that was set once.
+	// same is the largest difference of two observations of one step.
 	same = 2 * time.Second
-	// small is how far the time may move without a word.
+	// small is the largest move of the time that Observe does not report.
 	small = time.Second
-	// longGap is how long nobody may have judged before the start for the clock to be doubted.
+	// longGap is the time without any server after which a start doubts the clock.
 	longGap = 24 * time.Hour
-	// doubtStart is for how long it is then, and doubtStep for how long one that was set forward while this process
-	// ran.
+	// doubtStart is the length of the doubt after such a start. doubtStep is the length after a clock was set forward
+	// while this process ran.
 	doubtStart = 15 * time.Minute
 	doubtStep  = 24 * time.Hour
-	// restFor is for how long nothing is deleted after either.
+	// restFor is how long nothing is deleted after either event.
 	restFor = 24 * time.Hour
 )
 
-// UnsureError says that this process is not sure of the time: it ends, deletes and leases nothing, and takes no step of
-// a key.
+// UnsureError says that this process is not sure of the time. It then ends no login, deletes nothing, takes no lease,
+// and takes no step of a key.
 type UnsureError struct {
-	Off time.Duration // how far the clock of the machine is ahead of the reference, or that of the time that went on
+	Off time.Duration // how far the machine is ahead of the reference, or the reference ahead of the Clock
 }
 
 // Error says how far the clock is off, and what to do.
@@ -49,46 +49,46 @@ func (e *UnsureError) Error() string {
 // Clock is the time of one process. It is safe for concurrent use.
 type Clock struct {
 	wall    func() time.Time
-	elapsed func() time.Duration // the time that passes, whatever happens to wall
+	elapsed func() time.Duration // counts on when wall is set
 	alone   bool                 // the reference is wall
 	mu      sync.Mutex
-	made    time.Duration // when it was made, by the time that passes
-	base    time.Time     // the time when elapsed was 0, as far as it is known
-	known   bool          // it has been sure once
+	made    time.Duration // elapsed when the Clock was made
+	base    time.Time     // the time at which elapsed was 0, by the best knowledge
+	known   bool          // the Clock has been sure at least once
 	sure    bool
 	off     time.Duration
-	latest  time.Time // when somebody judged last, before the start
-	floor   time.Time // the same, if it may be that the reference is behind it
+	latest  time.Time // the last use of the database before the start
+	floor   time.Time // latest, if the reference may be behind it
 	step    *step
-	left    time.Time     // base before the time was set forward; zero if it was not
-	doubt   time.Duration // by how much the time may be ahead of the true one
-	until   time.Duration // until when, by the time that passes
-	settle  time.Duration // until when no step is taken
-	rest    time.Duration // until when nothing is deleted
+	left    time.Time     // base before the time was set forward; zero if that did not happen
+	doubt   time.Duration // how far the time may be ahead of the true time
+	until   time.Duration // elapsed at which the doubt ends
+	settle  time.Duration // elapsed until which no step is taken
+	rest    time.Duration // elapsed until which nothing is deleted
 	retired Retired
 }
 
-// step is a reference that has been set, and since when it stands.
+// step is a reference that was set, and the elapsed time at which it was set.
 type step struct {
 	by    time.Duration
 	since time.Duration
 }
 
-// Retired is a span of time that this process has given up: it had judged until Until, and then learned that it was
-// From.
+// Retired is a span of time that the Clock has given up: its time had reached Until, and then it learned that the true
+// time was From.
 type Retired struct {
 	From  time.Time `json:"from"`
 	Until time.Time `json:"until"`
 }
 
-// New makes a clock of the clock of the machine and of the time that passes. It is not sure of the time until Observe
-// says so. With alone, there is no other clock than that of the machine to compare it with.
+// New makes a Clock from the machine's clock and a counter of elapsed time. It is not sure of the time before Observe.
+// Alone means that the machine's clock is the only reference.
 func New(wall func() time.Time, elapsed func() time.Duration, alone bool) *Clock {
 	made := elapsed()
 	return &Clock{wall: wall, elapsed: elapsed, alone: alone, made: made, base: wall().Round(0).Add(-made)}
 }
 
-// Now is the time by which to judge. It goes back only when Observe has found that it was wrong.
+// Now returns the time. It goes back only after Observe has found it wrong.
 func (c *Clock) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -97,7 +97,7 @@ func (c *Clock) Now() time.Time {
 
 func (c *Clock) now() time.Time { return c.base.Add(c.elapsed()) }
 
-// Begin tells the clock when somebody judged last before the start, and what was given up then.
+// Begin sets the last use of the database before the start, and the span that was given up before.
 func (c *Clock) Begin(latest time.Time, given Retired) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -107,8 +107,8 @@ func (c *Clock) Begin(latest time.Time, given Retired) {
 	}
 }
 
-// Observe compares the time with the reference, which is that of this moment, and returns how far the time was moved: 0
-// for what is less than a second.
+// Observe compares the time with the reference, which was read at this moment. It returns how far it moved the time: 0
+// for less than a second.
 func (c *Clock) Observe(reference time.Time) (moved time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -120,7 +120,7 @@ func (c *Clock) Observe(reference time.Time) (moved time.Duration) {
 	case !c.known:
 		c.learn(reference, wallOff, elapsed)
 		return 0
-	case wallOff.Abs() > MaxOff: // the machine and the database do not agree: the time goes on as it was
+	case wallOff.Abs() > MaxOff: // machine and database disagree: keep counting
 		c.step, c.sure = nil, false
 		return 0
 	case by.Abs() > MaxOff && !c.explained(by, elapsed):
@@ -134,7 +134,7 @@ func (c *Clock) Observe(reference time.Time) (moved time.Duration) {
 	return by
 }
 
-// learn makes the clock sure for the first time.
+// learn makes the Clock sure for the first time, if it can.
 func (c *Clock) learn(reference time.Time, wallOff, elapsed time.Duration) {
 	if wallOff.Abs() > MaxOff {
 		return
@@ -142,15 +142,15 @@ func (c *Clock) learn(reference time.Time, wallOff, elapsed time.Duration) {
 	behind := c.floor.Sub(reference)
 	switch {
 	case behind <= 0:
-	case behind <= MaxOff: // somebody has judged by that time
+	case behind <= MaxOff: // a server has already used that time
 		reference = c.floor
-	case elapsed-c.made < alonePatience: // it may be set soon
+	case elapsed-c.made < alonePatience: // somebody may set the clock soon
 		if behind <= longGap {
 			c.base = c.floor.Add(-elapsed)
 		}
 		c.off = -behind
 		return
-	default: // it was wrong then
+	default: // the clock was wrong before the start
 		c.retired = Retired{From: reference, Until: later(c.now(), c.floor)}
 	}
 	c.base = reference.Add(-elapsed)
@@ -160,7 +160,7 @@ func (c *Clock) learn(reference time.Time, wallOff, elapsed time.Duration) {
 	}
 }
 
-// doubted begins to doubt a time that is so much later than it was, for a while.
+// doubted starts a doubt of the given span about a time that moved forward by so much.
 func (c *Clock) doubted(by, elapsed, span time.Duration) {
 	if elapsed < c.until {
 		by += c.doubt
@@ -176,8 +176,8 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// explained reports whether the reference, which was set by so much, is to be believed: it has stood for long enough,
-// or it has come back to a time that was left or given up.
+// explained reports whether to follow the reference, which was set by so much: it has been stable for long enough, or
+// it has returned to a time that the Clock had left or given up.
 func (c *Clock) explained(by, elapsed time.Duration) bool {
 	if c.step == nil || (by-c.step.by).Abs() > same {
 		c.step = &step{by, elapsed}
@@ -197,8 +197,8 @@ func (c *Clock) explained(by, elapsed time.Duration) bool {
 	return elapsed-c.step.since >= patience
 }
 
-// adopt takes the reference for the time. What was judged by a later time before stays so (see Over); a time that was
-// set forward is doubted.
+// adopt sets the time to the reference. What had expired by a later time before stays expired (see Over). A time that
+// was set forward is doubted.
 func (c *Clock) adopt(reference time.Time, by, elapsed time.Duration) {
 	judged := c.now()
 	switch {
@@ -208,7 +208,7 @@ func (c *Clock) adopt(reference time.Time, by, elapsed time.Duration) {
 		}
 		c.left = c.base
 		c.doubted(by, elapsed, doubtStep)
-	case by < -MaxOff: // the time that was doubted is given up
+	case by < -MaxOff: // give up the doubted time
 		c.retired = Retired{From: reference, Until: judged}
 		c.left, c.until, c.settle = time.Time{}, 0, 0
 	case by < -small && !c.retired.Until.After(judged):
@@ -218,7 +218,7 @@ func (c *Clock) adopt(reference time.Time, by, elapsed time.Duration) {
 	c.step, c.sure = nil, true
 }
 
-// Sure reports why this process is not sure of the time (*UnsureError); nil if it is.
+// Sure returns nil if this process is sure of the time, and otherwise an *UnsureError.
 func (c *Clock) Sure() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -228,12 +228,12 @@ func (c *Clock) Sure() error {
 	return &UnsureError{c.off}
 }
 
-// Settled reports why no step should be taken because of the time (*UnsureError): this process is not sure of it, or it
-// was set forward within the last quarter of an hour, or nobody had judged for long before the start. Nil if all is
-// well.
+// Settled returns nil if keys may take steps by this time, and otherwise an *UnsureError: this process is not sure of
+// the time, or the time was set forward within the last quarter of an hour, or this process started within that time
+// after no server had run for long.
 func (c *Clock) Settled() error { return c.sureSince(func() time.Duration { return c.settle }) }
 
-// Rested is Settled for what cannot be made good: for a day after the time was doubted, nothing is deleted.
+// Rested is Settled for deletions, which nothing can undo: it returns an error for a day after a doubt began.
 func (c *Clock) Rested() error { return c.sureSince(func() time.Duration { return c.rest }) }
 
 func (c *Clock) sureSince(since func() time.Duration) error {
@@ -245,8 +245,8 @@ func (c *Clock) sureSince(since func() time.Duration) error {
 	return &UnsureError{c.off + c.doubt}
 }
 
-// Doubt is by how much the time may be ahead of the true one: what was not over that long ago may not be over now. 0
-// mostly.
+// Doubt returns how far the time may be ahead of the true time: what expired within that time may not have expired. It
+// is usually 0.
 func (c *Clock) Doubt() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -256,7 +256,7 @@ func (c *Clock) Doubt() time.Duration {
 	return c.doubt
 }
 
-// Known reports why this process does not know the time at all (*UnsureError); nil if it does, sure or not.
+// Known returns nil if this process has been sure of the time at least once, and otherwise an *UnsureError.
 func (c *Clock) Known() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -266,23 +266,23 @@ func (c *Clock) Known() error {
 	return &UnsureError{c.off}
 }
 
-// Off is how far the clock of the machine was ahead of the reference, or the reference of the time, when Observe last
-// ran.
+// Off returns how far, at the last Observe, the machine was ahead of the reference, or the reference ahead of the
+// Clock.
 func (c *Clock) Off() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.off
 }
 
-// Over reports whether a validity period must not count: it starts in the future, or it had ended by a time that was
-// given up later. What somebody was told is over does not come back.
+// Over reports whether to treat a validity period as over: it starts in the future, or it had ended by a time that was
+// given up later. So a token that was reported as expired never becomes valid again.
 func (c *Clock) Over(from, until time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return from.After(c.now().Add(MaxOff)) || from.Before(c.retired.From) && !until.After(c.retired.Until)
 }
 
-// Retired is the last span of time that was given up; the zero value if there is none.
+// Retired returns the last span of time that was given up, or the zero value.
 func (c *Clock) Retired() Retired {
 	c.mu.Lock()
 	defer c.mu.Unlock()

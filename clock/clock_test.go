@@ -8,12 +8,12 @@ import (
 
 var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
-// world is a machine, whose clock may be wrong, and a database with a clock of its own. Time passes by wait alone.
+// world is a machine whose clock may be wrong, and a database with its own clock. Time passes only in wait.
 type world struct {
 	t                 *testing.T
 	passed            time.Duration
-	machine, database time.Duration // how far their clocks are ahead of the true time
-	alone             bool          // there is no other clock than that of the machine
+	machine, database time.Duration // how far each clock is ahead of the true time
+	alone             bool          // the machine's clock is the only one
 	clock             *Clock
 	moved             time.Duration
 }
@@ -36,7 +36,7 @@ func (w *world) observe() {
 	w.moved += w.clock.Observe(w.true().Add(reference))
 }
 
-// wait lets time pass; the clock observes each second.
+// wait lets time pass. The Clock observes each second.
 func (w *world) wait(span time.Duration) {
 	for end := w.passed + span; w.passed < end; w.passed += time.Second {
 		w.observe()
@@ -44,7 +44,7 @@ func (w *world) wait(span time.Duration) {
 	w.observe()
 }
 
-// off wants the time to be off the true one by so much, but for what a clock may be off anyway.
+// off asserts that the Clock differs from the true time by that much, within a second.
 func (w *world) off(want time.Duration) {
 	w.t.Helper()
 	if got := w.clock.Now().Sub(w.true()); (got - want).Abs() > time.Second {
@@ -67,7 +67,7 @@ func (w *world) known(want bool) {
 	}
 }
 
-// doubts wants the time to be doubted by so much.
+// doubts asserts that the Clock doubts its time by that much.
 func (w *world) doubts(want time.Duration) {
 	w.t.Helper()
 	if got := w.clock.Doubt(); (got - want).Abs() > 2*time.Minute {
@@ -79,7 +79,7 @@ const far = 16 * 24 * time.Hour
 
 func TestClock(t *testing.T) {
 	for name, test := range map[string]func(w *world){
-		"a little off is followed at once, and told": func(w *world) {
+		"a small difference is followed at once and reported": func(w *world) {
 			w.machine, w.database = 12*time.Second, 0
 			w.start(time.Time{}, Retired{})
 			w.sure(true)
@@ -92,10 +92,10 @@ func TestClock(t *testing.T) {
 				w.off(off)
 				w.sure(true)
 				if (w.moved - (off - before)).Abs() > time.Second {
-					w.t.Errorf("moved by %v, told %v", off-before, w.moved)
+					w.t.Errorf("moved by %v, reported %v", off-before, w.moved)
 				}
 				if off < 0 && !w.clock.Over(expired.Add(-10*time.Minute), expired) {
-					w.t.Error("what has expired comes back")
+					w.t.Error("an expired token becomes valid again")
 				}
 			}
 		},
@@ -114,7 +114,7 @@ func TestClock(t *testing.T) {
 			w.sure(true)
 			w.off(0)
 		},
-		"both clocks go on after a machine was saved for two hours": func(w *world) {
+		"both clocks jump after a machine was saved for two hours": func(w *world) {
 			w.start(time.Time{}, Retired{})
 			w.machine, w.database = 2*time.Hour, 2*time.Hour
 			w.observe()
@@ -178,7 +178,7 @@ func TestClock(t *testing.T) {
 			w.sure(true)
 			w.off(0)
 		},
-		"a machine that jumps goes on, unsure, until it is right": func(w *world) {
+		"a machine that jumps leaves the clock unsure until it is right": func(w *world) {
 			w.start(time.Time{}, Retired{})
 			for _, jump := range []time.Duration{far, -far, time.Hour, -time.Hour, 31 * time.Second} {
 				w.machine = jump
@@ -254,7 +254,7 @@ func TestClock(t *testing.T) {
 			w.alone, w.machine = true, -9*time.Hour
 			w.start(noon, Retired{})
 			w.sure(false)
-			w.off(0) // by the time that was known before
+			w.off(0) // it uses the time from before the start
 			w.wait(10 * time.Second)
 			w.machine = 0
 			w.observe()
@@ -268,11 +268,11 @@ func TestClock(t *testing.T) {
 			w.sure(true)
 			for _, issued := range []time.Duration{-10 * time.Minute, -9*time.Hour - time.Minute} {
 				if !w.clock.Over(noon.Add(issued), noon.Add(-time.Second)) {
-					w.t.Errorf("what was issued %v from noon comes back", issued)
+					w.t.Errorf("a token issued %v from noon becomes valid again", issued)
 				}
 			}
 			if now := w.clock.Now(); w.clock.Over(now, now.Add(10*time.Minute)) {
-				w.t.Error("what is new does not live")
+				w.t.Error("a new token is not valid")
 			}
 			w.machine = 0
 			w.observe()
@@ -289,7 +289,7 @@ func TestClock(t *testing.T) {
 			w.off(0)
 			w.wait(5 * time.Minute)
 			if !w.clock.Over(expired.Add(-10*time.Minute), expired) {
-				w.t.Error("what has expired comes back")
+				w.t.Error("an expired token becomes valid again")
 			}
 			w.machine = 0
 			w.wait(time.Minute)
@@ -307,7 +307,7 @@ func TestClock(t *testing.T) {
 			w.sure(true)
 			w.off(50 * time.Minute)
 			if w.moved != 50*time.Minute {
-				w.t.Error("nobody is told:", w.moved)
+				w.t.Error("the move is not reported:", w.moved)
 			}
 			w.doubts(50 * time.Minute)
 		},

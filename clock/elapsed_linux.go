@@ -7,26 +7,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bootReading is a reading of the clock that counts the time that a machine was suspended, and when it was taken.
+// bootReading is a reading of CLOCK_BOOTTIME, which also counts while a machine is suspended, with its moment.
 type bootReading struct {
 	boot time.Duration
 	at   time.Time
 }
 
-// bootPeriod is how long a reading is good: the clock costs a system call, that of the process, which stands while the
-// machine is suspended, does not.
+// bootPeriod is how long a reading is used. Reading CLOCK_BOOTTIME costs a system call. The monotonic clock costs none,
+// but stops while the machine is suspended.
 const bootPeriod = time.Millisecond
 
 func readBoot() *bootReading {
 	var t unix.Timespec
 	at := time.Now()
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		panic(err) // every Linux that Go runs on has it
+		panic(err) // every Linux that Go supports has this clock
 	}
 	return &bootReading{time.Duration(t.Nano()), at}
 }
 
-// Elapsed counts the time since it was made, with that in which the machine was suspended.
+// Elapsed returns a counter of the time since the call. It also counts while the machine is suspended.
 func Elapsed() func() time.Duration {
 	start := readBoot()
 	var last atomic.Pointer[bootReading]

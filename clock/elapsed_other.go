@@ -4,7 +4,7 @@ package clock
 
 import "time"
 
-// Elapsed counts the time since it was made.
+// Elapsed returns a counter of the time since the call.
 func Elapsed() func() time.Duration {
 	start := time.Now()
 	return func() time.Duration { return time.Since(start) }

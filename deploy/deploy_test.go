@@ -1,6 +1,6 @@
 //go:build deploy
 
-// Package deploy_test holds what is in this folder to the tools that will read it.
+// Package deploy_test checks the files of this folder with the tools that read them.
 package deploy_test
 
 import (
@@ -31,11 +31,11 @@ func TestAlerts(t *testing.T) {
 	run(t, "prometheus", "promtool", "test", "rules", "alerts_test.yaml")
 }
 
-// systemd reads the unit without a word, and calls its exposure low.
+// systemd accepts the unit without a warning and rates its exposure low.
 func TestUnit(t *testing.T) {
 	dir := t.TempDir()
 	unit, err := os.ReadFile("keyturn.service")
-	if err == nil { // verify wants the program to be there
+	if err == nil { // verify needs an existing program
 		err = os.WriteFile(
 			dir+"/keyturn.service",
 			bytes.ReplaceAll(unit, []byte("/usr/bin/keyturn"), []byte("/bin/true")),
@@ -61,17 +61,18 @@ func TestUnit(t *testing.T) {
 	t.Log(m[0])
 }
 
-// The manifests decode strictly into the types of Kubernetes, and are within the restricted Pod Security Standard.
+// The manifests decode strictly into the types of Kubernetes, and satisfy the restricted Pod Security Standard.
 func TestManifests(t *testing.T) {
 	t.Log(run(t, "testdata/kubecheck", "go", "run", ".", "../../kubernetes"))
 }
 
-// A release is the same bytes whoever builds it, and says what it is.
+// Two builds of a release are the same bytes, and the binary prints its version.
 func TestRelease(t *testing.T) {
 	sums := func(clone string) string {
 		dir := filepath.Join(t.TempDir(), clone)
 		run(t, "..", "git", "clone", "-q", "--no-hardlinks", ".", dir)
-		out := run(t, dir, "sh", ".ci/release", "v0.0.0-test", "linux/amd64") // the others take as long again
+		// One platform is enough: each takes as long again.
+		out := run(t, dir, "sh", ".ci/release", "v0.0.0-test", "linux/amd64")
 		said := run(t, dir, "dist/keyturn_v0.0.0-test_linux_amd64", "version", "--json")
 		if !regexp.MustCompile(`"version": "v0.0.0-test",\n  "commit": "[0-9a-f]{40}",\n  "date": "20`).MatchString(said) {
 			t.Error(said)

@@ -20,11 +20,11 @@ import (
 	"time"
 )
 
-// guarded is an API that asks keyturn about each token.
+// guarded is an API that introspects each token.
 type guarded struct {
 	*httptest.Server
 	keyturn    atomic.Pointer[keyturn]
-	refuseNext atomic.Bool // as if the key of the token had been revoked
+	refuseNext atomic.Bool // refuse one token, as if its key had been revoked
 	called     atomic.Int64
 }
 
@@ -60,7 +60,7 @@ func newAPI(t *testing.T) *guarded {
 	return g
 }
 
-// newClient makes an API and a keyturn for it, whose client app gets tokens for two seconds.
+// newClient makes an API and a keyturn for it. The client app gets tokens that live for two seconds.
 func newClient(t *testing.T, postgres bool, flags ...string) (*keyturn, *guarded) {
 	t.Helper()
 	g := newAPI(t)
@@ -70,15 +70,14 @@ func newClient(t *testing.T, postgres bool, flags ...string) (*keyturn, *guarded
 	return k, g
 }
 
-// plainSecret gives app a secret of letters, for clients that do not form-encode what they put into an Authorization
-// header.
+// plainSecret gives app a secret of letters only, for clients that do not form-encode their Basic credentials.
 func (k *keyturn) plainSecret() {
 	k.t.Helper()
 	k.appSecret = "thesecretoftheapplication"
 	k.doWith(k.appSecret, "client", "rotate-secret", "app", "--keep=0s", "--secret-stdin")
 }
 
-// person is the environment of an example in which a person logs in.
+// person returns the environment variables with which an example logs a user in.
 func (k *keyturn) person() []string {
 	return []string{"LOGIN_USER=" + k.username, "LOGIN_PASSWORD=" + k.password}
 }
@@ -88,13 +87,13 @@ func (k *keyturn) revokeAll() {
 	k.do("grant", "revoke", "--user="+k.username, "--reason=test")
 }
 
-// Programs that keep their session in a file: they need the password once, and again when the session is over.
+// These programs keep their session in a file. They need the password once, and again after the session has ended.
 func TestClientsWithAFile(t *testing.T) {
 	for i, c := range []struct {
 		name  string
 		plain bool
-		wrong string // what they say of a wrong password
-		over  string // and of a session that is over, if they have no password
+		wrong string // the output at a wrong password
+		over  string // the output when the session has ended and there is no password
 	}{
 		{"x-oauth2", false, "wrong username or password", "logging in again"},
 		{"requests-oauthlib", true, "does not accept this user name and password", "Log in"},
@@ -148,7 +147,7 @@ func TestClientsWithAFile(t *testing.T) {
 	}
 }
 
-// Programs that keep their session in memory, and call the API at each line of their input.
+// These programs keep their session in memory, and call the API at each line of input.
 func TestClientsWithAnInput(t *testing.T) {
 	for i, name := range []string{"openid-client", "oauth4webapi"} {
 		t.Run(name, func(t *testing.T) {
@@ -181,7 +180,7 @@ func TestClientsWithAnInput(t *testing.T) {
 	}
 }
 
-// conversation is a program that answers each line with one.
+// conversation is a program that prints one line for each line of input.
 type conversation struct {
 	t      *testing.T
 	cmd    *exec.Cmd
@@ -223,13 +222,13 @@ func (c *conversation) wants(words ...string) {
 func (c *conversation) end() (ok bool) {
 	c.input.Close()
 	go func() {
-		for c.output.Scan() { // a program that says more is not held up
+		for c.output.Scan() { // further output must not block the program
 		}
 	}()
 	return c.cmd.Wait() == nil
 }
 
-// The client in shell: one session in a file, several calls at once, and no secret where others could read it.
+// The shell client keeps one session in a file, allows several calls at once, and exposes no secret to other users.
 func TestCurlClient(t *testing.T) {
 	t.Parallel()
 	k, g := newClient(t, true)
@@ -272,7 +271,7 @@ func TestCurlClient(t *testing.T) {
 	wants(get, false, "log in again")
 }
 
-// The page, in three tabs of Chromium: see testdata/browser.test.mjs.
+// The page runs in three tabs of Chromium: see testdata/browser.test.mjs.
 func TestBrowser(t *testing.T) {
 	t.Parallel()
 	listen := freeAddress(t)

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// TestMovingFromDjango imports users that a real Django has made, with each of its hashers, and logs them in.
+// TestMovingFromDjango imports users that a real Django made with each of its hashers, and logs them in.
 func TestMovingFromDjango(t *testing.T) {
 	for name, postgres := range map[string]bool{"sqlite": false, "postgres": true} {
 		t.Run(name, func(t *testing.T) {
@@ -54,7 +54,7 @@ func TestMovingFromDjango(t *testing.T) {
 			if strings.Contains(dump, `"username": "scrypt"`) {
 				algorithms = append(algorithms, "scrypt")
 			} else {
-				t.Log("this Django makes no scrypt hashes, which it does since 4.0: they are tested by one that Python has made")
+				t.Log("this Django is older than 4.0 and makes no scrypt hashes: another test uses one from Python")
 			}
 			for _, algorithm := range algorithms {
 				for _, hash := range []string{"old", "new"} {

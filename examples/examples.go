@@ -1,9 +1,8 @@
-// Package examples is what authors of resource servers and of clients begin with: a folder each, complete and small,
-// with a README of its own. The files name an issuer, an audience and an address that stand for the reader's; Files
-// puts those in their places. `keyturn example` prints them, and `make interop` runs the very same files against a real
-// keyturn.
+// Package examples contains small, complete resource servers and clients, each in a folder with a README. The files use
+// placeholders for the issuer, the audience and the address; Files replaces them. `keyturn example` prints the files,
+// and `make interop` runs the same files against a real keyturn.
 //
-// package.json and package-lock.json, and testdata/go, hold the versions that were run.
+// package.json, package-lock.json and testdata/go pin the versions that the tests run.
 package examples
 
 import (
@@ -16,7 +15,7 @@ import (
 	"strings"
 )
 
-// What stands in the files for what is the reader's.
+// The placeholders in the files.
 const (
 	issuer   = "https://auth.example.com"
 	audience = "https://api.example.com"
@@ -36,7 +35,7 @@ type Example struct {
 	Title string `json:"title"` // the heading of its README
 }
 
-// Kind is what an example is.
+// Kind says whether an example is a resource server or a client.
 type Kind string
 
 // The kinds of examples.
@@ -51,7 +50,7 @@ var clients = []string{"x-oauth2", "requests-oauthlib", "authlib", "openid-clien
 func All() []Example {
 	entries, err := folders.ReadDir(".")
 	if err != nil {
-		panic(err) // they are part of the program
+		panic(err) // the folders are embedded
 	}
 	var servers, others []Example
 	for _, e := range entries {
@@ -68,25 +67,25 @@ func All() []Example {
 	return append(servers, others...)
 }
 
-// Reader is whom an example is for. What is empty stays as it stands in the files.
+// Reader holds the reader's values for the placeholders. An empty value keeps the placeholder.
 type Reader struct {
 	Issuer   string // https URL of keyturn
-	Audience string // URI of the resource, which the examples also take for the URL of the API
+	Audience string // URI of the resource; the examples also use it as the URL of the API
 	Listen   string // host:port of the resource server
 }
 
 // File is one file of an example.
 type File struct {
-	Path string `json:"path"` // below the folder of the example
+	Path string `json:"path"` // relative to the folder of the example
 	Text string `json:"text"`
 }
 
 const readme = "README.md"
 
-// ignored is what keeps a program in Go out of the module of keyturn.
+// ignored is the build constraint that keeps an example in Go out of keyturn's module.
 const ignored = "//go:build ignore\n\n"
 
-// Files is the files of an example as its reader has them, README first.
+// Files returns the files of an example with the reader's values, README first.
 func Files(name string, r Reader) ([]File, error) {
 	if !slices.ContainsFunc(All(), func(e Example) bool { return e.Name == name }) {
 		return nil, fmt.Errorf("%w: %q", fs.ErrNotExist, name)

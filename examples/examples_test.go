@@ -16,7 +16,7 @@ import (
 
 var update = flag.Bool("update", false, "write docs/verify")
 
-// Nothing of what stands for the reader's is left in what a reader gets.
+// The files that a reader gets contain none of the placeholders.
 func TestFilesAreFilledIn(t *testing.T) {
 	reader := examples.Reader{
 		Issuer:   "https://login.test/oauth",
@@ -50,7 +50,7 @@ func TestFilesAreFilledIn(t *testing.T) {
 	}
 }
 
-// Whatever a README has its reader install is what the examples were run with.
+// Every package that a README installs is one that the interoperability tests run with.
 func TestWhatIsInstalled(t *testing.T) {
 	read := func(path string) string {
 		text, err := os.ReadFile(path)
@@ -71,14 +71,14 @@ func TestWhatIsInstalled(t *testing.T) {
 				installed := map[byte]string{'a': debian, 'n': node, 'g': golang}[m[1][0]]
 				quoted := regexp.MustCompile(`(^|[\s"])` + regexp.QuoteMeta(name) + `[\s":;]`)
 				if !quoted.MatchString(installed) {
-					t.Errorf("%s: nobody has run it with %s", e.Name, name)
+					t.Errorf("%s: no test runs it with %s", e.Name, name)
 				}
 			}
 		}
 	}
 }
 
-// The pages of docs/verify are the examples, and what was measured of them. `make pages` writes them.
+// The pages of docs/verify consist of the examples and their measurements. `make pages` writes them.
 func TestPages(t *testing.T) {
 	measured := map[string]string{}
 	text, err := os.ReadFile("testdata/as-shipped.txt")
@@ -139,7 +139,7 @@ var languages = map[string]string{
 	".json": "html",
 }
 
-// page is one of docs/verify.
+// page is one page of docs/verify.
 func page(t *testing.T, e examples.Example, took string) string {
 	t.Helper()
 	files, err := examples.Files(e.Name, examples.Reader{})
@@ -154,15 +154,15 @@ func page(t *testing.T, e examples.Example, took string) string {
 	fmt.Fprintf(&b, "# Verify tokens: %s\n\n%s\n\n", e.Title, about)
 	fmt.Fprintf(
 		&b,
-		"**A revoked key**: a token that it had signed was let in for another %s, where %s just before\n([how that was "+
+		"**A revoked key**: the server accepted its tokens for another %s, when %s just before\n([how this was "+
 			"measured](../verify.md#what-was-measured)).\n\n",
 		took,
 		asked(files),
 	)
 	fmt.Fprintf(
 		&b,
-		"The files, filled in for you: `keyturn example %s --issuer https://auth.example.com --audience "+
-			"https://api.example.com --dir .`\n",
+		"This command writes the files with your values: `keyturn example %s --issuer https://auth.example.com "+
+			"--audience https://api.example.com --dir .`\n",
 		e.Name,
 	)
 	for _, f := range files[1:] {
@@ -171,12 +171,12 @@ func page(t *testing.T, e examples.Example, took string) string {
 	return b.String()
 }
 
-// asked is what a resource server has asked of keyturn: about each token, or for the keys.
+// asked says what a resource server asks of keyturn: about each token, or for the keys.
 func asked(files []examples.File) string {
 	for _, f := range files[1:] {
 		if strings.Contains(f.Text, "/introspect") {
-			return "keyturn had been asked about it"
+			return "it had asked keyturn about them"
 		}
 	}
-	return "the keys had been fetched"
+	return "it had fetched the keys"
 }

@@ -25,14 +25,14 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// asShipped has resource servers keep keys for as long as they do when nobody is in a hurry, and measures that.
+// asShipped runs resource servers with unchanged files, and measures how long they trust a revoked key.
 var asShipped = flag.Bool(
 	"as-shipped",
 	false,
 	"measure how long resource servers keep a removed key, with their files as they are",
 )
 
-// base is a folder that every user may read, with the modules of Node in it; binary is keyturn.
+// base is a folder that every user may read, with the Node modules in it. binary is the keyturn program.
 var base, binary string
 
 func TestMain(m *testing.M) {
@@ -72,7 +72,7 @@ func prepare(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// folder makes a folder that servers which give up root can read.
+// folder makes a folder that servers can read after they have dropped root.
 func folder(t *testing.T, name string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp(base, name)
@@ -95,13 +95,13 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// program is a process with those that it starts.
+// program is a process and its children.
 type program struct {
 	*exec.Cmd
 	out *bytes.Buffer
 }
 
-// start runs a command of a README in a shell. It ends with the test.
+// start runs a command of a README in a shell until the test ends.
 func start(t *testing.T, dir, command string, env ...string) *program {
 	t.Helper()
 	p := &program{exec.Command("bash", "-euc", command), new(bytes.Buffer)}
@@ -126,7 +126,7 @@ func start(t *testing.T, dir, command string, env ...string) *program {
 	return p
 }
 
-// run runs a command of a README to its end.
+// run runs a command of a README and waits for its end.
 func run(t *testing.T, dir, command string, env ...string) (out string, ok bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -139,7 +139,7 @@ func run(t *testing.T, dir, command string, env ...string) (out string, ok bool)
 	return string(text), err == nil
 }
 
-// await asks until it is told yes.
+// await polls until asked returns true, and returns how long that took.
 func await(t *testing.T, what string, patience time.Duration, asked func() bool) time.Duration {
 	t.Helper()
 	begun := time.Now()
@@ -159,8 +159,8 @@ func addressFlag(listen string) []string {
 	return []string{"--address=" + listen}
 }
 
-// example has `keyturn example` write an example into a folder, makes some replacements there, and returns the commands
-// of its README.
+// example writes an example into a folder with `keyturn example`, makes the given replacements, and returns the
+// commands of its README.
 func (k *keyturn) example(name, listen string, replace ...string) (dir, command string) {
 	k.t.Helper()
 	dir = folder(k.t, name)
@@ -190,7 +190,7 @@ func (k *keyturn) example(name, listen string, replace ...string) (dir, command 
 			k.t.Fatal(err)
 		}
 	}
-	if strings.Contains(command, "go run") { // what `go mod init` and `go get` would have made
+	if strings.Contains(command, "go run") { // the files that `go mod init` and `go get` would make
 		for _, f := range []string{"go.mod", "go.sum"} {
 			text, err := os.ReadFile("testdata/go/" + f)
 			if err == nil {
@@ -209,7 +209,7 @@ var (
 	keyturnLine = regexp.MustCompile("(?m)^keyturn .*$")
 )
 
-// keyturn is a real one, with clients and a user.
+// keyturn is a running keyturn with clients and a user.
 type keyturn struct {
 	t                            *testing.T
 	dir, issuer, audience, admin string
@@ -219,8 +219,8 @@ type keyturn struct {
 	username, password, sub      string
 }
 
-// newKeyturn starts one for a resource, on SQLite or on PostgreSQL. Its clients: app (tokens for an hour), brief (for
-// two seconds), dated (typ JWT), other (another audience), and the resource server api.
+// newKeyturn starts keyturn for a resource, on SQLite or on PostgreSQL. Its clients are app (tokens live for an hour),
+// brief (two seconds), dated (typ JWT), other (another audience), and the resource server api.
 func newKeyturn(t *testing.T, audience string, postgres bool, flags ...string) *keyturn {
 	t.Helper()
 	listen, admin := freeAddress(t), freeAddress(t)
@@ -275,7 +275,7 @@ func (k *keyturn) serve() {
 
 func (k *keyturn) stop() { syscall.Kill(-k.server.Process.Pid, syscall.SIGKILL) }
 
-// do runs a command of keyturn that must succeed.
+// do runs a keyturn command, which must succeed.
 func (k *keyturn) do(args ...string) string { k.t.Helper(); return k.doWith("", args...) }
 
 func (k *keyturn) doWith(input string, args ...string) string {
@@ -290,7 +290,7 @@ func (k *keyturn) doWith(input string, args ...string) string {
 	return string(out)
 }
 
-// tokens is what the token endpoint gives.
+// tokens is a response of the token endpoint.
 type tokens struct {
 	Access  string `json:"access_token"`
 	Refresh string `json:"refresh_token"`
@@ -330,7 +330,7 @@ func (k *keyturn) post(path, client, secret string, form url.Values) (status int
 	return answer.StatusCode, body
 }
 
-// current is the kid of the key that signs.
+// current returns the kid of the current key.
 func (k *keyturn) current() string {
 	k.t.Helper()
 	var status struct{ Current string }
@@ -340,7 +340,7 @@ func (k *keyturn) current() string {
 	return status.Current
 }
 
-// grants are those that are not over.
+// grants returns the grants that have not ended.
 func (k *keyturn) grants() (live []struct{ Generation int }) {
 	k.t.Helper()
 	var all []struct {

@@ -27,15 +27,15 @@ import (
 	"time"
 )
 
-// resourceServer is one of the examples, and what is known of it.
+// resourceServer is one of the examples, and its expected behaviour.
 type resourceServer struct {
 	name        string
-	example     string   // whose files it is, if not of its name
-	inHaste     []string // the lifetime of its JWKS, and a shorter one
-	introspects bool     // it asks keyturn about each token
-	away        int      // its answer while keyturn is away and it cannot know: 503, or 401 where it cannot tell
-	leeway      bool     // an expired token is good for another second
-	background  bool     // it fetches the keys when it pleases
+	example     string   // the example whose files it uses, if the name differs
+	inHaste     []string // replacements that shorten the lifetime of its JWKS
+	introspects bool     // asks keyturn about each token
+	away        int      // status without keys while keyturn is down: 503, or 401 if it cannot separate the cases
+	leeway      bool     // accepts an expired token for another second
+	background  bool     // fetches the keys in the background
 }
 
 var resourceServers = []resourceServer{
@@ -55,10 +55,10 @@ var resourceServers = []resourceServer{
 	{name: "curl", introspects: true, away: 503},
 }
 
-// patience is how long a resource server may believe in what is not so any more.
+// patience is the longest time that a resource server may use an outdated answer.
 const patience = 20 * time.Second
 
-// TestResourceServers runs each of them through what a token can be, a planned rotation and the revocation of a key.
+// TestResourceServers tests each server with good and bad tokens, a planned rotation and the revocation of a key.
 func TestResourceServers(t *testing.T) {
 	for i, r := range resourceServers {
 		t.Run(r.name, func(t *testing.T) {
@@ -81,13 +81,13 @@ func TestResourceServers(t *testing.T) {
 	}
 }
 
-// asking is a resource server that runs.
+// asking is a running resource server.
 type asking struct {
 	resourceServer
 	*keyturn
 	t      *testing.T
 	listen string
-	script string // the folder of check.sh, where that is all there is
+	script string // the folder of check.sh, if the example is no server
 	proc   *program
 }
 
@@ -108,7 +108,7 @@ func (s *asking) startServer() {
 	})
 }
 
-// ask is a request with a token, or without one.
+// ask sends a request with a token, or without one if it is empty.
 func (s *asking) ask(token string) (status int, body string, challenge string) {
 	s.t.Helper()
 	if s.script != "" {
@@ -133,7 +133,7 @@ func (s *asking) ask(token string) (status int, body string, challenge string) {
 	return answer.StatusCode, string(text), answer.Header.Get("WWW-Authenticate")
 }
 
-// askScript is ask for check.sh, whose exit codes stand for what a server would answer.
+// askScript is ask for check.sh. It maps exit codes to the statuses of a server.
 func (s *asking) askScript(token string) (int, string, string) {
 	c := exec.Command("bash", "check.sh")
 	c.Dir, c.Env = s.script, append(os.Environ(), "ACCESS_TOKEN="+token, "API_SECRET="+s.apiSecret)
@@ -145,7 +145,7 @@ func (s *asking) askScript(token string) (int, string, string) {
 	return 503, string(out), ""
 }
 
-// wants asserts what is answered to a token.
+// wants asserts the response to a token.
 func (s *asking) wants(what, token string, want int) {
 	s.t.Helper()
 	status, body, challenge := s.ask(token)
@@ -157,7 +157,7 @@ func (s *asking) wants(what, token string, want int) {
 	}
 }
 
-// judges asserts what is let in and what is not.
+// judges asserts which tokens the server accepts.
 func (s *asking) judges() {
 	s.t.Helper()
 	good := s.login("app")
@@ -170,7 +170,7 @@ func (s *asking) judges() {
 	}
 	s.wants("a refresh token", good.Refresh, 401)
 	s.wants("a token for another audience", s.login("other").Access, 401)
-	dated := 401 // who verifies tokens refuses a typ that is none of access tokens
+	dated := 401 // a verifier refuses a typ other than at+jwt
 	if s.introspects {
 		dated = 200
 	}
@@ -190,7 +190,7 @@ func (s *asking) judges() {
 	s.wants("a good token, still", good.Access, 200)
 }
 
-// forged makes tokens that keyturn has not made.
+// forged makes tokens that keyturn did not issue.
 func (s *asking) forged(good string) map[string]string {
 	s.t.Helper()
 	b64 := base64.RawURLEncoding
@@ -261,7 +261,7 @@ func (s *asking) forged(good string) map[string]string {
 	}
 }
 
-// publicPEM is a public key of the JWKS as PEM.
+// publicPEM returns a public key of the JWKS as PEM.
 func (s *asking) publicPEM(kid string) []byte {
 	s.t.Helper()
 	r, err := http.Get(s.issuer + "/.well-known/jwks.json")
@@ -290,7 +290,7 @@ func (s *asking) publicPEM(kid string) []byte {
 	return nil
 }
 
-// hearsOfRevocation asserts that who introspects does not let in a token that was revoked.
+// hearsOfRevocation asserts that a server that introspects refuses a revoked token.
 func (s *asking) hearsOfRevocation() {
 	s.t.Helper()
 	unseen, seen := s.login("app"), s.login("app")
@@ -307,7 +307,7 @@ func (s *asking) hearsOfRevocation() {
 	}
 }
 
-// goesThroughRotation asserts that nobody notices a planned rotation.
+// goesThroughRotation asserts that a planned rotation breaks nothing.
 func (s *asking) goesThroughRotation() {
 	s.t.Helper()
 	before := s.login("app").Access
@@ -319,8 +319,8 @@ func (s *asking) goesThroughRotation() {
 	s.wants("a token of the key before", before, 200)
 }
 
-// goesThroughRevocation asserts that a leaked key is not trusted for longer than it must be, and measures for how long
-// it was.
+// goesThroughRevocation asserts that the server stops trusting a revoked key in time, and measures how long it trusted
+// the key.
 func (s *asking) goesThroughRevocation() {
 	s.t.Helper()
 	kept := 3 * time.Second
@@ -332,7 +332,7 @@ func (s *asking) goesThroughRevocation() {
 		longest = 8 * time.Second
 	}
 	var seen time.Time
-	if !s.introspects { // a verifier has long known the next key when it signs: let this one see it
+	if !s.introspects { // in production a verifier has the next key before it signs: fetch it here as well
 		time.Sleep(kept + time.Second)
 		seen = time.Now()
 		s.wants("with the keys of now", s.login("app").Access, 200)
@@ -352,10 +352,10 @@ func (s *asking) goesThroughRevocation() {
 	)
 	fresh := s.login("app").Access
 	s.wants("a token of the key that signs now, at once", fresh, 200)
-	// Unless the keys have lapsed meanwhile, on a machine that has much to do.
+	// On a busy machine the cached keys may have expired meanwhile.
 	if after := s.jwksFetched(); after != fetched && !s.background && time.Since(seen) < kept-500*time.Millisecond {
 		s.t.Errorf(
-			"it had to fetch the keys (%d times): it keeps them for longer than %v, or what follows measures something else",
+			"it had to fetch the keys (%d times): either it keeps them for longer than %v, or the measurement is wrong",
 			after-fetched,
 			kept,
 		)
@@ -375,7 +375,7 @@ func (s *asking) goesThroughRevocation() {
 	s.note(time.Since(begun))
 }
 
-// jwksFetched counts the key sets that keyturn has sent.
+// jwksFetched returns the number of key sets that keyturn has sent.
 func (s *asking) jwksFetched() (n int) {
 	s.t.Helper()
 	r, err := http.Get(s.admin + "/metrics")
@@ -394,7 +394,7 @@ func (s *asking) jwksFetched() (n int) {
 	return n
 }
 
-// note keeps what was measured.
+// note appends a measurement to the results.
 func (s *asking) note(took time.Duration) {
 	name := "../bin/interop/in-haste.txt"
 	if *asShipped {
@@ -410,19 +410,19 @@ func (s *asking) note(took time.Duration) {
 	}
 }
 
-// saysWhenItCannotKnow asserts that a token which nobody could judge is not let in, and, where the software can tell,
-// is not called bad.
+// saysWhenItCannotKnow asserts that the server refuses a token that it cannot check, with 503 where the software allows
+// it.
 func (s *asking) saysWhenItCannotKnow() {
 	s.t.Helper()
 	unseen := s.login("app").Access
 	s.stop()
-	if !s.introspects { // a verifier that has the keys goes on; one that was just started has none
+	if !s.introspects { // a running verifier has the keys, so start a new one, which has none
 		if s.proc != nil {
 			s.listen = freeAddress(s.t)
 			s.startServer()
 		}
 	}
-	s.wants("while keyturn is away", unseen, s.away)
+	s.wants("while keyturn is down", unseen, s.away)
 	page, err := os.ReadFile("../docs/verify.md")
 	if row := fmt.Sprintf("verify/%s.md) | %s |", s.name,
 		map[bool]string{true: "introspection", false: "JWKS"}[s.introspects]); s.resourceServer.example == "" &&
@@ -431,7 +431,7 @@ func (s *asking) saysWhenItCannotKnow() {
 	}
 }
 
-// kidOf is the key that signed a token.
+// kidOf returns the kid of the key that signed a token.
 func kidOf(t *testing.T, token string) string {
 	t.Helper()
 	raw, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[0])

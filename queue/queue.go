@@ -1,9 +1,8 @@
-// Package queue lets a bounded number of callers work at once and lines up the others.
+// Package queue lets a bounded number of callers work at once, and makes the others wait in fair lines.
 //
-// A [Queue] has slots. A caller that finds none free waits in the line of its party, and a free slot goes to the lines
-// in turn, so that a party with many callers delays itself and not the others. The queue knows how long work takes,
-// predicts how long a new caller would wait, and refuses at once a caller that could not be served in time. Waiting
-// changes nothing: a caller that goes away leaves its line.
+// A [Queue] has slots. If no slot is free, a caller waits in the line of its party. Free slots go to the lines in turn,
+// so a party with many callers delays only itself. The queue measures how long work takes, predicts the wait of a new
+// caller, and refuses at once a caller that it could not serve in time. A caller that goes away leaves its line.
 package queue
 
 import (
@@ -12,15 +11,15 @@ import (
 	"time"
 )
 
-// BusyError refuses a caller that cannot have a slot in time.
+// BusyError refuses a caller that cannot get a slot in time.
 type BusyError struct {
-	RetryAfter time.Duration // after which the line is predicted to be short enough
+	RetryAfter time.Duration // the predicted time until the line is short enough
 }
 
 // Error does not name RetryAfter.
 func (e *BusyError) Error() string { return "too many are waiting: try again later" }
 
-// Queue is slots and the lines in front of them. It is safe for concurrent use.
+// Queue holds slots and the lines of waiting callers. It is safe for concurrent use.
 type Queue struct {
 	slots   int
 	mu      sync.Mutex
@@ -28,27 +27,27 @@ type Queue struct {
 	waiting int
 	refused int64
 	pace    time.Duration // mean time that work holds a slot
-	booked  time.Time     // until when those who were refused have been told to come again, one after the other
+	booked  time.Time     // the earliest retry time for the next refused caller
 	lines   map[string]*line
-	turn    []*line // lines in which somebody waits, in the order in which they get the next slots
+	turn    []*line // the lines with waiting callers, in the order of the next slots
 }
 
-// line is the waiting callers of one party, in the order in which they came.
+// line holds the waiting callers of one party, in order of arrival.
 type line struct {
 	party   string
 	waiters []*waiter
 }
 
-// waiter is one caller that waits. Its channel is closed when it has a slot.
+// waiter is one waiting caller. Its channel closes when the caller gets a slot.
 type waiter struct{ granted chan struct{} }
 
-// New makes a queue. Pace is how long work is expected to hold a slot until some has been measured.
+// New makes a queue. Pace is the expected duration of work, until the queue has measured some.
 func New(slots int, pace time.Duration) *Queue {
 	return &Queue{slots: max(slots, 1), pace: pace, lines: map[string]*line{}}
 }
 
-// Acquire obtains a slot. It waits no longer than patience and no longer than the context lives: *BusyError after the
-// one, the error of the context after the other. Release must be called once, when the work is done.
+// Acquire obtains a slot. It waits at most for patience, then returns *BusyError. If the context ends first, it returns
+// the error of the context. The caller must call release once, when the work is done.
 func (q *Queue) Acquire(ctx context.Context, party string, patience time.Duration) (release func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -66,7 +65,7 @@ func (q *Queue) Acquire(ctx context.Context, party string, patience time.Duratio
 	return sync.OnceFunc(func() { q.release(time.Since(begun)) }), nil
 }
 
-// enter takes a free slot, or a place in the line of the party, which it returns.
+// enter takes a free slot and returns nil, or returns a new waiter in the line of the party.
 func (q *Queue) enter(party string, patience time.Duration) (*waiter, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -89,11 +88,11 @@ func (q *Queue) enter(party string, patience time.Duration) (*waiter, error) {
 	return w, nil
 }
 
-// maxBooked is how far ahead callers are told to come again because of others who were refused before them.
+// maxBooked limits the part of RetryAfter that spreads the retries of refused callers.
 const maxBooked = 30 * time.Second
 
-// refuse tells a caller when to come again: not before its line is short enough, and not all who are refused at the
-// same moment.
+// refuse computes RetryAfter: not before the line is short enough, and spread so that refused callers do not all return
+// at the same moment.
 func (q *Queue) refuse(wait time.Duration) *BusyError {
 	q.refused++
 	now := time.Now()
@@ -102,13 +101,13 @@ func (q *Queue) refuse(wait time.Duration) *BusyError {
 	return &BusyError{wait}
 }
 
-// predict is how long a new caller of the party would wait: for all that get a slot before it, turn by turn.
+// predict returns how long a new caller of the party would wait, counting all callers that get a slot before it.
 func (q *Queue) predict(party string) time.Duration {
 	mine := 0
 	if l := q.lines[party]; l != nil {
 		mine = len(l.waiters)
 	}
-	ahead := mine + 1 // and the work that has begun
+	ahead := mine + 1 // one for the work in progress
 	for _, l := range q.turn {
 		if l.party != party {
 			ahead += min(len(l.waiters), mine+1)
@@ -117,7 +116,7 @@ func (q *Queue) predict(party string) time.Duration {
 	return time.Duration(ahead) * q.pace / time.Duration(q.slots)
 }
 
-// wait waits for a slot that is granted.
+// wait blocks until a slot is granted, the patience is over, or the context ends.
 func (q *Queue) wait(ctx context.Context, party string, w *waiter, patience time.Duration) error {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
@@ -134,7 +133,7 @@ func (q *Queue) wait(ctx context.Context, party string, w *waiter, patience time
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	select {
-	case <-w.granted: // at the same moment
+	case <-w.granted: // granted at the same moment: pass it on
 		q.hand()
 	default:
 		q.leave(party, w)
@@ -145,7 +144,7 @@ func (q *Queue) wait(ctx context.Context, party string, w *waiter, patience time
 	return q.refuse(max(time.Second, q.predict(party)-patience))
 }
 
-// leave takes a waiter out of the line of its party.
+// leave removes a waiter from the line of its party.
 func (q *Queue) leave(party string, w *waiter) {
 	l := q.lines[party]
 	for i, other := range l.waiters {
@@ -170,7 +169,7 @@ func (q *Queue) remove(l *line) {
 	}
 }
 
-// release gives a slot back. Held is how long the work took; 0 for none.
+// release returns a slot. Held is the duration of the work, or 0 if there was none.
 func (q *Queue) release(held time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -180,7 +179,7 @@ func (q *Queue) release(held time.Duration) {
 	q.hand()
 }
 
-// hand gives a slot to the line whose turn it is.
+// hand gives a slot to the next line in turn, or frees it.
 func (q *Queue) hand() {
 	if len(q.turn) == 0 {
 		q.running--
@@ -199,7 +198,7 @@ func (q *Queue) hand() {
 	close(w.granted)
 }
 
-// Predict is how long a caller of the party would wait now.
+// Predict returns how long a caller of the party would wait now.
 func (q *Queue) Predict(party string) time.Duration {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -209,7 +208,7 @@ func (q *Queue) Predict(party string) time.Duration {
 	return q.predict(party)
 }
 
-// Expect sets how long work is expected to hold a slot, until more has been measured.
+// Expect sets the expected duration of work. Later measurements adjust it.
 func (q *Queue) Expect(pace time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -222,7 +221,7 @@ type Load struct {
 	Refused          int64 // since the start
 }
 
-// Load tells how many work, wait and were refused.
+// Load returns how many callers work, wait and were refused.
 func (q *Queue) Load() Load {
 	q.mu.Lock()
 	defer q.mu.Unlock()

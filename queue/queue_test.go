@@ -24,7 +24,7 @@ func fill(t *testing.T, q *Queue) (release []func()) {
 	return release
 }
 
-// waitFor waits until so many wait.
+// waitFor blocks until that many callers wait.
 func waitFor(t *testing.T, q *Queue, waiting int) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); q.Load().Waiting != waiting; time.Sleep(time.Millisecond) {
@@ -34,7 +34,7 @@ func waitFor(t *testing.T, q *Queue, waiting int) {
 	}
 }
 
-// A party with many callers delays itself: another party's caller is next but one.
+// A party with many callers delays only itself: the caller of another party is second in turn.
 func TestLinesTakeTurns(t *testing.T) {
 	q := New(1, time.Millisecond)
 	release := fill(t, q)
@@ -62,14 +62,14 @@ func TestLinesTakeTurns(t *testing.T) {
 	}
 }
 
-// A caller that could not be served in time is refused at once, and told when to come again. Others of another party
-// still get in.
+// The queue refuses a caller that it could not serve in time at once, with a time to retry. It still admits callers of
+// another party.
 func TestRefusesWhatItCannotServe(t *testing.T) {
 	q := New(2, time.Second)
 	release := fill(t, q)
 	waiting, leave := context.WithCancel(ctx)
 	var all sync.WaitGroup
-	for i := range 9 { // each waits half a second longer than the one before
+	for i := range 9 { // each is predicted to wait half a second longer than the last
 		all.Go(func() {
 			if _, err := q.Acquire(waiting, "many", time.Hour); !errors.Is(err, context.Canceled) {
 				t.Error(err)
@@ -81,7 +81,7 @@ func TestRefusesWhatItCannotServe(t *testing.T) {
 	if _, err := q.Acquire(ctx, "many", 2*time.Second); !errors.As(err, &busy) || busy.RetryAfter != 3*time.Second {
 		t.Errorf("%v %+v", err, busy)
 	}
-	for range 4 { // they are not all told to come again at the same moment
+	for range 4 { // their retries are spread over time
 		q.Acquire(ctx, "many", 2*time.Second)
 	}
 	if _, err := q.Acquire(ctx, "many", 2*time.Second); !errors.As(err, &busy) || busy.RetryAfter < 5*time.Second {
@@ -102,7 +102,7 @@ func TestRefusesWhatItCannotServe(t *testing.T) {
 	}
 }
 
-// Patience ends a wait that was predicted too short.
+// A caller whose wait was predicted too short gives up after its patience.
 func TestPatienceEnds(t *testing.T) {
 	q := New(1, time.Microsecond)
 	release := fill(t, q)
@@ -123,7 +123,7 @@ func TestPatienceEnds(t *testing.T) {
 	r()
 }
 
-// Whatever callers do, no more than the slots work at once, and in the end nobody holds or waits.
+// At no time do more callers work than there are slots, and at the end nobody works or waits.
 func TestNeverMoreThanSlots(t *testing.T) {
 	q := New(3, time.Microsecond)
 	var mu sync.Mutex

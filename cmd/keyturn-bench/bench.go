@@ -14,13 +14,13 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// Sizes of the databases that are measured first.
+// Sizes of the databases of the first table.
 const (
 	refreshed = 10_000
 	revoked   = 120_000
 )
 
-// postgresSettings are those that docs/performance.md advises, for a small machine.
+// postgresSettings are the settings that docs/performance.md advises, for a small machine.
 var postgresSettings = []string{
 	"shared_buffers=512MB",
 	"max_wal_size=4GB",
@@ -28,7 +28,7 @@ var postgresSettings = []string{
 	"checkpoint_timeout=30min",
 }
 
-// sample is what one slice of time showed.
+// sample is the result of one measurement.
 type sample struct {
 	Server, Database time.Duration // CPU time per request
 	Rate             float64       // requests a second
@@ -43,12 +43,12 @@ type bench struct {
 	bare     *process
 	postgres *site
 	sqlite   *site
-	large    *site // nil: not measured
+	large    *site // nil until measureScale makes it
 	samples  map[string][]sample
 	facts    []fact
 }
 
-// fact is one figure that is no ratio to a limit.
+// fact is one figure of the second table, which is not relative to a limit.
 type fact struct {
 	name, value, target string
 	met                 bool
@@ -121,10 +121,10 @@ func (b *bench) say(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, time.Now().Format("15:04:05 ")+format+"\n", args...)
 }
 
-// databaseTime is what PostgreSQL has used.
+// databaseTime returns the CPU time that PostgreSQL has used.
 func (b *bench) databaseTime() time.Duration { return cpuOf(true, b.cluster.PID()) }
 
-// under measures servers under a load.
+// under measures servers under load.
 func (b *bench) under(pids []int, span time.Duration, l load) (sample, error) {
 	server, database := cpuOf(false, pids...), b.databaseTime()
 	r, err := l.run(span)
@@ -136,13 +136,13 @@ func (r result) sample(server, database time.Duration) sample {
 	return sample{server / n, database / n, float64(len(r.times)) / r.took.Seconds(), r.percentile(50), r.percentile(99)}
 }
 
-// piece is one thing that is measured in each round.
+// piece is one row, which each round measures once.
 type piece struct {
 	name string
 	run  func(span time.Duration) (sample, error)
 }
 
-// measure goes through all pieces, and again: limits and servers take turns.
+// measure runs all pieces in rounds, so that limits and servers take turns.
 func (b *bench) measure(ctx context.Context) error {
 	pieces, err := b.limits()
 	if err != nil {
@@ -169,7 +169,7 @@ func (b *bench) rounds(pieces []piece, n int) error {
 			}
 			s, err := p.run(b.o.slice)
 			if errors.Is(err, errNoMore) && len(b.samples[p.name]) > 0 {
-				continue // a fast machine: what was measured before is enough
+				continue // a fast machine has used up its tokens: earlier rounds are enough
 			}
 			if err != nil {
 				return fmt.Errorf("%s: %w", p.name, err)
@@ -180,7 +180,7 @@ func (b *bench) rounds(pieces []piece, n int) error {
 	return nil
 }
 
-// warm lets everybody log in once, so that their address is familiar, and gives each database some access tokens.
+// warm logs every user in once, so that the address is familiar, and gives each database some access tokens.
 func (b *bench) warm(sites ...*site) error {
 	for _, s := range sites {
 		if _, err := b.under(s.pids(), b.o.slice, load{s.bases(), b.o.workers, 0, s.refresh(b.o.workers)}); err != nil {
@@ -193,7 +193,7 @@ func (b *bench) warm(sites ...*site) error {
 	return nil
 }
 
-// limits are what nobody can avoid.
+// limits returns the pieces that measure the lower bounds.
 func (b *bench) limits() ([]piece, error) {
 	postgres, err := newRowLimits("postgres", b.postgres.database+"&application_name=bench", 8)
 	if err != nil {
@@ -225,7 +225,7 @@ func (b *bench) limits() ([]piece, error) {
 	}, nil
 }
 
-// operations are what a server does, in an order in which one leaves tokens for the next.
+// operations returns the pieces that measure a server. Earlier ones make tokens for later ones.
 func (b *bench) operations(s *site) []piece {
 	of := func(name string, workers int, next func(int) (call, error)) piece {
 		return piece{name + ", " + s.name, func(span time.Duration) (sample, error) {
@@ -248,12 +248,12 @@ func (b *bench) operations(s *site) []piece {
 	}
 }
 
-// paced is introspections by four clients that take their time.
+// paced measures introspections by four clients that pause between calls.
 func (b *bench) paced(s *site, span time.Duration) (sample, error) {
 	return b.under(s.pids(), span, load{s.bases(), 4, 5 * time.Millisecond, s.introspectSeen})
 }
 
-// besideRefresh is paced while as many refreshes as can be are under way.
+// besideRefresh runs paced while refreshes saturate the server.
 func (b *bench) besideRefresh(s *site, span time.Duration) (sample, error) {
 	flood := make(chan error, 1)
 	go func() {

@@ -13,14 +13,14 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "-bare" { // the bench starts itself as what it compares with
+	if len(os.Args) > 1 && os.Args[1] == "-bare" { // the bench starts itself as the bare server
 		fmt.Fprintln(os.Stderr, serveBare())
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
 
-// A short run measures every row of the table of targets, and every answer in it was right.
+// A short run measures every row of the table of targets, and fails at any wrong response.
 func TestBench(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "keyturn")
 	if out, err := exec.Command("go", "build", "-o", program, "../keyturn").CombinedOutput(); err != nil {

@@ -25,8 +25,8 @@ import (
 	"golang.org/x/crypto/argon2"
 )
 
-// serveBare is what HTTP costs without anything behind it: POST / parses a form with Basic credentials and answers JSON
-// of the size of an introspection, GET / answers bytes of the size of a JWKS.
+// serveBare serves bare HTTP, to measure its cost. POST / parses a form with Basic credentials and answers JSON of the
+// size of an introspection. GET / answers bytes of the size of a JWKS.
 func serveBare() error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -62,7 +62,7 @@ func serveBare() error {
 	return http.Serve(l, nil)
 }
 
-// computed asks the bare server what something costs that it computes: its heap is as small as that of a server.
+// computed measures a computation in the bare server, whose heap is as small as a keyturn server's.
 func computed(base, name string, span time.Duration) (s sample, err error) {
 	answer, err := http.Get(base + "/compute/" + name + "?span=" + span.String())
 	if err != nil {
@@ -72,8 +72,8 @@ func computed(base, name string, span time.Duration) (s sample, err error) {
 	return s, json.NewDecoder(answer.Body).Decode(&s)
 }
 
-// perRun is the CPU time of one run of something that computes, as often at once as there are CPUs: what shares a core
-// with others under load is compared with what shares a core with others.
+// perRun returns the CPU time of one run of a computation. It runs one on each CPU at the same time, because a loaded
+// server also shares its cores.
 func perRun(span time.Duration, do func()) sample {
 	var runs atomic.Int64
 	var all sync.WaitGroup
@@ -104,13 +104,13 @@ func rsaLimits(bits int) (sign, verify func(), err error) {
 	return sign, verify, err
 }
 
-// hashLimit is one argon2id hash as keyturn makes it by default.
+// hashLimit computes one argon2id hash with keyturn's default parameters.
 func hashLimit() {
 	argon2.IDKey([]byte("correct horse battery staple"), []byte("sixteen bytes ..."), 2, 19<<10, 1, 32)
 }
 
-// rowLimits are what a statement costs: a prepared SELECT of one row of grants by its key, and a prepared UPDATE of
-// one, committed durably.
+// rowLimits measures the cost of a statement: a prepared SELECT of one row of grants by its key, and a prepared UPDATE
+// of one row with a durable commit.
 type rowLimits struct {
 	pool           *sql.DB
 	choose, change *sql.Stmt
@@ -156,7 +156,7 @@ func (r *rowLimits) updateOne() error {
 	return err
 }
 
-// repeat runs something in parallel for some time.
+// repeat runs do in parallel workers for a span of time.
 func repeat(workers int, span time.Duration, do func() error) (result, error) {
 	until := time.Now().Add(span)
 	times, failures := make([][]time.Duration, workers), make([]error, workers)
@@ -175,7 +175,7 @@ func repeat(workers int, span time.Duration, do func() error) (result, error) {
 	return newResult(span, times, failures)
 }
 
-// openssl asks OpenSSL for signatures and verifications a second on one core.
+// openssl returns the signatures and verifications a second of OpenSSL on one core.
 func openssl(ctx context.Context, bits int) (sign, verify float64, err error) {
 	out, err := exec.CommandContext(ctx, "openssl", "speed", "-seconds", "1", "rsa"+strconv.Itoa(bits)).Output()
 	if err != nil {
@@ -183,7 +183,7 @@ func openssl(ctx context.Context, bits int) (sign, verify float64, err error) {
 	}
 	fields := strings.Fields(strings.TrimSpace(string(out)))
 	if len(fields) < 2 {
-		return 0, 0, errors.New("openssl speed told nothing")
+		return 0, 0, errors.New("openssl speed printed no result")
 	}
 	sign, err1 := strconv.ParseFloat(fields[len(fields)-2], 64)
 	verify, err2 := strconv.ParseFloat(fields[len(fields)-1], 64)

@@ -16,16 +16,16 @@ import (
 	"time"
 )
 
-// call is one request, written out, and what is to be done with the answer. An answer without 200 ends the measurement.
+// call is one encoded request and a check of its response. A status other than 200 ends the measurement.
 type call struct {
 	request []byte
-	took    func(body []byte) error // nil: nothing
+	took    func(body []byte) error // handles the body of the response; may be nil
 }
 
-// errNoMore says that there is nothing left to ask.
+// errNoMore says that no requests are left.
 var errNoMore = errors.New("nothing left to ask")
 
-// load is calls by workers, each over one connection to one of the servers, one after the other.
+// load describes workers that make calls one after the other, each over its own connection to one of the servers.
 type load struct {
 	bases   []string
 	workers int
@@ -33,7 +33,7 @@ type load struct {
 	next    func(worker int) (call, error)
 }
 
-// result is what a load came to.
+// result is the outcome of a load.
 type result struct {
 	took  time.Duration
 	times []time.Duration // of each call, sorted
@@ -46,7 +46,7 @@ func (r result) percentile(p int) time.Duration {
 	return r.times[min(len(r.times)-1, len(r.times)*p/100)]
 }
 
-// run makes calls for some time.
+// run makes calls for a span of time.
 func (l load) run(span time.Duration) (result, error) {
 	began := time.Now()
 	times, failures := make([][]time.Duration, l.workers), make([]error, l.workers)
@@ -120,7 +120,7 @@ func (c call) over(conn net.Conn, answers *bufio.Reader) error {
 // party is a client and its secret.
 type party struct{ id, secret string }
 
-// post writes out a form POST with Basic credentials, as a client would send it.
+// post encodes a form POST with Basic credentials, as a client would send it.
 func (p party) post(path string, form url.Values) []byte {
 	body := form.Encode()
 	credentials := base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(p.id) + ":" + url.QueryEscape(p.secret)))
@@ -144,7 +144,7 @@ func get(path string) []byte {
 	)
 }
 
-// field cuts a text out of a JSON body that keyturn has written.
+// field returns a string field of a JSON body from keyturn.
 func field(body []byte, name string) string {
 	_, rest, _ := bytes.Cut(body, []byte(`"`+name+`":"`))
 	value, _, _ := bytes.Cut(rest, []byte(`"`))

@@ -19,18 +19,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process is a program that was started to be measured.
+// process is a program under measurement.
 type process struct {
 	cmd   *exec.Cmd
 	ended chan error
-	base  string // URL at which it answers
+	base  string // URL of its listener
 }
 
-// start runs a program until it tells, in a line of its log, where it listens.
+// start runs a program and waits for the log line that names its address.
 func start(name string, args ...string) (*process, error) {
 	p := &process{cmd: exec.Command(name, args...), ended: make(chan error, 1)}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	p.cmd.Env = slices.DeleteFunc(os.Environ(), func(variable string) bool { // what is measured must not depend on it
+	// Settings of the caller must not affect the result.
+	p.cmd.Env = slices.DeleteFunc(os.Environ(), func(variable string) bool {
 		return strings.HasPrefix(variable, "KEYTURN_")
 	})
 	out, err := p.cmd.StderrPipe()
@@ -50,14 +51,14 @@ func start(name string, args ...string) (*process, error) {
 		var entry struct{ Msg, Listen, Error string }
 		if json.Unmarshal(line, &entry); entry.Msg == "serving" {
 			p.base = "http://" + entry.Listen
-			go io.Copy(io.Discard, lines) // its log goes into a pipe, as under a supervisor
+			go io.Copy(io.Discard, lines) // the log goes into a pipe, as under a supervisor
 			return p, nil
 		}
 	}
 }
 
-// run starts the program on a thread of its own, with which the kernel ends it: a bench that is killed leaves nothing
-// behind.
+// run starts the program from a locked thread. The kernel kills the program when that thread ends, so a killed bench
+// leaves no process behind.
 func (p *process) run() error {
 	started := make(chan error, 1)
 	go func() {
@@ -78,7 +79,7 @@ func (p *process) stop() {
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
-// cpuOf is the CPU time that processes have used. With family, their children count as well.
+// cpuOf returns the CPU time that processes have used. With family it includes their children.
 func cpuOf(family bool, pids ...int) time.Duration {
 	var all time.Duration
 	for _, pid := range pids {
@@ -93,16 +94,16 @@ func cpuOf(family bool, pids ...int) time.Duration {
 	return all
 }
 
-// cpuOfOne reads the clock of another process, clock_getcpuclockid(3): to the nanosecond, with threads that have ended.
+// cpuOfOne reads the CPU clock of a process, clock_getcpuclockid(3), in nanoseconds. It includes ended threads.
 func cpuOfOne(pid int) time.Duration {
 	var used unix.Timespec
 	if err := unix.ClockGettime(int32(^pid<<3|2), &used); err != nil {
-		return 0 // it has ended
+		return 0 // the process has ended
 	}
 	return time.Duration(used.Nano())
 }
 
-// statOf is the fields of /proc/PID/stat from the third on.
+// statOf returns the fields of /proc/PID/stat from the third on.
 func statOf(pid int) []string {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	_, rest, ok := strings.Cut(string(text), ") ")
@@ -123,7 +124,7 @@ func children(parent int) (pids []int) {
 	return pids
 }
 
-// reaped is the time of children that have ended.
+// reaped returns the CPU time of children that have ended.
 func reaped(pid int) (all time.Duration) {
 	for _, field := range statOf(pid)[13:15] {
 		ticks, _ := strconv.ParseInt(field, 10, 64)
@@ -132,7 +133,7 @@ func reaped(pid int) (all time.Duration) {
 	return all
 }
 
-// memoryOf reads a field of /proc/PID/status in bytes: VmRSS, the memory in use, or VmHWM, the most that ever was.
+// memoryOf reads a field of /proc/PID/status in bytes: VmRSS, the memory in use, or VmHWM, its peak.
 func memoryOf(pid int, field string) (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

@@ -17,7 +17,7 @@ func (b *bench) note(name, target string, met bool, format string, args ...any) 
 
 const mib = 1 << 20
 
-// latencies tells whether the slowest requests are slow.
+// latencies notes the 99th percentiles and their targets.
 func (b *bench) latencies() {
 	p99 := func(s sample) time.Duration { return s.P99 }
 	if slow := b.samples["refresh, sqlite"]; len(slow) > 0 {
@@ -34,8 +34,8 @@ func (b *bench) latencies() {
 	}
 }
 
-// measureProcess measures the program itself: what it weighs, how soon it is ready on a database that is there, and the
-// memory that it takes at rest and has taken at most.
+// measureProcess measures the program itself: the size of the binary, the time until it is ready on an existing
+// database, and its memory at rest and at the peak.
 func (b *bench) measureProcess(ctx context.Context) error {
 	info, err := os.Stat(b.o.server)
 	if err != nil {
@@ -47,7 +47,7 @@ func (b *bench) measureProcess(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		bound := int64(50+19*runtime.NumCPU()) * mib // with a hash in each slot
+		bound := int64(50+19*runtime.NumCPU()) * mib // one hash in each slot
 		b.note(
 			"peak memory under load, "+s.name,
 			fmt.Sprintf("%d MiB (50 + slots)", bound/mib),
@@ -92,7 +92,7 @@ func (b *bench) measureProcess(ctx context.Context) error {
 	return err
 }
 
-// startTimed starts a server and tells when it was ready.
+// startTimed starts a server and returns the time until it was ready.
 func (b *bench) startTimed(s *site) (time.Duration, error) {
 	began := time.Now()
 	if err := s.start(b.o.server); err != nil {
@@ -111,8 +111,8 @@ func (b *bench) startTimed(s *site) (time.Duration, error) {
 	}
 }
 
-// measureScale compares a database of many grants with one of a thousand, and tells what grants, refreshes, replicas
-// and clean-up cost it.
+// measureScale compares a database of many grants with one of a thousand, and measures the cost of grants, refreshes,
+// replicas and clean-up.
 func (b *bench) measureScale(ctx context.Context) error {
 	if b.o.grants == 0 {
 		return nil
@@ -162,7 +162,7 @@ func sizeOfGrants(raw *sql.DB) (size int64, err error) {
 	return size, raw.QueryRow(`SELECT pg_total_relation_size('grants')`).Scan(&size)
 }
 
-// growth refreshes each grant of a small database twenty times, and tells how much it has grown.
+// growth refreshes each grant of a small database twenty times, and notes how much the table has grown.
 func (b *bench) growth(s *site) error {
 	raw, err := sql.Open("postgres", s.database)
 	if err != nil {
@@ -224,16 +224,18 @@ func (b *bench) compareSizes(small, large *site) error {
 	return nil
 }
 
-// log tells how much PostgreSQL writes for a refresh, and how many refreshes rewrite their row in place.
+// log notes how many bytes of log PostgreSQL writes for a refresh, and the share of refreshes that rewrite their row in
+// place.
 func (b *bench) log(raw *sql.DB, s *site) error {
 	type state struct{ lsn, updates, hot int64 }
 	read := func() (st state, err error) {
-		time.Sleep(1500 * time.Millisecond) // PostgreSQL's counters come late
+		time.Sleep(1500 * time.Millisecond) // PostgreSQL updates its counters late
 		return st, raw.QueryRow(`SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint, n_tup_upd, n_tup_hot_upd
 			FROM pg_stat_user_tables WHERE relname = 'grants'`).
 			Scan(&st.lsn, &st.updates, &st.hot)
 	}
-	if _, err := raw.Exec(`CHECKPOINT`); err != nil { // the first change of a page after it is logged with all of the page
+	// After a checkpoint PostgreSQL logs a whole page at its first change.
+	if _, err := raw.Exec(`CHECKPOINT`); err != nil {
 		return err
 	}
 	before, err := read()
@@ -262,7 +264,7 @@ func (b *bench) log(raw *sql.DB, s *site) error {
 	return err
 }
 
-// replicas adds servers on one PostgreSQL, to which clients go in turn.
+// replicas adds servers on one PostgreSQL, and spreads the clients over them.
 func (b *bench) replicas(s *site) error {
 	for n := 1; n <= 3; n++ {
 		for len(s.servers) < n {
@@ -300,7 +302,7 @@ func (b *bench) replicas(s *site) error {
 	return nil
 }
 
-// cleanUp deletes as clean-up does, and tells what a row costs.
+// cleanUp deletes rows as clean-up does, and notes the cost of one.
 func (b *bench) cleanUp(raw *sql.DB) error {
 	const batches, batch = 20, 1000
 	before := b.databaseTime()

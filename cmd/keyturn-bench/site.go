@@ -23,7 +23,7 @@ import (
 const (
 	audience = "https://api.example.com"
 	password = "correct horse battery staple"
-	people   = 20 // users who log in
+	people   = 20 // number of users who log in
 )
 
 var (
@@ -31,25 +31,25 @@ var (
 	resource = party{"api", "a secret of the resource server"}
 )
 
-// site is one database with what is known of it, and the servers on it.
+// site is one database, the servers on it, and the tokens that the bench knows.
 type site struct {
 	name     string
-	database string // its URL
+	database string // URL
 	master   string // the file of the master key
 	program  string
 	servers  []*process
 	filled   keystest.Filled
-	offset   int // of the first of those filled that are refreshed
-	grants   int // how many they are
+	offset   int // index of the first grant to refresh
+	grants   int // number of grants to refresh
 	revocable,
-	revoked int // those after them, which are revoked one by one
+	revoked int // number of grants after those, and how many of them are revoked so far
 	mu     sync.Mutex
-	tokens map[int]string // grant -> its newest refresh token, if it was refreshed
-	unseen []string       // access tokens that no one has asked about
-	seen   []string       // and others
+	tokens map[int]string // newest refresh token of each refreshed grant
+	unseen []string       // access tokens not introspected yet
+	seen   []string       // access tokens introspected before
 }
 
-// maxUnseen bounds the access tokens that are kept.
+// maxUnseen limits the access tokens that are kept.
 const maxUnseen = 20_000
 
 func newSite(ctx context.Context, program, folder, name, database string, grants, revocable int) (*site, error) {
@@ -67,7 +67,7 @@ func newSite(ctx context.Context, program, folder, name, database string, grants
 			return nil, err
 		}
 	}
-	if err := s.start(program); err != nil { // makes the keys
+	if err := s.start(program); err != nil { // the first start makes the keys
 		return nil, err
 	}
 	return s, s.provision(ctx)
@@ -84,7 +84,7 @@ func (s *site) settings() (config.Config, keys.Place, error) {
 	return c, place, err
 }
 
-// start starts one more server on the database, with the configuration that everybody gets.
+// start starts one more server on the database, with the default configuration.
 func (s *site) start(program string) error {
 	p, err := start(
 		program,
@@ -166,7 +166,7 @@ func (s *site) pids() (pids []int) {
 	return pids
 }
 
-// refresh refreshes any of the grants that are the worker's.
+// refresh refreshes a random grant of the worker.
 func (s *site) refresh(workers int) func(worker int) (call, error) {
 	return func(worker int) (call, error) {
 		mine := s.grants / workers
@@ -185,7 +185,7 @@ func (s *site) refresh(workers int) func(worker int) (call, error) {
 func (s *site) refreshed(i int, body []byte) error {
 	next, access := field(body, "refresh_token"), field(body, "access_token")
 	if next == "" || access == "" {
-		return fmt.Errorf("not the answer to a refresh: %s", body)
+		return fmt.Errorf("not a response to a refresh: %s", body)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -196,7 +196,7 @@ func (s *site) refreshed(i int, body []byte) error {
 	return nil
 }
 
-// introspectFirst asks about access tokens that nobody has asked about.
+// introspectFirst introspects an access token for the first time.
 func (s *site) introspectFirst(int) (call, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -213,7 +213,7 @@ func (s *site) introspectFirst(int) (call, error) {
 	return introspection(token), nil
 }
 
-// introspectSeen asks about access tokens that were asked about before.
+// introspectSeen introspects an access token again.
 func (s *site) introspectSeen(int) (call, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -226,7 +226,7 @@ func (s *site) introspectSeen(int) (call, error) {
 func introspection(token string) call {
 	return call{resource.post(api.PathIntrospect, url.Values{"token": {token}}), func(body []byte) error {
 		if field(body, "username") == "" {
-			return fmt.Errorf("a token that lives is not active: %s", body)
+			return fmt.Errorf("a live token is not active: %s", body)
 		}
 		return nil
 	}}

@@ -10,16 +10,16 @@ import (
 	"time"
 )
 
-// bound is what something may cost: a multiple of a limit, beyond another.
+// bound is the target of a cost: a multiple of one limit, after another limit is subtracted.
 type bound struct {
 	factor float64
 	unit   string // the limit
-	beyond string // another limit, which is taken off first; "": none
+	beyond string // the limit to subtract first; "" for none
 }
 
 // target is one row of the table of targets.
 type target struct {
-	name             string // of the piece
+	name             string // name of the piece
 	server, database bound
 }
 
@@ -38,10 +38,10 @@ var targets = []target{
 	{"revocation, sqlite", bound{1.5, "H", ""}, bound{}},
 }
 
-// cpu is the CPU time of a limit in a sample: computing costs the bench itself, rows cost the database.
+// cpu returns the CPU time of a limit. Computations use the time of the bare server, rows that of the database.
 func (s sample) cpu() time.Duration { return cmp.Or(s.Server, s.Database) }
 
-// ratios are what is used in units of the bound, round by round.
+// ratios returns the cost as multiples of the limit, one for each round, sorted.
 func (b *bench) ratios(of func(sample) time.Duration, name string, limit bound) (all []float64) {
 	for i, s := range b.samples[name] {
 		unit := b.samples[limit.unit]
@@ -141,7 +141,7 @@ func (b *bench) printRow(out io.Writer, t target) {
 	)
 }
 
-// against writes a ratio with its spread, and what it may be at most.
+// against formats a ratio with its range, and its bound, and reports whether the bound is met.
 func (b *bench) against(of func(sample) time.Duration, name string, limit bound) (text, most string, met bool) {
 	all := b.ratios(of, name, limit)
 	if limit.unit == "" || len(all) == 0 {

@@ -1,4 +1,4 @@
-"""A program that calls an API behind keyturn. The password is needed for the first run only: tokens are kept in token.json."""
+"""A program that calls an API behind keyturn. Only the first run needs the password: later runs use token.json."""
 import json
 import os
 import sys
@@ -11,7 +11,7 @@ TOKEN_FILE = "token.json"
 
 
 def save(token, refresh_token=None, access_token=None):
-    """Each refresh token is used once; whoever loses its successor has to log in again."""
+    """Each refresh token works once. A program that loses its successor must log in again."""
     with open(os.open(f"{TOKEN_FILE}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(token, file)
     os.replace(f"{TOKEN_FILE}.new", TOKEN_FILE)
@@ -38,7 +38,7 @@ def login():
 
 
 def get(url):
-    """A GET with the access token, which is refreshed if it has expired, or if the API refuses it: its key may have been revoked."""
+    """A GET with the access token. Refreshes it if it has expired, or if the API refuses it: its key may have been revoked."""
     try:
         response = session.get(url)
         if response.status_code != 401:
@@ -47,7 +47,7 @@ def get(url):
     except OAuthError as error:
         if error.error != "invalid_grant":
             raise
-        login()  # the last one has ended: it was revoked, or has rested for too long
+        login()  # the last login has ended: it was revoked, or was idle for too long
     return session.get(url)
 
 

@@ -1,18 +1,18 @@
-// A page that logs a person in at keyturn and calls an API, in plain browser JavaScript. All tabs of the page share one login.
-// keyturn must know its origin (cors_origins), and so must the API.
+// A page in plain browser JavaScript that logs a user in at keyturn and calls an API. All tabs of the page share one login.
+// keyturn (cors_origins) and the API must both allow its origin.
 
 const issuer = 'https://auth.example.com';
 const api = 'https://api.example.com';
-const client = 'page'; // a public client: nothing in a page is secret
+const client = 'page'; // a public client: a page can keep no secret
 
-// What a person is to read.
+// Messages for the user.
 class Trouble extends Error {}
 
-// What the server says of a wrong password, or a login that has ended.
+// The server's error for a wrong password, or for a login that has ended.
 class Refused extends Error {}
 
-// ---- The session: the tokens of the login, and whose it is. It is kept in IndexedDB, where what one tab has written every other tab reads
-// at once and a crash does not lose it; localStorage promises neither, and whoever presents a replaced refresh token too late is logged out.
+// ---- The session: the tokens of the login, and its user. It is in IndexedDB: every tab sees a write at once, and a crash does not lose
+// it. localStorage promises neither, and a client that sends a replaced refresh token too late is logged out.
 
 const database = new Promise((resolve, reject) => {
   const request = indexedDB.open('login');
@@ -34,7 +34,7 @@ const load = () => store('readonly', (sessions) => sessions.get('current'));
 const save = (session) => store('readwrite', (sessions) => sessions.put(session, 'current'));
 const forget = () => store('readwrite', (sessions) => sessions.delete('current'));
 
-// Only one tab at a time changes the session. The lock of a tab that is closed or crashes is free again.
+// Only one tab at a time changes the session. When a tab closes or crashes, its lock is released.
 const alone = (change) => navigator.locks.request('session', change);
 
 // ---- The server.
@@ -51,7 +51,7 @@ async function post(path, parameters) {
     return { response, body: await response.json() };
   };
   for (let attempt = 1; ; attempt++) {
-    // What did not get through is sent once more, at once: for ten seconds keyturn gives whoever lost the answer to a refresh the same again.
+    // Send a failed request once more, at once: for ten seconds keyturn repeats the response to a refresh.
     const { response, body } = await send()
       .catch((error) => (attempt === 1 ? send() : Promise.reject(error)))
       .catch(() => {
@@ -76,8 +76,8 @@ const login = (username, password) =>
     await tell('');
   });
 
-// Gives the session that follows one whose access token the API has refused. Whichever tab gets here first refreshes; the others wait for the
-// lock, find that the session has changed, and take what is there.
+// Returns a new session after the API has refused the access token. The first tab refreshes. The others wait for the lock, see that the
+// session has changed, and use it.
 const renew = (old) =>
   alone(async () => {
     const session = await load();
@@ -95,7 +95,7 @@ const renew = (old) =>
     }
   });
 
-// Revoking any token of the login ends it with all its tokens. Whoever wants to be logged out is, here at least, even if the server is away.
+// Revoking any token of the login ends it with all its tokens. If the server is down, the user is still logged out in this browser.
 const logout = () =>
   alone(async () => {
     const session = await load();
@@ -134,14 +134,14 @@ const element = (id) => document.getElementById(id);
 
 async function show(message) {
   const name = (await load())?.username ?? '';
-  if (element('who').textContent !== name) element('result').textContent = ''; // that was for somebody else
+  if (element('who').textContent !== name) element('result').textContent = ''; // it belongs to another user
   element('who').textContent = name;
   element('page').hidden = !name;
   element('login').hidden = !!name;
   element('message').textContent = message;
 }
 
-// Somebody has logged in or out: every tab shows it.
+// Somebody has logged in or out: update every tab.
 const tabs = new BroadcastChannel('session');
 tabs.onmessage = ({ data }) => show(data);
 function tell(message) {
@@ -176,5 +176,5 @@ element('call').onclick = (event) =>
   });
 element('logout').onclick = (event) => act(event.target, logout);
 
-// Also when the browser brings the page back from its history.
+// Also runs when the browser restores the page from its history.
 addEventListener('pageshow', () => show(''));

@@ -1,5 +1,5 @@
 #!/bin/bash
-# client.sh: log in, call the API, log out. Needs curl and jq.
+# client.sh logs in, calls the API and logs out. It needs curl and jq.
 #
 #   CLIENT_SECRET=... LOGIN_USER=alice LOGIN_PASSWORD=... ./client.sh login
 #   CLIENT_SECRET=... ./client.sh get https://api.example.com/
@@ -9,19 +9,19 @@ set -euo pipefail
 umask 077
 tokens=${XDG_STATE_HOME:-$HOME}/.app-tokens.json
 
-# One at a time: a refresh token is used once, and a second use of it would end the login.
+# One process at a time: a refresh token works once, and a second use would end the login.
 exec 9>"$tokens.lock"
 flock 9
 
 die() { printf '%s\n' "$1" >&2; exit 1; }
 
-# post PATH FIELD...: secrets go by file descriptors, since everybody on a machine can read the arguments of a program.
+# post PATH FIELD... passes secrets by file descriptors: everybody on a machine can read the arguments of a program.
 post() {
     curl --silent --show-error --fail-with-body --max-time 10 "${@:2}" -d client_id=app \
         --data-urlencode client_secret@<(printf %s "$CLIENT_SECRET") "https://auth.example.com/$1"
 }
 
-# save ANSWER: replaces the file at once or not at all.
+# save ANSWER replaces the token file atomically.
 save() {
     jq '. + {expires_at: (now + .expires_in)}' <<<"$1" >"$tokens.new"
     mv "$tokens.new" "$tokens"
@@ -33,7 +33,7 @@ login() {
     save "$answer"
 }
 
-# Only invalid_grant means that the login is over. After any other failure the refresh token is as good as before.
+# Only invalid_grant means that the login is over. After any other failure the refresh token still works.
 refresh() {
     answer=$(post token -d grant_type=refresh_token --data-urlencode refresh_token@<(jq -j .refresh_token "$tokens")) || {
         [[ $answer == *'"invalid_grant"'* ]] || die "Not refreshed, try again later: $answer"
@@ -43,12 +43,12 @@ refresh() {
     save "$answer"
 }
 
-# call URL: prints the answer, with its status on a line of its own.
+# call URL prints the response, with its status on a line of its own.
 call() {
     curl --silent --show-error --max-time 30 -w '\n%{http_code}' -H @<(jq -r '"Authorization: Bearer " + .access_token' "$tokens") "$1"
 }
 
-# A 401 before its time: the key of the token may have been revoked, while the login lives on.
+# An early 401: the key of the token may have been revoked, but the login may still be valid.
 get() {
     [ -e "$tokens" ] || die "Log in first."
     jq -e '.expires_at < now + 5' "$tokens" >/dev/null && refresh

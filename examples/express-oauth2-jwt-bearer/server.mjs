@@ -1,4 +1,4 @@
-// A resource server on Express that verifies keyturn's access tokens for itself, with express-oauth2-jwt-bearer.
+// A resource server on Express that verifies keyturn's access tokens with express-oauth2-jwt-bearer.
 // Start it with `node server.mjs`.
 import express from 'express';
 import { auth, InvalidRequestError, UnauthorizedError } from 'express-oauth2-jwt-bearer';
@@ -6,7 +6,7 @@ import { auth, InvalidRequestError, UnauthorizedError } from 'express-oauth2-jwt
 const [host, port] = '127.0.0.1:9000'.split(':');
 const app = express().disable('x-powered-by');
 
-// The library would take a token from the URL too, from where it gets into logs and histories (RFC 9700 §4.3.2).
+// The library also accepts a token in the URL, which ends up in logs and histories (RFC 9700 §4.3.2).
 app.use((request, response, next) => next('access_token' in request.query ? new InvalidRequestError() : undefined));
 
 app.use(
@@ -15,12 +15,12 @@ app.use(
     jwksUri: 'https://auth.example.com/.well-known/jwks.json',
     audience: 'https://api.example.com',
     tokenSigningAlg: 'RS256',
-    strict: true, // `typ` is at+jwt, and sub, client_id, iat and jti are there (RFC 9068)
-    clockTolerance: 0, // five seconds otherwise, for which an expired token would do
+    strict: true, // requires typ at+jwt, and sub, client_id, iat and jti (RFC 9068)
+    clockTolerance: 0, // the default accepts an expired token for five seconds
     dpop: { enabled: false }, // keyturn's tokens are bearer tokens; do not offer DPoP in WWW-Authenticate
 
-    // The key set is fetched at the first token, and again when it is five minutes old: so long at most is a revoked key trusted. A token that
-    // names a key not in it has it fetched at once, though no sooner than five seconds after the last time, whatever strangers send.
+    // The library fetches the key set at the first token, and again when it is five minutes old: a revoked key is trusted no longer. It also
+    // fetches the key set when a token names an unknown key, but at most every five seconds, whatever strangers send.
     cacheMaxAge: 5 * 60_000,
     cooldownDuration: 5_000,
   }),
@@ -31,8 +31,8 @@ app.get('/', (request, response) => {
   response.json({ sub, scope });
 });
 
-// To the library a key set that it cannot fetch is an invalid token too; only the words of the error tell the two apart. Those words are for
-// the log: the library would have them in WWW-Authenticate.
+// When the library cannot fetch the key set, it reports an invalid token, and only the text of the error differs. Write that text to the
+// log: the library would send it in WWW-Authenticate.
 const noKeys = /^$|\bE[A-Z]{4,}|JSON Web Key Set (HTTP|malformed)|timed out|hang up|certificate/;
 
 app.use((error, request, response, next) => {
@@ -41,7 +41,7 @@ app.use((error, request, response, next) => {
     console.error('cannot verify tokens:', error);
     return response.status(503).set('Retry-After', '5').json({ error: 'temporarily_unavailable' });
   }
-  // Without a code there was no token that could be judged.
+  // Without a code there was no token to check.
   response
     .status(error.code ? error.status : 401)
     .set('WWW-Authenticate', error.code ? `Bearer error="${error.code}"` : 'Bearer')

@@ -24,17 +24,16 @@ const (
 	jwksAge  = 5 * time.Minute // how long a fetched JWKS is kept
 )
 
-// keySet is a RemoteKeySet that starts afresh every jwksAge. By itself a RemoteKeySet fetches the JWKS only when a key
-// is missing: it would trust a revoked key until it happens to meet a new one. When the JWKS cannot be fetched, no
-// token is accepted once jwksAge is over.
+// keySet replaces its RemoteKeySet every jwksAge. A RemoteKeySet alone fetches the JWKS only when a key is missing, and
+// would trust a revoked key until it meets a new one. If fetching fails, keySet accepts no token after jwksAge.
 type keySet struct {
 	mu      sync.Mutex
 	keys    *oidc.RemoteKeySet
 	expires time.Time
 }
 
-// VerifySignature also checks typ, which go-oidc leaves alone, and which tells access tokens (RFC 9068) from other JWTs
-// of the issuer.
+// VerifySignature also checks typ, which go-oidc does not. It separates access tokens (RFC 9068) from other JWTs of the
+// issuer.
 func (s *keySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {
 	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.RS256})
 	if err != nil {
@@ -45,7 +44,7 @@ func (s *keySet) VerifySignature(ctx context.Context, token string) ([]byte, err
 	}
 	s.mu.Lock()
 	if !time.Now().Before(s.expires) {
-		// The context of a RemoteKeySet is where its HTTP client is looked for; the default one would wait for ever.
+		// A RemoteKeySet takes its HTTP client from the context. The default client has no timeout.
 		client := oidc.ClientContext(context.Background(), &http.Client{Timeout: 5 * time.Second})
 		s.keys = oidc.NewRemoteKeySet(client, issuer+"/.well-known/jwks.json")
 		s.expires = time.Now().Add(jwksAge)
@@ -55,8 +54,7 @@ func (s *keySet) VerifySignature(ctx context.Context, token string) ([]byte, err
 	return keys.VerifySignature(ctx, token)
 }
 
-// The verifier checks the signature, iss, aud (which it calls the client id) and exp. It allows RS256 only, unless told
-// otherwise.
+// The verifier checks the signature, iss, aud (which it calls the client id) and exp. By default it allows RS256 only.
 var verifier = oidc.NewVerifier(issuer, &keySet{}, &oidc.Config{ClientID: audience})
 
 type claims struct {
@@ -64,7 +62,7 @@ type claims struct {
 	Scope   string `json:"scope"`
 }
 
-// protected lets requests with a good access token through to next.
+// protected passes requests with a valid access token to next.
 func protected(next func(http.ResponseWriter, *http.Request, claims)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		scheme, raw, _ := strings.Cut(r.Header.Get("Authorization"), " ")
@@ -81,7 +79,7 @@ func protected(next func(http.ResponseWriter, *http.Request, claims)) http.Handl
 		switch {
 		case err == nil:
 			next(w, r, c)
-		// Verify keeps no more of an error than its text.
+		// Verify keeps only the text of an error.
 		case strings.HasPrefix(err.Error(), "failed to verify signature: fetching keys"):
 			slog.ErrorContext(r.Context(), "cannot verify tokens", "error", err)
 			http.Error(w, "try again later", http.StatusServiceUnavailable)

@@ -1,12 +1,12 @@
-// A resource server on plain node:http that verifies keyturn's access tokens for itself, with jose.
+// A resource server on plain node:http that verifies keyturn's access tokens with jose.
 // Start it with `node server.mjs`.
 import { createServer } from 'node:http';
 import { createRemoteJWKSet, errors, jwtVerify } from 'jose';
 
 const [host, port] = '127.0.0.1:9000'.split(':');
 
-// The key set is fetched at the first token, and again when it is five minutes old: so long at most is a revoked key trusted. A token that
-// names a key not in it has it fetched at once, though no sooner than five seconds after the last time, whatever strangers send.
+// jose fetches the key set at the first token, and again when it is five minutes old: a revoked key is trusted no longer. It also fetches
+// the key set when a token names an unknown key, but at most every five seconds, whatever strangers send.
 const keys = createRemoteJWKSet(new URL('https://auth.example.com/.well-known/jwks.json'), {
   cacheMaxAge: 5 * 60_000,
   cooldownDuration: 5_000,
@@ -17,10 +17,10 @@ const expected = {
   issuer: 'https://auth.example.com',
   audience: 'https://api.example.com',
   typ: 'at+jwt',
-  requiredClaims: ['exp', 'sub'], // jose checks `exp`, but does not miss it
+  requiredClaims: ['exp', 'sub'], // jose checks `exp` only if it is present
 };
 
-// What jose throws when it has no key set, rather than a bad token.
+// The errors that jose throws without a key set, as opposed to a bad token.
 const noKeys = ['ERR_JOSE_GENERIC', 'ERR_JWKS_TIMEOUT', 'ERR_JWKS_INVALID'];
 
 const server = createServer(async (request, response) => {

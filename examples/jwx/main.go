@@ -31,12 +31,11 @@ const (
 
 var errNoKeys = errors.New("the JWKS cannot be fetched")
 
-// keys finds the key of a token in the JWKS that the cache fetches in the background, and has it fetched at once for a
-// kid that is not there, which the cache by itself does not do. As long as fetching fails, the cache goes on with what
-// it has.
+// keys finds the key of a token in the JWKS that the cache fetches in the background. For an unknown kid it fetches the
+// JWKS at once, which the cache does not do by itself. While fetching fails, the cache keeps the keys that it has.
 type keys struct {
 	cache *jwk.Cache
-	mu    sync.Mutex // guards the rest: when the JWKS was last fetched for an unknown kid, and how that went
+	mu    sync.Mutex // guards the rest: the time and the result of the last fetch for an unknown kid
 	asked time.Time
 	err   error
 }
@@ -46,24 +45,24 @@ func newKeys(ctx context.Context) (*keys, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The cache obeys the max-age of the JWKS within these bounds; without them it would be at least 15 minutes. The
-	// shorter one is also when it tries again after a failure. Do not wait for the first fetch: keyturn may start later.
+	// The cache obeys the max-age of the JWKS within these bounds; by default the lower bound is 15 minutes. It also
+	// retries after the lower bound. Do not wait for the first fetch: keyturn may start later.
 	return &keys{cache: cache}, cache.Register(ctx, jwksURL, jwk.WithMinInterval(jwksAge/5), jwk.WithMaxInterval(jwksAge),
 		jwk.WithHTTPClient(&http.Client{Timeout: 5 * time.Second}), jwk.WithWaitReady(false))
 }
 
-// FetchKeys offers the key that may have signed the token, for RS256 alone, whatever else the token or the key says.
+// FetchKeys returns the key that may have signed the token, for RS256 only, whatever the token or the key says.
 func (k *keys) FetchKeys(ctx context.Context, sink jws.KeySink, sig *jws.Signature, _ *jws.Message) error {
 	header := sig.ProtectedHeaders()
 	alg, _ := header.Algorithm()
-	typ, _ := header.Type() // tells access tokens (RFC 9068) from other JWTs of the issuer
+	typ, _ := header.Type() // separates access tokens (RFC 9068) from other JWTs of the issuer
 	kid, _ := header.KeyID()
 	if alg != jwa.RS256() || !strings.EqualFold(typ, "at+jwt") {
 		return errors.New("not an access token")
 	}
 	key, ok := k.lookup(ctx, kid)
 	if !ok {
-		// Not more than once a second, or garbage would make us a nuisance to keyturn.
+		// At most once a second, so that garbage tokens do not flood keyturn with requests.
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		if time.Since(k.asked) > time.Second {
@@ -94,8 +93,8 @@ type claims struct {
 	Scope   string `json:"scope"`
 }
 
-// verify returns the claims of an access token. jwx would check exp only if it is there, and would refuse a token as
-// not yet issued when the clock of keyturn is a second ahead of ours; hence the validators are chosen one by one.
+// verify returns the claims of an access token. It selects each validator itself: by default jwx checks exp only if it
+// is present, and refuses a token as not yet issued if keyturn's clock is a second ahead.
 func (k *keys) verify(ctx context.Context, raw string) (c claims, err error) {
 	token, err := jwt.ParseString(raw, jwt.WithKeyProvider(k), jwt.WithContext(ctx), jwt.WithResetValidators(true),
 		jwt.WithIssuer(issuer), jwt.WithAudience(audience),
@@ -107,7 +106,7 @@ func (k *keys) verify(ctx context.Context, raw string) (c claims, err error) {
 	return c, token.Get("scope", &c.Scope)
 }
 
-// protected lets requests with a good access token through to next.
+// protected passes requests with a valid access token to next.
 func (k *keys) protected(next func(http.ResponseWriter, *http.Request, claims)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		scheme, raw, _ := strings.Cut(r.Header.Get("Authorization"), " ")

@@ -37,9 +37,9 @@ type verifier struct {
 }
 
 func newVerifier(ctx context.Context) (*verifier, error) {
-	// The JWKS is fetched every jwksAge, and also for a kid that is not in it, but then not more than once a second, and a
-	// request that needs it waits for its turn and for the answer no longer than RateLimitWaitMax. As long as fetching
-	// fails, keyfunc goes on with what it has.
+	// keyfunc fetches the JWKS every jwksAge, and also for an unknown kid, but then at most once a second. A request
+	// that needs the JWKS waits for that at most RateLimitWaitMax. While fetching fails, keyfunc keeps the keys that it
+	// has.
 	keys, err := keyfunc.NewDefaultOverrideCtx(ctx, []string{issuer + "/.well-known/jwks.json"}, keyfunc.Override{
 		RefreshInterval:   jwksAge,
 		RefreshUnknownKID: rate.NewLimiter(rate.Every(time.Second), 1),
@@ -63,14 +63,14 @@ func (v *verifier) verify(ctx context.Context, raw string) (c claims, err error)
 		}
 		return c, err
 	}
-	// typ tells access tokens (RFC 9068) from other JWTs of the issuer.
+	// typ separates access tokens (RFC 9068) from other JWTs of the issuer.
 	if typ, _ := token.Header["typ"].(string); !strings.EqualFold(typ, "at+jwt") {
 		return c, errors.New("not an access token")
 	}
 	return c, nil
 }
 
-// protected lets requests with a good access token through to next.
+// protected passes requests with a valid access token to next.
 func (v *verifier) protected(next func(http.ResponseWriter, *http.Request, claims)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		scheme, raw, _ := strings.Cut(r.Header.Get("Authorization"), " ")

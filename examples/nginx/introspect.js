@@ -1,4 +1,4 @@
-// Turns keyturn's answer about the token into what auth_request understands: 204 with headers, 401, or else 503.
+// Translates keyturn's response for auth_request: 204 with headers, 401, or 503 for anything else.
 async function check(r) {
     const reply = await r.subrequest('/introspect');
     if (reply.status !== 200) {

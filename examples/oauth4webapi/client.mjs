@@ -1,4 +1,4 @@
-// A client program with oauth4webapi: logs a person in with LOGIN_USER and LOGIN_PASSWORD, calls the API at each line of its standard input,
+// A client program with oauth4webapi. It logs a user in with LOGIN_USER and LOGIN_PASSWORD, calls the API at each line of its standard input,
 // refreshes its tokens when they have expired, and logs out when the input ends. CLIENT_SECRET is the client's secret.
 //   echo | node client.mjs
 import { createInterface } from 'node:readline/promises';
@@ -12,15 +12,15 @@ const { CLIENT_SECRET, LOGIN_USER, LOGIN_PASSWORD } = process.env;
 const client = { client_id: 'app' };
 const secret = oauth.ClientSecretBasic(CLIENT_SECRET);
 
-// Without TLS the issuer is only ever on this machine.
+// Only an issuer on this machine may be without TLS.
 const loopback = issuer.protocol === 'http:' && ['127.0.0.1', '[::1]', 'localhost'].includes(issuer.hostname);
-// Three seconds, so that three attempts of a refresh fit into the ten that keyturn allows.
+// Three seconds, so that three attempts at a refresh fit into keyturn's ten seconds.
 const options = { [oauth.allowInsecureRequests]: loopback, signal: () => AbortSignal.timeout(3000) };
 
 class LoginNeeded extends Error {}
 
-// Sends a request, again if the server is busy or out of reach, three times at most. For ten seconds that does no harm even to a refresh whose
-// answer was lost: keyturn gives the same refresh token again.
+// Sends a request, and repeats it if the server is busy or out of reach, three times at most. For ten seconds this is safe even if the
+// response to a refresh was lost: keyturn returns the same refresh token again.
 async function send(request) {
   for (let attempt = 1; ; attempt++) {
     let response;
@@ -38,7 +38,7 @@ function refused(error) {
   throw error.error === 'invalid_grant' ? new LoginNeeded('the server refused', { cause: error }) : error;
 }
 
-// keyturn publishes the metadata of RFC 8414, not those of OpenID.
+// keyturn publishes RFC 8414 metadata, not OpenID metadata.
 const server = await send(() => oauth.discoveryRequest(issuer, { ...options, algorithm: 'oauth2' })).then((response) =>
   oauth.processDiscoveryResponse(issuer, response),
 );
@@ -53,7 +53,7 @@ async function login(username, password) {
   tokens = await oauth.processGenericTokenEndpointResponse(server, client, response).catch(refused);
 }
 
-// However many calls meet an expired token at once, they share one refresh: each refresh token is used once.
+// All calls that meet an expired token share one refresh, because each refresh token works once.
 async function refresh(expired) {
   if (tokens.access_token !== expired) return; // another call has refreshed since
   refreshing ??= send(() => oauth.refreshTokenGrantRequest(server, client, secret, tokens.refresh_token, options))
@@ -62,7 +62,7 @@ async function refresh(expired) {
   tokens = await refreshing.catch(refused);
 }
 
-// Any token of the login would do: revoking it ends the login with all its tokens.
+// Revoking any token of the login ends it with all its tokens.
 async function logout() {
   await oauth.processRevocationResponse(
     await send(() => oauth.revocationRequest(server, client, secret, tokens.refresh_token, options)),

@@ -1,4 +1,4 @@
-// A client program with openid-client: logs a person in with LOGIN_USER and LOGIN_PASSWORD, calls the API at each line of its standard input,
+// A client program with openid-client. It logs a user in with LOGIN_USER and LOGIN_PASSWORD, calls the API at each line of its standard input,
 // refreshes its tokens when they have expired, and logs out when the input ends. CLIENT_SECRET is the client's secret.
 //   echo | node client.mjs
 import { createInterface } from 'node:readline/promises';
@@ -9,24 +9,24 @@ const issuer = new URL('https://auth.example.com');
 const api = new URL('https://api.example.com');
 const { CLIENT_SECRET, LOGIN_USER, LOGIN_PASSWORD } = process.env;
 
-// keyturn publishes the metadata of RFC 8414, not those of OpenID. Without TLS it is only ever on this machine.
+// keyturn publishes RFC 8414 metadata, not OpenID metadata. Only an issuer on this machine may be without TLS.
 const loopback = issuer.protocol === 'http:' && ['127.0.0.1', '[::1]', 'localhost'].includes(issuer.hostname);
 const config = await oauth.discovery(issuer, 'app', undefined, oauth.ClientSecretBasic(CLIENT_SECRET), {
   algorithm: 'oauth2',
   execute: loopback ? [oauth.allowInsecureRequests] : [],
-  timeout: 3, // seconds, so that three attempts of a refresh fit into the ten that keyturn allows
+  timeout: 3, // seconds, so that three attempts at a refresh fit into keyturn's ten seconds
 });
 
 class LoginNeeded extends Error {}
 
-// Repeats a request that found the server busy or did not get through, three times at most. For ten seconds that does no harm even to a refresh
-// whose answer was lost: keyturn gives the same refresh token again.
+// Repeats a request if the server is busy or out of reach, three times at most. For ten seconds this is safe even if the response to a
+// refresh was lost: keyturn returns the same refresh token again.
 async function persist(request) {
   for (let attempt = 1; ; attempt++) {
     try {
       return await request();
     } catch (error) {
-      // The library has no error of its own for 503: the response itself is the cause.
+      // The library has no separate error for 503: the response is the cause.
       const response = error.cause instanceof Response ? error.cause : error.response;
       const transient = response ? [429, 503].includes(response.status) : error.code === 'OAUTH_TIMEOUT' || error.message === 'fetch failed';
       if (error.error === 'invalid_grant') throw new LoginNeeded('the server refused', { cause: error });
@@ -41,7 +41,7 @@ const login = (username, password) => persist(() => oauth.genericGrantRequest(co
 let tokens;
 let refreshing;
 
-// However many calls meet an expired token at once, they share one refresh: each refresh token is used once.
+// All calls that meet an expired token share one refresh, because each refresh token works once.
 async function refresh(expired) {
   if (tokens.access_token !== expired) return; // another call has refreshed since
   refreshing ??= persist(() => oauth.refreshTokenGrant(config, tokens.refresh_token)).finally(() => (refreshing = undefined));
@@ -78,5 +78,5 @@ try {
   process.exit(1);
 }
 
-// Any token of the login would do: revoking it ends the login with all its tokens.
+// Revoking any token of the login ends it with all its tokens.
 await persist(() => oauth.tokenRevocation(config, tokens.refresh_token));

@@ -1,4 +1,4 @@
-"""An API behind keyturn, with PyJWT (2.6 or newer) and cryptography. `app` is for any WSGI server."""
+"""An API behind keyturn, with PyJWT (2.6 or newer) and cryptography. `app` runs in any WSGI server."""
 import json
 from socketserver import ThreadingMixIn
 from urllib.request import urlopen
@@ -9,7 +9,7 @@ import jwt
 ISSUER = "https://auth.example.com"
 AUDIENCE = "https://api.example.com"
 LISTEN = "127.0.0.1:9000"
-JWKS_LIFESPAN = 300  # seconds; a key that was removed is trusted no longer than this
+JWKS_LIFESPAN = 300  # seconds; the longest time that a removed key is trusted
 
 
 class JWKSUnavailable(Exception):
@@ -17,7 +17,7 @@ class JWKSUnavailable(Exception):
 
 
 class Keys(jwt.PyJWKClient):
-    """The JWKS, fetched again when it is old or lacks a key. If that fails, the token is not to blame, and known keys stay."""
+    """The JWKS. Fetched again when it is old or lacks a key. If that fails, the answer is 503, and known keys stay."""
 
     def fetch_data(self):
         try:
@@ -33,17 +33,17 @@ keys = Keys(f"{ISSUER}/.well-known/jwks.json", lifespan=JWKS_LIFESPAN)
 
 
 def verify(token):
-    """The claims of an access token that is ours to accept; otherwise jwt.PyJWTError."""
+    """Returns the claims of a valid access token for this API, or raises jwt.PyJWTError."""
     claims = jwt.decode(
         token,
         keys.get_signing_key_from_jwt(token).key,
         algorithms=["RS256"],
         issuer=ISSUER,
         audience=AUDIENCE,
-        # PyJWT would refuse an `iat` that is a moment ahead of this clock, which no RFC asks for.
+        # By default PyJWT refuses an `iat` slightly ahead of this clock, which no RFC requires.
         options={"require": ["exp", "iss", "aud", "sub"], "verify_iat": False},
     )
-    if jwt.get_unverified_header(token).get("typ") != "at+jwt":  # verified by now
+    if jwt.get_unverified_header(token).get("typ") != "at+jwt":  # the signature is verified
         raise jwt.InvalidTokenError("not an access token")
     return claims
 

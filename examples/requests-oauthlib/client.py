@@ -1,4 +1,4 @@
-"""A program that calls an API behind keyturn. The password is needed for the first run only: tokens are kept in token.json."""
+"""A program that calls an API behind keyturn. Only the first run needs the password: later runs use token.json."""
 import json
 import os
 import sys
@@ -13,7 +13,7 @@ TOKEN_FILE = "token.json"
 
 
 def save(token):
-    """Each refresh token is used once; whoever loses its successor has to log in again."""
+    """Each refresh token works once. A program that loses its successor must log in again."""
     with open(os.open(f"{TOKEN_FILE}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(token, file)
     os.replace(f"{TOKEN_FILE}.new", TOKEN_FILE)
@@ -33,8 +33,8 @@ def login():
 
 
 def get(url):
-    """A GET with the access token, which is refreshed if it has expired, or if the API refuses it: its key may have been revoked."""
-    # The session sends these to keyturn when it refreshes, never to the API.
+    """A GET with the access token. Refreshes it if it has expired, or if the API refuses it: its key may have been revoked."""
+    # The session sends these credentials to keyturn when it refreshes, and never to the API.
     options = {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET, "timeout": 10}
     try:
         response = session.get(url, **options)
@@ -42,7 +42,7 @@ def get(url):
             return response
         save(session.refresh_token(TOKEN_URL, auth=(CLIENT_ID, CLIENT_SECRET), timeout=10))
     except InvalidGrantError:
-        login()  # the last one has ended: it was revoked, or has rested for too long
+        login()  # the last login has ended: it was revoked, or was idle for too long
     return session.get(url, **options)
 
 

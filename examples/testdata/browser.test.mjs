@@ -1,4 +1,4 @@
-// Drives the page in Chromium: three tabs, one login. The access tokens of its client must be short-lived, for this waits until one expires.
+// Drives the page in Chromium: three tabs, one login. The client's access tokens must be short-lived, because the test waits for one to expire.
 //   PAGE_URL=http://127.0.0.1:8000/ LOGIN_USER=… LOGIN_PASSWORD=… node browser.test.mjs
 import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -24,7 +24,7 @@ try {
   const context = await browser.newContext();
   context.setDefaultTimeout(15_000);
 
-  // Everything that the page asks of the token endpoint and of the API, as the browser sees it.
+  // Every request of the page to the token endpoint and to the API, as the browser sees it.
   let asked = []; // grant types
   let called = []; // status codes
   let newest; // answer of the token endpoint
@@ -67,7 +67,7 @@ try {
     await tab.locator('#result', { hasText: '"sub"' }).waitFor();
   }
 
-  // Waits until the API, with whatever leeway it has, refuses the newest access token.
+  // Waits until the API refuses the newest access token, in spite of any leeway.
   async function expire() {
     const headers = { Authorization: `Bearer ${newest.access_token}` };
     for (let i = 0; i < 200; i++) {
@@ -81,7 +81,7 @@ try {
     called = [];
   }
 
-  // Has every tab call while no refresh is let through before the API has refused them all, so that they meet the expired token at one time.
+  // Lets every tab call, and blocks refreshes until the API has refused all of them, so that all meet the expired token at the same time.
   async function together(action) {
     await context.route(`${issuer}/token`, async (route) => {
       while (called.length < tabs.length) await sleep(20);
@@ -134,7 +134,7 @@ try {
     let answered;
     const answer = new Promise((resolve) => (answered = resolve));
     await doomed.route(`${issuer}/token`, async (route) => {
-      await route.fetch(); // the server has replaced the refresh token; the page never learns of it
+      await route.fetch(); // the server replaces the refresh token, but the page does not get it
       answered();
     });
     await click(doomed, 'Call the API');

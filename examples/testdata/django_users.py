@@ -1,4 +1,4 @@
-"""Makes users with Django's own hashers and prints what manage.py dumpdata auth.group auth.user says of them."""
+"""Makes users with Django's own hashers, and prints the output of manage.py dumpdata auth.group auth.user."""
 import sys
 
 import django

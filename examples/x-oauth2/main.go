@@ -1,6 +1,6 @@
 //go:build ignore
 
-// A client program of keyturn, with golang.org/x/oauth2: it logs a person in once, keeps the session in a file, and
+// A client program for keyturn, with golang.org/x/oauth2. It logs a user in once, keeps the session in a file, and
 // calls an API.
 package main
 
@@ -25,14 +25,14 @@ const (
 var config = oauth2.Config{
 	ClientID:     "app",
 	ClientSecret: os.Getenv("CLIENT_SECRET"),
-	// Without AuthStyle a failed request is sent a second time in another style: a wrong password would count twice.
+	// Without AuthStyle the library repeats a failed request in another style, and a wrong password would count twice.
 	Endpoint: oauth2.Endpoint{TokenURL: "https://auth.example.com/token", AuthStyle: oauth2.AuthStyleInHeader},
 	Scopes:   []string{"read"},
 }
 
-// keeper stores each new token before it is used. keyturn replaces the refresh token at every refresh: a program that
-// forgets the new one loses its session when it ends, for if it comes with the old one, keyturn takes that for theft
-// and ends the session.
+// keeper stores each new token before the program uses it. keyturn replaces the refresh token at every refresh. A
+// program that exits without storing the new one loses its session: keyturn treats the old token as stolen, and ends
+// the session.
 type keeper struct{ oauth2.TokenSource }
 
 func (k keeper) Token() (*oauth2.Token, error) {
@@ -71,23 +71,23 @@ func login(ctx context.Context) (*oauth2.Token, error) {
 	return token, save(token)
 }
 
-// client returns an HTTP client that carries the access token, and refreshes it ten seconds before it expires. Any
-// number of goroutines may use it: one refreshes while the others wait. Have one client for a session, in one process.
-// When an answer of keyturn is lost on its way, the next request refreshes with the same refresh token again, which
-// keyturn allows for ten seconds.
+// client returns an HTTP client that sends the access token, and refreshes it ten seconds before it expires. Any number
+// of goroutines may use it: one refreshes while the others wait. Use one client for a session, in one process. If a
+// response of keyturn is lost, the next request refreshes with the same refresh token again, which keyturn allows for
+// ten seconds.
 func client(ctx context.Context, token *oauth2.Token) *http.Client {
 	source := oauth2.ReuseTokenSource(token, keeper{config.TokenSource(ctx, token)})
 	return &http.Client{Transport: &oauth2.Transport{Source: source}, Timeout: 30 * time.Second}
 }
 
-// over tells whether keyturn refused the refresh token, or the password: either way it takes a person to go on.
+// over reports whether keyturn refused the refresh token or the password. Either way the user must log in again.
 func over(err error) bool {
 	var refused *oauth2.RetrieveError
 	return errors.As(err, &refused) && refused.ErrorCode == "invalid_grant"
 }
 
 func run() error {
-	// All requests to keyturn are made under this context, refreshes too: do not use that of a single request.
+	// The library uses this context for every request to keyturn, including refreshes: do not pass a request's context.
 	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Timeout: 10 * time.Second})
 	token, err := load()
 	if errors.Is(err, os.ErrNotExist) {
@@ -98,7 +98,7 @@ func run() error {
 	}
 	resp, err := client(ctx, token).Get(api)
 	if err == nil && resp.StatusCode == http.StatusUnauthorized {
-		// Refused before its time, since its signing key was revoked, say. The session may live on: refresh.
+		// Refused early, for example because its signing key was revoked. The session may still be valid: refresh.
 		resp.Body.Close()
 		if token, err = load(); err != nil {
 			return err

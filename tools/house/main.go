@@ -1,6 +1,6 @@
 // House prints the size and shape of the code, for `make house`: lines and files of each package, the types with the
-// most methods, how long functions are, how wide lines are, how much of the exported names is documented, and how many
-// modules the build depends on. With -time it also prints how long the tests take.
+// most methods, the length of functions, the number of wide lines, the share of documented exported names, and the
+// number of modules. With -time it also prints how long the tests take.
 package main
 
 import (
@@ -22,7 +22,7 @@ import (
 	"unicode/utf8"
 )
 
-// maxWidth is how many columns a line of Go may have; a tab counts as one.
+// maxWidth is the largest number of columns of a line of Go. A tab counts as one.
 const maxWidth = 120
 
 func main() {
@@ -49,18 +49,18 @@ func run(timed bool) error {
 	return nil
 }
 
-// pkg is the files of one folder, without tests.
+// pkg counts the files and lines of one folder.
 type pkg struct {
 	path         string
 	files, lines int
 	testLines    int
 }
 
-// house is what was found.
+// house holds the measurements.
 type house struct {
 	packages   map[string]*pkg
-	methods    map[string]int // by package and type
-	functions  []int          // lines of each
+	methods    map[string]int // number of methods by package and type
+	functions  []int          // lines of each function
 	longest    string
 	wide       int
 	exported   int
@@ -163,7 +163,7 @@ func (h *house) name(comments ...*ast.CommentGroup) {
 	}
 }
 
-// receiver is the name of the type of a method; "" for a function.
+// receiver returns the name of a method's type, or "" for a function.
 func receiver(d *ast.FuncDecl) string {
 	if d.Recv == nil {
 		return ""
@@ -211,7 +211,7 @@ func (h *house) print() {
 	fmt.Fprintf(w, "exported names documented\t%d of %d\n", h.documented, h.exported)
 }
 
-// widest is the n types with the most methods.
+// widest returns the n types with the most methods.
 func widest(methods map[string]int, n int) []string {
 	names := make([]string, 0, len(methods))
 	for name := range methods {
@@ -226,7 +226,7 @@ func widest(methods map[string]int, n int) []string {
 	return names[:min(n, len(names))]
 }
 
-// printModules counts the modules that go.mod names.
+// printModules prints the number of modules in go.mod.
 func printModules() error {
 	mod, err := os.Open("go.mod")
 	if err != nil {
@@ -248,14 +248,14 @@ func printModules() error {
 	return lines.Err()
 }
 
-// oneTest is a test that stands for all those that a contributor runs by name.
+// oneTest is an example of a test that a contributor runs by name.
 const oneTest = "^TestRouterIsTheContract$"
 
-// printTimes runs the tests and prints the seconds that they take.
+// printTimes runs the tests and prints how long they take.
 func printTimes() error {
 	for _, c := range []struct {
 		what  string
-		clean bool // nothing is compiled yet
+		clean bool // with an empty build cache
 		args  []string
 	}{
 		{"one test, cold", true, []string{"go", "test", "-count=1", "-run", oneTest, "./server"}},
@@ -272,7 +272,7 @@ func printTimes() error {
 	return nil
 }
 
-// timeOf runs a command. For a clean run the cache of compiled packages is an empty folder.
+// timeOf runs a command and returns its duration. A clean run starts with an empty build cache.
 func timeOf(clean bool, args ...string) (time.Duration, error) {
 	cmd := exec.Command(args[0], args[1:]...)
 	if clean {

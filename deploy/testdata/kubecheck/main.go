@@ -1,6 +1,5 @@
-// Kubecheck reads the manifests in a folder as Kubernetes does, but strictly: as kustomize builds them, and each file
-// for itself. A field that its type does not have is an error, and so is a pod that the restricted Pod Security
-// Standard does not admit.
+// Kubecheck strictly decodes the manifests of a folder into the types of Kubernetes, first as kustomize builds them,
+// then each file alone. It fails at an unknown field, and at a pod that the restricted Pod Security Standard refuses.
 package main
 
 import (
@@ -39,7 +38,7 @@ func main() {
 	fmt.Println(n, "objects are valid")
 }
 
-// notManifests are files of a kustomization that the API server does not get.
+// notManifests are files of a kustomization that never reach the API server.
 var notManifests = []string{"kustomization.yaml", "keyturn.yaml"}
 
 func checkFolder(folder string) (n int, err error) {
@@ -75,7 +74,7 @@ func checkFolder(folder string) (n int, err error) {
 	return n, nil
 }
 
-// check decodes each document of a file, and returns how many there are.
+// check decodes each document of a file, and returns their number.
 func check(name string, text []byte) (n int, err error) {
 	decode := newDecoder()
 	for documents := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(text))); ; n++ {
@@ -107,7 +106,7 @@ func newDecoder() runtime.Decoder {
 	return serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer()
 }
 
-// admit tells what the restricted Pod Security Standard, in its latest version, has against the pods of a Deployment.
+// admit returns every objection of the latest restricted Pod Security Standard to the pods of a Deployment.
 func admit(object runtime.Object) error {
 	deployment, ok := object.(*appsv1.Deployment)
 	if !ok {

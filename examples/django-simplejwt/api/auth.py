@@ -10,7 +10,7 @@ from rest_framework_simplejwt.models import TokenUser
 from rest_framework_simplejwt.state import token_backend
 from rest_framework_simplejwt.tokens import AccessToken
 
-JWKS_LIFESPAN = 300  # seconds; a key that was removed is trusted no longer than this
+JWKS_LIFESPAN = 300  # seconds; the longest time that a removed key is trusted
 
 
 class JWKSUnavailable(APIException):
@@ -19,7 +19,7 @@ class JWKSUnavailable(APIException):
 
 
 class KeyturnKeys(jwt.PyJWKClient):
-    """The JWKS, fetched again when it is old or lacks a key. If that fails, the token is not to blame, and known keys stay."""
+    """The JWKS. Fetched again when it is old or lacks a key. If that fails, the answer is 503, and known keys stay."""
 
     def fetch_data(self):
         try:
@@ -31,19 +31,19 @@ class KeyturnKeys(jwt.PyJWKClient):
         return jwks
 
 
-# The client that Simple JWT makes for JWK_URL has no timeout, and there is no setting for it.
+# The client that Simple JWT makes for JWK_URL has no timeout and no setting for one.
 token_backend.jwks_client = KeyturnKeys(settings.SIMPLE_JWT["JWK_URL"], lifespan=JWKS_LIFESPAN)
 
 
 class KeyturnToken(AccessToken):
     def verify(self):
         super().verify()
-        if jwt.get_unverified_header(self.token).get("typ") != "at+jwt":  # verified by now
+        if jwt.get_unverified_header(self.token).get("typ") != "at+jwt":  # the signature is verified
             raise TokenError("Not an access token")
 
 
 class Person(TokenUser):
-    """Who the token is about. DRF's IsAdminUser lets in those who have the role admin."""
+    """The user of the token. DRF's IsAdminUser admits users with the role admin."""
 
     is_superuser = False
 
