@@ -11,9 +11,10 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
 // Actor is who makes a change, and why. Both are kept in the audit trail.
@@ -44,6 +45,10 @@ type AuditRecord struct {
 
 // UseAuditKey sets the key that chains the audit trail. Nothing that must be audited can be changed before.
 func (d *DB) UseAuditKey(key []byte) { d.auditKey.Store(&key) }
+
+// Audited counts the audit records that were written since the database was opened, a few of transactions that did not
+// take place among them.
+func (d *DB) Audited() int64 { return d.audited.Load() }
 
 // entry is what a record is made of.
 type entry struct {
@@ -83,7 +88,7 @@ func (t *tx) auditAll(entries []entry) error {
 		Seq  int64  `db:"seq"`
 		Hash string `db:"hash"`
 	}{}
-	if err := t.get(&head, `UPDATE audit_head SET seq = seq + $1 WHERE id = 1 RETURNING seq,
+	if err := t.Get(&head, `UPDATE audit_head SET seq = seq + $1 WHERE id = 1 RETURNING seq,
 		hash`, len(entries)); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
@@ -102,7 +107,7 @@ func (t *tx) auditAll(entries []entry) error {
 		return fmt.Errorf("audit: %w", err)
 	}
 	t.db.audited.Add(int64(len(entries)))
-	if _, err := t.change(`UPDATE audit_head SET hash = $1 WHERE id = 1`, head.Hash); err != nil {
+	if _, err := t.Change(`UPDATE audit_head SET hash = $1 WHERE id = 1`, head.Hash); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
 	return nil
@@ -116,9 +121,9 @@ func (t *tx) insertAudit(values []any) error {
 		rows := batchSize(len(values) / auditColumns)
 		var places []string
 		for i := range rows {
-			places = append(places, placeholders(i*auditColumns, auditColumns))
+			places = append(places, engine.Placeholders(i*auditColumns, auditColumns))
 		}
-		if _, err := t.change(`INSERT INTO audit (seq, time, type, actor, target, reason, details, prev_hash, hash)
+		if _, err := t.Change(`INSERT INTO audit (seq, time, type, actor, target, reason, details, prev_hash, hash)
 			VALUES `+strings.Join(places, ", "),
 			values[:rows*auditColumns]...); err != nil {
 			return err
@@ -131,15 +136,6 @@ func (t *tx) insertAudit(values []any) error {
 // batchSize is the largest power of two up to n: batches come in few sizes, so that their statements can be kept
 // prepared.
 func batchSize(n int) int { return 1 << (bits.Len(uint(n)) - 1) }
-
-// placeholders are those of one row, the first n of the arguments being others'.
-func placeholders(n, columns int) string {
-	var b strings.Builder
-	for i := range columns {
-		b.WriteString(", $" + strconv.Itoa(n+i+1))
-	}
-	return "(" + b.String()[2:] + ")"
-}
 
 // chain is the hash of a record: HMAC-SHA256 over its fields, each with its length before it, and the hash of the
 // record before.
@@ -166,22 +162,22 @@ type AuditFilter struct {
 
 // AuditPages hands the records of the trail, oldest first, to do, page by page, until that returns an error.
 func (d *DB) AuditPages(ctx context.Context, f AuditFilter, do func([]AuditRecord) error) error {
-	since, rows := int64(math.MinInt64), pageRows
+	since, rows := int64(math.MinInt64), engine.PageRows
 	if !f.Since.IsZero() {
 		since = f.Since.UnixMilli()
 	}
 	if f != (AuditFilter{}) {
-		rows = sparseRows
+		rows = engine.SparseRows
 	}
 	for after := int64(math.MinInt64); ; {
 		// Records come in the order of their numbers, and there is no index on the rest.
-		end, err := readSlowly[int64](ctx, d, pageTimeout, "audit records",
+		end, err := engine.ReadSlowly[int64](ctx, d.engine, engine.PageTimeout, "audit records",
 			`SELECT COALESCE(MAX(seq), CAST($1 AS BIGINT))
 			FROM (SELECT seq FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2) span`, after, rows)
 		if err != nil || end[0] == after {
 			return err
 		}
-		page, err := readSlowly[AuditRecord](ctx, d, pageTimeout, "audit records",
+		page, err := engine.ReadSlowly[AuditRecord](ctx, d.engine, engine.PageTimeout, "audit records",
 			`SELECT seq, time, type, actor, target, reason, details, prev_hash, hash FROM audit
 			WHERE seq > $1 AND seq <= $2 AND time >= $3 AND ($4 = '' OR type = $4) ORDER BY seq`,
 			after, end[0], since, f.Type)
@@ -200,19 +196,19 @@ func (d *DB) AuditPages(ctx context.Context, f AuditFilter, do func([]AuditRecor
 // AuditHead is the number and the hash of the newest record; 0 if there is none.
 func (d *DB) AuditHead(ctx context.Context) (seq int64, hash string, err error) {
 	var head AuditRecord
-	err = d.get(ctx, "audit head", &head, `SELECT seq, hash FROM audit_head WHERE id = 1`)
+	err = d.engine.Get(ctx, "audit head", &head, `SELECT seq, hash FROM audit_head WHERE id = 1`)
 	return head.Seq, head.Hash, err
 }
 
 // AuditHash is the hash of one record. ErrNotFound if there is none of that number.
 func (d *DB) AuditHash(ctx context.Context, seq int64) (hash string, err error) {
-	return hash, d.get(ctx, "audit record", &hash, `SELECT hash FROM audit WHERE seq = $1`, seq)
+	return hash, d.engine.Get(ctx, "audit record", &hash, `SELECT hash FROM audit WHERE seq = $1`, seq)
 }
 
 // HasAudit tells whether the trail has a record of the type. It may read all of it.
 func (d *DB) HasAudit(ctx context.Context, kind string) (bool, error) {
 	var seqs []int64
-	err := d.report(ctx, "audit record", &seqs, `SELECT seq FROM audit WHERE type = $1 ORDER BY seq LIMIT 1`, kind)
+	err := d.engine.Report(ctx, "audit record", &seqs, `SELECT seq FROM audit WHERE type = $1 ORDER BY seq LIMIT 1`, kind)
 	return len(seqs) > 0, err
 }
 

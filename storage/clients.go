@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
 // Client is an application, or a resource server if Resource is set.
@@ -39,7 +41,7 @@ const clientColumns = `id, public, secret_hash, previous_secret_hash, previous_e
 // no grant of a deleted client of the same id comes back to life. ErrConflict if the id is taken.
 func (d *DB) CreateClient(ctx context.Context, by Actor, c Client) error {
 	return d.inTx(ctx, "create client", func(t *tx) error {
-		if _, err := t.change(`INSERT INTO clients (`+clientColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
+		if _, err := t.Change(`INSERT INTO clients (`+clientColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
 			$11, $12, $13, $14, $15, $16)`,
 			c.ID,
 			c.Public,
@@ -74,7 +76,7 @@ func (c Client) details() map[string]any {
 // Client reads one client. ErrNotFound if there is none of that id. Callers who ask at the same time share a statement:
 // a flood of invented ids costs the database little.
 func (d *DB) Client(ctx context.Context, id string) (Client, error) {
-	c, err := d.clients.one(ctx, id)
+	c, err := d.clients.Ask(ctx, id)
 	if err == nil && c == nil {
 		return Client{}, fmt.Errorf("client: %w", ErrNotFound)
 	}
@@ -86,13 +88,13 @@ func (d *DB) Client(ctx context.Context, id string) (Client, error) {
 
 // clientBatches are the sizes of batches of clients that there are statements for. Those who ask at the same time ask
 // for few.
-var clientBatches = []int{1, 8, maxBatch}
+var clientBatches = []int{1, 8, engine.MaxBatch}
 
 // clientQueries are the statements that read several clients, by how many.
 var clientQueries = func() map[int]string {
 	queries := map[int]string{}
 	for _, size := range clientBatches {
-		queries[size] = `SELECT ` + clientColumns + ` FROM clients WHERE id IN ` + placeholders(0, size)
+		queries[size] = `SELECT ` + clientColumns + ` FROM clients WHERE id IN ` + engine.Placeholders(0, size)
 	}
 	return queries
 }()
@@ -106,7 +108,7 @@ func (d *DB) readClients(ids []string) ([]*Client, error) {
 		args[i] = different[min(i, len(different)-1)]
 	}
 	var rows []Client
-	if err := d.all(context.Background(), "client", &rows, clientQueries[size], args...); err != nil {
+	if err := d.engine.All(context.Background(), "client", &rows, clientQueries[size], args...); err != nil {
 		return nil, err
 	}
 	found := make([]*Client, len(ids))
@@ -120,13 +122,13 @@ func (d *DB) readClients(ids []string) ([]*Client, error) {
 
 // ClientPages hands all clients, by id, to do, page by page, until that returns an error.
 func (d *DB) ClientPages(ctx context.Context, do func([]Client) error) error {
-	return inPages(func(last *Client) ([]Client, error) {
+	return engine.InPages(func(last *Client) ([]Client, error) {
 		after := ""
 		if last != nil {
 			after = last.ID
 		}
-		return readSlowly[Client](ctx, d, pageTimeout, "clients", `SELECT `+clientColumns+` FROM clients
-			WHERE id > $1 ORDER BY id LIMIT $2`, after, pageRows)
+		return engine.ReadSlowly[Client](ctx, d.engine, engine.PageTimeout, "clients", `SELECT `+clientColumns+` FROM clients
+			WHERE id > $1 ORDER BY id LIMIT $2`, after, engine.PageRows)
 	}, do)
 }
 
@@ -134,7 +136,7 @@ func (d *DB) ClientPages(ctx context.Context, do func([]Client) error) error {
 // it was read (ErrConflict).
 func (d *DB) UpdateClient(ctx context.Context, by Actor, c Client, now time.Time) error {
 	return d.inTx(ctx, "update client", func(t *tx) error {
-		if err := t.changeAsRead(`UPDATE clients SET grants = $1, scope = $2, audiences = $3, resource = $4,
+		if err := t.ChangeAsRead(`UPDATE clients SET grants = $1, scope = $2, audiences = $3, resource = $4,
 			access_ttl = $5, token_typ = $6,
 			updated_at = $7, revision = revision + 1 WHERE id = $8 AND revision =
 			$9`, c.Grants, c.Scope, c.Audiences, c.Resource, c.AccessTTL, c.TokenTyp,
@@ -198,7 +200,7 @@ func (d *DB) changeClient(
 	args ...any,
 ) error {
 	return d.inTx(ctx, e.Type, func(t *tx) error {
-		if err := t.changeOne(query, args...); err != nil {
+		if err := t.ChangeOne(query, args...); err != nil {
 			return err
 		}
 		return t.audit(by, now, e)

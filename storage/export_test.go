@@ -1,6 +1,10 @@
 package storage
 
-import "context"
+import (
+	"context"
+
+	"github.com/keyturn/keyturn/storage/internal/engine"
+)
 
 // Texts of statements, for tests that ask how a database runs them.
 const (
@@ -26,20 +30,11 @@ func (d *DB) AnnounceKeys(ctx context.Context) { d.announceKeys(ctx) }
 
 // Upkeep runs a statement as upkeep does, which ends with its context.
 func (d *DB) Upkeep(ctx context.Context, query string) error {
-	_, err := d.upkeep.ExecContext(ctx, query)
-	return err
+	var void string // what pg_sleep returns
+	return d.engine.GetForUpkeep(ctx, "upkeep", &void, query)
 }
 
 // MigrateTo makes a database as a keyturn of before had it.
 func MigrateTo(ctx context.Context, databaseURL string, version int64) error {
-	db, err := connect(Options{URL: databaseURL, Create: true})
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	p, err := db.migrations()
-	if err == nil {
-		_, err = p.UpTo(ctx, version)
-	}
-	return err
+	return engine.MigrateTo(ctx, Options{URL: databaseURL, Create: true}.engine(), version)
 }

@@ -39,7 +39,7 @@ func (d *DB) FillGrants(ctx context.Context, f Fill) error {
 	batches := func(n int, query string, args ...any) error {
 		for from := 0; from < n; from += fillBatch {
 			to := min(from+fillBatch, n) - 1
-			if _, err := d.change(ctx, "fill", query, append([]any{from, to}, args...)...); err != nil {
+			if _, err := d.engine.Change(ctx, "fill", query, append([]any{from, to}, args...)...); err != nil {
 				return err
 			}
 		}

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
 // GrantID is the id of a grant: the hour in which it expires (20 bits), a shard (6 bits, zero today), random (37 bits).
@@ -106,7 +108,7 @@ const grantStateQuery = `SELECT ` + grantStateColumns + grantStateTables
 // GrantState reads one grant. ErrNotFound if there is none.
 func (d *DB) GrantState(ctx context.Context, id GrantID) (GrantState, error) {
 	var s GrantState
-	err := d.get(ctx, "grant", &s, grantStateQuery+` WHERE g.id = $1`, id)
+	err := d.engine.Get(ctx, "grant", &s, grantStateQuery+` WHERE g.id = $1`, id)
 	return s, d.notStale(s, err)
 }
 
@@ -115,11 +117,8 @@ func (d *DB) notStale(s GrantState, err error) error {
 	if err != nil || !s.Stale {
 		return err
 	}
-	d.reconnect()
-	return fmt.Errorf("grant: %w", errStale)
+	return d.engine.Stale("grant")
 }
-
-var errStale = fmt.Errorf("%w: it was read where nothing is written", ErrUnavailable)
 
 // GrantFilter narrows GrantPages; its zero value takes everything.
 type GrantFilter struct {
@@ -161,9 +160,9 @@ type grantSpan struct {
 
 // grantSpan begins before the first span. For a user who does not exist it has no rows.
 func (d *DB) grantSpan(ctx context.Context, f GrantFilter) (*grantSpan, error) {
-	s := &grantSpan{ofUser: `CAST($1 AS BIGINT) = 0`, user: []any{int64(0)}, rows: pageRows, below: math.MaxInt64}
+	s := &grantSpan{ofUser: `CAST($1 AS BIGINT) = 0`, user: []any{int64(0)}, rows: engine.PageRows, below: math.MaxInt64}
 	if f.ClientID != "" {
-		s.rows = sparseRows
+		s.rows = engine.SparseRows
 	}
 	if f.Username == "" {
 		return s, nil
@@ -178,7 +177,7 @@ func (d *DB) grantSpan(ctx context.Context, f GrantFilter) (*grantSpan, error) {
 
 // next finds where the span below the last one begins; 0 if there is none.
 func (s *grantSpan) next(ctx context.Context, d *DB) error {
-	first, err := readSlowly[GrantID](ctx, d, pageTimeout, "grants",
+	first, err := engine.ReadSlowly[GrantID](ctx, d.engine, engine.PageTimeout, "grants",
 		`SELECT COALESCE(MIN(id), 0) FROM (SELECT g.id FROM grants g
 		WHERE `+s.ofUser+` AND g.id < $2 ORDER BY g.id DESC LIMIT $3) span`, append(s.user, s.below, s.rows)...)
 	if err == nil {
@@ -188,7 +187,7 @@ func (s *grantSpan) next(ctx context.Context, d *DB) error {
 }
 
 func (s *grantSpan) read(ctx context.Context, d *DB, clientID string, now time.Time) ([]GrantState, error) {
-	return readSlowly[GrantState](ctx, d, pageTimeout, "grants",
+	return engine.ReadSlowly[GrantState](ctx, d.engine, engine.PageTimeout, "grants",
 		grantStateQuery+` WHERE `+s.ofUser+` AND g.id >= $2 AND g.id < $3
 		AND g.expires_at > $4 AND ($5 = '' OR g.client_id = $5) ORDER BY g.created_at DESC, g.id`,
 		append(s.user, s.from, s.below, At(now), clientID)...)
@@ -245,7 +244,7 @@ const openGrants = `(SELECT COUNT(*) FROM (SELECT 1 FROM grants g WHERE g.user_i
 // LoginView reads the user, if there is one, the failures that were counted, and how many grants are open.
 func (d *DB) LoginView(ctx context.Context, k LoginKey) (LoginView, error) {
 	var r loginRow
-	err := d.get(
+	err := d.engine.Get(
 		ctx,
 		"login view",
 		&r,
@@ -295,7 +294,7 @@ func (d *DB) LoginView(ctx context.Context, k LoginKey) (LoginView, error) {
 // they were read: ErrNotFound if not. When a driver sends it again after a cut connection, the second run finds the row
 // of the first.
 func (d *DB) CreateGrant(ctx context.Context, g Grant) error {
-	n, err := d.change(
+	n, err := d.engine.Change(
 		ctx,
 		"create grant",
 		`INSERT INTO grants (id, user_id, user_epoch, client_epoch, client_id, family_hash, generation,
@@ -346,7 +345,7 @@ func (d *DB) EndOldestGrants(
 ) error {
 	return d.inTx(ctx, "end oldest grants", func(t *tx) error {
 		var open []GrantID
-		if err := t.all(&open, oldestQuery, userID, clientID); err != nil {
+		if err := t.All(&open, oldestQuery, userID, clientID); err != nil {
 			return err
 		}
 		for len(open) > keep {
@@ -361,7 +360,7 @@ func (d *DB) EndOldestGrants(
 
 // endGrant revokes one grant with its audit record. A grant that has ended already is left as it is.
 func (t *tx) endGrant(by Actor, id GrantID, reason string, now time.Time) error {
-	n, err := t.change(
+	n, err := t.Change(
 		`UPDATE grants SET revoked_at = $1, revoked_reason = $2 WHERE id = $3 AND revoked_at IS NULL`,
 		At(now),
 		reason,
@@ -392,7 +391,7 @@ type revocation struct {
 // end. Callers who come at the same time share a transaction: the order of their audit records lets only one go at a
 // time.
 func (d *DB) RevokeGrant(ctx context.Context, by Actor, r Revocation, now time.Time) (bool, error) {
-	return d.ending.one(ctx, revocation{r, by, now})
+	return d.ending.Ask(ctx, revocation{r, by, now})
 }
 
 // inOrder is the positions of revocations in the order of their grants: two transactions that lock rows in one order do
@@ -413,7 +412,7 @@ func (d *DB) revokeGrants(all []revocation) (ended []bool, err error) {
 		var entries []entry
 		for _, i := range inOrder(all) {
 			r := all[i]
-			n, err := t.change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'revoked' WHERE id = $2 AND client_id = $3
+			n, err := t.Change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'revoked' WHERE id = $2 AND client_id = $3
 				AND ($4 = '' OR family_hash = $4) AND revoked_at IS NULL AND expires_at > $1
 				AND EXISTS (SELECT 1 FROM clients c WHERE c.id = $3 AND c.disabled_at IS NULL AND CAST($5 AS BIGINT) IN (0,
 				c.revision))`,
@@ -440,7 +439,7 @@ func (d *DB) revokeGrants(all []revocation) (ended []bool, err error) {
 func (d *DB) RevokeGrantByID(ctx context.Context, by Actor, id GrantID, now time.Time) error {
 	return d.inTx(ctx, "revoke grant", func(t *tx) error {
 		var found GrantID
-		if err := t.get(&found, `SELECT id FROM grants WHERE id = $1`, id); err != nil {
+		if err := t.Get(&found, `SELECT id FROM grants WHERE id = $1`, id); err != nil {
 			return err
 		}
 		return t.endGrant(by, id, "revoked by administrator", now)
@@ -450,7 +449,7 @@ func (d *DB) RevokeGrantByID(ctx context.Context, by Actor, id GrantID, now time
 // RevokeUserGrants ends all grants of a user by moving its epoch on. ErrNotFound if there is no such user.
 func (d *DB) RevokeUserGrants(ctx context.Context, by Actor, username string, now time.Time) error {
 	return d.changeUser(ctx, by, username, now, "user.revoke-grants", func(t *tx) error {
-		return t.changeOne(`UPDATE users SET epoch = epoch + 1 WHERE username = $1`, username)
+		return t.ChangeOne(`UPDATE users SET epoch = epoch + 1 WHERE username = $1`, username)
 	})
 }
 
@@ -470,7 +469,7 @@ func (d *DB) RevokeClientGrants(ctx context.Context, by Actor, clientID string, 
 // RevokeAllGrants ends every grant by moving the epoch of every client on.
 func (d *DB) RevokeAllGrants(ctx context.Context, by Actor, now time.Time) error {
 	return d.inTx(ctx, "revoke all grants", func(t *tx) error {
-		if _, err := t.change(`UPDATE clients SET epoch = epoch + 1, revision = revision + 1`); err != nil {
+		if _, err := t.Change(`UPDATE clients SET epoch = epoch + 1, revision = revision + 1`); err != nil {
 			return err
 		}
 		return t.audit(by, now, Event{"grant.revoke-all", "", nil})
@@ -481,7 +480,7 @@ func (d *DB) RevokeAllGrants(ctx context.Context, by Actor, now time.Time) error
 // key. It tells how many went.
 func (d *DB) CleanExpired(ctx context.Context, limit int, expired time.Time) (int64, error) {
 	before := (expired.Unix()/3600 - 1) << grantHourShift
-	return d.change(
+	return d.engine.Change(
 		ctx,
 		"clean expired grants",
 		`DELETE FROM grants WHERE id IN (SELECT id FROM grants WHERE id < $1 ORDER BY id LIMIT $2)`,
@@ -503,7 +502,7 @@ func (d *DB) CleanEnded(
 	if err != nil || next == 0 {
 		return 0, 0, err
 	}
-	n, err = d.change(
+	n, err = d.engine.Change(
 		ctx,
 		"clean ended grants",
 		`DELETE FROM grants WHERE id > $1 AND id <= $2 AND (idle_expires_at < $3 OR revoked_at < $3)`,
@@ -518,7 +517,7 @@ func (d *DB) CleanEnded(
 // none.
 func (d *DB) spanEnd(ctx context.Context, op string, after GrantID, limit int) (GrantID, error) {
 	var last *GrantID
-	err := d.get(
+	err := d.engine.Get(
 		ctx,
 		op,
 		&last,

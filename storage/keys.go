@@ -71,7 +71,7 @@ func (d *DB) keySet(ctx context.Context) (KeySet, error) {
 		SetVersion int64  `db:"set_version"`
 		SetMAC     string `db:"set_mac"`
 	}
-	err := d.allFrom(ctx, d.upkeep, "signing keys", &rows, `SELECT `+keyColumns+`,
+	err := d.engine.AllForUpkeep(ctx, "signing keys", &rows, `SELECT `+keyColumns+`,
 		COALESCE((SELECT version FROM key_set WHERE id = 1), 0) AS set_version,
 		COALESCE((SELECT s.mac FROM key_set s WHERE s.id = 1), '') AS set_mac
 		FROM signing_keys ORDER BY published_at DESC, kid`)
@@ -89,7 +89,7 @@ func (d *DB) keySet(ctx context.Context) (KeySet, error) {
 		Version int64  `db:"version"`
 		MAC     string `db:"mac"`
 	}
-	err = d.getFrom(ctx, d.upkeep, "signing keys", &head, `SELECT version, mac FROM key_set WHERE id = 1`)
+	err = d.engine.GetForUpkeep(ctx, "signing keys", &head, `SELECT version, mac FROM key_set WHERE id = 1`)
 	if errors.Is(err, ErrNotFound) {
 		err = nil
 	}
@@ -120,7 +120,7 @@ func (d *DB) ChangeKeys(ctx context.Context, by Actor, c KeyChange, now time.Tim
 		}
 		// Rows that lose a state go first: there is one current and one next at any moment.
 		for _, u := range c.Update {
-			if err := t.changeAsRead(`UPDATE signing_keys SET state = $1, private_key = $2, safe_from = $3,
+			if err := t.ChangeAsRead(`UPDATE signing_keys SET state = $1, private_key = $2, safe_from = $3,
 				activated_at = $4, deactivated_at = $5,
 				retires_at = $6, retired_at = $7, revoked_at = $8, exposed_until = $9, reason = $10, mac = $11
 				WHERE kid = $12 AND mac = $13 AND signs_until =
@@ -131,7 +131,7 @@ func (d *DB) ChangeKeys(ctx context.Context, by Actor, c KeyChange, now time.Tim
 			}
 		}
 		for _, k := range c.Insert {
-			if _, err := t.change(`INSERT INTO signing_keys (`+keyColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9,
+			if _, err := t.Change(`INSERT INTO signing_keys (`+keyColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9,
 				$10, $11, $12, $13, $14, $15, $16, $17)`,
 				k.KID,
 				k.State,
@@ -159,7 +159,7 @@ func (d *DB) ChangeKeys(ctx context.Context, by Actor, c KeyChange, now time.Tim
 // moveKeySet takes the set from the version of the change to its next. Its row stays locked until the transaction ends,
 // so that changes of the keys follow one upon another.
 func (t *tx) moveKeySet(c KeyChange) error {
-	return t.changeAsRead(
+	return t.ChangeAsRead(
 		`INSERT INTO key_set (id, version, mac) VALUES (1, $1, $2) ON CONFLICT (id) DO UPDATE SET version = $1, mac = $2
 		WHERE key_set.version = $3`,
 		c.NextVersion,
@@ -172,7 +172,7 @@ func (t *tx) moveKeySet(c KeyChange) error {
 // ErrNotFound if the key is not the current one.
 func (d *DB) ReserveSigning(ctx context.Context, kid string, until time.Time) (time.Time, error) {
 	var reserved Time
-	err := d.changeReturning(
+	err := d.engine.ChangeReturning(
 		ctx,
 		"reserve signing",
 		&reserved,
@@ -182,4 +182,17 @@ func (d *DB) ReserveSigning(ctx context.Context, kid string, until time.Time) (t
 		kid,
 	)
 	return reserved.Time, err
+}
+
+// keysChannel is the channel of NOTIFY on which a replica tells the others that the keys have changed.
+const keysChannel = "keyturn_keys"
+
+// announceKeys wakes the pollers of other replicas, outside the transaction of the change, where it would hold up every
+// commit. Nobody relies on it: they poll anyway.
+func (d *DB) announceKeys(ctx context.Context) { d.engine.Notify(ctx, keysChannel) }
+
+// KeyChanges sends a value soon after another replica has changed the keys, until the context ends. What is missed
+// while the connection is away is not sent again. On SQLite, and where there are few connections, nothing is ever sent.
+func (d *DB) KeyChanges(ctx context.Context) <-chan struct{} {
+	return d.engine.Listen(ctx, keysChannel)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"math"
 	"time"
+
+	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
 // Concern names the grants that can have had a token of one key: those that were alive while it signed, and used since
@@ -60,7 +62,8 @@ func (d *DB) KeyUse(
 	if c.EndedSince != nil {
 		ended = c.EndedSince.UnixMilli()
 	}
-	return readSlowly[KeyUse](ctx, d, within, "use of a key", `SELECT g.client_id, g.audience, COUNT(*) AS grants,
+	return engine.ReadSlowly[KeyUse](ctx, d.engine, within, "use of a key",
+		`SELECT g.client_id, g.audience, COUNT(*) AS grants,
 		COUNT(DISTINCT g.user_id) AS users,
 		COALESCE(SUM(CASE WHEN g.kid = $3 AND `+tokenAlive+` THEN 1 ELSE 0 END), 0) AS tokens`+liveGrants+`WHERE `+concerned+`
 		AND (g.revoked_at IS NULL OR g.revoked_at >= $6 AND g.revoked_reason = '`+keyRevoked+`')
@@ -77,7 +80,7 @@ func (d *DB) LiveTokens(
 		KID    string `db:"kid"`
 		Tokens int64  `db:"tokens"`
 	}
-	rows, err := readSlowly[count](ctx, d, within, "live tokens",
+	rows, err := engine.ReadSlowly[count](ctx, d.engine, within, "live tokens",
 		`SELECT g.kid, COUNT(*) AS tokens`+liveGrants+`WHERE g.revoked_at IS NULL AND g.expires_at > $1
 		AND g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $2 END > $1 GROUP BY
 		g.kid`, At(now), Duration(ttl))
@@ -108,7 +111,7 @@ func (d *DB) EndConcerned(
 	}
 	err = d.inTx(ctx, "end grants of a key", func(t *tx) error {
 		args := append(c.args(now), after, next)
-		n, err = t.change(`UPDATE grants AS g SET revoked_at = $1, revoked_reason = '`+keyRevoked+`'
+		n, err = t.Change(`UPDATE grants AS g SET revoked_at = $1, revoked_reason = '`+keyRevoked+`'
 			WHERE g.revoked_at IS NULL AND `+concerned+` AND g.id > $5 AND g.id <= $6`, args...)
 		if err != nil || n == 0 {
 			return err
@@ -121,7 +124,7 @@ func (d *DB) EndConcerned(
 // HasGrantBefore tells whether a grant that may still be used was made before the moment given. It stops at the first,
 // and reads the whole table if there is none: ErrTooSlow if that takes longer than within.
 func (d *DB) HasGrantBefore(ctx context.Context, made, now time.Time, within time.Duration) (bool, error) {
-	ids, err := readSlowly[GrantID](ctx, d, within, "old grants", `SELECT id FROM grants
+	ids, err := engine.ReadSlowly[GrantID](ctx, d.engine, within, "old grants", `SELECT id FROM grants
 		WHERE created_at < $1 AND expires_at > $2
 		AND idle_expires_at > $2 AND revoked_at IS NULL AND family_hash <> '' ORDER BY id LIMIT 1`, At(made), At(now))
 	return len(ids) > 0, err

@@ -77,7 +77,7 @@ func (d *DB) RefreshGrant(ctx context.Context, r Refresh, now time.Time) (GrantS
 		return GrantState{}, RefreshAsk, nil
 	}
 	// The row is read through the connection that writes: on SQLite, a reader's snapshot may be older than the statement.
-	err = d.changeReturning(ctx, "refresh", &s, grantStateQuery+` WHERE g.id = $1`, r.ID)
+	err = d.engine.ChangeReturning(ctx, "refresh", &s, grantStateQuery+` WHERE g.id = $1`, r.ID)
 	if errors.Is(err, ErrNotFound) {
 		return GrantState{}, RefreshDead, nil
 	}
@@ -179,7 +179,7 @@ func (r Refresh) maxRoles() int64 {
 // rotate is the statement of a fresh token. ErrNotFound if it changes nothing.
 func (d *DB) rotate(ctx context.Context, r Refresh, now time.Time) (GrantState, error) {
 	var s GrantState
-	return s, d.changeReturning(
+	return s, d.engine.ChangeReturning(
 		ctx,
 		"refresh",
 		&s,
@@ -193,7 +193,7 @@ func (d *DB) rotate(ctx context.Context, r Refresh, now time.Time) (GrantState, 
 func (d *DB) catchUp(ctx context.Context, r Refresh, now time.Time) (GrantState, RefreshOutcome, error) {
 	var s GrantState
 	err := d.inTx(ctx, "refresh ahead", func(t *tx) error {
-		if err := t.get(&s, rotateSet+` AND g.generation < $9`+rotateReturning, r.rotateArgs(now)...); err != nil {
+		if err := t.Get(&s, rotateSet+` AND g.generation < $9`+rotateReturning, r.rotateArgs(now)...); err != nil {
 			return err
 		}
 		return t.audit(
@@ -215,7 +215,7 @@ func (d *DB) retryLate(
 	ctx context.Context, r Refresh, s GrantState, now time.Time,
 ) (GrantState, RefreshOutcome, error) {
 	err := d.inTx(ctx, "late retry", func(t *tx) error {
-		if err := t.changeOne(`UPDATE grants SET late_retry_at = $1 WHERE id = $2 AND family_hash = $3
+		if err := t.ChangeOne(`UPDATE grants SET late_retry_at = $1 WHERE id = $2 AND family_hash = $3
 			AND generation = $4 AND revoked_at IS NULL AND (late_retry_at IS NULL OR late_retry_at <= $5)`,
 			At(now), r.ID, r.FamilyHash, r.Generation+1, At(now.Add(-r.LateRetry))); err != nil {
 			return err
@@ -234,7 +234,7 @@ func (d *DB) retryLate(
 func (d *DB) endReused(ctx context.Context, r Refresh, s GrantState, now time.Time) error {
 	ctx = context.WithoutCancel(ctx)
 	return d.inTx(ctx, "refresh reuse", func(t *tx) error {
-		n, err := t.change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'reuse'
+		n, err := t.Change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'reuse'
 			WHERE id = $2 AND family_hash = $3 AND generation > $4 AND revoked_at IS
 			NULL`, At(now), r.ID, r.FamilyHash, r.Generation)
 		if err != nil || n == 0 {

@@ -19,7 +19,7 @@ func (k SecretKey) name() string { return fmt.Sprintf("%s %d", k.Purpose, k.Numb
 // SecretKeys lists all symmetric keys in the order of their activation.
 func (d *DB) SecretKeys(ctx context.Context) ([]SecretKey, error) {
 	keys := []SecretKey{}
-	return keys, d.allFrom(ctx, d.upkeep, "secret keys", &keys, `SELECT purpose, number, sealed, activated_at
+	return keys, d.engine.AllForUpkeep(ctx, "secret keys", &keys, `SELECT purpose, number, sealed, activated_at
 		FROM secret_keys ORDER BY purpose, activated_at, number`)
 }
 
@@ -31,7 +31,7 @@ const insertSecretKey = `INSERT INTO secret_keys (purpose, number, sealed, activ
 func (d *DB) BeginSecretKeys(ctx context.Context, keys []SecretKey) error {
 	return d.inTx(ctx, "begin secret keys", func(t *tx) error {
 		for _, k := range keys {
-			if _, err := t.change(insertSecretKey, k.Purpose, k.Number, k.Sealed, k.ActivatedAt); err != nil {
+			if _, err := t.Change(insertSecretKey, k.Purpose, k.Number, k.Sealed, k.ActivatedAt); err != nil {
 				return err
 			}
 		}
@@ -45,10 +45,10 @@ func (d *DB) BeginSecretKeys(ctx context.Context, keys []SecretKey) error {
 func (d *DB) AddSecretKey(ctx context.Context, by Actor, k SecretKey, version int64, now time.Time) error {
 	e := Event{"secret.add", k.name(), map[string]any{"activated_at": k.ActivatedAt}}
 	return d.inTx(ctx, e.Type, func(t *tx) error {
-		if err := t.changeAsRead(`UPDATE key_set SET version = version WHERE id = 1 AND version = $1`, version); err != nil {
+		if err := t.ChangeAsRead(`UPDATE key_set SET version = version WHERE id = 1 AND version = $1`, version); err != nil {
 			return err
 		}
-		if err := t.changeAsRead(insertSecretKey, k.Purpose, k.Number, k.Sealed, k.ActivatedAt); err != nil {
+		if err := t.ChangeAsRead(insertSecretKey, k.Purpose, k.Number, k.Sealed, k.ActivatedAt); err != nil {
 			return err
 		}
 		return t.audit(by, now, e)
@@ -78,7 +78,7 @@ func (d *DB) ResealSecretKey(ctx context.Context, by Actor, k SecretKey, sealed 
 
 func (d *DB) changeSecretKey(ctx context.Context, by Actor, e Event, now time.Time, query string, args ...any) error {
 	return d.inTx(ctx, e.Type, func(t *tx) error {
-		if err := t.changeAsRead(query, args...); err != nil {
+		if err := t.ChangeAsRead(query, args...); err != nil {
 			return err
 		}
 		return t.audit(by, now, e)

@@ -57,9 +57,9 @@ type changer func(query string, args ...any) (int64, error)
 // that runs alone is sent again after a cut connection, and may have run before.
 func (d *DB) counting(ctx context.Context, op string, alone bool, do func(changer) error) error {
 	if alone {
-		return do(func(query string, args ...any) (int64, error) { return d.change(ctx, op, query, args...) })
+		return do(func(query string, args ...any) (int64, error) { return d.engine.Change(ctx, op, query, args...) })
 	}
-	return d.inTx(ctx, op, func(t *tx) error { return do(t.change) })
+	return d.inTx(ctx, op, func(t *tx) error { return do(t.Change) })
 }
 
 // ReserveGuess makes room for one guess in all the buckets, or in none: then it reports false, and somebody else must
@@ -148,7 +148,7 @@ func (b Bucket) settle(change changer, outcome Guess, now time.Time) error {
 func (d *DB) AddFailures(ctx context.Context, buckets []Bucket, now time.Time) error {
 	return d.inTx(ctx, "count failure", func(t *tx) error {
 		for _, b := range buckets {
-			if _, err := t.change(`INSERT INTO throttle (bucket, account, failures, last_at) VALUES ($1, $2, 1, $3)
+			if _, err := t.Change(`INSERT INTO throttle (bucket, account, failures, last_at) VALUES ($1, $2, 1, $3)
 				ON CONFLICT (bucket) DO UPDATE SET account = excluded.account, last_at = excluded.last_at,
 					failures = CASE WHEN throttle.last_at <= $4 THEN 1 ELSE throttle.failures + 1 END`,
 				b.Name, b.Account, At(now), b.begins(now)); err != nil {
@@ -161,13 +161,13 @@ func (d *DB) AddFailures(ctx context.Context, buckets []Bucket, now time.Time) e
 
 // ForgetFailures empties the bucket.
 func (d *DB) ForgetFailures(ctx context.Context, bucket string) error {
-	_, err := d.change(ctx, "forget failures", `UPDATE throttle SET failures = 0 WHERE bucket = $1`, bucket)
+	_, err := d.engine.Change(ctx, "forget failures", `UPDATE throttle SET failures = 0 WHERE bucket = $1`, bucket)
 	return err
 }
 
 // AddFamiliarAddress remembers that the user has logged in from the address.
 func (d *DB) AddFamiliarAddress(ctx context.Context, userID int64, address string, now time.Time) error {
-	_, err := d.change(
+	_, err := d.engine.Change(
 		ctx,
 		"familiar address",
 		`INSERT INTO familiar_addresses (user_id, address, seen_at) VALUES ($1, $2, $3)
@@ -184,7 +184,7 @@ func (t *tx) unlock(account string) error {
 	if account == "" { // buckets of addresses have none
 		return nil
 	}
-	_, err := t.change(`DELETE FROM throttle WHERE account = $1 OR bucket = $1`, account)
+	_, err := t.Change(`DELETE FROM throttle WHERE account = $1 OR bucket = $1`, account)
 	return err
 }
 
@@ -201,7 +201,7 @@ const maxAccountFailures = 100
 // AccountFailures reads the buckets of an account, the newest failures first.
 func (d *DB) AccountFailures(ctx context.Context, account string) ([]AccountFailures, error) {
 	failures := []AccountFailures{}
-	return failures, d.all(ctx, "failures of an account", &failures, `SELECT bucket, failures, last_at FROM throttle
+	return failures, d.engine.All(ctx, "failures of an account", &failures, `SELECT bucket, failures, last_at FROM throttle
 		WHERE (account = $1 OR bucket = $1) AND failures > 0 ORDER BY last_at DESC, bucket LIMIT $2`,
 		account, maxAccountFailures)
 }
@@ -227,11 +227,11 @@ const anyFailures = math.MaxInt32
 func (d *DB) CleanThrottle(
 	ctx context.Context, few int, after Time, before time.Time, limit int,
 ) (next Time, n int64, err error) {
-	err = d.get(ctx, "clean throttle", &next, throttleSpanQuery, after, At(before), limit)
+	err = d.engine.Get(ctx, "clean throttle", &next, throttleSpanQuery, after, At(before), limit)
 	if err != nil || !next.After(after.Time) {
 		return after, 0, err
 	}
-	n, err = d.change(ctx, "clean throttle", cleanThrottleQuery, after, next, few)
+	n, err = d.engine.Change(ctx, "clean throttle", cleanThrottleQuery, after, next, few)
 	return next, n, err
 }
 
@@ -249,9 +249,9 @@ var beginning = Time{time.UnixMilli(-1)}
 // many.
 func (d *DB) CleanAddresses(ctx context.Context, stale time.Time, limit int) (int64, error) {
 	var end Time
-	err := d.get(ctx, "clean addresses", &end, addressSpanQuery, beginning, At(stale), limit)
+	err := d.engine.Get(ctx, "clean addresses", &end, addressSpanQuery, beginning, At(stale), limit)
 	if err != nil || !end.After(beginning.Time) {
 		return 0, err
 	}
-	return d.change(ctx, "clean addresses", cleanAddressesQuery, beginning, end)
+	return d.engine.Change(ctx, "clean addresses", cleanAddressesQuery, beginning, end)
 }

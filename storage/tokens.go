@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jmoiron/sqlx"
+
+	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
 // TokenState is what decides on an access token besides itself.
@@ -33,11 +35,11 @@ type tokenKey struct {
 // own expiry. The state of the key is asked with it, so that the revocation of a key counts at once, and so is the
 // client that asks, which may be remembered. Callers who ask at the same time share a statement.
 func (d *DB) TokenState(ctx context.Context, caller Client, id GrantID, kid string, now time.Time) (TokenState, error) {
-	return d.tokens.one(ctx, tokenKey{id, kid, now, caller.ID, caller.Revision})
+	return d.tokens.Ask(ctx, tokenKey{id, kid, now, caller.ID, caller.Revision})
 }
 
 // tokenBatches are the sizes of batches that there are statements for.
-var tokenBatches = []int{1, 2, 4, 8, 16, 32, maxBatch}
+var tokenBatches = []int{1, 2, 4, 8, 16, 32, engine.MaxBatch}
 
 // batchFor is the smallest of the sizes that n questions fit in.
 func batchFor(sizes []int, n int) int {
@@ -97,23 +99,15 @@ func tokenArgs(keys []tokenKey) (query string, args []any) {
 // tokenStates asks about several access tokens at once. Whoever waits for it may go away; the connection itself ends a
 // wait that is too long.
 func (d *DB) tokenStates(keys []tokenKey) (states []TokenState, err error) {
-	bounded, cancel := context.WithTimeout(context.Background(), d.deadline)
-	defer cancel()
 	query, args := tokenArgs(keys)
-	err = d.again(bounded, func() error {
-		conn, err := d.read.Connx(bounded)
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
+	err = d.engine.ReadOn(context.Background(), "token", func(conn *sqlx.Conn) error {
 		states, err = readTokenStates(conn, len(keys), query, args)
 		return err
 	})
 	if err == nil && states == nil {
-		d.reconnect()
-		return nil, fmt.Errorf("token: %w", errStale)
+		return nil, d.engine.Stale("token")
 	}
-	return states, d.fault("token", err)
+	return states, err
 }
 
 // readTokenStates runs the statement. No states and no error if it was read from a database that takes no writes.

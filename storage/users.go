@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
 // User is a resource owner.
@@ -26,7 +28,7 @@ const userColumns = `id, sub, username, password_hash, roles, epoch, created_at,
 func (d *DB) CreateUser(ctx context.Context, by Actor, u User) (User, error) {
 	u.ID = randomID()
 	return u, d.inTx(ctx, "create user", func(t *tx) error {
-		if _, err := t.change(`INSERT INTO users (`+userColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		if _, err := t.Change(`INSERT INTO users (`+userColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
 			u.ID, u.Sub, u.Username, u.PasswordHash, u.Roles, u.Epoch, u.CreatedAt, u.DisabledAt); err != nil {
 			return err
 		}
@@ -41,18 +43,18 @@ func (d *DB) CreateUser(ctx context.Context, by Actor, u User) (User, error) {
 // User reads one user. ErrNotFound if there is none of that username.
 func (d *DB) User(ctx context.Context, username string) (User, error) {
 	var u User
-	return u, d.get(ctx, "user", &u, `SELECT `+userColumns+` FROM users WHERE username = $1`, username)
+	return u, d.engine.Get(ctx, "user", &u, `SELECT `+userColumns+` FROM users WHERE username = $1`, username)
 }
 
 // UserPages hands all users, by username, to do, page by page, until that returns an error.
 func (d *DB) UserPages(ctx context.Context, do func([]User) error) error {
-	return inPages(func(last *User) ([]User, error) {
+	return engine.InPages(func(last *User) ([]User, error) {
 		after := ""
 		if last != nil {
 			after = last.Username
 		}
-		return readSlowly[User](ctx, d, pageTimeout, "users", `SELECT `+userColumns+` FROM users
-			WHERE username > $1 ORDER BY username LIMIT $2`, after, pageRows)
+		return engine.ReadSlowly[User](ctx, d.engine, engine.PageTimeout, "users", `SELECT `+userColumns+` FROM users
+			WHERE username > $1 ORDER BY username LIMIT $2`, after, engine.PageRows)
 	}, do)
 }
 
@@ -66,7 +68,8 @@ func (d *DB) LongestRoles(
 		Username string `db:"username"`
 		Bytes    int64  `db:"bytes"`
 	}
-	rows, err := readSlowly[longest](ctx, d, within, "users", `SELECT username, LENGTH(roles) AS bytes FROM users
+	rows, err := engine.ReadSlowly[longest](ctx, d.engine, within, "users",
+		`SELECT username, LENGTH(roles) AS bytes FROM users
 		WHERE disabled_at IS NULL AND LENGTH(roles) <= $1 ORDER BY LENGTH(roles) DESC, username LIMIT 1`, most)
 	if err != nil || len(rows) == 0 {
 		return "", 0, err
@@ -77,7 +80,7 @@ func (d *DB) LongestRoles(
 // UsersWithLongRoles counts the users, of those who are not disabled, whose roles have more bytes than most, as JSON
 // text. It reads the whole table: ErrTooSlow if that takes longer than within.
 func (d *DB) UsersWithLongRoles(ctx context.Context, most int, within time.Duration) (int64, error) {
-	n, err := readSlowly[int64](ctx, d, within, "users", `SELECT COUNT(*) FROM users
+	n, err := engine.ReadSlowly[int64](ctx, d.engine, within, "users", `SELECT COUNT(*) FROM users
 		WHERE disabled_at IS NULL AND LENGTH(roles) > $1`, most)
 	if err != nil {
 		return 0, err
@@ -88,7 +91,7 @@ func (d *DB) UsersWithLongRoles(ctx context.Context, most int, within time.Durat
 // UsersWithout counts the users who have a password hash that does not begin so. It reads the whole table: ErrTooSlow
 // if that takes longer than within.
 func (d *DB) UsersWithout(ctx context.Context, prefix string, within time.Duration) (int64, error) {
-	n, err := readSlowly[int64](ctx, d, within, "users", `SELECT COUNT(*) FROM users
+	n, err := engine.ReadSlowly[int64](ctx, d.engine, within, "users", `SELECT COUNT(*) FROM users
 		WHERE password_hash <> '' AND substr(password_hash, 1, $1) <> $2`, len(prefix), prefix)
 	if err != nil {
 		return 0, err
@@ -99,7 +102,7 @@ func (d *DB) UsersWithout(ctx context.Context, prefix string, within time.Durati
 // DisableUser ends all grants of the user and lets no new one begin.
 func (d *DB) DisableUser(ctx context.Context, by Actor, username string, now time.Time) error {
 	return d.changeUser(ctx, by, username, now, "user.disable", func(t *tx) error {
-		return t.changeOne(
+		return t.ChangeOne(
 			`UPDATE users SET disabled_at = COALESCE(disabled_at, $1), epoch = epoch + 1 WHERE username = $2`,
 			At(now),
 			username,
@@ -113,18 +116,18 @@ func (d *DB) EnableUser(ctx context.Context, by Actor, username, account string,
 		if err := t.unlock(account); err != nil {
 			return err
 		}
-		return t.changeOne(`UPDATE users SET disabled_at = NULL WHERE username = $1`, username)
+		return t.ChangeOne(`UPDATE users SET disabled_at = NULL WHERE username = $1`, username)
 	})
 }
 
 // DeleteUser removes the user. Its grants are dead without it; its sub is never used again.
 func (d *DB) DeleteUser(ctx context.Context, by Actor, username string, now time.Time) error {
 	return d.changeUser(ctx, by, username, now, "user.delete", func(t *tx) error {
-		if _, err := t.change(`DELETE FROM familiar_addresses WHERE user_id IN (SELECT id FROM users
+		if _, err := t.Change(`DELETE FROM familiar_addresses WHERE user_id IN (SELECT id FROM users
 			WHERE username = $1)`, username); err != nil {
 			return err
 		}
-		return t.changeOne(`DELETE FROM users WHERE username = $1`, username)
+		return t.ChangeOne(`DELETE FROM users WHERE username = $1`, username)
 	})
 }
 
@@ -139,13 +142,13 @@ func (d *DB) SetPassword(ctx context.Context, by Actor, username, hash, account 
 		if err := t.unlock(account); err != nil {
 			return err
 		}
-		return t.changeOne(`UPDATE users SET password_hash = $1, epoch = epoch + 1 WHERE username = $2`, hash, username)
+		return t.ChangeOne(`UPDATE users SET password_hash = $1, epoch = epoch + 1 WHERE username = $2`, hash, username)
 	})
 }
 
 // Rehash replaces a hash by one of the same password under a better policy, unless the password has been changed since.
 func (d *DB) Rehash(ctx context.Context, userID int64, old, hash string) error {
-	_, err := d.change(
+	_, err := d.engine.Change(
 		ctx,
 		"rehash",
 		`UPDATE users SET password_hash = $1 WHERE id = $2 AND password_hash = $3`,
@@ -167,7 +170,7 @@ func (d *DB) changeUser(
 ) error {
 	return d.inTx(ctx, event, func(t *tx) error {
 		var sub string
-		if err := t.get(&sub, `SELECT sub FROM users WHERE username = $1`, username); err != nil {
+		if err := t.Get(&sub, `SELECT sub FROM users WHERE username = $1`, username); err != nil {
 			return err
 		}
 		if err := change(t); err != nil {
@@ -227,10 +230,10 @@ func (t *tx) importUsers(users []User) (taken []string, err error) {
 	var places, names []string
 	var values []any
 	for i, u := range users {
-		places = append(places, placeholders(i*columns, columns))
+		places = append(places, engine.Placeholders(i*columns, columns))
 		values = append(values, randomID(), u.Sub, u.Username, u.PasswordHash, u.Roles, u.Epoch, u.CreatedAt, u.DisabledAt)
 	}
-	if err := t.all(&names, `INSERT INTO users (`+userColumns+`) VALUES `+strings.Join(places, ", ")+`
+	if err := t.All(&names, `INSERT INTO users (`+userColumns+`) VALUES `+strings.Join(places, ", ")+`
 		ON CONFLICT (username) DO NOTHING
 		RETURNING username`, values...); err != nil {
 		return nil, err

@@ -1,11 +1,10 @@
-package storage
+package engine
 
 import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -53,7 +52,7 @@ const (
 
 // openPostgres opens small pools. Timeouts are those of the session, so a statement ends in the database as well, soon
 // after keyturn has stopped waiting for it.
-func openPostgres(raw string, allowInsecure bool) (*DB, error) {
+func openPostgres(raw string, allowInsecure bool, schema Schema) (*DB, error) {
 	s, err := parseSource(raw, allowInsecure)
 	if err != nil {
 		return nil, err
@@ -65,7 +64,7 @@ func openPostgres(raw string, allowInsecure bool) (*DB, error) {
 	const deadline = 1500 * time.Millisecond
 	const patience = deadline + deadline/3 // by then the server has had the time to cancel
 	const most = writers + readers + reports
-	db := &DB{kind: Postgres, deadline: deadline}
+	db := &DB{kind: Postgres, deadline: deadline, schema: schema}
 	db.sessions = &sessions{
 		connector: c,
 		setup:     s.setup(),
@@ -161,7 +160,7 @@ func (d *DB) Clock(ctx context.Context) (time.Time, error) {
 		return time.Now(), nil
 	}
 	var answer struct {
-		At       Time   `db:"at"`
+		At       int64  `db:"at"` // unix milliseconds
 		ReadOnly string `db:"read_only"`
 	}
 	err := d.getFrom(ctx, d.upkeep, "clock", &answer, `SELECT current_setting('transaction_read_only') AS read_only,
@@ -169,27 +168,16 @@ func (d *DB) Clock(ctx context.Context) (time.Time, error) {
 	if err == nil && answer.ReadOnly == "off" {
 		d.takesAt.Store(time.Now().UnixNano())
 	}
-	return answer.At.Time, err
+	if err != nil {
+		return time.Time{}, err
+	}
+	return time.UnixMilli(answer.At).UTC(), nil
 }
 
-// keysChannel is the channel of NOTIFY on which a replica tells the others that the keys have changed.
-const keysChannel = "keyturn_keys"
-
-// announceKeys wakes the pollers of other replicas, outside the transaction of the change, where it would hold up every
-// commit. Nobody relies on it: they poll anyway.
-func (d *DB) announceKeys(ctx context.Context) {
+// Notify wakes those who listen to the channel, outside of any transaction: in one it would hold up every commit.
+// Nobody relies on it.
+func (d *DB) Notify(ctx context.Context, channel string) {
 	if d.kind == Postgres {
-		d.change(ctx, "announce keys", `SELECT pg_notify($1, '')`, keysChannel)
+		d.Change(ctx, "notify", `SELECT pg_notify($1, '')`, channel)
 	}
-}
-
-// tuneGrants leaves room on each page of grants, so that a refresh rewrites its row in place (HOT update).
-func (d *DB) tuneGrants(ctx context.Context) error {
-	if d.kind != Postgres {
-		return nil
-	}
-	if _, err := d.slow.ExecContext(ctx, `ALTER TABLE grants SET (fillfactor = 90)`); err != nil {
-		return fmt.Errorf("fillfactor: %w", err)
-	}
-	return nil
 }

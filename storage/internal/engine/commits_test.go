@@ -1,4 +1,4 @@
-package storage
+package engine
 
 import (
 	"cmp"
@@ -9,14 +9,21 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 )
 
+// testSchema has one table.
+var testSchema = Schema{Files: fstest.MapFS{"00001_first.sql": {Data: []byte(`-- +goose Up
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+`)}}}
+
 func openCommits(t *testing.T) *DB {
 	t.Helper()
-	db, err := Open(t.Context(), Options{URL: "sqlite:" + filepath.Join(t.TempDir(), "x.db"), Create: true, Migrate: true})
+	db, err := Open(t.Context(), Options{URL: "sqlite:" + filepath.Join(t.TempDir(), "x.db"), Create: true, Migrate: true,
+		Schema: testSchema})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,12 +98,12 @@ func TestCommitsKeepWritesApart(t *testing.T) {
 	close(block)
 	all.Wait()
 	var names []string
-	if err := db.all(t.Context(), "names", &names, `SELECT name FROM meta
+	if err := db.All(t.Context(), "names", &names, `SELECT name FROM meta
 		WHERE name LIKE 'failed%' OR name LIKE 'gone%'`); err != nil ||
 		len(names) > 0 {
 		t.Errorf("%v %v", names, err)
 	}
-	if err := db.all(t.Context(), "names", &names, `SELECT name FROM meta
+	if err := db.All(t.Context(), "names", &names, `SELECT name FROM meta
 		WHERE name = 'first' OR value = ''`); err != nil ||
 		len(names) != 21 {
 		t.Errorf("%v %v", names, err)
@@ -133,11 +140,11 @@ func TestCommitsFailTogether(t *testing.T) {
 		t.Errorf("%v, %v", errs[0], errs[1])
 	}
 	var names []string
-	if err := db.all(t.Context(), "names", &names, `SELECT name FROM meta WHERE name = 'lost'`); err != nil ||
+	if err := db.All(t.Context(), "names", &names, `SELECT name FROM meta WHERE name = 'lost'`); err != nil ||
 		len(names) > 0 {
 		t.Errorf("%v %v", names, err)
 	}
-	if _, err := db.change(t.Context(), "later", `INSERT INTO meta (name, value) VALUES ($1, '')`, "later"); err != nil {
+	if _, err := db.Change(t.Context(), "later", `INSERT INTO meta (name, value) VALUES ($1, '')`, "later"); err != nil {
 		t.Error(err)
 	}
 }
@@ -157,9 +164,9 @@ func TestCommitsOnAFullDisk(t *testing.T) {
 	var all sync.WaitGroup
 	put := func(name string, before func()) {
 		all.Go(func() {
-			err := db.inTx(context.Background(), "put", func(t *tx) error {
+			err := db.InTx(context.Background(), "put", func(t *Tx) error {
 				before()
-				_, err := t.change(`INSERT INTO meta (name, value) VALUES ($1, '')`, name)
+				_, err := t.Change(`INSERT INTO meta (name, value) VALUES ($1, '')`, name)
 				return err
 			})
 			if !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrNotFound) {
@@ -174,7 +181,7 @@ func TestCommitsOnAFullDisk(t *testing.T) {
 	close(block)
 	all.Wait()
 	var n int
-	if err := db.get(t.Context(), "names", &n, `SELECT COUNT(*) FROM meta WHERE name = 'first'`); err != nil || n != 0 {
+	if err := db.Get(t.Context(), "names", &n, `SELECT COUNT(*) FROM meta WHERE name = 'first'`); err != nil || n != 0 {
 		t.Errorf("%d rows, %v", n, err)
 	}
 }
@@ -208,7 +215,7 @@ func TestCommitsOfLateComers(t *testing.T) {
 	}
 	lock := other.MustBegin()
 	put := func(name string) error {
-		_, err := db.change(context.Background(), name, `INSERT INTO meta (name, value) VALUES ($1, '')`, name)
+		_, err := db.Change(context.Background(), name, `INSERT INTO meta (name, value) VALUES ($1, '')`, name)
 		return err
 	}
 	var all sync.WaitGroup
@@ -239,8 +246,8 @@ func TestClosedIsUnavailable(t *testing.T) {
 	db := openCommits(t)
 	db.Close()
 	var n int
-	_, err := db.change(t.Context(), "put", `INSERT INTO meta (name, value) VALUES ($1, '')`, "x")
-	if err := errors.Join(err, db.get(t.Context(), "get", &n, `SELECT 1`)); !errors.Is(err, ErrUnavailable) ||
+	_, err := db.Change(t.Context(), "put", `INSERT INTO meta (name, value) VALUES ($1, '')`, "x")
+	if err := errors.Join(err, db.Get(t.Context(), "get", &n, `SELECT 1`)); !errors.Is(err, ErrUnavailable) ||
 		strings.Count(err.Error(), "closed") != 2 {
 		t.Error(err)
 	}

@@ -1,4 +1,4 @@
-package storage
+package engine
 
 import (
 	"context"
@@ -28,7 +28,7 @@ func (d *DB) examine(ctx context.Context) error {
 
 func (d *DB) examineSQLite(ctx context.Context) error {
 	var encoding string
-	if err := d.get(ctx, "encoding", &encoding, `SELECT encoding FROM pragma_encoding`); err != nil {
+	if err := d.Get(ctx, "encoding", &encoding, `SELECT encoding FROM pragma_encoding`); err != nil {
 		return err
 	}
 	if encoding != "UTF-8" {
@@ -43,7 +43,7 @@ func (d *DB) examinePostgres(ctx context.Context) error {
 		Encoding string `db:"encoding"`
 		Limit    int    `db:"connections"`
 	}
-	err := d.get(ctx, "database", &is, `SELECT CAST(current_setting('server_version_num') AS INT) AS version,
+	err := d.Get(ctx, "database", &is, `SELECT CAST(current_setting('server_version_num') AS INT) AS version,
 		current_setting('server_encoding') AS encoding,
 		COALESCE((SELECT MIN(n) FROM (
 			SELECT rolconnlimit AS n FROM pg_catalog.pg_roles WHERE rolname = session_user AND NOT rolsuper
@@ -126,7 +126,7 @@ func (d *DB) examineSchema(ctx context.Context) error {
 		Role   string `db:"role"`
 		May    bool   `db:"may"`
 	}
-	err := d.get(ctx, "database", &is, `SELECT current_schema() AS name, current_user AS role,
+	err := d.Get(ctx, "database", &is, `SELECT current_schema() AS name, current_user AS role,
 		has_schema_privilege(current_schema(), 'CREATE') AS may`)
 	if err != nil || is.May {
 		return err
@@ -145,8 +145,8 @@ func (d *DB) examineTables(ctx context.Context) error {
 		Role    string  `db:"role"`
 		Missing string  `db:"missing"`
 	}
-	tables := append(slices.Clone(copiedTables), "leases", "schema_version")
-	err := d.get(ctx, "database", &is, `SELECT current_schema() AS name, current_user AS role,
+	tables := append(slices.Clone(d.schema.Tables), versionTable)
+	err := d.Get(ctx, "database", &is, `SELECT current_schema() AS name, current_user AS role,
 			COALESCE(string_agg(t, ', '), '') AS missing
 		FROM (SELECT t FROM unnest(string_to_array($1, ',')) AS t WHERE to_regclass(t) IS NOT NULL
 			AND NOT (has_table_privilege(t, 'SELECT') AND has_table_privilege(t, 'INSERT')

@@ -1,4 +1,4 @@
-package storage
+package engine
 
 import (
 	"database/sql"
@@ -27,7 +27,7 @@ func SQLitePath(databaseURL string) string {
 // openSQLite opens the file with one connection that writes and a pool that reads. Everything that holds per connection
 // stands in the data source name: a PRAGMA by Exec would reach one connection of the pool. WAL with synchronous=FULL
 // loses no answered commit at a power cut; secure_delete overwrites the private half of a key that is destroyed.
-func openSQLite(path string, create bool) (*DB, error) {
+func openSQLite(path string, create bool, schema Schema) (*DB, error) {
 	if err := ensureFile(path, create); err != nil {
 		return nil, err
 	}
@@ -53,6 +53,7 @@ func openSQLite(path string, create bool) (*DB, error) {
 		commits:  &commits{pool: write},
 		deadline: 5 * time.Second,
 		path:     path,
+		schema:   schema,
 	}
 	db.files[0].Store(&file)
 	return db, nil

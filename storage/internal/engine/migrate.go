@@ -1,9 +1,8 @@
-package storage
+package engine
 
 import (
 	"context"
 	"database/sql"
-	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,8 +12,15 @@ import (
 	"github.com/pressly/goose/v3/lock"
 )
 
-//go:embed schema/*.sql
-var schemaFiles embed.FS
+// Schema is what a database holds.
+type Schema struct {
+	Files  fs.FS    // a migration each: 00001_NAME.sql and so on
+	Tables []string // those that the program reads and writes
+	Tune   string   // a statement that PostgreSQL alone runs after a migration
+}
+
+// versionTable is the table that holds the versions of the schema.
+const versionTable = "schema_version"
 
 // SchemaStatus tells the version of the schema in the database and the newest that this program knows.
 type SchemaStatus struct {
@@ -25,8 +31,8 @@ type SchemaStatus struct {
 
 // SchemaStatus reads the versions and changes nothing.
 func (d *DB) SchemaStatus(ctx context.Context) (SchemaStatus, error) {
-	s := SchemaStatus{Known: knownVersion()}
-	exists, err := d.tableExists(ctx, "schema_version")
+	s := SchemaStatus{Known: d.schema.known()}
+	exists, err := d.tableExists(ctx, versionTable)
 	if err == nil && exists {
 		s.Version, err = d.schemaVersion(ctx)
 	}
@@ -34,9 +40,9 @@ func (d *DB) SchemaStatus(ctx context.Context) (SchemaStatus, error) {
 	return s, err
 }
 
-// knownVersion is the newest version of the schema that this program knows.
-func knownVersion() int64 {
-	files, err := schemaFiles.ReadDir("schema")
+// known is the newest version of the schema that this program knows.
+func (s Schema) known() int64 {
+	files, err := fs.ReadDir(s.Files, ".")
 	if err != nil {
 		panic(err) // they are part of the program
 	}
@@ -52,7 +58,7 @@ func (d *DB) schemaVersion(ctx context.Context) (version int64, err error) {
 // CheckSchema is ErrBehind if migrations are pending of a database that had a schema when it was opened.
 func (d *DB) CheckSchema(ctx context.Context) error {
 	version, err := d.schemaVersion(ctx)
-	if err == nil && version < knownVersion() {
+	if err == nil && version < d.schema.known() {
 		err = fmt.Errorf("%w: migrations are pending", ErrBehind)
 	}
 	return err
@@ -119,21 +125,23 @@ func (d *DB) migrate(ctx context.Context) error {
 	if _, err := p.Up(ctx); err != nil {
 		return fmt.Errorf("migrate: %w", errors.Join(err, nil))
 	}
-	return d.tuneGrants(ctx)
+	if d.kind != Postgres || d.schema.Tune == "" {
+		return nil
+	}
+	if _, err := d.slow.ExecContext(ctx, d.schema.Tune); err != nil {
+		return fmt.Errorf("tune: %w", err)
+	}
+	return nil
 }
 
 func (d *DB) migrations() (*goose.Provider, error) {
-	sub, err := fs.Sub(schemaFiles, "schema")
-	if err != nil {
-		return nil, err
-	}
-	options := []goose.ProviderOption{goose.WithTableName("schema_version"), goose.WithDisableGlobalRegistry(true)}
+	options := []goose.ProviderOption{goose.WithTableName(versionTable), goose.WithDisableGlobalRegistry(true)}
 	dialect := goose.DialectSQLite3
 	if d.kind == Postgres {
 		dialect = goose.DialectPostgres
 		options = append(options, goose.WithSessionLocker(schemaLock{}))
 	}
-	return goose.NewProvider(dialect, d.slow.DB, sub, options...)
+	return goose.NewProvider(dialect, d.slow.DB, d.schema.Files, options...)
 }
 
 // schemaLock is the lock of PostgreSQL that a migration holds, the one that goose takes too. goose itself asks only

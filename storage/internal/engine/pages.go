@@ -1,4 +1,4 @@
-package storage
+package engine
 
 import (
 	"context"
@@ -14,33 +14,33 @@ import (
 var ErrTooSlow = errors.New("the database took too long")
 
 const (
-	// pageRows is how many rows of a list are read at once.
-	pageRows = 1000
-	// sparseRows is how many rows are looked at once where only some of them belong to the list.
-	sparseRows = 5 * pageRows
-	// pageTimeout bounds one page of a list.
-	pageTimeout = 60 * time.Second
+	// PageRows is how many rows of a list are read at once.
+	PageRows = 1000
+	// SparseRows is how many rows are looked at once where only some of them belong to the list.
+	SparseRows = 5 * PageRows
+	// PageTimeout bounds one page of a list.
+	PageTimeout = 60 * time.Second
 )
 
-// inPages reads rows page by page until there are no more. Each page is a short statement of its own, so that memory
+// InPages reads rows page by page until there are no more. Each page is a short statement of its own, so that memory
 // stays flat and no snapshot is kept open. read gets the last row of the page before, or nil.
-func inPages[T any](read func(last *T) ([]T, error), do func([]T) error) error {
+func InPages[T any](read func(last *T) ([]T, error), do func([]T) error) error {
 	var last *T
 	for {
 		page, err := read(last)
 		if err != nil || len(page) == 0 {
 			return err
 		}
-		if err := do(page); err != nil || len(page) < pageRows {
+		if err := do(page); err != nil || len(page) < PageRows {
 			return err
 		}
 		last = &page[len(page)-1]
 	}
 }
 
-// readSlowly reads all rows of a query that may take a while, for people and background work, never for a request. It
+// ReadSlowly reads all rows of a query that may take a while, for people and background work, never for a request. It
 // returns after span at the latest, whatever the database does: ErrTooSlow.
-func readSlowly[T any](ctx context.Context, d *DB, span time.Duration, op, query string, args ...any) ([]T, error) {
+func ReadSlowly[T any](ctx context.Context, d *DB, span time.Duration, op, query string, args ...any) ([]T, error) {
 	bounded, cancel := context.WithTimeout(ctx, span)
 	type outcome struct {
 		rows []T

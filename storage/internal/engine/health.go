@@ -1,4 +1,4 @@
-package storage
+package engine
 
 import (
 	"context"
@@ -34,8 +34,8 @@ func (d *DB) wrote(err error) error {
 
 // Serves reports why the database takes no writes; nil if it does. It goes by what the last second has shown. If that
 // is nothing, it asks: an empty transaction on SQLite, the role of the server on PostgreSQL. After a write that failed,
-// only a write that goes through is an answer: a full disk refuses nothing else.
-func (d *DB) Serves(ctx context.Context) error {
+// only a write that goes through, the probe, is an answer: a full disk refuses nothing else.
+func (d *DB) Serves(ctx context.Context, probe func(context.Context) error) error {
 	if err := d.Replaced(); err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (d *DB) Serves(ctx context.Context) error {
 	case d.kind == SQLite && d.commits.locked() > lockedFor:
 		return d.unlocked(ctx)
 	case d.failing.Load():
-		return d.SetMeta(ctx, "probe", markText(time.Now()))
+		return probe(ctx)
 	case time.Since(time.Unix(0, d.takesAt.Load())) < recently:
 		return nil
 	case d.kind == SQLite:
@@ -59,7 +59,7 @@ const lockedFor = time.Second
 func (d *DB) unlocked(ctx context.Context) error {
 	soon, cancel := context.WithTimeout(ctx, lockedFor+lockedFor/2)
 	defer cancel()
-	err := d.inTx(soon, "probe", func(*tx) error { return nil })
+	err := d.InTx(soon, "probe", func(*Tx) error { return nil })
 	if d.commits.locked() > lockedFor {
 		return fmt.Errorf("probe: %w: another process holds its lock", ErrUnavailable)
 	}

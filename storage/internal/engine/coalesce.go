@@ -1,4 +1,4 @@
-package storage
+package engine
 
 import (
 	"context"
@@ -9,23 +9,29 @@ import (
 )
 
 const (
-	maxBatch  = 64 // questions that are asked at once
-	maxFlight = 2  // batches that are under way at the same time
+	// MaxBatch is how many questions are asked at once.
+	MaxBatch  = 64
+	maxFlight = 2 // batches that are under way at the same time
 	// after which a second one goes: one at a time is the cheapest as long as it is quick
 	slowFlight = 10 * time.Millisecond
 )
 
-// coalescer asks questions of several callers at once. A caller joins a batch that has not been asked yet, never one
+// Coalescer asks questions of several callers at once. A caller joins a batch that has not been asked yet, never one
 // that is under way, so that each answer was given after its question had come. A question is dropped unasked when its
-// caller has gone, or has waited and would have gone before the answer comes: under too much load a coalescer answers
+// caller has gone, or has waited and would have gone before the answer comes: under too much load a Coalescer answers
 // as many as it can, and not those who left.
-type coalescer[K, V any] struct {
+type Coalescer[K, V any] struct {
 	ask     func([]K) ([]V, error)
 	mu      sync.Mutex
 	waiting []*question[K, V] // in the order in which they came
 	flying  int
 	relief  *time.Timer   // sends off what waits for too long; nil: nothing does
 	pace    time.Duration // how long a batch takes, the mean of the last ones
+}
+
+// NewCoalescer is a coalescer of questions that ask answers, in their order.
+func NewCoalescer[K, V any](ask func([]K) ([]V, error)) *Coalescer[K, V] {
+	return &Coalescer[K, V]{ask: ask}
 }
 
 // question is what one caller asks. Value and error are there when done is closed.
@@ -51,9 +57,9 @@ func (q *question[K, V]) hopeless(pace time.Duration) error {
 	return nil
 }
 
-// one asks one question. ErrUnavailable if the context ends before there is an answer, ErrBusy as well if that was for
+// Ask asks one question. ErrUnavailable if the context ends before there is an answer, ErrBusy as well if that was for
 // want of time.
-func (c *coalescer[K, V]) one(ctx context.Context, key K) (V, error) {
+func (c *Coalescer[K, V]) Ask(ctx context.Context, key K) (V, error) {
 	q := &question[K, V]{ctx: ctx, came: time.Now(), key: key, done: make(chan struct{})}
 	c.join(q)
 	select {
@@ -74,7 +80,7 @@ func gaveUp(err error) error {
 }
 
 // join lets a question wait for the next batch. It sends that off if none is under way.
-func (c *coalescer[K, V]) join(q *question[K, V]) {
+func (c *Coalescer[K, V]) join(q *question[K, V]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.waiting = append(c.waiting, q)
@@ -88,7 +94,7 @@ func (c *coalescer[K, V]) join(q *question[K, V]) {
 }
 
 // relieve sends off what waits behind a batch that is slow.
-func (c *coalescer[K, V]) relieve() {
+func (c *Coalescer[K, V]) relieve() {
 	c.mu.Lock()
 	c.relief = nil
 	spare := c.flying < maxFlight && len(c.waiting) > 0
@@ -102,7 +108,7 @@ func (c *coalescer[K, V]) relieve() {
 }
 
 // fly asks batches, until none waits.
-func (c *coalescer[K, V]) fly() {
+func (c *Coalescer[K, V]) fly() {
 	for batch := c.take(); batch != nil; batch = c.take() {
 		begun := time.Now()
 		c.answer(batch)
@@ -110,7 +116,7 @@ func (c *coalescer[K, V]) fly() {
 	}
 }
 
-func (c *coalescer[K, V]) took(span time.Duration) {
+func (c *Coalescer[K, V]) took(span time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.pace == 0 {
@@ -120,7 +126,7 @@ func (c *coalescer[K, V]) took(span time.Duration) {
 }
 
 // answer asks a batch. A panic is an error of those who asked; its value may hold a secret.
-func (c *coalescer[K, V]) answer(batch []*question[K, V]) {
+func (c *Coalescer[K, V]) answer(batch []*question[K, V]) {
 	keys := make([]K, len(batch))
 	for i, q := range batch {
 		keys[i] = q.key
@@ -134,7 +140,7 @@ func (c *coalescer[K, V]) answer(batch []*question[K, V]) {
 	}
 }
 
-func (c *coalescer[K, V]) asked(keys []K) (values []V, err error) {
+func (c *Coalescer[K, V]) asked(keys []K) (values []V, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic (%T)\n%s", p, debug.Stack())
@@ -144,10 +150,10 @@ func (c *coalescer[K, V]) asked(keys []K) (values []V, err error) {
 }
 
 // take is the next batch: the oldest questions that there is still somebody and time for. Nil if there are none.
-func (c *coalescer[K, V]) take() (batch []*question[K, V]) {
+func (c *Coalescer[K, V]) take() (batch []*question[K, V]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(batch) < maxBatch && len(c.waiting) > 0 {
+	for len(batch) < MaxBatch && len(c.waiting) > 0 {
 		q := c.waiting[0]
 		c.waiting[0] = nil
 		c.waiting = c.waiting[1:]

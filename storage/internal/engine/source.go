@@ -1,0 +1,440 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lib/pq"
+)
+
+// source says where and how keyturn connects to PostgreSQL. It comes from the URL alone: lib/pq's own parser would also
+// heed the PG* variables of the environment, and files in the home folder.
+type source struct {
+	config   pq.Config
+	settings [][2]string // of the session, set once it is open: PgBouncer refuses them at the start
+}
+
+// The errors of a URL are fixed texts: any piece of it may be a piece of a password that was not encoded.
+var (
+	errURLEncoding = urlError("it does not parse: percent-encode special characters in user and password " +
+		"(@ : / ? # % & are %40 %3A %2F %3F %23 %25 %26)")
+	errURLHost = urlError("its host or port is not valid: percent-encode special characters in user and password, " +
+		"and separate several hosts with commas, as in postgres://USER:PASSWORD@a:5432,b:5432/NAME")
+	errURLUser     = urlError("it names no user: write postgres://USER:PASSWORD@HOST/NAME")
+	errURLDatabase = urlError("it names no database, or more than one: write postgres://USER:PASSWORD@HOST/NAME")
+	errURLUnknown  = urlError("it has a query parameter that keyturn does not know, or one twice: " +
+		"docs/operate.md lists those that it knows; percent-encode special characters in user and password")
+	errURLHosts = urlError("it names sockets and other hosts, or different numbers of hosts and addresses or ports")
+	errURLCert  = urlError("sslcert and sslkey go together")
+	errInsecure = errors.New("database: PostgreSQL on another host needs sslmode=verify-full in the URL " +
+		"(or --allow-insecure-database, in words, to do without)")
+)
+
+func urlError(text string) error {
+	return errors.New("database: the postgres:// URL cannot be used: " + text)
+}
+
+func urlValueError(name string) error {
+	return urlError("the value of " + name + " in it is not valid")
+}
+
+// noFile is a path at which there is never a file. lib/pq looks in the home folder only for files that were not named.
+const noFile = "/dev/null/none"
+
+// Parameters of the URL that are settings of the session, with what keyturn sets unless the URL does.
+var sessionSettings = [][2]string{
+	{"statement_timeout", "3000"},
+	{"lock_timeout", "1000"},
+	{"synchronous_commit", "on"},
+	{"idle_in_transaction_session_timeout", ""},
+	{"search_path", ""},
+	{"role", ""},
+	{"work_mem", ""},
+	{"tcp_keepalives_idle", ""},
+	{"tcp_keepalives_interval", ""},
+	{"tcp_keepalives_count", ""},
+	{"tcp_user_timeout", ""},
+}
+
+// Parameters of the URL that say where and how to connect.
+var connectionParameters = []string{
+	"host", "hostaddr", "port", "dbname", "database", "user", "password", "application_name", "options",
+	"connect_timeout",
+	"sslmode", "sslrootcert", "sslcert", "sslkey", "sslsni", "sslnegotiation", "ssl_min_protocol_version",
+	"ssl_max_protocol_version", "target_session_attrs", "load_balance_hosts", "client_encoding", "binary_parameters",
+}
+
+// enumerated are the parameters that take one of a few values.
+var enumerated = map[string][]string{
+	"sslmode":                  {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"},
+	"sslnegotiation":           {"postgres", "direct"},
+	"ssl_min_protocol_version": {"TLSv1.0", "TLSv1.1", "TLSv1.2", "TLSv1.3"},
+	"ssl_max_protocol_version": {"TLSv1.0", "TLSv1.1", "TLSv1.2", "TLSv1.3"},
+	"target_session_attrs":     {"any", "read-write", "read-only", "primary", "standby", "prefer-standby"},
+	"load_balance_hosts":       {"disable", "random"},
+	"client_encoding":          {"UTF8", "utf8", "UTF-8", "utf-8"},
+	"binary_parameters":        {"yes", "no"},
+	"sslsni":                   {"0", "1"},
+}
+
+// parseSource reads a postgres:// URL and refuses one that would be unsafe.
+func parseSource(raw string, allowInsecure bool) (source, error) {
+	given, err := splitURL(raw)
+	if err != nil {
+		return source{}, err
+	}
+	s := source{config: pq.Config{
+		Database:        firstOf(given["dbname"], given["database"], given["user"]),
+		User:            given["user"],
+		Password:        given["password"],
+		Passfile:        noFile,
+		Options:         given["options"],
+		ApplicationName: firstOf(given["application_name"], "keyturn"),
+		ClientEncoding:  "UTF8",
+		Datestyle:       "ISO, MDY",
+
+		BinaryParameters:   given["binary_parameters"] != "no",
+		TargetSessionAttrs: pq.TargetSessionAttrs(given["target_session_attrs"]),
+		LoadBalanceHosts:   pq.LoadBalanceHosts(given["load_balance_hosts"]),
+	}}
+	for _, setting := range sessionSettings {
+		if value := firstOf(given[setting[0]], setting[1]); value != "" {
+			s.settings = append(s.settings, [2]string{setting[0], value})
+		}
+	}
+	if s.config.User == "" {
+		return source{}, errURLUser
+	}
+	if err := s.setTimeout(given); err != nil {
+		return source{}, err
+	}
+	if err := s.setHosts(given); err != nil {
+		return source{}, err
+	}
+	return s, s.setTLS(given, allowInsecure)
+}
+
+func firstOf(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// splitURL takes a URL apart into parameters, with the names that PostgreSQL gives them.
+func splitURL(raw string) (map[string]string, error) {
+	_, rest, _ := strings.Cut(raw, "://")
+	if strings.ContainsAny(rest, "#\x00") {
+		return nil, errURLEncoding
+	}
+	authority, path, query := rest, "", ""
+	if i := strings.IndexAny(rest, "/?"); i >= 0 {
+		authority = rest[:i]
+		path, query, _ = strings.Cut(rest[i:], "?")
+	}
+	if strings.Contains(path+query, "@") { // the authority has ended inside a password
+		return nil, errURLEncoding
+	}
+	given := map[string]string{}
+	if i := strings.LastIndex(authority, "@"); i >= 0 {
+		user, password, _ := strings.Cut(authority[:i], ":")
+		if !unescaped(given, "user", user) || !unescaped(given, "password", password) {
+			return nil, errURLEncoding
+		}
+		authority = authority[i+1:]
+	}
+	if err := splitHosts(given, authority); err != nil {
+		return nil, err
+	}
+	if path = strings.TrimPrefix(path, "/"); strings.Contains(path, "/") {
+		return nil, errURLDatabase
+	}
+	if !unescaped(given, "dbname", path) {
+		return nil, errURLEncoding
+	}
+	return given, splitQuery(given, query)
+}
+
+// unescaped keeps a value unless it is empty. It reports false for one that is not well encoded.
+func unescaped(given map[string]string, name, value string) bool {
+	plain, err := url.PathUnescape(value)
+	if err != nil || strings.Contains(plain, "\x00") {
+		return false
+	}
+	if plain != "" {
+		given[name] = plain
+	}
+	return true
+}
+
+// splitHosts splits host:port pairs, as libpq has them, into a list of hosts and one of ports.
+func splitHosts(given map[string]string, authority string) error {
+	if authority == "" {
+		return nil
+	}
+	var hosts, ports []string
+	for pair := range strings.SplitSeq(authority, ",") {
+		host, port := pair, ""
+		if i := strings.LastIndex(pair, ":"); i >= 0 && !strings.HasSuffix(pair, "]") {
+			host, port = pair[:i], pair[i+1:]
+		}
+		if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
+			host = host[1 : len(host)-1]
+		} else if strings.Contains(host, ":") {
+			return errURLHost
+		}
+		plain, err := url.PathUnescape(host)
+		if err != nil || strings.Contains(plain, ",") {
+			return errURLHost
+		}
+		hosts, ports = append(hosts, plain), append(ports, port)
+	}
+	given["host"], given["port"] = strings.Join(hosts, ","), strings.Join(ports, ",")
+	return nil
+}
+
+func splitQuery(given map[string]string, query string) error {
+	seen := map[string]bool{}
+	for pair := range strings.SplitSeq(query, "&") {
+		if pair == "" {
+			continue
+		}
+		escapedName, escapedValue, _ := strings.Cut(pair, "=")
+		name, err1 := url.QueryUnescape(escapedName)
+		value, err2 := url.QueryUnescape(escapedValue)
+		known := slices.Contains(connectionParameters, name) ||
+			slices.ContainsFunc(sessionSettings, func(s [2]string) bool { return s[0] == name })
+		switch {
+		case err1 != nil, err2 != nil, strings.Contains(value, "\x00"):
+			return errURLEncoding
+		case !known, seen[name]:
+			return errURLUnknown
+		case enumerated[name] != nil && value != "" && !slices.Contains(enumerated[name], value):
+			return urlValueError(name)
+		}
+		seen[name] = true
+		if value != "" {
+			given[name] = value
+		}
+	}
+	return nil
+}
+
+func (s *source) setTimeout(given map[string]string) error {
+	seconds, err := strconv.ParseUint(firstOf(given["connect_timeout"], "2"), 10, 16)
+	if err != nil {
+		return urlValueError("connect_timeout")
+	}
+	s.config.ConnectTimeout = time.Duration(seconds) * time.Second
+	return nil
+}
+
+// setHosts sets the hosts, each with its address and port.
+func (s *source) setHosts(given map[string]string) error {
+	hosts := strings.Split(given["host"], ",")
+	addresses := strings.Split(given["hostaddr"], ",")
+	ports := strings.Split(given["port"], ",")
+	n := max(len(hosts), len(addresses))
+	noHost, noAddress := given["host"] == "", given["hostaddr"] == ""
+	switch {
+	case !noHost && len(hosts) != n:
+		return errURLHosts
+	case !noAddress && len(addresses) != n:
+		return errURLHosts
+	case len(ports) != 1 && len(ports) != n:
+		return errURLHosts
+	}
+	var all []pq.ConfigMultihost
+	for i := range n {
+		var host, address string
+		if !noHost {
+			host = hosts[i]
+		}
+		if !noAddress {
+			address = addresses[i]
+		}
+		one, err := oneHost(host, address, ports[min(i, len(ports)-1)])
+		if err != nil {
+			return err
+		}
+		all = append(all, one)
+	}
+	s.config.Host, s.config.Hostaddr, s.config.Port = all[0].Host, all[0].Hostaddr, all[0].Port
+	s.config.Multi = all[1:]
+	sockets := 0
+	for _, h := range all {
+		if isSocket(h) {
+			sockets++
+		}
+	}
+	if sockets != 0 && sockets != n {
+		return errURLHosts
+	}
+	return nil
+}
+
+func oneHost(host, address, port string) (h pq.ConfigMultihost, err error) {
+	number, err := strconv.ParseUint(firstOf(port, "5432"), 10, 16)
+	if err != nil || number == 0 {
+		return h, errURLHost
+	}
+	h.Host, h.Port = firstOf(host, address, "localhost"), uint16(number)
+	if address != "" {
+		if h.Hostaddr, err = netip.ParseAddr(address); err != nil {
+			return h, urlValueError("hostaddr")
+		}
+	}
+	_, notIP := netip.ParseAddr(h.Host)
+	if !isSocket(h) && notIP != nil && strings.ContainsFunc(h.Host, notInName) {
+		return h, errURLHost
+	}
+	return h, nil
+}
+
+// notInName reports whether a character is in no name of a host.
+func notInName(c rune) bool {
+	return c < 128 && c != '.' && c != '-' && c != '_' &&
+		(c < '0' || c > '9') &&
+		(c < 'a' || c > 'z') &&
+		(c < 'A' || c > 'Z')
+}
+
+func isSocket(h pq.ConfigMultihost) bool {
+	return !h.Hostaddr.IsValid() && (strings.HasPrefix(h.Host, "/") || strings.HasPrefix(h.Host, "@"))
+}
+
+func (s *source) hosts() []pq.ConfigMultihost {
+	first := pq.ConfigMultihost{Host: s.config.Host, Hostaddr: s.config.Hostaddr, Port: s.config.Port}
+	return append([]pq.ConfigMultihost{first}, s.config.Multi...)
+}
+
+// isLocal reports whether a connection stays on this machine: a loopback address or a Unix socket.
+func isLocal(h pq.ConfigMultihost) bool {
+	switch {
+	case h.Hostaddr.IsValid():
+		return h.Hostaddr.Unmap().IsLoopback()
+	case isSocket(h), h.Host == "localhost":
+		return true
+	}
+	ip := net.ParseIP(h.Host)
+	return ip != nil && ip.IsLoopback()
+}
+
+// setTLS decides how the connection is protected, by all of its hosts.
+func (s *source) setTLS(given map[string]string, allowInsecure bool) error {
+	hosts := s.hosts()
+	local := !slices.ContainsFunc(hosts, func(h pq.ConfigMultihost) bool { return !isLocal(h) })
+	mode := given["sslmode"]
+	switch {
+	case mode != "verify-full" && !local && !allowInsecure:
+		return errInsecure
+	case isSocket(hosts[0]), mode == "" && local:
+		mode = "disable"
+	case mode == "":
+		mode = "require"
+	}
+	if (given["sslcert"] == "") != (given["sslkey"] == "") {
+		return errURLCert
+	}
+	verified := mode == "verify-full" || mode == "verify-ca"
+	if given["sslnegotiation"] == "direct" && mode != "require" && !verified {
+		return urlValueError("sslnegotiation")
+	}
+	root := given["sslrootcert"]
+	switch {
+	case root == "system" && mode != "verify-full":
+		return urlValueError("sslrootcert")
+	case root == "" && verified:
+		root = "system"
+	case root == "":
+		root = noFile
+	}
+	c := &s.config
+	c.SSLMode, c.SSLNegotiation = pq.SSLMode(mode), pq.SSLNegotiation(given["sslnegotiation"])
+	c.SSLRootCert, c.SSLCert, c.SSLKey = root, firstOf(given["sslcert"], noFile), firstOf(given["sslkey"], noFile)
+	c.SSLSNI = given["sslsni"] != "0"
+	c.SSLMinProtocolVersion = pq.SSLProtocolVersion(given["ssl_min_protocol_version"])
+	c.SSLMaxProtocolVersion = pq.SSLProtocolVersion(given["ssl_max_protocol_version"])
+	return nil
+}
+
+// FileProblems tells which files that a database URL names cannot be read.
+func FileProblems(databaseURL string) (problems []error) {
+	kind, target, err := parseURL(databaseURL)
+	if err != nil || kind == SQLite {
+		return nil
+	}
+	s, err := parseSource(target, true)
+	if err != nil {
+		return nil // CheckURL tells
+	}
+	for _, f := range [][2]string{
+		{"sslrootcert", s.config.SSLRootCert},
+		{"sslcert", s.config.SSLCert},
+		{"sslkey", s.config.SSLKey},
+	} {
+		if f[1] == "system" || f[1] == noFile {
+			continue
+		}
+		if _, err := os.ReadFile(f[1]); err != nil {
+			problems = append(problems, fmt.Errorf("database: %s: %w", f[0], err))
+		}
+	}
+	return problems
+}
+
+// setup is a statement that gives a new session its settings.
+func (s *source) setup() string {
+	var sets []string
+	for _, setting := range s.settings {
+		name, value := pq.QuoteLiteral(setting[0]), pq.QuoteLiteral(setting[1])
+		sets = append(sets, fmt.Sprintf("set_config(%s, %s, false)", name, value))
+	}
+	return "SELECT " + strings.Join(sets, ", ")
+}
+
+// Target is the connection that a database URL leads to, without its secrets.
+type Target struct {
+	Hosts    []string `json:"hosts"` // with port, or the folder of a socket
+	Database string   `json:"database"`
+	User     string   `json:"user"`
+	SSLMode  string   `json:"sslmode"`
+}
+
+// String is the target in one line.
+func (t Target) String() string {
+	return fmt.Sprintf("host %s, database %s, user %s, sslmode %s",
+		strings.Join(t.Hosts, " "), t.Database, t.User, t.SSLMode)
+}
+
+// TargetOf is the effective connection of a postgres:// URL. It reports false for another URL and for one that cannot
+// be used.
+func TargetOf(databaseURL string) (t Target, ok bool) {
+	kind, raw, err := parseURL(databaseURL)
+	if err != nil || kind != Postgres {
+		return t, false
+	}
+	s, err := parseSource(raw, true)
+	if err != nil {
+		return t, false
+	}
+	for _, h := range s.hosts() {
+		host := h.Host
+		if h.Hostaddr.IsValid() {
+			host = h.Hostaddr.String()
+		}
+		t.Hosts = append(t.Hosts, net.JoinHostPort(host, strconv.Itoa(int(h.Port))))
+	}
+	t.Database, t.User, t.SSLMode = s.config.Database, s.config.User, string(s.config.SSLMode)
+	return t, true
+}
