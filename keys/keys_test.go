@@ -610,7 +610,7 @@ func TestWrongMasterWritesNothing(t *testing.T) {
 		keystest.MustRing(t, storagetest.MustOpen(t, url), time.Now, keystest.Generator())
 		other := keystest.MustMaster(t, 2)
 		guard := func(ctx context.Context, db *storage.DB) error { return keys.CheckMaster(ctx, db, other) }
-		_, err := storage.Open(ctx, storage.Options{URL: url, Migrate: true, Guard: guard})
+		_, err := storage.Open(ctx, storage.Options{Source: storagetest.MustParse(t, url), Migrate: true, Guard: guard})
 		if !errors.Is(err, keys.ErrWrongMaster) {
 			t.Fatal(err)
 		}

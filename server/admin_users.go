@@ -243,5 +243,9 @@ func SchemaOf(ctx context.Context, c Config) (storage.SchemaStatus, error) {
 	if problems := c.Problems(false); problems != nil {
 		return storage.SchemaStatus{}, &ConfigError{problems}
 	}
-	return storage.StatusOf(ctx, storage.Options{URL: c.Database, AllowInsecure: c.AllowInsecureDatabase})
+	source, err := storage.ParseSource(c.Database, c.AllowInsecureDatabase)
+	if err != nil {
+		return storage.SchemaStatus{}, err
+	}
+	return storage.StatusOf(ctx, storage.Options{Source: source})
 }

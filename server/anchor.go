@@ -134,7 +134,7 @@ func Restore(ctx context.Context, c Config, o AdminOptions, file string) (kept s
 
 // restoreFile makes a copy of a backup, lets mark make it the database from now on, and puts it in place.
 func restoreFile(ctx context.Context, c Config, file string, mark func(onCopy Config) error) (kept string, err error) {
-	target := storage.SQLitePath(c.Database)
+	target := c.source().File()
 	if target == "" {
 		return "", invalid(
 			"with PostgreSQL put the backup back by pg_restore first, then run `keyturn restore --confirm` without a file",

@@ -29,7 +29,7 @@ func measure(b *testing.B, grants int, run func(b *testing.B, m *measured)) {
 		b.Run(name, func(b *testing.B) {
 			c := testConfig(databaseURL(b))
 			c.PasswordHashMemory = 19 << 20
-			if storage.SQLitePath(c.Database) == "" {
+			if storagetest.SQLiteFile(c.Database) == "" {
 				c.MasterKeyFile = masterFile(b)
 			}
 			s := must(

@@ -25,11 +25,11 @@ func (m *machine) wait(d time.Duration) { m.gone.Add(int64(d)) }
 // onMachine is a replica on such a machine, whose database tells the right time.
 func onMachine(t *testing.T, c Config, m *machine) *harness {
 	t.Helper()
-	if storage.SQLitePath(c.Database) == "" && c.MasterKeyFile == "" {
+	if storagetest.SQLiteFile(c.Database) == "" && c.MasterKeyFile == "" {
 		c.MasterKeyFile = masterFile(t)
 	}
 	o := Options{Wall: m.wall, Elapsed: m.elapsed, Generate: keystest.Generator()}
-	if storage.SQLitePath(c.Database) == "" { // that of PostgreSQL is no test's to set
+	if storagetest.SQLiteFile(c.Database) == "" { // that of PostgreSQL is no test's to set
 		o.DatabaseNow = keystest.At(func() time.Time { return noon.Add(m.elapsed()) })
 	}
 	h := openWith(t, c, o)
@@ -41,7 +41,7 @@ func onMachine(t *testing.T, c Config, m *machine) *harness {
 func startOn(t *testing.T, c Config, m *machine, now func() time.Time) *harness {
 	t.Helper()
 	o := Options{Wall: m.wall, Elapsed: m.elapsed, Generate: keystest.Generator()}
-	if storage.SQLitePath(c.Database) == "" {
+	if storagetest.SQLiteFile(c.Database) == "" {
 		o.DatabaseNow = keystest.At(now)
 	}
 	return openWith(t, c, o)
@@ -155,7 +155,7 @@ func TestClockSkew(t *testing.T) {
 func TestClockBehindAtTheStart(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		c := testConfig(databaseURL)
-		if storage.SQLitePath(databaseURL) == "" {
+		if storagetest.SQLiteFile(databaseURL) == "" {
 			c.MasterKeyFile = masterFile(t)
 		}
 		right := &machine{}

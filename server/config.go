@@ -122,7 +122,7 @@ func (c Config) Problems(forServe bool) []error {
 			problems = append(problems, err)
 		}
 	}
-	add(storage.CheckURL(c.Database, c.AllowInsecureDatabase))
+	add(second(storage.ParseSource(c.Database, c.AllowInsecureDatabase)))
 	if c.masterKeyPath() == "" {
 		add(errors.New("master_key_file: is required with PostgreSQL: `openssl rand -base64 32` makes the content, " +
 			"chmod 600 the file"))
@@ -245,7 +245,7 @@ func (c Config) Warnings() []Warning {
 // read.
 func (c Config) FileProblems() []error {
 	var problems []error
-	for _, err := range append(storage.FileProblems(c.Database), second(c.certificate())) {
+	for _, err := range append(c.source().FileProblems(), second(c.certificate())) {
 		if err != nil && !errors.Is(err, os.ErrPermission) {
 			problems = append(problems, err)
 		}
@@ -255,40 +255,21 @@ func (c Config) FileProblems() []error {
 
 func second[T any](_ T, err error) error { return err }
 
-// WithoutPassword is a database URL as it may be shown.
-func WithoutPassword(databaseURL string) string {
-	scheme, rest, _ := strings.Cut(databaseURL, "://")
-	if strings.HasPrefix(databaseURL, "sqlite:") {
-		return databaseURL
-	}
-	if _, ok := storage.TargetOf(databaseURL); !ok {
-		return "(a URL that cannot be used)" // nobody knows which part of it is the password
-	}
-	address, query, hasQuery := strings.Cut(rest, "?")
-	if i := strings.LastIndex(address, "@"); i >= 0 {
-		if user, _, given := strings.Cut(address[:i], ":"); given {
-			address = user + ":xxxxx" + address[i:]
-		}
-	}
-	if !hasQuery {
-		return scheme + "://" + address
-	}
-	pairs := strings.Split(query, "&")
-	for i, pair := range pairs {
-		name, _, _ := strings.Cut(pair, "=")
-		if plain, err := url.QueryUnescape(name); err != nil || plain == "password" {
-			pairs[i] = "password=xxxxx"
-		}
-	}
-	return scheme + "://" + address + "?" + strings.Join(pairs, "&")
+// source is the database setting, parsed; the zero value if it cannot be used.
+func (c Config) source() storage.Source {
+	source, _ := storage.ParseSource(c.Database, true) // Problems has the error
+	return source
 }
 
+// WithoutPassword is a database URL as it may be shown.
+func WithoutPassword(databaseURL string) string { return storage.WithoutPassword(databaseURL) }
+
 // HasPassword tells whether a database URL holds one, or may.
-func HasPassword(databaseURL string) bool { return WithoutPassword(databaseURL) != databaseURL }
+func HasPassword(databaseURL string) bool { return storage.HasPassword(databaseURL) }
 
 // DatabaseTarget is where the database setting leads to, without secrets, if that is PostgreSQL.
 func DatabaseTarget(c Config) *storage.Target {
-	t, ok := storage.TargetOf(c.Database)
+	t, ok := c.source().Target()
 	if !ok {
 		return nil
 	}

@@ -20,11 +20,12 @@ func Copy(
 	insecure bool,
 	told func(table string, rows int64),
 ) error {
-	file := storage.SQLitePath(c.Database)
-	if file == "" || storage.SQLitePath(databaseURL) != "" {
+	file := c.source().File()
+	target, err := storage.ParseSource(databaseURL, insecure)
+	if file == "" || target.Kind() == storage.SQLite {
 		return invalid("copy: from SQLite to PostgreSQL: --database sqlite:… --to postgres://…")
 	}
-	if err := storage.CheckURL(databaseURL, insecure); err != nil {
+	if err != nil {
 		return invalid("%v", err)
 	}
 	if err := storage.CheckUnused(ctx, file); err != nil {
@@ -47,7 +48,11 @@ func (a *Admin) copyTo(
 	insecure bool,
 	told func(table string, rows int64),
 ) error {
-	to, err := storage.Open(ctx, storage.Options{URL: databaseURL, AllowInsecure: insecure, Create: true, Migrate: true})
+	source, err := storage.ParseSource(databaseURL, insecure)
+	if err != nil {
+		return err
+	}
+	to, err := storage.Open(ctx, storage.Options{Source: source, Create: true, Migrate: true})
 	if err != nil {
 		return err
 	}

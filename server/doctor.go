@@ -63,7 +63,11 @@ func Doctor(ctx context.Context, c Config, o AdminOptions, secrets []string) []F
 
 // begun tells whether there are keys in the database: to open it as commands do would make them.
 func (d *doctor) begun(ctx context.Context, c Config) bool {
-	db, err := storage.Open(ctx, storage.Options{URL: c.Database, AllowInsecure: c.AllowInsecureDatabase})
+	var db *storage.DB
+	source, err := storage.ParseSource(c.Database, c.AllowInsecureDatabase)
+	if err == nil {
+		db, err = storage.Open(ctx, storage.Options{Source: source})
+	}
 	var keys []storage.SecretKey
 	if err == nil {
 		keys, err = db.SecretKeys(ctx)
@@ -214,7 +218,7 @@ func (d *doctor) lifetimes() {
 func (d *doctor) files() {
 	before := len(d.findings)
 	secret := append([]string{d.config.masterKeyPath(), d.config.TLSKeyFile}, d.secrets...)
-	if path := storage.SQLitePath(d.config.Database); path != "" {
+	if path := d.config.source().File(); path != "" {
 		secret = append(secret, path, path+"-wal", path+"-shm")
 	}
 	for _, path := range secret {
@@ -473,7 +477,7 @@ func (d *doctor) issuer(ctx context.Context) {
 		d.add("issuer", FindingFailed, fmt.Sprintf("no keys at %s: %v", metadata.JWKSURI, err), "verifiers fetch them there")
 		return
 	}
-	if off != nil && storage.SQLitePath(d.config.Database) != "" {
+	if off != nil && d.config.source().File() != "" {
 		d.clock(*off, "that of the server", 2*clockTolerance) // of which HTTP tells whole seconds
 	}
 	d.add("issuer", FindingOK, d.config.Issuer+" leads to a server that publishes its keys", "")

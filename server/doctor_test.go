@@ -28,7 +28,7 @@ func TestDoctorSaysWhatServeWould(t *testing.T) {
 	h.provision()
 	h.server.beat(ctx)
 	h.server.Close()
-	file := storage.SQLitePath(c.Database)
+	file := storagetest.SQLiteFile(c.Database)
 	sum := func() [32]byte { return sha256.Sum256(must(os.ReadFile(file))) }
 	look := func(c Config, secrets ...string) []Finding {
 		t.Helper()
@@ -60,12 +60,12 @@ func TestDoctorSaysWhatServeWould(t *testing.T) {
 	if got := look(missing); !found(got, "database", FindingFailed, "") {
 		t.Errorf("%+v", got)
 	}
-	if _, err := os.Stat(storage.SQLitePath(missing.Database)); err == nil {
+	if _, err := os.Stat(storagetest.SQLiteFile(missing.Database)); err == nil {
 		t.Error("it has made a database")
 	}
 	fresh := testConfig(storagetest.PostgresURL(t))
 	fresh.MasterKeyFile = masterFile(t)
-	if db, err := storage.Open(ctx, storage.Options{URL: fresh.Database, AllowInsecure: true, Migrate: true,
+	if db, err := storage.Open(ctx, storage.Options{Source: storagetest.MustParse(t, fresh.Database), Migrate: true,
 		Create: true}); err != nil {
 		t.Fatal(err)
 	} else {

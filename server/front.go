@@ -136,7 +136,7 @@ func openWhenAvailable(ctx context.Context, c Config, o Options, f *front) (*Ser
 		// What a pooler refuses while its PostgreSQL is away looks like a mistake. At the first attempt it is taken for
 		// one.
 		passing := errors.Is(err, storage.ErrUnavailable) || waited && errors.Is(err, storage.ErrPooler)
-		away := passing && storage.SQLitePath(c.Database) == ""
+		away := passing && c.source().File() == ""
 		if !behind && !away {
 			return s, err
 		}

@@ -107,7 +107,7 @@ func open(t testing.TB, c Config, at *testClock) *harness {
 		at = &testClock{}
 		at.at.Store(noon.UnixNano())
 	}
-	if storage.SQLitePath(c.Database) == "" && c.MasterKeyFile == "" {
+	if storagetest.SQLiteFile(c.Database) == "" && c.MasterKeyFile == "" {
 		c.MasterKeyFile = masterFile(t)
 	}
 	log := &lockedBuffer{}

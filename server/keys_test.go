@@ -65,7 +65,7 @@ func hasty(t testing.TB, databaseURL string) Config {
 	c.KeyRotationInterval, c.KeyPublishLead, c.JWKSMaxAge, c.AccessTTL = Duration(2*time.Second), Duration(
 		2*time.Second,
 	), Duration(time.Second), Duration(2*time.Second)
-	if storage.SQLitePath(databaseURL) == "" {
+	if storagetest.SQLiteFile(databaseURL) == "" {
 		c.MasterKeyFile = masterFile(t)
 	}
 	return c

@@ -9,7 +9,6 @@ import (
 
 	"github.com/keyturn/keyturn/keys/keystest"
 	"github.com/keyturn/keyturn/server/servertest"
-	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -54,7 +53,7 @@ func (c rush) run(t *testing.T, databaseURL string) {
 	if c.replicas > 1 { // which do not know for how long a client has waited at another
 		config.RefreshLateRetry = Duration(24 * time.Hour)
 	}
-	if storage.SQLitePath(databaseURL) == "" {
+	if storagetest.SQLiteFile(databaseURL) == "" {
 		config.MasterKeyFile = masterFile(t)
 	}
 	generate := keystest.Generator()

@@ -116,7 +116,7 @@ func Open(ctx context.Context, c Config, o Options) (*Server, error) {
 		return nil, &ConfigError{problems}
 	}
 	elapsed := o.Elapsed
-	o = o.withClock(storage.SQLitePath(c.Database) != "")
+	o = o.withClock(c.source().File() != "")
 	if o.Log == nil {
 		o.Log = discard
 	}

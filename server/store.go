@@ -34,7 +34,7 @@ func (c Config) masterKeyPath() string {
 	if c.MasterKeyFile != "" {
 		return c.MasterKeyFile
 	}
-	if file := storage.SQLitePath(c.Database); file != "" {
+	if file := c.source().File(); file != "" {
 		return filepath.Join(filepath.Dir(file), masterKeyName)
 	}
 	return ""
@@ -51,9 +51,13 @@ func openStore(ctx context.Context, c Config, create bool, o keys.Options) (stor
 	if err := checkNotLost(c); err != nil {
 		return store{}, err
 	}
+	source, err := storage.ParseSource(c.Database, c.AllowInsecureDatabase)
+	if err != nil {
+		return store{}, err
+	}
 	db, err := storage.Open(
 		ctx,
-		storage.Options{URL: c.Database, AllowInsecure: c.AllowInsecureDatabase, Create: create, Migrate: c.Migrate,
+		storage.Options{Source: source, Create: create, Migrate: c.Migrate,
 			Guard: func(ctx context.Context, db *storage.DB) error { return keys.CheckMaster(ctx, db, master) }},
 	)
 	if err != nil {
@@ -69,7 +73,7 @@ func openStore(ctx context.Context, c Config, create bool, o keys.Options) (stor
 
 // checkNotLost refuses to make an SQLite database where this host has seen one.
 func checkNotLost(c Config) error {
-	file := storage.SQLitePath(c.Database)
+	file := c.source().File()
 	if file == "" {
 		return nil
 	}
@@ -109,7 +113,7 @@ func openMaster(c Config, create bool) (*keys.Master, error) {
 	if !errors.Is(err, os.ErrNotExist) {
 		return m, err
 	}
-	file := storage.SQLitePath(c.Database)
+	file := c.source().File()
 	if file == "" {
 		return nil, fmt.Errorf(
 			"master key: %s does not exist: `openssl rand -base64 32 > %s && chmod 600 %s` makes one for a new database",

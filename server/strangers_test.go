@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/keys/keystest"
-	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -21,7 +20,7 @@ import (
 func TestFloodOfStrangers(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		c := testConfig(databaseURL)
-		if storage.SQLitePath(databaseURL) == "" {
+		if storagetest.SQLiteFile(databaseURL) == "" {
 			proxy := storagetest.NewProxy(t, databaseURL)
 			proxy.Delay(2 * time.Millisecond) // a database on another host
 			c.Database, c.MasterKeyFile = proxy.URL, masterFile(t)

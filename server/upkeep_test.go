@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/storage"
+	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
 // What is over goes, in whatever number of batches, and what is not over stays.
@@ -96,7 +97,7 @@ func TestAuditNamesWhoAndWhy(t *testing.T) {
 // A change whose record cannot be written does not happen.
 func TestNoRecordNoChange(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
-		keyless := must(storage.Open(ctx, storage.Options{URL: h.config.Database}))
+		keyless := must(storage.Open(ctx, storage.Options{Source: storagetest.MustParse(t, h.config.Database)}))
 		defer keyless.Close()
 		if err := keyless.DisableUser(ctx, storage.Actor{Name: "os:test"}, "alice", h.clock.now()); err == nil {
 			t.Fatal("changed without a record")

@@ -18,7 +18,11 @@ import (
 )
 
 func open(databaseURL string) (*storage.DB, error) {
-	return storage.Open(ctx, storage.Options{URL: databaseURL, Create: true, Migrate: true})
+	source, err := storage.ParseSource(databaseURL, false)
+	if err != nil {
+		return nil, err
+	}
+	return storage.Open(ctx, storage.Options{Source: source, Create: true, Migrate: true})
 }
 
 // refused checks that a database is refused at once, in one line that says what to do.
@@ -293,7 +297,7 @@ func TestWrongDatabases(t *testing.T) {
 	t.Run("UTF-16", func(t *testing.T) {
 		databaseURL := storagetest.SQLiteURL(t)
 		storagetest.MustExec(t, storagetest.Raw(t, databaseURL), `PRAGMA encoding = 'UTF-16'`, `CREATE TABLE x (y TEXT)`)
-		must(t, os.Chmod(storage.SQLitePath(databaseURL), 0o600))
+		must(t, os.Chmod(storagetest.SQLiteFile(databaseURL), 0o600))
 		refused(t, databaseURL, "needs UTF-8")
 	})
 	t.Run("a new schema that may not be used", func(t *testing.T) {
@@ -329,7 +333,7 @@ func TestSchemaVanishes(t *testing.T) {
 	}
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		for name, statements := range vanish {
-			lite := storage.SQLitePath(databaseURL) != ""
+			lite := storagetest.SQLiteFile(databaseURL) != ""
 			if lite && (name == "schema" || name == "privilege") {
 				continue
 			}

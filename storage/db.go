@@ -57,10 +57,9 @@ const (
 
 // Options say which database to open and what may be done to it.
 type Options struct {
-	URL           string // sqlite:FILE or postgres://…
-	AllowInsecure bool   // PostgreSQL on another host without sslmode=verify-full
-	Create        bool   // make the SQLite file if there is none
-	Migrate       bool   // bring an older schema up to date
+	Source  Source
+	Create  bool // make the SQLite file if there is none
+	Migrate bool // bring an older schema up to date
 	// Guard is asked before anything is written to a database that already has a schema.
 	Guard func(context.Context, *DB) error
 }
@@ -68,11 +67,10 @@ type Options struct {
 // engine is the options as the engine takes them.
 func (o Options) engine() engine.Options {
 	return engine.Options{
-		URL:           o.URL,
-		AllowInsecure: o.AllowInsecure,
-		Create:        o.Create,
-		Migrate:       o.Migrate,
-		Schema:        schema,
+		Source:  o.Source,
+		Create:  o.Create,
+		Migrate: o.Migrate,
+		Schema:  schema,
 	}
 }
 

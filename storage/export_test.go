@@ -36,5 +36,9 @@ func (d *DB) Upkeep(ctx context.Context, query string) error {
 
 // MigrateTo makes a database as a keyturn of before had it.
 func MigrateTo(ctx context.Context, databaseURL string, version int64) error {
-	return engine.MigrateTo(ctx, Options{URL: databaseURL, Create: true}.engine(), version)
+	source, err := ParseSource(databaseURL, false)
+	if err != nil {
+		return err
+	}
+	return engine.MigrateTo(ctx, Options{Source: source, Create: true}.engine(), version)
 }

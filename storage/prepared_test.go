@@ -41,7 +41,7 @@ func TestCloseLeavesOneFile(t *testing.T) {
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(storage.SQLitePath(databaseURL) + "-wal"); err == nil {
+	if _, err := os.Stat(storagetest.SQLiteFile(databaseURL) + "-wal"); err == nil {
 		t.Error("the log of the database is still there")
 	}
 }

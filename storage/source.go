@@ -2,18 +2,20 @@ package storage
 
 import "github.com/keyturn/keyturn/storage/internal/engine"
 
-// CheckURL tells whether Open would take the URL, without opening anything.
-func CheckURL(raw string, allowInsecure bool) error { return engine.CheckURL(raw, allowInsecure) }
+// Source is a database setting, parsed: which database, and where and how to connect to it.
+type Source = engine.Source
 
-// SQLitePath is the file of a sqlite: URL, or "" for another database.
-func SQLitePath(databaseURL string) string { return engine.SQLitePath(databaseURL) }
-
-// FileProblems tells which files that a database URL names cannot be read.
-func FileProblems(databaseURL string) []error { return engine.FileProblems(databaseURL) }
-
-// Target is the connection that a database URL leads to, without its secrets.
+// Target is the connection to PostgreSQL that a Source leads to, without its secrets.
 type Target = engine.Target
 
-// TargetOf is the effective connection of a postgres:// URL. It reports false for another URL and for one that cannot
-// be used.
-func TargetOf(databaseURL string) (Target, bool) { return engine.TargetOf(databaseURL) }
+// ParseSource parses sqlite:FILE or a postgres:// URL. It opens nothing. A PostgreSQL on another host needs
+// sslmode=verify-full, unless allowInsecure is set. No error repeats the URL.
+func ParseSource(url string, allowInsecure bool) (Source, error) {
+	return engine.ParseSource(url, allowInsecure)
+}
+
+// WithoutPassword is a database URL as it may be shown, also one that cannot be parsed.
+func WithoutPassword(url string) string { return engine.WithoutPassword(url) }
+
+// HasPassword reports whether a database URL holds a password, or may hold one.
+func HasPassword(url string) bool { return engine.HasPassword(url) }

@@ -84,7 +84,8 @@ func CutOff(t testing.TB, databaseURL string) (restore func()) {
 // MustOpen opens the database, makes its schema and gives its audit trail a key. It is closed when the test ends.
 func MustOpen(t testing.TB, databaseURL string) *storage.DB {
 	t.Helper()
-	db, err := storage.Open(context.Background(), storage.Options{URL: databaseURL, Create: true, Migrate: true})
+	db, err := storage.Open(context.Background(), storage.Options{Source: MustParse(t, databaseURL),
+		Create: true, Migrate: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,11 +94,30 @@ func MustOpen(t testing.TB, databaseURL string) *storage.DB {
 	return db
 }
 
+// MustParse parses the URL of a database.
+func MustParse(t testing.TB, databaseURL string) storage.Source {
+	t.Helper()
+	source, err := storage.ParseSource(databaseURL, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return source
+}
+
+// SQLiteFile is the file of a sqlite: URL, "" for another database.
+func SQLiteFile(databaseURL string) string {
+	source, err := storage.ParseSource(databaseURL, true)
+	if err != nil {
+		return ""
+	}
+	return source.File()
+}
+
 // Raw opens the database as somebody would who goes around keyturn. It is closed when the test ends.
 func Raw(t testing.TB, databaseURL string) *sql.DB {
 	t.Helper()
 	driver, dsn := "postgres", databaseURL
-	if file := storage.SQLitePath(databaseURL); file != "" {
+	if file := SQLiteFile(databaseURL); file != "" {
 		driver, dsn = "sqlite", "file:"+(&url.URL{Path: file}).EscapedPath()+"?_busy_timeout=5000"
 	}
 	raw, err := sql.Open(driver, dsn)
@@ -120,7 +140,7 @@ func MustExec(t testing.TB, raw *sql.DB, statements ...string) {
 
 // Another names a further database of the kind of the one given, which holds nothing.
 func Another(t testing.TB, databaseURL string) string {
-	if storage.SQLitePath(databaseURL) != "" {
+	if SQLiteFile(databaseURL) != "" {
 		return SQLiteURL(t)
 	}
 	return PostgresURL(t)

@@ -22,8 +22,11 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 
 func openCommits(t *testing.T) *DB {
 	t.Helper()
-	db, err := Open(t.Context(), Options{URL: "sqlite:" + filepath.Join(t.TempDir(), "x.db"), Create: true, Migrate: true,
-		Schema: testSchema})
+	source, err := ParseSource("sqlite:"+filepath.Join(t.TempDir(), "x.db"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := Open(t.Context(), Options{Source: source, Create: true, Migrate: true, Schema: testSchema})
 	if err != nil {
 		t.Fatal(err)
 	}

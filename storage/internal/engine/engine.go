@@ -48,11 +48,10 @@ const (
 
 // Options say which database to open and what may be done to it.
 type Options struct {
-	URL           string // sqlite:FILE or postgres://…
-	AllowInsecure bool   // PostgreSQL on another host without sslmode=verify-full
-	Create        bool   // make the SQLite file if there is none
-	Migrate       bool   // bring an older schema up to date
-	Schema        Schema
+	Source  Source
+	Create  bool // make the SQLite file if there is none
+	Migrate bool // bring an older schema up to date
+	Schema  Schema
 	// Guard is asked before anything is written to a database that already has a schema.
 	Guard func(context.Context, *DB) error
 }
@@ -121,15 +120,13 @@ func (d *DB) alone(ctx context.Context) (unlock func(), err error) {
 }
 
 func connect(o Options) (*DB, error) {
-	kind, target, err := parseURL(o.URL)
-	switch {
-	case err != nil:
-		return nil, err
-	case kind == SQLite:
-		return openSQLite(target, o.Create, o.Schema)
-	default:
-		return openPostgres(target, o.AllowInsecure, o.Schema)
+	switch o.Source.kind {
+	case SQLite:
+		return openSQLite(o.Source.file, o.Create, o.Schema)
+	case Postgres:
+		return openPostgres(o.Source, o.Schema)
 	}
+	return nil, errNoDatabase
 }
 
 // MigrateTo makes a database, or brings an older one, to a version of its schema, and does nothing else.

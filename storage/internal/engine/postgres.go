@@ -7,39 +7,12 @@ import (
 	"errors"
 	"io"
 	"net"
-	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
 	sqlite3 "modernc.org/sqlite/lib"
 )
-
-// parseURL tells which database a URL names. The target is the file for SQLite and the whole URL for PostgreSQL. The
-// URL may hold a password, so no error repeats it.
-func parseURL(raw string) (kind Kind, target string, err error) {
-	switch {
-	case strings.HasPrefix(raw, "sqlite:"):
-		path := strings.TrimPrefix(raw, "sqlite:")
-		if path == "" || strings.ContainsAny(path, "?\x00") {
-			return "", "", errors.New("database: sqlite: takes the path of a file, as in sqlite:keyturn.db")
-		}
-		return SQLite, path, nil
-	case strings.HasPrefix(raw, "postgres://"), strings.HasPrefix(raw, "postgresql://"):
-		return Postgres, raw, nil
-	}
-	return "", "", errors.New("database: begins with neither sqlite: nor postgres://")
-}
-
-// CheckURL tells whether Open would take the URL, without opening anything.
-func CheckURL(raw string, allowInsecure bool) error {
-	kind, target, err := parseURL(raw)
-	if err != nil || kind == SQLite {
-		return err
-	}
-	_, err = parseSource(target, allowInsecure)
-	return err
-}
 
 // How many connections a replica keeps: about eight do more than thirty-two. Those that read are counted apart, so
 // that what is quick does not wait behind commits. Reports and migrations have two at most, and so has upkeep. Both go
@@ -52,11 +25,7 @@ const (
 
 // openPostgres opens small pools. Timeouts are those of the session, so a statement ends in the database as well, soon
 // after keyturn has stopped waiting for it.
-func openPostgres(raw string, allowInsecure bool, schema Schema) (*DB, error) {
-	s, err := parseSource(raw, allowInsecure)
-	if err != nil {
-		return nil, err
-	}
+func openPostgres(s Source, schema Schema) (*DB, error) {
 	c, err := pq.NewConnectorConfig(s.config)
 	if err != nil {
 		return nil, errURLEncoding

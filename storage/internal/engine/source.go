@@ -15,12 +15,83 @@ import (
 	"github.com/lib/pq"
 )
 
-// source says where and how keyturn connects to PostgreSQL. It comes from the URL alone: lib/pq's own parser would also
-// heed the PG* variables of the environment, and files in the home folder.
-type source struct {
-	config   pq.Config
+// Source is a database setting, parsed: which database, and where and how to connect to it. It comes from the URL
+// alone: lib/pq's own parser would also heed the PG* variables of the environment, and files in the home folder. The
+// zero value is no database.
+type Source struct {
+	kind     Kind
+	url      string
+	file     string      // SQLite
+	config   pq.Config   // PostgreSQL
 	settings [][2]string // of the session, set once it is open: PgBouncer refuses them at the start
 }
+
+// ParseSource parses sqlite:FILE or a postgres:// URL. It opens nothing. A PostgreSQL on another host needs
+// sslmode=verify-full, unless allowInsecure is set. The URL may hold a password, so no error repeats it.
+func ParseSource(raw string, allowInsecure bool) (Source, error) {
+	switch {
+	case strings.HasPrefix(raw, "sqlite:"):
+		file := strings.TrimPrefix(raw, "sqlite:")
+		if file == "" || strings.ContainsAny(file, "?\x00") {
+			return Source{}, errors.New("database: sqlite: takes the path of a file, as in sqlite:keyturn.db")
+		}
+		return Source{kind: SQLite, url: raw, file: file}, nil
+	case strings.HasPrefix(raw, "postgres://"), strings.HasPrefix(raw, "postgresql://"):
+		return parsePostgres(raw, allowInsecure)
+	}
+	return Source{}, errNoDatabase
+}
+
+// Kind is which of the two databases it is.
+func (s Source) Kind() Kind { return s.kind }
+
+// File is the path of the SQLite file, "" for PostgreSQL.
+func (s Source) File() string { return s.file }
+
+// String is the URL without its password.
+func (s Source) String() string {
+	if s.kind != Postgres {
+		return s.url
+	}
+	scheme, rest, _ := strings.Cut(s.url, "://")
+	address, query, hasQuery := strings.Cut(rest, "?")
+	if i := strings.LastIndex(address, "@"); i >= 0 {
+		if user, _, given := strings.Cut(address[:i], ":"); given {
+			address = user + ":xxxxx" + address[i:]
+		}
+	}
+	if !hasQuery {
+		return scheme + "://" + address
+	}
+	pairs := strings.Split(query, "&")
+	for i, pair := range pairs {
+		name, _, _ := strings.Cut(pair, "=")
+		if plain, err := url.QueryUnescape(name); err != nil || plain == "password" {
+			pairs[i] = "password=xxxxx"
+		}
+	}
+	return scheme + "://" + address + "?" + strings.Join(pairs, "&")
+}
+
+// GoString is String: %#v shows no password either.
+func (s Source) GoString() string { return s.String() }
+
+// WithoutPassword is a database URL as it may be shown, also one that cannot be parsed.
+func WithoutPassword(raw string) string {
+	s, err := ParseSource(raw, true)
+	switch {
+	case err == nil:
+		return s.String()
+	case strings.HasPrefix(raw, "sqlite:"):
+		return raw
+	}
+	return "(a URL that cannot be used)" // any part of it may be the password
+}
+
+// HasPassword reports whether a database URL holds a password, or may hold one.
+func HasPassword(raw string) bool { return WithoutPassword(raw) != raw }
+
+var errNoDatabase = errors.New("database: begins with neither sqlite: nor postgres://")
 
 // The errors of a URL are fixed texts: any piece of it may be a piece of a password that was not encoded.
 var (
@@ -85,13 +156,13 @@ var enumerated = map[string][]string{
 	"sslsni":                   {"0", "1"},
 }
 
-// parseSource reads a postgres:// URL and refuses one that would be unsafe.
-func parseSource(raw string, allowInsecure bool) (source, error) {
+// parsePostgres parses a postgres:// URL and refuses one that would be unsafe.
+func parsePostgres(raw string, allowInsecure bool) (Source, error) {
 	given, err := splitURL(raw)
 	if err != nil {
-		return source{}, err
+		return Source{}, err
 	}
-	s := source{config: pq.Config{
+	s := Source{kind: Postgres, url: raw, config: pq.Config{
 		Database:        firstOf(given["dbname"], given["database"], given["user"]),
 		User:            given["user"],
 		Password:        given["password"],
@@ -111,15 +182,18 @@ func parseSource(raw string, allowInsecure bool) (source, error) {
 		}
 	}
 	if s.config.User == "" {
-		return source{}, errURLUser
+		return Source{}, errURLUser
 	}
 	if err := s.setTimeout(given); err != nil {
-		return source{}, err
+		return Source{}, err
 	}
 	if err := s.setHosts(given); err != nil {
-		return source{}, err
+		return Source{}, err
 	}
-	return s, s.setTLS(given, allowInsecure)
+	if err := s.setTLS(given, allowInsecure); err != nil {
+		return Source{}, err
+	}
+	return s, nil
 }
 
 func firstOf(values ...string) string {
@@ -230,7 +304,7 @@ func splitQuery(given map[string]string, query string) error {
 	return nil
 }
 
-func (s *source) setTimeout(given map[string]string) error {
+func (s *Source) setTimeout(given map[string]string) error {
 	seconds, err := strconv.ParseUint(firstOf(given["connect_timeout"], "2"), 10, 16)
 	if err != nil {
 		return urlValueError("connect_timeout")
@@ -240,7 +314,7 @@ func (s *source) setTimeout(given map[string]string) error {
 }
 
 // setHosts sets the hosts, each with its address and port.
-func (s *source) setHosts(given map[string]string) error {
+func (s *Source) setHosts(given map[string]string) error {
 	hosts := strings.Split(given["host"], ",")
 	addresses := strings.Split(given["hostaddr"], ",")
 	ports := strings.Split(given["port"], ",")
@@ -313,7 +387,7 @@ func isSocket(h pq.ConfigMultihost) bool {
 	return !h.Hostaddr.IsValid() && (strings.HasPrefix(h.Host, "/") || strings.HasPrefix(h.Host, "@"))
 }
 
-func (s *source) hosts() []pq.ConfigMultihost {
+func (s *Source) hosts() []pq.ConfigMultihost {
 	first := pq.ConfigMultihost{Host: s.config.Host, Hostaddr: s.config.Hostaddr, Port: s.config.Port}
 	return append([]pq.ConfigMultihost{first}, s.config.Multi...)
 }
@@ -331,7 +405,7 @@ func isLocal(h pq.ConfigMultihost) bool {
 }
 
 // setTLS decides how the connection is protected, by all of its hosts.
-func (s *source) setTLS(given map[string]string, allowInsecure bool) error {
+func (s *Source) setTLS(given map[string]string, allowInsecure bool) error {
 	hosts := s.hosts()
 	local := !slices.ContainsFunc(hosts, func(h pq.ConfigMultihost) bool { return !isLocal(h) })
 	mode := given["sslmode"]
@@ -368,15 +442,10 @@ func (s *source) setTLS(given map[string]string, allowInsecure bool) error {
 	return nil
 }
 
-// FileProblems tells which files that a database URL names cannot be read.
-func FileProblems(databaseURL string) (problems []error) {
-	kind, target, err := parseURL(databaseURL)
-	if err != nil || kind == SQLite {
+// FileProblems lists the files that the setting names and that cannot be read.
+func (s Source) FileProblems() (problems []error) {
+	if s.kind != Postgres {
 		return nil
-	}
-	s, err := parseSource(target, true)
-	if err != nil {
-		return nil // CheckURL tells
 	}
 	for _, f := range [][2]string{
 		{"sslrootcert", s.config.SSLRootCert},
@@ -394,7 +463,7 @@ func FileProblems(databaseURL string) (problems []error) {
 }
 
 // setup is a statement that gives a new session its settings.
-func (s *source) setup() string {
+func (s *Source) setup() string {
 	var sets []string
 	for _, setting := range s.settings {
 		name, value := pq.QuoteLiteral(setting[0]), pq.QuoteLiteral(setting[1])
@@ -403,7 +472,7 @@ func (s *source) setup() string {
 	return "SELECT " + strings.Join(sets, ", ")
 }
 
-// Target is the connection that a database URL leads to, without its secrets.
+// Target is the connection to PostgreSQL that a setting leads to, without its secrets.
 type Target struct {
 	Hosts    []string `json:"hosts"` // with port, or the folder of a socket
 	Database string   `json:"database"`
@@ -417,15 +486,9 @@ func (t Target) String() string {
 		strings.Join(t.Hosts, " "), t.Database, t.User, t.SSLMode)
 }
 
-// TargetOf is the effective connection of a postgres:// URL. It reports false for another URL and for one that cannot
-// be used.
-func TargetOf(databaseURL string) (t Target, ok bool) {
-	kind, raw, err := parseURL(databaseURL)
-	if err != nil || kind != Postgres {
-		return t, false
-	}
-	s, err := parseSource(raw, true)
-	if err != nil {
+// Target is where the setting leads to. It reports false for SQLite.
+func (s Source) Target() (t Target, ok bool) {
+	if s.kind != Postgres {
 		return t, false
 	}
 	for _, h := range s.hosts() {

@@ -87,9 +87,9 @@ func TestURLAloneDecides(t *testing.T) {
 		"postgres://kt@/kt", "postgres://kt:pw@localhost/kt", "postgres://kt@127.0.0.1:5433/kt?sslmode=require",
 		"postgres://kt:pw@db.example.com/kt?sslmode=verify-full", "postgres://kt@/kt?host=/run/postgresql",
 	}
-	var before []source
+	var before []Source
 	for _, u := range urls {
-		s, err := parseSource(u, false)
+		s, err := ParseSource(u, false)
 		if err != nil {
 			t.Fatal(u, err)
 		}
@@ -97,11 +97,11 @@ func TestURLAloneDecides(t *testing.T) {
 	}
 	hostileEnvironment(t)
 	for i, u := range urls {
-		s, err := parseSource(u, false)
+		s, err := ParseSource(u, false)
 		if err != nil {
 			t.Fatal(u, err)
 		}
-		d := cmp.Diff(before[i], s, cmp.AllowUnexported(source{}), cmpopts.IgnoreUnexported(pq.Config{}),
+		d := cmp.Diff(before[i], s, cmp.AllowUnexported(Source{}), cmpopts.IgnoreUnexported(pq.Config{}),
 			cmpopts.EquateComparable(netip.Addr{}))
 		if d != "" {
 			t.Errorf("%s: %s", u, d)
@@ -145,8 +145,8 @@ func TestTargets(t *testing.T) {
 		{"postgres://kt@localhost/x?client_encoding=LATIN1", "value of client_encoding"},
 		{"postgres://kt@localhost/x?sslcert=/x", "go together"},
 	} {
-		err := CheckURL(c.url, false)
-		target, _ := TargetOf(c.url)
+		source, err := ParseSource(c.url, false)
+		target, _ := source.Target()
 		if err != nil && !strings.Contains(err.Error(), c.want) || err == nil && target.String() != c.want {
 			t.Errorf("%s: %v, %v", c.url, target, err)
 		}
@@ -168,7 +168,7 @@ func FuzzURLErrors(f *testing.F) {
 			"postgres://u@h/d?password=%s",
 		} {
 			raw := fmt.Sprintf(form, password)
-			err := CheckURL(raw, false)
+			_, err := ParseSource(raw, false)
 			if err == nil {
 				continue
 			}
@@ -181,7 +181,8 @@ func FuzzURLErrors(f *testing.F) {
 			}
 		}
 		const want = "host h:5432, database d, user u, sslmode require"
-		if target, ok := TargetOf("postgres://u:" + password + "@h/d"); ok && target.String() != want {
+		source, _ := ParseSource("postgres://u:"+password+"@h/d", true)
+		if target, ok := source.Target(); ok && target.String() != want {
 			t.Fatalf("%q: %v", password, target)
 		}
 	})

@@ -15,15 +15,6 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// SQLitePath is the file of a sqlite: URL, or "" for another database.
-func SQLitePath(databaseURL string) string {
-	kind, target, err := parseURL(databaseURL)
-	if err != nil || kind != SQLite {
-		return ""
-	}
-	return target
-}
-
 // openSQLite opens the file with one connection that writes and a pool that reads. Everything that holds per connection
 // stands in the data source name: a PRAGMA by Exec would reach one connection of the pool. WAL with synchronous=FULL
 // loses no answered commit at a power cut; secure_delete overwrites the private half of a key that is destroyed.
