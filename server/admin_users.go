@@ -46,7 +46,8 @@ func (a *Admin) CreateUser(ctx context.Context, name, password string, roles []s
 	if err != nil {
 		return storage.User{}, err
 	}
-	return a.db.CreateUser(ctx, a.by, storage.User{Sub: newSub(), Username: name, PasswordHash: hash, Roles: unique(roles),
+	return a.db.Users().Create(ctx, a.by, storage.User{Sub: newSub(), Username: name, PasswordHash: hash,
+		Roles:     unique(roles),
 		CreatedAt: storage.At(a.now())})
 }
 
@@ -100,7 +101,7 @@ func (a *Admin) hashPassword(password string) (string, error) {
 
 // EachUser hands all users, by username, to do, page by page, until that returns an error.
 func (a *Admin) EachUser(ctx context.Context, do func([]User) error) error {
-	return a.db.UserPages(ctx, do)
+	return a.db.Users().Pages(ctx, do)
 }
 
 // User reads one user. ErrNotFound.
@@ -109,7 +110,7 @@ func (a *Admin) User(ctx context.Context, name string) (storage.User, error) {
 	if err != nil {
 		return storage.User{}, err
 	}
-	return a.db.User(ctx, name)
+	return a.db.Users().ByUsername(ctx, name)
 }
 
 // SetPassword gives the user another password, ends all its grants and lifts its throttle. ErrNotFound, ErrInvalid.
@@ -122,7 +123,7 @@ func (a *Admin) SetPassword(ctx context.Context, name, password string) error {
 	if err != nil {
 		return err
 	}
-	return named("user", name, a.db.SetPassword(ctx, a.by, name, hash, accountBucket(name), a.now()))
+	return named("user", name, a.db.Users().SetPassword(ctx, a.by, name, hash, accountBucket(name), a.now()))
 }
 
 // EnableUser lets a disabled user log in again and lifts its throttle. ErrNotFound.
@@ -131,22 +132,22 @@ func (a *Admin) EnableUser(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return named("user", name, a.db.EnableUser(ctx, a.by, name, accountBucket(name), a.now()))
+	return named("user", name, a.db.Users().Enable(ctx, a.by, name, accountBucket(name), a.now()))
 }
 
 // DisableUser ends all grants of the user and lets no new one begin. ErrNotFound.
 func (a *Admin) DisableUser(ctx context.Context, name string) error {
-	return a.onUser(ctx, name, a.db.DisableUser)
+	return a.onUser(ctx, name, a.db.Users().Disable)
 }
 
 // DeleteUser removes the user and with it its grants. ErrNotFound.
 func (a *Admin) DeleteUser(ctx context.Context, name string) error {
-	return a.onUser(ctx, name, a.db.DeleteUser)
+	return a.onUser(ctx, name, a.db.Users().Delete)
 }
 
 // RevokeUserGrants ends all grants of the user. ErrNotFound.
 func (a *Admin) RevokeUserGrants(ctx context.Context, name string) error {
-	return a.onUser(ctx, name, a.db.RevokeUserGrants)
+	return a.onUser(ctx, name, a.db.Users().RevokeGrants)
 }
 
 func (a *Admin) onUser(
@@ -179,7 +180,8 @@ func (a *Admin) EachGrant(ctx context.Context, user, client string, do func([]Gr
 		}
 	}
 	now := a.now()
-	return a.db.GrantPages(ctx, storage.GrantFilter{Username: user, ClientID: client}, now, func(page []Grant) error {
+	filter := storage.GrantFilter{Username: user, ClientID: client}
+	return a.db.Grants().Pages(ctx, filter, now, func(page []Grant) error {
 		for i := range page {
 			tellEnding(&page[i], now)
 		}
@@ -201,7 +203,7 @@ func (a *Admin) Grant(ctx context.Context, id string) (storage.GrantState, error
 	if err != nil {
 		return storage.GrantState{}, invalid("%v", err)
 	}
-	g, err := a.db.GrantState(ctx, grant)
+	g, err := a.db.Grants().State(ctx, grant)
 	if err == nil {
 		tellEnding(&g, a.now())
 	}
@@ -214,23 +216,23 @@ func (a *Admin) RevokeGrant(ctx context.Context, id string) error {
 	if err != nil {
 		return invalid("%v", err)
 	}
-	return a.db.RevokeGrantByID(ctx, a.by, grant, a.now())
+	return a.db.Grants().RevokeByID(ctx, a.by, grant, a.now())
 }
 
 // RevokeClientGrants ends all grants of the client. ErrNotFound.
 func (a *Admin) RevokeClientGrants(ctx context.Context, id string) error {
-	return named("client", id, a.db.RevokeClientGrants(ctx, a.by, id, a.now()))
+	return named("client", id, a.db.Clients().RevokeGrants(ctx, a.by, id, a.now()))
 }
 
 // RevokeAllGrants ends every grant there is.
 func (a *Admin) RevokeAllGrants(ctx context.Context) error {
-	return a.db.RevokeAllGrants(ctx, a.by, a.now())
+	return a.db.Grants().RevokeAll(ctx, a.by, a.now())
 }
 
 // EachAudit hands the records of the trail, oldest first, to do, page by page, until that returns an error. since and
 // kind narrow the list unless they are zero.
 func (a *Admin) EachAudit(ctx context.Context, since time.Time, kind string, do func([]AuditRecord) error) error {
-	return a.db.AuditPages(ctx, storage.AuditFilter{Since: since, Type: kind}, do)
+	return a.db.Audit().Pages(ctx, storage.AuditFilter{Since: since, Type: kind}, do)
 }
 
 // SchemaStatus tells the version of the schema.

@@ -23,7 +23,7 @@ func (c Config) anchorPath() string {
 // beat leaves a heartbeat, the anchor, and the head of the trail in the log, where somebody who can write both database
 // and anchor does not reach it.
 func (s *Server) beat(ctx context.Context) {
-	a, err := s.ring.Beat(ctx, s.config().anchorPath())
+	a, err := s.ring.WriteHeartbeat(ctx, s.config().anchorPath())
 	if err == nil {
 		s.metrics.anchored.Set(1)
 	} else if !errors.Is(err, storage.ErrUnavailable) {
@@ -72,7 +72,7 @@ func (s *Server) keepAnchor(ctx context.Context) {
 // VerifyAudit follows the chain and returns how many records it has; an error names the first that is not as it was
 // written, or says that the end was cut off which this host has seen.
 func (a *Admin) VerifyAudit(ctx context.Context) (int64, error) {
-	n, err := a.db.VerifyAudit(ctx)
+	n, err := a.db.Audit().Verify(ctx)
 	if err != nil {
 		return n, err
 	}
@@ -80,7 +80,7 @@ func (a *Admin) VerifyAudit(ctx context.Context) (int64, error) {
 	if err != nil || anchor.AuditSeq == 0 {
 		return n, err
 	}
-	hash, err := a.db.AuditHash(ctx, anchor.AuditSeq)
+	hash, err := a.db.Audit().Hash(ctx, anchor.AuditSeq)
 	if errors.Is(err, ErrNotFound) || err == nil && hash != anchor.AuditHash {
 		err = fmt.Errorf(
 			"audit: record %d, which this host has seen at %s, is missing or another one: the end of the trail was cut off",

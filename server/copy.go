@@ -37,7 +37,7 @@ func Copy(
 	}
 	defer a.Close()
 	if err := a.copyTo(ctx, databaseURL, insecure, told); err != nil {
-		return errors.Join(err, a.db.StayHere(ctx))
+		return errors.Join(err, a.db.UnmarkMoved(ctx))
 	}
 	return nil
 }
@@ -76,7 +76,7 @@ func (a *Admin) copyTo(
 		return fmt.Errorf("the copy: %w", err)
 	}
 	defer there.Close()
-	if err := there.db.Copied(ctx, there.by, rows, there.now()); err != nil {
+	if err := there.db.RecordCopy(ctx, there.by, rows, there.now()); err != nil {
 		return err
 	}
 	if _, err := there.VerifyAudit(ctx); err != nil {

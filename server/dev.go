@@ -51,7 +51,7 @@ func (s *Server) Provision(ctx context.Context) (DevCredentials, error) {
 }
 
 func (a *Admin) provisionClient(ctx context.Context, d DevCredentials) error {
-	c, err := a.db.Client(ctx, d.ClientID)
+	c, err := a.db.Clients().ByID(ctx, d.ClientID)
 	if errors.Is(err, ErrNotFound) {
 		_, err = a.CreateClient(
 			ctx,
@@ -68,7 +68,7 @@ func (a *Admin) provisionClient(ctx context.Context, d DevCredentials) error {
 }
 
 func (a *Admin) provisionUser(ctx context.Context, d DevCredentials) error {
-	u, err := a.db.User(ctx, d.Username)
+	u, err := a.db.Users().ByUsername(ctx, d.Username)
 	if errors.Is(err, ErrNotFound) {
 		_, err = a.CreateUser(ctx, d.Username, d.Password, []string{"demo"})
 		return err

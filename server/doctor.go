@@ -70,7 +70,7 @@ func (d *doctor) begun(ctx context.Context, c Config) bool {
 	}
 	var keys []storage.SecretKey
 	if err == nil {
-		keys, err = db.SecretKeys(ctx)
+		keys, err = db.SecretKeys().All(ctx)
 		err = errors.Join(err, db.Close())
 	}
 	switch {
@@ -414,7 +414,7 @@ func (d *doctor) longRoles(ctx context.Context, a *Admin) {
 	if err != nil {
 		return // told of with the clients
 	}
-	long, err := a.db.UsersWithLongRoles(ctx, limit.most(), a.countTime())
+	long, err := a.db.Users().Count(ctx, storage.UserFilter{RolesOver: limit.most()}, a.countTime())
 	d.warn(err == nil && long > 0, "users", fmt.Sprintf("%d have roles of more than %d bytes", long, limit.most()),
 		fmt.Sprintf("with all its scope, their access tokens of client %s would be larger than 8 KiB: such a login or "+
 			"refresh is invalid_scope. Give them fewer roles", limit.client))
@@ -423,7 +423,7 @@ func (d *doctor) longRoles(ctx context.Context, a *Admin) {
 // users tells of hashes that came with an import and have not been replaced yet.
 func (d *doctor) users(ctx context.Context, a *Admin) {
 	d.longRoles(ctx, a)
-	old, err := a.db.UsersWithout(ctx, "$argon2id$", a.countTime())
+	old, err := a.db.Users().Count(ctx, storage.UserFilter{OtherHashThan: "$argon2id$"}, a.countTime())
 	switch {
 	case errors.Is(err, ErrTooSlow):
 		d.add("users", FindingWarning,

@@ -18,7 +18,7 @@ type Filled struct {
 
 // FillGrants writes n grants of users without passwords at a client. ErrConflict if the database was filled before.
 func (a *Admin) FillGrants(ctx context.Context, clientID string, n int) (Filled, error) {
-	c, err := a.db.Client(ctx, clientID)
+	c, err := a.db.Clients().ByID(ctx, clientID)
 	if err != nil {
 		return Filled{}, err
 	}
@@ -32,7 +32,7 @@ func (a *Admin) FillGrants(ctx context.Context, clientID string, n int) (Filled,
 		FamilyHash: refreshToken{
 			family: f.family,
 		}.familyHash(), KID: signer.KID, Scope: c.Scope, Audience: strings.Join(c.Audiences, " ")}}
-	return f, a.db.FillGrants(ctx, f.fill)
+	return f, a.db.Grants().Fill(ctx, f.fill)
 }
 
 // RefreshToken is the refresh token of the i-th grant, as its login would have issued it.

@@ -183,7 +183,7 @@ func (s *Server) config() *Config { return s.settings.Load() }
 // begin stamps a new database of dev, checks the stamp of any, and makes the first keys.
 func (s *Server) begin(ctx context.Context, dev bool) error {
 	if dev && len(s.ring.Rows()) == 0 {
-		if _, err := s.db.SetMetaOnce(ctx, metaStamp, stampDev); err != nil {
+		if _, err := s.db.Meta().SetOnce(ctx, metaStamp, stampDev); err != nil {
 			return err
 		}
 	}

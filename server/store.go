@@ -151,7 +151,7 @@ func openMaster(c Config, create bool) (*keys.Master, error) {
 
 // checkStamp tells whether the database was made for the purpose: by dev, or not.
 func checkStamp(ctx context.Context, db *storage.DB, dev bool) error {
-	stamp, err := db.Meta(ctx, metaStamp)
+	stamp, err := db.Meta().Value(ctx, metaStamp)
 	if errors.Is(err, storage.ErrNotFound) {
 		stamp, err = "", nil
 	}
@@ -174,7 +174,7 @@ func checkStamp(ctx context.Context, db *storage.DB, dev bool) error {
 
 // checkMoved refuses a database that was copied to another: what is changed in it is seen by nobody.
 func checkMoved(ctx context.Context, db *storage.DB) error {
-	moved, err := db.Meta(ctx, storage.MetaMoved)
+	moved, err := db.Meta().Value(ctx, storage.MetaMoved)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil
 	}

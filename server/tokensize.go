@@ -134,7 +134,7 @@ func (s *Server) rolesThatFit(q *request, signer keys.Signer) (int64, error) {
 func (s *Server) rotate(ctx context.Context, q *request, signer keys.Signer, r storage.Refresh, now time.Time) (
 	g storage.GrantState, outcome storage.RefreshOutcome, err error,
 ) {
-	g, outcome, err = s.db.RefreshGrant(ctx, r, now)
+	g, outcome, err = s.db.Grants().Rotate(ctx, r, now)
 	if err != nil || outcome != storage.RefreshTooLarge {
 		return g, outcome, err
 	}
@@ -146,7 +146,7 @@ func (s *Server) rotate(ctx context.Context, q *request, signer keys.Signer, r s
 		return g, outcome, nil
 	}
 	r.MaxRoles = g.RolesSize
-	return s.db.RefreshGrant(ctx, r, now)
+	return s.db.Grants().Rotate(ctx, r, now)
 }
 
 // refreshTicket is the access token of a refresh.
@@ -271,7 +271,7 @@ func (a *Admin) checkClientSize(ctx context.Context, before, c storage.Client) e
 	if err != nil {
 		return err
 	}
-	user, roles, err := a.db.LongestRoles(ctx, most, a.countTime())
+	user, roles, err := a.db.Users().LongestRoles(ctx, most, a.countTime())
 	if errors.Is(err, storage.ErrTooSlow) {
 		roles, err = 0, nil // too many users to look at: a token that is too large is refused when it is issued
 	}

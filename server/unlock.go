@@ -28,7 +28,7 @@ func (a *Admin) UnlockUser(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return named("user", name, a.db.UnlockUser(ctx, a.by, name, accountBucket(name), a.now()))
+	return named("user", name, a.db.Users().Unlock(ctx, a.by, name, accountBucket(name), a.now()))
 }
 
 // Throttle tells how the account stands with the throttle, by the settings of this host, the newest failures first.
@@ -38,7 +38,7 @@ func (a *Admin) Throttle(ctx context.Context, name string) ([]ThrottleState, err
 		return nil, err
 	}
 	account := accountBucket(name)
-	failures, err := a.db.AccountFailures(ctx, account)
+	failures, err := a.db.Throttle().OfAccount(ctx, account)
 	states := []ThrottleState{}
 	t := &throttle{config: func() *Config { return &a.config }}
 	for _, f := range failures {

@@ -43,12 +43,18 @@ type AuditRecord struct {
 	Hash     string `db:"hash" json:"hash"`
 }
 
-// UseAuditKey sets the key that chains the audit trail. Nothing that must be audited can be changed before.
-func (d *DB) UseAuditKey(key []byte) { d.auditKey.Store(&key) }
+// Audit is the table of the audit trail, and the row of its head.
+type Audit struct{ db *DB }
 
-// Audited counts the audit records that were written since the database was opened, a few of transactions that did not
+// Audit is the audit trail.
+func (d *DB) Audit() Audit { return Audit{d} }
+
+// UseKey sets the key that chains the audit trail. Nothing that must be audited can be changed before.
+func (a Audit) UseKey(key []byte) { a.db.auditKey.Store(&key) }
+
+// Written counts the audit records that were written since the database was opened, a few of transactions that did not
 // take place among them.
-func (d *DB) Audited() int64 { return d.audited.Load() }
+func (a Audit) Written() int64 { return a.db.audited.Load() }
 
 // entry is what a record is made of.
 type entry struct {
@@ -101,7 +107,16 @@ func (t *tx) auditAll(entries []entry) error {
 		r.Seq, r.PrevHash = head.Seq-int64(len(entries)-1-i), head.Hash
 		r.Hash = r.chain(*key)
 		head.Hash = r.Hash
-		values = append(values, r.Seq, r.Time, r.Type, r.Actor, r.Target, r.Reason, string(r.Details), r.PrevHash, r.Hash)
+		values = append(values,
+			r.Seq,
+			r.Time,
+			r.Type,
+			r.Actor,
+			r.Target,
+			r.Reason,
+			string(r.Details),
+			r.PrevHash,
+			r.Hash)
 	}
 	if err := t.insertAudit(values); err != nil {
 		return fmt.Errorf("audit: %w", err)
@@ -154,14 +169,14 @@ func (r AuditRecord) chain(key []byte) string {
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
-// AuditFilter narrows AuditPages; its zero value takes everything.
+// AuditFilter narrows Pages; its zero value takes everything.
 type AuditFilter struct {
 	Since time.Time
 	Type  string
 }
 
-// AuditPages hands the records of the trail, oldest first, to do, page by page, until that returns an error.
-func (d *DB) AuditPages(ctx context.Context, f AuditFilter, do func([]AuditRecord) error) error {
+// Pages hands the records of the trail, oldest first, to do, page by page, until that returns an error.
+func (a Audit) Pages(ctx context.Context, f AuditFilter, do func([]AuditRecord) error) error {
 	since, rows := int64(math.MinInt64), engine.PageRows
 	if !f.Since.IsZero() {
 		since = f.Since.UnixMilli()
@@ -171,13 +186,13 @@ func (d *DB) AuditPages(ctx context.Context, f AuditFilter, do func([]AuditRecor
 	}
 	for after := int64(math.MinInt64); ; {
 		// Records come in the order of their numbers, and there is no index on the rest.
-		end, err := engine.ReadSlowly[int64](ctx, d.engine, engine.PageTimeout, "audit records",
+		end, err := engine.ReadSlowly[int64](ctx, a.db.engine, engine.PageTimeout, "audit records",
 			`SELECT COALESCE(MAX(seq), CAST($1 AS BIGINT))
 			FROM (SELECT seq FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2) span`, after, rows)
 		if err != nil || end[0] == after {
 			return err
 		}
-		page, err := engine.ReadSlowly[AuditRecord](ctx, d.engine, engine.PageTimeout, "audit records",
+		page, err := engine.ReadSlowly[AuditRecord](ctx, a.db.engine, engine.PageTimeout, "audit records",
 			`SELECT seq, time, type, actor, target, reason, details, prev_hash, hash FROM audit
 			WHERE seq > $1 AND seq <= $2 AND time >= $3 AND ($4 = '' OR type = $4) ORDER BY seq`,
 			after, end[0], since, f.Type)
@@ -193,28 +208,29 @@ func (d *DB) AuditPages(ctx context.Context, f AuditFilter, do func([]AuditRecor
 	}
 }
 
-// AuditHead is the number and the hash of the newest record; 0 if there is none.
-func (d *DB) AuditHead(ctx context.Context) (seq int64, hash string, err error) {
+// Head is the number and the hash of the newest record; 0 if there is none.
+func (a Audit) Head(ctx context.Context) (seq int64, hash string, err error) {
 	var head AuditRecord
-	err = d.engine.Get(ctx, "audit head", &head, `SELECT seq, hash FROM audit_head WHERE id = 1`)
+	err = a.db.engine.Get(ctx, "audit head", &head, `SELECT seq, hash FROM audit_head WHERE id = 1`)
 	return head.Seq, head.Hash, err
 }
 
-// AuditHash is the hash of one record. ErrNotFound if there is none of that number.
-func (d *DB) AuditHash(ctx context.Context, seq int64) (hash string, err error) {
-	return hash, d.engine.Get(ctx, "audit record", &hash, `SELECT hash FROM audit WHERE seq = $1`, seq)
+// Hash is the hash of one record. ErrNotFound if there is none of that number.
+func (a Audit) Hash(ctx context.Context, seq int64) (hash string, err error) {
+	return hash, a.db.engine.Get(ctx, "audit record", &hash, `SELECT hash FROM audit WHERE seq = $1`, seq)
 }
 
-// HasAudit tells whether the trail has a record of the type. It may read all of it.
-func (d *DB) HasAudit(ctx context.Context, kind string) (bool, error) {
+// HasType tells whether the trail has a record of the type. It may read all of it.
+func (a Audit) HasType(ctx context.Context, kind string) (bool, error) {
 	var seqs []int64
-	err := d.engine.Report(ctx, "audit record", &seqs, `SELECT seq FROM audit WHERE type = $1 ORDER BY seq LIMIT 1`, kind)
+	err := a.db.engine.Report(ctx, "audit record", &seqs,
+		`SELECT seq FROM audit WHERE type = $1 ORDER BY seq LIMIT 1`, kind)
 	return len(seqs) > 0, err
 }
 
-// EachAudit hands the whole trail, oldest first, to do, until that returns an error.
-func (d *DB) EachAudit(ctx context.Context, do func(AuditRecord) error) error {
-	return d.AuditPages(ctx, AuditFilter{}, func(page []AuditRecord) error {
+// Each hands the whole trail, oldest first, to do, until that returns an error.
+func (a Audit) Each(ctx context.Context, do func(AuditRecord) error) error {
+	return a.Pages(ctx, AuditFilter{}, func(page []AuditRecord) error {
 		for _, r := range page {
 			if err := do(r); err != nil {
 				return err
@@ -224,19 +240,19 @@ func (d *DB) EachAudit(ctx context.Context, do func(AuditRecord) error) error {
 	})
 }
 
-// VerifyAudit follows the chain from its first record to its head and names the first record that is not as it was
+// Verify follows the chain from its first record to its head and names the first record that is not as it was
 // written. It returns how many records are.
-func (d *DB) VerifyAudit(ctx context.Context) (n int64, err error) {
-	key := d.auditKey.Load()
+func (a Audit) Verify(ctx context.Context) (n int64, err error) {
+	key := a.db.auditKey.Load()
 	if key == nil {
 		return 0, errors.New("audit: no key to check the chain with")
 	}
-	head, hash, err := d.AuditHead(ctx) // before the records: those that come meanwhile are further on
+	head, hash, err := a.Head(ctx) // before the records: those that come meanwhile are further on
 	if err != nil {
 		return 0, err
 	}
 	previous, passed := "", head == 0 && hash == ""
-	err = d.EachAudit(ctx, func(r AuditRecord) error {
+	err = a.Each(ctx, func(r AuditRecord) error {
 		if r.Seq != n+1 || r.PrevHash != previous || !hmac.Equal([]byte(r.Hash), []byte(r.chain(*key))) {
 			return fmt.Errorf("audit: record %d is not as it was written, or one before it is missing", r.Seq)
 		}

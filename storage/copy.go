@@ -49,7 +49,8 @@ func (d *DB) CopyTo(ctx context.Context, to *DB, name string, told func(table st
 			)
 		}
 	}
-	return d.inLongTx(ctx, "copy", importTimeout, func(from *tx) error { // an SQLite transaction keeps others from writing
+	// The transaction keeps others from writing to SQLite.
+	return d.inLongTx(ctx, "copy", importTimeout, func(from *tx) error {
 		err := to.inLongTx(ctx, "copy", importTimeout, func(into *tx) error {
 			for _, table := range copiedTables {
 				n, err := engine.CopyTable(from.Tx, into.Tx, table)
@@ -72,14 +73,14 @@ func (d *DB) CopyTo(ctx context.Context, to *DB, name string, told func(table st
 	})
 }
 
-// StayHere takes the mark of a copy back that is of no use.
-func (d *DB) StayHere(ctx context.Context) error {
+// UnmarkMoved removes the mark of a copy that failed.
+func (d *DB) UnmarkMoved(ctx context.Context) error {
 	_, err := d.engine.Change(ctx, "stay", `DELETE FROM meta WHERE name = $1`, MetaMoved)
 	return err
 }
 
-// Copied leaves an audit record of where a database came from.
-func (d *DB) Copied(ctx context.Context, by Actor, rows map[string]int64, now time.Time) error {
+// RecordCopy leaves an audit record of where a database came from.
+func (d *DB) RecordCopy(ctx context.Context, by Actor, rows map[string]int64, now time.Time) error {
 	return d.inTx(ctx, "copied", func(t *tx) error {
 		details := map[string]any{}
 		for table, n := range rows {

@@ -39,8 +39,8 @@ var (
 	ErrBehind = engine.ErrBehind
 	// ErrTooSlow says that a query was given up because it took too long, though the database answers.
 	ErrTooSlow = engine.ErrTooSlow
-	// ErrReplaced says that the file of an SQLite database is not the one that was opened. It is ErrUnavailable: what is
-	// written now would be in a file that nobody finds again.
+	// ErrReplaced says that the file of an SQLite database is not the one that was opened. It is ErrUnavailable: what
+	// is written now would be in a file that nobody finds again.
 	ErrReplaced = engine.ErrReplaced
 	// ErrInUse says that a server has the database open.
 	ErrInUse = engine.ErrInUse
@@ -105,9 +105,9 @@ type DB struct {
 
 func newDB(e *engine.DB) *DB {
 	d := &DB{engine: e}
-	d.tokens = engine.NewCoalescer(d.tokenStates)
-	d.clients = engine.NewCoalescer(d.readClients)
-	d.ending = engine.NewCoalescer(d.revokeGrants)
+	d.tokens = engine.NewCoalescer(d.Grants().tokenStates)
+	d.clients = engine.NewCoalescer(d.Clients().read)
+	d.ending = engine.NewCoalescer(d.Grants().revokeAtOnce)
 	return d
 }
 
@@ -166,7 +166,9 @@ func (d *DB) CheckRole(ctx context.Context) error { return d.engine.CheckRole(ct
 // is nothing, it asks. After a write that failed, only a write that goes through is an answer: a full disk refuses
 // nothing else.
 func (d *DB) Serves(ctx context.Context) error {
-	return d.engine.Serves(ctx, func(ctx context.Context) error { return d.SetMeta(ctx, "probe", markText(time.Now())) })
+	return d.engine.Serves(ctx, func(ctx context.Context) error {
+		return d.Meta().Set(ctx, "probe", timestampText(time.Now()))
+	})
 }
 
 // Replaced is ErrReplaced if a file of an SQLite database is not the one that was opened, or one that lies beside it

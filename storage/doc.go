@@ -6,8 +6,8 @@
 // something that a person or a client asked for, it takes an [Actor] and its audit record commits in the same
 // transaction, or nothing does.
 //
-// Connections, transactions and migrations are in the engine below. [DB.TokenState] and [DB.RevokeGrant] share a
-// statement, or a transaction, with those who come while one is under way.
+// Connections, transactions and migrations are in the engine below. [Clients.ByID], [Grants.TokenState] and
+// [Grants.Revoke] share a statement, or a transaction, with those who come while one is under way.
 //
 // The package knows neither HTTP nor JOSE, and never sees a private key or a token in the clear.
 package storage

@@ -16,17 +16,17 @@ const (
 	CleanAddressesQuery = cleanAddressesQuery
 )
 
-// AuditRecords is all records of AuditPages.
-func (d *DB) AuditRecords(ctx context.Context, f AuditFilter) (all []AuditRecord, err error) {
-	err = d.AuditPages(ctx, f, func(page []AuditRecord) error {
+// Records is all records of Pages.
+func (a Audit) Records(ctx context.Context, f AuditFilter) (all []AuditRecord, err error) {
+	err = a.Pages(ctx, f, func(page []AuditRecord) error {
 		all = append(all, page...)
 		return nil
 	})
 	return all, err
 }
 
-// AnnounceKeys tells others that the keys have changed.
-func (d *DB) AnnounceKeys(ctx context.Context) { d.announceKeys(ctx) }
+// Announce tells others that the keys have changed.
+func (k SigningKeys) Announce(ctx context.Context) { k.announce(ctx) }
 
 // Upkeep runs a statement as upkeep does, which ends with its context.
 func (d *DB) Upkeep(ctx context.Context, query string) error {

@@ -32,14 +32,14 @@ func (f Fill) ID(i int) GrantID {
 	return GrantID(expires/3_600_000<<grantHourShift | int64(i)*filledStride&(1<<grantRandomBits-1))
 }
 
-// FillGrants writes the users and the grants. Nothing is audited. ErrConflict if the database was filled before.
-func (d *DB) FillGrants(ctx context.Context, f Fill) error {
+// Fill writes the users and the grants. Nothing is audited. ErrConflict if the database was filled before.
+func (g Grants) Fill(ctx context.Context, f Fill) error {
 	const series = `WITH RECURSIVE series (i) AS (SELECT CAST($1 AS BIGINT) UNION ALL SELECT i + 1 FROM series
 		WHERE i < CAST($2 AS BIGINT)) `
 	batches := func(n int, query string, args ...any) error {
 		for from := 0; from < n; from += fillBatch {
 			to := min(from+fillBatch, n) - 1
-			if _, err := d.engine.Change(ctx, "fill", query, append([]any{from, to}, args...)...); err != nil {
+			if _, err := g.db.engine.Change(ctx, "fill", query, append([]any{from, to}, args...)...); err != nil {
 				return err
 			}
 		}
@@ -53,9 +53,10 @@ func (d *DB) FillGrants(ctx context.Context, f Fill) error {
 	}
 	return batches(
 		f.N,
-		`INSERT INTO grants (id, user_id, user_epoch, client_epoch, client_id, family_hash, generation, kid, scope, audience,
-		created_at, rotated_at, expires_at, idle_expires_at) `+series+`
-		SELECT (expires / 3600000 << `+itoa(grantHourShift)+`) | (i * CAST($3 AS BIGINT) & `+itoa(1<<grantRandomBits-1)+`),
+		`INSERT INTO grants (id, user_id, user_epoch, client_epoch, client_id, family_hash, generation, kid, scope,
+		audience, created_at, rotated_at, expires_at, idle_expires_at) `+series+`
+		SELECT (expires / 3600000 << `+itoa(grantHourShift)+`)
+			| (i * CAST($3 AS BIGINT) & `+itoa(1<<grantRandomBits-1)+`),
 			i / `+itoa(FilledPerUser)+` + 1, 1, CAST($4 AS BIGINT), $5, $6, 0, $7, $8, $9,
 			expires - CAST($10 AS BIGINT), CAST($11 AS BIGINT), expires,
 			CASE WHEN expires < CAST($12 AS BIGINT) THEN expires ELSE CAST($12 AS BIGINT) END

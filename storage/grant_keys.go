@@ -8,9 +8,9 @@ import (
 	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
-// Concern names the grants that can have had a token of one key: those that were alive while it signed, and used since
-// a moment.
-type Concern struct {
+// KeyGrants names the grants that can have had a token of one key: those that were alive while it signed, and used
+// since a moment.
+type KeyGrants struct {
 	KID           string
 	Since         time.Time  // used at or after; the zero value takes all
 	DeactivatedAt *time.Time // when the key stopped signing; nil: it signs
@@ -27,14 +27,14 @@ type KeyUse struct {
 	Tokens int64 `db:"tokens" json:"tokens"`
 }
 
-// concerned is the condition of a Concern: $1 is now, $2 since, $3 the kid, $4 when it stopped signing, or -1.
-const concerned = `g.expires_at > $1 AND g.rotated_at >= $2
+// ofKey is the condition of a KeyGrants: $1 is now, $2 since, $3 the kid, $4 when it stopped signing, or -1.
+const ofKey = `g.expires_at > $1 AND g.rotated_at >= $2
 	AND (g.kid = $3 OR (CAST($4 AS BIGINT) >= 0 AND g.created_at <= CAST($4 AS BIGINT)))`
 
-// keyRevoked is the revoked_reason of grants that EndConcerned has ended.
+// keyRevoked is the revoked_reason of grants that EndKeyGrants has ended.
 const keyRevoked = "key revoked"
 
-func (c Concern) args(now time.Time) []any {
+func (c KeyGrants) args(now time.Time) []any {
 	since, until := int64(0), int64(-1)
 	if !c.Since.IsZero() {
 		since = c.Since.UnixMilli()
@@ -55,32 +55,32 @@ const tokenAlive = `g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl 
 
 // KeyUse counts the live grants that can have had a token of the key, by client and audience, most first. It reads the
 // whole table: ErrTooSlow if that takes longer than within.
-func (d *DB) KeyUse(
-	ctx context.Context, c Concern, ttl time.Duration, now time.Time, within time.Duration,
+func (g Grants) KeyUse(
+	ctx context.Context, c KeyGrants, ttl time.Duration, now time.Time, within time.Duration,
 ) ([]KeyUse, error) {
 	ended := int64(math.MaxInt64)
 	if c.EndedSince != nil {
 		ended = c.EndedSince.UnixMilli()
 	}
-	return engine.ReadSlowly[KeyUse](ctx, d.engine, within, "use of a key",
+	return engine.ReadSlowly[KeyUse](ctx, g.db.engine, within, "use of a key",
 		`SELECT g.client_id, g.audience, COUNT(*) AS grants,
 		COUNT(DISTINCT g.user_id) AS users,
-		COALESCE(SUM(CASE WHEN g.kid = $3 AND `+tokenAlive+` THEN 1 ELSE 0 END), 0) AS tokens`+liveGrants+`WHERE `+concerned+`
-		AND (g.revoked_at IS NULL OR g.revoked_at >= $6 AND g.revoked_reason = '`+keyRevoked+`')
+		COALESCE(SUM(CASE WHEN g.kid = $3 AND `+tokenAlive+` THEN 1 ELSE 0 END), 0) AS tokens`+liveGrants+`
+		WHERE `+ofKey+` AND (g.revoked_at IS NULL OR g.revoked_at >= $6 AND g.revoked_reason = '`+keyRevoked+`')
 		GROUP BY g.client_id, g.audience ORDER BY grants DESC, g.client_id, g.audience`,
 		append(c.args(now), Duration(ttl), ended)...)
 }
 
 // LiveTokens counts, by kid, the grants whose newest access token has not expired. It reads the whole table: ErrTooSlow
 // if that takes longer than within.
-func (d *DB) LiveTokens(
+func (g Grants) LiveTokens(
 	ctx context.Context, ttl time.Duration, now time.Time, within time.Duration,
 ) (map[string]int64, error) {
 	type count struct {
 		KID    string `db:"kid"`
 		Tokens int64  `db:"tokens"`
 	}
-	rows, err := engine.ReadSlowly[count](ctx, d.engine, within, "live tokens",
+	rows, err := engine.ReadSlowly[count](ctx, g.db.engine, within, "live tokens",
 		`SELECT g.kid, COUNT(*) AS tokens`+liveGrants+`WHERE g.revoked_at IS NULL AND g.expires_at > $1
 		AND g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $2 END > $1 GROUP BY
 		g.kid`, At(now), Duration(ttl))
@@ -94,25 +94,24 @@ func (d *DB) LiveTokens(
 	return tokens, nil
 }
 
-// EndConcerned looks at limit grants after the id given, in the order of the primary key, and ends those of the
-// concern, with one audit record if there were any. It returns where to go on, 0 at the end of the table, and how many
-// it ended.
-func (d *DB) EndConcerned(
+// EndKeyGrants looks at limit grants after the id given, in the order of the primary key, and ends those of the key,
+// with one audit record if there were any. It returns where to go on, 0 at the end of the table, and how many it ended.
+func (g Grants) EndKeyGrants(
 	ctx context.Context,
 	by Actor,
-	c Concern,
+	c KeyGrants,
 	after GrantID,
 	limit int,
 	now time.Time,
 ) (next GrantID, n int64, err error) {
-	next, err = d.spanEnd(ctx, "end grants of a key", after, limit)
+	next, err = g.spanEnd(ctx, "end grants of a key", after, limit)
 	if err != nil || next == 0 {
 		return 0, 0, err
 	}
-	err = d.inTx(ctx, "end grants of a key", func(t *tx) error {
+	err = g.db.inTx(ctx, "end grants of a key", func(t *tx) error {
 		args := append(c.args(now), after, next)
 		n, err = t.Change(`UPDATE grants AS g SET revoked_at = $1, revoked_reason = '`+keyRevoked+`'
-			WHERE g.revoked_at IS NULL AND `+concerned+` AND g.id > $5 AND g.id <= $6`, args...)
+			WHERE g.revoked_at IS NULL AND `+ofKey+` AND g.id > $5 AND g.id <= $6`, args...)
 		if err != nil || n == 0 {
 			return err
 		}
@@ -121,10 +120,10 @@ func (d *DB) EndConcerned(
 	return next, n, err
 }
 
-// HasGrantBefore tells whether a grant that may still be used was made before the moment given. It stops at the first,
+// AnyBefore tells whether a grant that may still be used was made before the moment given. It stops at the first,
 // and reads the whole table if there is none: ErrTooSlow if that takes longer than within.
-func (d *DB) HasGrantBefore(ctx context.Context, made, now time.Time, within time.Duration) (bool, error) {
-	ids, err := engine.ReadSlowly[GrantID](ctx, d.engine, within, "old grants", `SELECT id FROM grants
+func (g Grants) AnyBefore(ctx context.Context, made, now time.Time, within time.Duration) (bool, error) {
+	ids, err := engine.ReadSlowly[GrantID](ctx, g.db.engine, within, "old grants", `SELECT id FROM grants
 		WHERE created_at < $1 AND expires_at > $2
 		AND idle_expires_at > $2 AND revoked_at IS NULL AND family_hash <> '' ORDER BY id LIMIT 1`, At(made), At(now))
 	return len(ids) > 0, err

@@ -15,7 +15,7 @@ type RefreshOutcome string
 const (
 	RefreshFresh RefreshOutcome = "fresh"      // the newest token: rotated
 	RefreshAhead RefreshOutcome = "ahead"      // newer than the database, which has lost its tail: rotated, audited
-	RefreshRetry RefreshOutcome = "retry"      // just replaced, within the window, its successor unused: nothing changed
+	RefreshRetry RefreshOutcome = "retry"      // just replaced, in the window, its successor unused: nothing changed
 	RefreshLate  RefreshOutcome = "late-retry" // the same, after the window, once in a while: only that time changed
 	RefreshReuse RefreshOutcome = "reuse"      // any other token that was replaced: the grant has been ended
 	RefreshDead  RefreshOutcome = "dead"       // no live grant of this client and family: nothing changed
@@ -58,15 +58,15 @@ func (r Refresh) retryUntil(rotated time.Time) time.Time {
 	return until
 }
 
-// RefreshGrant rotates the grant. A fresh token is one autocommit statement that asks again for everything that can
+// Rotate rotates the grant. A fresh token is one autocommit statement that asks again for everything that can
 // have changed since the token was issued; only when it changes nothing is the row read to say why. When a driver sends
 // the statement again after a cut connection, the second run finds the row as the first left it, and the answer is that
 // of a retry: the same successor.
 //
 // The state returned is that after the refresh; the successor has its Generation, and was first issued at its
 // RotatedAt.
-func (d *DB) RefreshGrant(ctx context.Context, r Refresh, now time.Time) (GrantState, RefreshOutcome, error) {
-	s, err := d.rotate(ctx, r, now)
+func (g Grants) Rotate(ctx context.Context, r Refresh, now time.Time) (GrantState, RefreshOutcome, error) {
+	s, err := g.rotateFresh(ctx, r, now)
 	if err == nil {
 		return s, RefreshFresh, nil
 	}
@@ -76,8 +76,9 @@ func (d *DB) RefreshGrant(ctx context.Context, r Refresh, now time.Time) (GrantS
 	if r.Revision != 0 {
 		return GrantState{}, RefreshAsk, nil
 	}
-	// The row is read through the connection that writes: on SQLite, a reader's snapshot may be older than the statement.
-	err = d.engine.ChangeReturning(ctx, "refresh", &s, grantStateQuery+` WHERE g.id = $1`, r.ID)
+	// The row is read through the connection that writes: on SQLite, a reader's snapshot may be older than the
+	// statement.
+	err = g.db.engine.ChangeReturning(ctx, "refresh", &s, grantStateQuery+` WHERE g.id = $1`, r.ID)
 	if errors.Is(err, ErrNotFound) {
 		return GrantState{}, RefreshDead, nil
 	}
@@ -95,17 +96,17 @@ func (d *DB) RefreshGrant(ctx context.Context, r Refresh, now time.Time) (GrantS
 		}
 		return s, outcome, nil
 	case RefreshAhead:
-		return d.catchUp(ctx, r, now)
+		return g.catchUp(ctx, r, now)
 	case RefreshLate:
-		return d.retryLate(ctx, r, s, now)
+		return g.retryLate(ctx, r, s, now)
 	case RefreshReuse:
 		if r.Unsure {
 			return GrantState{}, "", fmt.Errorf("refresh: %w: this server is not sure of the time", ErrUnavailable)
 		}
-		return s, outcome, d.endReused(ctx, r, s, now)
+		return s, outcome, g.endReused(ctx, r, s, now)
 	case RefreshFresh:
-		// The row became fresh between the two statements: not for a MACed token, unless the clock was stepped. The client
-		// may try again.
+		// The row became fresh between the two statements: not for a MACed token, unless the clock was stepped. The
+		// client may try again.
 		return GrantState{}, "", fmt.Errorf("refresh: %w: the grant changed meanwhile", ErrUnavailable)
 	default:
 		return s, outcome, nil
@@ -176,10 +177,10 @@ func (r Refresh) maxRoles() int64 {
 	return r.MaxRoles
 }
 
-// rotate is the statement of a fresh token. ErrNotFound if it changes nothing.
-func (d *DB) rotate(ctx context.Context, r Refresh, now time.Time) (GrantState, error) {
+// rotateFresh is the statement of a fresh token. ErrNotFound if it changes nothing.
+func (g Grants) rotateFresh(ctx context.Context, r Refresh, now time.Time) (GrantState, error) {
 	var s GrantState
-	return s, d.engine.ChangeReturning(
+	return s, g.db.engine.ChangeReturning(
 		ctx,
 		"refresh",
 		&s,
@@ -190,9 +191,9 @@ func (d *DB) rotate(ctx context.Context, r Refresh, now time.Time) (GrantState, 
 // catchUp follows a token that is newer than the row: its MAC proves that keyturn issued it, so the database has lost
 // its tail (failover, restored backup). It stands beside rotate, and not as <= in one statement, because this one must
 // be audited.
-func (d *DB) catchUp(ctx context.Context, r Refresh, now time.Time) (GrantState, RefreshOutcome, error) {
+func (g Grants) catchUp(ctx context.Context, r Refresh, now time.Time) (GrantState, RefreshOutcome, error) {
 	var s GrantState
-	err := d.inTx(ctx, "refresh ahead", func(t *tx) error {
+	err := g.db.inTx(ctx, "refresh ahead", func(t *tx) error {
 		if err := t.Get(&s, rotateSet+` AND g.generation < $9`+rotateReturning, r.rotateArgs(now)...); err != nil {
 			return err
 		}
@@ -211,10 +212,10 @@ func (d *DB) catchUp(ctx context.Context, r Refresh, now time.Time) (GrantState,
 // retryLate takes a retry that comes after the window, as the network of a phone makes them: the same successor, once
 // in a while. That it is the first in that time is asked by the statement. If it is not, another came at the same
 // moment, and opened the window anew.
-func (d *DB) retryLate(
+func (g Grants) retryLate(
 	ctx context.Context, r Refresh, s GrantState, now time.Time,
 ) (GrantState, RefreshOutcome, error) {
-	err := d.inTx(ctx, "late retry", func(t *tx) error {
+	err := g.db.inTx(ctx, "late retry", func(t *tx) error {
 		if err := t.ChangeOne(`UPDATE grants SET late_retry_at = $1 WHERE id = $2 AND family_hash = $3
 			AND generation = $4 AND revoked_at IS NULL AND (late_retry_at IS NULL OR late_retry_at <= $5)`,
 			At(now), r.ID, r.FamilyHash, r.Generation+1, At(now.Add(-r.LateRetry))); err != nil {
@@ -231,9 +232,9 @@ func (d *DB) retryLate(
 
 // endReused ends the grant of a token that was used twice. The row must still be past the token. It does so also for a
 // client that does not wait for the answer.
-func (d *DB) endReused(ctx context.Context, r Refresh, s GrantState, now time.Time) error {
+func (g Grants) endReused(ctx context.Context, r Refresh, s GrantState, now time.Time) error {
 	ctx = context.WithoutCancel(ctx)
-	return d.inTx(ctx, "refresh reuse", func(t *tx) error {
+	return g.db.inTx(ctx, "refresh reuse", func(t *tx) error {
 		n, err := t.Change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'reuse'
 			WHERE id = $2 AND family_hash = $3 AND generation > $4 AND revoked_at IS
 			NULL`, At(now), r.ID, r.FamilyHash, r.Generation)

@@ -31,15 +31,22 @@ func must(t *testing.T, err error) {
 }
 
 func refreshOf(g storage.Grant, generation int64) storage.Refresh {
-	return storage.Refresh{ID: g.ID, Generation: generation, FamilyHash: g.FamilyHash, ClientID: g.ClientID, KID: "kid2",
-		IdleTTL: time.Hour, RetryWindow: 10 * time.Second}
+	return storage.Refresh{
+		ID:          g.ID,
+		Generation:  generation,
+		FamilyHash:  g.FamilyHash,
+		ClientID:    g.ClientID,
+		KID:         "kid2",
+		IdleTTL:     time.Hour,
+		RetryWindow: 10 * time.Second,
+	}
 }
 
 // rotated refreshes n times, a second before the presentation that the case is about.
 func rotated(n int64) func(*testing.T, *storage.DB, storage.Grant) {
 	return func(t *testing.T, db *storage.DB, g storage.Grant) {
 		for i := range n {
-			_, outcome, err := db.RefreshGrant(ctx, refreshOf(g, i), noon.Add(time.Minute))
+			_, outcome, err := db.Grants().Rotate(ctx, refreshOf(g, i), noon.Add(time.Minute))
 			if err != nil || outcome != storage.RefreshFresh {
 				t.Fatal(outcome, err)
 			}
@@ -58,7 +65,7 @@ func lately(at time.Duration) func(*testing.T, *storage.DB, storage.Grant) {
 		rotated(1)(t, db, g)
 		r := refreshOf(g, 0)
 		r.LateRetry = time.Hour
-		s, outcome, err := db.RefreshGrant(ctx, r, noon.Add(at))
+		s, outcome, err := db.Grants().Rotate(ctx, r, noon.Add(at))
 		if err != nil || outcome != storage.RefreshLate || s.Generation != 1 {
 			t.Fatal(outcome, err)
 		}
@@ -140,7 +147,7 @@ func TestRefresh(t *testing.T) {
 			for h := range int64(30) {
 				r := refreshOf(g, h)
 				r.IdleTTL = 100 * time.Hour
-				if _, outcome, err := db.RefreshGrant(ctx, r, noon.Add(50*time.Minute)); err != nil ||
+				if _, outcome, err := db.Grants().Rotate(ctx, r, noon.Add(50*time.Minute)); err != nil ||
 					outcome != storage.RefreshFresh {
 					t.Fatal(outcome, err)
 				}
@@ -148,7 +155,7 @@ func TestRefresh(t *testing.T) {
 		}, present: func(r *storage.Refresh) { r.Generation = 30 }, after: 24 * time.Hour, want: storage.RefreshDead,
 			generation: 30},
 		{name: "revoked", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
-			ended, err := db.RevokeGrant(
+			ended, err := db.Grants().Revoke(
 				ctx,
 				admin,
 				storage.Revocation{ID: g.ID, ClientID: g.ClientID, FamilyHash: g.FamilyHash},
@@ -159,32 +166,35 @@ func TestRefresh(t *testing.T) {
 			}
 		}, after: soon, want: storage.RefreshDead, revoked: "revoked"},
 		{name: "user disabled", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
-			must(t, db.DisableUser(ctx, admin, "alice", noon))
+			must(t, db.Users().Disable(ctx, admin, "alice", noon))
 		},
 			after: soon, want: storage.RefreshDead},
 		{name: "user disabled and enabled again", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
-			must(t, db.DisableUser(ctx, admin, "alice", noon))
-			must(t, db.EnableUser(ctx, admin, "alice", "", noon))
+			must(t, db.Users().Disable(ctx, admin, "alice", noon))
+			must(t, db.Users().Enable(ctx, admin, "alice", "", noon))
 		}, after: soon, want: storage.RefreshDead},
 		{
-			name:   "user deleted",
-			before: func(t *testing.T, db *storage.DB, g storage.Grant) { must(t, db.DeleteUser(ctx, admin, "alice", noon)) },
-			after:  soon,
-			want:   storage.RefreshDead,
+			name: "user deleted",
+			before: func(t *testing.T, db *storage.DB, g storage.Grant) {
+				must(t, db.Users().Delete(ctx, admin, "alice", noon))
+			},
+			after: soon,
+			want:  storage.RefreshDead,
 		},
 		{name: "password changed", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
-			must(t, db.SetPassword(ctx, admin, "alice", "other", "", noon))
+			must(t, db.Users().SetPassword(ctx, admin, "alice", "other", "", noon))
 		}, after: soon, want: storage.RefreshDead},
 		{name: "client disabled", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
-			must(t, db.DisableClient(ctx, admin, "app", noon))
+			must(t, db.Clients().Disable(ctx, admin, "app", noon))
 		},
 			after: soon, want: storage.RefreshDead},
 		{name: "client made anew", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
-			must(t, db.DeleteClient(ctx, admin, "app", noon))
-			must(t, db.CreateClient(ctx, admin, storage.Client{ID: "app", CreatedAt: storage.At(noon.Add(time.Second))}))
+			must(t, db.Clients().Delete(ctx, admin, "app", noon))
+			later := storage.At(noon.Add(time.Second))
+			must(t, db.Clients().Create(ctx, admin, storage.Client{ID: "app", CreatedAt: later}))
 		}, after: soon, want: storage.RefreshDead},
 		{name: "all grants of the client ended", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
-			must(t, db.RevokeClientGrants(ctx, admin, "app", noon))
+			must(t, db.Clients().RevokeGrants(ctx, admin, "app", noon))
 		}, after: soon, want: storage.RefreshDead},
 		{
 			name:    "another client",
@@ -244,7 +254,7 @@ func (c refreshCase) run(t *testing.T, db *storage.DB) {
 	if c.present != nil {
 		c.present(&r)
 	}
-	s, outcome, err := db.RefreshGrant(ctx, r, noon.Add(c.after))
+	s, outcome, err := db.Grants().Rotate(ctx, r, noon.Add(c.after))
 	if err != nil || outcome != c.want {
 		t.Fatalf("outcome %q, %v; want %q", outcome, err, c.want)
 	}
@@ -254,7 +264,7 @@ func (c refreshCase) run(t *testing.T, db *storage.DB) {
 			t.Errorf("returned %+v", s)
 		}
 	}
-	after, err := db.GrantState(ctx, g.ID)
+	after, err := db.Grants().State(ctx, g.ID)
 	must(t, err)
 	reason := ""
 	if after.RevokedReason != nil {
@@ -268,11 +278,11 @@ func (c refreshCase) run(t *testing.T, db *storage.DB) {
 		storage.RefreshReuse: "grant.reuse",
 	}[outcome]
 	if wantAudit != "" {
-		if rows, err := db.AuditRecords(ctx, storage.AuditFilter{Type: wantAudit}); err != nil || len(rows) != 1 {
+		if rows, err := db.Audit().Records(ctx, storage.AuditFilter{Type: wantAudit}); err != nil || len(rows) != 1 {
 			t.Errorf("audit of %s: %d rows, %v", wantAudit, len(rows), err)
 		}
 	}
-	if _, err := db.VerifyAudit(ctx); err != nil {
+	if _, err := db.Audit().Verify(ctx); err != nil {
 		t.Error(err)
 	}
 }
@@ -283,7 +293,7 @@ func TestRefreshMovesIdleExpiryOnly(t *testing.T) {
 		g := mustGrant(t, db, mustUser(t, db, "alice"), mustClient(t, db, "app"))
 		r := refreshOf(g, 0)
 		r.IdleTTL = 48 * time.Hour
-		s, _, err := db.RefreshGrant(ctx, r, noon.Add(time.Minute))
+		s, _, err := db.Grants().Rotate(ctx, r, noon.Add(time.Minute))
 		must(t, err)
 		if !s.ExpiresAt.Equal(g.ExpiresAt.Time) || !s.IdleExpiresAt.Equal(g.ExpiresAt.Time) {
 			t.Errorf("expires %v, idle %v; want both %v", s.ExpiresAt, s.IdleExpiresAt, g.ExpiresAt)
@@ -303,7 +313,7 @@ func TestRefreshRace(t *testing.T) {
 				if i%2 == 1 {
 					d = replica
 				}
-				s, outcome, err := d.RefreshGrant(ctx, refreshOf(g, 0), noon.Add(time.Minute))
+				s, outcome, err := d.Grants().Rotate(ctx, refreshOf(g, 0), noon.Add(time.Minute))
 				if err != nil || s.Generation != 1 {
 					t.Errorf("generation %d, %v", s.Generation, err)
 				}
@@ -336,16 +346,16 @@ func TestRefreshByADoubtfulClock(t *testing.T) {
 			r     storage.Refresh
 			after time.Duration
 		}{"unsure": {reused, 2 * time.Minute}, "in doubt": {expired, 5 * time.Hour}} {
-			_, outcome, err := db.RefreshGrant(ctx, c.r, noon.Add(c.after))
+			_, outcome, err := db.Grants().Rotate(ctx, c.r, noon.Add(c.after))
 			if !errors.Is(err, storage.ErrUnavailable) {
 				t.Errorf("%s: %q, %v", name, outcome, err)
 			}
 		}
-		if s, err := db.GrantState(ctx, g.ID); err != nil || s.RevokedAt != nil {
+		if s, err := db.Grants().State(ctx, g.ID); err != nil || s.RevokedAt != nil {
 			t.Errorf("the grant has ended: %v", err)
 		}
 		expired.Doubt = time.Minute
-		if _, outcome, err := db.RefreshGrant(ctx, expired, noon.Add(5*time.Hour)); outcome != storage.RefreshDead {
+		if _, outcome, err := db.Grants().Rotate(ctx, expired, noon.Add(5*time.Hour)); outcome != storage.RefreshDead {
 			t.Errorf("expired beyond all doubt: %q, %v", outcome, err)
 		}
 	})

@@ -34,8 +34,10 @@ type tokenKey struct {
 // TokenState asks whether an access token of the grant, signed by the key, may be used at the moment given, but for its
 // own expiry. The state of the key is asked with it, so that the revocation of a key counts at once, and so is the
 // client that asks, which may be remembered. Callers who ask at the same time share a statement.
-func (d *DB) TokenState(ctx context.Context, caller Client, id GrantID, kid string, now time.Time) (TokenState, error) {
-	return d.tokens.Ask(ctx, tokenKey{id, kid, now, caller.ID, caller.Revision})
+func (g Grants) TokenState(
+	ctx context.Context, caller Client, id GrantID, kid string, now time.Time,
+) (TokenState, error) {
+	return g.db.tokens.Ask(ctx, tokenKey{id, kid, now, caller.ID, caller.Revision})
 }
 
 // tokenBatches are the sizes of batches that there are statements for.
@@ -70,7 +72,8 @@ var tokenQueries = func() map[int]string {
 		queries[size] = `WITH t (n, id, kid, caller, revision) AS (VALUES ` + strings.Join(values, ", ") + `)
 		SELECT t.n, current_setting('transaction_read_only') = 'on' AS stale,
 			COALESCE(g.revoked_at IS NULL AND g.expires_at > $1 AND u.epoch = g.user_epoch AND u.disabled_at IS NULL
-				AND c.epoch = g.client_epoch AND c.disabled_at IS NULL AND k.state <> '` + string(KeyRevoked) + `', FALSE) AS live,
+				AND c.epoch = g.client_epoch AND c.disabled_at IS NULL
+				AND k.state <> '` + string(KeyRevoked) + `', FALSE) AS live,
 			EXISTS (SELECT 1 FROM clients c WHERE c.id = t.caller AND c.disabled_at IS NULL
 			AND c.revision = t.revision) AS caller,
 			COALESCE(g.client_id, '') AS client_id, COALESCE(u.sub, '') AS sub, COALESCE(u.username, '') AS username
@@ -98,14 +101,14 @@ func tokenArgs(keys []tokenKey) (query string, args []any) {
 
 // tokenStates asks about several access tokens at once. Whoever waits for it may go away; the connection itself ends a
 // wait that is too long.
-func (d *DB) tokenStates(keys []tokenKey) (states []TokenState, err error) {
+func (g Grants) tokenStates(keys []tokenKey) (states []TokenState, err error) {
 	query, args := tokenArgs(keys)
-	err = d.engine.ReadOn(context.Background(), "token", func(conn *sqlx.Conn) error {
+	err = g.db.engine.ReadOn(context.Background(), "token", func(conn *sqlx.Conn) error {
 		states, err = readTokenStates(conn, len(keys), query, args)
 		return err
 	})
 	if err == nil && states == nil {
-		return nil, d.engine.Stale("token")
+		return nil, g.db.engine.Stale("token")
 	}
 	return states, err
 }

@@ -46,6 +46,12 @@ func (id GrantID) String() string { return fmt.Sprintf("%016x", int64(id)) }
 // MarshalText writes the text form.
 func (id GrantID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
+// Grants is the table of grants.
+type Grants struct{ db *DB }
+
+// Grants is the table of grants.
+func (d *DB) Grants() Grants { return Grants{d} }
+
 // Grant is one login: the row from which a refresh token and its access tokens come.
 type Grant struct {
 	ID          GrantID `db:"id" json:"id"`
@@ -105,39 +111,39 @@ const grantStateTables = ` FROM grants g LEFT JOIN users u ON u.id = g.user_id L
 
 const grantStateQuery = `SELECT ` + grantStateColumns + grantStateTables
 
-// GrantState reads one grant. ErrNotFound if there is none.
-func (d *DB) GrantState(ctx context.Context, id GrantID) (GrantState, error) {
+// State reads one grant. ErrNotFound if there is none.
+func (g Grants) State(ctx context.Context, id GrantID) (GrantState, error) {
 	var s GrantState
-	err := d.engine.Get(ctx, "grant", &s, grantStateQuery+` WHERE g.id = $1`, id)
-	return s, d.notStale(s, err)
+	err := g.db.engine.Get(ctx, "grant", &s, grantStateQuery+` WHERE g.id = $1`, id)
+	return s, g.notStale(s, err)
 }
 
 // notStale refuses what was read from a database that takes no writes: it shows what was. Such connections are let go.
-func (d *DB) notStale(s GrantState, err error) error {
+func (g Grants) notStale(s GrantState, err error) error {
 	if err != nil || !s.Stale {
 		return err
 	}
-	return d.engine.Stale("grant")
+	return g.db.engine.Stale("grant")
 }
 
-// GrantFilter narrows GrantPages; its zero value takes everything.
+// GrantFilter narrows Pages; its zero value takes everything.
 type GrantFilter struct {
 	Username string
 	ClientID string
 }
 
-// GrantPages hands the grants that have not expired to do, page by page, until that returns an error. Pages go by id,
+// Pages hands the grants that have not expired to do, page by page, until that returns an error. Pages go by id,
 // which begins with the hour of expiry: the latest first. Within a page the newest come first.
-func (d *DB) GrantPages(ctx context.Context, f GrantFilter, now time.Time, do func([]GrantState) error) error {
-	span, err := d.grantSpan(ctx, f)
+func (g Grants) Pages(ctx context.Context, f GrantFilter, now time.Time, do func([]GrantState) error) error {
+	span, err := g.span(ctx, f)
 	if err != nil {
 		return err
 	}
 	for {
-		if err := span.next(ctx, d); err != nil || span.from == 0 {
+		if err := span.next(ctx, g.db); err != nil || span.from == 0 {
 			return err
 		}
-		page, err := span.read(ctx, d, f.ClientID, now)
+		page, err := span.read(ctx, g.db, f.ClientID, now)
 		if err != nil {
 			return err
 		}
@@ -158,20 +164,25 @@ type grantSpan struct {
 	from, below GrantID
 }
 
-// grantSpan begins before the first span. For a user who does not exist it has no rows.
-func (d *DB) grantSpan(ctx context.Context, f GrantFilter) (*grantSpan, error) {
-	s := &grantSpan{ofUser: `CAST($1 AS BIGINT) = 0`, user: []any{int64(0)}, rows: engine.PageRows, below: math.MaxInt64}
+// span begins before the first span. For a user who does not exist it has no rows.
+func (g Grants) span(ctx context.Context, f GrantFilter) (*grantSpan, error) {
+	s := &grantSpan{
+		ofUser: `CAST($1 AS BIGINT) = 0`,
+		user:   []any{int64(0)},
+		rows:   engine.PageRows,
+		below:  math.MaxInt64,
+	}
 	if f.ClientID != "" {
 		s.rows = engine.SparseRows
 	}
 	if f.Username == "" {
 		return s, nil
 	}
-	u, err := d.User(ctx, f.Username)
+	user, err := g.db.Users().ByUsername(ctx, f.Username)
 	if errors.Is(err, ErrNotFound) {
 		s.below, err = 0, nil
 	}
-	s.ofUser, s.user = `g.user_id = $1`, []any{u.ID}
+	s.ofUser, s.user = `g.user_id = $1`, []any{user.ID}
 	return s, err
 }
 
@@ -193,108 +204,11 @@ func (s *grantSpan) read(ctx context.Context, d *DB, clientID string, now time.T
 		append(s.user, s.from, s.below, At(now), clientID)...)
 }
 
-// LoginView is what a password login must know, read in one statement.
-type LoginView struct {
-	User     User // the zero value if there is no such user
-	Found    bool
-	Familiar bool      // the user has logged in from this address before
-	SeenAt   time.Time // when last, to the day; of a familiar address
-	Account  Failures  // of the account, from addresses that are not familiar
-	Address  Failures  // of the address, for accounts that are not familiar with it
-	Pair     Failures  // of the account from this address
-	Grants   int       // grants of the user at the client that were not ended, 101 at most
-
-	StrangersHash string // of the user whom LoginKey.Stranger names; "" if there is none
-}
-
-// LoginKey names what a LoginView is read for.
-type LoginKey struct {
-	Username, ClientID, Address              string
-	AccountBucket, AddressBucket, PairBucket string
-	Stranger                                 int64 // names some user: the one with the next id, or with the first
-}
-
-type loginRow struct {
-	ID           *int64  `db:"id"`
-	Sub          *string `db:"sub"`
-	Username     *string `db:"username"`
-	PasswordHash *string `db:"password_hash"`
-	Roles        List    `db:"roles"`
-	Epoch        *int64  `db:"epoch"`
-	DisabledAt   *Time   `db:"disabled_at"`
-	Familiar     bool    `db:"familiar"`
-	SeenAt       Time    `db:"seen_at"`
-	AccountCount int64   `db:"account_count"`
-	AccountLast  Time    `db:"account_last"`
-	AddressCount int64   `db:"address_count"`
-	AddressLast  Time    `db:"address_last"`
-	PairCount    int64   `db:"pair_count"`
-	PairLast     Time    `db:"pair_last"`
-	Grants       int     `db:"grants"`
-	Strangers    string  `db:"strangers"`
-}
-
-// openGrants counts the grants of user u at client $2 that nothing has ended, 101 at most. The index grants_open bounds
-// it, however many have ended. It does not hold the idle limit: who has rested too long counts until clean-up deletes
-// the row.
-const openGrants = `(SELECT COUNT(*) FROM (SELECT 1 FROM grants g WHERE g.user_id = u.id AND g.client_id = $2
-	AND g.user_epoch = u.epoch AND g.client_epoch = (SELECT c.epoch FROM clients c WHERE c.id = $2)
-	AND g.revoked_at IS NULL LIMIT 101) open)`
-
-// LoginView reads the user, if there is one, the failures that were counted, and how many grants are open.
-func (d *DB) LoginView(ctx context.Context, k LoginKey) (LoginView, error) {
-	var r loginRow
-	err := d.engine.Get(
-		ctx,
-		"login view",
-		&r,
-		`SELECT u.id, u.sub, u.username, u.password_hash, COALESCE(u.roles, '[]') AS roles, u.epoch, u.disabled_at,
-		f.user_id IS NOT NULL AS familiar, COALESCE(f.seen_at, 0) AS seen_at,
-		COALESCE(t1.failures, 0) AS account_count, COALESCE(t1.last_at, 0) AS account_last,
-		COALESCE(t2.failures, 0) AS address_count, COALESCE(t2.last_at, 0) AS address_last,
-		COALESCE(t3.failures, 0) AS pair_count, COALESCE(t3.last_at, 0) AS pair_last,
-		`+openGrants+` AS grants,
-		COALESCE((SELECT n.password_hash FROM users n WHERE n.id >= $7 ORDER BY n.id LIMIT 1),
-			(SELECT n.password_hash FROM users n ORDER BY n.id LIMIT 1), '') AS strangers
-		FROM (SELECT 1 AS one) always
-		LEFT JOIN users u ON u.username = $1
-		LEFT JOIN familiar_addresses f ON f.user_id = u.id AND f.address = $3
-		LEFT JOIN throttle t1 ON t1.bucket = $4
-		LEFT JOIN throttle t2 ON t2.bucket = $5
-		LEFT JOIN throttle t3 ON t3.bucket = $6`,
-		k.Username,
-		k.ClientID,
-		k.Address,
-		k.AccountBucket,
-		k.AddressBucket,
-		k.PairBucket,
-		k.Stranger,
-	)
-	v := LoginView{
-		Found: r.ID != nil, Familiar: r.Familiar, SeenAt: r.SeenAt.Time, Grants: r.Grants, StrangersHash: r.Strangers,
-		Account: Failures{r.AccountCount, r.AccountLast.Time},
-		Address: Failures{r.AddressCount, r.AddressLast.Time},
-		Pair:    Failures{r.PairCount, r.PairLast.Time},
-	}
-	if v.Found {
-		v.User = User{
-			ID:           *r.ID,
-			Sub:          *r.Sub,
-			Username:     *r.Username,
-			PasswordHash: *r.PasswordHash,
-			Roles:        r.Roles,
-			Epoch:        *r.Epoch,
-			DisabledAt:   r.DisabledAt,
-		}
-	}
-	return v, err
-}
-
-// CreateGrant inserts the row of a login, in one statement that asks again whether the user and the client are still as
+// Create inserts the row of a login, in one statement that asks again whether the user and the client are still as
 // they were read: ErrNotFound if not. When a driver sends it again after a cut connection, the second run finds the row
 // of the first.
-func (d *DB) CreateGrant(ctx context.Context, g Grant) error {
-	n, err := d.engine.Change(
+func (g Grants) Create(ctx context.Context, grant Grant) error {
+	n, err := g.db.engine.Change(
 		ctx,
 		"create grant",
 		`INSERT INTO grants (id, user_id, user_epoch, client_epoch, client_id, family_hash, generation,
@@ -307,18 +221,18 @@ func (d *DB) CreateGrant(ctx context.Context, g Grant) error {
 		AND grants.user_id = excluded.user_id
 		AND grants.client_id = excluded.client_id AND grants.created_at = excluded.created_at AND grants.generation = 0
 		AND grants.revoked_at IS NULL`,
-		g.ID,
-		g.FamilyHash,
-		g.KID,
-		g.Scope,
-		g.Audience,
-		g.CreatedAt,
-		g.ExpiresAt,
-		g.IdleExpiresAt,
-		g.UserID,
-		g.UserEpoch,
-		g.ClientID,
-		g.ClientEpoch,
+		grant.ID,
+		grant.FamilyHash,
+		grant.KID,
+		grant.Scope,
+		grant.Audience,
+		grant.CreatedAt,
+		grant.ExpiresAt,
+		grant.IdleExpiresAt,
+		grant.UserID,
+		grant.UserEpoch,
+		grant.ClientID,
+		grant.ClientEpoch,
 	)
 	if err == nil && n == 0 {
 		err = fmt.Errorf("create grant: %w", ErrNotFound)
@@ -333,9 +247,9 @@ const oldestQuery = `SELECT id FROM (SELECT g.id, g.created_at FROM grants g WHE
 	AND g.client_epoch = (SELECT c.epoch FROM clients c WHERE c.id = $2) AND g.revoked_at IS NULL LIMIT 200) open
 	ORDER BY created_at, id`
 
-// EndOldestGrants ends the oldest grants of the user at the client, whether they have rested too long or not, until at
+// EndOldest ends the oldest grants of the user at the client, whether they have rested too long or not, until at
 // most keep are left: a script that logs in at every call must not fill the table.
-func (d *DB) EndOldestGrants(
+func (g Grants) EndOldest(
 	ctx context.Context,
 	by Actor,
 	userID int64,
@@ -343,7 +257,7 @@ func (d *DB) EndOldestGrants(
 	keep int,
 	now time.Time,
 ) error {
-	return d.inTx(ctx, "end oldest grants", func(t *tx) error {
+	return g.db.inTx(ctx, "end oldest grants", func(t *tx) error {
 		var open []GrantID
 		if err := t.All(&open, oldestQuery, userID, clientID); err != nil {
 			return err
@@ -387,11 +301,10 @@ type revocation struct {
 	now time.Time
 }
 
-// RevokeGrant ends the grant, which must belong to the client and to the family. It tells whether there was a grant to
-// end. Callers who come at the same time share a transaction: the order of their audit records lets only one go at a
-// time.
-func (d *DB) RevokeGrant(ctx context.Context, by Actor, r Revocation, now time.Time) (bool, error) {
-	return d.ending.Ask(ctx, revocation{r, by, now})
+// Revoke ends the grant, which must belong to the client and to the family. It tells whether there was a grant to end.
+// Callers who come at the same time share a transaction: the order of their audit records lets only one go at a time.
+func (g Grants) Revoke(ctx context.Context, by Actor, r Revocation, now time.Time) (bool, error) {
+	return g.db.ending.Ask(ctx, revocation{r, by, now})
 }
 
 // inOrder is the positions of revocations in the order of their grants: two transactions that lock rows in one order do
@@ -405,17 +318,18 @@ func inOrder(all []revocation) []int {
 	return order
 }
 
-// revokeGrants ends grants, all or none.
-func (d *DB) revokeGrants(all []revocation) (ended []bool, err error) {
-	err = d.inTx(context.Background(), "revoke grants", func(t *tx) error {
+// revokeAtOnce ends grants, all or none.
+func (g Grants) revokeAtOnce(all []revocation) (ended []bool, err error) {
+	err = g.db.inTx(context.Background(), "revoke grants", func(t *tx) error {
 		ended = make([]bool, len(all))
 		var entries []entry
 		for _, i := range inOrder(all) {
 			r := all[i]
-			n, err := t.Change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'revoked' WHERE id = $2 AND client_id = $3
-				AND ($4 = '' OR family_hash = $4) AND revoked_at IS NULL AND expires_at > $1
-				AND EXISTS (SELECT 1 FROM clients c WHERE c.id = $3 AND c.disabled_at IS NULL AND CAST($5 AS BIGINT) IN (0,
-				c.revision))`,
+			n, err := t.Change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'revoked'
+				WHERE id = $2 AND client_id = $3 AND ($4 = '' OR family_hash = $4)
+				AND revoked_at IS NULL AND expires_at > $1
+				AND EXISTS (SELECT 1 FROM clients c WHERE c.id = $3 AND c.disabled_at IS NULL
+					AND CAST($5 AS BIGINT) IN (0, c.revision))`,
 				At(r.now), r.ID, r.ClientID, r.FamilyHash, r.Revision)
 			if err != nil {
 				return err
@@ -435,9 +349,9 @@ func (d *DB) revokeGrants(all []revocation) (ended []bool, err error) {
 	return ended, err
 }
 
-// RevokeGrantByID ends one grant for an administrator. ErrNotFound if there is none of that id.
-func (d *DB) RevokeGrantByID(ctx context.Context, by Actor, id GrantID, now time.Time) error {
-	return d.inTx(ctx, "revoke grant", func(t *tx) error {
+// RevokeByID ends one grant for an administrator. ErrNotFound if there is none of that id.
+func (g Grants) RevokeByID(ctx context.Context, by Actor, id GrantID, now time.Time) error {
+	return g.db.inTx(ctx, "revoke grant", func(t *tx) error {
 		var found GrantID
 		if err := t.Get(&found, `SELECT id FROM grants WHERE id = $1`, id); err != nil {
 			return err
@@ -446,29 +360,9 @@ func (d *DB) RevokeGrantByID(ctx context.Context, by Actor, id GrantID, now time
 	})
 }
 
-// RevokeUserGrants ends all grants of a user by moving its epoch on. ErrNotFound if there is no such user.
-func (d *DB) RevokeUserGrants(ctx context.Context, by Actor, username string, now time.Time) error {
-	return d.changeUser(ctx, by, username, now, "user.revoke-grants", func(t *tx) error {
-		return t.ChangeOne(`UPDATE users SET epoch = epoch + 1 WHERE username = $1`, username)
-	})
-}
-
-// RevokeClientGrants ends all grants of a client by moving its epoch on. ErrNotFound if there is no such client.
-func (d *DB) RevokeClientGrants(ctx context.Context, by Actor, clientID string, now time.Time) error {
-	return d.changeClient(
-		ctx,
-		by,
-		clientID,
-		now,
-		Event{"client.revoke-grants", clientID, nil},
-		`UPDATE clients SET epoch = epoch + 1, revision = revision + 1 WHERE id = $1`,
-		clientID,
-	)
-}
-
-// RevokeAllGrants ends every grant by moving the epoch of every client on.
-func (d *DB) RevokeAllGrants(ctx context.Context, by Actor, now time.Time) error {
-	return d.inTx(ctx, "revoke all grants", func(t *tx) error {
+// RevokeAll ends every grant by moving the epoch of every client on.
+func (g Grants) RevokeAll(ctx context.Context, by Actor, now time.Time) error {
+	return g.db.inTx(ctx, "revoke all grants", func(t *tx) error {
 		if _, err := t.Change(`UPDATE clients SET epoch = epoch + 1, revision = revision + 1`); err != nil {
 			return err
 		}
@@ -478,9 +372,9 @@ func (d *DB) RevokeAllGrants(ctx context.Context, by Actor, now time.Time) error
 
 // CleanExpired deletes at most limit grants that expired before the hour of the moment given: a range of the primary
 // key. It tells how many went.
-func (d *DB) CleanExpired(ctx context.Context, limit int, expired time.Time) (int64, error) {
+func (g Grants) CleanExpired(ctx context.Context, limit int, expired time.Time) (int64, error) {
 	before := (expired.Unix()/3600 - 1) << grantHourShift
-	return d.engine.Change(
+	return g.db.engine.Change(
 		ctx,
 		"clean expired grants",
 		`DELETE FROM grants WHERE id IN (SELECT id FROM grants WHERE id < $1 ORDER BY id LIMIT $2)`,
@@ -492,17 +386,17 @@ func (d *DB) CleanExpired(ctx context.Context, limit int, expired time.Time) (in
 // CleanEnded looks at limit grants after the id given, in the order of the primary key, and deletes those that have
 // been idle-expired or revoked since before ended. It returns where to go on, 0 at the end of the table, and how many
 // went.
-func (d *DB) CleanEnded(
+func (g Grants) CleanEnded(
 	ctx context.Context,
 	after GrantID,
 	limit int,
 	ended time.Time,
 ) (next GrantID, n int64, err error) {
-	next, err = d.spanEnd(ctx, "clean ended grants", after, limit)
+	next, err = g.spanEnd(ctx, "clean ended grants", after, limit)
 	if err != nil || next == 0 {
 		return 0, 0, err
 	}
-	n, err = d.engine.Change(
+	n, err = g.db.engine.Change(
 		ctx,
 		"clean ended grants",
 		`DELETE FROM grants WHERE id > $1 AND id <= $2 AND (idle_expires_at < $3 OR revoked_at < $3)`,
@@ -515,9 +409,9 @@ func (d *DB) CleanEnded(
 
 // spanEnd is the id of the last of limit grants after the id given, in the order of the primary key; 0 if there is
 // none.
-func (d *DB) spanEnd(ctx context.Context, op string, after GrantID, limit int) (GrantID, error) {
+func (g Grants) spanEnd(ctx context.Context, op string, after GrantID, limit int) (GrantID, error) {
 	var last *GrantID
-	err := d.engine.Get(
+	err := g.db.engine.Get(
 		ctx,
 		op,
 		&last,

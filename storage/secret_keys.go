@@ -16,22 +16,28 @@ type SecretKey struct {
 
 func (k SecretKey) name() string { return fmt.Sprintf("%s %d", k.Purpose, k.Number) }
 
-// SecretKeys lists all symmetric keys in the order of their activation.
-func (d *DB) SecretKeys(ctx context.Context) ([]SecretKey, error) {
+// SecretKeys is the table of symmetric keys.
+type SecretKeys struct{ db *DB }
+
+// SecretKeys is the table of symmetric keys.
+func (d *DB) SecretKeys() SecretKeys { return SecretKeys{d} }
+
+// All lists all symmetric keys in the order of their activation.
+func (k SecretKeys) All(ctx context.Context) ([]SecretKey, error) {
 	keys := []SecretKey{}
-	return keys, d.engine.AllForUpkeep(ctx, "secret keys", &keys, `SELECT purpose, number, sealed, activated_at
+	return keys, k.db.engine.AllForUpkeep(ctx, "secret keys", &keys, `SELECT purpose, number, sealed, activated_at
 		FROM secret_keys ORDER BY purpose, activated_at, number`)
 }
 
 const insertSecretKey = `INSERT INTO secret_keys (purpose, number, sealed, activated_at) VALUES ($1, $2, $3, $4)
 	ON CONFLICT (purpose, number) DO NOTHING`
 
-// BeginSecretKeys inserts the first symmetric keys, unless there are some of their purposes and numbers. It is not
+// CreateFirst inserts the first symmetric keys, unless there are some of their purposes and numbers. It is not
 // audited: the key of the audit trail is one of them.
-func (d *DB) BeginSecretKeys(ctx context.Context, keys []SecretKey) error {
-	return d.inTx(ctx, "begin secret keys", func(t *tx) error {
-		for _, k := range keys {
-			if _, err := t.Change(insertSecretKey, k.Purpose, k.Number, k.Sealed, k.ActivatedAt); err != nil {
+func (k SecretKeys) CreateFirst(ctx context.Context, keys []SecretKey) error {
+	return k.db.inTx(ctx, "begin secret keys", func(t *tx) error {
+		for _, key := range keys {
+			if _, err := t.Change(insertSecretKey, key.Purpose, key.Number, key.Sealed, key.ActivatedAt); err != nil {
 				return err
 			}
 		}
@@ -39,45 +45,47 @@ func (d *DB) BeginSecretKeys(ctx context.Context, keys []SecretKey) error {
 	})
 }
 
-// AddSecretKey inserts a further symmetric key, sealed by a replica that knows the set of signing keys of that version.
+// Add inserts a further symmetric key, sealed by a replica that knows the set of signing keys of that version.
 // ErrConflict if the set has changed, with it perhaps the master key that seals, or if a key of that purpose and number
 // is there already.
-func (d *DB) AddSecretKey(ctx context.Context, by Actor, k SecretKey, version int64, now time.Time) error {
-	e := Event{"secret.add", k.name(), map[string]any{"activated_at": k.ActivatedAt}}
-	return d.inTx(ctx, e.Type, func(t *tx) error {
-		if err := t.ChangeAsRead(`UPDATE key_set SET version = version WHERE id = 1 AND version = $1`, version); err != nil {
+func (k SecretKeys) Add(ctx context.Context, by Actor, key SecretKey, version int64, now time.Time) error {
+	e := Event{"secret.add", key.name(), map[string]any{"activated_at": key.ActivatedAt}}
+	return k.db.inTx(ctx, e.Type, func(t *tx) error {
+		err := t.ChangeAsRead(`UPDATE key_set SET version = version WHERE id = 1 AND version = $1`, version)
+		if err != nil {
 			return err
 		}
-		if err := t.ChangeAsRead(insertSecretKey, k.Purpose, k.Number, k.Sealed, k.ActivatedAt); err != nil {
+		if err := t.ChangeAsRead(insertSecretKey, key.Purpose, key.Number, key.Sealed, key.ActivatedAt); err != nil {
 			return err
 		}
 		return t.audit(by, now, e)
 	})
 }
 
-// DeleteSecretKey removes a symmetric key for good. ErrConflict if it is not there as it was read.
-func (d *DB) DeleteSecretKey(ctx context.Context, by Actor, k SecretKey, now time.Time) error {
-	return d.changeSecretKey(ctx, by, Event{"secret.retire", k.name(), nil}, now,
-		`DELETE FROM secret_keys WHERE purpose = $1 AND number = $2 AND sealed = $3`, k.Purpose, k.Number, k.Sealed)
+// Delete removes a symmetric key for good. ErrConflict if it is not there as it was read.
+func (k SecretKeys) Delete(ctx context.Context, by Actor, key SecretKey, now time.Time) error {
+	return k.change(ctx, by, Event{"secret.retire", key.name(), nil}, now,
+		`DELETE FROM secret_keys WHERE purpose = $1 AND number = $2 AND sealed = $3`,
+		key.Purpose, key.Number, key.Sealed)
 }
 
-// ResealSecretKey replaces the sealed text of a symmetric key. ErrConflict if it is not there as it was read.
-func (d *DB) ResealSecretKey(ctx context.Context, by Actor, k SecretKey, sealed string, now time.Time) error {
-	return d.changeSecretKey(
+// Reseal replaces the sealed text of a symmetric key. ErrConflict if it is not there as it was read.
+func (k SecretKeys) Reseal(ctx context.Context, by Actor, key SecretKey, sealed string, now time.Time) error {
+	return k.change(
 		ctx,
 		by,
-		Event{"secret.rewrap", k.name(), nil},
+		Event{"secret.rewrap", key.name(), nil},
 		now,
 		`UPDATE secret_keys SET sealed = $1 WHERE purpose = $2 AND number = $3 AND sealed = $4`,
 		sealed,
-		k.Purpose,
-		k.Number,
-		k.Sealed,
+		key.Purpose,
+		key.Number,
+		key.Sealed,
 	)
 }
 
-func (d *DB) changeSecretKey(ctx context.Context, by Actor, e Event, now time.Time, query string, args ...any) error {
-	return d.inTx(ctx, e.Type, func(t *tx) error {
+func (k SecretKeys) change(ctx context.Context, by Actor, e Event, now time.Time, query string, args ...any) error {
+	return k.db.inTx(ctx, e.Type, func(t *tx) error {
 		if err := t.ChangeAsRead(query, args...); err != nil {
 			return err
 		}

@@ -55,23 +55,29 @@ type KeySet struct {
 const keyColumns = `kid, state, alg, bits, public_key, private_key, published_at, safe_from, activated_at,
 	deactivated_at, retires_at, retired_at, revoked_at, exposed_until, signs_until, reason, mac`
 
-// KeySet reads all keys in one statement, so that rows and version belong together.
-func (d *DB) KeySet(ctx context.Context) (KeySet, error) {
-	set, err := d.keySet(ctx)
+// SigningKeys is the table of signing keys, and the row of their set.
+type SigningKeys struct{ db *DB }
+
+// SigningKeys is the table of signing keys.
+func (d *DB) SigningKeys() SigningKeys { return SigningKeys{d} }
+
+// All reads all keys in one statement, so that rows and version belong together.
+func (k SigningKeys) All(ctx context.Context) (KeySet, error) {
+	set, err := k.read(ctx)
 	if err == nil && len(set.Keys) == 0 &&
 		set.Version > 0 { // without rows the version is read after them: somebody may have begun meanwhile
-		set, err = d.keySet(ctx)
+		set, err = k.read(ctx)
 	}
 	return set, err
 }
 
-func (d *DB) keySet(ctx context.Context) (KeySet, error) {
+func (k SigningKeys) read(ctx context.Context) (KeySet, error) {
 	var rows []struct {
 		SigningKey
 		SetVersion int64  `db:"set_version"`
 		SetMAC     string `db:"set_mac"`
 	}
-	err := d.engine.AllForUpkeep(ctx, "signing keys", &rows, `SELECT `+keyColumns+`,
+	err := k.db.engine.AllForUpkeep(ctx, "signing keys", &rows, `SELECT `+keyColumns+`,
 		COALESCE((SELECT version FROM key_set WHERE id = 1), 0) AS set_version,
 		COALESCE((SELECT s.mac FROM key_set s WHERE s.id = 1), '') AS set_mac
 		FROM signing_keys ORDER BY published_at DESC, kid`)
@@ -89,7 +95,7 @@ func (d *DB) keySet(ctx context.Context) (KeySet, error) {
 		Version int64  `db:"version"`
 		MAC     string `db:"mac"`
 	}
-	err = d.engine.GetForUpkeep(ctx, "signing keys", &head, `SELECT version, mac FROM key_set WHERE id = 1`)
+	err = k.db.engine.GetForUpkeep(ctx, "signing keys", &head, `SELECT version, mac FROM key_set WHERE id = 1`)
 	if errors.Is(err, ErrNotFound) {
 		err = nil
 	}
@@ -111,10 +117,10 @@ type KeyChange struct {
 // KeyUpdate rewrites the row From as To.
 type KeyUpdate struct{ From, To SigningKey }
 
-// ChangeKeys makes one step with its audit record, and then wakes the pollers of other replicas. ErrConflict if another
+// Change makes one step with its audit record, and then wakes the pollers of other replicas. ErrConflict if another
 // replica or person made a step first, or if a key signed for later than was read.
-func (d *DB) ChangeKeys(ctx context.Context, by Actor, c KeyChange, now time.Time) error {
-	err := d.inTx(ctx, c.Event.Type, func(t *tx) error {
+func (k SigningKeys) Change(ctx context.Context, by Actor, c KeyChange, now time.Time) error {
+	err := k.db.inTx(ctx, c.Event.Type, func(t *tx) error {
 		if err := t.moveKeySet(c); err != nil {
 			return err
 		}
@@ -130,28 +136,28 @@ func (d *DB) ChangeKeys(ctx context.Context, by Actor, c KeyChange, now time.Tim
 				return err
 			}
 		}
-		for _, k := range c.Insert {
+		for _, key := range c.Insert {
 			if _, err := t.Change(`INSERT INTO signing_keys (`+keyColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9,
 				$10, $11, $12, $13, $14, $15, $16, $17)`,
-				k.KID,
-				k.State,
-				k.Alg,
-				k.Bits,
-				k.PublicKey,
-				k.PrivateKey,
-				k.PublishedAt,
-				k.SafeFrom,
-				k.ActivatedAt,
-				k.DeactivatedAt,
-				k.RetiresAt,
-				k.RetiredAt, k.RevokedAt, k.ExposedUntil, k.SignsUntil, k.Reason, k.MAC); err != nil {
+				key.KID,
+				key.State,
+				key.Alg,
+				key.Bits,
+				key.PublicKey,
+				key.PrivateKey,
+				key.PublishedAt,
+				key.SafeFrom,
+				key.ActivatedAt,
+				key.DeactivatedAt,
+				key.RetiresAt,
+				key.RetiredAt, key.RevokedAt, key.ExposedUntil, key.SignsUntil, key.Reason, key.MAC); err != nil {
 				return err
 			}
 		}
 		return t.audit(by, now, c.Event)
 	})
 	if err == nil {
-		d.announceKeys(ctx)
+		k.announce(ctx)
 	}
 	return err
 }
@@ -168,11 +174,11 @@ func (t *tx) moveKeySet(c KeyChange) error {
 	)
 }
 
-// ReserveSigning moves on the moment after which no token of the current key is alive, never back, and returns it.
+// Reserve moves on the moment after which no token of the current key is alive, never back, and returns it.
 // ErrNotFound if the key is not the current one.
-func (d *DB) ReserveSigning(ctx context.Context, kid string, until time.Time) (time.Time, error) {
+func (k SigningKeys) Reserve(ctx context.Context, kid string, until time.Time) (time.Time, error) {
 	var reserved Time
-	err := d.engine.ChangeReturning(
+	err := k.db.engine.ChangeReturning(
 		ctx,
 		"reserve signing",
 		&reserved,
@@ -187,12 +193,12 @@ func (d *DB) ReserveSigning(ctx context.Context, kid string, until time.Time) (t
 // keysChannel is the channel of NOTIFY on which a replica tells the others that the keys have changed.
 const keysChannel = "keyturn_keys"
 
-// announceKeys wakes the pollers of other replicas, outside the transaction of the change, where it would hold up every
+// announce wakes the pollers of other replicas, outside the transaction of the change, where it would hold up every
 // commit. Nobody relies on it: they poll anyway.
-func (d *DB) announceKeys(ctx context.Context) { d.engine.Notify(ctx, keysChannel) }
+func (k SigningKeys) announce(ctx context.Context) { k.db.engine.Notify(ctx, keysChannel) }
 
-// KeyChanges sends a value soon after another replica has changed the keys, until the context ends. What is missed
+// Changes sends a value soon after another replica has changed the keys, until the context ends. What is missed
 // while the connection is away is not sent again. On SQLite, and where there are few connections, nothing is ever sent.
-func (d *DB) KeyChanges(ctx context.Context) <-chan struct{} {
-	return d.engine.Listen(ctx, keysChannel)
+func (k SigningKeys) Changes(ctx context.Context) <-chan struct{} {
+	return k.db.engine.Listen(ctx, keysChannel)
 }

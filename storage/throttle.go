@@ -7,6 +7,12 @@ import (
 	"time"
 )
 
+// Throttle is the table of counted failures.
+type Throttle struct{ db *DB }
+
+// Throttle is the table of counted failures.
+func (d *DB) Throttle() Throttle { return Throttle{d} }
+
 // Failures is how often, without a success between, something failed, and when last.
 type Failures struct {
 	Count  int64
@@ -55,20 +61,20 @@ type changer func(query string, args ...any) (int64, error)
 
 // counting runs statements that count guesses in one transaction, or each alone: a login waits for them. A statement
 // that runs alone is sent again after a cut connection, and may have run before.
-func (d *DB) counting(ctx context.Context, op string, alone bool, do func(changer) error) error {
+func (t Throttle) counting(ctx context.Context, op string, alone bool, do func(changer) error) error {
 	if alone {
-		return do(func(query string, args ...any) (int64, error) { return d.engine.Change(ctx, op, query, args...) })
+		return do(func(query string, args ...any) (int64, error) { return t.db.engine.Change(ctx, op, query, args...) })
 	}
-	return d.inTx(ctx, op, func(t *tx) error { return do(t.Change) })
+	return t.db.inTx(ctx, op, func(t *tx) error { return do(t.Change) })
 }
 
-// ReserveGuess makes room for one guess in all the buckets, or in none: then it reports false, and somebody else must
+// Reserve makes room for one guess in all the buckets, or in none: then it reports false, and somebody else must
 // finish first. Counting a guess before it is judged keeps parallel guesses on many replicas within one limit.
-// SettleGuess must follow. A place that is taken twice, after a cut connection, lapses when the bucket has been full,
+// Settle must follow. A place that is taken twice, after a cut connection, lapses when the bucket has been full,
 // or unused, for a minute.
-func (d *DB) ReserveGuess(ctx context.Context, buckets []Bucket, now time.Time) (bool, error) {
+func (t Throttle) Reserve(ctx context.Context, buckets []Bucket, now time.Time) (bool, error) {
 	alone := len(buckets) == 1 && !buckets[0].delayed()
-	err := d.counting(ctx, "reserve guess", alone, func(change changer) error {
+	err := t.counting(ctx, "reserve guess", alone, func(change changer) error {
 		for _, b := range buckets {
 			n, err := b.reserve(change, now)
 			if err != nil {
@@ -114,11 +120,11 @@ const (
 	GuessWithdrawn Guess = "withdrawn" // it was not judged
 )
 
-// SettleGuess counts the outcome of a guess that was reserved in the buckets: a wrong one in one transaction, so that
+// Settle counts the outcome of a guess that was reserved in the buckets: a wrong one in one transaction, so that
 // it never counts twice. Any other may do so after a cut connection. A place that is given back twice is one more guess
 // while others are under way; a right guess forgives those that were wrong until then.
-func (d *DB) SettleGuess(ctx context.Context, buckets []Bucket, outcome Guess, now time.Time) error {
-	return d.counting(ctx, "settle guess", outcome != GuessWrong, func(change changer) error {
+func (t Throttle) Settle(ctx context.Context, buckets []Bucket, outcome Guess, now time.Time) error {
+	return t.counting(ctx, "settle guess", outcome != GuessWrong, func(change changer) error {
 		for _, b := range buckets {
 			if err := b.settle(change, outcome, now); err != nil {
 				return err
@@ -145,8 +151,8 @@ func (b Bucket) settle(change changer, outcome Guess, now time.Time) error {
 }
 
 // AddFailures counts one more failure in each of the buckets, for a guess that was not reserved.
-func (d *DB) AddFailures(ctx context.Context, buckets []Bucket, now time.Time) error {
-	return d.inTx(ctx, "count failure", func(t *tx) error {
+func (t Throttle) AddFailures(ctx context.Context, buckets []Bucket, now time.Time) error {
+	return t.db.inTx(ctx, "count failure", func(t *tx) error {
 		for _, b := range buckets {
 			if _, err := t.Change(`INSERT INTO throttle (bucket, account, failures, last_at) VALUES ($1, $2, 1, $3)
 				ON CONFLICT (bucket) DO UPDATE SET account = excluded.account, last_at = excluded.last_at,
@@ -160,22 +166,8 @@ func (d *DB) AddFailures(ctx context.Context, buckets []Bucket, now time.Time) e
 }
 
 // ForgetFailures empties the bucket.
-func (d *DB) ForgetFailures(ctx context.Context, bucket string) error {
-	_, err := d.engine.Change(ctx, "forget failures", `UPDATE throttle SET failures = 0 WHERE bucket = $1`, bucket)
-	return err
-}
-
-// AddFamiliarAddress remembers that the user has logged in from the address.
-func (d *DB) AddFamiliarAddress(ctx context.Context, userID int64, address string, now time.Time) error {
-	_, err := d.engine.Change(
-		ctx,
-		"familiar address",
-		`INSERT INTO familiar_addresses (user_id, address, seen_at) VALUES ($1, $2, $3)
-		ON CONFLICT (user_id, address) DO UPDATE SET seen_at = excluded.seen_at`,
-		userID,
-		address,
-		At(now),
-	)
+func (t Throttle) ForgetFailures(ctx context.Context, bucket string) error {
+	_, err := t.db.engine.Change(ctx, "forget failures", `UPDATE throttle SET failures = 0 WHERE bucket = $1`, bucket)
 	return err
 }
 
@@ -195,13 +187,14 @@ type AccountFailures struct {
 	LastAt Time   `db:"last_at"`
 }
 
-// maxAccountFailures bounds what AccountFailures reads: an account has a bucket for each familiar address.
+// maxAccountFailures bounds what OfAccount reads: an account has a bucket for each familiar address.
 const maxAccountFailures = 100
 
-// AccountFailures reads the buckets of an account, the newest failures first.
-func (d *DB) AccountFailures(ctx context.Context, account string) ([]AccountFailures, error) {
+// OfAccount reads the buckets of an account, the newest failures first.
+func (t Throttle) OfAccount(ctx context.Context, account string) ([]AccountFailures, error) {
 	failures := []AccountFailures{}
-	return failures, d.engine.All(ctx, "failures of an account", &failures, `SELECT bucket, failures, last_at FROM throttle
+	return failures, t.db.engine.All(ctx, "failures of an account", &failures,
+		`SELECT bucket, failures, last_at FROM throttle
 		WHERE (account = $1 OR bucket = $1) AND failures > 0 ORDER BY last_at DESC, bucket LIMIT $2`,
 		account, maxAccountFailures)
 }
@@ -212,46 +205,31 @@ const (
 	throttleSpanQuery = `SELECT COALESCE(MAX(last_at), CAST($1 AS BIGINT)) FROM (SELECT last_at FROM throttle
 		WHERE last_at > $1 AND last_at < $2 ORDER BY last_at LIMIT $3) span`
 	cleanThrottleQuery = `DELETE FROM throttle WHERE last_at > $1 AND last_at <= $2 AND failures < $3`
-
-	addressSpanQuery = `SELECT COALESCE(MAX(seen_at), CAST($1 AS BIGINT)) FROM (SELECT seen_at FROM familiar_addresses
-		WHERE seen_at > $1 AND seen_at < $2 ORDER BY seen_at LIMIT $3) span`
-	cleanAddressesQuery = `DELETE FROM familiar_addresses WHERE seen_at > $1 AND seen_at <= $2`
 )
 
 // anyFailures is more than there are in any bucket.
 const anyFailures = math.MaxInt32
 
-// CleanThrottle looks at limit counters whose last failure was after one moment and before another, in the order of
+// Clean looks at limit counters whose last failure was after one moment and before another, in the order of
 // that time, and deletes those of fewer failures than few. It returns where to go on, which is after if there were
 // none, and how many rows went. Of those that stay, none need be looked at again before it is stale.
-func (d *DB) CleanThrottle(
+func (t Throttle) Clean(
 	ctx context.Context, few int, after Time, before time.Time, limit int,
 ) (next Time, n int64, err error) {
-	err = d.engine.Get(ctx, "clean throttle", &next, throttleSpanQuery, after, At(before), limit)
+	err = t.db.engine.Get(ctx, "clean throttle", &next, throttleSpanQuery, after, At(before), limit)
 	if err != nil || !next.After(after.Time) {
 		return after, 0, err
 	}
-	n, err = d.engine.Change(ctx, "clean throttle", cleanThrottleQuery, after, next, few)
+	n, err = t.db.engine.Change(ctx, "clean throttle", cleanThrottleQuery, after, next, few)
 	return next, n, err
 }
 
-// CleanStaleThrottle deletes about limit counters whose last failure was before the moment given, the oldest first, and
+// CleanStale deletes about limit counters whose last failure was before the moment given, the oldest first, and
 // tells how many.
-func (d *DB) CleanStaleThrottle(ctx context.Context, stale time.Time, limit int) (int64, error) {
-	_, n, err := d.CleanThrottle(ctx, anyFailures, beginning, stale, limit)
+func (t Throttle) CleanStale(ctx context.Context, stale time.Time, limit int) (int64, error) {
+	_, n, err := t.Clean(ctx, anyFailures, beginning, stale, limit)
 	return n, err
 }
 
 // beginning is before every moment in the tables.
 var beginning = Time{time.UnixMilli(-1)}
-
-// CleanAddresses deletes about limit familiar addresses that were last seen before the moment given, and tells how
-// many.
-func (d *DB) CleanAddresses(ctx context.Context, stale time.Time, limit int) (int64, error) {
-	var end Time
-	err := d.engine.Get(ctx, "clean addresses", &end, addressSpanQuery, beginning, At(stale), limit)
-	if err != nil || !end.After(beginning.Time) {
-		return 0, err
-	}
-	return d.engine.Change(ctx, "clean addresses", cleanAddressesQuery, beginning, end)
-}

@@ -24,36 +24,49 @@ type User struct {
 
 const userColumns = `id, sub, username, password_hash, roles, epoch, created_at, disabled_at`
 
-// CreateUser inserts the user, with a new id. ErrConflict if the username is taken.
-func (d *DB) CreateUser(ctx context.Context, by Actor, u User) (User, error) {
-	u.ID = randomID()
-	return u, d.inTx(ctx, "create user", func(t *tx) error {
+// Users is the table of users.
+type Users struct{ db *DB }
+
+// Users is the table of users.
+func (d *DB) Users() Users { return Users{d} }
+
+// Create inserts the user, with a new id. ErrConflict if the username is taken.
+func (u Users) Create(ctx context.Context, by Actor, user User) (User, error) {
+	user.ID = randomID()
+	return user, u.db.inTx(ctx, "create user", func(t *tx) error {
 		if _, err := t.Change(`INSERT INTO users (`+userColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-			u.ID, u.Sub, u.Username, u.PasswordHash, u.Roles, u.Epoch, u.CreatedAt, u.DisabledAt); err != nil {
+			user.ID,
+			user.Sub,
+			user.Username,
+			user.PasswordHash,
+			user.Roles,
+			user.Epoch,
+			user.CreatedAt,
+			user.DisabledAt); err != nil {
 			return err
 		}
 		return t.audit(
 			by,
-			u.CreatedAt.Time,
-			Event{"user.create", u.Sub, map[string]any{"username": u.Username, "roles": u.Roles}},
+			user.CreatedAt.Time,
+			Event{"user.create", user.Sub, map[string]any{"username": user.Username, "roles": user.Roles}},
 		)
 	})
 }
 
-// User reads one user. ErrNotFound if there is none of that username.
-func (d *DB) User(ctx context.Context, username string) (User, error) {
-	var u User
-	return u, d.engine.Get(ctx, "user", &u, `SELECT `+userColumns+` FROM users WHERE username = $1`, username)
+// ByUsername reads one user. ErrNotFound if there is none of that username.
+func (u Users) ByUsername(ctx context.Context, username string) (User, error) {
+	var user User
+	return user, u.db.engine.Get(ctx, "user", &user, `SELECT `+userColumns+` FROM users WHERE username = $1`, username)
 }
 
-// UserPages hands all users, by username, to do, page by page, until that returns an error.
-func (d *DB) UserPages(ctx context.Context, do func([]User) error) error {
+// Pages hands all users, by username, to do, page by page, until that returns an error.
+func (u Users) Pages(ctx context.Context, do func([]User) error) error {
 	return engine.InPages(func(last *User) ([]User, error) {
 		after := ""
 		if last != nil {
 			after = last.Username
 		}
-		return engine.ReadSlowly[User](ctx, d.engine, engine.PageTimeout, "users", `SELECT `+userColumns+` FROM users
+		return engine.ReadSlowly[User](ctx, u.db.engine, engine.PageTimeout, "users", `SELECT `+userColumns+` FROM users
 			WHERE username > $1 ORDER BY username LIMIT $2`, after, engine.PageRows)
 	}, do)
 }
@@ -61,14 +74,14 @@ func (d *DB) UserPages(ctx context.Context, do func([]User) error) error {
 // LongestRoles is the user with the longest roles of at most so many bytes, as JSON text, of those who are not
 // disabled, and how many bytes they are; "" if there is none. It reads the whole table: ErrTooSlow if that takes longer
 // than within.
-func (d *DB) LongestRoles(
+func (u Users) LongestRoles(
 	ctx context.Context, most int, within time.Duration,
 ) (username string, bytes int64, err error) {
 	type longest struct {
 		Username string `db:"username"`
 		Bytes    int64  `db:"bytes"`
 	}
-	rows, err := engine.ReadSlowly[longest](ctx, d.engine, within, "users",
+	rows, err := engine.ReadSlowly[longest](ctx, u.db.engine, within, "users",
 		`SELECT username, LENGTH(roles) AS bytes FROM users
 		WHERE disabled_at IS NULL AND LENGTH(roles) <= $1 ORDER BY LENGTH(roles) DESC, username LIMIT 1`, most)
 	if err != nil || len(rows) == 0 {
@@ -77,31 +90,27 @@ func (d *DB) LongestRoles(
 	return rows[0].Username, rows[0].Bytes, nil
 }
 
-// UsersWithLongRoles counts the users, of those who are not disabled, whose roles have more bytes than most, as JSON
-// text. It reads the whole table: ErrTooSlow if that takes longer than within.
-func (d *DB) UsersWithLongRoles(ctx context.Context, most int, within time.Duration) (int64, error) {
-	n, err := engine.ReadSlowly[int64](ctx, d.engine, within, "users", `SELECT COUNT(*) FROM users
-		WHERE disabled_at IS NULL AND LENGTH(roles) > $1`, most)
+// UserFilter narrows Count; its zero value takes everybody.
+type UserFilter struct {
+	RolesOver     int    // not disabled, and their roles have more bytes than this, as JSON text; 0: whatever they are
+	OtherHashThan string // they have a password hash that does not begin so; "": whatever it is
+}
+
+// Count counts users. It reads the whole table: ErrTooSlow if that takes longer than within.
+func (u Users) Count(ctx context.Context, f UserFilter, within time.Duration) (int64, error) {
+	n, err := engine.ReadSlowly[int64](ctx, u.db.engine, within, "users", `SELECT COUNT(*) FROM users
+		WHERE (CAST($1 AS BIGINT) = 0 OR disabled_at IS NULL AND LENGTH(roles) > CAST($1 AS BIGINT))
+		AND ($2 = '' OR password_hash <> '' AND substr(password_hash, 1, $3) <> $2)`,
+		f.RolesOver, f.OtherHashThan, len(f.OtherHashThan))
 	if err != nil {
 		return 0, err
 	}
 	return n[0], nil
 }
 
-// UsersWithout counts the users who have a password hash that does not begin so. It reads the whole table: ErrTooSlow
-// if that takes longer than within.
-func (d *DB) UsersWithout(ctx context.Context, prefix string, within time.Duration) (int64, error) {
-	n, err := engine.ReadSlowly[int64](ctx, d.engine, within, "users", `SELECT COUNT(*) FROM users
-		WHERE password_hash <> '' AND substr(password_hash, 1, $1) <> $2`, len(prefix), prefix)
-	if err != nil {
-		return 0, err
-	}
-	return n[0], nil
-}
-
-// DisableUser ends all grants of the user and lets no new one begin.
-func (d *DB) DisableUser(ctx context.Context, by Actor, username string, now time.Time) error {
-	return d.changeUser(ctx, by, username, now, "user.disable", func(t *tx) error {
+// Disable ends all grants of the user and lets no new one begin.
+func (u Users) Disable(ctx context.Context, by Actor, username string, now time.Time) error {
+	return u.change(ctx, by, username, now, "user.disable", func(t *tx) error {
 		return t.ChangeOne(
 			`UPDATE users SET disabled_at = COALESCE(disabled_at, $1), epoch = epoch + 1 WHERE username = $2`,
 			At(now),
@@ -110,9 +119,9 @@ func (d *DB) DisableUser(ctx context.Context, by Actor, username string, now tim
 	})
 }
 
-// EnableUser takes a DisableUser back and forgets the failed logins of the account. Grants that it ended stay ended.
-func (d *DB) EnableUser(ctx context.Context, by Actor, username, account string, now time.Time) error {
-	return d.changeUser(ctx, by, username, now, "user.enable", func(t *tx) error {
+// Enable takes a Disable back and forgets the failed logins of the account. Grants that it ended stay ended.
+func (u Users) Enable(ctx context.Context, by Actor, username, account string, now time.Time) error {
+	return u.change(ctx, by, username, now, "user.enable", func(t *tx) error {
 		if err := t.unlock(account); err != nil {
 			return err
 		}
@@ -120,9 +129,9 @@ func (d *DB) EnableUser(ctx context.Context, by Actor, username, account string,
 	})
 }
 
-// DeleteUser removes the user. Its grants are dead without it; its sub is never used again.
-func (d *DB) DeleteUser(ctx context.Context, by Actor, username string, now time.Time) error {
-	return d.changeUser(ctx, by, username, now, "user.delete", func(t *tx) error {
+// Delete removes the user. Its grants are dead without it; its sub is never used again.
+func (u Users) Delete(ctx context.Context, by Actor, username string, now time.Time) error {
+	return u.change(ctx, by, username, now, "user.delete", func(t *tx) error {
 		if _, err := t.Change(`DELETE FROM familiar_addresses WHERE user_id IN (SELECT id FROM users
 			WHERE username = $1)`, username); err != nil {
 			return err
@@ -131,14 +140,14 @@ func (d *DB) DeleteUser(ctx context.Context, by Actor, username string, now time
 	})
 }
 
-// UnlockUser forgets the failed logins of the account. ErrNotFound if there is no such user.
-func (d *DB) UnlockUser(ctx context.Context, by Actor, username, account string, now time.Time) error {
-	return d.changeUser(ctx, by, username, now, "user.unlock", func(t *tx) error { return t.unlock(account) })
+// Unlock forgets the failed logins of the account. ErrNotFound if there is no such user.
+func (u Users) Unlock(ctx context.Context, by Actor, username, account string, now time.Time) error {
+	return u.change(ctx, by, username, now, "user.unlock", func(t *tx) error { return t.unlock(account) })
 }
 
 // SetPassword replaces the hash, ends all grants of the user and forgets the failed logins of the account.
-func (d *DB) SetPassword(ctx context.Context, by Actor, username, hash, account string, now time.Time) error {
-	return d.changeUser(ctx, by, username, now, "user.passwd", func(t *tx) error {
+func (u Users) SetPassword(ctx context.Context, by Actor, username, hash, account string, now time.Time) error {
+	return u.change(ctx, by, username, now, "user.passwd", func(t *tx) error {
 		if err := t.unlock(account); err != nil {
 			return err
 		}
@@ -147,8 +156,8 @@ func (d *DB) SetPassword(ctx context.Context, by Actor, username, hash, account 
 }
 
 // Rehash replaces a hash by one of the same password under a better policy, unless the password has been changed since.
-func (d *DB) Rehash(ctx context.Context, userID int64, old, hash string) error {
-	_, err := d.engine.Change(
+func (u Users) Rehash(ctx context.Context, userID int64, old, hash string) error {
+	_, err := u.db.engine.Change(
 		ctx,
 		"rehash",
 		`UPDATE users SET password_hash = $1 WHERE id = $2 AND password_hash = $3`,
@@ -159,8 +168,15 @@ func (d *DB) Rehash(ctx context.Context, userID int64, old, hash string) error {
 	return err
 }
 
-// changeUser makes one change of a user that is there, with its audit record.
-func (d *DB) changeUser(
+// RevokeGrants ends all grants of a user by moving its epoch on. ErrNotFound if there is no such user.
+func (u Users) RevokeGrants(ctx context.Context, by Actor, username string, now time.Time) error {
+	return u.change(ctx, by, username, now, "user.revoke-grants", func(t *tx) error {
+		return t.ChangeOne(`UPDATE users SET epoch = epoch + 1 WHERE username = $1`, username)
+	})
+}
+
+// change makes one change of a user that is there, with its audit record.
+func (u Users) change(
 	ctx context.Context,
 	by Actor,
 	username string,
@@ -168,7 +184,7 @@ func (d *DB) changeUser(
 	event string,
 	change func(*tx) error,
 ) error {
-	return d.inTx(ctx, event, func(t *tx) error {
+	return u.db.inTx(ctx, event, func(t *tx) error {
 		var sub string
 		if err := t.Get(&sub, `SELECT sub FROM users WHERE username = $1`, username); err != nil {
 			return err
@@ -186,17 +202,17 @@ const importBatch = 512
 // importTimeout bounds all of an import.
 const importTimeout = time.Hour
 
-// ImportUsers inserts users, each with a new id, all of them or none. It returns the usernames that are taken: if there
+// Import inserts users, each with a new id, all of them or none. It returns the usernames that are taken: if there
 // are any, nothing is inserted (ErrConflict). With dry nothing is inserted either way. told hears, now and then, how
 // many have been looked at.
-func (d *DB) ImportUsers(
+func (u Users) Import(
 	ctx context.Context,
 	by Actor,
 	users []User,
 	dry bool,
 	told func(n int),
 ) (taken []string, err error) {
-	err = d.inLongTx(ctx, "import users", importTimeout, func(t *tx) error {
+	err = u.db.inLongTx(ctx, "import users", importTimeout, func(t *tx) error {
 		taken = nil
 		for from := 0; from < len(users); {
 			batch := users[from : from+batchSize(min(len(users)-from, importBatch))]
@@ -231,7 +247,15 @@ func (t *tx) importUsers(users []User) (taken []string, err error) {
 	var values []any
 	for i, u := range users {
 		places = append(places, engine.Placeholders(i*columns, columns))
-		values = append(values, randomID(), u.Sub, u.Username, u.PasswordHash, u.Roles, u.Epoch, u.CreatedAt, u.DisabledAt)
+		values = append(values,
+			randomID(),
+			u.Sub,
+			u.Username,
+			u.PasswordHash,
+			u.Roles,
+			u.Epoch,
+			u.CreatedAt,
+			u.DisabledAt)
 	}
 	if err := t.All(&names, `INSERT INTO users (`+userColumns+`) VALUES `+strings.Join(places, ", ")+`
 		ON CONFLICT (username) DO NOTHING
@@ -255,10 +279,8 @@ func (t *tx) auditImport(by Actor, users []User) error {
 	for batch := range slices.Chunk(users, importBatch) {
 		var entries []entry
 		for _, u := range batch {
-			entries = append(
-				entries,
-				entry{by, u.CreatedAt.Time, Event{"user.import", u.Sub, map[string]any{"username": u.Username, "roles": u.Roles}}},
-			)
+			details := map[string]any{"username": u.Username, "roles": u.Roles}
+			entries = append(entries, entry{by, u.CreatedAt.Time, Event{"user.import", u.Sub, details}})
 		}
 		if err := t.auditAll(entries); err != nil {
 			return err

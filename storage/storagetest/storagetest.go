@@ -90,7 +90,7 @@ func MustOpen(t testing.TB, databaseURL string) *storage.DB {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { db.Close() })
-	db.UseAuditKey(AuditKey)
+	db.Audit().UseKey(AuditKey)
 	return db
 }
 
@@ -168,7 +168,13 @@ func mustCluster(t testing.TB) *Cluster {
 
 func (c *Cluster) url(database string) string {
 	q := url.Values{"host": {c.folder}, "sslmode": {"disable"}}
-	return (&url.URL{Scheme: "postgres", User: url.User("keyturn"), Path: "/" + database, RawQuery: q.Encode()}).String()
+	u := url.URL{
+		Scheme:   "postgres",
+		User:     url.User("keyturn"),
+		Path:     "/" + database,
+		RawQuery: q.Encode(),
+	}
+	return u.String()
 }
 
 // Environ is the environment for a program under test. It lacks the variables of the tests, which keyturn would

@@ -65,7 +65,8 @@ func TestCommitsKeepWritesApart(t *testing.T) {
 	left, leave := context.WithCancelCause(context.Background())
 	for i := range 20 {
 		all.Go(func() {
-			if err := db.commits.do(context.Background(), func(t *sqlx.Tx) error { return put(t, fmt.Sprint(i)) }); err != nil {
+			err := db.commits.do(context.Background(), func(t *sqlx.Tx) error { return put(t, fmt.Sprint(i)) })
+			if err != nil {
 				t.Error(err)
 			}
 		})
@@ -147,7 +148,8 @@ func TestCommitsFailTogether(t *testing.T) {
 		len(names) > 0 {
 		t.Errorf("%v %v", names, err)
 	}
-	if _, err := db.Change(t.Context(), "later", `INSERT INTO meta (name, value) VALUES ($1, '')`, "later"); err != nil {
+	_, err := db.Change(t.Context(), "later", `INSERT INTO meta (name, value) VALUES ($1, '')`, "later")
+	if err != nil {
 		t.Error(err)
 	}
 }

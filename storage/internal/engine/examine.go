@@ -51,7 +51,8 @@ func (d *DB) examinePostgres(ctx context.Context) error {
 			SELECT datconnlimit FROM pg_catalog.pg_database WHERE datname = current_database()
 			UNION ALL
 			SELECT CAST(current_setting('max_connections') AS INT)
-				- CAST(current_setting('superuser_reserved_connections') AS INT)) AS limits WHERE n > 0), 0) AS connections`)
+				- CAST(current_setting('superuser_reserved_connections') AS INT)) AS limits
+			WHERE n > 0), 0) AS connections`)
 	switch {
 	case err != nil:
 		return err

@@ -68,7 +68,8 @@ func (d *DB) CheckSchema(ctx context.Context) error {
 func (d *DB) tableExists(ctx context.Context, table string) (bool, error) {
 	query := `SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = $1`
 	if d.kind == Postgres {
-		query = `SELECT COUNT(*) FROM pg_catalog.pg_tables WHERE tablename = $1 AND schemaname = ANY (current_schemas(false))`
+		query = `SELECT COUNT(*) FROM pg_catalog.pg_tables
+			WHERE tablename = $1 AND schemaname = ANY (current_schemas(false))`
 	}
 	var n int
 	err := d.getFrom(ctx, d.upkeep, "catalogue", &n, query, table)

@@ -50,7 +50,9 @@ func ReadSlowly[T any](ctx context.Context, d *DB, span time.Duration, op, query
 	go func() { // a driver may wait for the server's answer to its cancellation
 		defer cancel()
 		rows := []T{}
-		err := d.slowly(bounded, span, func(t *sqlx.Tx) error { return t.SelectContext(bounded, &rows, query, args...) })
+		err := d.slowly(bounded, span, func(t *sqlx.Tx) error {
+			return t.SelectContext(bounded, &rows, query, args...)
+		})
 		done <- outcome{rows, d.slowFault(bounded, op, span, err)}
 	}()
 	select {

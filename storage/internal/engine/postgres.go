@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -66,6 +67,18 @@ func postgresCode(err error) (code string, ok bool) {
 	return string(e.Code), true
 }
 
+// passing are the errors of a database that is away, or of a deadline that has passed. The last two come of one that
+// passes between two statements.
+var passing = []error{
+	driver.ErrBadConn,
+	io.EOF,
+	io.ErrUnexpectedEOF,
+	context.DeadlineExceeded,
+	context.Canceled,
+	sql.ErrTxDone,
+	sql.ErrConnDone,
+}
+
 // isUnavailable tells a database that cannot answer now from one that was asked something wrong. SQLSTATE classes: 08
 // connection, 25006 read-only (a standby), 40 repeat, 53 resources, 55 not in a state to answer, 57 operator, 58
 // system.
@@ -85,9 +98,7 @@ func isUnavailable(err error) bool {
 		return code == "25006"
 	}
 	var network net.Error
-	return errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.EOF) ||
-		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
-		errors.Is(err, sql.ErrTxDone) || errors.Is(err, sql.ErrConnDone) // the deadline came between two statements
+	return errors.As(err, &network) || slices.ContainsFunc(passing, func(e error) bool { return errors.Is(err, e) })
 }
 
 // isSchemaGone tells of tables, or rights to them, that were there when the database was opened: somebody is at work on

@@ -156,7 +156,8 @@ func TestTargets(t *testing.T) {
 // FuzzURLErrors puts a password as it is into URLs. No error repeats any piece of it.
 func FuzzURLErrors(f *testing.F) {
 	for _, password := range []string{
-		"hunter2/secret", "12/secret", "12?secret", "12#secret", "p@a/secret", "p@a?secret=yes", "se%zzcret", "p@[secret",
+		"hunter2/secret", "12/secret", "12?secret", "12#secret", "p@a/secret", "p@a?secret=yes", "se%zzcret",
+		"p@[secret",
 		"12?sslmode=secret", "12/secret?host=abcd", "p@secret:x", "sec\x00ret", "p@secret,other:port",
 		"1?connect_timeout=secret&sslmode=secret", "p@hidden/?secret",
 	} {

@@ -73,7 +73,8 @@ func sqlitePool(dsn string, size int) (*sqlx.DB, error) {
 
 func sqliteDSN(path, extra string) string {
 	u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath()}
-	u.RawQuery = "_busy_timeout=5000&_journal_mode=WAL&_foreign_keys=1&_synchronous=FULL&_pragma=secure_delete(1)" + extra
+	u.RawQuery = "_busy_timeout=5000&_journal_mode=WAL&_foreign_keys=1&_synchronous=FULL" +
+		"&_pragma=secure_delete(1)" + extra
 	return u.String()
 }
 
