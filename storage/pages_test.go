@@ -324,7 +324,8 @@ func TestPlansOfBoundedQueries(t *testing.T) {
 func fillEnded(t *testing.T, raw *sql.DB, u storage.User, c storage.Client, n int) {
 	t.Helper()
 	insert := `INSERT INTO grants (id, user_id, user_epoch, client_epoch, client_id, family_hash, generation, kid,
-		scope, audience, created_at, rotated_at, expires_at, idle_expires_at, revoked_at, revoked_reason) ` + series(n) +
+		scope, audience, created_at, rotated_at, expires_at, idle_expires_at, revoked_at, revoked_reason) ` +
+		series(n) +
 		fmt.Sprintf(`SELECT %%d + i, %d, %%d, %d, '%s', 'f', 0, 'k', '', '', i, 0, %d, 0, %%s FROM series`,
 			u.ID, c.Epoch, c.ID, noon.Add(time.Hour).UnixMilli())
 	storagetest.MustExec(t, raw,

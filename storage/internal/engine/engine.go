@@ -102,13 +102,14 @@ func (d *DB) prepare(ctx context.Context, o Options) error {
 		return err
 	}
 	defer unlock()
-	if err := d.examine(ctx); err != nil {
+	e, m := examiner{d}, migrator{d}
+	if err := e.examine(ctx); err != nil {
 		return err
 	}
-	if err := d.prepareSchema(ctx, o); err != nil {
+	if err := m.prepare(ctx, o); err != nil {
 		return err
 	}
-	return d.examineTables(ctx)
+	return e.mayUseTables(ctx)
 }
 
 // alone waits until no other process opens an SQLite database in the folder.
@@ -126,7 +127,7 @@ func connect(o Options) (*DB, error) {
 	case Postgres:
 		return openPostgres(o.Source, o.Schema)
 	}
-	return nil, errNoDatabase
+	return nil, errURLKind
 }
 
 // MigrateTo makes a database, or brings an older one, to a version of its schema, and does nothing else.
@@ -136,7 +137,7 @@ func MigrateTo(ctx context.Context, o Options, version int64) error {
 		return err
 	}
 	defer db.Close()
-	p, err := db.migrations()
+	p, err := migrator{db}.migrations()
 	if err == nil {
 		_, err = p.UpTo(ctx, version)
 	}

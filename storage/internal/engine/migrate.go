@@ -19,6 +19,9 @@ type Schema struct {
 	Tune   string   // a statement that PostgreSQL alone runs after a migration
 }
 
+// migrator brings the schema of a database up to date.
+type migrator struct{ *DB }
+
 // versionTable is the table that holds the versions of the schema.
 const versionTable = "schema_version"
 
@@ -32,9 +35,10 @@ type SchemaStatus struct {
 // SchemaStatus reads the versions and changes nothing.
 func (d *DB) SchemaStatus(ctx context.Context) (SchemaStatus, error) {
 	s := SchemaStatus{Known: d.schema.known()}
-	exists, err := d.tableExists(ctx, versionTable)
+	m := migrator{d}
+	exists, err := m.tableExists(ctx, versionTable)
 	if err == nil && exists {
-		s.Version, err = d.schemaVersion(ctx)
+		s.Version, err = m.schemaVersion(ctx)
 	}
 	s.Pending = max(0, s.Known-s.Version)
 	return s, err
@@ -49,15 +53,15 @@ func (s Schema) known() int64 {
 	return int64(len(files))
 }
 
-func (d *DB) schemaVersion(ctx context.Context) (version int64, err error) {
-	err = d.getFrom(ctx, d.upkeep, "schema version", &version,
+func (m migrator) schemaVersion(ctx context.Context) (version int64, err error) {
+	err = m.getFrom(ctx, m.upkeep, "schema version", &version,
 		`SELECT COALESCE(MAX(version_id), 0) FROM schema_version WHERE is_applied`)
 	return version, err
 }
 
 // CheckSchema is ErrBehind if migrations are pending of a database that had a schema when it was opened.
 func (d *DB) CheckSchema(ctx context.Context) error {
-	version, err := d.schemaVersion(ctx)
+	version, err := migrator{d}.schemaVersion(ctx)
 	if err == nil && version < d.schema.known() {
 		err = fmt.Errorf("%w: migrations are pending", ErrBehind)
 	}
@@ -65,20 +69,20 @@ func (d *DB) CheckSchema(ctx context.Context) error {
 }
 
 // tableExists looks in the catalogue, the one place where the two databases need different texts.
-func (d *DB) tableExists(ctx context.Context, table string) (bool, error) {
+func (m migrator) tableExists(ctx context.Context, table string) (bool, error) {
 	query := `SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = $1`
-	if d.kind == Postgres {
+	if m.kind == Postgres {
 		query = `SELECT COUNT(*) FROM pg_catalog.pg_tables
 			WHERE tablename = $1 AND schemaname = ANY (current_schemas(false))`
 	}
 	var n int
-	err := d.getFrom(ctx, d.upkeep, "catalogue", &n, query, table)
+	err := m.getFrom(ctx, m.upkeep, "catalogue", &n, query, table)
 	return n > 0, err
 }
 
-// prepareSchema brings the schema to the version of this program, or says why it does not. The guard is asked first.
-func (d *DB) prepareSchema(ctx context.Context, o Options) error {
-	s, err := d.SchemaStatus(ctx)
+// prepare brings the schema to the version of this program, or says why it does not. The guard is asked first.
+func (m migrator) prepare(ctx context.Context, o Options) error {
+	s, err := m.SchemaStatus(ctx)
 	if err != nil {
 		return err
 	}
@@ -91,7 +95,7 @@ func (d *DB) prepareSchema(ctx context.Context, o Options) error {
 		)
 	}
 	if s.Version > 0 && o.Guard != nil {
-		if err := o.Guard(ctx, d); err != nil {
+		if err := o.Guard(ctx, m.DB); err != nil {
 			return err
 		}
 	}
@@ -106,18 +110,18 @@ func (d *DB) prepareSchema(ctx context.Context, o Options) error {
 			s.Known,
 		)
 	}
-	if err := d.examineSchema(ctx); err != nil {
+	if err := (examiner{m.DB}).mayMigrate(ctx); err != nil {
 		return err
 	}
-	return d.migrate(ctx)
+	return m.migrate(ctx)
 }
 
 // migrationTimeout bounds all of a migration.
 const migrationTimeout = 5 * time.Minute
 
 // migrate applies what is pending. A process that comes second waits until the first is done, and finds nothing to do.
-func (d *DB) migrate(ctx context.Context) error {
-	p, err := d.migrations()
+func (m migrator) migrate(ctx context.Context) error {
+	p, err := m.migrations()
 	if err != nil {
 		return err
 	}
@@ -126,23 +130,23 @@ func (d *DB) migrate(ctx context.Context) error {
 	if _, err := p.Up(ctx); err != nil {
 		return fmt.Errorf("migrate: %w", errors.Join(err, nil))
 	}
-	if d.kind != Postgres || d.schema.Tune == "" {
+	if m.kind != Postgres || m.schema.Tune == "" {
 		return nil
 	}
-	if _, err := d.slow.ExecContext(ctx, d.schema.Tune); err != nil {
+	if _, err := m.slow.ExecContext(ctx, m.schema.Tune); err != nil {
 		return fmt.Errorf("tune: %w", err)
 	}
 	return nil
 }
 
-func (d *DB) migrations() (*goose.Provider, error) {
+func (m migrator) migrations() (*goose.Provider, error) {
 	options := []goose.ProviderOption{goose.WithTableName(versionTable), goose.WithDisableGlobalRegistry(true)}
 	dialect := goose.DialectSQLite3
-	if d.kind == Postgres {
+	if m.kind == Postgres {
 		dialect = goose.DialectPostgres
 		options = append(options, goose.WithSessionLocker(schemaLock{}))
 	}
-	return goose.NewProvider(dialect, d.slow.DB, d.schema.Files, options...)
+	return goose.NewProvider(dialect, m.slow.DB, m.schema.Files, options...)
 }
 
 // schemaLock is the lock of PostgreSQL that a migration holds, the one that goose takes too. goose itself asks only

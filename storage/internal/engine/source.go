@@ -39,7 +39,7 @@ func ParseSource(raw string, allowInsecure bool) (Source, error) {
 	case strings.HasPrefix(raw, "postgres://"), strings.HasPrefix(raw, "postgresql://"):
 		return parsePostgres(raw, allowInsecure)
 	}
-	return Source{}, errNoDatabase
+	return Source{}, errURLKind
 }
 
 // Kind is which of the two databases it is.
@@ -91,7 +91,7 @@ func WithoutPassword(raw string) string {
 // HasPassword reports whether a database URL holds a password, or may hold one.
 func HasPassword(raw string) bool { return WithoutPassword(raw) != raw }
 
-var errNoDatabase = errors.New("database: begins with neither sqlite: nor postgres://")
+var errURLKind = errors.New("database: begins with neither sqlite: nor postgres://")
 
 // The errors of a URL are fixed texts: any piece of it may be a piece of a password that was not encoded.
 var (

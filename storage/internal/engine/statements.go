@@ -172,10 +172,12 @@ type Tx struct {
 	ctx context.Context
 }
 
+// Get reads one row into dest.
 func (t *Tx) Get(dest any, query string, args ...any) error {
 	return t.GetContext(t.ctx, dest, query, args...)
 }
 
+// All reads all rows into dest, a pointer to a slice.
 func (t *Tx) All(dest any, query string, args ...any) error {
 	return t.SelectContext(t.ctx, dest, query, args...)
 }
