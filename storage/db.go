@@ -16,33 +16,34 @@ import (
 
 // The errors of this package. Each is found with [errors.Is].
 var (
-	// ErrNotFound says that the row that was named does not exist.
+	// ErrNotFound means that the named row does not exist.
 	ErrNotFound = engine.ErrNotFound
-	// ErrConflict says that the name is taken, or that somebody else made the change first.
+	// ErrConflict means that the name is taken, or another change came first.
 	ErrConflict = engine.ErrConflict
-	// ErrUnavailable says that the database could not be asked, or that the outcome of a statement is unknown. Trying
-	// again is safe.
+	// ErrUnavailable means that the database does not answer, or the outcome of a statement is unknown. It is safe to
+	// try again.
 	ErrUnavailable = engine.ErrUnavailable
-	// ErrBusy says that a caller waited in vain for its turn: more was asked at once than the database can do. It is
-	// ErrUnavailable.
+	// ErrBusy means that a caller waited too long for its turn, because the load exceeds what the database can do. It
+	// wraps ErrUnavailable.
 	ErrBusy = engine.ErrBusy
-	// ErrRefused says that PostgreSQL, or a pooler in front of it, has refused the first connection, for a reason that
-	// waiting does not mend.
+	// ErrRefused means that PostgreSQL, or a pooler in front of it, refused the first connection for a permanent
+	// reason.
 	ErrRefused = engine.ErrRefused
-	// ErrPooler is ErrRefused of PgBouncer, which has one code for all reasons, those among them that pass.
+	// ErrPooler means that PgBouncer refused the first connection. It has one code for permanent and transient reasons.
+	// It wraps ErrRefused.
 	ErrPooler = engine.ErrPooler
-	// ErrNoDatabase says that there is no database yet and that Options.Create was not set.
+	// ErrNoDatabase means that the SQLite file does not exist and Options.Create is not set.
 	ErrNoDatabase = engine.ErrNoDatabase
-	// ErrSchema says that the schema is newer than this program, or older and not to be migrated.
+	// ErrSchema means that the schema is newer than this program, or is older and may not be migrated.
 	ErrSchema = engine.ErrSchema
-	// ErrBehind says that the schema is older than this program, which is not to migrate it: somebody else will.
+	// ErrBehind means that the schema is older than this program, and Options.Migrate is not set.
 	ErrBehind = engine.ErrBehind
-	// ErrTooSlow says that a query was given up because it took too long, though the database answers.
+	// ErrTooSlow means that a query exceeded its time limit, although the database answers.
 	ErrTooSlow = engine.ErrTooSlow
-	// ErrReplaced says that the file of an SQLite database is not the one that was opened. It is ErrUnavailable: what
-	// is written now would be in a file that nobody finds again.
+	// ErrReplaced means that the SQLite file is not the one that was opened. It wraps ErrUnavailable: what is written
+	// now goes to a file that has no name any more.
 	ErrReplaced = engine.ErrReplaced
-	// ErrInUse says that a server has the database open.
+	// ErrInUse means that another process has the database open.
 	ErrInUse = engine.ErrInUse
 )
 
@@ -55,16 +56,16 @@ const (
 	Postgres = engine.Postgres
 )
 
-// Options say which database to open and what may be done to it.
+// Options say which database to open and what Open may do to it.
 type Options struct {
 	Source  Source
 	Create  bool // make the SQLite file if there is none
 	Migrate bool // bring an older schema up to date
-	// Guard is asked before anything is written to a database that already has a schema.
+	// Guard runs before anything is written to a database that already has a schema.
 	Guard func(context.Context, *DB) error
 }
 
-// engine is the options as the engine takes them.
+// engine returns the options of the engine.
 func (o Options) engine() engine.Options {
 	return engine.Options{
 		Source:  o.Source,
@@ -77,15 +78,15 @@ func (o Options) engine() engine.Options {
 //go:embed schema/*.sql
 var schemaFiles embed.FS
 
-// schema is what the engine makes and examines. Room on each page of grants lets a refresh rewrite its row in place
-// (HOT update).
+// schema is what the engine creates and examines. The fill factor leaves room on each page of grants, so that a refresh
+// updates its row in place (HOT update).
 var schema = engine.Schema{
 	Files:  must(fs.Sub(schemaFiles, "schema")),
 	Tables: append(slices.Clone(copiedTables), "leases"),
 	Tune:   `ALTER TABLE grants SET (fillfactor = 90)`,
 }
 
-// must is for what is part of the program.
+// must is for errors that only a broken build can have.
 func must[T any](value T, err error) T {
 	if err != nil {
 		panic(err)
@@ -100,7 +101,7 @@ type DB struct {
 	clients  *engine.Coalescer[string, *Client]
 	ending   *engine.Coalescer[revocation, bool]
 	auditKey atomic.Pointer[[]byte]
-	audited  atomic.Int64 // records that were appended, also by transactions that did not take place
+	audited  atomic.Int64 // appended records, including those of transactions that were rolled back
 }
 
 func newDB(e *engine.DB) *DB {
@@ -111,8 +112,7 @@ func newDB(e *engine.DB) *DB {
 	return d
 }
 
-// Open opens the database, checks that its schema is the one this program knows and, with o.Migrate, brings an older
-// one up to date.
+// Open opens the database and checks its schema. With o.Migrate it migrates an older schema.
 func Open(ctx context.Context, o Options) (*DB, error) {
 	var db *DB
 	options := o.engine()
@@ -126,66 +126,62 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	if db == nil { // there was nothing to guard
+	if db == nil { // Guard did not run
 		db = newDB(e)
 	}
 	return db, nil
 }
 
-// SchemaStatus tells the version of the schema in the database and the newest that this program knows.
+// SchemaStatus is the schema version of a database and the newest that this program knows.
 type SchemaStatus = engine.SchemaStatus
 
-// StatusOf tells the version of the schema of a database that need not be one this program can open, and changes
-// nothing.
+// StatusOf returns the schema version of a database, also of one that this program cannot use. It changes nothing.
 func StatusOf(ctx context.Context, o Options) (SchemaStatus, error) {
 	return engine.StatusOf(ctx, o.engine())
 }
 
-// SchemaStatus reads the versions and changes nothing.
+// SchemaStatus reads the schema version. It changes nothing.
 func (d *DB) SchemaStatus(ctx context.Context) (SchemaStatus, error) {
 	return d.engine.SchemaStatus(ctx)
 }
 
-// CheckSchema is ErrBehind if migrations are pending of a database that had a schema when it was opened.
+// CheckSchema returns ErrBehind if migrations are pending.
 func (d *DB) CheckSchema(ctx context.Context) error { return d.engine.CheckSchema(ctx) }
 
-// Kind tells which database this is.
+// Kind returns which database this is.
 func (d *DB) Kind() Kind { return d.engine.Kind() }
 
 // Close ends all connections.
 func (d *DB) Close() error { return d.engine.Close() }
 
-// Ping asks the database whether it answers and takes writes, through the connection that writes.
+// Ping checks, through the connection that writes, that the database answers and accepts writes.
 func (d *DB) Ping(ctx context.Context) error { return d.engine.Ping(ctx) }
 
-// CheckRole tells whether PostgreSQL takes writes here. Connections to one that only reads, as the old primary does
-// after a failover, would show what was: they are let go. ErrUnavailable if so.
+// CheckRole returns ErrUnavailable if PostgreSQL is read-only, as the old primary is after a failover. It then drops
+// the connections, which would read stale data.
 func (d *DB) CheckRole(ctx context.Context) error { return d.engine.CheckRole(ctx) }
 
-// Serves reports why the database takes no writes; nil if it does. It goes by what the last second has shown. If that
-// is nothing, it asks. After a write that failed, only a write that goes through is an answer: a full disk refuses
-// nothing else.
+// Serves returns nil if the database accepts writes. Evidence from the last second is enough; without any, it asks the
+// database. After a failed write, it writes a probe: a full disk refuses nothing but writes.
 func (d *DB) Serves(ctx context.Context) error {
 	return d.engine.Serves(ctx, func(ctx context.Context) error {
 		return d.Meta().Set(ctx, "probe", timestampText(time.Now()))
 	})
 }
 
-// Replaced is ErrReplaced if a file of an SQLite database is not the one that was opened, or one that lies beside it
-// while it is open.
+// Replaced returns ErrReplaced if the SQLite file, or one that SQLite keeps beside it, is not the one that was opened.
 func (d *DB) Replaced() error { return d.engine.Replaced() }
 
-// Connections is the state of the pools that answer requests, all together.
+// Connections is the state of the pools that serve requests, added up.
 type Connections = engine.Connections
 
-// Connections tells the state of the pools.
+// Connections returns the state of the pools.
 func (d *DB) Connections() Connections { return d.engine.Connections() }
 
-// Patience is how long all that one request asks of the database may take together.
+// Patience is the time limit for everything that one request asks of the database.
 func (d *DB) Patience() time.Duration { return d.engine.Patience() }
 
-// Clock is the time of the database: that of this machine for SQLite. Replicas on one PostgreSQL agree by it. The
-// answer also shows whether the database takes writes.
+// Clock returns the time of the database, by which replicas agree. For SQLite that is the clock of this machine.
 func (d *DB) Clock(ctx context.Context) (time.Time, error) { return d.engine.Clock(ctx) }
 
 // tx is one open transaction.
@@ -194,17 +190,17 @@ type tx struct {
 	db *DB
 }
 
-// inTx runs f in one transaction, and again when the database asks for it.
+// inTx runs f in a transaction, and repeats it on a serialization failure.
 func (d *DB) inTx(ctx context.Context, op string, f func(*tx) error) error {
 	return d.engine.InTx(ctx, op, func(t *engine.Tx) error { return f(&tx{t, d}) })
 }
 
-// inLongTx is inTx for what may take longer than an answer.
+// inLongTx is inTx with another time limit.
 func (d *DB) inLongTx(ctx context.Context, op string, span time.Duration, f func(*tx) error) error {
 	return d.engine.InLongTx(ctx, op, span, func(t *engine.Tx) error { return f(&tx{t, d}) })
 }
 
-// randomID is an id that is never handed out twice: 62 random bits.
+// randomID returns 62 random bits, which are never used twice.
 func randomID() int64 {
 	var b [8]byte
 	rand.Read(b[:])

@@ -2,20 +2,20 @@ package storage
 
 import "github.com/keyturn/keyturn/storage/internal/engine"
 
-// Source is a database setting, parsed: which database, and where and how to connect to it.
+// Source is a parsed database setting: which database, where it is and how to connect.
 type Source = engine.Source
 
-// Target is the connection to PostgreSQL that a Source leads to, without its secrets.
+// Target is the PostgreSQL connection of a Source, without secrets.
 type Target = engine.Target
 
-// ParseSource parses sqlite:FILE or a postgres:// URL. It opens nothing. A PostgreSQL on another host needs
-// sslmode=verify-full, unless allowInsecure is set. No error repeats the URL.
+// ParseSource parses sqlite:FILE or a postgres:// URL, and opens nothing. Unless allowInsecure is set, a PostgreSQL on
+// another host needs sslmode=verify-full. Errors never repeat the URL.
 func ParseSource(url string, allowInsecure bool) (Source, error) {
 	return engine.ParseSource(url, allowInsecure)
 }
 
-// WithoutPassword is a database URL as it may be shown, also one that cannot be parsed.
+// WithoutPassword returns a database URL in a form that is safe to show. It also takes a URL that does not parse.
 func WithoutPassword(url string) string { return engine.WithoutPassword(url) }
 
-// HasPassword reports whether a database URL holds a password, or may hold one.
+// HasPassword reports whether a database URL holds, or may hold, a password.
 func HasPassword(url string) bool { return engine.HasPassword(url) }

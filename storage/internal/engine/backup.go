@@ -11,8 +11,7 @@ import (
 	"github.com/jmoiron/sqlx"
 )
 
-// Backup writes the database as it is at one moment to a file that must not exist, with mode 0600. Servers go on
-// meanwhile. SQLite only.
+// Backup writes a snapshot of an SQLite database to a new file with mode 0600. Servers continue to run.
 func (d *DB) Backup(ctx context.Context, file string) error {
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -40,7 +39,7 @@ func syncFile(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// CopyFile copies a file to one that is made anew, with mode 0600, durably.
+// CopyFile copies a file durably. It replaces the target with a new file of mode 0600.
 func CopyFile(from, to string) error {
 	in, err := os.Open(from)
 	if err != nil {
@@ -61,8 +60,8 @@ func CopyFile(from, to string) error {
 	return nil
 }
 
-// CheckBackup tells whether a file is a whole database that this program can open, and leaves it as one file, to be
-// moved. The guard is asked too.
+// CheckBackup checks that a file is an undamaged database that this program can open, runs the guard, and leaves the
+// database as one file that can be moved.
 func CheckBackup(ctx context.Context, file string, schema Schema, guard func(context.Context, *DB) error) error {
 	if err := checkWhole(ctx, file, schema, guard); err != nil {
 		return err
@@ -95,7 +94,7 @@ func checkWhole(ctx context.Context, file string, schema Schema, guard func(cont
 	return guard(ctx, db)
 }
 
-// intoOneFile brings everything of a database into its one file. ErrInUse if anybody else has it open.
+// intoOneFile merges the log of a database into its file. ErrInUse if another process has it open.
 func intoOneFile(ctx context.Context, file string) error {
 	pool, err := sqlx.Open("sqlite", sqliteDSN(file, ""))
 	if err != nil {
@@ -110,11 +109,10 @@ func intoOneFile(ctx context.Context, file string) error {
 	return err
 }
 
-// ErrInUse says that a server has the database open.
+// ErrInUse means that another process has the database open.
 var ErrInUse = errors.New("the database is in use: stop the server first")
 
-// CheckUnused tells whether nobody has a database open: ErrInUse if somebody has. A file that is none, or is not there,
-// is used by nobody.
+// CheckUnused returns ErrInUse if a process has the database open. A file that is missing, or no database, is unused.
 func CheckUnused(ctx context.Context, file string) error {
 	if _, err := os.Stat(file); err != nil {
 		return nil
@@ -125,8 +123,8 @@ func CheckUnused(ctx context.Context, file string) error {
 	return nil
 }
 
-// SwapFile puts a database in the place of another, if there is one, which it keeps under a name that it returns.
-// ErrInUse if anybody has either open.
+// SwapFile moves a database to target. It keeps the previous database, if there is one, as name, and then returns name.
+// ErrInUse if a process has either open.
 func SwapFile(ctx context.Context, from, target, name string) (kept string, err error) {
 	if err := intoOneFile(ctx, from); err != nil {
 		return "", err
@@ -143,7 +141,7 @@ func SwapFile(ctx context.Context, from, target, name string) (kept string, err 
 	return kept, Rename(from, target)
 }
 
-// keep moves a database and what may lie beside it out of the way.
+// keep moves a database, and the files beside it, out of the way.
 func keep(target, kept string) error {
 	if _, err := os.Lstat(kept); err == nil {
 		return fmt.Errorf("%s is there already: try again in a moment", kept)
@@ -156,7 +154,7 @@ func keep(target, kept string) error {
 	return nil
 }
 
-// Rename renames a file, durably.
+// Rename renames a file durably.
 func Rename(from, to string) error {
 	if err := os.Rename(from, to); err != nil {
 		return fmt.Errorf("rename: %w", err)

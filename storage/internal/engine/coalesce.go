@@ -9,32 +9,31 @@ import (
 )
 
 const (
-	// MaxBatch is how many questions are asked at once.
+	// MaxBatch is the largest batch.
 	MaxBatch  = 64
-	maxFlight = 2 // batches that are under way at the same time
-	// after which a second one goes: one at a time is the cheapest as long as it is quick
+	maxFlight = 2 // batches under way at the same time
+	// slowFlight is when a second batch is sent: one at a time is cheapest while it is fast.
 	slowFlight = 10 * time.Millisecond
 )
 
-// Coalescer asks questions of several callers at once. A caller joins a batch that has not been asked yet, never one
-// that is under way, so that each answer was given after its question had come. A question is dropped unasked when its
-// caller has gone, or has waited and would have gone before the answer comes: under too much load a Coalescer answers
-// as many as it can, and not those who left.
+// Coalescer asks the questions of several callers in one batch. A caller joins a batch that has not been sent, never
+// one under way, so that each answer is newer than its question. A question is dropped if its caller has left, or has
+// waited and would leave before the answer: under overload, a coalescer answers as many as it can, and none too late.
 type Coalescer[K, V any] struct {
 	ask     func([]K) ([]V, error)
 	mu      sync.Mutex
-	waiting []*question[K, V] // in the order in which they came
+	waiting []*question[K, V] // oldest first
 	flying  int
-	relief  *time.Timer   // sends off what waits for too long; nil: nothing does
-	pace    time.Duration // how long a batch takes, the mean of the last ones
+	relief  *time.Timer   // runs relieve; nil: nothing waits
+	pace    time.Duration // how long a batch takes, a moving average
 }
 
-// NewCoalescer is a coalescer of questions that ask answers, in their order.
+// NewCoalescer returns a Coalescer. ask answers a batch, in its order.
 func NewCoalescer[K, V any](ask func([]K) ([]V, error)) *Coalescer[K, V] {
 	return &Coalescer[K, V]{ask: ask}
 }
 
-// question is what one caller asks. Value and error are there when done is closed.
+// question is what one caller asks. value and err are set when done is closed.
 type question[K, V any] struct {
 	ctx   context.Context
 	came  time.Time
@@ -44,8 +43,8 @@ type question[K, V any] struct {
 	done  chan struct{}
 }
 
-// hopeless tells why a question need not be asked; nil if it must be. One that has hardly waited must: it could not
-// have come earlier, and only questions that are asked show that the database is quick again.
+// hopeless returns why a question need not be asked, or nil. A question that has hardly waited is always asked: its
+// caller could not have come earlier, and only questions that are asked show that the database is fast again.
 func (q *question[K, V]) hopeless(pace time.Duration) error {
 	if err := q.ctx.Err(); err != nil {
 		return err
@@ -57,8 +56,7 @@ func (q *question[K, V]) hopeless(pace time.Duration) error {
 	return nil
 }
 
-// Ask asks one question. ErrUnavailable if the context ends before there is an answer, ErrBusy as well if that was for
-// want of time.
+// Ask asks one question. If the context ends first: ErrBusy after a deadline, otherwise ErrUnavailable.
 func (c *Coalescer[K, V]) Ask(ctx context.Context, key K) (V, error) {
 	q := &question[K, V]{ctx: ctx, came: time.Now(), key: key, done: make(chan struct{})}
 	c.join(q)
@@ -71,7 +69,7 @@ func (c *Coalescer[K, V]) Ask(ctx context.Context, key K) (V, error) {
 	}
 }
 
-// gaveUp is the error of a caller that waited in vain for its turn.
+// gaveUp returns the error of a caller that waited in vain.
 func gaveUp(err error) error {
 	if err == context.DeadlineExceeded {
 		return ErrBusy
@@ -79,7 +77,7 @@ func gaveUp(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
-// join lets a question wait for the next batch. It sends that off if none is under way.
+// join adds a question to the next batch, and sends that if none is under way.
 func (c *Coalescer[K, V]) join(q *question[K, V]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -93,7 +91,7 @@ func (c *Coalescer[K, V]) join(q *question[K, V]) {
 	}
 }
 
-// relieve sends off what waits behind a batch that is slow.
+// relieve sends what waits behind a slow batch.
 func (c *Coalescer[K, V]) relieve() {
 	c.mu.Lock()
 	c.relief = nil
@@ -107,7 +105,7 @@ func (c *Coalescer[K, V]) relieve() {
 	}
 }
 
-// fly asks batches, until none waits.
+// fly sends batches until no question waits.
 func (c *Coalescer[K, V]) fly() {
 	for batch := c.take(); batch != nil; batch = c.take() {
 		begun := time.Now()
@@ -125,7 +123,7 @@ func (c *Coalescer[K, V]) took(span time.Duration) {
 	c.pace += (span - c.pace) / 8
 }
 
-// answer asks a batch. A panic is an error of those who asked; its value may hold a secret.
+// answer asks a batch. A panic becomes an error of its callers, without its value, which may hold a secret.
 func (c *Coalescer[K, V]) answer(batch []*question[K, V]) {
 	keys := make([]K, len(batch))
 	for i, q := range batch {
@@ -149,7 +147,7 @@ func (c *Coalescer[K, V]) asked(keys []K) (values []V, err error) {
 	return c.ask(keys)
 }
 
-// take is the next batch: the oldest questions that there is still somebody and time for. Nil if there are none.
+// take returns the next batch: the oldest questions that are still worth asking. Nil if there are none.
 func (c *Coalescer[K, V]) take() (batch []*question[K, V]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -9,7 +9,8 @@ import (
 // copyBatch is how many rows one statement inserts.
 const copyBatch = 512
 
-// CopyTable copies all rows of a table in place of those that a new schema has in it.
+// CopyTable replaces the rows of a table, which a new schema may contain, by those of the same table in an SQLite
+// database.
 func CopyTable(from, into *Tx, table string) (n int64, err error) {
 	if _, err := into.Change(`DELETE FROM ` + table); err != nil {
 		return 0, err
@@ -58,7 +59,7 @@ func CopyTable(from, into *Tx, table string) (n int64, err error) {
 	return n, errors.Join(rows.Err(), flush())
 }
 
-// columnsOf is the columns of a table, and which of them hold truth values, which SQLite keeps as numbers.
+// columnsOf returns the columns of a table, and which of them are booleans, which SQLite stores as numbers.
 func columnsOf(t *Tx, table string) (names []string, isBool []bool, err error) {
 	var columns []struct {
 		Name string `db:"name"`
@@ -71,7 +72,7 @@ func columnsOf(t *Tx, table string) (names []string, isBool []bool, err error) {
 	return names, isBool, err
 }
 
-// Placeholders are those of one row, the first n of the arguments being others'.
+// Placeholders returns ($n+1, $n+2, …), the placeholders of one row after n other arguments.
 func Placeholders(n, columns int) string {
 	var b strings.Builder
 	for i := range columns {

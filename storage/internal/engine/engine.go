@@ -14,26 +14,27 @@ import (
 )
 
 var (
-	// ErrNotFound says that the row that was named does not exist.
+	// ErrNotFound means that the named row does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrConflict says that the name is taken, or that somebody else made the change first.
+	// ErrConflict means that the name is taken, or another change came first.
 	ErrConflict = errors.New("conflict")
-	// ErrUnavailable says that the database could not be asked, or that the outcome of a statement is unknown. Trying
-	// again is safe.
+	// ErrUnavailable means that the database does not answer, or the outcome of a statement is unknown. It is safe to
+	// try again.
 	ErrUnavailable = errors.New("database unavailable")
-	// ErrBusy says that a caller waited in vain for its turn: more was asked at once than the database can do. It is
-	// ErrUnavailable.
+	// ErrBusy means that a caller waited too long for its turn, because the load exceeds what the database can do. It
+	// wraps ErrUnavailable.
 	ErrBusy = fmt.Errorf("%w: too much is asked of it at once", ErrUnavailable)
-	// ErrRefused says that PostgreSQL, or a pooler in front of it, has refused the first connection, for a reason that
-	// waiting does not mend.
+	// ErrRefused means that PostgreSQL, or a pooler in front of it, refused the first connection for a permanent
+	// reason.
 	ErrRefused = errors.New("connection refused")
-	// ErrPooler is ErrRefused of PgBouncer, which has one code for all reasons, those among them that pass.
+	// ErrPooler means that PgBouncer refused the first connection. It has one code for permanent and transient reasons.
+	// It wraps ErrRefused.
 	ErrPooler = errors.New("connection refused by a pooler")
-	// ErrNoDatabase says that there is no database yet and that Options.Create was not set.
+	// ErrNoDatabase means that the SQLite file does not exist and Options.Create is not set.
 	ErrNoDatabase = errors.New("no database")
-	// ErrSchema says that the schema is newer than this program, or older and not to be migrated.
+	// ErrSchema means that the schema is newer than this program, or is older and may not be migrated.
 	ErrSchema = errors.New("schema version")
-	// ErrBehind says that the schema is older than this program, which is not to migrate it: somebody else will.
+	// ErrBehind means that the schema is older than this program, and Options.Migrate is not set.
 	ErrBehind = fmt.Errorf("%w: the database is behind", ErrSchema)
 )
 
@@ -46,13 +47,13 @@ const (
 	Postgres Kind = "postgres"
 )
 
-// Options say which database to open and what may be done to it.
+// Options say which database to open and what Open may do to it.
 type Options struct {
 	Source  Source
 	Create  bool // make the SQLite file if there is none
 	Migrate bool // bring an older schema up to date
 	Schema  Schema
-	// Guard is asked before anything is written to a database that already has a schema.
+	// Guard runs before anything is written to a database that already has a schema.
 	Guard func(context.Context, *DB) error
 }
 
@@ -61,17 +62,17 @@ type DB struct {
 	kind     Kind
 	read     *sqlx.DB // SQLite: read-only
 	write    *sqlx.DB // SQLite: one connection
-	upkeep   *sqlx.DB // for what a server must know of itself each second, whatever its clients ask for; SQLite: read
+	upkeep   *sqlx.DB // for the regular checks of a server, which must not wait behind clients; SQLite: read
 	slow     *sqlx.DB // for reports and migrations; SQLite: one of the others
 	commits  *commits // of SQLite
 	deadline time.Duration
 	sessions *sessions // PostgreSQL: what the pools share
 	path     string    // SQLite: the file
 	schema   Schema
-	opened   atomic.Bool // it has been asked something: what is wrong with a connection from now on may pass
+	opened   atomic.Bool // it is in use: from now on, connection errors count as transient
 	closed   atomic.Bool
-	failing  atomic.Bool                    // the last write failed for want of a database
-	takesAt  atomic.Int64                   // when the database last showed that it takes writes, unix nanoseconds
+	failing  atomic.Bool                    // the last write failed because the database was unavailable
+	takesAt  atomic.Int64                   // when the database last accepted a write, unix nanoseconds
 	files    [3]atomic.Pointer[os.FileInfo] // SQLite: the file that was opened, and those beside it
 }
 
@@ -94,8 +95,8 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	return db, nil
 }
 
-// prepare refuses a database that does not do and brings its schema up to date. One process at a time does so with an
-// SQLite file: several that switch it to WAL, or make its tables, at once would fail.
+// prepare refuses an unsuitable database and migrates the schema. Processes that open the same SQLite file take turns:
+// switching to WAL, or creating the tables, fails when several processes do it at once.
 func (d *DB) prepare(ctx context.Context, o Options) error {
 	unlock, err := d.alone(ctx)
 	if err != nil {
@@ -130,7 +131,7 @@ func connect(o Options) (*DB, error) {
 	return nil, errURLKind
 }
 
-// MigrateTo makes a database, or brings an older one, to a version of its schema, and does nothing else.
+// MigrateTo migrates a new or older database to a version of its schema.
 func MigrateTo(ctx context.Context, o Options, version int64) error {
 	db, err := connect(o)
 	if err != nil {
@@ -144,8 +145,7 @@ func MigrateTo(ctx context.Context, o Options, version int64) error {
 	return err
 }
 
-// StatusOf tells the version of the schema of a database that need not be one this program can open, and changes
-// nothing.
+// StatusOf returns the schema version of a database, also of one that this program cannot use. It changes nothing.
 func StatusOf(ctx context.Context, o Options) (SchemaStatus, error) {
 	db, err := connect(o)
 	if err != nil {
@@ -160,20 +160,20 @@ func StatusOf(ctx context.Context, o Options) (SchemaStatus, error) {
 	return db.SchemaStatus(ctx)
 }
 
-// Kind tells which database this is.
+// Kind returns which database this is.
 func (d *DB) Kind() Kind { return d.kind }
 
 // Close ends all connections.
 func (d *DB) Close() error {
 	d.closed.Store(true)
-	err := errors.Join(d.read.Close(), d.write.Close(), d.upkeep.Close(), d.slow.Close()) // closing twice does nothing
+	err := errors.Join(d.read.Close(), d.write.Close(), d.upkeep.Close(), d.slow.Close()) // a second Close does nothing
 	if d.sessions != nil {
 		d.sessions.close()
 	}
 	return err
 }
 
-// Ping asks the database whether it answers and takes writes, through the connection that writes.
+// Ping checks, through the connection that writes, that the database answers and accepts writes.
 func (d *DB) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, d.deadline)
 	defer cancel()
@@ -190,13 +190,13 @@ func (d *DB) Ping(ctx context.Context) error {
 	return fmt.Errorf("ping: %w: it only reads, as a standby does", ErrUnavailable)
 }
 
-// Connections is the state of the pools that answer requests, all together.
+// Connections is the state of the pools that serve requests, added up.
 type Connections struct {
 	Open, InUse, Max int
-	Waited           time.Duration // for a connection, since the start
+	Waited           time.Duration // for a connection, since start
 }
 
-// Connections tells the state of the pools.
+// Connections returns the state of the pools.
 func (d *DB) Connections() (c Connections) {
 	for _, pool := range []*sqlx.DB{d.read, d.write} {
 		s := pool.Stats()
@@ -211,19 +211,19 @@ func (d *DB) Connections() (c Connections) {
 	return c
 }
 
-// Patience is how long all that one request asks of the database may take together.
+// Patience is the time limit for everything that one request asks of the database.
 func (d *DB) Patience() time.Duration { return d.deadline + d.deadline/5 }
 
-// reconnect lets go of every connection, those in use when they come back: a role is asked of PostgreSQL only when one
-// is opened.
+// reconnect closes every connection, those in use on their return to the pool: the role of a PostgreSQL server is only
+// checked when a connection opens.
 func (d *DB) reconnect() {
 	if d.sessions != nil {
 		d.sessions.renew()
 	}
 }
 
-// CheckRole tells whether PostgreSQL takes writes here. Connections to one that only reads, as the old primary does
-// after a failover, would show what was: they are let go. ErrUnavailable if so.
+// CheckRole returns ErrUnavailable if PostgreSQL is read-only, as the old primary is after a failover. It then drops
+// the connections, which would read stale data.
 func (d *DB) CheckRole(ctx context.Context) error {
 	if d.kind != Postgres {
 		return nil
@@ -231,7 +231,7 @@ func (d *DB) CheckRole(ctx context.Context) error {
 	return d.Ping(ctx)
 }
 
-// fault names the operation and tells the errors of this package from those of the driver.
+// fault adds the operation to an error and maps driver errors to those of this package.
 func (d *DB) fault(op string, err error) error {
 	switch {
 	case err == nil:
@@ -242,7 +242,7 @@ func (d *DB) fault(op string, err error) error {
 		return fmt.Errorf("%s: %w", op, ErrConflict)
 	case errors.Is(err, ErrRefused):
 		return fmt.Errorf("%s: %w", op, err)
-	case err == context.DeadlineExceeded, errors.Is(err, errAllInUse): // it waited for its turn
+	case err == context.DeadlineExceeded, errors.Is(err, errAllInUse): // still waiting for its turn
 		return fmt.Errorf("%s: %w", op, ErrBusy)
 	case isUnavailable(err), d.closed.Load(), d.opened.Load() && isSchemaGone(err):
 		return fmt.Errorf("%s: %w: %w", op, ErrUnavailable, err)
@@ -251,7 +251,8 @@ func (d *DB) fault(op string, err error) error {
 	}
 }
 
-// Stale is the error of an answer from a database that takes no writes: it shows what was. Such connections are let go.
+// Stale returns the error for an answer from a read-only database, which may be out of date, and drops the connections
+// to it.
 func (d *DB) Stale(op string) error {
 	d.reconnect()
 	return fmt.Errorf("%s: %w: it was read where nothing is written", op, ErrUnavailable)

@@ -12,10 +12,10 @@ import (
 
 const oldestPostgres = 13
 
-// examiner asks a database whether keyturn can run on it.
+// examiner checks that keyturn can run on a database.
 type examiner struct{ *DB }
 
-// examine refuses a database that cannot keep what keyturn promises, before anything is written to it.
+// examine refuses an unsuitable database before anything is written to it.
 func (e examiner) examine(ctx context.Context) error {
 	if e.kind == SQLite {
 		return e.sqlite(ctx)
@@ -72,14 +72,14 @@ func (e examiner) postgres(ctx context.Context) error {
 	return nil
 }
 
-// errPooler says why a pooler that gives a session away between two statements does not do: settings, prepared
-// statements and locks are those of a session.
+// errPooler explains why a pooler that shares sessions is unsuitable: settings, prepared statements and locks belong to
+// a session.
 var errPooler = errors.New("database: the connection pooler shares a session between clients " +
 	"(transaction or statement mode): set pool_mode = session for this database in PgBouncer, or connect to " +
 	"PostgreSQL itself")
 
-// pooler finds a pooler that shares sessions: one connection then shows several sessions of PostgreSQL, or two
-// of them the same one. The order of the questions defeats a pooler that takes its sessions in turn.
+// pooler detects a pooler that shares sessions: one connection then shows several PostgreSQL sessions, or two
+// connections show the same one. The order of the queries defeats a pooler that takes its sessions in turn.
 func (e examiner) pooler(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, e.deadline)
 	defer cancel()
@@ -113,14 +113,14 @@ func (e examiner) pooler(ctx context.Context) error {
 	return nil
 }
 
-// secondConn waits for a second connection for a moment only.
+// secondConn waits only briefly for a second connection.
 func (e examiner) secondConn(ctx context.Context) (*sqlx.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.deadline/2)
 	defer cancel()
 	return e.write.Connx(ctx)
 }
 
-// mayMigrate tells whether there is a schema in which a migration may make tables.
+// mayMigrate checks that a migration may create tables.
 func (e examiner) mayMigrate(ctx context.Context) error {
 	if e.kind == SQLite {
 		return nil
@@ -139,7 +139,7 @@ func (e examiner) mayMigrate(ctx context.Context) error {
 		is.Schema, is.Role)
 }
 
-// mayUseTables tells whether keyturn may do with its tables, those that are there, what it does.
+// mayUseTables checks the rights on the existing tables.
 func (e examiner) mayUseTables(ctx context.Context) error {
 	if e.kind == SQLite {
 		return nil

@@ -9,13 +9,13 @@ import (
 )
 
 const (
-	listenCheck = 30 * time.Second // how often the connection that listens is asked whether it stands
+	listenCheck = 30 * time.Second // how often the connection is checked
 	listenRetry = time.Second
 	listenCalm  = time.Minute // after PostgreSQL has refused it
 )
 
-// Listen sends a value soon after another process has notified the channel, until the context ends. What is missed
-// while the connection is away is not sent again. On SQLite, and where there are few connections, nothing is ever sent.
+// Listen sends a value soon after another process has notified the channel, until the context ends. It misses
+// notifications while its connection is down. On SQLite, and where connections are scarce, it never sends.
 func (d *DB) Listen(ctx context.Context, channel string) <-chan struct{} {
 	if d.kind != Postgres {
 		return nil
@@ -36,7 +36,7 @@ func (d *DB) Listen(ctx context.Context, channel string) <-chan struct{} {
 	return changes
 }
 
-// listen listens on a connection of its own until it breaks. It reports false where there is none to spare.
+// listen listens on its own connection until that breaks. It returns false if there is no connection to spare.
 func (p *sessions) listen(ctx context.Context, channel string, changes chan<- struct{}) (spare bool) {
 	p.mu.Lock()
 	spare = !p.scarce() && !p.closed
@@ -61,7 +61,7 @@ func (p *sessions) listen(ctx context.Context, channel string, changes chan<- st
 	pq.SetNotificationHandler(driver.Conn(s.connection), func(*pq.Notification) {
 		select {
 		case changes <- struct{}{}:
-		default: // one is waiting already
+		default: // one is pending already
 		}
 	})
 	query := "LISTEN " + channel

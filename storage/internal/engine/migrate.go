@@ -12,27 +12,27 @@ import (
 	"github.com/pressly/goose/v3/lock"
 )
 
-// Schema is what a database holds.
+// Schema describes the content of a database.
 type Schema struct {
-	Files  fs.FS    // a migration each: 00001_NAME.sql and so on
-	Tables []string // those that the program reads and writes
-	Tune   string   // a statement that PostgreSQL alone runs after a migration
+	Files  fs.FS    // migrations: 00001_NAME.sql and so on
+	Tables []string // all that the program reads and writes
+	Tune   string   // a statement that runs after a migration, on PostgreSQL only
 }
 
 // migrator brings the schema of a database up to date.
 type migrator struct{ *DB }
 
-// versionTable is the table that holds the versions of the schema.
+// versionTable holds the versions of the schema.
 const versionTable = "schema_version"
 
-// SchemaStatus tells the version of the schema in the database and the newest that this program knows.
+// SchemaStatus is the schema version of a database and the newest that this program knows.
 type SchemaStatus struct {
 	Version int64 `json:"version"`
 	Known   int64 `json:"known"`
 	Pending int64 `json:"pending"`
 }
 
-// SchemaStatus reads the versions and changes nothing.
+// SchemaStatus reads the schema version. It changes nothing.
 func (d *DB) SchemaStatus(ctx context.Context) (SchemaStatus, error) {
 	s := SchemaStatus{Known: d.schema.known()}
 	m := migrator{d}
@@ -44,11 +44,11 @@ func (d *DB) SchemaStatus(ctx context.Context) (SchemaStatus, error) {
 	return s, err
 }
 
-// known is the newest version of the schema that this program knows.
+// known returns the newest version of the schema.
 func (s Schema) known() int64 {
 	files, err := fs.ReadDir(s.Files, ".")
 	if err != nil {
-		panic(err) // they are part of the program
+		panic(err) // the build is broken
 	}
 	return int64(len(files))
 }
@@ -59,7 +59,7 @@ func (m migrator) schemaVersion(ctx context.Context) (version int64, err error) 
 	return version, err
 }
 
-// CheckSchema is ErrBehind if migrations are pending of a database that had a schema when it was opened.
+// CheckSchema returns ErrBehind if migrations are pending.
 func (d *DB) CheckSchema(ctx context.Context) error {
 	version, err := migrator{d}.schemaVersion(ctx)
 	if err == nil && version < d.schema.known() {
@@ -68,7 +68,7 @@ func (d *DB) CheckSchema(ctx context.Context) error {
 	return err
 }
 
-// tableExists looks in the catalogue, the one place where the two databases need different texts.
+// tableExists looks in the catalogue, which differs between the two databases.
 func (m migrator) tableExists(ctx context.Context, table string) (bool, error) {
 	query := `SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = $1`
 	if m.kind == Postgres {
@@ -80,7 +80,7 @@ func (m migrator) tableExists(ctx context.Context, table string) (bool, error) {
 	return n > 0, err
 }
 
-// prepare brings the schema to the version of this program, or says why it does not. The guard is asked first.
+// prepare migrates the schema, or returns why it does not. The guard runs first.
 func (m migrator) prepare(ctx context.Context, o Options) error {
 	s, err := m.SchemaStatus(ctx)
 	if err != nil {
@@ -116,10 +116,10 @@ func (m migrator) prepare(ctx context.Context, o Options) error {
 	return m.migrate(ctx)
 }
 
-// migrationTimeout bounds all of a migration.
+// migrationTimeout bounds a whole migration.
 const migrationTimeout = 5 * time.Minute
 
-// migrate applies what is pending. A process that comes second waits until the first is done, and finds nothing to do.
+// migrate applies the pending migrations. A second process waits for the first, and then finds nothing to do.
 func (m migrator) migrate(ctx context.Context) error {
 	p, err := m.migrations()
 	if err != nil {
@@ -149,8 +149,8 @@ func (m migrator) migrations() (*goose.Provider, error) {
 	return goose.NewProvider(dialect, m.slow.DB, m.schema.Files, options...)
 }
 
-// schemaLock is the lock of PostgreSQL that a migration holds, the one that goose takes too. goose itself asks only
-// once a second.
+// schemaLock is the PostgreSQL lock of migrations, the one that goose also takes. goose itself retries only once a
+// second.
 type schemaLock struct{}
 
 const schemaLockRetry = 20 * time.Millisecond

@@ -15,24 +15,24 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// How many connections a replica keeps: about eight do more than thirty-two. Those that read are counted apart, so
-// that what is quick does not wait behind commits. Reports and migrations have two at most, and so has upkeep. Both go
-// first.
 const (
+	// writers, readers and reports are the sizes of the pools of a replica. Eight connections do more work than
+	// thirty-two. Readers are separate, so that fast reads do not wait behind commits. Migrations share the pool of
+	// reports, and upkeep has one of the same size; both have priority.
 	writers = 5
 	readers = 3
 	reports = 2
 )
 
-// openPostgres opens small pools. Timeouts are those of the session, so a statement ends in the database as well, soon
-// after keyturn has stopped waiting for it.
+// openPostgres opens small pools. The timeouts are settings of the session, so that a statement also ends in the
+// database soon after keyturn stops waiting for it.
 func openPostgres(s Source, schema Schema) (*DB, error) {
 	c, err := pq.NewConnectorConfig(s.config)
 	if err != nil {
 		return nil, errURLEncoding
 	}
 	const deadline = 1500 * time.Millisecond
-	const patience = deadline + deadline/3 // by then the server has had the time to cancel
+	const patience = deadline + deadline/3 // leaves the server time to cancel
 	const most = writers + readers + reports
 	db := &DB{kind: Postgres, deadline: deadline, schema: schema}
 	db.sessions = &sessions{
@@ -50,7 +50,7 @@ func openPostgres(s Source, schema Schema) (*DB, error) {
 	return db, nil
 }
 
-// pool lends the sessions, at most size at a time.
+// pool returns a pool that leases at most size sessions.
 func (d *DB) pool(l lending, size int) *sqlx.DB {
 	l.sessions = d.sessions
 	pool := sqlx.NewDb(sql.OpenDB(&l), "postgres")
@@ -67,8 +67,8 @@ func postgresCode(err error) (code string, ok bool) {
 	return string(e.Code), true
 }
 
-// passing are the errors of a database that is away, or of a deadline that has passed. The last two come of one that
-// passes between two statements.
+// passing are the errors of an unreachable database or a missed deadline. The last two occur when a deadline passes
+// between two statements.
 var passing = []error{
 	driver.ErrBadConn,
 	io.EOF,
@@ -79,9 +79,8 @@ var passing = []error{
 	sql.ErrConnDone,
 }
 
-// isUnavailable tells a database that cannot answer now from one that was asked something wrong. SQLSTATE classes: 08
-// connection, 25006 read-only (a standby), 40 repeat, 53 resources, 55 not in a state to answer, 57 operator, 58
-// system.
+// isUnavailable reports whether the database cannot answer now. SQLSTATE classes: 08 connection, 25006 read-only (a
+// standby), 40 repeat, 53 resources, 55 not in a state to answer, 57 operator, 58 system.
 func isUnavailable(err error) bool {
 	if code, ok := sqliteCode(err); ok {
 		return sqliteUnavailable(code)
@@ -101,8 +100,8 @@ func isUnavailable(err error) bool {
 	return errors.As(err, &network) || slices.ContainsFunc(passing, func(e error) bool { return errors.Is(err, e) })
 }
 
-// isSchemaGone tells of tables, or rights to them, that were there when the database was opened: somebody is at work on
-// it. SQLite has one code for every statement that it cannot prepare.
+// isSchemaGone reports whether a table, or a right to one, has disappeared since the database was opened: an operator
+// is at work on it. SQLite has one code for every statement that it cannot prepare.
 func isSchemaGone(err error) bool {
 	if code, ok := sqliteCode(err); ok {
 		return code == sqlite3.SQLITE_ERROR
@@ -119,7 +118,7 @@ func isRepeatable(err error) bool {
 	return ok && (code == "40001" || code == "40P01")
 }
 
-// isReadOnly tells of a connection to a server that has become a standby.
+// isReadOnly reports whether the server has become a standby.
 func isReadOnly(err error) bool {
 	code, ok := postgresCode(err)
 	return ok && code == "25006"
@@ -133,8 +132,8 @@ func isUnique(err error) bool {
 	return ok && code == "23505"
 }
 
-// Clock is the time of the database: that of this machine for SQLite. Replicas on one PostgreSQL agree by it. The
-// answer also shows whether the database takes writes.
+// Clock returns the time of the database, by which replicas agree. For SQLite that is the clock of this machine. The
+// answer also shows whether the database accepts writes.
 func (d *DB) Clock(ctx context.Context) (time.Time, error) {
 	if d.kind != Postgres {
 		return time.Now(), nil
@@ -154,8 +153,8 @@ func (d *DB) Clock(ctx context.Context) (time.Time, error) {
 	return time.UnixMilli(answer.At).UTC(), nil
 }
 
-// Notify wakes those who listen to the channel, outside of any transaction: in one it would hold up every commit.
-// Nobody relies on it.
+// Notify wakes the listeners of the channel, outside of any transaction, in which it would delay every commit. Delivery
+// is not guaranteed.
 func (d *DB) Notify(ctx context.Context, channel string) {
 	if d.kind == Postgres {
 		d.Change(ctx, "notify", `SELECT pg_notify($1, '')`, channel)

@@ -15,19 +15,19 @@ import (
 	"github.com/lib/pq"
 )
 
-// Source is a database setting, parsed: which database, and where and how to connect to it. It comes from the URL
-// alone: lib/pq's own parser would also heed the PG* variables of the environment, and files in the home folder. The
-// zero value is no database.
+// Source is a parsed database setting: which database, where it is and how to connect. It comes from the URL alone: the
+// parser of lib/pq would also use the PG* environment variables and files in the home folder. The zero value is no
+// database.
 type Source struct {
 	kind     Kind
 	url      string
 	file     string      // SQLite
 	config   pq.Config   // PostgreSQL
-	settings [][2]string // of the session, set once it is open: PgBouncer refuses them at the start
+	settings [][2]string // of the session, applied after it opens: PgBouncer refuses them at start-up
 }
 
-// ParseSource parses sqlite:FILE or a postgres:// URL. It opens nothing. A PostgreSQL on another host needs
-// sslmode=verify-full, unless allowInsecure is set. The URL may hold a password, so no error repeats it.
+// ParseSource parses sqlite:FILE or a postgres:// URL, and opens nothing. Unless allowInsecure is set, a PostgreSQL on
+// another host needs sslmode=verify-full. Errors never repeat the URL, which may hold a password.
 func ParseSource(raw string, allowInsecure bool) (Source, error) {
 	switch {
 	case strings.HasPrefix(raw, "sqlite:"):
@@ -42,13 +42,13 @@ func ParseSource(raw string, allowInsecure bool) (Source, error) {
 	return Source{}, errURLKind
 }
 
-// Kind is which of the two databases it is.
+// Kind returns which database it is.
 func (s Source) Kind() Kind { return s.kind }
 
-// File is the path of the SQLite file, "" for PostgreSQL.
+// File returns the path of the SQLite file, "" for PostgreSQL.
 func (s Source) File() string { return s.file }
 
-// String is the URL without its password.
+// String returns the URL without its password.
 func (s Source) String() string {
 	if s.kind != Postgres {
 		return s.url
@@ -73,10 +73,10 @@ func (s Source) String() string {
 	return scheme + "://" + address + "?" + strings.Join(pairs, "&")
 }
 
-// GoString is String: %#v shows no password either.
+// GoString returns String, so that %#v shows no password either.
 func (s Source) GoString() string { return s.String() }
 
-// WithoutPassword is a database URL as it may be shown, also one that cannot be parsed.
+// WithoutPassword returns a database URL in a form that is safe to show. It also takes a URL that does not parse.
 func WithoutPassword(raw string) string {
 	s, err := ParseSource(raw, true)
 	switch {
@@ -88,12 +88,12 @@ func WithoutPassword(raw string) string {
 	return "(a URL that cannot be used)" // any part of it may be the password
 }
 
-// HasPassword reports whether a database URL holds a password, or may hold one.
+// HasPassword reports whether a database URL holds, or may hold, a password.
 func HasPassword(raw string) bool { return WithoutPassword(raw) != raw }
 
 var errURLKind = errors.New("database: begins with neither sqlite: nor postgres://")
 
-// The errors of a URL are fixed texts: any piece of it may be a piece of a password that was not encoded.
+// The errors of a URL are fixed texts: any part of it may be part of a password that was not encoded.
 var (
 	errURLEncoding = urlError("it does not parse: percent-encode special characters in user and password " +
 		"(@ : / ? # % & are %40 %3A %2F %3F %23 %25 %26)")
@@ -117,10 +117,11 @@ func urlValueError(name string) error {
 	return urlError("the value of " + name + " in it is not valid")
 }
 
-// noFile is a path at which there is never a file. lib/pq looks in the home folder only for files that were not named.
+// noFile is a path where no file can exist. lib/pq searches the home folder only for files that are not named.
 const noFile = "/dev/null/none"
 
-// Parameters of the URL that are settings of the session, with what keyturn sets unless the URL does.
+// sessionSettings are the URL parameters that are settings of the session, with the values that keyturn sets by
+// default.
 var sessionSettings = [][2]string{
 	{"statement_timeout", "3000"},
 	{"lock_timeout", "1000"},
@@ -135,7 +136,7 @@ var sessionSettings = [][2]string{
 	{"tcp_user_timeout", ""},
 }
 
-// Parameters of the URL that say where and how to connect.
+// connectionParameters are the URL parameters that control where and how to connect.
 var connectionParameters = []string{
 	"host", "hostaddr", "port", "dbname", "database", "user", "password", "application_name", "options",
 	"connect_timeout",
@@ -143,7 +144,7 @@ var connectionParameters = []string{
 	"ssl_max_protocol_version", "target_session_attrs", "load_balance_hosts", "client_encoding", "binary_parameters",
 }
 
-// enumerated are the parameters that take one of a few values.
+// enumerated lists the values of parameters that have only a few.
 var enumerated = map[string][]string{
 	"sslmode":                  {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"},
 	"sslnegotiation":           {"postgres", "direct"},
@@ -205,7 +206,7 @@ func firstOf(values ...string) string {
 	return ""
 }
 
-// splitURL takes a URL apart into parameters, with the names that PostgreSQL gives them.
+// splitURL splits a URL into parameters, named as in PostgreSQL.
 func splitURL(raw string) (map[string]string, error) {
 	_, rest, _ := strings.Cut(raw, "://")
 	if strings.ContainsAny(rest, "#\x00") {
@@ -216,7 +217,7 @@ func splitURL(raw string) (map[string]string, error) {
 		authority = rest[:i]
 		path, query, _ = strings.Cut(rest[i:], "?")
 	}
-	if strings.Contains(path+query, "@") { // the authority has ended inside a password
+	if strings.Contains(path+query, "@") { // the authority ended inside a password
 		return nil, errURLEncoding
 	}
 	given := map[string]string{}
@@ -239,7 +240,7 @@ func splitURL(raw string) (map[string]string, error) {
 	return given, splitQuery(given, query)
 }
 
-// unescaped keeps a value unless it is empty. It reports false for one that is not well encoded.
+// unescaped stores a value unless it is empty. It returns false for invalid percent-encoding.
 func unescaped(given map[string]string, name, value string) bool {
 	plain, err := url.PathUnescape(value)
 	if err != nil || strings.Contains(plain, "\x00") {
@@ -251,7 +252,7 @@ func unescaped(given map[string]string, name, value string) bool {
 	return true
 }
 
-// splitHosts splits host:port pairs, as libpq has them, into a list of hosts and one of ports.
+// splitHosts splits host:port pairs, as in libpq, into a list of hosts and one of ports.
 func splitHosts(given map[string]string, authority string) error {
 	if authority == "" {
 		return nil
@@ -375,7 +376,7 @@ func oneHost(host, address, port string) (h pq.ConfigMultihost, err error) {
 	return h, nil
 }
 
-// notInName reports whether a character is in no name of a host.
+// notInName reports whether no host name contains the character.
 func notInName(c rune) bool {
 	return c < 128 && c != '.' && c != '-' && c != '_' &&
 		(c < '0' || c > '9') &&
@@ -392,7 +393,7 @@ func (s *Source) hosts() []pq.ConfigMultihost {
 	return append([]pq.ConfigMultihost{first}, s.config.Multi...)
 }
 
-// isLocal reports whether a connection stays on this machine: a loopback address or a Unix socket.
+// isLocal reports whether a connection stays on this machine: by loopback address or Unix socket.
 func isLocal(h pq.ConfigMultihost) bool {
 	switch {
 	case h.Hostaddr.IsValid():
@@ -404,7 +405,7 @@ func isLocal(h pq.ConfigMultihost) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-// setTLS decides how the connection is protected, by all of its hosts.
+// setTLS decides how to protect the connection, by the least local of its hosts.
 func (s *Source) setTLS(given map[string]string, allowInsecure bool) error {
 	hosts := s.hosts()
 	local := !slices.ContainsFunc(hosts, func(h pq.ConfigMultihost) bool { return !isLocal(h) })
@@ -442,7 +443,7 @@ func (s *Source) setTLS(given map[string]string, allowInsecure bool) error {
 	return nil
 }
 
-// FileProblems lists the files that the setting names and that cannot be read.
+// FileProblems lists the files in the setting that cannot be read.
 func (s Source) FileProblems() (problems []error) {
 	if s.kind != Postgres {
 		return nil
@@ -462,7 +463,7 @@ func (s Source) FileProblems() (problems []error) {
 	return problems
 }
 
-// setup is a statement that gives a new session its settings.
+// setup returns a statement that applies the settings to a new session.
 func (s *Source) setup() string {
 	var sets []string
 	for _, setting := range s.settings {
@@ -472,7 +473,7 @@ func (s *Source) setup() string {
 	return "SELECT " + strings.Join(sets, ", ")
 }
 
-// Target is the connection to PostgreSQL that a setting leads to, without its secrets.
+// Target is a PostgreSQL connection, without secrets.
 type Target struct {
 	Hosts    []string `json:"hosts"` // with port, or the folder of a socket
 	Database string   `json:"database"`
@@ -480,13 +481,13 @@ type Target struct {
 	SSLMode  string   `json:"sslmode"`
 }
 
-// String is the target in one line.
+// String returns the target in one line.
 func (t Target) String() string {
 	return fmt.Sprintf("host %s, database %s, user %s, sslmode %s",
 		strings.Join(t.Hosts, " "), t.Database, t.User, t.SSLMode)
 }
 
-// Target is where the setting leads to. It reports false for SQLite.
+// Target returns where the setting leads. It returns false for SQLite.
 func (s Source) Target() (t Target, ok bool) {
 	if s.kind != Postgres {
 		return t, false

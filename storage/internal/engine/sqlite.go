@@ -15,9 +15,9 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// openSQLite opens the file with one connection that writes and a pool that reads. Everything that holds per connection
-// stands in the data source name: a PRAGMA by Exec would reach one connection of the pool. WAL with synchronous=FULL
-// loses no answered commit at a power cut; secure_delete overwrites the private half of a key that is destroyed.
+// openSQLite opens the file with one connection that writes and a pool that reads. All settings are in the data source
+// name, because a PRAGMA by Exec reaches only one connection of a pool. WAL with synchronous=FULL loses no answered
+// commit in a power cut. secure_delete overwrites a destroyed private key.
 func openSQLite(path string, create bool, schema Schema) (*DB, error) {
 	if err := ensureFile(path, create); err != nil {
 		return nil, err
@@ -50,8 +50,8 @@ func openSQLite(path string, create bool, schema Schema) (*DB, error) {
 	return db, nil
 }
 
-// PostgreSQL tells by current_setting whether it takes writes. SQLite learns to answer the same question, so that one
-// SQL text asks it.
+// PostgreSQL reports by current_setting whether it accepts writes. This adds the function to SQLite, so that one SQL
+// text serves both.
 func init() {
 	sqlite.MustRegisterScalarFunction(
 		"current_setting",
@@ -80,8 +80,8 @@ func sqliteDSN(path, extra string) string {
 
 func isBusy(code int) bool { return code&0xff == sqlite3.SQLITE_BUSY }
 
-// ensureFile makes the database file before SQLite does, so that it and the -wal and -shm files beside it, which take
-// over its mode, are 0600 under every umask.
+// ensureFile creates the database file before SQLite does. The file, and the -wal and -shm files beside it, which
+// inherit its mode, are thus 0600 under every umask.
 func ensureFile(path string, create bool) error {
 	info, err := os.Stat(path)
 	if err == nil {

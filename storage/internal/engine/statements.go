@@ -34,11 +34,10 @@ func (d *DB) allFrom(ctx context.Context, pool *sqlx.DB, op string, dest any, qu
 	return d.fault(op, d.again(ctx, func() error { return pool.SelectContext(ctx, dest, query, args...) }))
 }
 
-// reportTimeout bounds a query that may read a whole table, for people and for background work: never on the path of a
-// request.
+// reportTimeout bounds a query that may read a whole table, for people and background work, never for a request.
 const reportTimeout = 60 * time.Second
 
-// Report is all for such a query.
+// Report is All for a query that may read a whole table.
 func (d *DB) Report(ctx context.Context, op string, dest any, query string, args ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()
@@ -60,16 +59,16 @@ func (d *DB) Report(ctx context.Context, op string, dest any, query string, args
 	return d.fault(op, t.SelectContext(ctx, dest, query, args...))
 }
 
-// runner is where a statement runs.
+// runner runs statements: a connection or a transaction.
 type runner interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 	GetContext(ctx context.Context, dest any, query string, args ...any) error
 }
 
-// writing runs one statement that writes. A caller that goes away while it waits for its turn has changed nothing. From
-// then on nothing cuts the statement short: a COMMIT that is cancelled while PostgreSQL waits for its standby is
-// answered as if it were done. There the connection itself ends the wait (see dialer), without an answer, so that the
-// outcome is unknown and never wrong.
+// writing runs one statement that writes. A caller that leaves before its turn has changed nothing. Once the statement
+// runs, no context cancels it: PostgreSQL answers a COMMIT that is cancelled while it waits for its standby as if it
+// were done. The connection itself ends a wait that is too long (see dialer), without an answer: the outcome is then
+// unknown, but never wrong.
 func (d *DB) writing(ctx context.Context, run func(context.Context, runner) error) error {
 	unhurried := context.WithoutCancel(ctx)
 	turn, cancel := context.WithTimeout(ctx, d.deadline)
@@ -80,7 +79,7 @@ func (d *DB) writing(ctx context.Context, run func(context.Context, runner) erro
 	return d.lent(turn, func(conn *sqlx.Conn) error { return run(unhurried, conn) })
 }
 
-// lent lends a connection to PostgreSQL that writes. The context ends the wait for it, not what is done with it.
+// lent lends a PostgreSQL connection that writes. The context bounds the wait for the connection, not its use.
 func (d *DB) lent(turn context.Context, use func(*sqlx.Conn) error) error {
 	return d.again(turn, func() error {
 		conn, err := d.write.Connx(turn)
@@ -92,11 +91,10 @@ func (d *DB) lent(turn context.Context, use func(*sqlx.Conn) error) error {
 	})
 }
 
-// again runs one statement, or one transaction, and again if the database says that it was rolled back and may be
-// repeated (serialisation failure, deadlock: at most three times), or that this connection only reads, as after a
-// failover (once, on another connection). A connection that was cut may be one that had rested since PostgreSQL was
-// restarted: a single statement is sent again on another, twice at most, and must be one that may run twice. A
-// transaction is not, once it has begun: whether it was committed is unknown.
+// again runs a statement or transaction, and repeats it where that is safe: up to twice after a serialization failure
+// or deadlock, and once, on another connection, after a failover has made the server read-only. A cut connection may
+// have been idle since a restart of PostgreSQL: a single statement, which must be repeatable, is sent again up to
+// twice. A transaction that has begun is not: its outcome is unknown.
 func (d *DB) again(ctx context.Context, run func() error) error {
 	reconnected := false
 	for try := 1; ; try++ {
@@ -114,8 +112,8 @@ func (d *DB) again(ctx context.Context, run func() error) error {
 	}
 }
 
-// ReadOn lends a connection that reads, and again as for a single statement. use bounds itself; the context ends only
-// the wait for the connection.
+// ReadOn lends a connection that reads, and repeats use like a single statement. The context bounds the wait for the
+// connection only.
 func (d *DB) ReadOn(ctx context.Context, op string, use func(*sqlx.Conn) error) error {
 	bounded, cancel := context.WithTimeout(ctx, d.deadline)
 	defer cancel()
@@ -129,12 +127,12 @@ func (d *DB) ReadOn(ctx context.Context, op string, use func(*sqlx.Conn) error) 
 	}))
 }
 
-// GetForUpkeep is Get for what a server must know of itself, whatever its clients ask for.
+// GetForUpkeep is Get for the regular checks of a server, which do not wait behind clients.
 func (d *DB) GetForUpkeep(ctx context.Context, op string, dest any, query string, args ...any) error {
 	return d.getFrom(ctx, d.upkeep, op, dest, query, args...)
 }
 
-// AllForUpkeep is All for what a server must know of itself, whatever its clients ask for.
+// AllForUpkeep is All for the regular checks of a server, which do not wait behind clients.
 func (d *DB) AllForUpkeep(ctx context.Context, op string, dest any, query string, args ...any) error {
 	return d.allFrom(ctx, d.upkeep, op, dest, query, args...)
 }
@@ -146,7 +144,7 @@ func pause(ctx context.Context, span time.Duration) {
 	}
 }
 
-// Change runs one autocommit statement and tells how many rows it changed.
+// Change runs one autocommit statement and returns how many rows it changed.
 func (d *DB) Change(ctx context.Context, op, query string, args ...any) (n int64, err error) {
 	err = d.writing(ctx, func(ctx context.Context, r runner) error {
 		res, err := r.ExecContext(ctx, query, args...)
@@ -182,7 +180,7 @@ func (t *Tx) All(dest any, query string, args ...any) error {
 	return t.SelectContext(t.ctx, dest, query, args...)
 }
 
-// Change runs one statement and tells how many rows it changed.
+// Change runs one statement and returns how many rows it changed.
 func (t *Tx) Change(query string, args ...any) (int64, error) {
 	res, err := t.ExecContext(t.ctx, query, args...)
 	if err != nil {
@@ -191,7 +189,7 @@ func (t *Tx) Change(query string, args ...any) (int64, error) {
 	return res.RowsAffected()
 }
 
-// ChangeOne is change for a row that must be there: otherwise ErrNotFound.
+// ChangeOne is Change for a row that must exist: otherwise ErrNotFound.
 func (t *Tx) ChangeOne(query string, args ...any) error {
 	n, err := t.Change(query, args...)
 	if err == nil && n == 0 {
@@ -200,7 +198,7 @@ func (t *Tx) ChangeOne(query string, args ...any) error {
 	return err
 }
 
-// ChangeAsRead is change for a row that must be as it was read: otherwise ErrConflict.
+// ChangeAsRead is Change for a row that must still be as it was read: otherwise ErrConflict.
 func (t *Tx) ChangeAsRead(query string, args ...any) error {
 	n, err := t.Change(query, args...)
 	if err == nil && n == 0 {
@@ -209,15 +207,15 @@ func (t *Tx) ChangeAsRead(query string, args ...any) error {
 	return err
 }
 
-// errBegun marks what went wrong in a transaction that had begun.
+// errBegun marks an error of a transaction that had begun.
 var errBegun = errors.New("in a transaction")
 
-// InTx runs f in one transaction, and again when the database asks for it.
+// InTx runs f in a transaction, and repeats it where that is safe.
 func (d *DB) InTx(ctx context.Context, op string, f func(*Tx) error) error {
 	return d.InLongTx(ctx, op, d.deadline, f)
 }
 
-// InLongTx is inTx for what may take longer than an answer.
+// InLongTx is InTx with another time limit.
 func (d *DB) InLongTx(ctx context.Context, op string, span time.Duration, f func(*Tx) error) error {
 	unhurried := context.WithoutCancel(ctx)
 	turn, cancel := context.WithTimeout(ctx, span)
@@ -230,7 +228,7 @@ func (d *DB) InLongTx(ctx context.Context, op string, span time.Duration, f func
 	return d.wrote(d.fault(op, d.lent(turn, func(conn *sqlx.Conn) error { return transact(unhurried, conn, in) })))
 }
 
-// transact runs one transaction on a connection. What has begun and lost its connection is marked by errBegun.
+// transact runs one transaction on a connection. It marks the loss of the connection with errBegun.
 func transact(ctx context.Context, conn *sqlx.Conn, in func(*sqlx.Tx) error) error {
 	t, err := conn.BeginTxx(ctx, nil)
 	if err != nil {
