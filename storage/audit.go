@@ -17,16 +17,16 @@ import (
 	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
-// Actor is who makes a change, and why. Both are kept in the audit trail.
+// Actor is who makes a change, and why. The audit trail keeps both.
 type Actor struct {
 	Name   string // os:NAME, client:ID, or keyturn for the server itself
 	Reason string
 }
 
-// Event is what a change says of itself in the audit trail.
+// Event describes a change in the audit trail.
 type Event struct {
 	Type    string         // NOUN.VERB, for instance client.create
-	Target  string         // the id of what was changed
+	Target  string         // the id of the changed object
 	Details map[string]any // never a secret
 }
 
@@ -43,20 +43,20 @@ type AuditRecord struct {
 	Hash     string `db:"hash" json:"hash"`
 }
 
-// Audit is the table of the audit trail, and the row of its head.
+// Audit is the audit trail: its records, and the head of their chain.
 type Audit struct{ db *DB }
 
-// Audit is the audit trail.
+// Audit returns the audit trail.
 func (d *DB) Audit() Audit { return Audit{d} }
 
-// UseKey sets the key that chains the audit trail. Nothing that must be audited can be changed before.
+// UseKey sets the key of the chain. Without it, no audited change is possible.
 func (a Audit) UseKey(key []byte) { a.db.auditKey.Store(&key) }
 
-// Written counts the audit records that were written since the database was opened, a few of transactions that did not
-// take place among them.
+// Written counts the audit records written since the database was opened. It includes a few of transactions that were
+// rolled back.
 func (a Audit) Written() int64 { return a.db.audited.Load() }
 
-// entry is what a record is made of.
+// entry is the content of a record.
 type entry struct {
 	by  Actor
 	now time.Time
@@ -81,10 +81,10 @@ func (e entry) record() (AuditRecord, error) {
 	}, nil
 }
 
-// audit appends a record inside the transaction of what it tells.
+// audit appends a record in the transaction of its change.
 func (t *tx) audit(by Actor, now time.Time, e Event) error { return t.auditAll([]entry{{by, now, e}}) }
 
-// auditAll appends records. The row of audit_head orders them: it stays locked until the transaction ends.
+// auditAll appends records. The row of audit_head, locked until the transaction ends, puts them in order.
 func (t *tx) auditAll(entries []entry) error {
 	key := t.db.auditKey.Load()
 	if key == nil {
@@ -130,7 +130,7 @@ func (t *tx) auditAll(entries []entry) error {
 
 const auditColumns = 9
 
-// insertAudit inserts rows, in statements of as many rows as there are statements for.
+// insertAudit inserts rows in batches of a few fixed sizes.
 func (t *tx) insertAudit(values []any) error {
 	for len(values) > 0 {
 		rows := batchSize(len(values) / auditColumns)
@@ -148,12 +148,10 @@ func (t *tx) insertAudit(values []any) error {
 	return nil
 }
 
-// batchSize is the largest power of two up to n: batches come in few sizes, so that their statements can be kept
-// prepared.
+// batchSize returns the largest power of two up to n: a few sizes keep the number of prepared statements small.
 func batchSize(n int) int { return 1 << (bits.Len(uint(n)) - 1) }
 
-// chain is the hash of a record: HMAC-SHA256 over its fields, each with its length before it, and the hash of the
-// record before.
+// chain returns the hash of a record: HMAC-SHA256 over its fields, each preceded by its length, and the previous hash.
 func (r AuditRecord) chain(key []byte) string {
 	h := hmac.New(sha256.New, key)
 	number := make([]byte, 8)
@@ -169,13 +167,13 @@ func (r AuditRecord) chain(key []byte) string {
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
-// AuditFilter narrows Pages; its zero value takes everything.
+// AuditFilter narrows Pages. The zero value selects all records.
 type AuditFilter struct {
 	Since time.Time
 	Type  string
 }
 
-// Pages hands the records of the trail, oldest first, to do, page by page, until that returns an error.
+// Pages hands the records, oldest first and page by page, to do, until that returns an error.
 func (a Audit) Pages(ctx context.Context, f AuditFilter, do func([]AuditRecord) error) error {
 	since, rows := int64(math.MinInt64), engine.PageRows
 	if !f.Since.IsZero() {
@@ -185,7 +183,7 @@ func (a Audit) Pages(ctx context.Context, f AuditFilter, do func([]AuditRecord) 
 		rows = engine.SparseRows
 	}
 	for after := int64(math.MinInt64); ; {
-		// Records come in the order of their numbers, and there is no index on the rest.
+		// Only the number of a record is indexed.
 		end, err := engine.ReadSlowly[int64](ctx, a.db.engine, engine.PageTimeout, "audit records",
 			`SELECT COALESCE(MAX(seq), CAST($1 AS BIGINT))
 			FROM (SELECT seq FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2) span`, after, rows)
@@ -208,19 +206,19 @@ func (a Audit) Pages(ctx context.Context, f AuditFilter, do func([]AuditRecord) 
 	}
 }
 
-// Head is the number and the hash of the newest record; 0 if there is none.
+// Head returns the number and the hash of the newest record; 0 if there is none.
 func (a Audit) Head(ctx context.Context) (seq int64, hash string, err error) {
 	var head AuditRecord
 	err = a.db.engine.Get(ctx, "audit head", &head, `SELECT seq, hash FROM audit_head WHERE id = 1`)
 	return head.Seq, head.Hash, err
 }
 
-// Hash is the hash of one record. ErrNotFound if there is none of that number.
+// Hash returns the hash of one record. ErrNotFound.
 func (a Audit) Hash(ctx context.Context, seq int64) (hash string, err error) {
 	return hash, a.db.engine.Get(ctx, "audit record", &hash, `SELECT hash FROM audit WHERE seq = $1`, seq)
 }
 
-// HasType tells whether the trail has a record of the type. It may read all of it.
+// HasType reports whether the trail has a record of the type. It may read the whole trail.
 func (a Audit) HasType(ctx context.Context, kind string) (bool, error) {
 	var seqs []int64
 	err := a.db.engine.Report(ctx, "audit record", &seqs,
@@ -228,7 +226,7 @@ func (a Audit) HasType(ctx context.Context, kind string) (bool, error) {
 	return len(seqs) > 0, err
 }
 
-// Each hands the whole trail, oldest first, to do, until that returns an error.
+// Each hands every record, oldest first, to do, until that returns an error.
 func (a Audit) Each(ctx context.Context, do func(AuditRecord) error) error {
 	return a.Pages(ctx, AuditFilter{}, func(page []AuditRecord) error {
 		for _, r := range page {
@@ -240,14 +238,14 @@ func (a Audit) Each(ctx context.Context, do func(AuditRecord) error) error {
 	})
 }
 
-// Verify follows the chain from its first record to its head and names the first record that is not as it was
-// written. It returns how many records are.
+// Verify checks the chain from its first record to its head. It returns how many records are intact, and an error that
+// names the first that is not.
 func (a Audit) Verify(ctx context.Context) (n int64, err error) {
 	key := a.db.auditKey.Load()
 	if key == nil {
 		return 0, errors.New("audit: no key to check the chain with")
 	}
-	head, hash, err := a.Head(ctx) // before the records: those that come meanwhile are further on
+	head, hash, err := a.Head(ctx) // read first: later records follow the head
 	if err != nil {
 		return 0, err
 	}

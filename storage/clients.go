@@ -15,19 +15,19 @@ type Client struct {
 	Public             bool   `db:"public" json:"public"`
 	SecretHash         string `db:"secret_hash" json:"-"`
 	PreviousSecretHash string `db:"previous_secret_hash" json:"-"`
-	// until when the secret before the last rotation works
+	// when the previous secret stops working
 	PreviousExpiresAt *Time  `db:"previous_expires_at" json:"previous_expires_at"`
 	Grants            List   `db:"grants" json:"grants"`       // RFC 6749 grant types
 	Scope             string `db:"scope" json:"scope"`         // space-separated, RFC 6749 §3.3
 	Audiences         List   `db:"audiences" json:"audiences"` // the first is the default
-	// the audience it answers for, "" for none
+	// of a resource server: its audience; otherwise ""
 	Resource  string   `db:"resource" json:"resource"`
-	AccessTTL Duration `db:"access_ttl" json:"access_ttl"` // 0: the server's
-	// in the header of its access tokens: at+jwt or JWT
+	AccessTTL Duration `db:"access_ttl" json:"access_ttl"` // 0: the default of the server
+	// typ header of its access tokens: at+jwt or JWT
 	TokenTyp string `db:"token_typ" json:"token_typ"`
-	// moves on to end all grants of the client at once
+	// incremented to end all grants of the client
 	Epoch int64 `db:"epoch" json:"-"`
-	// above 0; moves on with every change, and begins at random
+	// above 0; random at first, incremented by every change
 	Revision   int64 `db:"revision" json:"-"`
 	CreatedAt  Time  `db:"created_at" json:"created_at"`
 	UpdatedAt  Time  `db:"updated_at" json:"updated_at"`
@@ -40,11 +40,11 @@ const clientColumns = `id, public, secret_hash, previous_secret_hash, previous_e
 // Clients is the table of clients.
 type Clients struct{ db *DB }
 
-// Clients is the table of clients.
+// Clients returns the table of clients.
 func (d *DB) Clients() Clients { return Clients{d} }
 
-// Create inserts the client with a revision of its own. Its epoch begins at the moment of its creation, so that
-// no grant of a deleted client of the same id comes back to life. ErrConflict if the id is taken.
+// Create inserts the client with a random revision. Its epoch is the time of its creation, so that no grant of a
+// deleted client of the same id becomes valid again. ErrConflict if the id is taken.
 func (c Clients) Create(ctx context.Context, by Actor, client Client) error {
 	return c.db.inTx(ctx, "create client", func(t *tx) error {
 		if _, err := t.Change(`INSERT INTO clients (`+clientColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
@@ -71,7 +71,7 @@ func (c Clients) Create(ctx context.Context, by Actor, client Client) error {
 	})
 }
 
-// details is what the audit trail keeps of a client.
+// details returns what the audit trail keeps of a client.
 func (c Client) details() map[string]any {
 	return map[string]any{
 		"public":     c.Public,
@@ -84,8 +84,8 @@ func (c Client) details() map[string]any {
 	}
 }
 
-// ByID reads one client. ErrNotFound if there is none of that id. Callers who ask at the same time share a statement:
-// a flood of invented ids costs the database little.
+// ByID reads one client. ErrNotFound. Concurrent calls share a statement, so that a flood of invented ids costs the
+// database little.
 func (c Clients) ByID(ctx context.Context, id string) (Client, error) {
 	client, err := c.db.clients.Ask(ctx, id)
 	if err == nil && client == nil {
@@ -97,11 +97,10 @@ func (c Clients) ByID(ctx context.Context, id string) (Client, error) {
 	return *client, nil
 }
 
-// clientBatches are the sizes of batches of clients that there are statements for. Those who ask at the same time ask
-// for few.
+// clientBatches are the sizes of a batch that have a statement. Concurrent callers ask for few different clients.
 var clientBatches = []int{1, 8, engine.MaxBatch}
 
-// clientQueries are the statements that read several clients, by how many.
+// clientQueries are the statements, by the size of the batch.
 var clientQueries = func() map[int]string {
 	queries := map[int]string{}
 	for _, size := range clientBatches {
@@ -110,7 +109,7 @@ var clientQueries = func() map[int]string {
 	return queries
 }()
 
-// read reads several clients at once; nil for an id that there is none of.
+// read reads several clients in one statement; nil for an unknown id.
 func (c Clients) read(ids []string) ([]*Client, error) {
 	different := slices.Compact(slices.Sorted(slices.Values(ids)))
 	size := batchFor(clientBatches, len(different))
@@ -131,7 +130,7 @@ func (c Clients) read(ids []string) ([]*Client, error) {
 	return found, nil
 }
 
-// Pages hands all clients, by id, to do, page by page, until that returns an error.
+// Pages hands all clients, ordered by id and page by page, to do, until that returns an error.
 func (c Clients) Pages(ctx context.Context, do func([]Client) error) error {
 	return engine.InPages(func(last *Client) ([]Client, error) {
 		after := ""
@@ -143,8 +142,8 @@ func (c Clients) Pages(ctx context.Context, do func([]Client) error) error {
 	}, do)
 }
 
-// Update writes grants, scope, audiences, resource, access TTL and token typ, unless the client was updated after
-// it was read (ErrConflict).
+// Update writes grants, scope, audiences, resource, access TTL and token typ. ErrConflict if the client has changed
+// since it was read.
 func (c Clients) Update(ctx context.Context, by Actor, client Client, now time.Time) error {
 	return c.db.inTx(ctx, "update client", func(t *tx) error {
 		if err := t.ChangeAsRead(`UPDATE clients SET grants = $1, scope = $2, audiences = $3, resource = $4,
@@ -158,14 +157,14 @@ func (c Clients) Update(ctx context.Context, by Actor, client Client, now time.T
 	})
 }
 
-// Disable ends all grants of the client and lets it not authenticate.
+// Disable ends all grants of the client and blocks its authentication.
 func (c Clients) Disable(ctx context.Context, by Actor, id string, now time.Time) error {
 	return c.change(ctx, by, id, now, Event{"client.disable", id, nil},
 		`UPDATE clients SET disabled_at = COALESCE(disabled_at, $1), epoch = epoch + 1, revision = revision + 1
 		WHERE id = $2`, At(now), id)
 }
 
-// Enable takes a Disable back. Grants that it ended stay ended.
+// Enable undoes Disable. The grants stay ended.
 func (c Clients) Enable(ctx context.Context, by Actor, id string, now time.Time) error {
 	return c.change(
 		ctx,
@@ -178,12 +177,12 @@ func (c Clients) Enable(ctx context.Context, by Actor, id string, now time.Time)
 	)
 }
 
-// Delete removes the client. Its grants are dead without it.
+// Delete removes the client, which also ends its grants.
 func (c Clients) Delete(ctx context.Context, by Actor, id string, now time.Time) error {
 	return c.change(ctx, by, id, now, Event{"client.delete", id, nil}, `DELETE FROM clients WHERE id = $1`, id)
 }
 
-// RotateSecret sets a new secret; the one before works until keepUntil, any older one no longer.
+// RotateSecret sets a new secret. The previous one works until keepUntil, older ones stop working.
 func (c Clients) RotateSecret(ctx context.Context, by Actor, id, hash string, keepUntil, now time.Time) error {
 	return c.change(
 		ctx,
@@ -200,7 +199,7 @@ func (c Clients) RotateSecret(ctx context.Context, by Actor, id, hash string, ke
 	)
 }
 
-// RevokeGrants ends all grants of a client by moving its epoch on. ErrNotFound if there is no such client.
+// RevokeGrants ends all grants of a client by incrementing its epoch. ErrNotFound.
 func (c Clients) RevokeGrants(ctx context.Context, by Actor, clientID string, now time.Time) error {
 	return c.change(
 		ctx,
@@ -213,7 +212,7 @@ func (c Clients) RevokeGrants(ctx context.Context, by Actor, clientID string, no
 	)
 }
 
-// change makes one change of a client that is there, with its audit record.
+// change changes an existing client, with an audit record.
 func (c Clients) change(
 	ctx context.Context,
 	by Actor,

@@ -9,8 +9,7 @@ import (
 	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
-// copiedTables are all tables but those that only mean something to the servers that run: leases, and the version of
-// the schema.
+// copiedTables are all tables except the leases and the schema version, which belong to one database.
 var copiedTables = []string{
 	"meta",
 	"users",
@@ -25,12 +24,12 @@ var copiedTables = []string{
 	"familiar_addresses",
 }
 
-// MetaMoved says, in a database that was copied to another, to which.
+// MetaMoved names the value that says where a database was copied to.
 const MetaMoved = "moved"
 
-// CopyTo copies everything to another database, which must be new, in one transaction, and leaves a mark of where it
-// went. Nobody else writes meanwhile; what is written later is not in the copy. told hears how many rows each table
-// has. From SQLite only. ErrConflict if the other database is not new.
+// CopyTo copies an SQLite database to an empty one in one transaction, and records the target under MetaMoved. Other
+// writers wait; what they write afterwards is not in the copy. It calls told with the number of rows of each table.
+// ErrConflict if the target is not empty.
 func (d *DB) CopyTo(ctx context.Context, to *DB, name string, told func(table string, rows int64)) error {
 	if d.engine.Kind() != SQLite {
 		return errors.New("copy: from SQLite only: PostgreSQL has pg_dump")
@@ -49,7 +48,7 @@ func (d *DB) CopyTo(ctx context.Context, to *DB, name string, told func(table st
 			)
 		}
 	}
-	// The transaction keeps others from writing to SQLite.
+	// This transaction keeps other writers out of SQLite.
 	return d.inLongTx(ctx, "copy", importTimeout, func(from *tx) error {
 		err := to.inLongTx(ctx, "copy", importTimeout, func(into *tx) error {
 			for _, table := range copiedTables {
@@ -68,18 +67,18 @@ func (d *DB) CopyTo(ctx context.Context, to *DB, name string, told func(table st
 			`INSERT INTO meta (name, value) VALUES ($1, $2)`,
 			MetaMoved,
 			name,
-		) // before anybody else can write again
+		) // before another writer gets in
 		return err
 	})
 }
 
-// UnmarkMoved removes the mark of a copy that failed.
+// UnmarkMoved removes MetaMoved after a failed copy.
 func (d *DB) UnmarkMoved(ctx context.Context) error {
 	_, err := d.engine.Change(ctx, "stay", `DELETE FROM meta WHERE name = $1`, MetaMoved)
 	return err
 }
 
-// RecordCopy leaves an audit record of where a database came from.
+// RecordCopy writes the audit record of a copy to its target.
 func (d *DB) RecordCopy(ctx context.Context, by Actor, rows map[string]int64, now time.Time) error {
 	return d.inTx(ctx, "copied", func(t *tx) error {
 		details := map[string]any{}

@@ -8,10 +8,10 @@ import (
 // FamiliarAddresses is the table of the addresses from which a user has logged in.
 type FamiliarAddresses struct{ db *DB }
 
-// FamiliarAddresses is the table of the addresses from which a user has logged in.
+// FamiliarAddresses returns the table of familiar addresses.
 func (d *DB) FamiliarAddresses() FamiliarAddresses { return FamiliarAddresses{d} }
 
-// Add remembers that the user has logged in from the address.
+// Add records a login of the user from the address.
 func (f FamiliarAddresses) Add(ctx context.Context, userID int64, address string, now time.Time) error {
 	_, err := f.db.engine.Change(
 		ctx,
@@ -25,14 +25,14 @@ func (f FamiliarAddresses) Add(ctx context.Context, userID int64, address string
 	return err
 }
 
-// The statements of clean-up are ranges of an index over time, as those of Throttle.
+// Clean-up scans ranges of an index over time, as in Throttle.
 const (
 	addressSpanQuery = `SELECT COALESCE(MAX(seen_at), CAST($1 AS BIGINT)) FROM (SELECT seen_at FROM familiar_addresses
 		WHERE seen_at > $1 AND seen_at < $2 ORDER BY seen_at LIMIT $3) span`
 	cleanAddressesQuery = `DELETE FROM familiar_addresses WHERE seen_at > $1 AND seen_at <= $2`
 )
 
-// Clean deletes about limit familiar addresses that were last seen before the moment given, and tells how many.
+// Clean deletes about limit addresses that were last seen before stale. It returns how many.
 func (f FamiliarAddresses) Clean(ctx context.Context, stale time.Time, limit int) (int64, error) {
 	var end Time
 	err := f.db.engine.Get(ctx, "clean addresses", &end, addressSpanQuery, beginning, At(stale), limit)

@@ -7,15 +7,15 @@ import (
 )
 
 const (
-	// FilledPerUser is how many filled grants one filled user has.
+	// FilledPerUser is how many grants each filled user has.
 	FilledPerUser = 50
 	// filledStride is odd, so that its multiples visit every value of the random bits of an id once, in no order.
 	filledStride = 99194853093
 	fillBatch    = 5_000 // few enough for the deadline of a statement on a busy machine
 )
 
-// Fill says which grants, and users who have them, are written without a login: as many logins would have left them
-// that came evenly over the last lifetime of a grant. It is for measurements on a database of some size.
+// Fill describes grants, and their users, that are written without a login, as if logins had been spread evenly over
+// the last lifetime of a grant. It is for measurements on a large database.
 type Fill struct {
 	N        int
 	Client   Client
@@ -26,13 +26,13 @@ type Fill struct {
 
 func (f Fill) span() time.Duration { return (f.Lifetime - time.Hour) / time.Duration(f.N) }
 
-// ID is the id of the i-th grant.
+// ID returns the id of the i-th grant.
 func (f Fill) ID(i int) GrantID {
 	expires := At(f.Now.Add(time.Hour)).UnixMilli() + int64(i)*f.span().Milliseconds()
 	return GrantID(expires/3_600_000<<grantHourShift | int64(i)*filledStride&(1<<grantRandomBits-1))
 }
 
-// Fill writes the users and the grants. Nothing is audited. ErrConflict if the database was filled before.
+// Fill writes the users and the grants, without audit records. ErrConflict if the database was filled before.
 func (g Grants) Fill(ctx context.Context, f Fill) error {
 	const series = `WITH RECURSIVE series (i) AS (SELECT CAST($1 AS BIGINT) UNION ALL SELECT i + 1 FROM series
 		WHERE i < CAST($2 AS BIGINT)) `

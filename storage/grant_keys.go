@@ -8,22 +8,22 @@ import (
 	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
-// KeyGrants names the grants that can have had a token of one key: those that were alive while it signed, and used
-// since a moment.
+// KeyGrants selects the grants that can have had a token of one key: those that existed while it signed and were used
+// since a given time.
 type KeyGrants struct {
 	KID           string
-	Since         time.Time  // used at or after; the zero value takes all
-	DeactivatedAt *time.Time // when the key stopped signing; nil: it signs
-	EndedSince    *time.Time // KeyUse counts those that were ended for a revoked key at or after it; nil: none
+	Since         time.Time  // used at or after; zero: any
+	DeactivatedAt *time.Time // when the key stopped signing; nil: it still signs
+	EndedSince    *time.Time // KeyUse also counts those ended at or after it for a revoked key; nil: none
 }
 
-// KeyUse is what one client got for one audience by a key.
+// KeyUse counts what one client holds for one audience by a key.
 type KeyUse struct {
 	ClientID string `db:"client_id" json:"client_id"`
 	Audience string `db:"audience" json:"audience"` // that of the grant, space-separated
-	Grants   int64  `db:"grants" json:"grants"`     // live, that can have had a token of the key
+	Grants   int64  `db:"grants" json:"grants"`     // live grants that can have had a token of the key
 	Users    int64  `db:"users" json:"users"`       // of those grants
-	// newest access tokens of those grants that the key signed and that have not expired
+	// unexpired newest access tokens of those grants, signed by the key
 	Tokens int64 `db:"tokens" json:"tokens"`
 }
 
@@ -45,12 +45,11 @@ func (c KeyGrants) args(now time.Time) []any {
 	return []any{At(now), since, c.KID, until}
 }
 
-// liveGrants joins a grant with its user and client as long as they let it live.
+// liveGrants joins a grant with its user and client if both are valid.
 const liveGrants = ` FROM grants g JOIN users u ON u.id = g.user_id AND u.epoch = g.user_epoch AND u.disabled_at IS NULL
 	JOIN clients c ON c.id = g.client_id AND c.epoch = g.client_epoch AND c.disabled_at IS NULL `
 
-// tokenAlive tells of the newest access token of a grant whether it has not expired: $1 is now, $5 the TTL of clients
-// that have none.
+// tokenAlive is true if the newest access token of a grant has not expired: $1 is now, $5 the default TTL.
 const tokenAlive = `g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $5 END > $1`
 
 // KeyUse counts the live grants that can have had a token of the key, by client and audience, most first. It reads the
@@ -94,8 +93,9 @@ func (g Grants) LiveTokens(
 	return tokens, nil
 }
 
-// EndKeyGrants looks at limit grants after the id given, in the order of the primary key, and ends those of the key,
-// with one audit record if there were any. It returns where to go on, 0 at the end of the table, and how many it ended.
+// EndKeyGrants examines limit grants after the given id, in the order of the primary key, and ends those of the key,
+// with one audit record if there were any. It returns where to continue, 0 at the end of the table, and how many it
+// ended.
 func (g Grants) EndKeyGrants(
 	ctx context.Context,
 	by Actor,
@@ -120,8 +120,8 @@ func (g Grants) EndKeyGrants(
 	return next, n, err
 }
 
-// AnyBefore tells whether a grant that may still be used was made before the moment given. It stops at the first,
-// and reads the whole table if there is none: ErrTooSlow if that takes longer than within.
+// AnyBefore reports whether a usable grant was made before the given time. It reads the whole table if there is none:
+// ErrTooSlow if that takes longer than within.
 func (g Grants) AnyBefore(ctx context.Context, made, now time.Time, within time.Duration) (bool, error) {
 	ids, err := engine.ReadSlowly[GrantID](ctx, g.db.engine, within, "old grants", `SELECT id FROM grants
 		WHERE created_at < $1 AND expires_at > $2

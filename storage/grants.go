@@ -15,8 +15,8 @@ import (
 	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
-// GrantID is the id of a grant: the hour in which it expires (20 bits), a shard (6 bits, zero today), random (37 bits).
-// Rows that die together lie together, so that clean-up is a range of the primary key.
+// GrantID is the id of a grant: the hour of its expiry (20 bits), a shard (6 bits, always zero), random (37 bits). Rows
+// that expire together are adjacent, so that clean-up is a range of the primary key.
 type GrantID int64
 
 const (
@@ -24,7 +24,7 @@ const (
 	grantHourShift  = grantRandomBits + 6
 )
 
-// NewGrantID makes an id for a grant that expires at the moment given.
+// NewGrantID returns a new id for a grant that expires at the given time.
 func NewGrantID(expires time.Time) GrantID {
 	var b [8]byte
 	rand.Read(b[:])
@@ -32,7 +32,7 @@ func NewGrantID(expires time.Time) GrantID {
 	return GrantID(expires.Unix()/3600<<grantHourShift | random)
 }
 
-// ParseGrantID reads the text form: 16 hexadecimal digits, the sid of tokens.
+// ParseGrantID parses the text form, which is the sid of tokens: 16 hexadecimal digits.
 func ParseGrantID(s string) (GrantID, error) {
 	n, err := strconv.ParseInt(s, 16, 64)
 	if err != nil || GrantID(n).String() != s {
@@ -41,57 +41,58 @@ func ParseGrantID(s string) (GrantID, error) {
 	return GrantID(n), nil
 }
 
+// String returns the text form.
 func (id GrantID) String() string { return fmt.Sprintf("%016x", int64(id)) }
 
-// MarshalText writes the text form.
+// MarshalText returns the text form.
 func (id GrantID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
 // Grants is the table of grants.
 type Grants struct{ db *DB }
 
-// Grants is the table of grants.
+// Grants returns the table of grants.
 func (d *DB) Grants() Grants { return Grants{d} }
 
-// Grant is one login: the row from which a refresh token and its access tokens come.
+// Grant is one login, with its refresh token and access tokens.
 type Grant struct {
 	ID          GrantID `db:"id" json:"id"`
 	UserID      int64   `db:"user_id" json:"-"`
-	UserEpoch   int64   `db:"user_epoch" json:"-"`   // that of the user when the grant was made
-	ClientEpoch int64   `db:"client_epoch" json:"-"` // that of the client when the grant was made
+	UserEpoch   int64   `db:"user_epoch" json:"-"`   // of the user, at login
+	ClientEpoch int64   `db:"client_epoch" json:"-"` // of the client, at login
 	ClientID    string  `db:"client_id" json:"client_id"`
 	// SHA-256 of the family secret; "" for a grant without refresh tokens
 	FamilyHash string `db:"family_hash" json:"-"`
 	Generation int64  `db:"generation" json:"generation"`
 	KID        string `db:"kid" json:"-"`       // the signing key of the newest access token
-	Scope      string `db:"scope" json:"scope"` // all that was granted
-	// all that were granted, space-separated; the first is the default
+	Scope      string `db:"scope" json:"scope"` // the whole granted scope
+	// all granted audiences, space-separated; the first is the default
 	Audience      string  `db:"audience" json:"audience"`
-	CreatedAt     Time    `db:"created_at" json:"created_at"`   // the moment of the login
-	RotatedAt     Time    `db:"rotated_at" json:"last_used_at"` // of the newest refresh, or the login
+	CreatedAt     Time    `db:"created_at" json:"created_at"`   // at login
+	RotatedAt     Time    `db:"rotated_at" json:"last_used_at"` // of the last refresh, or the login
 	ExpiresAt     Time    `db:"expires_at" json:"expires_at"`
 	IdleExpiresAt Time    `db:"idle_expires_at" json:"idle_expires_at"`
 	RevokedAt     *Time   `db:"revoked_at" json:"revoked_at"`
 	RevokedReason *string `db:"revoked_reason" json:"revoked_reason"`
-	LateRetryAt   *Time   `db:"late_retry_at" json:"late_retry_at"` // of the last late retry; nil: there was none
+	LateRetryAt   *Time   `db:"late_retry_at" json:"late_retry_at"` // of the last late retry, if any
 }
 
-// GrantState is a grant with all that decides whether it is alive, read in one statement.
+// GrantState is a grant with everything that decides whether it is live, read in one statement.
 type GrantState struct {
 	Grant
 	Sub              *string `db:"sub" json:"sub"` // nil: the user is gone
 	Username         *string `db:"username" json:"username"`
 	Roles            List    `db:"roles" json:"-"`
-	RolesSize        int64   `db:"roles_size" json:"-"` // of the JSON text; 0 in what a rotation returns
+	RolesSize        int64   `db:"roles_size" json:"-"` // length of the JSON text; 0 after a rotation
 	UserEpochNow     *int64  `db:"user_epoch_now" json:"-"`
 	UserDisabledAt   *Time   `db:"user_disabled_at" json:"-"`
 	ClientEpochNow   *int64  `db:"client_epoch_now" json:"-"` // nil: the client is gone
 	ClientDisabledAt *Time   `db:"client_disabled_at" json:"-"`
-	// read from a database that takes no writes: a primary of before a failover
+	// read from a read-only database: the old primary after a failover
 	Stale bool `db:"stale" json:"-"`
 }
 
-// Live tells whether tokens of the grant may be used at the moment given. An access token outlives the idle limit of
-// the refresh token, so that limit is asked separately.
+// Live reports whether tokens of the grant are valid at the given time. It ignores the idle limit of the refresh token,
+// which access tokens outlive.
 func (s GrantState) Live(now time.Time) bool {
 	return s.RevokedAt == nil && now.Before(s.ExpiresAt.Time) &&
 		s.UserEpochNow != nil && *s.UserEpochNow == s.UserEpoch && s.UserDisabledAt == nil &&
@@ -111,14 +112,14 @@ const grantStateTables = ` FROM grants g LEFT JOIN users u ON u.id = g.user_id L
 
 const grantStateQuery = `SELECT ` + grantStateColumns + grantStateTables
 
-// State reads one grant. ErrNotFound if there is none.
+// State reads one grant. ErrNotFound.
 func (g Grants) State(ctx context.Context, id GrantID) (GrantState, error) {
 	var s GrantState
 	err := g.db.engine.Get(ctx, "grant", &s, grantStateQuery+` WHERE g.id = $1`, id)
 	return s, g.notStale(s, err)
 }
 
-// notStale refuses what was read from a database that takes no writes: it shows what was. Such connections are let go.
+// notStale refuses a state that was read from a read-only database, which may be out of date.
 func (g Grants) notStale(s GrantState, err error) error {
 	if err != nil || !s.Stale {
 		return err
@@ -126,14 +127,14 @@ func (g Grants) notStale(s GrantState, err error) error {
 	return g.db.engine.Stale("grant")
 }
 
-// GrantFilter narrows Pages; its zero value takes everything.
+// GrantFilter narrows Pages. The zero value selects all grants.
 type GrantFilter struct {
 	Username string
 	ClientID string
 }
 
-// Pages hands the grants that have not expired to do, page by page, until that returns an error. Pages go by id,
-// which begins with the hour of expiry: the latest first. Within a page the newest come first.
+// Pages hands the unexpired grants, page by page, to do, until that returns an error. Pages are ordered by id, which
+// starts with the hour of expiry, latest first. Within a page, the newest grants come first.
 func (g Grants) Pages(ctx context.Context, f GrantFilter, now time.Time, do func([]GrantState) error) error {
 	span, err := g.span(ctx, f)
 	if err != nil {
@@ -156,7 +157,7 @@ func (g Grants) Pages(ctx context.Context, f GrantFilter, now time.Time, do func
 	}
 }
 
-// grantSpan is a range of ids that holds so many rows, of all grants or of those of one user.
+// grantSpan is a range of ids with a number of rows, of all grants or of one user.
 type grantSpan struct {
 	ofUser      string // condition
 	user        []any  // its argument, $1
@@ -164,7 +165,7 @@ type grantSpan struct {
 	from, below GrantID
 }
 
-// span begins before the first span. For a user who does not exist it has no rows.
+// span returns the position before the first span. It selects no rows if the user does not exist.
 func (g Grants) span(ctx context.Context, f GrantFilter) (*grantSpan, error) {
 	s := &grantSpan{
 		ofUser: `CAST($1 AS BIGINT) = 0`,
@@ -186,7 +187,7 @@ func (g Grants) span(ctx context.Context, f GrantFilter) (*grantSpan, error) {
 	return s, err
 }
 
-// next finds where the span below the last one begins; 0 if there is none.
+// next finds the start of the span below the previous one; 0 if there is none.
 func (s *grantSpan) next(ctx context.Context, d *DB) error {
 	first, err := engine.ReadSlowly[GrantID](ctx, d.engine, engine.PageTimeout, "grants",
 		`SELECT COALESCE(MIN(id), 0) FROM (SELECT g.id FROM grants g
@@ -204,9 +205,8 @@ func (s *grantSpan) read(ctx context.Context, d *DB, clientID string, now time.T
 		append(s.user, s.from, s.below, At(now), clientID)...)
 }
 
-// Create inserts the row of a login, in one statement that asks again whether the user and the client are still as
-// they were read: ErrNotFound if not. When a driver sends it again after a cut connection, the second run finds the row
-// of the first.
+// Create inserts the row of a login. The statement checks again that the user and the client are as they were read:
+// ErrNotFound if not. If a driver sends it again after a cut connection, the second run finds the row of the first.
 func (g Grants) Create(ctx context.Context, grant Grant) error {
 	n, err := g.db.engine.Change(
 		ctx,
@@ -240,15 +240,15 @@ func (g Grants) Create(ctx context.Context, grant Grant) error {
 	return err
 }
 
-// oldestQuery looks at no more than 200 grants: there are more only if the limit was lowered, and then the next login
-// goes on.
+// oldestQuery reads at most 200 grants. There are more only if the limit was lowered, and then the next login
+// continues.
 const oldestQuery = `SELECT id FROM (SELECT g.id, g.created_at FROM grants g WHERE g.user_id = $1 AND g.client_id = $2
 	AND g.user_epoch = (SELECT u.epoch FROM users u WHERE u.id = $1)
 	AND g.client_epoch = (SELECT c.epoch FROM clients c WHERE c.id = $2) AND g.revoked_at IS NULL LIMIT 200) open
 	ORDER BY created_at, id`
 
-// EndOldest ends the oldest grants of the user at the client, whether they have rested too long or not, until at
-// most keep are left: a script that logs in at every call must not fill the table.
+// EndOldest ends the oldest grants of the user at the client, idle or not, until at most keep are left: a script that
+// logs in at every call must not fill the table.
 func (g Grants) EndOldest(
 	ctx context.Context,
 	by Actor,
@@ -272,7 +272,7 @@ func (g Grants) EndOldest(
 	})
 }
 
-// endGrant revokes one grant with its audit record. A grant that has ended already is left as it is.
+// endGrant revokes one grant, with an audit record. It leaves an ended grant unchanged.
 func (t *tx) endGrant(by Actor, id GrantID, reason string, now time.Time) error {
 	n, err := t.Change(
 		`UPDATE grants SET revoked_at = $1, revoked_reason = $2 WHERE id = $3 AND revoked_at IS NULL`,
@@ -290,25 +290,25 @@ func (t *tx) endGrant(by Actor, id GrantID, reason string, now time.Time) error 
 type Revocation struct {
 	ID         GrantID
 	ClientID   string
-	Revision   int64  // of the client: if it is not 0, the client must still be of it
+	Revision   int64  // if nonzero, end the grant only if the client still has this revision
 	FamilyHash string // of the refresh token that was presented; "" for an access token
 }
 
-// revocation is a Revocation on its way.
+// revocation is a Revocation in a batch.
 type revocation struct {
 	Revocation
 	by  Actor
 	now time.Time
 }
 
-// Revoke ends the grant, which must belong to the client and to the family. It tells whether there was a grant to end.
-// Callers who come at the same time share a transaction: the order of their audit records lets only one go at a time.
+// Revoke ends the grant if it belongs to the client and the family, and reports whether it did. Concurrent calls share
+// a transaction, because the order of the audit records allows only one at a time.
 func (g Grants) Revoke(ctx context.Context, by Actor, r Revocation, now time.Time) (bool, error) {
 	return g.db.ending.Ask(ctx, revocation{r, by, now})
 }
 
-// inOrder is the positions of revocations in the order of their grants: two transactions that lock rows in one order do
-// not wait for each other.
+// inOrder returns the positions of the revocations, ordered by grant: transactions that lock rows in the same order do
+// not deadlock.
 func inOrder(all []revocation) []int {
 	order := make([]int, len(all))
 	for i := range order {
@@ -318,7 +318,7 @@ func inOrder(all []revocation) []int {
 	return order
 }
 
-// revokeAtOnce ends grants, all or none.
+// revokeAtOnce ends all grants or none.
 func (g Grants) revokeAtOnce(all []revocation) (ended []bool, err error) {
 	err = g.db.inTx(context.Background(), "revoke grants", func(t *tx) error {
 		ended = make([]bool, len(all))
@@ -349,7 +349,7 @@ func (g Grants) revokeAtOnce(all []revocation) (ended []bool, err error) {
 	return ended, err
 }
 
-// RevokeByID ends one grant for an administrator. ErrNotFound if there is none of that id.
+// RevokeByID ends one grant for an administrator. ErrNotFound.
 func (g Grants) RevokeByID(ctx context.Context, by Actor, id GrantID, now time.Time) error {
 	return g.db.inTx(ctx, "revoke grant", func(t *tx) error {
 		var found GrantID
@@ -360,7 +360,7 @@ func (g Grants) RevokeByID(ctx context.Context, by Actor, id GrantID, now time.T
 	})
 }
 
-// RevokeAll ends every grant by moving the epoch of every client on.
+// RevokeAll ends every grant by incrementing the epoch of every client.
 func (g Grants) RevokeAll(ctx context.Context, by Actor, now time.Time) error {
 	return g.db.inTx(ctx, "revoke all grants", func(t *tx) error {
 		if _, err := t.Change(`UPDATE clients SET epoch = epoch + 1, revision = revision + 1`); err != nil {
@@ -370,8 +370,8 @@ func (g Grants) RevokeAll(ctx context.Context, by Actor, now time.Time) error {
 	})
 }
 
-// CleanExpired deletes at most limit grants that expired before the hour of the moment given: a range of the primary
-// key. It tells how many went.
+// CleanExpired deletes up to limit grants that expired before the hour of expired: a range of the primary key. It
+// returns how many.
 func (g Grants) CleanExpired(ctx context.Context, limit int, expired time.Time) (int64, error) {
 	before := (expired.Unix()/3600 - 1) << grantHourShift
 	return g.db.engine.Change(
@@ -383,9 +383,8 @@ func (g Grants) CleanExpired(ctx context.Context, limit int, expired time.Time) 
 	)
 }
 
-// CleanEnded looks at limit grants after the id given, in the order of the primary key, and deletes those that have
-// been idle-expired or revoked since before ended. It returns where to go on, 0 at the end of the table, and how many
-// went.
+// CleanEnded examines limit grants after the given id, in the order of the primary key, and deletes those that became
+// idle or were revoked before ended. It returns where to continue, 0 at the end of the table, and how many it deleted.
 func (g Grants) CleanEnded(
 	ctx context.Context,
 	after GrantID,
@@ -407,8 +406,7 @@ func (g Grants) CleanEnded(
 	return next, n, err
 }
 
-// spanEnd is the id of the last of limit grants after the id given, in the order of the primary key; 0 if there is
-// none.
+// spanEnd returns the last of limit ids after the given one; 0 if there is none.
 func (g Grants) spanEnd(ctx context.Context, op string, after GrantID, limit int) (GrantID, error) {
 	var last *GrantID
 	err := g.db.engine.Get(

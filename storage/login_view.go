@@ -5,25 +5,25 @@ import (
 	"time"
 )
 
-// LoginView is what a password login must know, read in one statement.
+// LoginView is everything that a password login needs, read in one statement.
 type LoginView struct {
-	User     User // the zero value if there is no such user
+	User     User // the zero value if Found is false
 	Found    bool
 	Familiar bool      // the user has logged in from this address before
-	SeenAt   time.Time // when last, to the day; of a familiar address
-	Account  Failures  // of the account, from addresses that are not familiar
-	Address  Failures  // of the address, for accounts that are not familiar with it
+	SeenAt   time.Time // when last, to the day; only of a familiar address
+	Account  Failures  // of the account, from unfamiliar addresses
+	Address  Failures  // of the address, for accounts to which it is unfamiliar
 	Pair     Failures  // of the account from this address
-	Grants   int       // grants of the user at the client that were not ended, 101 at most
+	Grants   int       // open grants of the user at the client, up to 101
 
-	StrangersHash string // of the user whom LoginKey.Stranger names; "" if there is none
+	StrangersHash string // password hash of the user that LoginKey.Stranger selects; "" if there is none
 }
 
-// LoginKey names what a LoginView is read for.
+// LoginKey selects what LoginView reads.
 type LoginKey struct {
 	Username, ClientID, Address              string
 	AccountBucket, AddressBucket, PairBucket string
-	Stranger                                 int64 // names some user: the one with the next id, or with the first
+	Stranger                                 int64 // selects some user: the one with the next id, or the first
 }
 
 type loginRow struct {
@@ -46,14 +46,13 @@ type loginRow struct {
 	Strangers    string  `db:"strangers"`
 }
 
-// openGrants counts the grants of user u at client $2 that nothing has ended, 101 at most. The index grants_open bounds
-// it, however many have ended. It does not hold the idle limit: who has rested too long counts until clean-up deletes
-// the row.
+// openGrants counts the open grants of user u at client $2, up to 101. The index grants_open bounds the cost, however
+// many grants have ended. The idle limit is not in the index: an idle grant counts until clean-up deletes it.
 const openGrants = `(SELECT COUNT(*) FROM (SELECT 1 FROM grants g WHERE g.user_id = u.id AND g.client_id = $2
 	AND g.user_epoch = u.epoch AND g.client_epoch = (SELECT c.epoch FROM clients c WHERE c.id = $2)
 	AND g.revoked_at IS NULL LIMIT 101) open)`
 
-// LoginView reads the user, if there is one, the failures that were counted, and how many grants are open.
+// LoginView reads the user, if it exists, its counted failures and the number of its open grants.
 func (u Users) LoginView(ctx context.Context, k LoginKey) (LoginView, error) {
 	var r loginRow
 	err := u.db.engine.Get(

@@ -8,20 +8,19 @@ import (
 	"time"
 )
 
-// Meta is the table of named values.
+// Meta is the table of named values, such as the canary of the master key.
 type Meta struct{ db *DB }
 
-// Meta is the table of named values.
+// Meta returns the table of named values.
 func (d *DB) Meta() Meta { return Meta{d} }
 
-// Value reads a named value: the stamp of a development database, the canary of the master key. ErrNotFound if it was
-// never set.
+// Value reads a named value. ErrNotFound if it was never set.
 func (m Meta) Value(ctx context.Context, name string) (string, error) {
 	var value string
 	return value, m.db.engine.Get(ctx, "meta", &value, `SELECT value FROM meta WHERE name = $1`, name)
 }
 
-// SetOnce sets a named value unless it is set, and returns the one that stands.
+// SetOnce sets a named value unless it is set, and returns the value in the table.
 func (m Meta) SetOnce(ctx context.Context, name, value string) (string, error) {
 	if _, err := m.db.engine.Change(ctx, "set meta", `INSERT INTO meta (name, value) VALUES ($1, $2)
 		ON CONFLICT (name) DO NOTHING`, name, value); err != nil {
@@ -30,7 +29,7 @@ func (m Meta) SetOnce(ctx context.Context, name, value string) (string, error) {
 	return m.Value(ctx, name)
 }
 
-// Set sets a named value, whatever it was.
+// Set sets a named value.
 func (m Meta) Set(ctx context.Context, name, value string) error {
 	_, err := m.db.engine.Change(
 		ctx,
@@ -42,9 +41,9 @@ func (m Meta) Set(ctx context.Context, name, value string) error {
 	return err
 }
 
-// Timestamps of the database only move on.
+// The timestamps, which never decrease.
 const (
-	TimestampHeartbeat = "heartbeat"  // when a server last wrote that it runs
+	TimestampHeartbeat = "heartbeat"  // of the last sign of life of a server
 	TimestampNotBefore = "not before" // of the last restore: grants from before it have ended
 )
 
@@ -64,13 +63,13 @@ func (m Meta) Timestamp(ctx context.Context, name string) (time.Time, error) {
 	return time.UnixMilli(ms).UTC(), nil
 }
 
-// setTimestamp writes unix milliseconds with leading zeros, so that text compares like numbers.
+// setTimestamp writes unix milliseconds with leading zeros, so that they compare as text.
 const setTimestamp = `INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name)
 	DO UPDATE SET value = excluded.value WHERE meta.value < excluded.value`
 
 func timestampText(at time.Time) string { return fmt.Sprintf("%015d", at.UnixMilli()) }
 
-// SetTimestamp moves a timestamp on, never back.
+// SetTimestamp advances a timestamp, never back.
 func (m Meta) SetTimestamp(ctx context.Context, name string, at time.Time) error {
 	_, err := m.db.engine.Change(ctx, "set timestamp", setTimestamp, name, timestampText(at))
 	return err
@@ -84,12 +83,12 @@ func (d *DB) RecordRestore(ctx context.Context, by Actor, now time.Time) error {
 				return err
 			}
 		}
-		// this database is the one from now on
+		// this database is the one in use from now on
 		if _, err := t.Change(`DELETE FROM meta WHERE name = $1`, MetaMoved); err != nil {
 			return err
 		}
-		// Who remembers a client of before must not take it for one of now, nor for what it is changed to. Epochs begin
-		// at the moment of a client's creation and move on by one: now is beyond every epoch that was lost.
+		// Invalidate clients cached before the restore. An epoch starts at the creation time of its client and is
+		// incremented by one: now is beyond every epoch that was lost.
 		if _, err := t.Change(`UPDATE clients SET epoch = CASE WHEN epoch < $1 THEN $1 ELSE epoch + 1 END,
 			revision = $2`, At(now), randomID()); err != nil {
 			return err
@@ -98,7 +97,7 @@ func (d *DB) RecordRestore(ctx context.Context, by Actor, now time.Time) error {
 	})
 }
 
-// Replace replaces a named value, with an audit record. ErrConflict if it is not the one that was read.
+// Replace replaces a named value, with an audit record. ErrConflict if it has changed since it was read.
 func (m Meta) Replace(ctx context.Context, by Actor, e Event, name, from, to string, now time.Time) error {
 	return m.db.inTx(ctx, e.Type, func(t *tx) error {
 		err := t.ChangeAsRead(`UPDATE meta SET value = $1 WHERE name = $2 AND value = $3`, to, name, from)

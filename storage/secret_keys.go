@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// SecretKey is a sealed symmetric key: of refresh tokens, of client secrets, of the audit trail.
+// SecretKey is a sealed symmetric key: for refresh tokens, client secrets or the audit trail.
 type SecretKey struct {
 	Purpose     string `db:"purpose"`
 	Number      int64  `db:"number"`
 	Sealed      string `db:"sealed"`
-	ActivatedAt Time   `db:"activated_at"` // from when on it is the one in use
+	ActivatedAt Time   `db:"activated_at"` // when it becomes the one in use
 }
 
 func (k SecretKey) name() string { return fmt.Sprintf("%s %d", k.Purpose, k.Number) }
@@ -19,10 +19,10 @@ func (k SecretKey) name() string { return fmt.Sprintf("%s %d", k.Purpose, k.Numb
 // SecretKeys is the table of symmetric keys.
 type SecretKeys struct{ db *DB }
 
-// SecretKeys is the table of symmetric keys.
+// SecretKeys returns the table of symmetric keys.
 func (d *DB) SecretKeys() SecretKeys { return SecretKeys{d} }
 
-// All lists all symmetric keys in the order of their activation.
+// All lists the symmetric keys, ordered by purpose and activation.
 func (k SecretKeys) All(ctx context.Context) ([]SecretKey, error) {
 	keys := []SecretKey{}
 	return keys, k.db.engine.AllForUpkeep(ctx, "secret keys", &keys, `SELECT purpose, number, sealed, activated_at
@@ -32,8 +32,8 @@ func (k SecretKeys) All(ctx context.Context) ([]SecretKey, error) {
 const insertSecretKey = `INSERT INTO secret_keys (purpose, number, sealed, activated_at) VALUES ($1, $2, $3, $4)
 	ON CONFLICT (purpose, number) DO NOTHING`
 
-// CreateFirst inserts the first symmetric keys, unless there are some of their purposes and numbers. It is not
-// audited: the key of the audit trail is one of them.
+// CreateFirst inserts the first symmetric keys, except those that exist. It is not audited, because one of them is the
+// key of the audit trail.
 func (k SecretKeys) CreateFirst(ctx context.Context, keys []SecretKey) error {
 	return k.db.inTx(ctx, "begin secret keys", func(t *tx) error {
 		for _, key := range keys {
@@ -45,9 +45,8 @@ func (k SecretKeys) CreateFirst(ctx context.Context, keys []SecretKey) error {
 	})
 }
 
-// Add inserts a further symmetric key, sealed by a replica that knows the set of signing keys of that version.
-// ErrConflict if the set has changed, with it perhaps the master key that seals, or if a key of that purpose and number
-// is there already.
+// Add inserts a symmetric key. version is that of the signing keys which the sealing replica knows. ErrConflict if that
+// has changed, perhaps with the master key, or if the key exists.
 func (k SecretKeys) Add(ctx context.Context, by Actor, key SecretKey, version int64, now time.Time) error {
 	e := Event{"secret.add", key.name(), map[string]any{"activated_at": key.ActivatedAt}}
 	return k.db.inTx(ctx, e.Type, func(t *tx) error {
@@ -62,14 +61,14 @@ func (k SecretKeys) Add(ctx context.Context, by Actor, key SecretKey, version in
 	})
 }
 
-// Delete removes a symmetric key for good. ErrConflict if it is not there as it was read.
+// Delete removes a symmetric key permanently. ErrConflict if it has changed since it was read.
 func (k SecretKeys) Delete(ctx context.Context, by Actor, key SecretKey, now time.Time) error {
 	return k.change(ctx, by, Event{"secret.retire", key.name(), nil}, now,
 		`DELETE FROM secret_keys WHERE purpose = $1 AND number = $2 AND sealed = $3`,
 		key.Purpose, key.Number, key.Sealed)
 }
 
-// Reseal replaces the sealed text of a symmetric key. ErrConflict if it is not there as it was read.
+// Reseal replaces the sealed text of a symmetric key. ErrConflict if it has changed since it was read.
 func (k SecretKeys) Reseal(ctx context.Context, by Actor, key SecretKey, sealed string, now time.Time) error {
 	return k.change(
 		ctx,

@@ -17,7 +17,7 @@ type User struct {
 	Username     string `db:"username" json:"username"`
 	PasswordHash string `db:"password_hash" json:"-"` // PHC string; "" for a user without a password
 	Roles        List   `db:"roles" json:"roles"`
-	Epoch        int64  `db:"epoch" json:"-"` // moves on to end all grants of the user at once
+	Epoch        int64  `db:"epoch" json:"-"` // incremented to end all grants of the user
 	CreatedAt    Time   `db:"created_at" json:"created_at"`
 	DisabledAt   *Time  `db:"disabled_at" json:"disabled_at"`
 }
@@ -27,10 +27,10 @@ const userColumns = `id, sub, username, password_hash, roles, epoch, created_at,
 // Users is the table of users.
 type Users struct{ db *DB }
 
-// Users is the table of users.
+// Users returns the table of users.
 func (d *DB) Users() Users { return Users{d} }
 
-// Create inserts the user, with a new id. ErrConflict if the username is taken.
+// Create inserts the user with a new id. ErrConflict if the username is taken.
 func (u Users) Create(ctx context.Context, by Actor, user User) (User, error) {
 	user.ID = randomID()
 	return user, u.db.inTx(ctx, "create user", func(t *tx) error {
@@ -53,13 +53,13 @@ func (u Users) Create(ctx context.Context, by Actor, user User) (User, error) {
 	})
 }
 
-// ByUsername reads one user. ErrNotFound if there is none of that username.
+// ByUsername reads one user. ErrNotFound.
 func (u Users) ByUsername(ctx context.Context, username string) (User, error) {
 	var user User
 	return user, u.db.engine.Get(ctx, "user", &user, `SELECT `+userColumns+` FROM users WHERE username = $1`, username)
 }
 
-// Pages hands all users, by username, to do, page by page, until that returns an error.
+// Pages hands all users, ordered by username and page by page, to do, until that returns an error.
 func (u Users) Pages(ctx context.Context, do func([]User) error) error {
 	return engine.InPages(func(last *User) ([]User, error) {
 		after := ""
@@ -71,9 +71,8 @@ func (u Users) Pages(ctx context.Context, do func([]User) error) error {
 	}, do)
 }
 
-// LongestRoles is the user with the longest roles of at most so many bytes, as JSON text, of those who are not
-// disabled, and how many bytes they are; "" if there is none. It reads the whole table: ErrTooSlow if that takes longer
-// than within.
+// LongestRoles returns the enabled user with the longest roles of up to most bytes, as JSON text, and their length;
+// "" if there is none. It reads the whole table: ErrTooSlow if that takes longer than within.
 func (u Users) LongestRoles(
 	ctx context.Context, most int, within time.Duration,
 ) (username string, bytes int64, err error) {
@@ -90,10 +89,10 @@ func (u Users) LongestRoles(
 	return rows[0].Username, rows[0].Bytes, nil
 }
 
-// UserFilter narrows Count; its zero value takes everybody.
+// UserFilter narrows Count. The zero value selects all users.
 type UserFilter struct {
-	RolesOver     int    // not disabled, and their roles have more bytes than this, as JSON text; 0: whatever they are
-	OtherHashThan string // they have a password hash that does not begin so; "": whatever it is
+	RolesOver     int    // enabled users whose roles have more bytes than this, as JSON text; 0: any
+	OtherHashThan string // users with a password hash of another prefix; "": any
 }
 
 // Count counts users. It reads the whole table: ErrTooSlow if that takes longer than within.
@@ -108,7 +107,7 @@ func (u Users) Count(ctx context.Context, f UserFilter, within time.Duration) (i
 	return n[0], nil
 }
 
-// Disable ends all grants of the user and lets no new one begin.
+// Disable ends all grants of the user and blocks logins.
 func (u Users) Disable(ctx context.Context, by Actor, username string, now time.Time) error {
 	return u.change(ctx, by, username, now, "user.disable", func(t *tx) error {
 		return t.ChangeOne(
@@ -119,7 +118,7 @@ func (u Users) Disable(ctx context.Context, by Actor, username string, now time.
 	})
 }
 
-// Enable takes a Disable back and forgets the failed logins of the account. Grants that it ended stay ended.
+// Enable undoes Disable and forgets the failed logins of the account. The grants stay ended.
 func (u Users) Enable(ctx context.Context, by Actor, username, account string, now time.Time) error {
 	return u.change(ctx, by, username, now, "user.enable", func(t *tx) error {
 		if err := t.unlock(account); err != nil {
@@ -129,7 +128,7 @@ func (u Users) Enable(ctx context.Context, by Actor, username, account string, n
 	})
 }
 
-// Delete removes the user. Its grants are dead without it; its sub is never used again.
+// Delete removes the user, which also ends its grants. Its sub is never used again.
 func (u Users) Delete(ctx context.Context, by Actor, username string, now time.Time) error {
 	return u.change(ctx, by, username, now, "user.delete", func(t *tx) error {
 		if _, err := t.Change(`DELETE FROM familiar_addresses WHERE user_id IN (SELECT id FROM users
@@ -140,7 +139,7 @@ func (u Users) Delete(ctx context.Context, by Actor, username string, now time.T
 	})
 }
 
-// Unlock forgets the failed logins of the account. ErrNotFound if there is no such user.
+// Unlock forgets the failed logins of the account. ErrNotFound.
 func (u Users) Unlock(ctx context.Context, by Actor, username, account string, now time.Time) error {
 	return u.change(ctx, by, username, now, "user.unlock", func(t *tx) error { return t.unlock(account) })
 }
@@ -155,7 +154,7 @@ func (u Users) SetPassword(ctx context.Context, by Actor, username, hash, accoun
 	})
 }
 
-// Rehash replaces a hash by one of the same password under a better policy, unless the password has been changed since.
+// Rehash replaces a hash by one of the same password under a newer policy, unless the password has changed since.
 func (u Users) Rehash(ctx context.Context, userID int64, old, hash string) error {
 	_, err := u.db.engine.Change(
 		ctx,
@@ -168,14 +167,14 @@ func (u Users) Rehash(ctx context.Context, userID int64, old, hash string) error
 	return err
 }
 
-// RevokeGrants ends all grants of a user by moving its epoch on. ErrNotFound if there is no such user.
+// RevokeGrants ends all grants of a user by incrementing its epoch. ErrNotFound.
 func (u Users) RevokeGrants(ctx context.Context, by Actor, username string, now time.Time) error {
 	return u.change(ctx, by, username, now, "user.revoke-grants", func(t *tx) error {
 		return t.ChangeOne(`UPDATE users SET epoch = epoch + 1 WHERE username = $1`, username)
 	})
 }
 
-// change makes one change of a user that is there, with its audit record.
+// change changes an existing user, with an audit record.
 func (u Users) change(
 	ctx context.Context,
 	by Actor,
@@ -199,12 +198,12 @@ func (u Users) change(
 // importBatch is how many users one statement inserts.
 const importBatch = 512
 
-// importTimeout bounds all of an import.
+// importTimeout bounds a whole import.
 const importTimeout = time.Hour
 
-// Import inserts users, each with a new id, all of them or none. It returns the usernames that are taken: if there
-// are any, nothing is inserted (ErrConflict). With dry nothing is inserted either way. told hears, now and then, how
-// many have been looked at.
+// Import inserts all users, each with a new id, or none. It returns the usernames that are taken: if there are any, it
+// inserts nothing (ErrConflict). With dry, it never inserts. It calls told now and then with the number of users
+// processed.
 func (u Users) Import(
 	ctx context.Context,
 	by Actor,
@@ -229,7 +228,7 @@ func (u Users) Import(
 		case dry:
 			return errDry
 		}
-		return t.auditImport(by, users) // at the end, since everybody else who changes something waits from here on
+		return t.auditImport(by, users) // last, because all other changes wait from here on
 	})
 	if errors.Is(err, errDry) {
 		err = nil
@@ -237,10 +236,10 @@ func (u Users) Import(
 	return taken, err
 }
 
-// errDry takes back a transaction that was to show what would happen.
+// errDry rolls back a dry run.
 var errDry = errors.New("dry")
 
-// importUsers inserts the users whose username is not taken, and returns the usernames that are.
+// importUsers inserts the users whose usernames are free, and returns the usernames that are taken.
 func (t *tx) importUsers(users []User) (taken []string, err error) {
 	const columns = 8 // of userColumns
 	var places, names []string

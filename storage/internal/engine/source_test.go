@@ -206,3 +206,24 @@ func fixedErrors() (all string) {
 	}
 	return all
 }
+
+func TestSourceWithoutPassword(t *testing.T) {
+	for raw, want := range map[string]string{
+		"sqlite:a:b@c.db":                           "sqlite:a:b@c.db",
+		"postgres://kt@localhost/x":                 "postgres://kt@localhost/x",
+		"postgres://kt:pw@localhost/x":              "postgres://kt:xxxxx@localhost/x",
+		"postgres://kt@localhost/x?password=pw":     "postgres://kt@localhost/x?password=xxxxx",
+		"postgres://kt@localhost/x?pass%77ord=pw":   "postgres://kt@localhost/x?password=xxxxx",
+		"postgres://kt:pw@db.example.com/x":         "postgres://kt:xxxxx@db.example.com/x",
+		"postgres://kt:p/w@localhost/x":             "(a URL that cannot be used)",
+		"mysql://kt:pw@localhost/x":                 "(a URL that cannot be used)",
+		"postgres://kt@localhost/x?sslmode=disable": "postgres://kt@localhost/x?sslmode=disable",
+	} {
+		if got := WithoutPassword(raw); got != want || HasPassword(raw) != (raw != want) {
+			t.Errorf("%s: %s", raw, got)
+		}
+		if s, err := ParseSource(raw, true); err == nil && fmt.Sprintf("%v %+v %#v", s, s, s) != want+" "+want+" "+want {
+			t.Errorf("%s: %v %#v", raw, s, s)
+		}
+	}
+}
