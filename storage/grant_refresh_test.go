@@ -77,73 +77,124 @@ func maxRoles(generation, bound int64) func(*storage.Refresh) {
 	return func(r *storage.Refresh) { r.Generation, r.MaxRoles = generation, bound }
 }
 
-func TestRefresh(t *testing.T) {
-	soon := time.Minute + time.Second
-	cases := []refreshCase{
-		{name: "fresh", after: soon, want: storage.RefreshFresh, generation: 1},
-		{
-			name:       "fresh, twice rotated",
-			before:     rotated(2),
-			present:    func(r *storage.Refresh) { r.Generation = 2 },
-			after:      soon,
-			want:       storage.RefreshFresh,
-			generation: 3,
-		},
-		{
-			name:       "ahead",
-			present:    func(r *storage.Refresh) { r.Generation = 7 },
-			after:      soon,
-			want:       storage.RefreshAhead,
-			generation: 8,
-		},
-		{name: "retry", before: rotated(1), after: soon, want: storage.RefreshRetry, generation: 1},
-		{
-			name:       "retry at the last moment",
-			before:     rotated(1),
-			after:      time.Minute + 10*time.Second - time.Millisecond,
-			want:       storage.RefreshRetry,
-			generation: 1,
-		},
-		{
-			name:       "the window is over",
-			before:     rotated(1),
-			after:      time.Minute + 10*time.Second,
-			want:       storage.RefreshReuse,
-			generation: 1,
-			revoked:    "reuse",
-		},
-		{name: "a late retry", before: rotated(1), present: late(time.Hour, 0), after: 30 * time.Minute,
-			want: storage.RefreshLate, generation: 1},
-		{name: "a retry of a late retry", before: lately(20 * time.Minute), present: late(time.Hour, 0),
-			after: 20*time.Minute + 9*time.Second, want: storage.RefreshRetry, generation: 1},
-		{name: "a second late retry in the period", before: lately(20 * time.Minute), present: late(time.Hour, 0),
-			after: 40 * time.Minute, want: storage.RefreshReuse, generation: 1, revoked: "reuse"},
-		{name: "a late retry in the next period", before: lately(20 * time.Minute), present: late(30*time.Minute, 0),
-			after: 50 * time.Minute, want: storage.RefreshLate, generation: 1},
-		{name: "a late retry of a token before the last", before: rotated(2), present: late(time.Hour, 0),
-			after: 30 * time.Minute, want: storage.RefreshReuse, generation: 2, revoked: "reuse"},
-		{name: "a request that waited here is judged by when it came", before: rotated(1), after: 5 * time.Minute,
-			present: func(r *storage.Refresh) { r.Arrived = noon.Add(time.Minute + 9*time.Second) },
-			want:    storage.RefreshRetry, generation: 1},
-		{
-			name:       "strict",
-			before:     rotated(1),
-			present:    func(r *storage.Refresh) { r.RetryWindow = 0 },
-			after:      soon,
-			want:       storage.RefreshReuse,
-			generation: 1,
-			revoked:    "reuse",
-		},
-		{
-			name:       "the successor was used",
-			before:     rotated(2),
-			after:      soon,
-			want:       storage.RefreshReuse,
-			generation: 2,
-			revoked:    "reuse",
-		},
-		{name: "idle", after: time.Hour, want: storage.RefreshDead},
-		{name: "expired", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
+// soon is when most cases present their token, since noon: a second after rotated.
+const soon = time.Minute + time.Second
+
+var refreshCases = []refreshCase{
+	{
+		name:       "fresh",
+		after:      soon,
+		want:       storage.RefreshFresh,
+		generation: 1,
+	},
+	{
+		name:       "fresh, twice rotated",
+		before:     rotated(2),
+		present:    func(r *storage.Refresh) { r.Generation = 2 },
+		after:      soon,
+		want:       storage.RefreshFresh,
+		generation: 3,
+	},
+	{
+		name:       "ahead",
+		present:    func(r *storage.Refresh) { r.Generation = 7 },
+		after:      soon,
+		want:       storage.RefreshAhead,
+		generation: 8,
+	},
+	{
+		name:       "retry",
+		before:     rotated(1),
+		after:      soon,
+		want:       storage.RefreshRetry,
+		generation: 1,
+	},
+	{
+		name:       "retry at the last moment",
+		before:     rotated(1),
+		after:      time.Minute + 10*time.Second - time.Millisecond,
+		want:       storage.RefreshRetry,
+		generation: 1,
+	},
+	{
+		name:       "the window is over",
+		before:     rotated(1),
+		after:      time.Minute + 10*time.Second,
+		want:       storage.RefreshReuse,
+		generation: 1,
+		revoked:    "reuse",
+	},
+	{
+		name:       "a late retry",
+		before:     rotated(1),
+		present:    late(time.Hour, 0),
+		after:      30 * time.Minute,
+		want:       storage.RefreshLate,
+		generation: 1,
+	},
+	{
+		name:       "a retry of a late retry",
+		before:     lately(20 * time.Minute),
+		present:    late(time.Hour, 0),
+		after:      20*time.Minute + 9*time.Second,
+		want:       storage.RefreshRetry,
+		generation: 1,
+	},
+	{
+		name:       "a second late retry in the period",
+		before:     lately(20 * time.Minute),
+		present:    late(time.Hour, 0),
+		after:      40 * time.Minute,
+		want:       storage.RefreshReuse,
+		generation: 1,
+		revoked:    "reuse",
+	},
+	{
+		name:       "a late retry in the next period",
+		before:     lately(20 * time.Minute),
+		present:    late(30*time.Minute, 0),
+		after:      50 * time.Minute,
+		want:       storage.RefreshLate,
+		generation: 1,
+	},
+	{
+		name:       "a late retry of a token before the last",
+		before:     rotated(2),
+		present:    late(time.Hour, 0),
+		after:      30 * time.Minute,
+		want:       storage.RefreshReuse,
+		generation: 2,
+		revoked:    "reuse",
+	},
+	{
+		name:       "a request that waited here is judged by when it came",
+		before:     rotated(1),
+		after:      5 * time.Minute,
+		present:    func(r *storage.Refresh) { r.Arrived = noon.Add(time.Minute + 9*time.Second) },
+		want:       storage.RefreshRetry,
+		generation: 1,
+	},
+	{
+		name:       "strict",
+		before:     rotated(1),
+		present:    func(r *storage.Refresh) { r.RetryWindow = 0 },
+		after:      soon,
+		want:       storage.RefreshReuse,
+		generation: 1,
+		revoked:    "reuse",
+	},
+	{
+		name:       "the successor was used",
+		before:     rotated(2),
+		after:      soon,
+		want:       storage.RefreshReuse,
+		generation: 2,
+		revoked:    "reuse",
+	},
+	{name: "idle", after: time.Hour, want: storage.RefreshDead},
+	{
+		name: "expired",
+		before: func(t *testing.T, db *storage.DB, g storage.Grant) {
 			for h := range int64(30) {
 				r := refreshOf(g, h)
 				r.IdleTTL = 100 * time.Hour
@@ -152,9 +203,15 @@ func TestRefresh(t *testing.T) {
 					t.Fatal(outcome, err)
 				}
 			}
-		}, present: func(r *storage.Refresh) { r.Generation = 30 }, after: 24 * time.Hour, want: storage.RefreshDead,
-			generation: 30},
-		{name: "revoked", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
+		},
+		present:    func(r *storage.Refresh) { r.Generation = 30 },
+		after:      24 * time.Hour,
+		want:       storage.RefreshDead,
+		generation: 30,
+	},
+	{
+		name: "revoked",
+		before: func(t *testing.T, db *storage.DB, g storage.Grant) {
 			ended, err := db.Grants().Revoke(
 				ctx,
 				admin,
@@ -164,81 +221,136 @@ func TestRefresh(t *testing.T) {
 			if must(t, err); !ended {
 				t.Fatal("not ended")
 			}
-		}, after: soon, want: storage.RefreshDead, revoked: "revoked"},
-		{name: "user disabled", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
+		},
+		after:   soon,
+		want:    storage.RefreshDead,
+		revoked: "revoked",
+	},
+	{
+		name: "user disabled",
+		before: func(t *testing.T, db *storage.DB, g storage.Grant) {
 			must(t, db.Users().Disable(ctx, admin, "alice", noon))
 		},
-			after: soon, want: storage.RefreshDead},
-		{name: "user disabled and enabled again", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
+		after: soon,
+		want:  storage.RefreshDead,
+	},
+	{
+		name: "user disabled and enabled again",
+		before: func(t *testing.T, db *storage.DB, g storage.Grant) {
 			must(t, db.Users().Disable(ctx, admin, "alice", noon))
 			must(t, db.Users().Enable(ctx, admin, "alice", "", noon))
-		}, after: soon, want: storage.RefreshDead},
-		{
-			name: "user deleted",
-			before: func(t *testing.T, db *storage.DB, g storage.Grant) {
-				must(t, db.Users().Delete(ctx, admin, "alice", noon))
-			},
-			after: soon,
-			want:  storage.RefreshDead,
 		},
-		{name: "password changed", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
+		after: soon,
+		want:  storage.RefreshDead,
+	},
+	{
+		name: "user deleted",
+		before: func(t *testing.T, db *storage.DB, g storage.Grant) {
+			must(t, db.Users().Delete(ctx, admin, "alice", noon))
+		},
+		after: soon,
+		want:  storage.RefreshDead,
+	},
+	{
+		name: "password changed",
+		before: func(t *testing.T, db *storage.DB, g storage.Grant) {
 			must(t, db.Users().SetPassword(ctx, admin, "alice", "other", "", noon))
-		}, after: soon, want: storage.RefreshDead},
-		{name: "client disabled", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
+		},
+		after: soon,
+		want:  storage.RefreshDead,
+	},
+	{
+		name: "client disabled",
+		before: func(t *testing.T, db *storage.DB, g storage.Grant) {
 			must(t, db.Clients().Disable(ctx, admin, "app", noon))
 		},
-			after: soon, want: storage.RefreshDead},
-		{name: "client made anew", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
+		after: soon,
+		want:  storage.RefreshDead,
+	},
+	{
+		name: "client made anew",
+		before: func(t *testing.T, db *storage.DB, g storage.Grant) {
 			must(t, db.Clients().Delete(ctx, admin, "app", noon))
 			later := storage.At(noon.Add(time.Second))
 			must(t, db.Clients().Create(ctx, admin, storage.Client{ID: "app", CreatedAt: later}))
-		}, after: soon, want: storage.RefreshDead},
-		{name: "all grants of the client ended", before: func(t *testing.T, db *storage.DB, g storage.Grant) {
+		},
+		after: soon,
+		want:  storage.RefreshDead,
+	},
+	{
+		name: "all grants of the client ended",
+		before: func(t *testing.T, db *storage.DB, g storage.Grant) {
 			must(t, db.Clients().RevokeGrants(ctx, admin, "app", noon))
-		}, after: soon, want: storage.RefreshDead},
-		{
-			name:    "another client",
-			present: func(r *storage.Refresh) { r.ClientID = "thief" },
-			after:   soon,
-			want:    storage.RefreshDead,
 		},
-		{
-			name:       "another client, a used token",
-			before:     rotated(2),
-			present:    func(r *storage.Refresh) { r.ClientID = "thief" },
-			after:      soon,
-			want:       storage.RefreshDead,
-			generation: 2,
-		},
-		{
-			name:    "another family",
-			present: func(r *storage.Refresh) { r.FamilyHash = "guess" },
-			after:   soon,
-			want:    storage.RefreshDead,
-		},
-		{name: "no such grant", present: func(r *storage.Refresh) { r.ID++ }, after: soon, want: storage.RefreshDead},
-		{name: "roles fit", present: maxRoles(0, 10), after: soon, want: storage.RefreshFresh, generation: 1},
-		{name: "roles too large", present: maxRoles(0, 9), after: soon, want: storage.RefreshTooLarge},
-		{name: "roles too large, ahead", present: maxRoles(7, 9), after: soon, want: storage.RefreshTooLarge},
-		{
-			name:       "roles too large, retry",
-			before:     rotated(1),
-			present:    maxRoles(0, 9),
-			after:      soon,
-			want:       storage.RefreshRetry,
-			generation: 1,
-		},
-		{
-			name:       "roles too large, reuse",
-			before:     rotated(2),
-			present:    maxRoles(0, 9),
-			after:      soon,
-			want:       storage.RefreshReuse,
-			generation: 2,
-			revoked:    "reuse",
-		},
-	}
-	for _, c := range cases {
+		after: soon,
+		want:  storage.RefreshDead,
+	},
+	{
+		name:    "another client",
+		present: func(r *storage.Refresh) { r.ClientID = "thief" },
+		after:   soon,
+		want:    storage.RefreshDead,
+	},
+	{
+		name:       "another client, a used token",
+		before:     rotated(2),
+		present:    func(r *storage.Refresh) { r.ClientID = "thief" },
+		after:      soon,
+		want:       storage.RefreshDead,
+		generation: 2,
+	},
+	{
+		name:    "another family",
+		present: func(r *storage.Refresh) { r.FamilyHash = "guess" },
+		after:   soon,
+		want:    storage.RefreshDead,
+	},
+	{
+		name:    "no such grant",
+		present: func(r *storage.Refresh) { r.ID++ },
+		after:   soon,
+		want:    storage.RefreshDead,
+	},
+	{
+		name:       "roles fit",
+		present:    maxRoles(0, 10),
+		after:      soon,
+		want:       storage.RefreshFresh,
+		generation: 1,
+	},
+	{
+		name:    "roles too large",
+		present: maxRoles(0, 9),
+		after:   soon,
+		want:    storage.RefreshTooLarge,
+	},
+	{
+		name:    "roles too large, ahead",
+		present: maxRoles(7, 9),
+		after:   soon,
+		want:    storage.RefreshTooLarge,
+	},
+	{
+		name:       "roles too large, retry",
+		before:     rotated(1),
+		present:    maxRoles(0, 9),
+		after:      soon,
+		want:       storage.RefreshRetry,
+		generation: 1,
+	},
+	{
+		name:       "roles too large, reuse",
+		before:     rotated(2),
+		present:    maxRoles(0, 9),
+		after:      soon,
+		want:       storage.RefreshReuse,
+		generation: 2,
+		revoked:    "reuse",
+	},
+}
+
+func TestRefresh(t *testing.T) {
+	for _, c := range refreshCases {
 		t.Run(c.name, func(t *testing.T) {
 			storagetest.Each(t, func(t *testing.T, db *storage.DB) { c.run(t, db) })
 		})

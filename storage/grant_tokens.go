@@ -37,7 +37,13 @@ type tokenKey struct {
 func (g Grants) TokenState(
 	ctx context.Context, caller Client, id GrantID, kid string, now time.Time,
 ) (TokenState, error) {
-	return g.db.tokens.Ask(ctx, tokenKey{id, kid, now, caller.ID, caller.Revision})
+	return g.db.tokens.Ask(ctx, tokenKey{
+		id,
+		kid,
+		now,
+		caller.ID,
+		caller.Revision,
+	})
 }
 
 // tokenBatches are the sizes of a batch that have a statement.

@@ -17,30 +17,22 @@ import (
 func TestTokenStatesAgreeWithGrants(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		db, raw := storagetest.MustOpen(t, databaseURL), storagetest.Raw(t, databaseURL)
-		storagetest.MustExec(
-			t,
-			raw,
-			`INSERT INTO signing_keys
+		storagetest.MustExec(t, raw, `INSERT INTO signing_keys
 				(kid, state, alg, bits, public_key, private_key, published_at, signs_until, reason, mac)
-			VALUES ('good', 'previous', '', 0, '', '', 0, 0, '', ''), ('bad', 'revoked', '', 0, '', '', 0, 0, '', '')`,
-		)
+			VALUES ('good', 'previous', '', 0, '', '', 0, 0, '', ''), ('bad', 'revoked', '', 0, '', '', 0, 0, '', '')`)
 		client := mustClient(t, db, "app")
 		var grants []storage.Grant
 		for _, name := range []string{"alive", "revoked", "disabled", "changed", "deleted"} {
 			grants = append(grants, mustGrant(t, db, mustUser(t, db, name), client))
 		}
-		if ended, err := db.Grants().Revoke(ctx, admin, storage.Revocation{ID: grants[1].ID, ClientID: "app"},
-			noon); err != nil ||
-			!ended {
+		ended, err := db.Grants().Revoke(ctx, admin, storage.Revocation{ID: grants[1].ID, ClientID: "app"}, noon)
+		if err != nil || !ended {
 			t.Fatal(ended, err)
 		}
-		storagetest.MustExec(
-			t,
-			raw,
+		storagetest.MustExec(t, raw,
 			`UPDATE users SET disabled_at = 1 WHERE username = 'disabled'`,
 			`UPDATE users SET epoch = epoch + 1 WHERE username = 'changed'`,
-			`DELETE FROM users WHERE username = 'deleted'`,
-		)
+			`DELETE FROM users WHERE username = 'deleted'`)
 		check := func(now time.Time, wantAlive bool) {
 			var all sync.WaitGroup
 			for i := range 150 {

@@ -82,10 +82,14 @@ func (u Users) LoginView(ctx context.Context, k LoginKey) (LoginView, error) {
 		k.Stranger,
 	)
 	v := LoginView{
-		Found: r.ID != nil, Familiar: r.Familiar, SeenAt: r.SeenAt.Time, Grants: r.Grants, StrangersHash: r.Strangers,
-		Account: Failures{r.AccountCount, r.AccountLast.Time},
-		Address: Failures{r.AddressCount, r.AddressLast.Time},
-		Pair:    Failures{r.PairCount, r.PairLast.Time},
+		Found:         r.ID != nil,
+		Familiar:      r.Familiar,
+		SeenAt:        r.SeenAt.Time,
+		Grants:        r.Grants,
+		StrangersHash: r.Strangers,
+		Account:       Failures{r.AccountCount, r.AccountLast.Time},
+		Address:       Failures{r.AddressCount, r.AddressLast.Time},
+		Pair:          Failures{r.PairCount, r.PairLast.Time},
 	}
 	if v.Found {
 		v.User = User{

@@ -70,27 +70,36 @@ func (p *pages) checkAll(err error, n int) {
 	}
 }
 
+// fillTables fills the tables at noon, and adds f.N users and audit records, and 3000 clients.
+func fillTables(t *testing.T, db *storage.DB, raw *sql.DB, f storage.Fill) {
+	t.Helper()
+	f.Now = noon
+	must(t, db.Grants().Fill(ctx, f))
+	n := f.N
+	storagetest.MustExec(t, raw,
+		`INSERT INTO users (id, sub, username, password_hash, roles, epoch, created_at) `+series(n)+`
+			SELECT -i, 'more ' || CAST(i AS TEXT), 'more ' || CAST(i AS TEXT), '', '[]', 0, 0 FROM series`,
+		`INSERT INTO audit (seq, time, type, actor, target, reason, details, prev_hash, hash) `+series(n)+`
+			SELECT 1000 + i, i, CASE WHEN i % 1000 = 0 THEN 'rare' ELSE 'common' END, '', '', '', '{}', '', ''
+			FROM series`,
+		`INSERT INTO clients (id, public, secret_hash, previous_secret_hash, grants, scope, audiences, resource,
+			access_ttl, epoch, created_at, updated_at) `+series(3000)+`
+			SELECT 'more ' || CAST(i AS TEXT), TRUE, '', '', '[]', '', '[]', '', 0, 0, 0, 0 FROM series`)
+}
+
 // Lists of large tables bring every row once, in order, and hold little of them. With KEYTURN_SOAK there are a million.
 func TestListsOfLargeTables(t *testing.T) {
 	n := servertest.Times(20_000, 1_000_000)
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
+		const lifetime = 90 * 24 * time.Hour
 		app, other := mustClient(t, db, "app"), mustClient(t, db, "other")
-		lifetime := 90 * 24 * time.Hour
-		must(t, db.Grants().Fill(ctx, storage.Fill{N: n, Client: app, Lifetime: lifetime, Now: noon}))
+		fill := storage.Fill{N: n, Client: app, Lifetime: lifetime}
+		fillTables(t, db, raw, fill)
 		alice := mustUser(t, db, "alice")
 		for range 3 {
 			mustGrant(t, db, alice, other)
 		}
-		storagetest.MustExec(t, raw,
-			`INSERT INTO users (id, sub, username, password_hash, roles, epoch, created_at) `+series(n)+`
-				SELECT -i, 'more ' || CAST(i AS TEXT), 'more ' || CAST(i AS TEXT), '', '[]', 0, 0 FROM series`,
-			`INSERT INTO audit (seq, time, type, actor, target, reason, details, prev_hash, hash) `+series(n)+`
-				SELECT 1000 + i, i, CASE WHEN i % 1000 = 0 THEN 'rare' ELSE 'common' END, '', '', '', '{}', '', ''
-				FROM series`,
-			`INSERT INTO clients (id, public, secret_hash, previous_secret_hash, grants, scope, audiences, resource,
-				access_ttl, epoch, created_at, updated_at) `+series(3000)+`
-				SELECT 'more ' || CAST(i AS TEXT), TRUE, '', '', '[]', '', '[]', '', 0, 0, 0, 0 FROM series`)
 
 		grants := func(f storage.GrantFilter, want int) {
 			t.Helper()
@@ -289,7 +298,12 @@ func TestPlansOfBoundedQueries(t *testing.T) {
 		db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
 		postgres := db.Kind() == storage.Postgres
 		alice, app := mustUser(t, db, "alice"), mustClient(t, db, "app")
-		must(t, db.Grants().Fill(ctx, storage.Fill{N: 20_000, Client: app, Lifetime: 90 * 24 * time.Hour, Now: noon}))
+		must(t, db.Grants().Fill(ctx, storage.Fill{
+			N:        20_000,
+			Client:   app,
+			Lifetime: 90 * 24 * time.Hour,
+			Now:      noon,
+		}))
 		fillEnded(t, raw, alice, app, 20_000)
 		storagetest.MustExec(t, raw,
 			`INSERT INTO throttle (bucket, failures, last_at) `+series(30_000)+`

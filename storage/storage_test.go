@@ -47,10 +47,15 @@ func mustUser(t testing.TB, db *storage.DB, name string) storage.User {
 // mustClient creates a confidential client of that id.
 func mustClient(t testing.TB, db *storage.DB, id string) storage.Client {
 	t.Helper()
-	if err := db.Clients().Create(ctx, admin, storage.Client{ID: id, SecretHash: "hash",
-		Grants: storage.List{"password", "refresh_token"},
-		Scope:  "a b", Audiences: storage.List{"https://api.example"}, CreatedAt: storage.At(noon),
-		UpdatedAt: storage.At(noon)}); err != nil {
+	if err := db.Clients().Create(ctx, admin, storage.Client{
+		ID:         id,
+		SecretHash: "hash",
+		Grants:     storage.List{"password", "refresh_token"},
+		Scope:      "a b",
+		Audiences:  storage.List{"https://api.example"},
+		CreatedAt:  storage.At(noon),
+		UpdatedAt:  storage.At(noon),
+	}); err != nil {
 		t.Fatal(err)
 	}
 	return mustRead(t, db, id)

@@ -58,7 +58,12 @@ func (q *question[K, V]) hopeless(pace time.Duration) error {
 
 // Ask asks one question. If the context ends first: ErrBusy after a deadline, otherwise ErrUnavailable.
 func (c *Coalescer[K, V]) Ask(ctx context.Context, key K) (V, error) {
-	q := &question[K, V]{ctx: ctx, came: time.Now(), key: key, done: make(chan struct{})}
+	q := &question[K, V]{
+		ctx:  ctx,
+		came: time.Now(),
+		key:  key,
+		done: make(chan struct{}),
+	}
 	c.join(q)
 	select {
 	case <-q.done:

@@ -50,7 +50,12 @@ type write struct {
 // unknown. A panic in the write reaches its caller; what it did until then is committed with the others, unless it runs
 // apart.
 func (c *commits) do(ctx context.Context, run func(*sqlx.Tx) error) error {
-	w := &write{ctx: ctx, run: run, ran: make(chan struct{}), done: make(chan struct{})}
+	w := &write{
+		ctx:  ctx,
+		run:  run,
+		ran:  make(chan struct{}),
+		done: make(chan struct{}),
+	}
 	c.mu.Lock()
 	c.waiting = append(c.waiting, w)
 	if !c.busy {

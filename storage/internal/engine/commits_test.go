@@ -26,7 +26,12 @@ func openCommits(t *testing.T) *DB {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := Open(t.Context(), Options{Source: source, Create: true, Migrate: true, Schema: testSchema})
+	db, err := Open(t.Context(), Options{
+		Source:  source,
+		Create:  true,
+		Migrate: true,
+		Schema:  testSchema,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,14 +52,16 @@ func awaitWaiting(db *DB, n int) {
 	}
 }
 
+// put inserts one row.
+func put(t *sqlx.Tx, name string) error {
+	_, err := t.Exec(`INSERT INTO meta (name, value) VALUES ($1, '')`, name)
+	return err
+}
+
 // Of many writes in one commit each keeps its own fate: one fails with all that it did, one panics, one belongs to
 // nobody any more.
 func TestCommitsKeepWritesApart(t *testing.T) {
 	db := openCommits(t)
-	put := func(t *sqlx.Tx, name string) error {
-		_, err := t.Exec(`INSERT INTO meta (name, value) VALUES ($1, '')`, name)
-		return err
-	}
 	running, block := make(chan struct{}), make(chan struct{})
 	var all sync.WaitGroup
 	all.Go(func() {
@@ -79,10 +86,8 @@ func TestCommitsKeepWritesApart(t *testing.T) {
 			}
 		})
 		all.Go(func() {
-			if err := db.commits.do(left, func(t *sqlx.Tx) error { return put(t, fmt.Sprint("gone ", i)) }); !errors.Is(
-				err,
-				context.Canceled,
-			) {
+			err := db.commits.do(left, func(t *sqlx.Tx) error { return put(t, fmt.Sprint("gone ", i)) })
+			if !errors.Is(err, context.Canceled) {
 				t.Error(err)
 			}
 		})

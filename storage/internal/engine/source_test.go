@@ -13,17 +13,65 @@ import (
 	"github.com/lib/pq"
 )
 
+// hostileFiles are the files that libpq looks for at home.
+var hostileFiles = map[string]string{
+	".pgpass":                    "*:*:*:*:from-pgpass\n",
+	".pg_service.conf":           "[evil]\nhost=192.0.2.77\nuser=evil\n",
+	".postgresql/root.crt":       "no certificate",
+	".postgresql/postgresql.crt": "no certificate",
+	".postgresql/postgresql.key": "no key",
+}
+
+// hostileVariables are the variables of libpq, with HOME for the home folder.
+var hostileVariables = map[string]string{
+	"PGHOST":                  "192.0.2.77",
+	"PGHOSTADDR":              "192.0.2.77",
+	"PGPORT":                  "1",
+	"PGDATABASE":              "evil",
+	"PGUSER":                  "evil",
+	"PGPASSWORD":              "evil",
+	"PGOPTIONS":               "-c search_path=evil",
+	"PGAPPNAME":               "evil",
+	"PGSSLMODE":               "verify-full",
+	"PGSSLNEGOTIATION":        "direct",
+	"PGSSLCERT":               "/evil",
+	"PGSSLKEY":                "/evil",
+	"PGSSLROOTCERT":           "/evil",
+	"PGSSLSNI":                "0",
+	"SSLPGMINPROTOCOLVERSION": "TLSv1.3",
+	"SSLPGMAXPROTOCOLVERSION": "TLSv1.0",
+	"PGCONNECT_TIMEOUT":       "1000",
+	"PGCLIENTENCODING":        "LATIN1",
+	"PGDATESTYLE":             "German",
+	"PGTARGETSESSIONATTRS":    "standby",
+	"PGLOADBALANCEHOSTS":      "random",
+	"PGMINPROTOCOLVERSION":    "3.2",
+	"PGMAXPROTOCOLVERSION":    "3.2",
+	"PGSERVICE":               "evil",
+	"PGSERVICEFILE":           "HOME/.pg_service.conf",
+	"PGREQUIRESSL":            "1",
+	"PGSSLCOMPRESSION":        "1",
+	"PGREALM":                 "evil",
+	"PGGSSENCMODE":            "require",
+	"PGGSSLIB":                "gssapi",
+	"PGREQUIREAUTH":           "none",
+	"PGCHANNELBINDING":        "require",
+	"PGSSLCERTMODE":           "require",
+	"PGSSLCRL":                "/evil",
+	"PGSSLCRLDIR":             "/evil",
+	"PGREQUIREPEER":           "evil",
+	"PGKRBSRVNAME":            "evil",
+	"PGTZ":                    "Pacific/Kiritimati",
+	"PGGEQO":                  "off",
+	"PGSYSCONFDIR":            "HOME",
+	"PGLOCALEDIR":             "HOME",
+}
+
 // hostileEnvironment sets every variable of libpq, and lays out every file that it looks for at home.
 func hostileEnvironment(t *testing.T) {
 	t.Helper()
 	home := t.TempDir()
-	for name, content := range map[string]string{
-		".pgpass":                    "*:*:*:*:from-pgpass\n",
-		".pg_service.conf":           "[evil]\nhost=192.0.2.77\nuser=evil\n",
-		".postgresql/root.crt":       "no certificate",
-		".postgresql/postgresql.crt": "no certificate",
-		".postgresql/postgresql.key": "no key",
-	} {
+	for name, content := range hostileFiles {
 		path := filepath.Join(home, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			t.Fatal(err)
@@ -34,50 +82,8 @@ func hostileEnvironment(t *testing.T) {
 	}
 	t.Setenv("HOME", home)
 	t.Setenv("PGPASSFILE", filepath.Join(home, ".pgpass"))
-	for name, value := range map[string]string{
-		"PGHOST":                  "192.0.2.77",
-		"PGHOSTADDR":              "192.0.2.77",
-		"PGPORT":                  "1",
-		"PGDATABASE":              "evil",
-		"PGUSER":                  "evil",
-		"PGPASSWORD":              "evil",
-		"PGOPTIONS":               "-c search_path=evil",
-		"PGAPPNAME":               "evil",
-		"PGSSLMODE":               "verify-full",
-		"PGSSLNEGOTIATION":        "direct",
-		"PGSSLCERT":               "/evil",
-		"PGSSLKEY":                "/evil",
-		"PGSSLROOTCERT":           "/evil",
-		"PGSSLSNI":                "0",
-		"SSLPGMINPROTOCOLVERSION": "TLSv1.3",
-		"SSLPGMAXPROTOCOLVERSION": "TLSv1.0",
-		"PGCONNECT_TIMEOUT":       "1000",
-		"PGCLIENTENCODING":        "LATIN1",
-		"PGDATESTYLE":             "German",
-		"PGTARGETSESSIONATTRS":    "standby",
-		"PGLOADBALANCEHOSTS":      "random",
-		"PGMINPROTOCOLVERSION":    "3.2",
-		"PGMAXPROTOCOLVERSION":    "3.2",
-		"PGSERVICE":               "evil",
-		"PGSERVICEFILE":           filepath.Join(home, ".pg_service.conf"),
-		"PGREQUIRESSL":            "1",
-		"PGSSLCOMPRESSION":        "1",
-		"PGREALM":                 "evil",
-		"PGGSSENCMODE":            "require",
-		"PGGSSLIB":                "gssapi",
-		"PGREQUIREAUTH":           "none",
-		"PGCHANNELBINDING":        "require",
-		"PGSSLCERTMODE":           "require",
-		"PGSSLCRL":                "/evil",
-		"PGSSLCRLDIR":             "/evil",
-		"PGREQUIREPEER":           "evil",
-		"PGKRBSRVNAME":            "evil",
-		"PGTZ":                    "Pacific/Kiritimati",
-		"PGGEQO":                  "off",
-		"PGSYSCONFDIR":            home,
-		"PGLOCALEDIR":             home,
-	} {
-		t.Setenv(name, value)
+	for name, value := range hostileVariables {
+		t.Setenv(name, strings.ReplaceAll(value, "HOME", home))
 	}
 }
 
@@ -222,8 +228,9 @@ func TestSourceWithoutPassword(t *testing.T) {
 		if got := WithoutPassword(raw); got != want || HasPassword(raw) != (raw != want) {
 			t.Errorf("%s: %s", raw, got)
 		}
-		if s, err := ParseSource(raw, true); err == nil && fmt.Sprintf("%v %+v %#v", s, s, s) != want+" "+want+" "+want {
-			t.Errorf("%s: %v %#v", raw, s, s)
+		s, err := ParseSource(raw, true)
+		if got := fmt.Sprintf("%v %+v %#v", s, s, s); err == nil && got != want+" "+want+" "+want {
+			t.Errorf("%s: %s", raw, got)
 		}
 	}
 }
