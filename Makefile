@@ -85,7 +85,7 @@ soak: tools
 # fuzz fuzzes every parser for FUZZTIME each.
 FUZZTIME = 30s
 fuzz:
-	for package in keys passwords server cmd/keyturn; do \
+	for package in keys passwords server cmd/keyturn storage/internal/engine; do \
 	  for target in $$(sed -nE 's/^func (Fuzz[A-Za-z]+)\(.*/\1/p' $$package/*_test.go); do \
 	    go test ./$$package -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) || exit 1; \
 	  done; \

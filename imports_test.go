@@ -20,7 +20,7 @@ var arrows = map[string][]string{
 	"clock":       {},
 	"config":      {},
 	"queue":       {},
-	"storage":     {},
+	"storage":     {"storage/internal/engine"},
 	"keys":        {"clock", "queue", "storage"},
 	"passwords":   {"queue"},
 	"admin":       {"api", "clock", "config", "keys", "passwords", "storage"},
@@ -29,6 +29,8 @@ var arrows = map[string][]string{
 	"examples":    {},
 	"cmd/keyturn": {"admin", "api", "config", "examples", "keys", "passwords", "selfcheck", "server", "storage"},
 
+	"storage/internal/engine": {},
+
 	"tools/house": {},
 
 	"cmd/keyturn-bench": {"admin", "api", "config", "keys", "keys/keystest", "storage", "storage/storagetest"},
@@ -36,9 +38,10 @@ var arrows = map[string][]string{
 
 // strangers lists imports that a package must not have, including their subpackages.
 var strangers = map[string][]string{
-	"storage":   {"net/http", "github.com/go-jose", "github.com/gorilla", "github.com/spf13"},
-	"keys":      {"net/http", "github.com/gorilla", "github.com/spf13"},
-	"passwords": {"net/http", "github.com/gorilla", "github.com/spf13"},
+	"storage/internal/engine": {"net/http", "github.com/go-jose", "github.com/gorilla", "github.com/spf13"},
+	"storage":                 {"net/http", "github.com/go-jose", "github.com/gorilla", "github.com/spf13"},
+	"keys":                    {"net/http", "github.com/gorilla", "github.com/spf13"},
+	"passwords":               {"net/http", "github.com/gorilla", "github.com/spf13"},
 	"admin": {
 		"github.com/go-jose",
 		"github.com/gorilla",

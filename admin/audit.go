@@ -10,7 +10,7 @@ import (
 // Each hands the records of the trail, oldest first, to do, page by page, until that returns an error. since and
 // kind narrow the list unless they are zero.
 func (a Audit) Each(ctx context.Context, since time.Time, kind string, do func([]AuditRecord) error) error {
-	return a.db.AuditPages(ctx, storage.AuditFilter{Since: since, Type: kind}, do)
+	return a.db.Audit().Pages(ctx, storage.AuditFilter{Since: since, Type: kind}, do)
 }
 
 // SchemaStatus tells the version of the schema.

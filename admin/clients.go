@@ -56,7 +56,7 @@ func (a Clients) Create(ctx context.Context, spec ClientSpec) (ClientSecret, err
 	if err != nil {
 		return ClientSecret{}, err
 	}
-	if err := a.db.CreateClient(ctx, a.by, c); err != nil {
+	if err := a.db.Clients().Create(ctx, a.by, c); err != nil {
 		return ClientSecret{}, err
 	}
 	return ClientSecret{c, secret}, nil
@@ -164,18 +164,18 @@ func unique(words []string) storage.List {
 
 // Each hands all clients, by id, to do, page by page, until that returns an error.
 func (a Clients) Each(ctx context.Context, do func([]Client) error) error {
-	return a.db.ClientPages(ctx, do)
+	return a.db.Clients().Pages(ctx, do)
 }
 
 // Find reads one client. ErrNotFound.
 func (a Clients) Find(ctx context.Context, id string) (storage.Client, error) {
-	return a.db.Client(ctx, id)
+	return a.db.Clients().ByID(ctx, id)
 }
 
 // Update changes what change sets of the client's description. ErrNotFound, ErrInvalid, or ErrConflict if
 // somebody else updated it.
 func (a Clients) Update(ctx context.Context, id string, change func(*ClientSpec)) (storage.Client, error) {
-	c, err := a.db.Client(ctx, id)
+	c, err := a.db.Clients().ByID(ctx, id)
 	if err != nil {
 		return c, err
 	}
@@ -197,25 +197,25 @@ func (a Clients) Update(ctx context.Context, id string, change func(*ClientSpec)
 	if err := a.checkClientSize(ctx, before, c); err != nil {
 		return c, err
 	}
-	if err := a.db.UpdateClient(ctx, a.by, c, a.now()); err != nil {
+	if err := a.db.Clients().Update(ctx, a.by, c, a.now()); err != nil {
 		return c, err
 	}
-	return a.db.Client(ctx, id)
+	return a.db.Clients().ByID(ctx, id)
 }
 
 // Enable lets a disabled client authenticate again. Its grants stay ended. ErrNotFound.
 func (a Clients) Enable(ctx context.Context, id string) error {
-	return named("client", id, a.db.EnableClient(ctx, a.by, id, a.now()))
+	return named("client", id, a.db.Clients().Enable(ctx, a.by, id, a.now()))
 }
 
 // Disable ends all grants of the client and lets it not authenticate. ErrNotFound.
 func (a Clients) Disable(ctx context.Context, id string) error {
-	return named("client", id, a.db.DisableClient(ctx, a.by, id, a.now()))
+	return named("client", id, a.db.Clients().Disable(ctx, a.by, id, a.now()))
 }
 
 // Delete removes the client and with it its grants. ErrNotFound.
 func (a Clients) Delete(ctx context.Context, id string) error {
-	return named("client", id, a.db.DeleteClient(ctx, a.by, id, a.now()))
+	return named("client", id, a.db.Clients().Delete(ctx, a.by, id, a.now()))
 }
 
 // RotatedSecret is a new secret, and until when the one before it works.
@@ -231,7 +231,7 @@ const maxKeep = 90 * 24 * time.Hour
 // RotateSecret gives the client a new secret, made if secret is "". The one before works for keep. ErrNotFound,
 // ErrInvalid.
 func (a Clients) RotateSecret(ctx context.Context, id, secret string, keep time.Duration) (RotatedSecret, error) {
-	c, err := a.db.Client(ctx, id)
+	c, err := a.db.Clients().ByID(ctx, id)
 	if err != nil {
 		return RotatedSecret{}, err
 	}
@@ -246,5 +246,5 @@ func (a Clients) RotateSecret(ctx context.Context, id, secret string, keep time.
 		return RotatedSecret{}, err
 	}
 	until := storage.At(a.now().Add(keep))
-	return RotatedSecret{id, secret, until}, a.db.RotateSecret(ctx, a.by, id, c.SecretHash, until.Time, a.now())
+	return RotatedSecret{id, secret, until}, a.db.Clients().RotateSecret(ctx, a.by, id, c.SecretHash, until.Time, a.now())
 }

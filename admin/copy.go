@@ -31,7 +31,7 @@ func Copy(
 	}
 	defer a.Close()
 	if err := a.copyTo(ctx, to, told); err != nil {
-		return errors.Join(err, a.db.StayHere(ctx))
+		return errors.Join(err, a.db.UnmarkMoved(ctx))
 	}
 	return nil
 }
@@ -64,7 +64,7 @@ func (a *core) checkCopy(ctx context.Context, place keys.Place, rows map[string]
 		return fmt.Errorf("the copy: %w", err)
 	}
 	defer there.Close()
-	if err := there.db.Copied(ctx, there.by, rows, there.now()); err != nil {
+	if err := there.db.RecordCopy(ctx, there.by, rows, there.now()); err != nil {
 		return err
 	}
 	if _, err := there.Audit().Verify(ctx); err != nil {

@@ -76,7 +76,7 @@ func (d *doctor) begun(ctx context.Context) bool {
 	db, err := storage.Open(ctx, storage.Options{Source: d.Place.Database})
 	var secrets []storage.SecretKey
 	if err == nil {
-		secrets, err = db.SecretKeys(ctx)
+		secrets, err = db.SecretKeys().All(ctx)
 		err = errors.Join(err, db.Close())
 	}
 	switch {
@@ -431,7 +431,7 @@ func (d *doctor) longRoles(ctx context.Context, a *Admin) {
 	if err != nil {
 		return // told of with the clients
 	}
-	long, err := a.db.UsersWithLongRoles(ctx, limit.most(), a.count)
+	long, err := a.db.Users().Count(ctx, storage.UserFilter{RolesOver: limit.most()}, a.count)
 	d.warn(err == nil && long > 0, "users", fmt.Sprintf("%d have roles of more than %d bytes", long, limit.most()),
 		fmt.Sprintf("with all its scope, their access tokens of client %s would be larger than 8 KiB: such a login or "+
 			"refresh is invalid_scope. Give them fewer roles", limit.client))
@@ -440,7 +440,7 @@ func (d *doctor) longRoles(ctx context.Context, a *Admin) {
 // users tells of hashes that came with an import and have not been replaced yet.
 func (d *doctor) users(ctx context.Context, a *Admin) {
 	d.longRoles(ctx, a)
-	old, err := a.db.UsersWithout(ctx, "$argon2id$", a.count)
+	old, err := a.db.Users().Count(ctx, storage.UserFilter{OtherHashThan: "$argon2id$"}, a.count)
 	switch {
 	case errors.Is(err, ErrTooSlow):
 		d.add("users", FindingWarning,

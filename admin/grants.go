@@ -17,7 +17,7 @@ func (a Grants) Each(ctx context.Context, user, client string, do func([]Grant) 
 		}
 	}
 	now := a.now()
-	return a.db.GrantPages(ctx, storage.GrantFilter{Username: user, ClientID: client}, now, func(page []Grant) error {
+	return a.db.Grants().Pages(ctx, storage.GrantFilter{Username: user, ClientID: client}, now, func(page []Grant) error {
 		for i := range page {
 			tellEnding(&page[i], now)
 		}
@@ -39,7 +39,7 @@ func (a Grants) Find(ctx context.Context, id string) (storage.GrantState, error)
 	if err != nil {
 		return storage.GrantState{}, invalid("%v", err)
 	}
-	g, err := a.db.GrantState(ctx, grant)
+	g, err := a.db.Grants().State(ctx, grant)
 	if err == nil {
 		tellEnding(&g, a.now())
 	}
@@ -52,15 +52,15 @@ func (a Grants) Revoke(ctx context.Context, id string) error {
 	if err != nil {
 		return invalid("%v", err)
 	}
-	return a.db.RevokeGrantByID(ctx, a.by, grant, a.now())
+	return a.db.Grants().RevokeByID(ctx, a.by, grant, a.now())
 }
 
 // RevokeOfClient ends all grants of the client. ErrNotFound.
 func (a Grants) RevokeOfClient(ctx context.Context, id string) error {
-	return named("client", id, a.db.RevokeClientGrants(ctx, a.by, id, a.now()))
+	return named("client", id, a.db.Clients().RevokeGrants(ctx, a.by, id, a.now()))
 }
 
 // RevokeAll ends every grant there is.
 func (a Grants) RevokeAll(ctx context.Context) error {
-	return a.db.RevokeAllGrants(ctx, a.by, a.now())
+	return a.db.Grants().RevokeAll(ctx, a.by, a.now())
 }

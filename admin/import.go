@@ -155,7 +155,7 @@ func asImported(hash string) string {
 
 // write writes users, or tries to. ErrConflict, with those whose usernames are taken, if there are any.
 func (i *importer) write(ctx context.Context, users []storage.User, dry bool) (taken []string, err error) {
-	taken, err = i.users.db.ImportUsers(ctx, i.users.by, users, dry, func(n int) {
+	taken, err = i.users.db.Users().Import(ctx, i.users.by, users, dry, func(n int) {
 		if i.told != nil {
 			i.told(min(i.begun+n, len(i.rows)), len(i.rows))
 		}

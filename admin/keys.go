@@ -32,7 +32,7 @@ func (a Keys) Intact() error { return a.ring.Intact() }
 // LiveTokens counts, by kid, the grants whose newest access token is alive. Older tokens of a grant that was refreshed
 // early are not counted: nothing is kept of them. ErrTooSlow.
 func (a Keys) LiveTokens(ctx context.Context) (map[string]int64, error) {
-	return a.db.LiveTokens(ctx, a.config.AccessTTL, a.now(), a.count)
+	return a.db.Grants().LiveTokens(ctx, a.config.AccessTTL, a.now(), a.count)
 }
 
 // Lives tells the past and the planned future of all keys, oldest first.
@@ -65,7 +65,7 @@ func (a *core) beginKeys(ctx context.Context) error {
 
 // concern is the grants that can have had a token of a key and were used since a moment. ErrNotFound if there is no
 // such key; ok is false if the key has never signed.
-func (a *core) concern(kid string, since time.Time) (c storage.Concern, ok bool, err error) {
+func (a *core) concern(kid string, since time.Time) (c storage.KeyGrants, ok bool, err error) {
 	i := slices.IndexFunc(a.ring.Rows(), func(k SigningKey) bool { return k.KID == kid })
 	if i < 0 {
 		return c, false, fmt.Errorf("signing key %s: %w", kid, ErrNotFound)
@@ -78,7 +78,7 @@ func (a *core) concern(kid string, since time.Time) (c storage.Concern, ok bool,
 	if first := k.ActivatedAt.Add(-keys.Skew); since.Before(first) {
 		since = first
 	}
-	c = storage.Concern{KID: kid, Since: since}
+	c = storage.KeyGrants{KID: kid, Since: since}
 	if k.DeactivatedAt != nil {
 		until := k.DeactivatedAt.Add(keys.Skew)
 		c.DeactivatedAt = &until
@@ -102,7 +102,7 @@ func (a Keys) Use(ctx context.Context, kids []string, since time.Time, ended *ti
 			continue
 		}
 		c.EndedSince = ended
-		use, err := a.db.KeyUse(ctx, c, a.config.AccessTTL, a.now(), a.count)
+		use, err := a.db.Grants().KeyUse(ctx, c, a.config.AccessTTL, a.now(), a.count)
 		if err != nil {
 			return nil, err
 		}
@@ -153,7 +153,7 @@ var ErrSameMaster = errors.New("the keys are revoked, but the fresh ones are sea
 // Remember notes in the anchor of this host, if there is one, what this Admin has changed. That it could not is said,
 // and no more.
 func (a *Admin) Remember(ctx context.Context) {
-	if a.db.Audited() > 0 {
+	if a.db.Audit().Written() > 0 {
 		a.remember(ctx, false)
 	}
 }
@@ -186,7 +186,7 @@ func (a Keys) EndGrants(ctx context.Context, kid string, since time.Time) (ended
 		return 0, err
 	}
 	for after := storage.GrantID(0); ; {
-		next, n, err := a.db.EndConcerned(ctx, a.by, c, after, endBatch, a.now())
+		next, n, err := a.db.Grants().EndKeyGrants(ctx, a.by, c, after, endBatch, a.now())
 		ended += n
 		if err != nil || next == 0 {
 			return ended, err

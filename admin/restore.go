@@ -16,7 +16,7 @@ import (
 // Verify follows the chain and returns how many records it has; an error names the first that is not as it was
 // written, or says that the end was cut off which this host has seen.
 func (a Audit) Verify(ctx context.Context) (int64, error) {
-	n, err := a.db.VerifyAudit(ctx)
+	n, err := a.db.Audit().Verify(ctx)
 	if err != nil {
 		return n, err
 	}
@@ -24,7 +24,7 @@ func (a Audit) Verify(ctx context.Context) (int64, error) {
 	if err != nil || anchor.AuditSeq == 0 {
 		return n, err
 	}
-	hash, err := a.db.AuditHash(ctx, anchor.AuditSeq)
+	hash, err := a.db.Audit().Hash(ctx, anchor.AuditSeq)
 	if errors.Is(err, ErrNotFound) || err == nil && hash != anchor.AuditHash {
 		err = fmt.Errorf(
 			"audit: record %d, which this host has seen at %s, is missing or another one: the end of the trail was cut off",

@@ -107,7 +107,7 @@ func (a *core) checkClientSize(ctx context.Context, before, c storage.Client) er
 	if err != nil {
 		return err
 	}
-	user, roles, err := a.db.LongestRoles(ctx, most, a.count)
+	user, roles, err := a.db.Users().LongestRoles(ctx, most, a.count)
 	if errors.Is(err, storage.ErrTooSlow) {
 		roles, err = 0, nil // too many users to look at: a token that is too large is refused when it is issued
 	}

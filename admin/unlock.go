@@ -27,7 +27,7 @@ func (a Users) Unlock(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return named("user", name, a.db.UnlockUser(ctx, a.by, name, storage.AccountBucket(name), a.now()))
+	return named("user", name, a.db.Users().Unlock(ctx, a.by, name, storage.AccountBucket(name), a.now()))
 }
 
 // Throttle tells how the account stands with the throttle, by the settings of this host, the newest failures first.
@@ -37,7 +37,7 @@ func (a Users) Throttle(ctx context.Context, name string) ([]ThrottleState, erro
 		return nil, err
 	}
 	account := storage.AccountBucket(name)
-	failures, err := a.db.AccountFailures(ctx, account)
+	failures, err := a.db.Throttle().OfAccount(ctx, account)
 	states := []ThrottleState{}
 	policy := storage.GuessPolicy{Limit: int64(a.config.LoginFailures), Window: a.config.LoginWindow}
 	for _, f := range failures {

@@ -33,8 +33,13 @@ func (a Users) Create(ctx context.Context, name, password string, roles []string
 	if err != nil {
 		return storage.User{}, err
 	}
-	return a.db.CreateUser(ctx, a.by, storage.User{Sub: api.NewSub(), Username: name, PasswordHash: hash, Roles: unique(roles),
-		CreatedAt: storage.At(a.now())})
+	return a.db.Users().Create(ctx, a.by, storage.User{
+		Sub:          api.NewSub(),
+		Username:     name,
+		PasswordHash: hash,
+		Roles:        unique(roles),
+		CreatedAt:    storage.At(a.now()),
+	})
 }
 
 func checkRoles(roles []string) error {
@@ -87,7 +92,7 @@ func (a *core) hashPassword(password string) (string, error) {
 
 // Each hands all users, by username, to do, page by page, until that returns an error.
 func (a Users) Each(ctx context.Context, do func([]User) error) error {
-	return a.db.UserPages(ctx, do)
+	return a.db.Users().Pages(ctx, do)
 }
 
 // Find reads one user. ErrNotFound.
@@ -96,7 +101,7 @@ func (a Users) Find(ctx context.Context, name string) (storage.User, error) {
 	if err != nil {
 		return storage.User{}, err
 	}
-	return a.db.User(ctx, name)
+	return a.db.Users().ByUsername(ctx, name)
 }
 
 // SetPassword gives the user another password, ends all its grants and lifts its throttle. ErrNotFound, ErrInvalid.
@@ -109,7 +114,7 @@ func (a Users) SetPassword(ctx context.Context, name, password string) error {
 	if err != nil {
 		return err
 	}
-	return named("user", name, a.db.SetPassword(ctx, a.by, name, hash, storage.AccountBucket(name), a.now()))
+	return named("user", name, a.db.Users().SetPassword(ctx, a.by, name, hash, storage.AccountBucket(name), a.now()))
 }
 
 // Enable lets a disabled user log in again and lifts its throttle. ErrNotFound.
@@ -118,22 +123,22 @@ func (a Users) Enable(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return named("user", name, a.db.EnableUser(ctx, a.by, name, storage.AccountBucket(name), a.now()))
+	return named("user", name, a.db.Users().Enable(ctx, a.by, name, storage.AccountBucket(name), a.now()))
 }
 
 // Disable ends all grants of the user and lets no new one begin. ErrNotFound.
 func (a Users) Disable(ctx context.Context, name string) error {
-	return a.onUser(ctx, name, a.db.DisableUser)
+	return a.onUser(ctx, name, a.db.Users().Disable)
 }
 
 // Delete removes the user and with it its grants. ErrNotFound.
 func (a Users) Delete(ctx context.Context, name string) error {
-	return a.onUser(ctx, name, a.db.DeleteUser)
+	return a.onUser(ctx, name, a.db.Users().Delete)
 }
 
 // RevokeOfUser ends all grants of the user. ErrNotFound.
 func (a Grants) RevokeOfUser(ctx context.Context, name string) error {
-	return a.onUser(ctx, name, a.db.RevokeUserGrants)
+	return a.onUser(ctx, name, a.db.Users().RevokeGrants)
 }
 
 func (a *core) onUser(

@@ -185,8 +185,8 @@ func TryAnchor(path string) error {
 	return nil
 }
 
-// Stand is where the database stands now.
-func (r *Ring) Stand(ctx context.Context) (Anchor, error) {
+// DatabaseState is where the database stands now.
+func (r *Ring) DatabaseState(ctx context.Context) (Anchor, error) {
 	if err := r.Poll(ctx); err != nil {
 		return Anchor{}, err
 	}
@@ -201,13 +201,13 @@ func (r *Ring) Stand(ctx context.Context) (Anchor, error) {
 	}
 	slices.Sort(a.Revoked)
 	var err error
-	if a.AuditSeq, a.AuditHash, err = r.db.AuditHead(ctx); err != nil {
+	if a.AuditSeq, a.AuditHash, err = r.db.Audit().Head(ctx); err != nil {
 		return a, err
 	}
-	if a.Heartbeat, err = r.db.Mark(ctx, storage.MarkHeartbeat); err != nil {
+	if a.Heartbeat, err = r.db.Meta().Timestamp(ctx, storage.TimestampHeartbeat); err != nil {
 		return a, err
 	}
-	a.NotBefore, err = r.db.Mark(ctx, storage.MarkNotBefore)
+	a.NotBefore, err = r.db.Meta().Timestamp(ctx, storage.TimestampNotBefore)
 	return a, err
 }
 
@@ -217,7 +217,7 @@ func (r *Ring) CheckAnchor(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	stands, err := r.Stand(ctx)
+	stands, err := r.DatabaseState(ctx)
 	if err != nil {
 		return err
 	}
@@ -238,10 +238,10 @@ var ErrTrailCut = errors.New(
 		"`keyturn audit verify` tells from where on. If that is explained, remove the anchor file",
 )
 
-// Beat leaves a heartbeat in the database and then the anchor in its file, and returns where the database stands.
+// WriteHeartbeat leaves a heartbeat in the database and then the anchor in its file, and returns where the database stands.
 // *OlderError, and neither, if it has gone back; *clock.UnsureError, and neither, if the clock here is wrong;
 // ErrTrailCut if the trail is not the one that was seen, of which the anchor then keeps the mark.
-func (r *Ring) Beat(ctx context.Context, path string) (Anchor, error) {
+func (r *Ring) WriteHeartbeat(ctx context.Context, path string) (Anchor, error) {
 	before, stands, err := r.sinceAnchor(ctx, path)
 	if err == nil {
 		err = r.checkClock(ctx)
@@ -251,7 +251,7 @@ func (r *Ring) Beat(ctx context.Context, path string) (Anchor, error) {
 	}
 	return stands, r.follow(ctx, path, before, stands, func() (time.Time, error) {
 		now := r.options.Now().Truncate(time.Millisecond).UTC()
-		return now, r.db.SetMark(ctx, storage.MarkHeartbeat, now)
+		return now, r.db.Meta().SetTimestamp(ctx, storage.TimestampHeartbeat, now)
 	})
 }
 
@@ -271,7 +271,7 @@ func (r *Ring) Note(ctx context.Context, path string, make bool) error {
 
 // sinceAnchor is the anchor, with the keys that are revoked now, and where the database stands, which may follow it.
 func (r *Ring) sinceAnchor(ctx context.Context, path string) (before, stands Anchor, err error) {
-	if stands, err = r.Stand(ctx); err != nil {
+	if stands, err = r.DatabaseState(ctx); err != nil {
 		return before, stands, err
 	}
 	if before, err = r.rememberRevoked(path, stands); err == nil {
@@ -317,7 +317,7 @@ func (r *Ring) trailCut(ctx context.Context, a Anchor) (bool, error) {
 	if a.AuditSeq == 0 {
 		return false, nil
 	}
-	hash, err := r.db.AuditHash(ctx, a.AuditSeq)
+	hash, err := r.db.Audit().Hash(ctx, a.AuditSeq)
 	if isNotFound(err) {
 		return true, nil
 	}
@@ -348,7 +348,7 @@ func (r *Ring) Restored(ctx context.Context, by storage.Actor, path string) erro
 			return err
 		}
 	}
-	return r.db.MarkRestored(ctx, by, now)
+	return r.db.RecordRestore(ctx, by, now)
 }
 
 // AnchorRestored makes the anchor follow a database that was Restored. Until it has, the one from before still holds.
@@ -357,7 +357,7 @@ func (r *Ring) AnchorRestored(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	stands, err := r.Stand(ctx)
+	stands, err := r.DatabaseState(ctx)
 	if err != nil {
 		return err
 	}

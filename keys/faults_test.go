@@ -123,7 +123,7 @@ func (i interrupted) cutShort(t *testing.T, db *storage.DB, raw *sql.DB, faults 
 	}
 	i.settle(t, restarted)
 	must(t, r.Maintain(ctx)) // the replica that was interrupted goes on as well
-	if _, err := db.VerifyAudit(ctx); err != nil {
+	if _, err := db.Audit().Verify(ctx); err != nil {
 		t.Errorf("write %d: %v", n, err)
 	}
 	return met

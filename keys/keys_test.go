@@ -132,7 +132,7 @@ func TestLifeBySchedule(t *testing.T) {
 		if _, _, err := r.Verify(token); err != nil {
 			t.Error("a retired key verifies no more:", err)
 		}
-		if _, err := db.VerifyAudit(ctx); err != nil {
+		if _, err := db.Audit().Verify(ctx); err != nil {
 			t.Error(err)
 		}
 	})

@@ -136,7 +136,7 @@ func (m *lifeModel) start(r *rapid.T, i int) {
 
 // rows are what the database holds.
 func (m *lifeModel) rows(r *rapid.T) []storage.SigningKey {
-	set, err := m.db.KeySet(ctx)
+	set, err := m.db.SigningKeys().All(ctx)
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -431,7 +431,7 @@ func TestLifeModel(t *testing.T) {
 				"restart": func(r *rapid.T) { m.start(r, m.drawReplica(r)) },
 				"":        m.check,
 			})
-			if _, err := db.VerifyAudit(ctx); err != nil {
+			if _, err := db.Audit().Verify(ctx); err != nil {
 				r.Fatal(err)
 			}
 		})

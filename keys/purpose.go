@@ -25,14 +25,14 @@ func (s Store) StampDev(ctx context.Context) error {
 	if len(s.Ring.Rows()) > 0 {
 		return nil
 	}
-	_, err := s.DB.SetMetaOnce(ctx, metaStamp, stampDev)
+	_, err := s.DB.Meta().SetOnce(ctx, metaStamp, stampDev)
 	return err
 }
 
 // CheckPurpose reports why the database must not be served: it was made by `keyturn dev`, or not, or it was copied to
 // another one (*UnfitError).
 func (s Store) CheckPurpose(ctx context.Context, dev bool) error {
-	stamp, err := s.DB.Meta(ctx, metaStamp)
+	stamp, err := s.DB.Meta().Value(ctx, metaStamp)
 	if errors.Is(err, storage.ErrNotFound) {
 		stamp, err = "", nil
 	}
@@ -53,7 +53,7 @@ func (s Store) CheckPurpose(ctx context.Context, dev bool) error {
 
 // CheckMoved refuses a database that was copied to another: nobody sees what is changed in it (*UnfitError).
 func (s Store) CheckMoved(ctx context.Context) error {
-	moved, err := s.DB.Meta(ctx, storage.MetaMoved)
+	moved, err := s.DB.Meta().Value(ctx, storage.MetaMoved)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil
 	}

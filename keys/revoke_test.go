@@ -276,7 +276,7 @@ func TestCommitWhoseAnswerIsLost(t *testing.T) {
 	if proxy.Cuts() != 3 {
 		t.Errorf("%d answers were lost", proxy.Cuts())
 	}
-	if _, err := db.VerifyAudit(ctx); err != nil {
+	if _, err := db.Audit().Verify(ctx); err != nil {
 		t.Error(err)
 	}
 }

@@ -52,7 +52,7 @@ var ErrRetiredMaster = errors.New(
 
 // retiredMasters are the ids of master keys that others have taken over from.
 func (r *Ring) retiredMasters(ctx context.Context) (ids []string, err error) {
-	sealed, err := r.db.Meta(ctx, metaRetired)
+	sealed, err := r.db.Meta().Value(ctx, metaRetired)
 	if isNotFound(err) {
 		return nil, nil
 	}
@@ -79,7 +79,7 @@ func (r *Ring) retireMaster(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("retired master keys: %w", err)
 	}
-	return r.db.SetMeta(ctx, metaRetired, r.view.Load().master.seal(metaRetired, "1", nil, text))
+	return r.db.Meta().Set(ctx, metaRetired, r.view.Load().master.seal(metaRetired, "1", nil, text))
 }
 
 // rewrap goes once over everything. ErrConflict if somebody else changed a row meanwhile.
@@ -192,7 +192,7 @@ func (r *Ring) resealSecretKeys(ctx context.Context, by storage.Actor, done *Rew
 				continue
 			}
 			sealed := v.master.sealSecret(purpose, k.row.Number, k.key)
-			if err := r.db.ResealSecretKey(ctx, by, k.row, sealed, r.options.Now()); err != nil {
+			if err := r.db.SecretKeys().Reseal(ctx, by, k.row, sealed, r.options.Now()); err != nil {
 				return err
 			}
 			done.SecretKeys++
@@ -205,7 +205,7 @@ func (r *Ring) resealSecretKeys(ctx context.Context, by storage.Actor, done *Rew
 // master key it needs at least.
 func (r *Ring) resealMeta(ctx context.Context, by storage.Actor, name string) error {
 	m := r.view.Load().master
-	sealed, err := r.db.Meta(ctx, name)
+	sealed, err := r.db.Meta().Value(ctx, name)
 	if isNotFound(err) || err == nil && sealedUnder(sealed) == m.ID() {
 		return nil
 	}
@@ -220,7 +220,7 @@ func (r *Ring) resealMeta(ctx context.Context, by storage.Actor, name string) er
 		}
 		anew = m.seal(name, "1", nil, text)
 	}
-	return r.db.ReplaceMeta(
+	return r.db.Meta().Replace(
 		ctx,
 		by,
 		event("key.rewrap", name, map[string]any{"master_key": m.ID()}),
@@ -239,7 +239,7 @@ func (r *Ring) left(ctx context.Context, id string) (int, error) {
 	}
 	left := v.underOthers(id)
 	for _, name := range append([]string{metaCanary}, sealedMetas...) {
-		sealed, err := r.db.Meta(ctx, name)
+		sealed, err := r.db.Meta().Value(ctx, name)
 		if err != nil && !isNotFound(err) {
 			return 0, err
 		}

@@ -133,7 +133,7 @@ func Open(ctx context.Context, db *storage.DB, m *Master, c Config, o Options) (
 	if err := r.Poll(ctx); err != nil {
 		return nil, err
 	}
-	last, err := db.Mark(ctx, storage.MarkHeartbeat)
+	last, err := db.Meta().Timestamp(ctx, storage.TimestampHeartbeat)
 	if now := o.Now(); err == nil && !last.IsZero() && now.Sub(last) > missedBeat {
 		r.Away(last, now) // nobody has served since
 	}
@@ -144,7 +144,7 @@ func Open(ctx context.Context, db *storage.DB, m *Master, c Config, o Options) (
 // the context ends. The steps may take their time, a new key above all; polling does not wait for them.
 func (r *Ring) Run(ctx context.Context) {
 	var both sync.WaitGroup
-	both.Go(func() { r.every(ctx, r.db.KeyChanges(ctx), "poll", r.Poll) })
+	both.Go(func() { r.every(ctx, r.db.SigningKeys().Changes(ctx), "poll", r.Poll) })
 	both.Go(func() { r.every(ctx, nil, "upkeep", r.Maintain) })
 	both.Wait()
 }
@@ -185,7 +185,7 @@ func (r *Ring) Poll(ctx context.Context) error {
 	if err != nil && !(r.options.Tolerant && v.tolerate(r.master.Load(), err)) {
 		return errors.Join(err, r.heedRevocations(set))
 	}
-	r.db.UseAuditKey(v.secrets.byPurpose[purposeAudit][0].key)
+	r.db.Audit().UseKey(v.secrets.byPurpose[purposeAudit][0].key)
 	if old := r.view.Load(); old != nil && r.away {
 		r.Away(old.readAt, r.options.Now())
 	} else if old != nil {
@@ -201,11 +201,11 @@ func (r *Ring) read(ctx context.Context) (storage.KeySet, []storage.SecretKey, e
 	if err := r.db.CheckRole(ctx); err != nil {
 		return storage.KeySet{}, nil, err
 	}
-	set, err := r.db.KeySet(ctx)
+	set, err := r.db.SigningKeys().All(ctx)
 	if err != nil {
 		return set, nil, err
 	}
-	secrets, err := r.db.SecretKeys(ctx)
+	secrets, err := r.db.SecretKeys().All(ctx)
 	return set, secrets, err
 }
 
@@ -389,7 +389,7 @@ func (r *Ring) Signer(ctx context.Context, expires time.Time) (Signer, error) {
 		if until, ok := r.reserved.Load(v.kid); ok && !expires.After(until.(time.Time)) {
 			return Signer{v.kid, v.signers, r.cpus}, nil
 		}
-		until, err := r.db.ReserveSigning(ctx, v.kid, expires.Add(signAhead))
+		until, err := r.db.SigningKeys().Reserve(ctx, v.kid, expires.Add(signAhead))
 		if err == nil {
 			r.reserved.Store(v.kid, until)
 			continue

@@ -80,7 +80,7 @@ func (r *Ring) take(ctx context.Context, step Step, v *view) error {
 // begin makes the first current key. Nobody can have cached a JWKS before it, so that it needs no lead. Where there
 // were keys before, it makes none: somebody has taken them away.
 func (r *Ring) begin(ctx context.Context, v *view) error {
-	if begun, err := r.db.HasAudit(ctx, eventBegin); err != nil || begun {
+	if begun, err := r.db.Audit().HasType(ctx, eventBegin); err != nil || begun {
 		if v, e := r.intact(ctx); e != nil || err != nil || len(v.rows) > 0 {
 			return cmp.Or(err, e, storage.ErrConflict) // another replica has just begun
 		}
@@ -327,7 +327,7 @@ func (r *Ring) change(ctx context.Context, by storage.Actor, v *view, c storage.
 		c.NextVersion = max(c.NextVersion, now.UnixMilli())
 	}
 	c.SetMAC = v.master.setMAC(c.NextVersion, apply(v.rows, c))
-	err := r.db.ChangeKeys(ctx, by, c, now)
+	err := r.db.SigningKeys().Change(ctx, by, c, now)
 	if err == nil {
 		r.options.Log.Info(
 			"signing keys changed",

@@ -50,7 +50,7 @@ func (r *Ring) RecordSchedule(ctx context.Context, s Schedule) error {
 	if recorded, err := r.sealedSchedule(ctx); err != nil || bytes.Equal(recorded, text) {
 		return err
 	}
-	return r.db.SetMeta(ctx, metaSchedule, r.view.Load().master.seal(metaSchedule, "1", nil, text))
+	return r.db.Meta().Set(ctx, metaSchedule, r.view.Load().master.seal(metaSchedule, "1", nil, text))
 }
 
 // Schedule is the schedule that a server recorded last; ok is false if none has, or if it was altered.
@@ -67,7 +67,7 @@ func (r *Ring) Schedule(ctx context.Context) (s Schedule, ok bool, err error) {
 
 // sealedSchedule is the recorded text; nil if there is none or if it does not open.
 func (r *Ring) sealedSchedule(ctx context.Context) ([]byte, error) {
-	sealed, err := r.db.Meta(ctx, metaSchedule)
+	sealed, err := r.db.Meta().Value(ctx, metaSchedule)
 	if isNotFound(err) {
 		return nil, nil
 	}

@@ -85,14 +85,14 @@ func (m *Master) sealSecret(purpose string, number int64, key []byte) string {
 
 // beginSecrets makes the first symmetric keys of a database that holds none.
 func beginSecrets(ctx context.Context, db *storage.DB, m *Master, now time.Time) error {
-	rows, err := db.SecretKeys(ctx)
+	rows, err := db.SecretKeys().All(ctx)
 	if err != nil || len(rows) > 0 {
 		return err
 	}
 	for _, purpose := range purposes {
 		rows = append(rows, m.newSecretRow(purpose, 1, now))
 	}
-	return db.BeginSecretKeys(ctx, rows)
+	return db.SecretKeys().CreateFirst(ctx, rows)
 }
 
 // openSecrets opens the symmetric keys of all rows. A key of refresh tokens that was altered is left out; so is one
@@ -153,7 +153,7 @@ func (r *Ring) maintainSecrets(ctx context.Context, v *view) error {
 				return err
 			}
 			row := v.master.newSecretRow(purposeRefresh, number, activate)
-			if err := r.db.AddSecretKey(ctx, itself, row, v.version, now); err != nil && !errors.Is(err, storage.ErrConflict) {
+			if err := r.db.SecretKeys().Add(ctx, itself, row, v.version, now); err != nil && !errors.Is(err, storage.ErrConflict) {
 				return err
 			}
 			return r.Poll(ctx)
@@ -176,7 +176,7 @@ func (r *Ring) removeLapsed(ctx context.Context, rows []secretKey, now time.Time
 		if old == nil {
 			return nil
 		}
-		used, err := r.db.HasGrantBefore(ctx, replacedAt, now, cmp.Or(r.options.LookTimeout, lookTimeout))
+		used, err := r.db.Grants().AnyBefore(ctx, replacedAt, now, cmp.Or(r.options.LookTimeout, lookTimeout))
 		if errors.Is(err, storage.ErrTooSlow) { // keeping the key harms nobody, and a server must start
 			r.options.Log.Warn("an old key of refresh tokens stays: nobody knows yet whether a login needs it",
 				"number", old.row.Number, "error", err)
@@ -185,7 +185,7 @@ func (r *Ring) removeLapsed(ctx context.Context, rows []secretKey, now time.Time
 		if err != nil || used {
 			return err
 		}
-		if err := r.db.DeleteSecretKey(ctx, itself, old.row, now); err != nil && !errors.Is(err, storage.ErrConflict) {
+		if err := r.db.SecretKeys().Delete(ctx, itself, old.row, now); err != nil && !errors.Is(err, storage.ErrConflict) {
 			return err
 		}
 		if err := r.Poll(ctx); err != nil {
@@ -224,7 +224,7 @@ const (
 // CheckMaster tells whether the master key belongs to the database, and writes nothing. A database that was never
 // sealed takes any. ErrWrongMaster if not.
 func CheckMaster(ctx context.Context, db *storage.DB, m *Master) error {
-	sealed, err := db.Meta(ctx, metaCanary)
+	sealed, err := db.Meta().Value(ctx, metaCanary)
 	if isNotFound(err) {
 		return nil
 	}
@@ -237,7 +237,7 @@ func CheckMaster(ctx context.Context, db *storage.DB, m *Master) error {
 
 // claimDatabase leaves the canary by which CheckMaster knows the master key.
 func claimDatabase(ctx context.Context, db *storage.DB, m *Master) error {
-	if _, err := db.SetMetaOnce(ctx, metaCanary, m.sealCanary()); err != nil {
+	if _, err := db.Meta().SetOnce(ctx, metaCanary, m.sealCanary()); err != nil {
 		return err
 	}
 	return CheckMaster(ctx, db, m)

@@ -13,13 +13,13 @@ import (
 // mustLogin makes a grant of alice at the moment given, as a login would.
 func mustLogin(t *testing.T, db *storage.DB, at time.Time, ttl time.Duration) storage.Grant {
 	t.Helper()
-	u, err := db.User(ctx, "alice")
+	u, err := db.Users().ByUsername(ctx, "alice")
 	if err != nil {
-		u, err = db.CreateUser(ctx, admin, storage.User{Sub: "usr_x", Username: "alice", CreatedAt: storage.At(at)})
+		u, err = db.Users().Create(ctx, admin, storage.User{Sub: "usr_x", Username: "alice", CreatedAt: storage.At(at)})
 		must(t, err)
-		must(t, db.CreateClient(ctx, admin, storage.Client{ID: "app", CreatedAt: storage.At(at), UpdatedAt: storage.At(at)}))
+		must(t, db.Clients().Create(ctx, admin, storage.Client{ID: "app", CreatedAt: storage.At(at), UpdatedAt: storage.At(at)}))
 	}
-	client, err := db.Client(ctx, "app")
+	client, err := db.Clients().ByID(ctx, "app")
 	must(t, err)
 	g := storage.Grant{
 		ID:            storage.NewGrantID(at.Add(ttl)),
@@ -32,7 +32,7 @@ func mustLogin(t *testing.T, db *storage.DB, at time.Time, ttl time.Duration) st
 		ExpiresAt:     storage.At(at.Add(ttl)),
 		IdleExpiresAt: storage.At(at.Add(ttl)),
 	}
-	must(t, db.CreateGrant(ctx, g))
+	must(t, db.Grants().Create(ctx, g))
 	return g
 }
 
@@ -86,7 +86,7 @@ func TestRefreshKeyTurns(t *testing.T) {
 		if r.Secrets().RefreshKeyByNumber(first) != nil {
 			t.Error("the old key is kept for nobody")
 		}
-		if _, err := db.VerifyAudit(ctx); err != nil {
+		if _, err := db.Audit().Verify(ctx); err != nil {
 			t.Error(err)
 		}
 	})

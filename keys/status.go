@@ -79,7 +79,7 @@ func (r *Ring) Status(ctx context.Context) (Status, error) {
 		}
 	}
 	if len(f.rows) == 0 { // otherwise it is not asked, and the trail may be long
-		if f.begun, err = r.db.HasAudit(ctx, eventBegin); err != nil {
+		if f.begun, err = r.db.Audit().HasType(ctx, eventBegin); err != nil {
 			return Status{}, err
 		}
 	}

@@ -161,7 +161,7 @@ func (s *Server) accessGrant(
 	v *verified,
 ) (state storage.TokenState, live bool, err error) {
 	ctx, asked := s.span(ctx, "ask about token")
-	state, err = s.db.TokenState(ctx, caller, v.grant, v.kid, s.now())
+	state, err = s.db.Grants().TokenState(ctx, caller, v.grant, v.kid, s.now())
 	asked(err)
 	return state, err == nil && state.Live && state.ClientID == v.claims.ClientID && state.Sub == v.claims.Subject, err
 }

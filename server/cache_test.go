@@ -87,7 +87,7 @@ func TestRememberedClientHasItsKeyKept(t *testing.T) {
 		if refreshed.ExpiresIn != 3600 {
 			t.Error(refreshed.ExpiresIn)
 		}
-		for _, key := range must(h.server.db.KeySet(ctx)).Keys {
+		for _, key := range must(h.server.db.SigningKeys().All(ctx)).Keys {
 			if key.State == storage.KeyCurrent && key.SignsUntil.Before(noon.Add(time.Hour)) {
 				t.Errorf("the key signs until %v", key.SignsUntil)
 			}
@@ -242,7 +242,7 @@ func TestRememberedClientHasNewRights(t *testing.T) {
 		if refreshed.Scope != "read" {
 			t.Errorf("scope %q", refreshed.Scope)
 		}
-		must(0, h.server.db.RevokeClientGrants(ctx, storage.Actor{Name: "os:test"}, "app", h.clock.now()))
+		must(0, h.server.db.Clients().RevokeGrants(ctx, storage.Actor{Name: "os:test"}, "app", h.clock.now()))
 		if h.active("rs", refreshed.AccessToken) {
 			t.Error("a grant lives")
 		}

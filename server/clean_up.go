@@ -42,12 +42,12 @@ func (s *Server) cleanUpOnce(ctx context.Context) error {
 		s.metrics.cleanedAt.Set(float64(now.Unix()))
 		return nil
 	}
-	mine, err := s.db.Lease(ctx, "clean-up", s.replica, 2*cleanUpInterval, now)
+	mine, err := s.db.Leases().Take(ctx, "clean-up", s.replica, 2*cleanUpInterval, now)
 	if err != nil || !mine {
 		return err
 	}
 	for range cleanUpBatches {
-		n, err := s.db.CleanExpired(ctx, cleanUpBatch, now.Add(-keepEnded))
+		n, err := s.db.Grants().CleanExpired(ctx, cleanUpBatch, now.Add(-keepEnded))
 		if err != nil {
 			return err
 		}
@@ -70,7 +70,7 @@ func (s *Server) cleanUpOnce(ctx context.Context) error {
 func (s *Server) cleanFailures(ctx context.Context, now time.Time) error {
 	stale := now.Add(-keepStale)
 	type clean = func(ctx context.Context, before time.Time, limit int) (int64, error)
-	for _, clean := range []clean{s.db.CleanStaleThrottle, s.db.CleanAddresses} {
+	for _, clean := range []clean{s.db.Throttle().CleanStale, s.db.FamiliarAddresses().Clean} {
 		for range cleanUpBatches {
 			n, err := clean(ctx, stale, cleanUpBatch)
 			if err != nil {
@@ -83,7 +83,7 @@ func (s *Server) cleanFailures(ctx context.Context, now time.Time) error {
 	}
 	few, rested := s.config().LoginFailures, now.Add(-keepFailures)
 	for range cleanUpBatches {
-		next, n, err := s.db.CleanThrottle(ctx, few, s.restedTo, rested, cleanUpBatch)
+		next, n, err := s.db.Throttle().Clean(ctx, few, s.restedTo, rested, cleanUpBatch)
 		if err != nil {
 			return err
 		}
@@ -103,7 +103,7 @@ func (s *Server) cleaned(what string, n int64) {
 // round stopped.
 func (s *Server) cleanEnded(ctx context.Context, now time.Time) error {
 	for range cleanUpBatches {
-		next, n, err := s.db.CleanEnded(ctx, s.cleanedTo, cleanUpBatch, now.Add(-keepEnded))
+		next, n, err := s.db.Grants().CleanEnded(ctx, s.cleanedTo, cleanUpBatch, now.Add(-keepEnded))
 		if err != nil {
 			return err
 		}

@@ -43,7 +43,7 @@ func (c *clientCache) recent(id string, now time.Time) (storage.Client, bool) {
 
 // today is a client as it is now. ErrNotFound if there is none of that id.
 func (c *clientCache) today(ctx context.Context, id string, now time.Time) (storage.Client, error) {
-	client, err := c.db.Client(ctx, id)
+	client, err := c.db.Clients().ByID(ctx, id)
 	if err != nil {
 		return client, err
 	}

@@ -18,11 +18,11 @@ const metaRetiredTime = "retired time"
 
 // beginClock tells the clock what the database knows of the time.
 func (s *Server) beginClock(ctx context.Context) error {
-	latest, err := s.db.Mark(ctx, storage.MarkHeartbeat)
+	latest, err := s.db.Meta().Timestamp(ctx, storage.TimestampHeartbeat)
 	if err != nil {
 		return err
 	}
-	text, err := s.db.Meta(ctx, metaRetiredTime)
+	text, err := s.db.Meta().Value(ctx, metaRetiredTime)
 	var retired clock.Retired
 	if err == nil {
 		err = json.Unmarshal([]byte(text), &retired)
@@ -82,7 +82,7 @@ func (s *Server) keepRetired(ctx context.Context, given clock.Retired) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", metaRetiredTime, err)
 	}
-	return s.db.SetMeta(ctx, metaRetiredTime, string(text))
+	return s.db.Meta().Set(ctx, metaRetiredTime, string(text))
 }
 
 // clockWarning is how far the clock may be off before somebody should look.

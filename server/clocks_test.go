@@ -8,7 +8,6 @@ import (
 
 	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/keys/keystest"
-	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -23,7 +22,7 @@ type cluster struct {
 }
 
 func newCluster(t *testing.T, databaseURL string) *cluster {
-	c := &cluster{t: t, config: testConfig(databaseURL), alone: storage.SQLitePath(databaseURL) != ""}
+	c := &cluster{t: t, config: testConfig(databaseURL), alone: storagetest.SQLiteFile(databaseURL) != ""}
 	if !c.alone {
 		c.config.MasterKeyFile = masterFile(t)
 	}
@@ -184,7 +183,7 @@ func TestClocks(t *testing.T) {
 	for _, c := range clockCases {
 		t.Run(c.name, func(t *testing.T) {
 			storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
-				if c.postgres && storage.SQLitePath(databaseURL) != "" {
+				if c.postgres && storagetest.SQLiteFile(databaseURL) != "" {
 					return // SQLite has no clock of its own
 				}
 				t.Log(c.run(t, newCluster(t, databaseURL)))

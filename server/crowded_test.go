@@ -151,7 +151,7 @@ func TestAddressesTakeTurns(t *testing.T) {
 func TestFamiliarityIsRenewed(t *testing.T) {
 	crowded(t, 1, func(t *testing.T, h *harness) {
 		k := storage.NewLoginKey("alice", "app", mustAddr("192.0.2.1"))
-		seen := func() storage.LoginView { return must(h.server.db.LoginView(ctx, k)) }
+		seen := func() storage.LoginView { return must(h.server.db.Users().LoginView(ctx, k)) }
 		h.loginFrom("192.0.2.1", "alice", password).tokens(t)
 		first := seen().SeenAt
 		h.step(time.Hour)

@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -22,7 +21,7 @@ func TestTablesStayFlat(t *testing.T) {
 		raw := storagetest.Raw(t, databaseURL)
 		size := func() (bytes int64) {
 			query := `SELECT pg_total_relation_size('grants')`
-			if storage.SQLitePath(databaseURL) != "" {
+			if storagetest.SQLiteFile(databaseURL) != "" {
 				query = `SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()`
 			}
 			if err := raw.QueryRow(query).Scan(&bytes); err != nil {

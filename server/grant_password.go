@@ -110,7 +110,7 @@ func (s *Server) readLogin(q *request, k storage.LoginKey) (storage.LoginView, e
 	defer cancel()
 	ctx, read := s.span(ctx, "read user")
 	q.asking = s.now()
-	view, err := s.db.LoginView(ctx, k)
+	view, err := s.db.Users().LoginView(ctx, k)
 	read(err)
 	q.username = view.User.Username
 	return view, err
@@ -241,12 +241,12 @@ func (s *Server) loginSucceeded(
 		return err
 	}
 	if now := s.now(); !view.Familiar || now.Sub(view.SeenAt) >= familiarFor {
-		if err := s.db.AddFamiliarAddress(ctx, view.User.ID, k.Address, now); err != nil {
+		if err := s.db.FamiliarAddresses().Add(ctx, view.User.ID, k.Address, now); err != nil {
 			return err
 		}
 	}
 	if better != "" {
-		return s.db.Rehash(ctx, view.User.ID, view.User.PasswordHash, better)
+		return s.db.Users().Rehash(ctx, view.User.ID, view.User.PasswordHash, better)
 	}
 	return nil
 }
@@ -322,7 +322,7 @@ func (s *Server) newGrant(q *request, view storage.LoginView, l login, now, expi
 // createGrant writes the row, and then ends the oldest grants beyond the limit, if this replica is sure of the time. A
 // login that fails ends nothing, and what could not be ended is ended by the next login.
 func (s *Server) createGrant(ctx context.Context, q *request, view storage.LoginView, g storage.Grant) error {
-	err := s.db.CreateGrant(ctx, g)
+	err := s.db.Grants().Create(ctx, g)
 	if errors.Is(err, storage.ErrNotFound) { // the user or the client was changed since they were read
 		s.loginFailed(q, "changed meanwhile")
 		return errLogin
@@ -331,7 +331,7 @@ func (s *Server) createGrant(ctx context.Context, q *request, view storage.Login
 		return err
 	}
 	by := storage.Actor{Name: "keyturn"}
-	if err := s.db.EndOldestGrants(ctx, by, g.UserID, g.ClientID, maxGrants, g.CreatedAt.Time); err != nil {
+	if err := s.db.Grants().EndOldest(ctx, by, g.UserID, g.ClientID, maxGrants, g.CreatedAt.Time); err != nil {
 		s.log.Warn("the oldest grants of a user were not ended", "sub", view.User.Sub, "error", err.Error())
 	}
 	return nil

@@ -136,7 +136,7 @@ func (s *Server) checkBeforeRotation(ctx context.Context, q *request, r storage.
 	if q.form[api.ParamScope] == "" && q.form[api.ParamResource] == "" && !updated {
 		return nil
 	}
-	g, err := s.db.GrantState(ctx, r.ID)
+	g, err := s.db.Grants().State(ctx, r.ID)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil // the refresh itself says so
 	}

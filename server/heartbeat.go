@@ -13,7 +13,7 @@ import (
 // beat leaves a heartbeat, the anchor, and the head of the trail in the log, where somebody who can write both database
 // and anchor does not reach it.
 func (s *Server) beat(ctx context.Context) {
-	a, err := s.ring.Beat(ctx, s.place.AnchorFile)
+	a, err := s.ring.WriteHeartbeat(ctx, s.place.AnchorFile)
 	if err == nil {
 		s.metrics.anchored.Set(1)
 	} else if !errors.Is(err, storage.ErrUnavailable) {

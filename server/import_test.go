@@ -196,7 +196,7 @@ func TestUnknownNamesCostWhatKnownOnesDo(t *testing.T) {
 			k.Stranger = h.server.stranger(name)
 			var before passwords.Hash
 			for range 2 {
-				hash, usable := h.server.storedHash(must(h.server.db.LoginView(ctx, k)))
+				hash, usable := h.server.storedHash(must(h.server.db.Users().LoginView(ctx, k)))
 				if usable || before != nil && hash.Cost() != before.Cost() {
 					t.Errorf("%s: %v", name, usable)
 				}

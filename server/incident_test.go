@@ -114,7 +114,7 @@ func TestCommandsMoveTheAnchor(t *testing.T) {
 		}
 		h.server.beat(ctx)
 		before := must(h.server.ring.Anchor(path))
-		beaten := must(h.server.db.Mark(ctx, storage.MarkHeartbeat))
+		beaten := must(h.server.db.Meta().Timestamp(ctx, storage.TimestampHeartbeat))
 		h.clock.at.Add(int64(time.Minute))
 		must(0, h.admin.Users().Disable(ctx, "alice"))
 		h.admin.Remember(ctx)
@@ -124,7 +124,7 @@ func TestCommandsMoveTheAnchor(t *testing.T) {
 			!after.Heartbeat.Equal(before.Heartbeat) {
 			t.Errorf("from %+v to %+v", before, after)
 		}
-		if now := must(h.server.db.Mark(ctx, storage.MarkHeartbeat)); !now.Equal(beaten) {
+		if now := must(h.server.db.Meta().Timestamp(ctx, storage.TimestampHeartbeat)); !now.Equal(beaten) {
 			t.Errorf("a heartbeat at %v", now)
 		}
 		cut := "DELETE FROM audit WHERE seq = (SELECT MAX(seq) FROM audit)"

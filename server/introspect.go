@@ -73,7 +73,7 @@ func (v *verified) introspection(username string) (any, error) {
 
 // introspectRefreshToken shows the newest refresh token of a grant to its own client.
 func (s *Server) introspectRefreshToken(ctx context.Context, q *request, t keys.RefreshToken) (any, error) {
-	g, err := s.db.GrantState(ctx, t.Grant)
+	g, err := s.db.Grants().State(ctx, t.Grant)
 	if errors.Is(err, storage.ErrNotFound) {
 		return api.Introspection{}, nil
 	}

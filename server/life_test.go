@@ -173,7 +173,7 @@ func TestSecretRotation(t *testing.T) {
 		if try(secret) != 401 || try(rotated.Secret) != 200 {
 			t.Error("the old secret does not lapse")
 		}
-		c := must(h.server.db.Client(ctx, "app"))
+		c := must(h.server.db.Clients().ByID(ctx, "app"))
 		if strings.Contains(c.SecretHash+c.PreviousSecretHash, rotated.Secret) ||
 			strings.Contains(c.SecretHash+c.PreviousSecretHash, secret) {
 			t.Error("a secret rests in the database")
@@ -199,7 +199,7 @@ func TestForgedRefreshTokenCostsNoQuery(t *testing.T) {
 				t.Errorf("altered at %d: %s opens", i, forged)
 			}
 		}
-		g := must(h.server.db.GrantState(ctx, real.Grant))
+		g := must(h.server.db.Grants().State(ctx, real.Grant))
 		if strings.Contains(g.FamilyHash, string(real.Family[:])) || len(g.FamilyHash) != 43 {
 			t.Error("the family rests in the database")
 		}

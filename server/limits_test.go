@@ -277,5 +277,5 @@ func TestJWKSCaching(t *testing.T) {
 func (h *harness) fails(k storage.LoginKey) {
 	h.t.Helper()
 	account := storage.Bucket{Name: k.AccountBucket, Account: k.AccountBucket}
-	must(0, h.server.db.AddFailures(ctx, []storage.Bucket{account}, h.clock.now()))
+	must(0, h.server.db.Throttle().AddFailures(ctx, []storage.Bucket{account}, h.clock.now()))
 }

@@ -170,7 +170,7 @@ func (s *Server) gauges() []prometheus.Collector {
 		}, func() float64 { return float64(s.dropped()) }),
 		prometheus.NewCounterFunc(
 			prometheus.CounterOpts{Name: "keyturn_audit_records_total", Help: "Audit records that this process has written."},
-			func() float64 { return float64(s.db.Audited()) },
+			func() float64 { return float64(s.db.Audit().Written()) },
 		),
 		gauge("keyturn_clock_offset_seconds", "How far the clock here is ahead of that of the database.", func() float64 {
 			return s.clock.Off().Seconds()

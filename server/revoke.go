@@ -24,7 +24,7 @@ func (s *Server) revoke(ctx context.Context, q *request) (any, error) {
 		s.event(q, "revocation", "nothing to revoke")
 		return api.Revocation{}, nil
 	}
-	ended, err := s.db.RevokeGrant(ctx, storage.Actor{Name: "client:" + q.client.ID},
+	ended, err := s.db.Grants().Revoke(ctx, storage.Actor{Name: "client:" + q.client.ID},
 		storage.Revocation{ID: id, ClientID: q.client.ID, Revision: q.revision(), FamilyHash: family}, q.at)
 	if err != nil {
 		return nil, err

@@ -213,7 +213,7 @@ func (a *attempt) reserve(ctx context.Context, now time.Time) (ok bool, err erro
 		return true, nil
 	}
 	a.countApart()
-	a.reserved, err = a.throttle.db.ReserveGuess(ctx, a.buckets, now)
+	a.reserved, err = a.throttle.db.Throttle().Reserve(ctx, a.buckets, now)
 	return a.reserved, err
 }
 
@@ -231,17 +231,17 @@ func (a *attempt) countApart() {
 func (a *attempt) settle(ctx context.Context, outcome storage.Guess, now time.Time) error {
 	db := a.throttle.db
 	if a.forget != "" && outcome == storage.GuessRight {
-		if err := db.ForgetFailures(ctx, a.forget); err != nil {
+		if err := db.Throttle().ForgetFailures(ctx, a.forget); err != nil {
 			return err
 		}
 	}
 	switch {
 	case a.reserved:
-		err := db.SettleGuess(ctx, a.buckets, outcome, now)
+		err := db.Throttle().Settle(ctx, a.buckets, outcome, now)
 		a.reserved = err != nil // leave gives back what could not be settled
 		return err
 	case outcome == storage.GuessWrong:
-		return db.AddFailures(ctx, a.buckets, now)
+		return db.Throttle().AddFailures(ctx, a.buckets, now)
 	}
 	return nil
 }

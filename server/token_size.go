@@ -64,7 +64,7 @@ func (s *Server) rolesThatFit(q *request, signer keys.Signer) (int64, error) {
 func (s *Server) rotate(ctx context.Context, q *request, signer keys.Signer, r storage.Refresh, now time.Time) (
 	g storage.GrantState, outcome storage.RefreshOutcome, err error,
 ) {
-	g, outcome, err = s.db.RefreshGrant(ctx, r, now)
+	g, outcome, err = s.db.Grants().Rotate(ctx, r, now)
 	if err != nil || outcome != storage.RefreshTooLarge {
 		return g, outcome, err
 	}
@@ -76,7 +76,7 @@ func (s *Server) rotate(ctx context.Context, q *request, signer keys.Signer, r s
 		return g, outcome, nil
 	}
 	r.MaxRoles = g.RolesSize
-	return s.db.RefreshGrant(ctx, r, now)
+	return s.db.Grants().Rotate(ctx, r, now)
 }
 
 // refreshTicket is the access token of a refresh.

@@ -54,7 +54,7 @@ func TestLease(t *testing.T) {
 			want   bool
 		}{{"a", 0, true}, {"b", time.Second, false}, {"a", 30 * time.Second, true}, {"b", 80 * time.Second, false}, {"b",
 			90 * time.Second, true}, {"a", 91 * time.Second, false}} {
-			got, err := db.Lease(ctx, "job", c.holder, time.Minute, now.Add(c.after))
+			got, err := db.Leases().Take(ctx, "job", c.holder, time.Minute, now.Add(c.after))
 			if err != nil || got != c.want {
 				t.Errorf("%+v: %v, %v", c, got, err)
 			}
@@ -99,7 +99,7 @@ func TestNoRecordNoChange(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		keyless := must(storage.Open(ctx, storage.Options{Source: storagetest.MustSource(t, h.config.Database)}))
 		defer keyless.Close()
-		if err := keyless.DisableUser(ctx, storage.Actor{Name: "os:test"}, "alice", h.clock.now()); err == nil {
+		if err := keyless.Users().Disable(ctx, storage.Actor{Name: "os:test"}, "alice", h.clock.now()); err == nil {
 			t.Fatal("changed without a record")
 		}
 		h.login("app")

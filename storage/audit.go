@@ -11,21 +11,22 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
-// Actor is who makes a change, and why. Both are kept in the audit trail.
+// Actor is who makes a change, and why. The audit trail keeps both.
 type Actor struct {
 	Name   string // os:NAME, client:ID, or keyturn for the server itself
 	Reason string
 }
 
-// Event is what a change says of itself in the audit trail.
+// Event describes a change in the audit trail.
 type Event struct {
 	Type    string         // NOUN.VERB, for instance client.create
-	Target  string         // the id of what was changed
+	Target  string         // the id of the changed object
 	Details map[string]any // never a secret
 }
 
@@ -42,10 +43,20 @@ type AuditRecord struct {
 	Hash     string `db:"hash" json:"hash"`
 }
 
-// UseAuditKey sets the key that chains the audit trail. Nothing that must be audited can be changed before.
-func (d *DB) UseAuditKey(key []byte) { d.auditKey.Store(&key) }
+// Audit is the audit trail: its records, and the head of their chain.
+type Audit struct{ db *DB }
 
-// entry is what a record is made of.
+// Audit returns the audit trail.
+func (d *DB) Audit() Audit { return Audit{d} }
+
+// UseKey sets the key of the chain. Without it, no audited change is possible.
+func (a Audit) UseKey(key []byte) { a.db.auditKey.Store(&key) }
+
+// Written counts the audit records written since the database was opened. It includes a few of transactions that were
+// rolled back.
+func (a Audit) Written() int64 { return a.db.audited.Load() }
+
+// entry is the content of a record.
 type entry struct {
 	by  Actor
 	now time.Time
@@ -70,10 +81,10 @@ func (e entry) record() (AuditRecord, error) {
 	}, nil
 }
 
-// audit appends a record inside the transaction of what it tells.
+// audit appends a record in the transaction of its change.
 func (t *tx) audit(by Actor, now time.Time, e Event) error { return t.auditAll([]entry{{by, now, e}}) }
 
-// auditAll appends records. The row of audit_head orders them: it stays locked until the transaction ends.
+// auditAll appends records. The row of audit_head, locked until the transaction ends, puts them in order.
 func (t *tx) auditAll(entries []entry) error {
 	key := t.db.auditKey.Load()
 	if key == nil {
@@ -83,7 +94,7 @@ func (t *tx) auditAll(entries []entry) error {
 		Seq  int64  `db:"seq"`
 		Hash string `db:"hash"`
 	}{}
-	if err := t.get(&head, `UPDATE audit_head SET seq = seq + $1 WHERE id = 1 RETURNING seq,
+	if err := t.Get(&head, `UPDATE audit_head SET seq = seq + $1 WHERE id = 1 RETURNING seq,
 		hash`, len(entries)); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
@@ -96,13 +107,22 @@ func (t *tx) auditAll(entries []entry) error {
 		r.Seq, r.PrevHash = head.Seq-int64(len(entries)-1-i), head.Hash
 		r.Hash = r.chain(*key)
 		head.Hash = r.Hash
-		values = append(values, r.Seq, r.Time, r.Type, r.Actor, r.Target, r.Reason, string(r.Details), r.PrevHash, r.Hash)
+		values = append(values,
+			r.Seq,
+			r.Time,
+			r.Type,
+			r.Actor,
+			r.Target,
+			r.Reason,
+			string(r.Details),
+			r.PrevHash,
+			r.Hash)
 	}
 	if err := t.insertAudit(values); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
 	t.db.audited.Add(int64(len(entries)))
-	if _, err := t.change(`UPDATE audit_head SET hash = $1 WHERE id = 1`, head.Hash); err != nil {
+	if _, err := t.Change(`UPDATE audit_head SET hash = $1 WHERE id = 1`, head.Hash); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
 	return nil
@@ -110,15 +130,15 @@ func (t *tx) auditAll(entries []entry) error {
 
 const auditColumns = 9
 
-// insertAudit inserts rows, in statements of as many rows as there are statements for.
+// insertAudit inserts rows in batches of a few fixed sizes.
 func (t *tx) insertAudit(values []any) error {
 	for len(values) > 0 {
 		rows := batchSize(len(values) / auditColumns)
 		var places []string
 		for i := range rows {
-			places = append(places, placeholders(i*auditColumns, auditColumns))
+			places = append(places, engine.Placeholders(i*auditColumns, auditColumns))
 		}
-		if _, err := t.change(`INSERT INTO audit (seq, time, type, actor, target, reason, details, prev_hash, hash)
+		if _, err := t.Change(`INSERT INTO audit (seq, time, type, actor, target, reason, details, prev_hash, hash)
 			VALUES `+strings.Join(places, ", "),
 			values[:rows*auditColumns]...); err != nil {
 			return err
@@ -128,21 +148,10 @@ func (t *tx) insertAudit(values []any) error {
 	return nil
 }
 
-// batchSize is the largest power of two up to n: batches come in few sizes, so that their statements can be kept
-// prepared.
+// batchSize returns the largest power of two up to n: a few sizes keep the number of prepared statements small.
 func batchSize(n int) int { return 1 << (bits.Len(uint(n)) - 1) }
 
-// placeholders are those of one row, the first n of the arguments being others'.
-func placeholders(n, columns int) string {
-	var b strings.Builder
-	for i := range columns {
-		b.WriteString(", $" + strconv.Itoa(n+i+1))
-	}
-	return "(" + b.String()[2:] + ")"
-}
-
-// chain is the hash of a record: HMAC-SHA256 over its fields, each with its length before it, and the hash of the
-// record before.
+// chain returns the hash of a record: HMAC-SHA256 over its fields, each preceded by its length, and the previous hash.
 func (r AuditRecord) chain(key []byte) string {
 	h := hmac.New(sha256.New, key)
 	number := make([]byte, 8)
@@ -158,30 +167,30 @@ func (r AuditRecord) chain(key []byte) string {
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
-// AuditFilter narrows AuditPages; its zero value takes everything.
+// AuditFilter narrows Pages. The zero value selects all records.
 type AuditFilter struct {
 	Since time.Time
 	Type  string
 }
 
-// AuditPages hands the records of the trail, oldest first, to do, page by page, until that returns an error.
-func (d *DB) AuditPages(ctx context.Context, f AuditFilter, do func([]AuditRecord) error) error {
-	since, rows := int64(math.MinInt64), pageRows
+// Pages hands the records, oldest first and page by page, to do, until that returns an error.
+func (a Audit) Pages(ctx context.Context, f AuditFilter, do func([]AuditRecord) error) error {
+	since, rows := int64(math.MinInt64), engine.PageRows
 	if !f.Since.IsZero() {
 		since = f.Since.UnixMilli()
 	}
 	if f != (AuditFilter{}) {
-		rows = sparseRows
+		rows = engine.SparseRows
 	}
 	for after := int64(math.MinInt64); ; {
-		// Records come in the order of their numbers, and there is no index on the rest.
-		end, err := readSlowly[int64](ctx, d, pageTimeout, "audit records",
+		// Only the number of a record is indexed.
+		end, err := engine.ReadSlowly[int64](ctx, a.db.engine, engine.PageTimeout, "audit records",
 			`SELECT COALESCE(MAX(seq), CAST($1 AS BIGINT))
 			FROM (SELECT seq FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2) span`, after, rows)
 		if err != nil || end[0] == after {
 			return err
 		}
-		page, err := readSlowly[AuditRecord](ctx, d, pageTimeout, "audit records",
+		page, err := engine.ReadSlowly[AuditRecord](ctx, a.db.engine, engine.PageTimeout, "audit records",
 			`SELECT seq, time, type, actor, target, reason, details, prev_hash, hash FROM audit
 			WHERE seq > $1 AND seq <= $2 AND time >= $3 AND ($4 = '' OR type = $4) ORDER BY seq`,
 			after, end[0], since, f.Type)
@@ -197,28 +206,29 @@ func (d *DB) AuditPages(ctx context.Context, f AuditFilter, do func([]AuditRecor
 	}
 }
 
-// AuditHead is the number and the hash of the newest record; 0 if there is none.
-func (d *DB) AuditHead(ctx context.Context) (seq int64, hash string, err error) {
+// Head returns the number and the hash of the newest record; 0 if there is none.
+func (a Audit) Head(ctx context.Context) (seq int64, hash string, err error) {
 	var head AuditRecord
-	err = d.get(ctx, "audit head", &head, `SELECT seq, hash FROM audit_head WHERE id = 1`)
+	err = a.db.engine.Get(ctx, "audit head", &head, `SELECT seq, hash FROM audit_head WHERE id = 1`)
 	return head.Seq, head.Hash, err
 }
 
-// AuditHash is the hash of one record. ErrNotFound if there is none of that number.
-func (d *DB) AuditHash(ctx context.Context, seq int64) (hash string, err error) {
-	return hash, d.get(ctx, "audit record", &hash, `SELECT hash FROM audit WHERE seq = $1`, seq)
+// Hash returns the hash of one record. ErrNotFound.
+func (a Audit) Hash(ctx context.Context, seq int64) (hash string, err error) {
+	return hash, a.db.engine.Get(ctx, "audit record", &hash, `SELECT hash FROM audit WHERE seq = $1`, seq)
 }
 
-// HasAudit tells whether the trail has a record of the type. It may read all of it.
-func (d *DB) HasAudit(ctx context.Context, kind string) (bool, error) {
+// HasType reports whether the trail has a record of the type. It may read the whole trail.
+func (a Audit) HasType(ctx context.Context, kind string) (bool, error) {
 	var seqs []int64
-	err := d.report(ctx, "audit record", &seqs, `SELECT seq FROM audit WHERE type = $1 ORDER BY seq LIMIT 1`, kind)
+	err := a.db.engine.Report(ctx, "audit record", &seqs,
+		`SELECT seq FROM audit WHERE type = $1 ORDER BY seq LIMIT 1`, kind)
 	return len(seqs) > 0, err
 }
 
-// EachAudit hands the whole trail, oldest first, to do, until that returns an error.
-func (d *DB) EachAudit(ctx context.Context, do func(AuditRecord) error) error {
-	return d.AuditPages(ctx, AuditFilter{}, func(page []AuditRecord) error {
+// Each hands every record, oldest first, to do, until that returns an error.
+func (a Audit) Each(ctx context.Context, do func(AuditRecord) error) error {
+	return a.Pages(ctx, AuditFilter{}, func(page []AuditRecord) error {
 		for _, r := range page {
 			if err := do(r); err != nil {
 				return err
@@ -228,19 +238,19 @@ func (d *DB) EachAudit(ctx context.Context, do func(AuditRecord) error) error {
 	})
 }
 
-// VerifyAudit follows the chain from its first record to its head and names the first record that is not as it was
-// written. It returns how many records are.
-func (d *DB) VerifyAudit(ctx context.Context) (n int64, err error) {
-	key := d.auditKey.Load()
+// Verify checks the chain from its first record to its head. It returns how many records are intact, and an error that
+// names the first that is not.
+func (a Audit) Verify(ctx context.Context) (n int64, err error) {
+	key := a.db.auditKey.Load()
 	if key == nil {
 		return 0, errors.New("audit: no key to check the chain with")
 	}
-	head, hash, err := d.AuditHead(ctx) // before the records: those that come meanwhile are further on
+	head, hash, err := a.Head(ctx) // read first: later records follow the head
 	if err != nil {
 		return 0, err
 	}
 	previous, passed := "", head == 0 && hash == ""
-	err = d.EachAudit(ctx, func(r AuditRecord) error {
+	err = a.Each(ctx, func(r AuditRecord) error {
 		if r.Seq != n+1 || r.PrevHash != previous || !hmac.Equal([]byte(r.Hash), []byte(r.chain(*key))) {
 			return fmt.Errorf("audit: record %d is not as it was written, or one before it is missing", r.Seq)
 		}

@@ -31,13 +31,13 @@ func TestTamperedAudit(t *testing.T) {
 				db := storagetest.MustOpen(t, url)
 				mustUser(t, db, "alice")
 				for range 5 {
-					must(t, db.RevokeUserGrants(ctx, admin, "alice", noon))
+					must(t, db.Users().RevokeGrants(ctx, admin, "alice", noon))
 				}
-				if n, err := db.VerifyAudit(ctx); err != nil || n != 6 {
+				if n, err := db.Audit().Verify(ctx); err != nil || n != 6 {
 					t.Fatal(n, err)
 				}
 				storagetest.MustExec(t, storagetest.Raw(t, url), statements...)
-				if _, err := db.VerifyAudit(ctx); err == nil || !strings.HasPrefix(err.Error(), "audit: ") {
+				if _, err := db.Audit().Verify(ctx); err == nil || !strings.HasPrefix(err.Error(), "audit: ") {
 					t.Error("not found out:", err)
 				}
 			})

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
 // Client is an application, or a resource server if Resource is set.
@@ -13,19 +15,19 @@ type Client struct {
 	Public             bool   `db:"public" json:"public"`
 	SecretHash         string `db:"secret_hash" json:"-"`
 	PreviousSecretHash string `db:"previous_secret_hash" json:"-"`
-	// until when the secret before the last rotation works
+	// when the previous secret stops working
 	PreviousExpiresAt *Time  `db:"previous_expires_at" json:"previous_expires_at"`
 	Grants            List   `db:"grants" json:"grants"`       // RFC 6749 grant types
 	Scope             string `db:"scope" json:"scope"`         // space-separated, RFC 6749 §3.3
 	Audiences         List   `db:"audiences" json:"audiences"` // the first is the default
-	// the audience it answers for, "" for none
+	// of a resource server: its audience; otherwise ""
 	Resource  string   `db:"resource" json:"resource"`
-	AccessTTL Duration `db:"access_ttl" json:"access_ttl"` // 0: the server's
-	// in the header of its access tokens: at+jwt or JWT
+	AccessTTL Duration `db:"access_ttl" json:"access_ttl"` // 0: the default of the server
+	// typ header of its access tokens: at+jwt or JWT
 	TokenTyp string `db:"token_typ" json:"token_typ"`
-	// moves on to end all grants of the client at once
+	// incremented to end all grants of the client
 	Epoch int64 `db:"epoch" json:"-"`
-	// above 0; moves on with every change, and begins at random
+	// above 0; random at first, incremented by every change
 	Revision   int64 `db:"revision" json:"-"`
 	CreatedAt  Time  `db:"created_at" json:"created_at"`
 	UpdatedAt  Time  `db:"updated_at" json:"updated_at"`
@@ -35,30 +37,41 @@ type Client struct {
 const clientColumns = `id, public, secret_hash, previous_secret_hash, previous_expires_at, grants, scope, audiences,
 	resource, access_ttl, token_typ, epoch, revision, created_at, updated_at, disabled_at`
 
-// CreateClient inserts the client with a revision of its own. Its epoch begins at the moment of its creation, so that
-// no grant of a deleted client of the same id comes back to life. ErrConflict if the id is taken.
-func (d *DB) CreateClient(ctx context.Context, by Actor, c Client) error {
-	return d.inTx(ctx, "create client", func(t *tx) error {
-		if _, err := t.change(`INSERT INTO clients (`+clientColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
+// Clients is the table of clients.
+type Clients struct{ db *DB }
+
+// Clients returns the table of clients.
+func (d *DB) Clients() Clients { return Clients{d} }
+
+// Create inserts the client with a random revision. Its epoch is the time of its creation, so that no grant of a
+// deleted client of the same id becomes valid again. ErrConflict if the id is taken.
+func (c Clients) Create(ctx context.Context, by Actor, client Client) error {
+	return c.db.inTx(ctx, "create client", func(t *tx) error {
+		if _, err := t.Change(`INSERT INTO clients (`+clientColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
 			$11, $12, $13, $14, $15, $16)`,
-			c.ID,
-			c.Public,
-			c.SecretHash,
-			c.PreviousSecretHash,
-			c.PreviousExpiresAt,
-			c.Grants,
-			c.Scope,
-			c.Audiences,
-			c.Resource,
-			c.AccessTTL,
-			c.TokenTyp, c.CreatedAt.UnixMilli(), randomID(), c.CreatedAt, c.UpdatedAt, c.DisabledAt); err != nil {
+			client.ID,
+			client.Public,
+			client.SecretHash,
+			client.PreviousSecretHash,
+			client.PreviousExpiresAt,
+			client.Grants,
+			client.Scope,
+			client.Audiences,
+			client.Resource,
+			client.AccessTTL,
+			client.TokenTyp,
+			client.CreatedAt.UnixMilli(),
+			randomID(),
+			client.CreatedAt,
+			client.UpdatedAt,
+			client.DisabledAt); err != nil {
 			return err
 		}
-		return t.audit(by, c.CreatedAt.Time, Event{"client.create", c.ID, c.details()})
+		return t.audit(by, client.CreatedAt.Time, Event{"client.create", client.ID, client.details()})
 	})
 }
 
-// details is what the audit trail keeps of a client.
+// details returns what the audit trail keeps of a client.
 func (c Client) details() map[string]any {
 	return map[string]any{
 		"public":     c.Public,
@@ -71,34 +84,33 @@ func (c Client) details() map[string]any {
 	}
 }
 
-// Client reads one client. ErrNotFound if there is none of that id. Callers who ask at the same time share a statement:
-// a flood of invented ids costs the database little.
-func (d *DB) Client(ctx context.Context, id string) (Client, error) {
-	c, err := d.clients.one(ctx, id)
-	if err == nil && c == nil {
+// ByID reads one client. ErrNotFound. Concurrent calls share a statement, so that a flood of invented ids costs the
+// database little.
+func (c Clients) ByID(ctx context.Context, id string) (Client, error) {
+	client, err := c.db.clients.Ask(ctx, id)
+	if err == nil && client == nil {
 		return Client{}, fmt.Errorf("client: %w", ErrNotFound)
 	}
 	if err != nil {
 		return Client{}, err
 	}
-	return *c, nil
+	return *client, nil
 }
 
-// clientBatches are the sizes of batches of clients that there are statements for. Those who ask at the same time ask
-// for few.
-var clientBatches = []int{1, 8, maxBatch}
+// clientBatches are the sizes of a batch that have a statement. Concurrent callers ask for few different clients.
+var clientBatches = []int{1, 8, engine.MaxBatch}
 
-// clientQueries are the statements that read several clients, by how many.
+// clientQueries are the statements, by the size of the batch.
 var clientQueries = func() map[int]string {
 	queries := map[int]string{}
 	for _, size := range clientBatches {
-		queries[size] = `SELECT ` + clientColumns + ` FROM clients WHERE id IN ` + placeholders(0, size)
+		queries[size] = `SELECT ` + clientColumns + ` FROM clients WHERE id IN ` + engine.Placeholders(0, size)
 	}
 	return queries
 }()
 
-// readClients reads several clients at once; nil for an id that there is none of.
-func (d *DB) readClients(ids []string) ([]*Client, error) {
+// read reads several clients in one statement; nil for an unknown id.
+func (c Clients) read(ids []string) ([]*Client, error) {
 	different := slices.Compact(slices.Sorted(slices.Values(ids)))
 	size := batchFor(clientBatches, len(different))
 	args := make([]any, size)
@@ -106,55 +118,55 @@ func (d *DB) readClients(ids []string) ([]*Client, error) {
 		args[i] = different[min(i, len(different)-1)]
 	}
 	var rows []Client
-	if err := d.all(context.Background(), "client", &rows, clientQueries[size], args...); err != nil {
+	if err := c.db.engine.All(context.Background(), "client", &rows, clientQueries[size], args...); err != nil {
 		return nil, err
 	}
 	found := make([]*Client, len(ids))
 	for i, id := range ids {
-		if n := slices.IndexFunc(rows, func(c Client) bool { return c.ID == id }); n >= 0 {
+		if n := slices.IndexFunc(rows, func(row Client) bool { return row.ID == id }); n >= 0 {
 			found[i] = &rows[n]
 		}
 	}
 	return found, nil
 }
 
-// ClientPages hands all clients, by id, to do, page by page, until that returns an error.
-func (d *DB) ClientPages(ctx context.Context, do func([]Client) error) error {
-	return inPages(func(last *Client) ([]Client, error) {
+// Pages hands all clients, ordered by id and page by page, to do, until that returns an error.
+func (c Clients) Pages(ctx context.Context, do func([]Client) error) error {
+	return engine.InPages(func(last *Client) ([]Client, error) {
 		after := ""
 		if last != nil {
 			after = last.ID
 		}
-		return readSlowly[Client](ctx, d, pageTimeout, "clients", `SELECT `+clientColumns+` FROM clients
-			WHERE id > $1 ORDER BY id LIMIT $2`, after, pageRows)
+		return engine.ReadSlowly[Client](ctx, c.db.engine, engine.PageTimeout, "clients",
+			`SELECT `+clientColumns+` FROM clients WHERE id > $1 ORDER BY id LIMIT $2`, after, engine.PageRows)
 	}, do)
 }
 
-// UpdateClient writes grants, scope, audiences, resource, access TTL and token typ, unless the client was updated after
-// it was read (ErrConflict).
-func (d *DB) UpdateClient(ctx context.Context, by Actor, c Client, now time.Time) error {
-	return d.inTx(ctx, "update client", func(t *tx) error {
-		if err := t.changeAsRead(`UPDATE clients SET grants = $1, scope = $2, audiences = $3, resource = $4,
+// Update writes grants, scope, audiences, resource, access TTL and token typ. ErrConflict if the client has changed
+// since it was read.
+func (c Clients) Update(ctx context.Context, by Actor, client Client, now time.Time) error {
+	return c.db.inTx(ctx, "update client", func(t *tx) error {
+		if err := t.ChangeAsRead(`UPDATE clients SET grants = $1, scope = $2, audiences = $3, resource = $4,
 			access_ttl = $5, token_typ = $6,
 			updated_at = $7, revision = revision + 1 WHERE id = $8 AND revision =
-			$9`, c.Grants, c.Scope, c.Audiences, c.Resource, c.AccessTTL, c.TokenTyp,
-			At(now), c.ID, c.Revision); err != nil {
+			$9`, client.Grants, client.Scope, client.Audiences, client.Resource, client.AccessTTL, client.TokenTyp,
+			At(now), client.ID, client.Revision); err != nil {
 			return err
 		}
-		return t.audit(by, now, Event{"client.update", c.ID, c.details()})
+		return t.audit(by, now, Event{"client.update", client.ID, client.details()})
 	})
 }
 
-// DisableClient ends all grants of the client and lets it not authenticate.
-func (d *DB) DisableClient(ctx context.Context, by Actor, id string, now time.Time) error {
-	return d.changeClient(ctx, by, id, now, Event{"client.disable", id, nil},
+// Disable ends all grants of the client and blocks its authentication.
+func (c Clients) Disable(ctx context.Context, by Actor, id string, now time.Time) error {
+	return c.change(ctx, by, id, now, Event{"client.disable", id, nil},
 		`UPDATE clients SET disabled_at = COALESCE(disabled_at, $1), epoch = epoch + 1, revision = revision + 1
 		WHERE id = $2`, At(now), id)
 }
 
-// EnableClient takes a DisableClient back. Grants that it ended stay ended.
-func (d *DB) EnableClient(ctx context.Context, by Actor, id string, now time.Time) error {
-	return d.changeClient(
+// Enable undoes Disable. The grants stay ended.
+func (c Clients) Enable(ctx context.Context, by Actor, id string, now time.Time) error {
+	return c.change(
 		ctx,
 		by,
 		id,
@@ -165,14 +177,14 @@ func (d *DB) EnableClient(ctx context.Context, by Actor, id string, now time.Tim
 	)
 }
 
-// DeleteClient removes the client. Its grants are dead without it.
-func (d *DB) DeleteClient(ctx context.Context, by Actor, id string, now time.Time) error {
-	return d.changeClient(ctx, by, id, now, Event{"client.delete", id, nil}, `DELETE FROM clients WHERE id = $1`, id)
+// Delete removes the client, which also ends its grants.
+func (c Clients) Delete(ctx context.Context, by Actor, id string, now time.Time) error {
+	return c.change(ctx, by, id, now, Event{"client.delete", id, nil}, `DELETE FROM clients WHERE id = $1`, id)
 }
 
-// RotateSecret sets a new secret; the one before works until keepUntil, any older one no longer.
-func (d *DB) RotateSecret(ctx context.Context, by Actor, id, hash string, keepUntil, now time.Time) error {
-	return d.changeClient(
+// RotateSecret sets a new secret. The previous one works until keepUntil, older ones stop working.
+func (c Clients) RotateSecret(ctx context.Context, by Actor, id, hash string, keepUntil, now time.Time) error {
+	return c.change(
 		ctx,
 		by,
 		id,
@@ -187,8 +199,21 @@ func (d *DB) RotateSecret(ctx context.Context, by Actor, id, hash string, keepUn
 	)
 }
 
-// changeClient makes one change of a client that is there, with its audit record.
-func (d *DB) changeClient(
+// RevokeGrants ends all grants of a client by incrementing its epoch. ErrNotFound.
+func (c Clients) RevokeGrants(ctx context.Context, by Actor, clientID string, now time.Time) error {
+	return c.change(
+		ctx,
+		by,
+		clientID,
+		now,
+		Event{"client.revoke-grants", clientID, nil},
+		`UPDATE clients SET epoch = epoch + 1, revision = revision + 1 WHERE id = $1`,
+		clientID,
+	)
+}
+
+// change changes an existing client, with an audit record.
+func (c Clients) change(
 	ctx context.Context,
 	by Actor,
 	id string,
@@ -197,8 +222,8 @@ func (d *DB) changeClient(
 	query string,
 	args ...any,
 ) error {
-	return d.inTx(ctx, e.Type, func(t *tx) error {
-		if err := t.changeOne(query, args...); err != nil {
+	return c.db.inTx(ctx, e.Type, func(t *tx) error {
+		if err := t.ChangeOne(query, args...); err != nil {
 			return err
 		}
 		return t.audit(by, now, e)

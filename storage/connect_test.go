@@ -52,9 +52,9 @@ func TestEnvironmentDoesNotCount(t *testing.T) {
 	db := storagetest.MustOpen(t, databaseURL)
 	ctx, stop := context.WithTimeout(ctx, 20*time.Second)
 	defer stop()
-	changes := db.KeyChanges(ctx)
+	changes := db.SigningKeys().Changes(ctx)
 	for {
-		db.AnnounceKeys(ctx)
+		db.SigningKeys().Announce(ctx)
 		select {
 		case <-changes:
 			return
@@ -122,10 +122,10 @@ func everythingWorks(t *testing.T, dbs ...*storage.DB) {
 		db := dbs[i%len(dbs)]
 		all.Go(func() {
 			for generation := range int64(15) {
-				if _, _, err := db.RefreshGrant(ctx, refreshOf(g, generation), noon.Add(time.Minute)); err != nil {
+				if _, _, err := db.Grants().Rotate(ctx, refreshOf(g, generation), noon.Add(time.Minute)); err != nil {
 					t.Error(err)
 				}
-				if _, err := db.TokenState(ctx, client, g.ID, "kid", noon); err != nil {
+				if _, err := db.Grants().TokenState(ctx, client, g.ID, "kid", noon); err != nil {
 					t.Error(err)
 				}
 			}
@@ -133,7 +133,7 @@ func everythingWorks(t *testing.T, dbs ...*storage.DB) {
 	}
 	all.Go(func() {
 		for range 5 {
-			if err := dbs[0].UserPages(ctx, func([]storage.User) error { return nil }); err != nil {
+			if err := dbs[0].Users().Pages(ctx, func([]storage.User) error { return nil }); err != nil {
 				t.Error(err)
 			}
 		}
@@ -151,9 +151,9 @@ func TestConnectionLimits(t *testing.T) {
 	t.Run("two replicas under 8", func(t *testing.T) {
 		databaseURL := storagetest.AsOwner(t, storagetest.PostgresURL(t), "CONNECTION LIMIT 8")
 		one := storagetest.MustOpen(t, databaseURL)
-		one.KeyChanges(t.Context())
+		one.SigningKeys().Changes(t.Context())
 		two := storagetest.MustOpen(t, databaseURL)
-		two.KeyChanges(t.Context())
+		two.SigningKeys().Changes(t.Context())
 		everythingWorks(t, one, two)
 	})
 	t.Run("two under 2", func(t *testing.T) { // as a command beside a server
@@ -263,7 +263,7 @@ func TestRefusedSessions(t *testing.T) {
 func TestPgBouncer(t *testing.T) {
 	t.Run("session", func(t *testing.T) {
 		db := storagetest.MustOpen(t, storagetest.NewBouncer(t, storagetest.PostgresURL(t)).URL)
-		db.KeyChanges(t.Context())
+		db.SigningKeys().Changes(t.Context())
 		everythingWorks(t, db)
 	})
 	t.Run("few connections", func(t *testing.T) {
@@ -296,8 +296,9 @@ func TestWrongDatabases(t *testing.T) {
 	}
 	t.Run("UTF-16", func(t *testing.T) {
 		databaseURL := storagetest.SQLiteURL(t)
-		storagetest.MustExec(t, storagetest.Raw(t, databaseURL), `PRAGMA encoding = 'UTF-16'`, `CREATE TABLE x (y TEXT)`)
-		must(t, os.Chmod(storage.SQLitePath(databaseURL), 0o600))
+		raw := storagetest.Raw(t, databaseURL)
+		storagetest.MustExec(t, raw, `PRAGMA encoding = 'UTF-16'`, `CREATE TABLE x (y TEXT)`)
+		must(t, os.Chmod(storagetest.SQLiteFile(databaseURL), 0o600))
 		refused(t, databaseURL, "needs UTF-8")
 	})
 	t.Run("a new schema that may not be used", func(t *testing.T) {
@@ -333,7 +334,7 @@ func TestSchemaVanishes(t *testing.T) {
 	}
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		for name, statements := range vanish {
-			lite := storage.SQLitePath(databaseURL) != ""
+			lite := storagetest.SQLiteFile(databaseURL) != ""
 			if lite && (name == "schema" || name == "privilege") {
 				continue
 			}
@@ -351,8 +352,8 @@ func TestSchemaVanishes(t *testing.T) {
 				client := mustClient(t, db, "app")
 				g := mustGrant(t, db, mustUser(t, db, "alice"), client)
 				storagetest.MustExec(t, storagetest.Raw(t, own), statements...)
-				_, _, refresh := db.RefreshGrant(ctx, refreshOf(g, 0), noon)
-				_, token := db.TokenState(ctx, client, g.ID, "kid", noon)
+				_, _, refresh := db.Grants().Rotate(ctx, refreshOf(g, 0), noon)
+				_, token := db.Grants().TokenState(ctx, client, g.ID, "kid", noon)
 				for what, err := range map[string]error{"refresh": refresh, "token": token} {
 					if !errors.Is(err, storage.ErrUnavailable) {
 						t.Errorf("%s: %v", what, err)
@@ -368,7 +369,7 @@ func TestSchemaVanishes(t *testing.T) {
 		name := strings.Split(strings.Split(databaseURL, "/")[3], "?")[0]
 		storagetest.MustAdmin(t, "DROP DATABASE "+name+" WITH (FORCE)")
 		for range 3 {
-			if _, err := db.Client(ctx, client.ID); !errors.Is(err, storage.ErrUnavailable) {
+			if _, err := db.Clients().ByID(ctx, client.ID); !errors.Is(err, storage.ErrUnavailable) {
 				t.Error(err)
 			}
 		}

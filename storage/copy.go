@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
+
+	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
-// copiedTables are all tables but those that only mean something to the servers that run: leases, and the version of
-// the schema.
+// copiedTables are all tables except the leases and the schema version, which belong to one database.
 var copiedTables = []string{
 	"meta",
 	"users",
@@ -24,22 +24,19 @@ var copiedTables = []string{
 	"familiar_addresses",
 }
 
-// copyBatch is how many rows one statement inserts.
-const copyBatch = 512
-
-// MetaMoved says, in a database that was copied to another, to which.
+// MetaMoved names the value that says where a database was copied to.
 const MetaMoved = "moved"
 
-// CopyTo copies everything to another database, which must be new, in one transaction, and leaves a mark of where it
-// went. Nobody else writes meanwhile; what is written later is not in the copy. told hears how many rows each table
-// has. From SQLite only. ErrConflict if the other database is not new.
+// CopyTo copies an SQLite database to an empty one in one transaction, and records the target under MetaMoved. Other
+// writers wait; what they write afterwards is not in the copy. It calls told with the number of rows of each table.
+// ErrConflict if the target is not empty.
 func (d *DB) CopyTo(ctx context.Context, to *DB, name string, told func(table string, rows int64)) error {
-	if d.kind != SQLite {
+	if d.engine.Kind() != SQLite {
 		return errors.New("copy: from SQLite only: PostgreSQL has pg_dump")
 	}
 	for _, table := range []string{"users", "clients", "signing_keys", "secret_keys", "audit"} {
 		var n int64
-		if err := to.get(ctx, "copy", &n, `SELECT COUNT(*) FROM `+table); err != nil {
+		if err := to.engine.Get(ctx, "copy", &n, `SELECT COUNT(*) FROM `+table); err != nil {
 			return err
 		}
 		if n > 0 {
@@ -51,10 +48,11 @@ func (d *DB) CopyTo(ctx context.Context, to *DB, name string, told func(table st
 			)
 		}
 	}
-	return d.inLongTx(ctx, "copy", importTimeout, func(from *tx) error { // an SQLite transaction keeps others from writing
+	// This transaction keeps other writers out of SQLite.
+	return d.inLongTx(ctx, "copy", importTimeout, func(from *tx) error {
 		err := to.inLongTx(ctx, "copy", importTimeout, func(into *tx) error {
 			for _, table := range copiedTables {
-				n, err := copyTable(from, into, table)
+				n, err := engine.CopyTable(from.Tx, into.Tx, table)
 				if err != nil {
 					return fmt.Errorf("%s: %w", table, err)
 				}
@@ -65,85 +63,23 @@ func (d *DB) CopyTo(ctx context.Context, to *DB, name string, told func(table st
 		if err != nil {
 			return err
 		}
-		_, err = from.change(
+		_, err = from.Change(
 			`INSERT INTO meta (name, value) VALUES ($1, $2)`,
 			MetaMoved,
 			name,
-		) // before anybody else can write again
+		) // before another writer gets in
 		return err
 	})
 }
 
-// StayHere takes the mark of a copy back that is of no use.
-func (d *DB) StayHere(ctx context.Context) error {
-	_, err := d.change(ctx, "stay", `DELETE FROM meta WHERE name = $1`, MetaMoved)
+// UnmarkMoved removes MetaMoved after a failed copy.
+func (d *DB) UnmarkMoved(ctx context.Context) error {
+	_, err := d.engine.Change(ctx, "stay", `DELETE FROM meta WHERE name = $1`, MetaMoved)
 	return err
 }
 
-// copyTable copies all rows of a table in place of those that a new schema has in it.
-func copyTable(from, into *tx, table string) (n int64, err error) {
-	if _, err := into.change(`DELETE FROM ` + table); err != nil {
-		return 0, err
-	}
-	columns, isBool, err := columnsOf(from, table)
-	if err != nil {
-		return 0, err
-	}
-	rows, err := from.QueryxContext(from.ctx, `SELECT `+strings.Join(columns, ", ")+` FROM `+table)
-	if err != nil {
-		return 0, err
-	}
-	defer rows.Close()
-	var values []any
-	flush := func() error {
-		count := len(values) / len(columns)
-		if count == 0 {
-			return nil
-		}
-		var places []string
-		for i := range count {
-			places = append(places, placeholders(i*len(columns), len(columns)))
-		}
-		done, err := into.change(
-			`INSERT INTO `+table+` (`+strings.Join(columns, ", ")+`) VALUES `+strings.Join(places, ", "),
-			values...)
-		n, values = n+done, values[:0]
-		return err
-	}
-	for rows.Next() {
-		row, err := rows.SliceScan()
-		if err != nil {
-			return 0, err
-		}
-		for i, value := range row {
-			if number, ok := value.(int64); ok && isBool[i] {
-				row[i] = number != 0
-			}
-		}
-		if values = append(values, row...); len(values) >= copyBatch*len(columns) {
-			if err := flush(); err != nil {
-				return 0, err
-			}
-		}
-	}
-	return n, errors.Join(rows.Err(), flush())
-}
-
-// columnsOf is the columns of a table, and which of them hold truth values, which SQLite keeps as numbers.
-func columnsOf(t *tx, table string) (names []string, isBool []bool, err error) {
-	var columns []struct {
-		Name string `db:"name"`
-		Type string `db:"type"`
-	}
-	err = t.all(&columns, `SELECT name, type FROM pragma_table_info($1)`, table)
-	for _, c := range columns {
-		names, isBool = append(names, c.Name), append(isBool, strings.EqualFold(c.Type, "boolean"))
-	}
-	return names, isBool, err
-}
-
-// Copied leaves an audit record of where a database came from.
-func (d *DB) Copied(ctx context.Context, by Actor, rows map[string]int64, now time.Time) error {
+// RecordCopy writes the audit record of a copy to its target.
+func (d *DB) RecordCopy(ctx context.Context, by Actor, rows map[string]int64, now time.Time) error {
 	return d.inTx(ctx, "copied", func(t *tx) error {
 		details := map[string]any{}
 		for table, n := range rows {

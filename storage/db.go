@@ -3,466 +3,204 @@ package storage
 import (
 	"context"
 	"crypto/rand"
-	"database/sql"
-	"database/sql/driver"
+	"embed"
 	"encoding/binary"
-	"errors"
-	"fmt"
+	"io/fs"
 	"math"
-	mathrand "math/rand/v2"
-	"os"
-	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
-	"github.com/jmoiron/sqlx"
+	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
+// The errors of this package. Each is found with [errors.Is].
 var (
-	// ErrNotFound says that the row that was named does not exist.
-	ErrNotFound = errors.New("not found")
-	// ErrConflict says that the name is taken, or that somebody else made the change first.
-	ErrConflict = errors.New("conflict")
-	// ErrUnavailable says that the database could not be asked, or that the outcome of a statement is unknown. Trying
-	// again is safe.
-	ErrUnavailable = errors.New("database unavailable")
-	// ErrBusy says that a caller waited in vain for its turn: more was asked at once than the database can do. It is
-	// ErrUnavailable.
-	ErrBusy = fmt.Errorf("%w: too much is asked of it at once", ErrUnavailable)
-	// ErrRefused says that PostgreSQL, or a pooler in front of it, has refused the first connection, for a reason that
-	// waiting does not mend.
-	ErrRefused = errors.New("connection refused")
-	// ErrPooler is ErrRefused of PgBouncer, which has one code for all reasons, those among them that pass.
-	ErrPooler = errors.New("connection refused by a pooler")
-	// ErrNoDatabase says that there is no database yet and that Options.Create was not set.
-	ErrNoDatabase = errors.New("no database")
-	// ErrSchema says that the schema is newer than this program, or older and not to be migrated.
-	ErrSchema = errors.New("schema version")
-	// ErrBehind says that the schema is older than this program, which is not to migrate it: somebody else will.
-	ErrBehind = fmt.Errorf("%w: the database is behind", ErrSchema)
+	// ErrNotFound means that the named row does not exist.
+	ErrNotFound = engine.ErrNotFound
+	// ErrConflict means that the name is taken, or another change came first.
+	ErrConflict = engine.ErrConflict
+	// ErrUnavailable means that the database does not answer, or the outcome of a statement is unknown. It is safe to
+	// try again.
+	ErrUnavailable = engine.ErrUnavailable
+	// ErrBusy means that a caller waited too long for its turn, because the load exceeds what the database can do. It
+	// wraps ErrUnavailable.
+	ErrBusy = engine.ErrBusy
+	// ErrRefused means that PostgreSQL, or a pooler in front of it, refused the first connection for a permanent
+	// reason.
+	ErrRefused = engine.ErrRefused
+	// ErrPooler means that PgBouncer refused the first connection. It has one code for permanent and transient reasons.
+	// It wraps ErrRefused.
+	ErrPooler = engine.ErrPooler
+	// ErrNoDatabase means that the SQLite file does not exist and Options.Create is not set.
+	ErrNoDatabase = engine.ErrNoDatabase
+	// ErrSchema means that the schema is newer than this program, or is older and may not be migrated.
+	ErrSchema = engine.ErrSchema
+	// ErrBehind means that the schema is older than this program, and Options.Migrate is not set.
+	ErrBehind = engine.ErrBehind
+	// ErrTooSlow means that a query exceeded its time limit, although the database answers.
+	ErrTooSlow = engine.ErrTooSlow
+	// ErrReplaced means that the SQLite file is not the one that was opened. It wraps ErrUnavailable: what is written
+	// now goes to a file that has no name any more.
+	ErrReplaced = engine.ErrReplaced
+	// ErrInUse means that another process has the database open.
+	ErrInUse = engine.ErrInUse
 )
 
 // Kind is one of the two databases.
-type Kind string
+type Kind = engine.Kind
 
 // The databases that keyturn runs on.
 const (
-	SQLite   Kind = "sqlite"
-	Postgres Kind = "postgres"
+	SQLite   = engine.SQLite
+	Postgres = engine.Postgres
 )
 
-// Options say which database to open and what may be done to it.
+// Options say which database to open and what Open may do to it.
 type Options struct {
 	Source  Source
 	Create  bool // make the SQLite file if there is none
 	Migrate bool // bring an older schema up to date
-	// Guard is asked before anything is written to a database that already has a schema.
+	// Guard runs before anything is written to a database that already has a schema.
 	Guard func(context.Context, *DB) error
+}
+
+// engine returns the options of the engine.
+func (o Options) engine() engine.Options {
+	return engine.Options{
+		Source:  o.Source,
+		Create:  o.Create,
+		Migrate: o.Migrate,
+		Schema:  schema,
+	}
+}
+
+//go:embed schema/*.sql
+var schemaFiles embed.FS
+
+// schema is what the engine creates and examines. The fill factor leaves room on each page of grants, so that a refresh
+// updates its row in place (HOT update).
+var schema = engine.Schema{
+	Files:  must(fs.Sub(schemaFiles, "schema")),
+	Tables: append(slices.Clone(copiedTables), "leases"),
+	Tune:   `ALTER TABLE grants SET (fillfactor = 90)`,
+}
+
+// must is for errors that only a broken build can have.
+func must[T any](value T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return value
 }
 
 // DB is one open database. It is safe for concurrent use.
 type DB struct {
-	kind     Kind
-	read     *sqlx.DB // SQLite: read-only
-	write    *sqlx.DB // SQLite: one connection
-	upkeep   *sqlx.DB // for what a server must know of itself each second, whatever its clients ask for; SQLite: read
-	slow     *sqlx.DB // for reports and migrations; SQLite: one of the others
-	tokens   *coalescer[tokenKey, TokenState]
-	clients  *coalescer[string, *Client]
-	commits  *commits // of SQLite
-	ending   *coalescer[revocation, bool]
-	deadline time.Duration
-	sessions *sessions // PostgreSQL: what the pools share
-	path     string    // SQLite: the file
+	engine   *engine.DB
+	tokens   *engine.Coalescer[tokenKey, TokenState]
+	clients  *engine.Coalescer[string, *Client]
+	ending   *engine.Coalescer[revocation, bool]
 	auditKey atomic.Pointer[[]byte]
-	opened   atomic.Bool // it has been asked something: what is wrong with a connection from now on may pass
-	closed   atomic.Bool
-	audited  atomic.Int64                   // records that were appended, also by transactions that did not take place
-	failing  atomic.Bool                    // the last write failed for want of a database
-	takesAt  atomic.Int64                   // when the database last showed that it takes writes, unix nanoseconds
-	files    [3]atomic.Pointer[os.FileInfo] // SQLite: the file that was opened, and those beside it
+	audited  atomic.Int64 // appended records, including those of transactions that were rolled back
 }
 
-// Open opens the database, checks that its schema is the one this program knows and, with o.Migrate, brings an older
-// one up to date.
+func newDB(e *engine.DB) *DB {
+	d := &DB{engine: e}
+	d.tokens = engine.NewCoalescer(d.Grants().tokenStates)
+	d.clients = engine.NewCoalescer(d.Clients().read)
+	d.ending = engine.NewCoalescer(d.Grants().revokeAtOnce)
+	return d
+}
+
+// Open opens the database and checks its schema. With o.Migrate it migrates an older schema.
 func Open(ctx context.Context, o Options) (*DB, error) {
-	db, err := connect(o)
+	var db *DB
+	options := o.engine()
+	if o.Guard != nil {
+		options.Guard = func(ctx context.Context, e *engine.DB) error {
+			db = newDB(e)
+			return o.Guard(ctx, db)
+		}
+	}
+	e, err := engine.Open(ctx, options)
 	if err != nil {
 		return nil, err
 	}
-	db.tokens = &coalescer[tokenKey, TokenState]{ask: db.tokenStates}
-	db.clients = &coalescer[string, *Client]{ask: db.readClients}
-	db.ending = &coalescer[revocation, bool]{ask: db.revokeGrants}
-	err = db.prepare(ctx, o)
-	db.opened.Store(true)
-	if err != nil {
-		db.Close()
-		if db.kind == SQLite {
-			err = fmt.Errorf("database %s: %w", db.path, err)
-		}
-		return nil, err
+	if db == nil { // Guard did not run
+		db = newDB(e)
 	}
 	return db, nil
 }
 
-// prepare refuses a database that does not do and brings its schema up to date. One process at a time does so with an
-// SQLite file: several that switch it to WAL, or make its tables, at once would fail.
-func (d *DB) prepare(ctx context.Context, o Options) error {
-	unlock, err := d.alone(ctx)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if err := d.examine(ctx); err != nil {
-		return err
-	}
-	if err := d.prepareSchema(ctx, o); err != nil {
-		return err
-	}
-	return d.examineTables(ctx)
-}
+// SchemaStatus is the schema version of a database and the newest that this program knows.
+type SchemaStatus = engine.SchemaStatus
 
-// alone waits until no other process opens an SQLite database in the folder.
-func (d *DB) alone(ctx context.Context) (unlock func(), err error) {
-	if d.kind != SQLite {
-		return func() {}, nil
-	}
-	return lockFolder(ctx, filepath.Dir(d.path))
-}
-
-func connect(o Options) (*DB, error) {
-	kind, target, err := parseURL(o.Source.url)
-	switch {
-	case err != nil:
-		return nil, err
-	case kind == SQLite:
-		return openSQLite(target, o.Create)
-	default:
-		return openPostgres(target, o.Source.insecure)
-	}
-}
-
-// StatusOf tells the version of the schema of a database that need not be one this program can open, and changes
-// nothing.
+// StatusOf returns the schema version of a database, also of one that this program cannot use. It changes nothing.
 func StatusOf(ctx context.Context, o Options) (SchemaStatus, error) {
-	db, err := connect(o)
-	if err != nil {
-		return SchemaStatus{}, err
-	}
-	defer db.Close()
-	unlock, err := db.alone(ctx)
-	if err != nil {
-		return SchemaStatus{}, err
-	}
-	defer unlock()
-	return db.SchemaStatus(ctx)
+	return engine.StatusOf(ctx, o.engine())
 }
 
-// Kind tells which database this is.
-func (d *DB) Kind() Kind { return d.kind }
+// SchemaStatus reads the schema version. It changes nothing.
+func (d *DB) SchemaStatus(ctx context.Context) (SchemaStatus, error) {
+	return d.engine.SchemaStatus(ctx)
+}
+
+// CheckSchema returns ErrBehind if migrations are pending.
+func (d *DB) CheckSchema(ctx context.Context) error { return d.engine.CheckSchema(ctx) }
+
+// Kind returns which database this is.
+func (d *DB) Kind() Kind { return d.engine.Kind() }
 
 // Close ends all connections.
-func (d *DB) Close() error {
-	d.closed.Store(true)
-	err := errors.Join(d.read.Close(), d.write.Close(), d.upkeep.Close(), d.slow.Close()) // closing twice does nothing
-	if d.sessions != nil {
-		d.sessions.close()
-	}
-	return err
-}
+func (d *DB) Close() error { return d.engine.Close() }
 
-// Ping asks the database whether it answers and takes writes, through the connection that writes.
-func (d *DB) Ping(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, d.deadline)
-	defer cancel()
-	var readOnly string
-	pool := d.write
-	if d.kind == Postgres {
-		pool = d.upkeep
-	}
-	err := pool.GetContext(ctx, &readOnly, `SELECT current_setting('transaction_read_only')`)
-	if err != nil || readOnly == "off" {
-		return d.fault("ping", err)
-	}
-	d.reconnect()
-	return fmt.Errorf("ping: %w: it only reads, as a standby does", ErrUnavailable)
-}
+// Ping checks, through the connection that writes, that the database answers and accepts writes.
+func (d *DB) Ping(ctx context.Context) error { return d.engine.Ping(ctx) }
 
-// Connections is the state of the pools that answer requests, all together.
-type Connections struct {
-	Open, InUse, Max int
-	Waited           time.Duration // for a connection, since the start
-}
+// CheckRole returns ErrUnavailable if PostgreSQL is read-only, as the old primary is after a failover. It then drops
+// the connections, which would read stale data.
+func (d *DB) CheckRole(ctx context.Context) error { return d.engine.CheckRole(ctx) }
 
-// Connections tells the state of the pools.
-func (d *DB) Connections() (c Connections) {
-	for _, pool := range []*sqlx.DB{d.read, d.write} {
-		s := pool.Stats()
-		c.Open, c.InUse = c.Open+s.OpenConnections, c.InUse+s.InUse
-		c.Max, c.Waited = c.Max+s.MaxOpenConnections, c.Waited+s.WaitDuration
-	}
-	if d.sessions != nil {
-		var waited time.Duration
-		c.Open, c.InUse, c.Max, waited = d.sessions.stats()
-		c.Waited += waited
-	}
-	return c
-}
-
-// Audited counts the audit records that were written since the database was opened, a few of transactions that did not
-// take place among them.
-func (d *DB) Audited() int64 { return d.audited.Load() }
-
-// Patience is how long all that one request asks of the database may take together.
-func (d *DB) Patience() time.Duration { return d.deadline + d.deadline/5 }
-
-// get reads one row into dest. ErrNotFound if there is none.
-func (d *DB) get(ctx context.Context, op string, dest any, query string, args ...any) error {
-	return d.getFrom(ctx, d.read, op, dest, query, args...)
-}
-
-func (d *DB) getFrom(ctx context.Context, pool *sqlx.DB, op string, dest any, query string, args ...any) error {
-	ctx, cancel := context.WithTimeout(ctx, d.deadline)
-	defer cancel()
-	return d.fault(op, d.again(ctx, func() error { return pool.GetContext(ctx, dest, query, args...) }))
-}
-
-// all reads all rows into dest, a pointer to a slice.
-func (d *DB) all(ctx context.Context, op string, dest any, query string, args ...any) error {
-	return d.allFrom(ctx, d.read, op, dest, query, args...)
-}
-
-func (d *DB) allFrom(ctx context.Context, pool *sqlx.DB, op string, dest any, query string, args ...any) error {
-	ctx, cancel := context.WithTimeout(ctx, d.deadline)
-	defer cancel()
-	return d.fault(op, d.again(ctx, func() error { return pool.SelectContext(ctx, dest, query, args...) }))
-}
-
-// reportTimeout bounds a query that may read a whole table, for people and for background work: never on the path of a
-// request.
-const reportTimeout = 60 * time.Second
-
-// report is all for such a query.
-func (d *DB) report(ctx context.Context, op string, dest any, query string, args ...any) error {
-	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
-	defer cancel()
-	pool := d.read
-	if d.kind == Postgres {
-		pool = d.slow
-	}
-	t, err := pool.BeginTxx(ctx, nil)
-	if err != nil {
-		return d.fault(op, err)
-	}
-	defer t.Rollback()
-	if d.kind == Postgres {
-		if _, err := t.ExecContext(ctx, fmt.Sprintf(`SET LOCAL statement_timeout =
-			%d`, reportTimeout.Milliseconds())); err != nil {
-			return d.fault(op, err)
-		}
-	}
-	return d.fault(op, t.SelectContext(ctx, dest, query, args...))
-}
-
-// runner is where a statement runs.
-type runner interface {
-	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
-	GetContext(ctx context.Context, dest any, query string, args ...any) error
-}
-
-// writing runs one statement that writes. A caller that goes away while it waits for its turn has changed nothing. From
-// then on nothing cuts the statement short: a COMMIT that is cancelled while PostgreSQL waits for its standby is
-// answered as if it were done. There the connection itself ends the wait (see dialer), without an answer, so that the
-// outcome is unknown and never wrong.
-func (d *DB) writing(ctx context.Context, run func(context.Context, runner) error) error {
-	unhurried := context.WithoutCancel(ctx)
-	turn, cancel := context.WithTimeout(ctx, d.deadline)
-	defer cancel()
-	if d.kind == SQLite {
-		return d.commits.do(turn, func(t *sqlx.Tx) error { return run(unhurried, t) })
-	}
-	return d.lent(turn, func(conn *sqlx.Conn) error { return run(unhurried, conn) })
-}
-
-// lent lends a connection to PostgreSQL that writes. The context ends the wait for it, not what is done with it.
-func (d *DB) lent(turn context.Context, use func(*sqlx.Conn) error) error {
-	return d.again(turn, func() error {
-		conn, err := d.write.Connx(turn)
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		return use(conn)
+// Serves returns nil if the database accepts writes. Evidence from the last second is enough; without any, it asks the
+// database. After a failed write, it writes a probe: a full disk refuses nothing but writes.
+func (d *DB) Serves(ctx context.Context) error {
+	return d.engine.Serves(ctx, func(ctx context.Context) error {
+		return d.Meta().Set(ctx, "probe", timestampText(time.Now()))
 	})
 }
 
-// again runs one statement, or one transaction, and again if the database says that it was rolled back and may be
-// repeated (serialisation failure, deadlock: at most three times), or that this connection only reads, as after a
-// failover (once, on another connection). A connection that was cut may be one that had rested since PostgreSQL was
-// restarted: a single statement is sent again on another, twice at most, and must be one that may run twice. A
-// transaction is not, once it has begun: whether it was committed is unknown.
-func (d *DB) again(ctx context.Context, run func() error) error {
-	reconnected := false
-	for try := 1; ; try++ {
-		err := run()
-		switch {
-		case isRepeatable(err) && try < 3:
-			pause(ctx, time.Duration(mathrand.Int64N(int64(20*time.Millisecond)*int64(try))))
-		case isReadOnly(err) && !reconnected:
-			reconnected = true
-			d.reconnect()
-		case errors.Is(err, driver.ErrBadConn) && !errors.Is(err, errBegun) && try < 3 && ctx.Err() == nil:
-		default:
-			return err
-		}
-	}
-}
+// Replaced returns ErrReplaced if the SQLite file, or one that SQLite keeps beside it, is not the one that was opened.
+func (d *DB) Replaced() error { return d.engine.Replaced() }
 
-func pause(ctx context.Context, span time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(span):
-	}
-}
+// Connections is the state of the pools that serve requests, added up.
+type Connections = engine.Connections
 
-// reconnect lets go of every connection, those in use when they come back: a role is asked of PostgreSQL only when one
-// is opened.
-func (d *DB) reconnect() {
-	if d.sessions != nil {
-		d.sessions.renew()
-	}
-}
+// Connections returns the state of the pools.
+func (d *DB) Connections() Connections { return d.engine.Connections() }
 
-// CheckRole tells whether PostgreSQL takes writes here. Connections to one that only reads, as the old primary does
-// after a failover, would show what was: they are let go. ErrUnavailable if so.
-func (d *DB) CheckRole(ctx context.Context) error {
-	if d.kind != Postgres {
-		return nil
-	}
-	return d.Ping(ctx)
-}
+// Patience is the time limit for everything that one request asks of the database.
+func (d *DB) Patience() time.Duration { return d.engine.Patience() }
 
-// change runs one autocommit statement and tells how many rows it changed.
-func (d *DB) change(ctx context.Context, op, query string, args ...any) (n int64, err error) {
-	err = d.writing(ctx, func(ctx context.Context, r runner) error {
-		res, err := r.ExecContext(ctx, query, args...)
-		if err == nil {
-			n, err = res.RowsAffected()
-		}
-		return err
-	})
-	return n, d.wrote(d.fault(op, err))
-}
-
-// changeReturning runs one autocommit statement with RETURNING and reads its one row into dest. ErrNotFound if it
-// changed nothing.
-func (d *DB) changeReturning(ctx context.Context, op string, dest any, query string, args ...any) error {
-	return d.wrote(d.fault(op, d.writing(ctx, func(ctx context.Context, r runner) error {
-		return r.GetContext(ctx, dest, query, args...)
-	})))
-}
+// Clock returns the time of the database, by which replicas agree. For SQLite that is the clock of this machine.
+func (d *DB) Clock(ctx context.Context) (time.Time, error) { return d.engine.Clock(ctx) }
 
 // tx is one open transaction.
 type tx struct {
-	*sqlx.Tx
-	ctx context.Context
-	db  *DB
+	*engine.Tx
+	db *DB
 }
 
-func (t *tx) get(dest any, query string, args ...any) error {
-	return t.GetContext(t.ctx, dest, query, args...)
-}
-
-func (t *tx) all(dest any, query string, args ...any) error {
-	return t.SelectContext(t.ctx, dest, query, args...)
-}
-
-// change runs one statement and tells how many rows it changed.
-func (t *tx) change(query string, args ...any) (int64, error) {
-	res, err := t.ExecContext(t.ctx, query, args...)
-	if err != nil {
-		return 0, err
-	}
-	return res.RowsAffected()
-}
-
-// changeOne is change for a row that must be there: otherwise ErrNotFound.
-func (t *tx) changeOne(query string, args ...any) error {
-	n, err := t.change(query, args...)
-	if err == nil && n == 0 {
-		err = ErrNotFound
-	}
-	return err
-}
-
-// changeAsRead is change for a row that must be as it was read: otherwise ErrConflict.
-func (t *tx) changeAsRead(query string, args ...any) error {
-	n, err := t.change(query, args...)
-	if err == nil && n == 0 {
-		err = ErrConflict
-	}
-	return err
-}
-
-// errBegun marks what went wrong in a transaction that had begun.
-var errBegun = errors.New("in a transaction")
-
-// inTx runs f in one transaction, and again when the database asks for it.
+// inTx runs f in a transaction, and repeats it on a serialization failure.
 func (d *DB) inTx(ctx context.Context, op string, f func(*tx) error) error {
-	return d.inLongTx(ctx, op, d.deadline, f)
+	return d.engine.InTx(ctx, op, func(t *engine.Tx) error { return f(&tx{t, d}) })
 }
 
-// inLongTx is inTx for what may take longer than an answer.
+// inLongTx is inTx with another time limit.
 func (d *DB) inLongTx(ctx context.Context, op string, span time.Duration, f func(*tx) error) error {
-	unhurried := context.WithoutCancel(ctx)
-	turn, cancel := context.WithTimeout(ctx, span)
-	defer cancel()
-	in := func(t *sqlx.Tx) error { return f(&tx{Tx: t, ctx: unhurried, db: d}) }
-	if d.kind == SQLite {
-		run := func(t *sqlx.Tx) error { return apart(t, func() error { return in(t) }) }
-		return d.wrote(d.fault(op, d.commits.do(turn, run)))
-	}
-	return d.wrote(d.fault(op, d.lent(turn, func(conn *sqlx.Conn) error { return transact(unhurried, conn, in) })))
+	return d.engine.InLongTx(ctx, op, span, func(t *engine.Tx) error { return f(&tx{t, d}) })
 }
 
-// transact runs one transaction on a connection. What has begun and lost its connection is marked by errBegun.
-func transact(ctx context.Context, conn *sqlx.Conn, in func(*sqlx.Tx) error) error {
-	t, err := conn.BeginTxx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	if err = in(t); err != nil {
-		t.Rollback()
-	} else {
-		err = t.Commit()
-	}
-	if errors.Is(err, driver.ErrBadConn) {
-		err = fmt.Errorf("%w: %w", errBegun, err)
-	}
-	return err
-}
-
-// fault names the operation and tells the errors of this package from those of the driver.
-func (d *DB) fault(op string, err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, sql.ErrNoRows):
-		return fmt.Errorf("%s: %w", op, ErrNotFound)
-	case isUnique(err):
-		return fmt.Errorf("%s: %w", op, ErrConflict)
-	case errors.Is(err, ErrRefused):
-		return fmt.Errorf("%s: %w", op, err)
-	case err == context.DeadlineExceeded, errors.Is(err, errAllInUse): // it waited for its turn
-		return fmt.Errorf("%s: %w", op, ErrBusy)
-	case isUnavailable(err), d.closed.Load(), d.opened.Load() && isSchemaGone(err):
-		return fmt.Errorf("%s: %w: %w", op, ErrUnavailable, err)
-	default:
-		return fmt.Errorf("%s: %w", op, err)
-	}
-}
-
-// randomID is an id that is never handed out twice: 62 random bits.
+// randomID returns 62 random bits, which are never used twice.
 func randomID() int64 {
 	var b [8]byte
 	rand.Read(b[:])

@@ -1,14 +1,13 @@
-// Package storage is what of keyturn rests on disk: users, clients, grants (one row per login), signing keys, secret
-// keys, the audit trail, throttle counters and leases, in SQLite or in PostgreSQL.
+// Package storage is the data of keyturn at rest: users, clients, grants (one row per login), signing keys, secret
+// keys, the audit trail, throttle counters and leases, in SQLite or PostgreSQL.
 //
-// There is one concrete [DB] and one SQL text for both databases: $1 placeholders, TEXT, BOOLEAN and BIGINT columns,
-// unix milliseconds, JSON lists, base64url bytes. A query stands inside the method that uses it. Where a method changes
-// something that a person or a client asked for, it takes an [Actor] and its audit record commits in the same
-// transaction, or nothing does.
+// [DB] is one open database. Each table has a type of its own with the queries inside its methods: db.Users(),
+// db.Grants() and so on. One SQL text serves both databases: $1 placeholders, TEXT, BOOLEAN and BIGINT columns, unix
+// milliseconds, JSON lists, base64url bytes. A method that makes a change for a person or a client takes an [Actor],
+// and commits its audit record in the same transaction.
 //
-// What many ask at once is asked together: [DB.TokenState] and [DB.RevokeGrant] share a statement, or a transaction,
-// with those who come while one is under way (coalescer), and on SQLite all writes that come meanwhile share a commit
-// (commits). Statements are prepared once for each connection (preparing).
+// Connections, transactions, migrations and backup are in storage/internal/engine. Concurrent calls of [Clients.ByID],
+// [Grants.TokenState] and [Grants.Revoke] share a statement or a transaction.
 //
 // The package knows neither HTTP nor JOSE, and never sees a private key or a token in the clear.
 package storage

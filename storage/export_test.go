@@ -1,6 +1,10 @@
 package storage
 
-import "context"
+import (
+	"context"
+
+	"github.com/keyturn/keyturn/storage/internal/engine"
+)
 
 // Texts of statements, for tests that ask how a database runs them.
 const (
@@ -12,22 +16,22 @@ const (
 	CleanAddressesQuery = cleanAddressesQuery
 )
 
-// AuditRecords is all records of AuditPages.
-func (d *DB) AuditRecords(ctx context.Context, f AuditFilter) (all []AuditRecord, err error) {
-	err = d.AuditPages(ctx, f, func(page []AuditRecord) error {
+// Records is all records of Pages.
+func (a Audit) Records(ctx context.Context, f AuditFilter) (all []AuditRecord, err error) {
+	err = a.Pages(ctx, f, func(page []AuditRecord) error {
 		all = append(all, page...)
 		return nil
 	})
 	return all, err
 }
 
-// AnnounceKeys tells others that the keys have changed.
-func (d *DB) AnnounceKeys(ctx context.Context) { d.announceKeys(ctx) }
+// Announce tells others that the keys have changed.
+func (k SigningKeys) Announce(ctx context.Context) { k.announce(ctx) }
 
 // Upkeep runs a statement as upkeep does, which ends with its context.
 func (d *DB) Upkeep(ctx context.Context, query string) error {
-	_, err := d.upkeep.ExecContext(ctx, query)
-	return err
+	var void string // what pg_sleep returns
+	return d.engine.GetForUpkeep(ctx, "upkeep", &void, query)
 }
 
 // MigrateTo makes a database as a keyturn of before had it.
@@ -36,14 +40,5 @@ func MigrateTo(ctx context.Context, databaseURL string, version int64) error {
 	if err != nil {
 		return err
 	}
-	db, err := connect(Options{Source: source, Create: true})
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	p, err := db.migrations()
-	if err == nil {
-		_, err = p.UpTo(ctx, version)
-	}
-	return err
+	return engine.MigrateTo(ctx, Options{Source: source, Create: true}.engine(), version)
 }

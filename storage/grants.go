@@ -11,10 +11,12 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
-// GrantID is the id of a grant: the hour in which it expires (20 bits), a shard (6 bits, zero today), random (37 bits).
-// Rows that die together lie together, so that clean-up is a range of the primary key.
+// GrantID is the id of a grant: the hour of its expiry (20 bits), a shard (6 bits, always zero), random (37 bits). Rows
+// that expire together are adjacent, so that clean-up is a range of the primary key.
 type GrantID int64
 
 const (
@@ -22,7 +24,7 @@ const (
 	grantHourShift  = grantRandomBits + 6
 )
 
-// NewGrantID makes an id for a grant that expires at the moment given.
+// NewGrantID returns a new id for a grant that expires at the given time.
 func NewGrantID(expires time.Time) GrantID {
 	var b [8]byte
 	rand.Read(b[:])
@@ -30,7 +32,7 @@ func NewGrantID(expires time.Time) GrantID {
 	return GrantID(expires.Unix()/3600<<grantHourShift | random)
 }
 
-// ParseGrantID reads the text form: 16 hexadecimal digits, the sid of tokens.
+// ParseGrantID parses the text form, which is the sid of tokens: 16 hexadecimal digits.
 func ParseGrantID(s string) (GrantID, error) {
 	n, err := strconv.ParseInt(s, 16, 64)
 	if err != nil || GrantID(n).String() != s {
@@ -39,52 +41,58 @@ func ParseGrantID(s string) (GrantID, error) {
 	return GrantID(n), nil
 }
 
-// String writes 16 hexadecimal digits.
+// String returns the text form.
 func (id GrantID) String() string { return fmt.Sprintf("%016x", int64(id)) }
 
-// MarshalText writes the text form.
+// MarshalText returns the text form.
 func (id GrantID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
-// Grant is one login: the row from which a refresh token and its access tokens come.
+// Grants is the table of grants.
+type Grants struct{ db *DB }
+
+// Grants returns the table of grants.
+func (d *DB) Grants() Grants { return Grants{d} }
+
+// Grant is one login, with its refresh token and access tokens.
 type Grant struct {
 	ID          GrantID `db:"id" json:"id"`
 	UserID      int64   `db:"user_id" json:"-"`
-	UserEpoch   int64   `db:"user_epoch" json:"-"`   // that of the user when the grant was made
-	ClientEpoch int64   `db:"client_epoch" json:"-"` // that of the client when the grant was made
+	UserEpoch   int64   `db:"user_epoch" json:"-"`   // of the user, at login
+	ClientEpoch int64   `db:"client_epoch" json:"-"` // of the client, at login
 	ClientID    string  `db:"client_id" json:"client_id"`
 	// SHA-256 of the family secret; "" for a grant without refresh tokens
 	FamilyHash string `db:"family_hash" json:"-"`
 	Generation int64  `db:"generation" json:"generation"`
 	KID        string `db:"kid" json:"-"`       // the signing key of the newest access token
-	Scope      string `db:"scope" json:"scope"` // all that was granted
-	// all that were granted, space-separated; the first is the default
+	Scope      string `db:"scope" json:"scope"` // the whole granted scope
+	// all granted audiences, space-separated; the first is the default
 	Audience      string  `db:"audience" json:"audience"`
-	CreatedAt     Time    `db:"created_at" json:"created_at"`   // the moment of the login
-	RotatedAt     Time    `db:"rotated_at" json:"last_used_at"` // of the newest refresh, or the login
+	CreatedAt     Time    `db:"created_at" json:"created_at"`   // at login
+	RotatedAt     Time    `db:"rotated_at" json:"last_used_at"` // of the last refresh, or the login
 	ExpiresAt     Time    `db:"expires_at" json:"expires_at"`
 	IdleExpiresAt Time    `db:"idle_expires_at" json:"idle_expires_at"`
 	RevokedAt     *Time   `db:"revoked_at" json:"revoked_at"`
 	RevokedReason *string `db:"revoked_reason" json:"revoked_reason"`
-	LateRetryAt   *Time   `db:"late_retry_at" json:"late_retry_at"` // of the last late retry; nil: there was none
+	LateRetryAt   *Time   `db:"late_retry_at" json:"late_retry_at"` // of the last late retry, if any
 }
 
-// GrantState is a grant with all that decides whether it is alive, read in one statement.
+// GrantState is a grant with everything that decides whether it is live, read in one statement.
 type GrantState struct {
 	Grant
 	Sub              *string `db:"sub" json:"sub"` // nil: the user is gone
 	Username         *string `db:"username" json:"username"`
 	Roles            List    `db:"roles" json:"-"`
-	RolesSize        int64   `db:"roles_size" json:"-"` // of the JSON text; 0 in what a rotation returns
+	RolesSize        int64   `db:"roles_size" json:"-"` // length of the JSON text; 0 after a rotation
 	UserEpochNow     *int64  `db:"user_epoch_now" json:"-"`
 	UserDisabledAt   *Time   `db:"user_disabled_at" json:"-"`
 	ClientEpochNow   *int64  `db:"client_epoch_now" json:"-"` // nil: the client is gone
 	ClientDisabledAt *Time   `db:"client_disabled_at" json:"-"`
-	// read from a database that takes no writes: a primary of before a failover
+	// read from a read-only database: the old primary after a failover
 	Stale bool `db:"stale" json:"-"`
 }
 
-// Live tells whether tokens of the grant may be used at the moment given. An access token outlives the idle limit of
-// the refresh token, so that limit is asked separately.
+// Live reports whether tokens of the grant are valid at the given time. It ignores the idle limit of the refresh token,
+// which access tokens outlive.
 func (s GrantState) Live(now time.Time) bool {
 	return s.RevokedAt == nil && now.Before(s.ExpiresAt.Time) &&
 		s.UserEpochNow != nil && *s.UserEpochNow == s.UserEpoch && s.UserDisabledAt == nil &&
@@ -104,42 +112,39 @@ const grantStateTables = ` FROM grants g LEFT JOIN users u ON u.id = g.user_id L
 
 const grantStateQuery = `SELECT ` + grantStateColumns + grantStateTables
 
-// GrantState reads one grant. ErrNotFound if there is none.
-func (d *DB) GrantState(ctx context.Context, id GrantID) (GrantState, error) {
+// State reads one grant. ErrNotFound.
+func (g Grants) State(ctx context.Context, id GrantID) (GrantState, error) {
 	var s GrantState
-	err := d.get(ctx, "grant", &s, grantStateQuery+` WHERE g.id = $1`, id)
-	return s, d.notStale(s, err)
+	err := g.db.engine.Get(ctx, "grant", &s, grantStateQuery+` WHERE g.id = $1`, id)
+	return s, g.notStale(s, err)
 }
 
-// notStale refuses what was read from a database that takes no writes: it shows what was. Such connections are let go.
-func (d *DB) notStale(s GrantState, err error) error {
+// notStale refuses a state that was read from a read-only database, which may be out of date.
+func (g Grants) notStale(s GrantState, err error) error {
 	if err != nil || !s.Stale {
 		return err
 	}
-	d.reconnect()
-	return fmt.Errorf("grant: %w", errStale)
+	return g.db.engine.Stale("grant")
 }
 
-var errStale = fmt.Errorf("%w: it was read where nothing is written", ErrUnavailable)
-
-// GrantFilter narrows GrantPages; its zero value takes everything.
+// GrantFilter narrows Pages. The zero value selects all grants.
 type GrantFilter struct {
 	Username string
 	ClientID string
 }
 
-// GrantPages hands the grants that have not expired to do, page by page, until that returns an error. Pages go by id,
-// which begins with the hour of expiry: the latest first. Within a page the newest come first.
-func (d *DB) GrantPages(ctx context.Context, f GrantFilter, now time.Time, do func([]GrantState) error) error {
-	span, err := d.grantSpan(ctx, f)
+// Pages hands the unexpired grants, page by page, to do, until that returns an error. Pages are ordered by id, which
+// starts with the hour of expiry, latest first. Within a page, the newest grants come first.
+func (g Grants) Pages(ctx context.Context, f GrantFilter, now time.Time, do func([]GrantState) error) error {
+	span, err := g.span(ctx, f)
 	if err != nil {
 		return err
 	}
 	for {
-		if err := span.next(ctx, d); err != nil || span.from == 0 {
+		if err := span.next(ctx, g.db); err != nil || span.from == 0 {
 			return err
 		}
-		page, err := span.read(ctx, d, f.ClientID, now)
+		page, err := span.read(ctx, g.db, f.ClientID, now)
 		if err != nil {
 			return err
 		}
@@ -152,7 +157,7 @@ func (d *DB) GrantPages(ctx context.Context, f GrantFilter, now time.Time, do fu
 	}
 }
 
-// grantSpan is a range of ids that holds so many rows, of all grants or of those of one user.
+// grantSpan is a range of ids with a number of rows, of all grants or of one user.
 type grantSpan struct {
 	ofUser      string // condition
 	user        []any  // its argument, $1
@@ -160,26 +165,31 @@ type grantSpan struct {
 	from, below GrantID
 }
 
-// grantSpan begins before the first span. For a user who does not exist it has no rows.
-func (d *DB) grantSpan(ctx context.Context, f GrantFilter) (*grantSpan, error) {
-	s := &grantSpan{ofUser: `CAST($1 AS BIGINT) = 0`, user: []any{int64(0)}, rows: pageRows, below: math.MaxInt64}
+// span returns the position before the first span. It selects no rows if the user does not exist.
+func (g Grants) span(ctx context.Context, f GrantFilter) (*grantSpan, error) {
+	s := &grantSpan{
+		ofUser: `CAST($1 AS BIGINT) = 0`,
+		user:   []any{int64(0)},
+		rows:   engine.PageRows,
+		below:  math.MaxInt64,
+	}
 	if f.ClientID != "" {
-		s.rows = sparseRows
+		s.rows = engine.SparseRows
 	}
 	if f.Username == "" {
 		return s, nil
 	}
-	u, err := d.User(ctx, f.Username)
+	user, err := g.db.Users().ByUsername(ctx, f.Username)
 	if errors.Is(err, ErrNotFound) {
 		s.below, err = 0, nil
 	}
-	s.ofUser, s.user = `g.user_id = $1`, []any{u.ID}
+	s.ofUser, s.user = `g.user_id = $1`, []any{user.ID}
 	return s, err
 }
 
-// next finds where the span below the last one begins; 0 if there is none.
+// next finds the start of the span below the previous one; 0 if there is none.
 func (s *grantSpan) next(ctx context.Context, d *DB) error {
-	first, err := readSlowly[GrantID](ctx, d, pageTimeout, "grants",
+	first, err := engine.ReadSlowly[GrantID](ctx, d.engine, engine.PageTimeout, "grants",
 		`SELECT COALESCE(MIN(id), 0) FROM (SELECT g.id FROM grants g
 		WHERE `+s.ofUser+` AND g.id < $2 ORDER BY g.id DESC LIMIT $3) span`, append(s.user, s.below, s.rows)...)
 	if err == nil {
@@ -189,114 +199,16 @@ func (s *grantSpan) next(ctx context.Context, d *DB) error {
 }
 
 func (s *grantSpan) read(ctx context.Context, d *DB, clientID string, now time.Time) ([]GrantState, error) {
-	return readSlowly[GrantState](ctx, d, pageTimeout, "grants",
+	return engine.ReadSlowly[GrantState](ctx, d.engine, engine.PageTimeout, "grants",
 		grantStateQuery+` WHERE `+s.ofUser+` AND g.id >= $2 AND g.id < $3
 		AND g.expires_at > $4 AND ($5 = '' OR g.client_id = $5) ORDER BY g.created_at DESC, g.id`,
 		append(s.user, s.from, s.below, At(now), clientID)...)
 }
 
-// LoginView is what a password login must know, read in one statement.
-type LoginView struct {
-	User     User // the zero value if there is no such user
-	Found    bool
-	Familiar bool      // the user has logged in from this address before
-	SeenAt   time.Time // when last, to the day; of a familiar address
-	Account  Failures  // of the account, from addresses that are not familiar
-	Address  Failures  // of the address, for accounts that are not familiar with it
-	Pair     Failures  // of the account from this address
-	Grants   int       // grants of the user at the client that were not ended, 101 at most
-
-	StrangersHash string // of the user whom LoginKey.Stranger names; "" if there is none
-}
-
-// LoginKey names what a LoginView is read for.
-type LoginKey struct {
-	Username, ClientID, Address              string
-	AccountBucket, AddressBucket, PairBucket string
-	Stranger                                 int64 // names some user: the one with the next id, or with the first
-}
-
-type loginRow struct {
-	ID           *int64  `db:"id"`
-	Sub          *string `db:"sub"`
-	Username     *string `db:"username"`
-	PasswordHash *string `db:"password_hash"`
-	Roles        List    `db:"roles"`
-	Epoch        *int64  `db:"epoch"`
-	DisabledAt   *Time   `db:"disabled_at"`
-	Familiar     bool    `db:"familiar"`
-	SeenAt       Time    `db:"seen_at"`
-	AccountCount int64   `db:"account_count"`
-	AccountLast  Time    `db:"account_last"`
-	AddressCount int64   `db:"address_count"`
-	AddressLast  Time    `db:"address_last"`
-	PairCount    int64   `db:"pair_count"`
-	PairLast     Time    `db:"pair_last"`
-	Grants       int     `db:"grants"`
-	Strangers    string  `db:"strangers"`
-}
-
-// openGrants counts the grants of user u at client $2 that nothing has ended, 101 at most. The index grants_open bounds
-// it, however many have ended. It does not hold the idle limit: who has rested too long counts until clean-up deletes
-// the row.
-const openGrants = `(SELECT COUNT(*) FROM (SELECT 1 FROM grants g WHERE g.user_id = u.id AND g.client_id = $2
-	AND g.user_epoch = u.epoch AND g.client_epoch = (SELECT c.epoch FROM clients c WHERE c.id = $2)
-	AND g.revoked_at IS NULL LIMIT 101) open)`
-
-// LoginView reads the user, if there is one, the failures that were counted, and how many grants are open.
-func (d *DB) LoginView(ctx context.Context, k LoginKey) (LoginView, error) {
-	var r loginRow
-	err := d.get(
-		ctx,
-		"login view",
-		&r,
-		`SELECT u.id, u.sub, u.username, u.password_hash, COALESCE(u.roles, '[]') AS roles, u.epoch, u.disabled_at,
-		f.user_id IS NOT NULL AS familiar, COALESCE(f.seen_at, 0) AS seen_at,
-		COALESCE(t1.failures, 0) AS account_count, COALESCE(t1.last_at, 0) AS account_last,
-		COALESCE(t2.failures, 0) AS address_count, COALESCE(t2.last_at, 0) AS address_last,
-		COALESCE(t3.failures, 0) AS pair_count, COALESCE(t3.last_at, 0) AS pair_last,
-		`+openGrants+` AS grants,
-		COALESCE((SELECT n.password_hash FROM users n WHERE n.id >= $7 ORDER BY n.id LIMIT 1),
-			(SELECT n.password_hash FROM users n ORDER BY n.id LIMIT 1), '') AS strangers
-		FROM (SELECT 1 AS one) always
-		LEFT JOIN users u ON u.username = $1
-		LEFT JOIN familiar_addresses f ON f.user_id = u.id AND f.address = $3
-		LEFT JOIN throttle t1 ON t1.bucket = $4
-		LEFT JOIN throttle t2 ON t2.bucket = $5
-		LEFT JOIN throttle t3 ON t3.bucket = $6`,
-		k.Username,
-		k.ClientID,
-		k.Address,
-		k.AccountBucket,
-		k.AddressBucket,
-		k.PairBucket,
-		k.Stranger,
-	)
-	v := LoginView{
-		Found: r.ID != nil, Familiar: r.Familiar, SeenAt: r.SeenAt.Time, Grants: r.Grants, StrangersHash: r.Strangers,
-		Account: Failures{r.AccountCount, r.AccountLast.Time},
-		Address: Failures{r.AddressCount, r.AddressLast.Time},
-		Pair:    Failures{r.PairCount, r.PairLast.Time},
-	}
-	if v.Found {
-		v.User = User{
-			ID:           *r.ID,
-			Sub:          *r.Sub,
-			Username:     *r.Username,
-			PasswordHash: *r.PasswordHash,
-			Roles:        r.Roles,
-			Epoch:        *r.Epoch,
-			DisabledAt:   r.DisabledAt,
-		}
-	}
-	return v, err
-}
-
-// CreateGrant inserts the row of a login, in one statement that asks again whether the user and the client are still as
-// they were read: ErrNotFound if not. When a driver sends it again after a cut connection, the second run finds the row
-// of the first.
-func (d *DB) CreateGrant(ctx context.Context, g Grant) error {
-	n, err := d.change(
+// Create inserts the row of a login. The statement checks again that the user and the client are as they were read:
+// ErrNotFound if not. If a driver sends it again after a cut connection, the second run finds the row of the first.
+func (g Grants) Create(ctx context.Context, grant Grant) error {
+	n, err := g.db.engine.Change(
 		ctx,
 		"create grant",
 		`INSERT INTO grants (id, user_id, user_epoch, client_epoch, client_id, family_hash, generation,
@@ -309,18 +221,18 @@ func (d *DB) CreateGrant(ctx context.Context, g Grant) error {
 		AND grants.user_id = excluded.user_id
 		AND grants.client_id = excluded.client_id AND grants.created_at = excluded.created_at AND grants.generation = 0
 		AND grants.revoked_at IS NULL`,
-		g.ID,
-		g.FamilyHash,
-		g.KID,
-		g.Scope,
-		g.Audience,
-		g.CreatedAt,
-		g.ExpiresAt,
-		g.IdleExpiresAt,
-		g.UserID,
-		g.UserEpoch,
-		g.ClientID,
-		g.ClientEpoch,
+		grant.ID,
+		grant.FamilyHash,
+		grant.KID,
+		grant.Scope,
+		grant.Audience,
+		grant.CreatedAt,
+		grant.ExpiresAt,
+		grant.IdleExpiresAt,
+		grant.UserID,
+		grant.UserEpoch,
+		grant.ClientID,
+		grant.ClientEpoch,
 	)
 	if err == nil && n == 0 {
 		err = fmt.Errorf("create grant: %w", ErrNotFound)
@@ -328,16 +240,16 @@ func (d *DB) CreateGrant(ctx context.Context, g Grant) error {
 	return err
 }
 
-// oldestQuery looks at no more than 200 grants: there are more only if the limit was lowered, and then the next login
-// goes on.
+// oldestQuery reads at most 200 grants. There are more only if the limit was lowered, and then the next login
+// continues.
 const oldestQuery = `SELECT id FROM (SELECT g.id, g.created_at FROM grants g WHERE g.user_id = $1 AND g.client_id = $2
 	AND g.user_epoch = (SELECT u.epoch FROM users u WHERE u.id = $1)
 	AND g.client_epoch = (SELECT c.epoch FROM clients c WHERE c.id = $2) AND g.revoked_at IS NULL LIMIT 200) open
 	ORDER BY created_at, id`
 
-// EndOldestGrants ends the oldest grants of the user at the client, whether they have rested too long or not, until at
-// most keep are left: a script that logs in at every call must not fill the table.
-func (d *DB) EndOldestGrants(
+// EndOldest ends the oldest grants of the user at the client, idle or not, until at most keep are left: a script that
+// logs in at every call must not fill the table.
+func (g Grants) EndOldest(
 	ctx context.Context,
 	by Actor,
 	userID int64,
@@ -345,9 +257,9 @@ func (d *DB) EndOldestGrants(
 	keep int,
 	now time.Time,
 ) error {
-	return d.inTx(ctx, "end oldest grants", func(t *tx) error {
+	return g.db.inTx(ctx, "end oldest grants", func(t *tx) error {
 		var open []GrantID
-		if err := t.all(&open, oldestQuery, userID, clientID); err != nil {
+		if err := t.All(&open, oldestQuery, userID, clientID); err != nil {
 			return err
 		}
 		for len(open) > keep {
@@ -360,9 +272,9 @@ func (d *DB) EndOldestGrants(
 	})
 }
 
-// endGrant revokes one grant with its audit record. A grant that has ended already is left as it is.
+// endGrant revokes one grant, with an audit record. It leaves an ended grant unchanged.
 func (t *tx) endGrant(by Actor, id GrantID, reason string, now time.Time) error {
-	n, err := t.change(
+	n, err := t.Change(
 		`UPDATE grants SET revoked_at = $1, revoked_reason = $2 WHERE id = $3 AND revoked_at IS NULL`,
 		At(now),
 		reason,
@@ -378,26 +290,25 @@ func (t *tx) endGrant(by Actor, id GrantID, reason string, now time.Time) error 
 type Revocation struct {
 	ID         GrantID
 	ClientID   string
-	Revision   int64  // of the client: if it is not 0, the client must still be of it
+	Revision   int64  // if nonzero, end the grant only if the client still has this revision
 	FamilyHash string // of the refresh token that was presented; "" for an access token
 }
 
-// revocation is a Revocation on its way.
+// revocation is a Revocation in a batch.
 type revocation struct {
 	Revocation
 	by  Actor
 	now time.Time
 }
 
-// RevokeGrant ends the grant, which must belong to the client and to the family. It tells whether there was a grant to
-// end. Callers who come at the same time share a transaction: the order of their audit records lets only one go at a
-// time.
-func (d *DB) RevokeGrant(ctx context.Context, by Actor, r Revocation, now time.Time) (bool, error) {
-	return d.ending.one(ctx, revocation{r, by, now})
+// Revoke ends the grant if it belongs to the client and the family, and reports whether it did. Concurrent calls share
+// a transaction, because the order of the audit records allows only one at a time.
+func (g Grants) Revoke(ctx context.Context, by Actor, r Revocation, now time.Time) (bool, error) {
+	return g.db.ending.Ask(ctx, revocation{r, by, now})
 }
 
-// inOrder is the positions of revocations in the order of their grants: two transactions that lock rows in one order do
-// not wait for each other.
+// inOrder returns the positions of the revocations, ordered by grant: transactions that lock rows in the same order do
+// not deadlock.
 func inOrder(all []revocation) []int {
 	order := make([]int, len(all))
 	for i := range order {
@@ -407,17 +318,18 @@ func inOrder(all []revocation) []int {
 	return order
 }
 
-// revokeGrants ends grants, all or none.
-func (d *DB) revokeGrants(all []revocation) (ended []bool, err error) {
-	err = d.inTx(context.Background(), "revoke grants", func(t *tx) error {
+// revokeAtOnce ends all grants or none.
+func (g Grants) revokeAtOnce(all []revocation) (ended []bool, err error) {
+	err = g.db.inTx(context.Background(), "revoke grants", func(t *tx) error {
 		ended = make([]bool, len(all))
 		var entries []entry
 		for _, i := range inOrder(all) {
 			r := all[i]
-			n, err := t.change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'revoked' WHERE id = $2 AND client_id = $3
-				AND ($4 = '' OR family_hash = $4) AND revoked_at IS NULL AND expires_at > $1
-				AND EXISTS (SELECT 1 FROM clients c WHERE c.id = $3 AND c.disabled_at IS NULL AND CAST($5 AS BIGINT) IN (0,
-				c.revision))`,
+			n, err := t.Change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'revoked'
+				WHERE id = $2 AND client_id = $3 AND ($4 = '' OR family_hash = $4)
+				AND revoked_at IS NULL AND expires_at > $1
+				AND EXISTS (SELECT 1 FROM clients c WHERE c.id = $3 AND c.disabled_at IS NULL
+					AND CAST($5 AS BIGINT) IN (0, c.revision))`,
 				At(r.now), r.ID, r.ClientID, r.FamilyHash, r.Revision)
 			if err != nil {
 				return err
@@ -437,52 +349,32 @@ func (d *DB) revokeGrants(all []revocation) (ended []bool, err error) {
 	return ended, err
 }
 
-// RevokeGrantByID ends one grant for an administrator. ErrNotFound if there is none of that id.
-func (d *DB) RevokeGrantByID(ctx context.Context, by Actor, id GrantID, now time.Time) error {
-	return d.inTx(ctx, "revoke grant", func(t *tx) error {
+// RevokeByID ends one grant for an administrator. ErrNotFound.
+func (g Grants) RevokeByID(ctx context.Context, by Actor, id GrantID, now time.Time) error {
+	return g.db.inTx(ctx, "revoke grant", func(t *tx) error {
 		var found GrantID
-		if err := t.get(&found, `SELECT id FROM grants WHERE id = $1`, id); err != nil {
+		if err := t.Get(&found, `SELECT id FROM grants WHERE id = $1`, id); err != nil {
 			return err
 		}
 		return t.endGrant(by, id, "revoked by administrator", now)
 	})
 }
 
-// RevokeUserGrants ends all grants of a user by moving its epoch on. ErrNotFound if there is no such user.
-func (d *DB) RevokeUserGrants(ctx context.Context, by Actor, username string, now time.Time) error {
-	return d.changeUser(ctx, by, username, now, "user.revoke-grants", func(t *tx) error {
-		return t.changeOne(`UPDATE users SET epoch = epoch + 1 WHERE username = $1`, username)
-	})
-}
-
-// RevokeClientGrants ends all grants of a client by moving its epoch on. ErrNotFound if there is no such client.
-func (d *DB) RevokeClientGrants(ctx context.Context, by Actor, clientID string, now time.Time) error {
-	return d.changeClient(
-		ctx,
-		by,
-		clientID,
-		now,
-		Event{"client.revoke-grants", clientID, nil},
-		`UPDATE clients SET epoch = epoch + 1, revision = revision + 1 WHERE id = $1`,
-		clientID,
-	)
-}
-
-// RevokeAllGrants ends every grant by moving the epoch of every client on.
-func (d *DB) RevokeAllGrants(ctx context.Context, by Actor, now time.Time) error {
-	return d.inTx(ctx, "revoke all grants", func(t *tx) error {
-		if _, err := t.change(`UPDATE clients SET epoch = epoch + 1, revision = revision + 1`); err != nil {
+// RevokeAll ends every grant by incrementing the epoch of every client.
+func (g Grants) RevokeAll(ctx context.Context, by Actor, now time.Time) error {
+	return g.db.inTx(ctx, "revoke all grants", func(t *tx) error {
+		if _, err := t.Change(`UPDATE clients SET epoch = epoch + 1, revision = revision + 1`); err != nil {
 			return err
 		}
 		return t.audit(by, now, Event{"grant.revoke-all", "", nil})
 	})
 }
 
-// CleanExpired deletes at most limit grants that expired before the hour of the moment given: a range of the primary
-// key. It tells how many went.
-func (d *DB) CleanExpired(ctx context.Context, limit int, expired time.Time) (int64, error) {
+// CleanExpired deletes up to limit grants that expired before the hour of expired: a range of the primary key. It
+// returns how many.
+func (g Grants) CleanExpired(ctx context.Context, limit int, expired time.Time) (int64, error) {
 	before := (expired.Unix()/3600 - 1) << grantHourShift
-	return d.change(
+	return g.db.engine.Change(
 		ctx,
 		"clean expired grants",
 		`DELETE FROM grants WHERE id IN (SELECT id FROM grants WHERE id < $1 ORDER BY id LIMIT $2)`,
@@ -491,20 +383,19 @@ func (d *DB) CleanExpired(ctx context.Context, limit int, expired time.Time) (in
 	)
 }
 
-// CleanEnded looks at limit grants after the id given, in the order of the primary key, and deletes those that have
-// been idle-expired or revoked since before ended. It returns where to go on, 0 at the end of the table, and how many
-// went.
-func (d *DB) CleanEnded(
+// CleanEnded examines limit grants after the given id, in the order of the primary key, and deletes those that became
+// idle or were revoked before ended. It returns where to continue, 0 at the end of the table, and how many it deleted.
+func (g Grants) CleanEnded(
 	ctx context.Context,
 	after GrantID,
 	limit int,
 	ended time.Time,
 ) (next GrantID, n int64, err error) {
-	next, err = d.spanEnd(ctx, "clean ended grants", after, limit)
+	next, err = g.spanEnd(ctx, "clean ended grants", after, limit)
 	if err != nil || next == 0 {
 		return 0, 0, err
 	}
-	n, err = d.change(
+	n, err = g.db.engine.Change(
 		ctx,
 		"clean ended grants",
 		`DELETE FROM grants WHERE id > $1 AND id <= $2 AND (idle_expires_at < $3 OR revoked_at < $3)`,
@@ -515,11 +406,10 @@ func (d *DB) CleanEnded(
 	return next, n, err
 }
 
-// spanEnd is the id of the last of limit grants after the id given, in the order of the primary key; 0 if there is
-// none.
-func (d *DB) spanEnd(ctx context.Context, op string, after GrantID, limit int) (GrantID, error) {
+// spanEnd returns the last of limit ids after the given one; 0 if there is none.
+func (g Grants) spanEnd(ctx context.Context, op string, after GrantID, limit int) (GrantID, error) {
 	var last *GrantID
-	err := d.get(
+	err := g.db.engine.Get(
 		ctx,
 		op,
 		&last,

@@ -66,7 +66,7 @@ func TestRefreshModel(t *testing.T) {
 					want := m.expect(generation)
 					presented := refreshOf(g, generation)
 					presented.LateRetry = m.period
-					s, got, err := db.RefreshGrant(ctx, presented, m.now)
+					s, got, err := db.Grants().Rotate(ctx, presented, m.now)
 					if err != nil || got != want {
 						r.Fatalf("generation %d of %d: %q, %v; want %q", generation, m.generation, got, err, want)
 					}
@@ -77,22 +77,22 @@ func TestRefreshModel(t *testing.T) {
 				},
 				"wait": func(r *rapid.T) {
 					m.now = m.now.Add(
-						rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, 9 * time.Second, 10 * time.Second,
-							19 * time.Minute, 59 * time.Minute, time.Hour}).Draw(r, "span"),
+						rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, 9 * time.Second,
+							10 * time.Second, 19 * time.Minute, 59 * time.Minute, time.Hour}).Draw(r, "span"),
 					)
 				},
 				"revoke": func(r *rapid.T) {
 					if rapid.IntRange(0, 9).Draw(r, "rarely") > 0 {
 						return
 					}
-					if _, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "app", FamilyHash: g.FamilyHash},
-						m.now); err != nil {
+					revocation := storage.Revocation{ID: g.ID, ClientID: "app", FamilyHash: g.FamilyHash}
+					if _, err := db.Grants().Revoke(ctx, admin, revocation, m.now); err != nil {
 						r.Fatal(err)
 					}
 					m.revoked = true
 				},
 				"": func(r *rapid.T) {
-					s, err := db.GrantState(ctx, g.ID)
+					s, err := db.Grants().State(ctx, g.ID)
 					if err != nil || s.Generation != m.generation ||
 						(s.RevokedAt != nil) != m.revoked && m.now.Before(noon.Add(24*time.Hour)) {
 						r.Fatalf("row at generation %d, revoked %v, %v; model %+v", s.Generation, s.RevokedAt, err, m)

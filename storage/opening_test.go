@@ -21,7 +21,7 @@ func opening(databaseURL string) {
 	io.ReadAll(os.Stdin)
 	db, err := open(databaseURL)
 	if err == nil {
-		_, err = db.SetMetaOnce(ctx, "first", "one")
+		_, err = db.Meta().SetOnce(ctx, "first", "one")
 		db.Close()
 	}
 	if err != nil {

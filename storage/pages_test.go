@@ -70,34 +70,43 @@ func (p *pages) checkAll(err error, n int) {
 	}
 }
 
+// fillTables fills the tables at noon, and adds f.N users and audit records, and 3000 clients.
+func fillTables(t *testing.T, db *storage.DB, raw *sql.DB, f storagetest.Fill) {
+	t.Helper()
+	f.Now = noon
+	must(t, f.Write(ctx, raw))
+	n := f.N
+	storagetest.MustExec(t, raw,
+		`INSERT INTO users (id, sub, username, password_hash, roles, epoch, created_at) `+series(n)+`
+			SELECT -i, 'more ' || CAST(i AS TEXT), 'more ' || CAST(i AS TEXT), '', '[]', 0, 0 FROM series`,
+		`INSERT INTO audit (seq, time, type, actor, target, reason, details, prev_hash, hash) `+series(n)+`
+			SELECT 1000 + i, i, CASE WHEN i % 1000 = 0 THEN 'rare' ELSE 'common' END, '', '', '', '{}', '', ''
+			FROM series`,
+		`INSERT INTO clients (id, public, secret_hash, previous_secret_hash, grants, scope, audiences, resource,
+			access_ttl, epoch, created_at, updated_at) `+series(3000)+`
+			SELECT 'more ' || CAST(i AS TEXT), TRUE, '', '', '[]', '', '[]', '', 0, 0, 0, 0 FROM series`)
+}
+
 // Lists of large tables bring every row once, in order, and hold little of them. With KEYTURN_SOAK there are a million.
 func TestListsOfLargeTables(t *testing.T) {
 	n := servertest.Times(20_000, 1_000_000)
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
+		const lifetime = 90 * 24 * time.Hour
 		app, other := mustClient(t, db, "app"), mustClient(t, db, "other")
-		lifetime := 90 * 24 * time.Hour
-		must(t, storagetest.Fill{N: n, Client: app, Lifetime: lifetime, Now: noon}.Write(ctx, storagetest.Raw(t, url)))
+		fill := storagetest.Fill{N: n, Client: app, Lifetime: lifetime}
+		fillTables(t, db, raw, fill)
 		alice := mustUser(t, db, "alice")
 		for range 3 {
 			mustGrant(t, db, alice, other)
 		}
-		storagetest.MustExec(t, raw,
-			`INSERT INTO users (id, sub, username, password_hash, roles, epoch, created_at) `+series(n)+`
-				SELECT -i, 'more ' || CAST(i AS TEXT), 'more ' || CAST(i AS TEXT), '', '[]', 0, 0 FROM series`,
-			`INSERT INTO audit (seq, time, type, actor, target, reason, details, prev_hash, hash) `+series(n)+`
-				SELECT 1000 + i, i, CASE WHEN i % 1000 = 0 THEN 'rare' ELSE 'common' END, '', '', '', '{}', '', ''
-				FROM series`,
-			`INSERT INTO clients (id, public, secret_hash, previous_secret_hash, grants, scope, audiences, resource,
-				access_ttl, epoch, created_at, updated_at) `+series(3000)+`
-				SELECT 'more ' || CAST(i AS TEXT), TRUE, '', '', '[]', '', '[]', '', 0, 0, 0, 0 FROM series`)
 
 		grants := func(f storage.GrantFilter, want int) {
 			t.Helper()
 			p := newPages(t)
 			collected := collect(p, func(g storage.GrantState) string { return g.ID.String() })
 			last := noon.Add(lifetime + 2*time.Hour)
-			p.checkAll(db.GrantPages(ctx, f, noon, func(page []storage.GrantState) error {
+			p.checkAll(db.Grants().Pages(ctx, f, noon, func(page []storage.GrantState) error {
 				before := last
 				for _, g := range page { // within a page it is the newest login that comes first
 					hour := g.ExpiresAt.Truncate(time.Hour)
@@ -120,13 +129,13 @@ func TestListsOfLargeTables(t *testing.T) {
 
 		p := newPages(t)
 		names := collect(p, func(u storage.User) string { return u.Username })
-		p.checkAll(db.UserPages(ctx, names), n+n/storagetest.FilledPerUser+1)
+		p.checkAll(db.Users().Pages(ctx, names), n+n/storagetest.FilledPerUser+1)
 		p = newPages(t)
-		p.checkAll(db.ClientPages(ctx, collect(p, func(c storage.Client) string { return c.ID })), 3002)
+		p.checkAll(db.Clients().Pages(ctx, collect(p, func(c storage.Client) string { return c.ID })), 3002)
 		audit := func(f storage.AuditFilter, want int) {
 			t.Helper()
 			p, last := newPages(t), int64(0)
-			p.checkAll(db.AuditPages(ctx, f, collect(p, func(r storage.AuditRecord) string {
+			p.checkAll(db.Audit().Pages(ctx, f, collect(p, func(r storage.AuditRecord) string {
 				if cmp.Compare(last, r.Seq) >= 0 {
 					t.Errorf("%d comes after %d", r.Seq, last)
 				}
@@ -151,7 +160,7 @@ func TestNewestGrantsFirst(t *testing.T) {
 		}
 		storagetest.MustExec(t, storagetest.Raw(t, url), `UPDATE grants SET created_at = created_at - id % 7`)
 		var all []storage.GrantState
-		must(t, db.GrantPages(ctx, storage.GrantFilter{}, noon, func(page []storage.GrantState) error {
+		must(t, db.Grants().Pages(ctx, storage.GrantFilter{}, noon, func(page []storage.GrantState) error {
 			all = append(all, page...)
 			return nil
 		}))
@@ -170,16 +179,20 @@ func TestTooSlowIsNotAway(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		const at = time.Nanosecond
 		for name, count := range map[string]func() error{
-			"users without": func() error { return second(db.UsersWithout(ctx, "x", at)) },
-			"live tokens":   func() error { return second(db.LiveTokens(ctx, time.Minute, noon, at)) },
-			"use of a key":  func() error { return second(db.KeyUse(ctx, storage.Concern{}, time.Minute, noon, at)) },
-			"old grants":    func() error { return second(db.HasGrantBefore(ctx, noon, noon, at)) },
+			"users without": func() error {
+				return second(db.Users().Count(ctx, storage.UserFilter{OtherHashThan: "x"}, at))
+			},
+			"live tokens": func() error { return second(db.Grants().LiveTokens(ctx, time.Minute, noon, at)) },
+			"use of a key": func() error {
+				return second(db.Grants().KeyUse(ctx, storage.KeyGrants{}, time.Minute, noon, at))
+			},
+			"old grants": func() error { return second(db.Grants().AnyBefore(ctx, noon, noon, at)) },
 		} {
 			if err := count(); !errors.Is(err, storage.ErrTooSlow) || errors.Is(err, storage.ErrUnavailable) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		if n, err := db.UsersWithout(ctx, "x", time.Minute); err != nil || n != 0 {
+		if n, err := db.Users().Count(ctx, storage.UserFilter{OtherHashThan: "x"}, time.Minute); err != nil || n != 0 {
 			t.Error(n, err)
 		}
 	})
@@ -194,7 +207,7 @@ func TestCountsBehindALock(t *testing.T) {
 	count := func() error {
 		done := make(chan error, 1)
 		go func() {
-			_, err := db.LiveTokens(ctx, time.Minute, noon, 200*time.Millisecond)
+			_, err := db.Grants().LiveTokens(ctx, time.Minute, noon, 200*time.Millisecond)
 			done <- err
 		}()
 		select {
@@ -285,7 +298,13 @@ func TestPlansOfBoundedQueries(t *testing.T) {
 		db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
 		postgres := db.Kind() == storage.Postgres
 		alice, app := mustUser(t, db, "alice"), mustClient(t, db, "app")
-		must(t, storagetest.Fill{N: 20_000, Client: app, Lifetime: 90 * 24 * time.Hour, Now: noon}.Write(ctx, storagetest.Raw(t, url)))
+		fill := storagetest.Fill{
+			N:        20_000,
+			Client:   app,
+			Lifetime: 90 * 24 * time.Hour,
+			Now:      noon,
+		}
+		must(t, fill.Write(ctx, raw))
 		fillEnded(t, raw, alice, app, 20_000)
 		storagetest.MustExec(t, raw,
 			`INSERT INTO throttle (bucket, failures, last_at) `+series(30_000)+`
@@ -319,8 +338,9 @@ func TestPlansOfBoundedQueries(t *testing.T) {
 // fillEnded gives a user grants that have ended, one by one and by an epoch, and others that have rested too long.
 func fillEnded(t *testing.T, raw *sql.DB, u storage.User, c storage.Client, n int) {
 	t.Helper()
-	insert := `INSERT INTO grants (id, user_id, user_epoch, client_epoch, client_id, family_hash, generation, kid, scope,
-		audience, created_at, rotated_at, expires_at, idle_expires_at, revoked_at, revoked_reason) ` + series(n) +
+	insert := `INSERT INTO grants (id, user_id, user_epoch, client_epoch, client_id, family_hash, generation, kid,
+		scope, audience, created_at, rotated_at, expires_at, idle_expires_at, revoked_at, revoked_reason) ` +
+		series(n) +
 		fmt.Sprintf(`SELECT %%d + i, %d, %%d, %d, '%s', 'f', 0, 'k', '', '', i, 0, %d, 0, %%s FROM series`,
 			u.ID, c.Epoch, c.ID, noon.Add(time.Hour).UnixMilli())
 	storagetest.MustExec(t, raw,
@@ -337,7 +357,7 @@ func TestCapOfOpenGrants(t *testing.T) {
 		fillEnded(t, raw, alice, app, servertest.Times(3_000, 150_000))
 		open := func(client string) int {
 			t.Helper()
-			v, err := db.LoginView(ctx, storage.LoginKey{Username: "alice", ClientID: client})
+			v, err := db.Users().LoginView(ctx, storage.LoginKey{Username: "alice", ClientID: client})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -358,11 +378,11 @@ func TestCapOfOpenGrants(t *testing.T) {
 		if n := open("app"); n != 101 {
 			t.Errorf("%d are open; 101 are as good as all", n)
 		}
-		must(t, db.EndOldestGrants(ctx, admin, alice.ID, "app", 99, noon))
+		must(t, db.Grants().EndOldest(ctx, admin, alice.ID, "app", 99, noon))
 		if n := open("app"); n != 99 {
 			t.Errorf("%d are open, not 99", n)
 		}
-		if s, err := db.GrantState(ctx, first.ID); err != nil || s.RevokedAt == nil {
+		if s, err := db.Grants().State(ctx, first.ID); err != nil || s.RevokedAt == nil {
 			t.Errorf("the oldest, which has rested too long, is open: %v", err)
 		}
 		if open("other") != 1 {
@@ -388,7 +408,7 @@ func TestCleanThrottle(t *testing.T) {
 		var to storage.Time
 		deleted, looks := int64(0), 0
 		for ; ; looks++ {
-			next, n, err := db.CleanThrottle(ctx, 10, to, time.UnixMilli(81), 10)
+			next, n, err := db.Throttle().Clean(ctx, 10, to, time.UnixMilli(81), 10)
 			must(t, err)
 			deleted += n
 			if next == to {
@@ -400,12 +420,12 @@ func TestCleanThrottle(t *testing.T) {
 			t.Errorf("%d were deleted in %d steps, %d are left, up to %v", deleted, looks, left("throttle"), to)
 		}
 		for _, want := range []int64{10, 10, 0} {
-			if n, err := db.CleanStaleThrottle(ctx, time.UnixMilli(41), 10); err != nil || n != want {
+			if n, err := db.Throttle().CleanStale(ctx, time.UnixMilli(41), 10); err != nil || n != want {
 				t.Errorf("stale: %d, not %d, %v", n, want, err)
 			}
 		}
 		for _, want := range []int64{60, 20, 0} {
-			if n, err := db.CleanAddresses(ctx, time.UnixMilli(81), 60); err != nil || n != want {
+			if n, err := db.FamiliarAddresses().Clean(ctx, time.UnixMilli(81), 60); err != nil || n != want {
 				t.Errorf("addresses: %d, not %d, %v", n, want, err)
 			}
 		}

@@ -18,13 +18,13 @@ func TestPreparedStatementsAreMadeAgain(t *testing.T) {
 	for _, change := range []string{`ALTER TABLE clients ALTER COLUMN resource TYPE varchar(2000)`,
 		`ALTER TABLE clients ALTER COLUMN resource TYPE TEXT`} {
 		for range 20 { // every connection has prepared it
-			if _, err := db.Client(ctx, "app"); err != nil {
+			if _, err := db.Clients().ByID(ctx, "app"); err != nil {
 				t.Fatal(err)
 			}
 		}
 		storagetest.MustExec(t, raw, change)
 	}
-	if _, err := db.Client(ctx, "app"); err != nil {
+	if _, err := db.Clients().ByID(ctx, "app"); err != nil {
 		t.Error(err)
 	}
 }
@@ -35,13 +35,13 @@ func TestCloseLeavesOneFile(t *testing.T) {
 	databaseURL := storagetest.SQLiteURL(t)
 	db := storagetest.MustOpen(t, databaseURL)
 	mustClient(t, db, "app")
-	if _, err := db.Client(ctx, "app"); err != nil {
+	if _, err := db.Clients().ByID(ctx, "app"); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(storage.SQLitePath(databaseURL) + "-wal"); err == nil {
+	if _, err := os.Stat(storagetest.SQLiteFile(databaseURL) + "-wal"); err == nil {
 		t.Error("the log of the database is still there")
 	}
 }
@@ -51,12 +51,13 @@ func TestPreparedStatementsInAHole(t *testing.T) {
 	proxy := storagetest.NewProxy(t, storagetest.PostgresURL(t))
 	db := storagetest.MustOpen(t, proxy.URL)
 	mustClient(t, db, "app")
-	if _, err := db.Client(ctx, "app"); err != nil {
+	if _, err := db.Clients().ByID(ctx, "app"); err != nil {
 		t.Fatal(err)
 	}
 	proxy.Hole(true)
 	began := time.Now()
-	if _, err := db.Client(ctx, "app"); !errors.Is(err, storage.ErrUnavailable) || time.Since(began) > 3*time.Second {
+	_, err := db.Clients().ByID(ctx, "app")
+	if !errors.Is(err, storage.ErrUnavailable) || time.Since(began) > 3*time.Second {
 		t.Errorf("after %v: %v", time.Since(began), err)
 	}
 }

@@ -17,7 +17,7 @@ func TestRefreshWhoseAnswerIsLost(t *testing.T) {
 	for generation := range int64(5) {
 		now := noon.Add(time.Duration(generation) * time.Minute)
 		proxy.LoseAnswer("UPDATE grants AS g")
-		s, outcome, err := db.RefreshGrant(ctx, refreshOf(g, generation), now)
+		s, outcome, err := db.Grants().Rotate(ctx, refreshOf(g, generation), now)
 		if err != nil || s.Generation != generation+1 || outcome != storage.RefreshRetry {
 			t.Fatalf("%q, generation %d, %v", outcome, s.Generation, err)
 		}

@@ -27,7 +27,7 @@ var (
 // mustUser creates a user of that name.
 func mustUser(t testing.TB, db *storage.DB, name string) storage.User {
 	t.Helper()
-	u, err := db.CreateUser(
+	u, err := db.Users().Create(
 		ctx,
 		admin,
 		storage.User{
@@ -47,10 +47,15 @@ func mustUser(t testing.TB, db *storage.DB, name string) storage.User {
 // mustClient creates a confidential client of that id.
 func mustClient(t testing.TB, db *storage.DB, id string) storage.Client {
 	t.Helper()
-	if err := db.CreateClient(ctx, admin, storage.Client{ID: id, SecretHash: "hash",
-		Grants: storage.List{"password", "refresh_token"},
-		Scope:  "a b", Audiences: storage.List{"https://api.example"}, CreatedAt: storage.At(noon),
-		UpdatedAt: storage.At(noon)}); err != nil {
+	if err := db.Clients().Create(ctx, admin, storage.Client{
+		ID:         id,
+		SecretHash: "hash",
+		Grants:     storage.List{"password", "refresh_token"},
+		Scope:      "a b",
+		Audiences:  storage.List{"https://api.example"},
+		CreatedAt:  storage.At(noon),
+		UpdatedAt:  storage.At(noon),
+	}); err != nil {
 		t.Fatal(err)
 	}
 	return mustRead(t, db, id)
@@ -59,7 +64,7 @@ func mustClient(t testing.TB, db *storage.DB, id string) storage.Client {
 // mustRead reads a client.
 func mustRead(t testing.TB, db *storage.DB, id string) storage.Client {
 	t.Helper()
-	c, err := db.Client(ctx, id)
+	c, err := db.Clients().ByID(ctx, id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +89,7 @@ func mustGrant(t testing.TB, db *storage.DB, u storage.User, c storage.Client) s
 		ExpiresAt:     storage.At(expires),
 		IdleExpiresAt: storage.At(noon.Add(time.Hour)),
 	}
-	if err := db.CreateGrant(ctx, g); err != nil {
+	if err := db.Grants().Create(ctx, g); err != nil {
 		t.Fatal(err)
 	}
 	return g
@@ -96,7 +101,7 @@ func TestLeaseOfAWrongClock(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		lease := func(holder string, now time.Time) bool {
 			t.Helper()
-			mine, err := db.Lease(ctx, "job", holder, 2*time.Minute, now)
+			mine, err := db.Leases().Take(ctx, "job", holder, 2*time.Minute, now)
 			must(t, err)
 			return mine
 		}

@@ -7,29 +7,35 @@ import (
 	"time"
 )
 
-// Failures is how often, without a success between, something failed, and when last.
+// Throttle is the table of failure counters.
+type Throttle struct{ db *DB }
+
+// Throttle returns the table of failure counters.
+func (d *DB) Throttle() Throttle { return Throttle{d} }
+
+// Failures is a number of failures without a success in between, and the time of the last.
 type Failures struct {
 	Count  int64
 	LastAt time.Time
 }
 
-// Bucket is where the failures of something are counted, and the guesses that are being judged.
+// Bucket counts the failures of an account or an address, and the guesses under way.
 type Bucket struct {
 	Name    string
-	Account string        // the name of the account's bucket, in every bucket that belongs to one; else ""
-	Quiet   time.Duration // a failure after a pause of at least this begins a new count; 0: never
-	Limit   int64         // failures and guesses that there may be at once
-	Apart   int64         // guesses that are being judged and were not reserved
-	Read    Failures      // as they were read before
+	Account string        // of an account: the name of its main bucket; otherwise ""
+	Quiet   time.Duration // a failure after this long a pause starts a new count; 0: never
+	Limit   int64         // of failures and guesses under way
+	Apart   int64         // guesses under way that were not reserved
+	Read    Failures      // as read earlier
 }
 
-// OfAccount reports whether the bucket is one of an account: a success empties it, a pause does not.
+// OfAccount reports whether the bucket belongs to an account: a success empties it, a pause does not.
 func (b Bucket) OfAccount() bool { return b.Quiet == 0 }
 
-// delayed reports whether the limit is reached, so that one guess is judged for each delay.
+// delayed reports whether the limit is reached, so that only one guess per delay is judged.
 func (b Bucket) delayed() bool { return b.OfAccount() && b.Read.Count >= b.Limit }
 
-// begins is the last moment before a new count begins, for a column of milliseconds; -1 for never.
+// begins returns, in milliseconds, the last moment before which a failure no longer counts; -1 if all count.
 func (b Bucket) begins(now time.Time) int64 {
 	if b.Quiet > 0 {
 		return now.Add(-b.Quiet).UnixMilli()
@@ -37,7 +43,7 @@ func (b Bucket) begins(now time.Time) int64 {
 	return -1
 }
 
-// ahead is the first moment that is from before a clock was set back, for a column of milliseconds.
+// ahead returns, in milliseconds, the moment from which a failure must come from a clock that was set back.
 func (b Bucket) ahead(now time.Time) int64 {
 	if b.Quiet > 0 {
 		return now.Add(b.Quiet).UnixMilli()
@@ -45,30 +51,29 @@ func (b Bucket) ahead(now time.Time) int64 {
 	return math.MaxInt64
 }
 
-// pendingLasts is how long a guess can be under way. One that is older belongs to a server that has ended meanwhile.
+// pendingLasts is the longest that a guess can be under way. An older one belongs to a server that has stopped.
 const pendingLasts = time.Minute
 
 var errFull = errors.New("the limit is reached")
 
-// changer runs one statement and tells how many rows it changed.
+// changer runs one statement and returns how many rows it changed.
 type changer func(query string, args ...any) (int64, error)
 
-// counting runs statements that count guesses in one transaction, or each alone: a login waits for them. A statement
-// that runs alone is sent again after a cut connection, and may have run before.
-func (d *DB) counting(ctx context.Context, op string, alone bool, do func(changer) error) error {
+// counting runs statements in one transaction or, if alone, each by itself, which is faster for the login that waits. A
+// statement by itself may run twice, when it is sent again after a cut connection.
+func (t Throttle) counting(ctx context.Context, op string, alone bool, do func(changer) error) error {
 	if alone {
-		return do(func(query string, args ...any) (int64, error) { return d.change(ctx, op, query, args...) })
+		return do(func(query string, args ...any) (int64, error) { return t.db.engine.Change(ctx, op, query, args...) })
 	}
-	return d.inTx(ctx, op, func(t *tx) error { return do(t.change) })
+	return t.db.inTx(ctx, op, func(t *tx) error { return do(t.Change) })
 }
 
-// ReserveGuess makes room for one guess in all the buckets, or in none: then it reports false, and somebody else must
-// finish first. Counting a guess before it is judged keeps parallel guesses on many replicas within one limit.
-// SettleGuess must follow. A place that is taken twice, after a cut connection, lapses when the bucket has been full,
-// or unused, for a minute.
-func (d *DB) ReserveGuess(ctx context.Context, buckets []Bucket, now time.Time) (bool, error) {
+// Reserve makes room for one guess in all buckets, or returns false and changes none. Guesses are counted before they
+// are judged, so that parallel guesses on many replicas stay within one limit. Settle must follow. A reservation that
+// was made twice, after a cut connection, expires when the bucket has been full, or unused, for a minute.
+func (t Throttle) Reserve(ctx context.Context, buckets []Bucket, now time.Time) (bool, error) {
 	alone := len(buckets) == 1 && !buckets[0].delayed()
-	err := d.counting(ctx, "reserve guess", alone, func(change changer) error {
+	err := t.counting(ctx, "reserve guess", alone, func(change changer) error {
 		for _, b := range buckets {
 			n, err := b.reserve(change, now)
 			if err != nil {
@@ -86,8 +91,8 @@ func (d *DB) ReserveGuess(ctx context.Context, buckets []Bucket, now time.Time) 
 	return err == nil, err
 }
 
-// reserve counts a guess that is under way. Where the limit is reached it is counted as a failure at once, and only the
-// first is taken of those who have read the same count.
+// reserve counts a guess under way. Once the limit is reached, it counts a failure at once, and accepts only the first
+// of several guesses that have read the same count.
 func (b Bucket) reserve(change changer, now time.Time) (int64, error) {
 	if b.delayed() {
 		return change(`UPDATE throttle SET failures = failures + 1, last_at = $1
@@ -104,7 +109,7 @@ func (b Bucket) reserve(change changer, now time.Time) (int64, error) {
 		b.Name, b.Account, At(now), b.begins(now), now.Add(-pendingLasts).UnixMilli(), b.Limit-b.Apart, b.ahead(now))
 }
 
-// Guess is what a guess turned out to be.
+// Guess is the outcome of a guess.
 type Guess string
 
 // The outcomes of a guess.
@@ -114,11 +119,11 @@ const (
 	GuessWithdrawn Guess = "withdrawn" // it was not judged
 )
 
-// SettleGuess counts the outcome of a guess that was reserved in the buckets: a wrong one in one transaction, so that
-// it never counts twice. Any other may do so after a cut connection. A place that is given back twice is one more guess
-// while others are under way; a right guess forgives those that were wrong until then.
-func (d *DB) SettleGuess(ctx context.Context, buckets []Bucket, outcome Guess, now time.Time) error {
-	return d.counting(ctx, "settle guess", outcome != GuessWrong, func(change changer) error {
+// Settle records the outcome of a reserved guess. A wrong guess is recorded in one transaction, so that it never counts
+// twice. Other outcomes may be recorded twice after a cut connection: to release a reservation twice permits one more
+// guess; to record a right guess twice forgives the failures in between.
+func (t Throttle) Settle(ctx context.Context, buckets []Bucket, outcome Guess, now time.Time) error {
+	return t.counting(ctx, "settle guess", outcome != GuessWrong, func(change changer) error {
 		for _, b := range buckets {
 			if err := b.settle(change, outcome, now); err != nil {
 				return err
@@ -144,11 +149,11 @@ func (b Bucket) settle(change changer, outcome Guess, now time.Time) error {
 	return err
 }
 
-// AddFailures counts one more failure in each of the buckets, for a guess that was not reserved.
-func (d *DB) AddFailures(ctx context.Context, buckets []Bucket, now time.Time) error {
-	return d.inTx(ctx, "count failure", func(t *tx) error {
+// AddFailures counts one more failure in each bucket, for a guess that was not reserved.
+func (t Throttle) AddFailures(ctx context.Context, buckets []Bucket, now time.Time) error {
+	return t.db.inTx(ctx, "count failure", func(t *tx) error {
 		for _, b := range buckets {
-			if _, err := t.change(`INSERT INTO throttle (bucket, account, failures, last_at) VALUES ($1, $2, 1, $3)
+			if _, err := t.Change(`INSERT INTO throttle (bucket, account, failures, last_at) VALUES ($1, $2, 1, $3)
 				ON CONFLICT (bucket) DO UPDATE SET account = excluded.account, last_at = excluded.last_at,
 					failures = CASE WHEN throttle.last_at <= $4 THEN 1 ELSE throttle.failures + 1 END`,
 				b.Name, b.Account, At(now), b.begins(now)); err != nil {
@@ -160,98 +165,68 @@ func (d *DB) AddFailures(ctx context.Context, buckets []Bucket, now time.Time) e
 }
 
 // ForgetFailures empties the bucket.
-func (d *DB) ForgetFailures(ctx context.Context, bucket string) error {
-	_, err := d.change(ctx, "forget failures", `UPDATE throttle SET failures = 0 WHERE bucket = $1`, bucket)
+func (t Throttle) ForgetFailures(ctx context.Context, bucket string) error {
+	_, err := t.db.engine.Change(ctx, "forget failures", `UPDATE throttle SET failures = 0 WHERE bucket = $1`, bucket)
 	return err
 }
 
-// AddFamiliarAddress remembers that the user has logged in from the address.
-func (d *DB) AddFamiliarAddress(ctx context.Context, userID int64, address string, now time.Time) error {
-	_, err := d.change(
-		ctx,
-		"familiar address",
-		`INSERT INTO familiar_addresses (user_id, address, seen_at) VALUES ($1, $2, $3)
-		ON CONFLICT (user_id, address) DO UPDATE SET seen_at = excluded.seen_at`,
-		userID,
-		address,
-		At(now),
-	)
-	return err
-}
-
-// unlock empties every bucket of an account, which is the name of its own bucket as well.
+// unlock empties every bucket of an account, including that of its own name.
 func (t *tx) unlock(account string) error {
 	if account == "" { // buckets of addresses have none
 		return nil
 	}
-	_, err := t.change(`DELETE FROM throttle WHERE account = $1 OR bucket = $1`, account)
+	_, err := t.Change(`DELETE FROM throttle WHERE account = $1 OR bucket = $1`, account)
 	return err
 }
 
-// AccountFailures is what was counted in one bucket of an account.
+// AccountFailures is the content of one bucket of an account.
 type AccountFailures struct {
 	Bucket string `db:"bucket"`
 	Count  int64  `db:"failures"`
 	LastAt Time   `db:"last_at"`
 }
 
-// maxAccountFailures bounds what AccountFailures reads: an account has a bucket for each familiar address.
+// maxAccountFailures bounds OfAccount: an account has a bucket for each familiar address.
 const maxAccountFailures = 100
 
-// AccountFailures reads the buckets of an account, the newest failures first.
-func (d *DB) AccountFailures(ctx context.Context, account string) ([]AccountFailures, error) {
+// OfAccount reads the buckets of an account, newest failures first.
+func (t Throttle) OfAccount(ctx context.Context, account string) ([]AccountFailures, error) {
 	failures := []AccountFailures{}
-	return failures, d.all(ctx, "failures of an account", &failures, `SELECT bucket, failures, last_at FROM throttle
+	return failures, t.db.engine.All(ctx, "failures of an account", &failures,
+		`SELECT bucket, failures, last_at FROM throttle
 		WHERE (account = $1 OR bucket = $1) AND failures > 0 ORDER BY last_at DESC, bucket LIMIT $2`,
 		account, maxAccountFailures)
 }
 
-// The statements of clean-up are ranges of an index over time: what they cost follows from what they look at, not from
-// the size of the table.
+// Clean-up scans ranges of an index over time: its cost depends on the rows it examines, not on the size of the table.
 const (
 	throttleSpanQuery = `SELECT COALESCE(MAX(last_at), CAST($1 AS BIGINT)) FROM (SELECT last_at FROM throttle
 		WHERE last_at > $1 AND last_at < $2 ORDER BY last_at LIMIT $3) span`
 	cleanThrottleQuery = `DELETE FROM throttle WHERE last_at > $1 AND last_at <= $2 AND failures < $3`
-
-	addressSpanQuery = `SELECT COALESCE(MAX(seen_at), CAST($1 AS BIGINT)) FROM (SELECT seen_at FROM familiar_addresses
-		WHERE seen_at > $1 AND seen_at < $2 ORDER BY seen_at LIMIT $3) span`
-	cleanAddressesQuery = `DELETE FROM familiar_addresses WHERE seen_at > $1 AND seen_at <= $2`
 )
 
-// anyFailures is more than there are in any bucket.
+// anyFailures is more than any bucket holds.
 const anyFailures = math.MaxInt32
 
-// CleanThrottle looks at limit counters whose last failure was after one moment and before another, in the order of
-// that time, and deletes those of fewer failures than few. It returns where to go on, which is after if there were
-// none, and how many rows went. Of those that stay, none need be looked at again before it is stale.
-func (d *DB) CleanThrottle(
+// Clean examines limit counters, ordered by their last failure, between after and before, and deletes those with fewer
+// failures than few. It returns where to continue, which is after if there were none, and how many it deleted. The
+// others need not be examined again before they are stale.
+func (t Throttle) Clean(
 	ctx context.Context, few int, after Time, before time.Time, limit int,
 ) (next Time, n int64, err error) {
-	err = d.get(ctx, "clean throttle", &next, throttleSpanQuery, after, At(before), limit)
+	err = t.db.engine.Get(ctx, "clean throttle", &next, throttleSpanQuery, after, At(before), limit)
 	if err != nil || !next.After(after.Time) {
 		return after, 0, err
 	}
-	n, err = d.change(ctx, "clean throttle", cleanThrottleQuery, after, next, few)
+	n, err = t.db.engine.Change(ctx, "clean throttle", cleanThrottleQuery, after, next, few)
 	return next, n, err
 }
 
-// CleanStaleThrottle deletes about limit counters whose last failure was before the moment given, the oldest first, and
-// tells how many.
-func (d *DB) CleanStaleThrottle(ctx context.Context, stale time.Time, limit int) (int64, error) {
-	_, n, err := d.CleanThrottle(ctx, anyFailures, beginning, stale, limit)
+// CleanStale deletes about limit counters whose last failure was before stale, oldest first. It returns how many.
+func (t Throttle) CleanStale(ctx context.Context, stale time.Time, limit int) (int64, error) {
+	_, n, err := t.Clean(ctx, anyFailures, beginning, stale, limit)
 	return n, err
 }
 
-// beginning is before every moment in the tables.
+// beginning is before every time in the tables.
 var beginning = Time{time.UnixMilli(-1)}
-
-// CleanAddresses deletes about limit familiar addresses that were last seen before the moment given, and tells how
-// many.
-func (d *DB) CleanAddresses(ctx context.Context, stale time.Time, limit int) (int64, error) {
-	var end Time
-	err := d.get(ctx, "clean addresses", &end, addressSpanQuery, beginning, At(stale), limit)
-	if err != nil || !end.After(beginning.Time) {
-		return 0, err
-	}
-	return d.change(ctx, "clean addresses", cleanAddressesQuery, beginning, end)
-}

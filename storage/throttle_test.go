@@ -15,11 +15,11 @@ func TestFailuresOfAClockThatWasSetBack(t *testing.T) {
 		b := storage.Bucket{Name: "address", Quiet: 15 * time.Minute, Limit: 2}
 		later := noon.Add(time.Hour)
 		for range b.Limit {
-			must(t, db.AddFailures(ctx, []storage.Bucket{b}, later))
+			must(t, db.Throttle().AddFailures(ctx, []storage.Bucket{b}, later))
 		}
 		reserve := func(at time.Time) bool {
 			t.Helper()
-			ok, err := db.ReserveGuess(ctx, []storage.Bucket{b}, at)
+			ok, err := db.Throttle().Reserve(ctx, []storage.Bucket{b}, at)
 			must(t, err)
 			return ok
 		}

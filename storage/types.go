@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// Time is a moment as the tables hold it: BIGINT unix milliseconds, UTC. In JSON it is RFC 3339.
+// Time is a BIGINT column of unix milliseconds, in UTC. In JSON it is RFC 3339.
 type Time struct{ time.Time }
 
-// At is t to the millisecond.
+// At returns t, truncated to milliseconds.
 func At(t time.Time) Time { return Time{t.Truncate(time.Millisecond).UTC()} }
 
-// AtPtr is At for a column that may be NULL.
+// AtPtr is At for a nullable column.
 func AtPtr(t time.Time) *Time {
 	at := At(t)
 	return &at
@@ -55,7 +55,7 @@ func (l *List) Scan(src any) error {
 	return fmt.Errorf("list column holds %T", src)
 }
 
-// MarshalJSON writes no list as [].
+// MarshalJSON writes a nil list as [].
 func (l List) MarshalJSON() ([]byte, error) {
 	if l == nil {
 		return []byte("[]"), nil
@@ -63,8 +63,7 @@ func (l List) MarshalJSON() ([]byte, error) {
 	return json.Marshal([]string(l))
 }
 
-// Duration is a span as the tables hold it: BIGINT milliseconds. In JSON it is written as in the configuration,
-// "10m0s".
+// Duration is a BIGINT column of milliseconds. In JSON it is written as in the configuration, for instance "10m0s".
 type Duration time.Duration
 
 // Value implements driver.Valuer.
@@ -80,7 +79,7 @@ func (d *Duration) Scan(src any) error {
 	return nil
 }
 
-// MarshalText writes no duration as "".
+// MarshalText writes 0 as "".
 func (d Duration) MarshalText() ([]byte, error) {
 	if d == 0 {
 		return nil, nil
@@ -88,7 +87,7 @@ func (d Duration) MarshalText() ([]byte, error) {
 	return []byte(time.Duration(d).String()), nil
 }
 
-// Object is JSON text in a column, itself in JSON.
+// Object is JSON text in a column, and the same JSON in JSON.
 type Object []byte
 
 // Scan implements sql.Scanner.
@@ -104,5 +103,5 @@ func (o *Object) Scan(src any) error {
 	return nil
 }
 
-// MarshalJSON writes the text as it is.
+// MarshalJSON writes the text unchanged.
 func (o Object) MarshalJSON() ([]byte, error) { return o, nil }

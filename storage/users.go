@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
 // User is a resource owner.
@@ -15,58 +17,71 @@ type User struct {
 	Username     string `db:"username" json:"username"`
 	PasswordHash string `db:"password_hash" json:"-"` // PHC string; "" for a user without a password
 	Roles        List   `db:"roles" json:"roles"`
-	Epoch        int64  `db:"epoch" json:"-"` // moves on to end all grants of the user at once
+	Epoch        int64  `db:"epoch" json:"-"` // incremented to end all grants of the user
 	CreatedAt    Time   `db:"created_at" json:"created_at"`
 	DisabledAt   *Time  `db:"disabled_at" json:"disabled_at"`
 }
 
 const userColumns = `id, sub, username, password_hash, roles, epoch, created_at, disabled_at`
 
-// CreateUser inserts the user, with a new id. ErrConflict if the username is taken.
-func (d *DB) CreateUser(ctx context.Context, by Actor, u User) (User, error) {
-	u.ID = randomID()
-	return u, d.inTx(ctx, "create user", func(t *tx) error {
-		if _, err := t.change(`INSERT INTO users (`+userColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-			u.ID, u.Sub, u.Username, u.PasswordHash, u.Roles, u.Epoch, u.CreatedAt, u.DisabledAt); err != nil {
+// Users is the table of users.
+type Users struct{ db *DB }
+
+// Users returns the table of users.
+func (d *DB) Users() Users { return Users{d} }
+
+// Create inserts the user with a new id. ErrConflict if the username is taken.
+func (u Users) Create(ctx context.Context, by Actor, user User) (User, error) {
+	user.ID = randomID()
+	return user, u.db.inTx(ctx, "create user", func(t *tx) error {
+		if _, err := t.Change(`INSERT INTO users (`+userColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+			user.ID,
+			user.Sub,
+			user.Username,
+			user.PasswordHash,
+			user.Roles,
+			user.Epoch,
+			user.CreatedAt,
+			user.DisabledAt); err != nil {
 			return err
 		}
 		return t.audit(
 			by,
-			u.CreatedAt.Time,
-			Event{"user.create", u.Sub, map[string]any{"username": u.Username, "roles": u.Roles}},
+			user.CreatedAt.Time,
+			Event{"user.create", user.Sub, map[string]any{"username": user.Username, "roles": user.Roles}},
 		)
 	})
 }
 
-// User reads one user. ErrNotFound if there is none of that username.
-func (d *DB) User(ctx context.Context, username string) (User, error) {
-	var u User
-	return u, d.get(ctx, "user", &u, `SELECT `+userColumns+` FROM users WHERE username = $1`, username)
+// ByUsername reads one user. ErrNotFound.
+func (u Users) ByUsername(ctx context.Context, username string) (User, error) {
+	var user User
+	return user, u.db.engine.Get(ctx, "user", &user, `SELECT `+userColumns+` FROM users WHERE username = $1`, username)
 }
 
-// UserPages hands all users, by username, to do, page by page, until that returns an error.
-func (d *DB) UserPages(ctx context.Context, do func([]User) error) error {
-	return inPages(func(last *User) ([]User, error) {
+// Pages hands all users, ordered by username and page by page, to do, until that returns an error.
+func (u Users) Pages(ctx context.Context, do func([]User) error) error {
+	return engine.InPages(func(last *User) ([]User, error) {
 		after := ""
 		if last != nil {
 			after = last.Username
 		}
-		return readSlowly[User](ctx, d, pageTimeout, "users", `SELECT `+userColumns+` FROM users
-			WHERE username > $1 ORDER BY username LIMIT $2`, after, pageRows)
+		return engine.ReadSlowly[User](ctx, u.db.engine, engine.PageTimeout, "users", `SELECT `+userColumns+` FROM users
+			WHERE username > $1 ORDER BY username LIMIT $2`, after, engine.PageRows)
 	}, do)
 }
 
-// LongestRoles is the user with the longest roles of at most so many bytes, as JSON text, of those who are not
-// disabled, and how many bytes they are; "" if there is none. It reads the whole table: ErrTooSlow if that takes longer
-// than within.
-func (d *DB) LongestRoles(
+// LongestRoles returns the enabled user with the longest roles of up to most bytes, as JSON text, and their length;
+// "" if there is none. It reads the whole table: ErrTooSlow if that takes longer than within.
+func (u Users) LongestRoles(
 	ctx context.Context, most int, within time.Duration,
 ) (username string, bytes int64, err error) {
 	type longest struct {
 		Username string `db:"username"`
 		Bytes    int64  `db:"bytes"`
 	}
-	rows, err := readSlowly[longest](ctx, d, within, "users", `SELECT username, LENGTH(roles) AS bytes FROM users
+	rows, err := engine.ReadSlowly[longest](ctx, u.db.engine, within, "users",
+		`SELECT username, LENGTH(roles) AS bytes FROM users
 		WHERE disabled_at IS NULL AND LENGTH(roles) <= $1 ORDER BY LENGTH(roles) DESC, username LIMIT 1`, most)
 	if err != nil || len(rows) == 0 {
 		return "", 0, err
@@ -74,32 +89,28 @@ func (d *DB) LongestRoles(
 	return rows[0].Username, rows[0].Bytes, nil
 }
 
-// UsersWithLongRoles counts the users, of those who are not disabled, whose roles have more bytes than most, as JSON
-// text. It reads the whole table: ErrTooSlow if that takes longer than within.
-func (d *DB) UsersWithLongRoles(ctx context.Context, most int, within time.Duration) (int64, error) {
-	n, err := readSlowly[int64](ctx, d, within, "users", `SELECT COUNT(*) FROM users
-		WHERE disabled_at IS NULL AND LENGTH(roles) > $1`, most)
+// UserFilter narrows Count. The zero value selects all users.
+type UserFilter struct {
+	RolesOver     int    // enabled users whose roles have more bytes than this, as JSON text; 0: any
+	OtherHashThan string // users with a password hash of another prefix; "": any
+}
+
+// Count counts users. It reads the whole table: ErrTooSlow if that takes longer than within.
+func (u Users) Count(ctx context.Context, f UserFilter, within time.Duration) (int64, error) {
+	n, err := engine.ReadSlowly[int64](ctx, u.db.engine, within, "users", `SELECT COUNT(*) FROM users
+		WHERE (CAST($1 AS BIGINT) = 0 OR disabled_at IS NULL AND LENGTH(roles) > CAST($1 AS BIGINT))
+		AND ($2 = '' OR password_hash <> '' AND substr(password_hash, 1, $3) <> $2)`,
+		f.RolesOver, f.OtherHashThan, len(f.OtherHashThan))
 	if err != nil {
 		return 0, err
 	}
 	return n[0], nil
 }
 
-// UsersWithout counts the users who have a password hash that does not begin so. It reads the whole table: ErrTooSlow
-// if that takes longer than within.
-func (d *DB) UsersWithout(ctx context.Context, prefix string, within time.Duration) (int64, error) {
-	n, err := readSlowly[int64](ctx, d, within, "users", `SELECT COUNT(*) FROM users
-		WHERE password_hash <> '' AND substr(password_hash, 1, $1) <> $2`, len(prefix), prefix)
-	if err != nil {
-		return 0, err
-	}
-	return n[0], nil
-}
-
-// DisableUser ends all grants of the user and lets no new one begin.
-func (d *DB) DisableUser(ctx context.Context, by Actor, username string, now time.Time) error {
-	return d.changeUser(ctx, by, username, now, "user.disable", func(t *tx) error {
-		return t.changeOne(
+// Disable ends all grants of the user and blocks logins.
+func (u Users) Disable(ctx context.Context, by Actor, username string, now time.Time) error {
+	return u.change(ctx, by, username, now, "user.disable", func(t *tx) error {
+		return t.ChangeOne(
 			`UPDATE users SET disabled_at = COALESCE(disabled_at, $1), epoch = epoch + 1 WHERE username = $2`,
 			At(now),
 			username,
@@ -107,45 +118,45 @@ func (d *DB) DisableUser(ctx context.Context, by Actor, username string, now tim
 	})
 }
 
-// EnableUser takes a DisableUser back and forgets the failed logins of the account. Grants that it ended stay ended.
-func (d *DB) EnableUser(ctx context.Context, by Actor, username, account string, now time.Time) error {
-	return d.changeUser(ctx, by, username, now, "user.enable", func(t *tx) error {
+// Enable undoes Disable and forgets the failed logins of the account. The grants stay ended.
+func (u Users) Enable(ctx context.Context, by Actor, username, account string, now time.Time) error {
+	return u.change(ctx, by, username, now, "user.enable", func(t *tx) error {
 		if err := t.unlock(account); err != nil {
 			return err
 		}
-		return t.changeOne(`UPDATE users SET disabled_at = NULL WHERE username = $1`, username)
+		return t.ChangeOne(`UPDATE users SET disabled_at = NULL WHERE username = $1`, username)
 	})
 }
 
-// DeleteUser removes the user. Its grants are dead without it; its sub is never used again.
-func (d *DB) DeleteUser(ctx context.Context, by Actor, username string, now time.Time) error {
-	return d.changeUser(ctx, by, username, now, "user.delete", func(t *tx) error {
-		if _, err := t.change(`DELETE FROM familiar_addresses WHERE user_id IN (SELECT id FROM users
+// Delete removes the user, which also ends its grants. Its sub is never used again.
+func (u Users) Delete(ctx context.Context, by Actor, username string, now time.Time) error {
+	return u.change(ctx, by, username, now, "user.delete", func(t *tx) error {
+		if _, err := t.Change(`DELETE FROM familiar_addresses WHERE user_id IN (SELECT id FROM users
 			WHERE username = $1)`, username); err != nil {
 			return err
 		}
-		return t.changeOne(`DELETE FROM users WHERE username = $1`, username)
+		return t.ChangeOne(`DELETE FROM users WHERE username = $1`, username)
 	})
 }
 
-// UnlockUser forgets the failed logins of the account. ErrNotFound if there is no such user.
-func (d *DB) UnlockUser(ctx context.Context, by Actor, username, account string, now time.Time) error {
-	return d.changeUser(ctx, by, username, now, "user.unlock", func(t *tx) error { return t.unlock(account) })
+// Unlock forgets the failed logins of the account. ErrNotFound.
+func (u Users) Unlock(ctx context.Context, by Actor, username, account string, now time.Time) error {
+	return u.change(ctx, by, username, now, "user.unlock", func(t *tx) error { return t.unlock(account) })
 }
 
 // SetPassword replaces the hash, ends all grants of the user and forgets the failed logins of the account.
-func (d *DB) SetPassword(ctx context.Context, by Actor, username, hash, account string, now time.Time) error {
-	return d.changeUser(ctx, by, username, now, "user.passwd", func(t *tx) error {
+func (u Users) SetPassword(ctx context.Context, by Actor, username, hash, account string, now time.Time) error {
+	return u.change(ctx, by, username, now, "user.passwd", func(t *tx) error {
 		if err := t.unlock(account); err != nil {
 			return err
 		}
-		return t.changeOne(`UPDATE users SET password_hash = $1, epoch = epoch + 1 WHERE username = $2`, hash, username)
+		return t.ChangeOne(`UPDATE users SET password_hash = $1, epoch = epoch + 1 WHERE username = $2`, hash, username)
 	})
 }
 
-// Rehash replaces a hash by one of the same password under a better policy, unless the password has been changed since.
-func (d *DB) Rehash(ctx context.Context, userID int64, old, hash string) error {
-	_, err := d.change(
+// Rehash replaces a hash by one of the same password under a newer policy, unless the password has changed since.
+func (u Users) Rehash(ctx context.Context, userID int64, old, hash string) error {
+	_, err := u.db.engine.Change(
 		ctx,
 		"rehash",
 		`UPDATE users SET password_hash = $1 WHERE id = $2 AND password_hash = $3`,
@@ -156,8 +167,15 @@ func (d *DB) Rehash(ctx context.Context, userID int64, old, hash string) error {
 	return err
 }
 
-// changeUser makes one change of a user that is there, with its audit record.
-func (d *DB) changeUser(
+// RevokeGrants ends all grants of a user by incrementing its epoch. ErrNotFound.
+func (u Users) RevokeGrants(ctx context.Context, by Actor, username string, now time.Time) error {
+	return u.change(ctx, by, username, now, "user.revoke-grants", func(t *tx) error {
+		return t.ChangeOne(`UPDATE users SET epoch = epoch + 1 WHERE username = $1`, username)
+	})
+}
+
+// change changes an existing user, with an audit record.
+func (u Users) change(
 	ctx context.Context,
 	by Actor,
 	username string,
@@ -165,9 +183,9 @@ func (d *DB) changeUser(
 	event string,
 	change func(*tx) error,
 ) error {
-	return d.inTx(ctx, event, func(t *tx) error {
+	return u.db.inTx(ctx, event, func(t *tx) error {
 		var sub string
-		if err := t.get(&sub, `SELECT sub FROM users WHERE username = $1`, username); err != nil {
+		if err := t.Get(&sub, `SELECT sub FROM users WHERE username = $1`, username); err != nil {
 			return err
 		}
 		if err := change(t); err != nil {
@@ -180,20 +198,20 @@ func (d *DB) changeUser(
 // importBatch is how many users one statement inserts.
 const importBatch = 512
 
-// importTimeout bounds all of an import.
+// importTimeout bounds a whole import.
 const importTimeout = time.Hour
 
-// ImportUsers inserts users, each with a new id, all of them or none. It returns the usernames that are taken: if there
-// are any, nothing is inserted (ErrConflict). With dry nothing is inserted either way. told hears, now and then, how
-// many have been looked at.
-func (d *DB) ImportUsers(
+// Import inserts all users, each with a new id, or none. It returns the usernames that are taken: if there are any, it
+// inserts nothing (ErrConflict). With dry, it never inserts. It calls told now and then with the number of users
+// processed.
+func (u Users) Import(
 	ctx context.Context,
 	by Actor,
 	users []User,
 	dry bool,
 	told func(n int),
 ) (taken []string, err error) {
-	err = d.inLongTx(ctx, "import users", importTimeout, func(t *tx) error {
+	err = u.db.inLongTx(ctx, "import users", importTimeout, func(t *tx) error {
 		taken = nil
 		for from := 0; from < len(users); {
 			batch := users[from : from+batchSize(min(len(users)-from, importBatch))]
@@ -210,7 +228,7 @@ func (d *DB) ImportUsers(
 		case dry:
 			return errDry
 		}
-		return t.auditImport(by, users) // at the end, since everybody else who changes something waits from here on
+		return t.auditImport(by, users) // last, because all other changes wait from here on
 	})
 	if errors.Is(err, errDry) {
 		err = nil
@@ -218,19 +236,27 @@ func (d *DB) ImportUsers(
 	return taken, err
 }
 
-// errDry takes back a transaction that was to show what would happen.
+// errDry rolls back a dry run.
 var errDry = errors.New("dry")
 
-// importUsers inserts the users whose username is not taken, and returns the usernames that are.
+// importUsers inserts the users whose usernames are free, and returns the usernames that are taken.
 func (t *tx) importUsers(users []User) (taken []string, err error) {
 	const columns = 8 // of userColumns
 	var places, names []string
 	var values []any
 	for i, u := range users {
-		places = append(places, placeholders(i*columns, columns))
-		values = append(values, randomID(), u.Sub, u.Username, u.PasswordHash, u.Roles, u.Epoch, u.CreatedAt, u.DisabledAt)
+		places = append(places, engine.Placeholders(i*columns, columns))
+		values = append(values,
+			randomID(),
+			u.Sub,
+			u.Username,
+			u.PasswordHash,
+			u.Roles,
+			u.Epoch,
+			u.CreatedAt,
+			u.DisabledAt)
 	}
-	if err := t.all(&names, `INSERT INTO users (`+userColumns+`) VALUES `+strings.Join(places, ", ")+`
+	if err := t.All(&names, `INSERT INTO users (`+userColumns+`) VALUES `+strings.Join(places, ", ")+`
 		ON CONFLICT (username) DO NOTHING
 		RETURNING username`, values...); err != nil {
 		return nil, err
@@ -252,10 +278,8 @@ func (t *tx) auditImport(by Actor, users []User) error {
 	for batch := range slices.Chunk(users, importBatch) {
 		var entries []entry
 		for _, u := range batch {
-			entries = append(
-				entries,
-				entry{by, u.CreatedAt.Time, Event{"user.import", u.Sub, map[string]any{"username": u.Username, "roles": u.Roles}}},
-			)
+			details := map[string]any{"username": u.Username, "roles": u.Roles}
+			entries = append(entries, entry{by, u.CreatedAt.Time, Event{"user.import", u.Sub, details}})
 		}
 		if err := t.auditAll(entries); err != nil {
 			return err

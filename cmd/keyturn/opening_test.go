@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -22,7 +21,7 @@ func TestCommandsBeginAtOnce(t *testing.T) {
 		for range 2 {
 			own := storagetest.Another(t, databaseURL)
 			env := append(storagetest.Environ(), "KEYTURN_DATABASE="+own)
-			if storage.SQLitePath(own) == "" {
+			if storagetest.SQLiteFile(own) == "" {
 				master := filepath.Join(t.TempDir(), "master.key")
 				if err := os.WriteFile(master, []byte(strings.Repeat("ab", 32)+"\n"), 0o600); err != nil {
 					t.Fatal(err)

@@ -22,7 +22,7 @@ type Filled struct {
 func Fill(
 	ctx context.Context, s keys.Store, raw *sql.DB, clientID string, n int, lifetime time.Duration, now time.Time,
 ) (Filled, error) {
-	c, err := s.DB.Client(ctx, clientID)
+	c, err := s.DB.Clients().ByID(ctx, clientID)
 	if err != nil {
 		return Filled{}, err
 	}

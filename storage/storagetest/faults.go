@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-
-	"github.com/keyturn/keyturn/storage"
 )
 
 // Fault is in the text of the error of a write that was made to fail.
@@ -24,7 +22,7 @@ func NewFaults(t testing.TB, databaseURL string, tables ...string) Faults {
 	f := Faults{t, Raw(t, databaseURL)}
 	MustExec(t, f.raw, `CREATE TABLE faults (n BIGINT NOT NULL)`, `INSERT INTO faults (n) VALUES (0)`)
 	trigger := `CREATE TRIGGER fault_%[1]s_%[2]s BEFORE %[2]s ON %[1]s FOR EACH ROW EXECUTE FUNCTION fault() -- %[3]s`
-	if storage.SQLitePath(databaseURL) != "" {
+	if SQLiteFile(databaseURL) != "" {
 		trigger = `CREATE TRIGGER fault_%[1]s_%[2]s BEFORE %[2]s ON %[1]s BEGIN UPDATE faults SET n = n - 1; SELECT
 			RAISE(ABORT, '%[3]s') FROM faults WHERE n = 0; END`
 	} else {

@@ -68,7 +68,12 @@ func (p *Pair) URL() string {
 		"sslmode":              {"disable"},
 		"target_session_attrs": {"read-write"},
 	}
-	return (&url.URL{Scheme: "postgres", User: url.User("keyturn"), Path: "/pair", RawQuery: q.Encode()}).String()
+	return (&url.URL{
+		Scheme:   "postgres",
+		User:     url.User("keyturn"),
+		Path:     "/pair",
+		RawQuery: q.Encode(),
+	}).String()
 }
 
 // FailOver makes the standby the one that takes writes, and the primary one that only reads. Its connections stand.

@@ -81,27 +81,36 @@ func CutOff(t testing.TB, databaseURL string) (restore func()) {
 	return func() { exec("ALTER DATABASE " + name + " ALLOW_CONNECTIONS true") }
 }
 
+// MustOpen opens the database, makes its schema and gives its audit trail a key. It is closed when the test ends.
+func MustOpen(t testing.TB, databaseURL string) *storage.DB {
+	t.Helper()
+	db, err := storage.Open(context.Background(), storage.Options{Source: MustSource(t, databaseURL),
+		Create: true, Migrate: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	db.Audit().UseKey(AuditKey)
+	return db
+}
+
 // MustSource parses the URL of a database.
 func MustSource(t testing.TB, databaseURL string) storage.Source {
 	t.Helper()
-	source, err := storage.ParseSource(databaseURL, false)
+	source, err := storage.ParseSource(databaseURL, true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return source
 }
 
-// MustOpen opens the database, makes its schema and gives its audit trail a key. It is closed when the test ends.
-func MustOpen(t testing.TB, databaseURL string) *storage.DB {
-	t.Helper()
-	options := storage.Options{Source: MustSource(t, databaseURL), Create: true, Migrate: true}
-	db, err := storage.Open(context.Background(), options)
+// SQLiteFile is the file of a sqlite: URL, "" for another database.
+func SQLiteFile(databaseURL string) string {
+	source, err := storage.ParseSource(databaseURL, true)
 	if err != nil {
-		t.Fatal(err)
+		return ""
 	}
-	t.Cleanup(func() { db.Close() })
-	db.UseAuditKey(AuditKey)
-	return db
+	return source.File()
 }
 
 // Raw opens the database as somebody would who goes around keyturn. It is closed when the test ends.
@@ -117,11 +126,7 @@ func Raw(t testing.TB, databaseURL string) *sql.DB {
 
 // OpenRaw is Raw without a test.
 func OpenRaw(databaseURL string) (*sql.DB, error) {
-	source, err := storage.ParseSource(databaseURL, true)
-	if err != nil {
-		return nil, err
-	}
-	if file := source.File(); file != "" {
+	if file := SQLiteFile(databaseURL); file != "" {
 		return sql.Open("sqlite", "file:"+(&url.URL{Path: file}).EscapedPath()+"?_busy_timeout=5000")
 	}
 	return sql.Open("postgres", databaseURL)
@@ -139,7 +144,7 @@ func MustExec(t testing.TB, raw *sql.DB, statements ...string) {
 
 // Another names a further database of the kind of the one given, which holds nothing.
 func Another(t testing.TB, databaseURL string) string {
-	if storage.SQLitePath(databaseURL) != "" {
+	if SQLiteFile(databaseURL) != "" {
 		return SQLiteURL(t)
 	}
 	return PostgresURL(t)
@@ -167,7 +172,13 @@ func mustCluster(t testing.TB) *Cluster {
 
 func (c *Cluster) url(database string) string {
 	q := url.Values{"host": {c.folder}, "sslmode": {"disable"}}
-	return (&url.URL{Scheme: "postgres", User: url.User("keyturn"), Path: "/" + database, RawQuery: q.Encode()}).String()
+	u := url.URL{
+		Scheme:   "postgres",
+		User:     url.User("keyturn"),
+		Path:     "/" + database,
+		RawQuery: q.Encode(),
+	}
+	return u.String()
 }
 
 // Environ is the environment for a program under test. It lacks the variables of the tests, which keyturn would

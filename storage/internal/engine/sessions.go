@@ -1,4 +1,4 @@
-package storage
+package engine
 
 import (
 	"context"
@@ -16,17 +16,17 @@ import (
 )
 
 const (
-	sessionRest   = 5 * time.Minute        // after which a session that nobody uses is closed
-	scarceRest    = 250 * time.Millisecond // the same where there are too few for all
-	scarceFor     = 10 * time.Second       // after PostgreSQL has refused one
-	growAfter     = time.Second            // after it has, another is tried
-	redialAfter   = 25 * time.Millisecond  // without any session
-	handOverAfter = 300 * time.Millisecond // in scarcity, a busy replica gives one up for another replica
+	sessionRest   = 5 * time.Minute        // an idle session is closed after this
+	scarceRest    = 250 * time.Millisecond // the same, while sessions are scarce
+	scarceFor     = 10 * time.Second       // how long sessions count as scarce after PostgreSQL has refused one
+	growAfter     = time.Second            // after a refusal, before the next attempt
+	redialAfter   = 25 * time.Millisecond  // the same, without any session
+	handOverAfter = 300 * time.Millisecond // while scarce, a busy replica gives up one session per this time
 	longestWait   = 5 * time.Second        // for a session
 )
 
-// sessions are the connections of a process to PostgreSQL. All its pools share them, and wait for one another where
-// PostgreSQL, or a pooler in front of it, does not give as many as they would use.
+// sessions are the connections of a process to PostgreSQL. All pools share them, and wait for one another where
+// PostgreSQL, or a pooler in front of it, grants fewer than they would use.
 type sessions struct {
 	connector *pq.Connector
 	setup     string
@@ -34,22 +34,22 @@ type sessions struct {
 	opened    *atomic.Bool
 
 	mu         sync.Mutex
-	idle       []*session // the one that was used last at the end
+	idle       []*session // the most recently used last
 	waiting    []*waiter
-	open       int // with those in use
+	open       int // including those in use
 	dialing    int
-	room       int  // how many there may be
-	most       int  // how many are of use
-	small      bool // there are fewer than are of use
+	room       int  // how many are allowed now
+	most       int  // how many are useful
+	small      bool // the limit of PostgreSQL is lower than that
 	generation int
 	scarceTill time.Time
 	growAt     time.Time
-	aheadAt    time.Time // when a session may be opened again that nobody waits for
+	aheadAt    time.Time // when a spare session may be opened again
 	handOverAt time.Time
-	allowed    int         // all processes together; 0: unknown
-	sweeper    *time.Timer // nil while nothing rests
+	allowed    int         // for all processes together; 0: unknown
+	sweeper    *time.Timer // nil while no session is idle
 	closed     bool
-	listener   net.Conn // gives way when there are too few
+	listener   net.Conn // closed when sessions are scarce
 	waited     time.Duration
 }
 
@@ -59,10 +59,10 @@ type session struct {
 	wire       *impatient
 	generation int
 	rested     time.Time
-	lent       *lending // to which pool it was lent last
+	lent       *lending // the pool that used it last
 }
 
-// waiter is somebody who waits for a session, or for the error of opening one.
+// waiter waits for a session, or for the error of opening one.
 type waiter struct {
 	got chan offer
 }
@@ -72,14 +72,14 @@ type offer struct {
 	err     error
 }
 
-// What a caller gets who has waited for too long: there was no session, or none that others did not use.
+// The errors of a caller that waited too long: there was no session, or all were in use.
 var (
 	errNoSession = errors.New("there was no connection to PostgreSQL in time")
 	errAllInUse  = errors.New("no connection to PostgreSQL was free in time")
 )
 
-// lease takes a session that rests, or waits for one: opened anew or given back, whichever comes first. A pool that
-// goes first does not wait behind others.
+// lease takes an idle session, or waits for one to be opened or returned, whichever comes first. A pool with priority
+// goes to the front of the queue.
 func (p *sessions) lease(ctx context.Context, l *lending) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, longestWait)
 	defer cancel()
@@ -114,8 +114,8 @@ func (p *sessions) lease(ctx context.Context, l *lending) (*session, error) {
 	return o.session, o.err
 }
 
-// rested takes a session that rests, if there is one: rather one that served the pool before, because it has prepared
-// its statements. The lock is held.
+// rested takes an idle session, if there is one. It prefers one that last served the same pool, because that has
+// prepared its statements. The caller holds the lock.
 func (p *sessions) rested(l *lending) *session {
 	i := len(p.idle) - 1
 	for i > 0 && p.idle[i].lent != l {
@@ -132,7 +132,7 @@ func (p *sessions) rested(l *lending) *session {
 	return s
 }
 
-// leave ends a wait. What has been offered meanwhile is taken.
+// leave ends a wait. It still takes a session that was offered in the meantime.
 func (p *sessions) leave(w *waiter, cause error) offer {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -146,7 +146,7 @@ func (p *sessions) leave(w *waiter, cause error) offer {
 	return <-w.got
 }
 
-// dial opens as many sessions as there are waiters and room. The lock is held.
+// dial opens as many sessions as there are waiters and room for. The caller holds the lock.
 func (p *sessions) dial() {
 	now := time.Now()
 	full := len(p.waiting) > p.dialing && p.open+p.dialing >= p.room
@@ -157,8 +157,8 @@ func (p *sessions) dial() {
 	p.dialFor(len(p.waiting))
 }
 
-// dialAhead opens sessions that nobody waits for yet, as many as are in use, where there is more than one: when
-// PostgreSQL becomes slow, more are needed at once, and opening them takes the longest of all then. The lock is held.
+// dialAhead opens spare sessions, as many as are in use, if more than one is. When PostgreSQL slows down, many sessions
+// are needed at once, and opening them then takes the longest. The caller holds the lock.
 func (p *sessions) dialAhead() {
 	used := p.open - len(p.idle)
 	if spare := used - len(p.idle); spare > 0 && used > 1 && !p.scarce() && time.Now().After(p.aheadAt) {
@@ -166,7 +166,7 @@ func (p *sessions) dialAhead() {
 	}
 }
 
-// dialFor opens sessions, as far as there is room, until so many are being opened. The lock is held.
+// dialFor opens sessions, as far as there is room, until n are being opened. The caller holds the lock.
 func (p *sessions) dialFor(n int) {
 	for p.dialing < n && p.open+p.dialing < p.room && !p.closed {
 		p.dialing++
@@ -187,7 +187,7 @@ func (p *sessions) dialOne(generation int) {
 		p.open++
 		s.generation = generation
 		p.put(s)
-	case p.tooMany(err) && len(p.waiting) == 0: // nobody needs more than there are
+	case p.tooMany(err) && len(p.waiting) == 0: // nobody waits for one
 	case p.tooMany(err):
 		p.shrink()
 	default:
@@ -196,7 +196,7 @@ func (p *sessions) dialOne(generation int) {
 	}
 }
 
-// connect opens a session and gives it its settings.
+// connect opens a session and applies its settings.
 func (p *sessions) connect() (*session, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*p.patience)
 	defer cancel()
@@ -225,8 +225,9 @@ func runSetup(ctx context.Context, conn connection, query string) error {
 	return errors.Join(rows.Next(values), rows.Close())
 }
 
-// tooMany reports whether there is another way than a new session. PgBouncer has one code for all that it refuses, and
-// lets wait those for whom it has no connection: that means too many where other sessions work. The lock is held.
+// tooMany reports whether the error means that there are too many connections, so that waiting for an existing session
+// helps. PgBouncer has one code for everything that it refuses, and lets clients wait when it has no connection left:
+// where other sessions work, both count as too many. The caller holds the lock.
 func (p *sessions) tooMany(err error) bool {
 	code, ok := postgresCode(err)
 	var network net.Error
@@ -239,7 +240,7 @@ func (p *sessions) tooMany(err error) bool {
 	return p.open > 0 && errors.As(err, &network) && network.Timeout()
 }
 
-// shrink makes do with the sessions that there are. The lock is held.
+// shrink makes do with the existing sessions. The caller holds the lock.
 func (p *sessions) shrink() {
 	now := time.Now()
 	p.room = max(1, p.open)
@@ -258,10 +259,10 @@ func (p *sessions) shrink() {
 	}
 }
 
-// scarce reports whether other processes may need what this one has. The lock is held.
+// scarce reports whether other processes may need the connections of this one. The caller holds the lock.
 func (p *sessions) scarce() bool { return p.small || time.Now().Before(p.scarceTill) }
 
-// offer gives something to the one who has waited for the longest. The lock is held.
+// offer gives o to the longest waiter, if there is one. The caller holds the lock.
 func (p *sessions) offer(o offer) bool {
 	if len(p.waiting) == 0 {
 		return false
@@ -271,7 +272,7 @@ func (p *sessions) offer(o offer) bool {
 	return true
 }
 
-// put hands a session on, or lets it rest. The lock is held.
+// put hands a session on, or keeps it idle. The caller holds the lock.
 func (p *sessions) put(s *session) {
 	now := time.Now()
 	others := now.Before(p.scarceTill) || 2*p.open >= p.allowed && p.small
@@ -292,13 +293,13 @@ func (p *sessions) put(s *session) {
 	}
 }
 
-// abandoned reports whether a session is broken only because its user did not wait for the answer, which came.
+// abandoned reports whether a session is broken only because its user stopped waiting: the network is fine.
 func (s *session) abandoned() bool {
 	return s.latest != nil && s.latest.Err() != nil && !s.wire.failed.Load()
 }
 
-// release takes a session back. One that is broken makes those that rest suspect: PostgreSQL may have been restarted.
-// One that was abandoned says nothing about them.
+// release takes a session back. A broken one makes the idle ones suspect, since PostgreSQL may have restarted. An
+// abandoned one does not.
 func (p *sessions) release(s *session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -315,7 +316,7 @@ func (p *sessions) release(s *session) {
 	p.drop(s)
 }
 
-// drop closes a session. The lock is held; closing writes to the network.
+// drop closes a session, in a goroutine because that writes to the network. The caller holds the lock.
 func (p *sessions) drop(s *session) {
 	p.open--
 	go s.connection.Close()
@@ -329,21 +330,21 @@ func (p *sessions) rest() time.Duration {
 	return sessionRest
 }
 
-// sweepLater sees to it that sweep runs. The lock is held.
+// sweepLater schedules sweep. The caller holds the lock.
 func (p *sessions) sweepLater() {
 	if p.sweeper == nil {
 		p.sweeper = time.AfterFunc(p.rest(), p.sweep)
 	}
 }
 
-// sweepSooner is sweepLater where scarcity has begun. The lock is held.
+// sweepSooner brings sweep forward when sessions become scarce. The caller holds the lock.
 func (p *sessions) sweepSooner() {
 	if p.sweeper != nil {
 		p.sweeper.Reset(p.rest())
 	}
 }
 
-// sweep closes the sessions that have rested for too long.
+// sweep closes the sessions that have been idle for too long.
 func (p *sessions) sweep() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -360,7 +361,7 @@ func (p *sessions) sweep() {
 	}
 }
 
-// renew lets go of every session, of those in use when they come back.
+// renew closes every session, those in use on their return.
 func (p *sessions) renew() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -371,8 +372,8 @@ func (p *sessions) renew() {
 	p.idle = nil
 }
 
-// limit says how many connections all processes together may have. This one takes half of them, so that there are some
-// for others.
+// limit sets how many connections all processes together may have. This process uses half of them, to leave some for
+// others.
 func (p *sessions) limit(all int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -384,7 +385,7 @@ func (p *sessions) limit(all int) {
 	}
 }
 
-// close ends all sessions, those in use when they come back.
+// close closes all sessions, those in use on their return.
 func (p *sessions) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -400,7 +401,7 @@ func (p *sessions) close() {
 	}
 }
 
-// atLeast reports whether there may be n sessions.
+// atLeast reports whether n sessions are allowed.
 func (p *sessions) atLeast(n int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -413,11 +414,11 @@ func (p *sessions) stats() (open, inUse, room int, waited time.Duration) {
 	return p.open, p.open - len(p.idle), p.room, p.waited
 }
 
-// lending is the connector of one pool. Its connections are sessions on lease.
+// lending is the connector of one pool. Its connections are leased sessions.
 type lending struct {
 	sessions *sessions
 	patience time.Duration
-	plain    bool // statements are not prepared, and end with their context; for upkeep and reports, which go first
+	plain    bool // for upkeep and reports: unprepared statements that end with their context, and priority
 }
 
 // Connect implements [driver.Connector].
@@ -434,7 +435,7 @@ func (l *lending) Connect(ctx context.Context) (driver.Conn, error) {
 // Driver implements [driver.Connector].
 func (l *lending) Driver() driver.Driver { return l.sessions.connector.Driver() }
 
-// leased is a session in the hands of a pool.
+// leased is a session that a pool has leased.
 type leased struct {
 	*preparedConn
 	session  *session
@@ -442,7 +443,7 @@ type leased struct {
 	once     sync.Once
 }
 
-// Close implements [driver.Conn]: it gives the session back.
+// Close implements [driver.Conn]: it returns the session.
 func (l *leased) Close() error {
 	l.once.Do(func() { l.sessions.release(l.session) })
 	return nil

@@ -1,4 +1,4 @@
-package storage
+package engine
 
 import (
 	"fmt"
@@ -13,17 +13,65 @@ import (
 	"github.com/lib/pq"
 )
 
+// hostileFiles are the files that libpq looks for at home.
+var hostileFiles = map[string]string{
+	".pgpass":                    "*:*:*:*:from-pgpass\n",
+	".pg_service.conf":           "[evil]\nhost=192.0.2.77\nuser=evil\n",
+	".postgresql/root.crt":       "no certificate",
+	".postgresql/postgresql.crt": "no certificate",
+	".postgresql/postgresql.key": "no key",
+}
+
+// hostileVariables are the variables of libpq, with HOME for the home folder.
+var hostileVariables = map[string]string{
+	"PGHOST":                  "192.0.2.77",
+	"PGHOSTADDR":              "192.0.2.77",
+	"PGPORT":                  "1",
+	"PGDATABASE":              "evil",
+	"PGUSER":                  "evil",
+	"PGPASSWORD":              "evil",
+	"PGOPTIONS":               "-c search_path=evil",
+	"PGAPPNAME":               "evil",
+	"PGSSLMODE":               "verify-full",
+	"PGSSLNEGOTIATION":        "direct",
+	"PGSSLCERT":               "/evil",
+	"PGSSLKEY":                "/evil",
+	"PGSSLROOTCERT":           "/evil",
+	"PGSSLSNI":                "0",
+	"SSLPGMINPROTOCOLVERSION": "TLSv1.3",
+	"SSLPGMAXPROTOCOLVERSION": "TLSv1.0",
+	"PGCONNECT_TIMEOUT":       "1000",
+	"PGCLIENTENCODING":        "LATIN1",
+	"PGDATESTYLE":             "German",
+	"PGTARGETSESSIONATTRS":    "standby",
+	"PGLOADBALANCEHOSTS":      "random",
+	"PGMINPROTOCOLVERSION":    "3.2",
+	"PGMAXPROTOCOLVERSION":    "3.2",
+	"PGSERVICE":               "evil",
+	"PGSERVICEFILE":           "HOME/.pg_service.conf",
+	"PGREQUIRESSL":            "1",
+	"PGSSLCOMPRESSION":        "1",
+	"PGREALM":                 "evil",
+	"PGGSSENCMODE":            "require",
+	"PGGSSLIB":                "gssapi",
+	"PGREQUIREAUTH":           "none",
+	"PGCHANNELBINDING":        "require",
+	"PGSSLCERTMODE":           "require",
+	"PGSSLCRL":                "/evil",
+	"PGSSLCRLDIR":             "/evil",
+	"PGREQUIREPEER":           "evil",
+	"PGKRBSRVNAME":            "evil",
+	"PGTZ":                    "Pacific/Kiritimati",
+	"PGGEQO":                  "off",
+	"PGSYSCONFDIR":            "HOME",
+	"PGLOCALEDIR":             "HOME",
+}
+
 // hostileEnvironment sets every variable of libpq, and lays out every file that it looks for at home.
 func hostileEnvironment(t *testing.T) {
 	t.Helper()
 	home := t.TempDir()
-	for name, content := range map[string]string{
-		".pgpass":                    "*:*:*:*:from-pgpass\n",
-		".pg_service.conf":           "[evil]\nhost=192.0.2.77\nuser=evil\n",
-		".postgresql/root.crt":       "no certificate",
-		".postgresql/postgresql.crt": "no certificate",
-		".postgresql/postgresql.key": "no key",
-	} {
+	for name, content := range hostileFiles {
 		path := filepath.Join(home, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			t.Fatal(err)
@@ -34,50 +82,8 @@ func hostileEnvironment(t *testing.T) {
 	}
 	t.Setenv("HOME", home)
 	t.Setenv("PGPASSFILE", filepath.Join(home, ".pgpass"))
-	for name, value := range map[string]string{
-		"PGHOST":                  "192.0.2.77",
-		"PGHOSTADDR":              "192.0.2.77",
-		"PGPORT":                  "1",
-		"PGDATABASE":              "evil",
-		"PGUSER":                  "evil",
-		"PGPASSWORD":              "evil",
-		"PGOPTIONS":               "-c search_path=evil",
-		"PGAPPNAME":               "evil",
-		"PGSSLMODE":               "verify-full",
-		"PGSSLNEGOTIATION":        "direct",
-		"PGSSLCERT":               "/evil",
-		"PGSSLKEY":                "/evil",
-		"PGSSLROOTCERT":           "/evil",
-		"PGSSLSNI":                "0",
-		"SSLPGMINPROTOCOLVERSION": "TLSv1.3",
-		"SSLPGMAXPROTOCOLVERSION": "TLSv1.0",
-		"PGCONNECT_TIMEOUT":       "1000",
-		"PGCLIENTENCODING":        "LATIN1",
-		"PGDATESTYLE":             "German",
-		"PGTARGETSESSIONATTRS":    "standby",
-		"PGLOADBALANCEHOSTS":      "random",
-		"PGMINPROTOCOLVERSION":    "3.2",
-		"PGMAXPROTOCOLVERSION":    "3.2",
-		"PGSERVICE":               "evil",
-		"PGSERVICEFILE":           filepath.Join(home, ".pg_service.conf"),
-		"PGREQUIRESSL":            "1",
-		"PGSSLCOMPRESSION":        "1",
-		"PGREALM":                 "evil",
-		"PGGSSENCMODE":            "require",
-		"PGGSSLIB":                "gssapi",
-		"PGREQUIREAUTH":           "none",
-		"PGCHANNELBINDING":        "require",
-		"PGSSLCERTMODE":           "require",
-		"PGSSLCRL":                "/evil",
-		"PGSSLCRLDIR":             "/evil",
-		"PGREQUIREPEER":           "evil",
-		"PGKRBSRVNAME":            "evil",
-		"PGTZ":                    "Pacific/Kiritimati",
-		"PGGEQO":                  "off",
-		"PGSYSCONFDIR":            home,
-		"PGLOCALEDIR":             home,
-	} {
-		t.Setenv(name, value)
+	for name, value := range hostileVariables {
+		t.Setenv(name, strings.ReplaceAll(value, "HOME", home))
 	}
 }
 
@@ -87,9 +93,9 @@ func TestURLAloneDecides(t *testing.T) {
 		"postgres://kt@/kt", "postgres://kt:pw@localhost/kt", "postgres://kt@127.0.0.1:5433/kt?sslmode=require",
 		"postgres://kt:pw@db.example.com/kt?sslmode=verify-full", "postgres://kt@/kt?host=/run/postgresql",
 	}
-	var before []source
+	var before []Source
 	for _, u := range urls {
-		s, err := parseSource(u, false)
+		s, err := ParseSource(u, false)
 		if err != nil {
 			t.Fatal(u, err)
 		}
@@ -97,11 +103,11 @@ func TestURLAloneDecides(t *testing.T) {
 	}
 	hostileEnvironment(t)
 	for i, u := range urls {
-		s, err := parseSource(u, false)
+		s, err := ParseSource(u, false)
 		if err != nil {
 			t.Fatal(u, err)
 		}
-		d := cmp.Diff(before[i], s, cmp.AllowUnexported(source{}), cmpopts.IgnoreUnexported(pq.Config{}),
+		d := cmp.Diff(before[i], s, cmp.AllowUnexported(Source{}), cmpopts.IgnoreUnexported(pq.Config{}),
 			cmpopts.EquateComparable(netip.Addr{}))
 		if d != "" {
 			t.Errorf("%s: %s", u, d)
@@ -145,8 +151,8 @@ func TestTargets(t *testing.T) {
 		{"postgres://kt@localhost/x?client_encoding=LATIN1", "value of client_encoding"},
 		{"postgres://kt@localhost/x?sslcert=/x", "go together"},
 	} {
-		err := CheckURL(c.url, false)
-		target, _ := TargetOf(c.url)
+		source, err := ParseSource(c.url, false)
+		target, _ := source.Target()
 		if err != nil && !strings.Contains(err.Error(), c.want) || err == nil && target.String() != c.want {
 			t.Errorf("%s: %v, %v", c.url, target, err)
 		}
@@ -156,7 +162,8 @@ func TestTargets(t *testing.T) {
 // FuzzURLErrors puts a password as it is into URLs. No error repeats any piece of it.
 func FuzzURLErrors(f *testing.F) {
 	for _, password := range []string{
-		"hunter2/secret", "12/secret", "12?secret", "12#secret", "p@a/secret", "p@a?secret=yes", "se%zzcret", "p@[secret",
+		"hunter2/secret", "12/secret", "12?secret", "12#secret", "p@a/secret", "p@a?secret=yes", "se%zzcret",
+		"p@[secret",
 		"12?sslmode=secret", "12/secret?host=abcd", "p@secret:x", "sec\x00ret", "p@secret,other:port",
 		"1?connect_timeout=secret&sslmode=secret", "p@hidden/?secret",
 	} {
@@ -168,7 +175,7 @@ func FuzzURLErrors(f *testing.F) {
 			"postgres://u@h/d?password=%s",
 		} {
 			raw := fmt.Sprintf(form, password)
-			err := CheckURL(raw, false)
+			_, err := ParseSource(raw, false)
 			if err == nil {
 				continue
 			}
@@ -181,7 +188,8 @@ func FuzzURLErrors(f *testing.F) {
 			}
 		}
 		const want = "host h:5432, database d, user u, sslmode require"
-		if target, ok := TargetOf("postgres://u:" + password + "@h/d"); ok && target.String() != want {
+		source, _ := ParseSource("postgres://u:"+password+"@h/d", true)
+		if target, ok := source.Target(); ok && target.String() != want {
 			t.Fatalf("%q: %v", password, target)
 		}
 	})
@@ -203,4 +211,27 @@ func fixedErrors() (all string) {
 		all += err.Error()
 	}
 	return all
+}
+
+func TestSourceWithoutPassword(t *testing.T) {
+	for raw, want := range map[string]string{
+		"sqlite:a:b@c.db":                           "sqlite:a:b@c.db",
+		"postgres://kt@localhost/x":                 "postgres://kt@localhost/x",
+		"postgres://kt:pw@localhost/x":              "postgres://kt:xxxxx@localhost/x",
+		"postgres://kt@localhost/x?password=pw":     "postgres://kt@localhost/x?password=xxxxx",
+		"postgres://kt@localhost/x?pass%77ord=pw":   "postgres://kt@localhost/x?password=xxxxx",
+		"postgres://kt:pw@db.example.com/x":         "postgres://kt:xxxxx@db.example.com/x",
+		"postgres://kt:p/w@localhost/x":             "(a URL that cannot be used)",
+		"mysql://kt:pw@localhost/x":                 "(a URL that cannot be used)",
+		"postgres://kt@localhost/x?sslmode=disable": "postgres://kt@localhost/x?sslmode=disable",
+	} {
+		if got := WithoutPassword(raw); got != want {
+			t.Errorf("%s: %s", raw, got)
+		}
+		s, err := ParseSource(raw, true)
+		shown := fmt.Sprintf("%v %+v %#v", s, s, s)
+		if err == nil && (shown != want+" "+want+" "+want || s.HasPassword() != (raw != want)) {
+			t.Errorf("%s: %s, %v", raw, shown, s.HasPassword())
+		}
+	}
 }

@@ -1,6 +1,6 @@
 //go:build darwin || dragonfly || freebsd || linux || netbsd || openbsd
 
-package storage
+package engine
 
 import (
 	"context"
@@ -13,9 +13,9 @@ import (
 
 const lockRetry = 5 * time.Millisecond
 
-// lockFolder keeps other processes that ask for the same lock waiting. The lock is on the folder, so that no file is
-// left behind; to open and close the database file itself would end the locks that SQLite has on it. The kernel lets go
-// of it when the process ends.
+// lockFolder makes other processes that ask for the same lock wait. It locks the folder, so that no file is left
+// behind: to open and close the database file itself would release the locks of SQLite. The kernel releases the lock
+// when the process ends.
 func lockFolder(ctx context.Context, folder string) (unlock func(), err error) {
 	f, err := os.Open(folder)
 	if errors.Is(err, os.ErrPermission) {

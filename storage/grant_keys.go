@@ -4,35 +4,37 @@ import (
 	"context"
 	"math"
 	"time"
+
+	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
-// Concern names the grants that can have had a token of one key: those that were alive while it signed, and used since
-// a moment.
-type Concern struct {
+// KeyGrants selects the grants that can have had a token of one key: those that existed while it signed and were used
+// since a given time.
+type KeyGrants struct {
 	KID           string
-	Since         time.Time  // used at or after; the zero value takes all
-	DeactivatedAt *time.Time // when the key stopped signing; nil: it signs
-	EndedSince    *time.Time // KeyUse counts those that were ended for a revoked key at or after it; nil: none
+	Since         time.Time  // used at or after; zero: any
+	DeactivatedAt *time.Time // when the key stopped signing; nil: it still signs
+	EndedSince    *time.Time // KeyUse also counts those ended at or after it for a revoked key; nil: none
 }
 
-// KeyUse is what one client got for one audience by a key.
+// KeyUse counts what one client holds for one audience by a key.
 type KeyUse struct {
 	ClientID string `db:"client_id" json:"client_id"`
 	Audience string `db:"audience" json:"audience"` // that of the grant, space-separated
-	Grants   int64  `db:"grants" json:"grants"`     // live, that can have had a token of the key
+	Grants   int64  `db:"grants" json:"grants"`     // live grants that can have had a token of the key
 	Users    int64  `db:"users" json:"users"`       // of those grants
-	// newest access tokens of those grants that the key signed and that have not expired
+	// unexpired newest access tokens of those grants, signed by the key
 	Tokens int64 `db:"tokens" json:"tokens"`
 }
 
-// concerned is the condition of a Concern: $1 is now, $2 since, $3 the kid, $4 when it stopped signing, or -1.
-const concerned = `g.expires_at > $1 AND g.rotated_at >= $2
+// ofKey is the condition of a KeyGrants: $1 is now, $2 since, $3 the kid, $4 when it stopped signing, or -1.
+const ofKey = `g.expires_at > $1 AND g.rotated_at >= $2
 	AND (g.kid = $3 OR (CAST($4 AS BIGINT) >= 0 AND g.created_at <= CAST($4 AS BIGINT)))`
 
-// keyRevoked is the revoked_reason of grants that EndConcerned has ended.
+// keyRevoked is the revoked_reason of grants that EndKeyGrants has ended.
 const keyRevoked = "key revoked"
 
-func (c Concern) args(now time.Time) []any {
+func (c KeyGrants) args(now time.Time) []any {
 	since, until := int64(0), int64(-1)
 	if !c.Since.IsZero() {
 		since = c.Since.UnixMilli()
@@ -43,41 +45,41 @@ func (c Concern) args(now time.Time) []any {
 	return []any{At(now), since, c.KID, until}
 }
 
-// liveGrants joins a grant with its user and client as long as they let it live.
+// liveGrants joins a grant with its user and client if both are valid.
 const liveGrants = ` FROM grants g JOIN users u ON u.id = g.user_id AND u.epoch = g.user_epoch AND u.disabled_at IS NULL
 	JOIN clients c ON c.id = g.client_id AND c.epoch = g.client_epoch AND c.disabled_at IS NULL `
 
-// tokenAlive tells of the newest access token of a grant whether it has not expired: $1 is now, $5 the TTL of clients
-// that have none.
+// tokenAlive is true if the newest access token of a grant has not expired: $1 is now, $5 the default TTL.
 const tokenAlive = `g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $5 END > $1`
 
 // KeyUse counts the live grants that can have had a token of the key, by client and audience, most first. It reads the
 // whole table: ErrTooSlow if that takes longer than within.
-func (d *DB) KeyUse(
-	ctx context.Context, c Concern, ttl time.Duration, now time.Time, within time.Duration,
+func (g Grants) KeyUse(
+	ctx context.Context, c KeyGrants, ttl time.Duration, now time.Time, within time.Duration,
 ) ([]KeyUse, error) {
 	ended := int64(math.MaxInt64)
 	if c.EndedSince != nil {
 		ended = c.EndedSince.UnixMilli()
 	}
-	return readSlowly[KeyUse](ctx, d, within, "use of a key", `SELECT g.client_id, g.audience, COUNT(*) AS grants,
+	return engine.ReadSlowly[KeyUse](ctx, g.db.engine, within, "use of a key",
+		`SELECT g.client_id, g.audience, COUNT(*) AS grants,
 		COUNT(DISTINCT g.user_id) AS users,
-		COALESCE(SUM(CASE WHEN g.kid = $3 AND `+tokenAlive+` THEN 1 ELSE 0 END), 0) AS tokens`+liveGrants+`WHERE `+concerned+`
-		AND (g.revoked_at IS NULL OR g.revoked_at >= $6 AND g.revoked_reason = '`+keyRevoked+`')
+		COALESCE(SUM(CASE WHEN g.kid = $3 AND `+tokenAlive+` THEN 1 ELSE 0 END), 0) AS tokens`+liveGrants+`
+		WHERE `+ofKey+` AND (g.revoked_at IS NULL OR g.revoked_at >= $6 AND g.revoked_reason = '`+keyRevoked+`')
 		GROUP BY g.client_id, g.audience ORDER BY grants DESC, g.client_id, g.audience`,
 		append(c.args(now), Duration(ttl), ended)...)
 }
 
 // LiveTokens counts, by kid, the grants whose newest access token has not expired. It reads the whole table: ErrTooSlow
 // if that takes longer than within.
-func (d *DB) LiveTokens(
+func (g Grants) LiveTokens(
 	ctx context.Context, ttl time.Duration, now time.Time, within time.Duration,
 ) (map[string]int64, error) {
 	type count struct {
 		KID    string `db:"kid"`
 		Tokens int64  `db:"tokens"`
 	}
-	rows, err := readSlowly[count](ctx, d, within, "live tokens",
+	rows, err := engine.ReadSlowly[count](ctx, g.db.engine, within, "live tokens",
 		`SELECT g.kid, COUNT(*) AS tokens`+liveGrants+`WHERE g.revoked_at IS NULL AND g.expires_at > $1
 		AND g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $2 END > $1 GROUP BY
 		g.kid`, At(now), Duration(ttl))
@@ -91,25 +93,25 @@ func (d *DB) LiveTokens(
 	return tokens, nil
 }
 
-// EndConcerned looks at limit grants after the id given, in the order of the primary key, and ends those of the
-// concern, with one audit record if there were any. It returns where to go on, 0 at the end of the table, and how many
-// it ended.
-func (d *DB) EndConcerned(
+// EndKeyGrants examines limit grants after the given id, in the order of the primary key, and ends those of the key,
+// with one audit record if there were any. It returns where to continue, 0 at the end of the table, and how many it
+// ended.
+func (g Grants) EndKeyGrants(
 	ctx context.Context,
 	by Actor,
-	c Concern,
+	c KeyGrants,
 	after GrantID,
 	limit int,
 	now time.Time,
 ) (next GrantID, n int64, err error) {
-	next, err = d.spanEnd(ctx, "end grants of a key", after, limit)
+	next, err = g.spanEnd(ctx, "end grants of a key", after, limit)
 	if err != nil || next == 0 {
 		return 0, 0, err
 	}
-	err = d.inTx(ctx, "end grants of a key", func(t *tx) error {
+	err = g.db.inTx(ctx, "end grants of a key", func(t *tx) error {
 		args := append(c.args(now), after, next)
-		n, err = t.change(`UPDATE grants AS g SET revoked_at = $1, revoked_reason = '`+keyRevoked+`'
-			WHERE g.revoked_at IS NULL AND `+concerned+` AND g.id > $5 AND g.id <= $6`, args...)
+		n, err = t.Change(`UPDATE grants AS g SET revoked_at = $1, revoked_reason = '`+keyRevoked+`'
+			WHERE g.revoked_at IS NULL AND `+ofKey+` AND g.id > $5 AND g.id <= $6`, args...)
 		if err != nil || n == 0 {
 			return err
 		}
@@ -118,10 +120,10 @@ func (d *DB) EndConcerned(
 	return next, n, err
 }
 
-// HasGrantBefore tells whether a grant that may still be used was made before the moment given. It stops at the first,
-// and reads the whole table if there is none: ErrTooSlow if that takes longer than within.
-func (d *DB) HasGrantBefore(ctx context.Context, made, now time.Time, within time.Duration) (bool, error) {
-	ids, err := readSlowly[GrantID](ctx, d, within, "old grants", `SELECT id FROM grants
+// AnyBefore reports whether a usable grant was made before the given time. It reads the whole table if there is none:
+// ErrTooSlow if that takes longer than within.
+func (g Grants) AnyBefore(ctx context.Context, made, now time.Time, within time.Duration) (bool, error) {
+	ids, err := engine.ReadSlowly[GrantID](ctx, g.db.engine, within, "old grants", `SELECT id FROM grants
 		WHERE created_at < $1 AND expires_at > $2
 		AND idle_expires_at > $2 AND revoked_at IS NULL AND family_hash <> '' ORDER BY id LIMIT 1`, At(made), At(now))
 	return len(ids) > 0, err

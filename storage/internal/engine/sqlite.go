@@ -1,4 +1,4 @@
-package storage
+package engine
 
 import (
 	"database/sql"
@@ -15,19 +15,10 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// SQLitePath is the file of a sqlite: URL, or "" for another database.
-func SQLitePath(databaseURL string) string {
-	kind, target, err := parseURL(databaseURL)
-	if err != nil || kind != SQLite {
-		return ""
-	}
-	return target
-}
-
-// openSQLite opens the file with one connection that writes and a pool that reads. Everything that holds per connection
-// stands in the data source name: a PRAGMA by Exec would reach one connection of the pool. WAL with synchronous=FULL
-// loses no answered commit at a power cut; secure_delete overwrites the private half of a key that is destroyed.
-func openSQLite(path string, create bool) (*DB, error) {
+// openSQLite opens the file with one connection that writes and a pool that reads. All settings are in the data source
+// name, because a PRAGMA by Exec reaches only one connection of a pool. WAL with synchronous=FULL loses no answered
+// commit in a power cut. secure_delete overwrites a destroyed private key.
+func openSQLite(path string, create bool, schema Schema) (*DB, error) {
 	if err := ensureFile(path, create); err != nil {
 		return nil, err
 	}
@@ -53,13 +44,14 @@ func openSQLite(path string, create bool) (*DB, error) {
 		commits:  &commits{pool: write},
 		deadline: 5 * time.Second,
 		path:     path,
+		schema:   schema,
 	}
 	db.files[0].Store(&file)
 	return db, nil
 }
 
-// PostgreSQL tells by current_setting whether it takes writes. SQLite learns to answer the same question, so that one
-// SQL text asks it.
+// PostgreSQL reports by current_setting whether it accepts writes. This adds the function to SQLite, so that one SQL
+// text serves both.
 func init() {
 	sqlite.MustRegisterScalarFunction(
 		"current_setting",
@@ -81,14 +73,15 @@ func sqlitePool(dsn string, size int) (*sqlx.DB, error) {
 
 func sqliteDSN(path, extra string) string {
 	u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath()}
-	u.RawQuery = "_busy_timeout=5000&_journal_mode=WAL&_foreign_keys=1&_synchronous=FULL&_pragma=secure_delete(1)" + extra
+	u.RawQuery = "_busy_timeout=5000&_journal_mode=WAL&_foreign_keys=1&_synchronous=FULL" +
+		"&_pragma=secure_delete(1)" + extra
 	return u.String()
 }
 
 func isBusy(code int) bool { return code&0xff == sqlite3.SQLITE_BUSY }
 
-// ensureFile makes the database file before SQLite does, so that it and the -wal and -shm files beside it, which take
-// over its mode, are 0600 under every umask.
+// ensureFile creates the database file before SQLite does. The file, and the -wal and -shm files beside it, which
+// inherit its mode, are thus 0600 under every umask.
 func ensureFile(path string, create bool) error {
 	info, err := os.Stat(path)
 	if err == nil {

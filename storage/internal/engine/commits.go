@@ -1,4 +1,4 @@
-package storage
+package engine
 
 import (
 	"context"
@@ -13,20 +13,20 @@ import (
 	"github.com/jmoiron/sqlx"
 )
 
-// maxCommit is how many writes one commit takes.
+// maxCommit is how many writes share a commit.
 const maxCommit = 64
 
-// commits brings the writes of an SQLite database to the disk, many with one commit: what a commit costs, and waiting
-// for the disk above all, is shared by those who come meanwhile. Nobody is answered before the commit.
+// commits groups the writes of an SQLite database: writes that arrive during a commit share the next one, and with it
+// the wait for the disk. Nobody gets an answer before the commit.
 type commits struct {
 	pool    *sqlx.DB
 	mu      sync.Mutex
 	waiting []*write
 	busy    bool
-	begun   atomic.Int64 // since when a commit waits for the lock of the database, unix nanoseconds; 0: none does
+	begun   atomic.Int64 // since when a commit waits for the lock of the database, unix nanoseconds; or 0
 }
 
-// locked is how long a commit has been waiting for the lock of the database, which another process holds.
+// locked returns how long a commit has been waiting for the lock of the database, which another process holds.
 func (c *commits) locked() time.Duration {
 	begun := c.begun.Load()
 	if begun == 0 {
@@ -35,22 +35,27 @@ func (c *commits) locked() time.Duration {
 	return time.Since(time.Unix(0, begun))
 }
 
-// write is one write on its way.
+// write is a write in the queue.
 type write struct {
 	ctx      context.Context // of the caller
 	run      func(*sqlx.Tx) error
-	claimed  atomic.Bool // by the commit that runs it, or by the caller who goes away before
+	claimed  atomic.Bool // by the commit that runs it, or by a caller that leaves first
 	ran      chan struct{}
 	err      error
 	panicked any
 	done     chan struct{} // the commit is over
 }
 
-// do brings one write into a commit. If the context ends before it was run, it never is; if it ends after, whether it
-// was written is unknown. A panic in it is the caller's; what it has done by then is committed with the others, unless
-// it runs apart.
+// do runs one write in a commit. If the context ends before the write runs, it never runs; if after, its outcome is
+// unknown. A panic in the write reaches its caller; what it did until then is committed with the others, unless it runs
+// apart.
 func (c *commits) do(ctx context.Context, run func(*sqlx.Tx) error) error {
-	w := &write{ctx: ctx, run: run, ran: make(chan struct{}), done: make(chan struct{})}
+	w := &write{
+		ctx:  ctx,
+		run:  run,
+		ran:  make(chan struct{}),
+		done: make(chan struct{}),
+	}
 	c.mu.Lock()
 	c.waiting = append(c.waiting, w)
 	if !c.busy {
@@ -66,7 +71,7 @@ func (c *commits) do(ctx context.Context, run func(*sqlx.Tx) error) error {
 		if w.claimed.CompareAndSwap(false, true) {
 			return ctx.Err()
 		}
-		<-w.ran // it writes into what the caller has
+		<-w.ran // it writes to variables of the caller
 		err = ctx.Err()
 	}
 	if w.panicked != nil {
@@ -75,7 +80,7 @@ func (c *commits) do(ctx context.Context, run func(*sqlx.Tx) error) error {
 	return err
 }
 
-// work commits until nothing waits.
+// work commits until the queue is empty.
 func (c *commits) work() {
 	for c.more() {
 		taken, err := c.commit()
@@ -101,7 +106,7 @@ func (c *commits) count() int {
 	return len(c.waiting)
 }
 
-// take is the next n writes, or as many as there are.
+// take removes up to n writes from the queue.
 func (c *commits) take(n int) []*write {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -111,14 +116,14 @@ func (c *commits) take(n int) []*write {
 	return taken
 }
 
-// commit is one transaction. Its error is that of all the writes that it took.
+// commit runs one transaction. Its error is that of all the writes in it.
 func (c *commits) commit() (taken []*write, err error) {
 	waited := c.count()
 	c.begun.Store(time.Now().UnixNano())
 	t, err := c.pool.BeginTxx(context.Background(), nil)
 	c.begun.Store(0)
 	if err != nil {
-		return c.take(waited), err // those who came meanwhile have not waited yet
+		return c.take(waited), err // later arrivals have not waited yet
 	}
 	for len(taken) < maxCommit && err == nil {
 		next := c.take(1)
@@ -135,8 +140,8 @@ func (c *commits) commit() (taken []*write, err error) {
 	return taken, t.Commit()
 }
 
-// in runs the write in a transaction, unless its caller has gone. It returns an error that ends the whole transaction;
-// what the write alone has met is its own.
+// in runs the write in a transaction, unless its caller has left. It returns an error that ends the whole transaction,
+// and keeps one that concerns this write alone.
 func (w *write) in(t *sqlx.Tx) error {
 	if w.err = w.ctx.Err(); w.err != nil || !w.claimed.CompareAndSwap(false, true) {
 		return nil
@@ -151,7 +156,7 @@ func (w *write) in(t *sqlx.Tx) error {
 	return nil
 }
 
-// apart runs several statements in a transaction of others: all of them or none, also if they panic.
+// apart runs several statements in a shared transaction: all or none take effect, also if they panic.
 func apart(t *sqlx.Tx, run func() error) error {
 	if _, err := t.Exec(`SAVEPOINT apart`); err != nil {
 		return err

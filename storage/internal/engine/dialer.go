@@ -1,4 +1,4 @@
-package storage
+package engine
 
 import (
 	"context"
@@ -13,24 +13,27 @@ import (
 	"github.com/lib/pq"
 )
 
-// dialer opens connections on which nobody waits longer than patience for the other side. lib/pq alone waits for ever:
-// it answers the end of a context by asking the server to cancel, which a server that does not answer does not do.
+// dialer opens connections that wait for the other side at most as long as patience. lib/pq alone waits forever: when a
+// context ends, it asks the server to cancel, which a dead server does not do.
 type dialer struct {
 	net.Dialer
 	patience time.Duration
-	last     *atomic.Pointer[impatient] // the connection that was made last
+	last     *atomic.Pointer[impatient] // the newest connection
 }
 
+// Dial implements [pq.Dialer].
 func (d dialer) Dial(network, address string) (net.Conn, error) {
 	return d.DialContext(context.Background(), network, address)
 }
 
+// DialTimeout implements [pq.Dialer].
 func (d dialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	return d.DialContext(ctx, network, address)
 }
 
+// DialContext implements [pq.DialerContext].
 func (d dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := d.Dialer.DialContext(ctx, network, address)
 	if err != nil {
@@ -46,11 +49,11 @@ func (d dialer) DialContext(ctx context.Context, network, address string) (net.C
 type impatient struct {
 	net.Conn
 	patience atomic.Int64 // nanoseconds
-	ahead    []byte       // was read, and not given on
-	failed   atomic.Bool  // something could not be read or written in time, or at all
+	ahead    []byte       // was read ahead of the caller
+	failed   atomic.Bool  // a read or write failed, or took too long
 }
 
-// await waits for something to read, for a while.
+// await waits until there is something to read, or span has passed.
 func (c *impatient) await(span time.Duration) error {
 	if len(c.ahead) > 0 {
 		return nil
@@ -70,6 +73,7 @@ func (c *impatient) await(span time.Duration) error {
 
 func (c *impatient) deadline() time.Time { return time.Now().Add(time.Duration(c.patience.Load())) }
 
+// Read implements [net.Conn].
 func (c *impatient) Read(b []byte) (int, error) {
 	if n := copy(b, c.ahead); n > 0 {
 		c.ahead = c.ahead[n:]
@@ -85,6 +89,7 @@ func (c *impatient) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// Write implements [net.Conn].
 func (c *impatient) Write(b []byte) (int, error) {
 	if err := c.SetWriteDeadline(c.deadline()); err != nil {
 		return 0, err
@@ -96,24 +101,24 @@ func (c *impatient) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// connector tells that no connection could be made, for whatever reason of the moment: none of several hosts takes
-// writes, say.
+// connector marks every failure to connect as transient, unless connectFault knows better.
 type connector struct {
 	*pq.Connector
 	opened *atomic.Bool
 }
 
+// Connect implements [driver.Connector].
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	conn, err := c.Connector.Connect(ctx)
 	return conn, connectFault(err, c.opened)
 }
 
-// hopeless are the errors of connecting that no waiting mends: what is asked for is wrong. PgBouncer has 08P01 for all
-// of them.
+// hopeless are the connection errors that waiting does not resolve: the request itself is wrong. PgBouncer has 08P01
+// for all of them.
 var hopeless = []string{"08P01", "22023", "3D000", "42501", "42704"}
 
-// connectFault is an error of connecting as one that passes, unless nothing was ever asked of the database and waiting
-// does not help.
+// connectFault marks a connection error as transient. It marks it as a refusal if the database was never in use and
+// waiting does not help.
 func connectFault(err error, opened *atomic.Bool) error {
 	if err == nil {
 		return nil
@@ -125,11 +130,13 @@ func connectFault(err error, opened *atomic.Bool) error {
 	return &connectError{err}
 }
 
+// connectError is a transient failure to connect.
 type connectError struct{ cause error }
 
 func (e *connectError) Error() string { return e.cause.Error() }
 func (e *connectError) Unwrap() error { return e.cause }
 
+// refusedError is a permanent failure to connect: ErrRefused, and ErrPooler if it is from PgBouncer.
 type refusedError struct{ cause error }
 
 func (e *refusedError) Error() string { return e.cause.Error() }

@@ -1,4 +1,4 @@
-package storage
+package engine
 
 import (
 	"context"
@@ -6,16 +6,17 @@ import (
 	"errors"
 )
 
-// maxPrepared bounds the statements that a connection keeps prepared. There are fewer texts than that in this package.
+// maxPrepared bounds the prepared statements of a connection. Package storage has fewer texts than that.
 const maxPrepared = 100
 
-// preparing opens connections that prepare a statement with parameters the first time that they run it, and keep it:
-// parsing and planning cost a database more than running does.
+// preparing opens connections that prepare each statement with parameters on first use, and keep it: parsing and
+// planning cost more than running.
 type preparing struct {
 	driver.Connector
-	finalize bool // before a connection is closed, as SQLite wants it and PostgreSQL does not
+	finalize bool // close statements before the connection, as SQLite requires
 }
 
+// Connect implements [driver.Connector].
 func (p preparing) Connect(ctx context.Context) (driver.Conn, error) {
 	c, err := p.Connector.Connect(ctx)
 	if err != nil {
@@ -24,7 +25,7 @@ func (p preparing) Connect(ctx context.Context) (driver.Conn, error) {
 	return &preparedConn{connection: c.(connection), finalize: p.finalize, statements: map[string]statement{}}, nil
 }
 
-// connection is what both drivers can do.
+// connection is what both drivers implement.
 type connection interface {
 	driver.Conn
 	driver.ConnBeginTx
@@ -46,14 +47,14 @@ type statement interface {
 type preparedConn struct {
 	connection
 	finalize   bool
-	plain      bool // statements are run as they are, and end with their context
+	plain      bool // run statements unprepared, and end them with their context
 	statements map[string]statement
-	latest     context.Context // of the statement or transaction that was run last; nil if it does not end with it
+	latest     context.Context // of the last statement or transaction, if it ends with its context
 }
 
-// unhurried is the context of a statement. With PostgreSQL it is one that does not end: lib/pq would wait for its
-// request to cancel, on a connection of its own, longer than for the statement. The connection ends a wait that is too
-// long (see dialer).
+// unhurried returns the context of a statement. With PostgreSQL it never ends: lib/pq would wait for its cancel
+// request, on another connection, for longer than for the statement. The connection itself ends a wait that is too long
+// (see dialer).
 func (c *preparedConn) unhurried(ctx context.Context) context.Context {
 	if c.plain {
 		c.latest = ctx
@@ -72,7 +73,7 @@ func (c *preparedConn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.
 	return c.connection.BeginTx(ctx, o)
 }
 
-// prepared is the statement of a query; nil for one that is better run as it is.
+// prepared returns the prepared statement of a query; nil if the query should run unprepared.
 func (c *preparedConn) prepared(ctx context.Context, query string, args []driver.NamedValue) (statement, error) {
 	if c.plain {
 		return nil, nil
@@ -88,8 +89,8 @@ func (c *preparedConn) prepared(ctx context.Context, query string, args []driver
 	return s.(statement), nil
 }
 
-// forget drops a statement that the database does not run any more, because a table has changed under it or because a
-// pooler has put another session behind the connection: it did nothing, and is prepared again.
+// forget drops a statement that the database no longer runs, because its table has changed or a pooler has switched
+// sessions. The statement has done nothing, and is prepared again.
 func (c *preparedConn) forget(query string, err error) bool {
 	code, ok := postgresCode(err)
 	if ok = ok && (code == "0A000" || code == "26000"); ok {
@@ -151,5 +152,5 @@ func (c *preparedConn) Close() error {
 	return errors.Join(err, c.connection.Close())
 }
 
-// Unwrap is the connection of the driver.
+// Unwrap returns the connection of the driver.
 func (c *preparedConn) Unwrap() driver.Conn { return c.connection }

@@ -8,38 +8,48 @@ import (
 	"time"
 
 	"github.com/jmoiron/sqlx"
+
+	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
-// TokenState is what decides on an access token besides itself.
+// TokenState is what the database knows about an access token.
 type TokenState struct {
-	Live     bool   // its grant, user, client and key let it be used
-	Caller   bool   // whoever asks is the client of today, of that revision
-	ClientID string // of the grant, as are the next two; "" for a grant that is gone
+	Live     bool   // by its grant, user, client and key
+	Caller   bool   // the caller is enabled and has the given revision
+	ClientID string // of the grant, like the next two; "" if the grant is gone
 	Sub      string
 	Username string
 }
 
-// tokenKey names an access token, and when it was asked about.
+// tokenKey is an access token, with the time of the question.
 type tokenKey struct {
 	grant GrantID
 	kid   string // of the key that signed it
 	now   time.Time
 
-	caller   string // the client that asks
+	caller   string // the calling client
 	revision int64  // of it
 }
 
-// TokenState asks whether an access token of the grant, signed by the key, may be used at the moment given, but for its
-// own expiry. The state of the key is asked with it, so that the revocation of a key counts at once, and so is the
-// client that asks, which may be remembered. Callers who ask at the same time share a statement.
-func (d *DB) TokenState(ctx context.Context, caller Client, id GrantID, kid string, now time.Time) (TokenState, error) {
-	return d.tokens.one(ctx, tokenKey{id, kid, now, caller.ID, caller.Revision})
+// TokenState returns whether an access token of the grant, signed by the key, is valid at the given time, apart from
+// its own expiry. It also reads the key, so that a revoked key counts at once, and the calling client, which may come
+// from a cache. Concurrent calls share a statement.
+func (g Grants) TokenState(
+	ctx context.Context, caller Client, id GrantID, kid string, now time.Time,
+) (TokenState, error) {
+	return g.db.tokens.Ask(ctx, tokenKey{
+		id,
+		kid,
+		now,
+		caller.ID,
+		caller.Revision,
+	})
 }
 
-// tokenBatches are the sizes of batches that there are statements for.
-var tokenBatches = []int{1, 2, 4, 8, 16, 32, maxBatch}
+// tokenBatches are the sizes of a batch that have a statement.
+var tokenBatches = []int{1, 2, 4, 8, 16, 32, engine.MaxBatch}
 
-// batchFor is the smallest of the sizes that n questions fit in.
+// batchFor returns the smallest size that n questions fit in.
 func batchFor(sizes []int, n int) int {
 	return sizes[slices.IndexFunc(sizes, func(size int) bool { return size >= n })]
 }
@@ -68,7 +78,8 @@ var tokenQueries = func() map[int]string {
 		queries[size] = `WITH t (n, id, kid, caller, revision) AS (VALUES ` + strings.Join(values, ", ") + `)
 		SELECT t.n, current_setting('transaction_read_only') = 'on' AS stale,
 			COALESCE(g.revoked_at IS NULL AND g.expires_at > $1 AND u.epoch = g.user_epoch AND u.disabled_at IS NULL
-				AND c.epoch = g.client_epoch AND c.disabled_at IS NULL AND k.state <> '` + string(KeyRevoked) + `', FALSE) AS live,
+				AND c.epoch = g.client_epoch AND c.disabled_at IS NULL
+				AND k.state <> '` + string(KeyRevoked) + `', FALSE) AS live,
 			EXISTS (SELECT 1 FROM clients c WHERE c.id = t.caller AND c.disabled_at IS NULL
 			AND c.revision = t.revision) AS caller,
 			COALESCE(g.client_id, '') AS client_id, COALESCE(u.sub, '') AS sub, COALESCE(u.username, '') AS username
@@ -79,7 +90,7 @@ var tokenQueries = func() map[int]string {
 	return queries
 }()
 
-// tokenArgs are the arguments of the smallest statement that takes the keys. What it has room for besides is NULL.
+// tokenArgs returns the smallest statement that fits the keys, and its arguments. Unused places are NULL.
 func tokenArgs(keys []tokenKey) (query string, args []any) {
 	size := batchFor(tokenBatches, len(keys))
 	args = make([]any, 1+tokenParams*size)
@@ -94,29 +105,21 @@ func tokenArgs(keys []tokenKey) (query string, args []any) {
 	return tokenQueries[size], args
 }
 
-// tokenStates asks about several access tokens at once. Whoever waits for it may go away; the connection itself ends a
-// wait that is too long.
-func (d *DB) tokenStates(keys []tokenKey) (states []TokenState, err error) {
-	bounded, cancel := context.WithTimeout(context.Background(), d.deadline)
-	defer cancel()
+// tokenStates reads the states of several access tokens. Its callers may leave; the connection itself ends a wait that
+// is too long.
+func (g Grants) tokenStates(keys []tokenKey) (states []TokenState, err error) {
 	query, args := tokenArgs(keys)
-	err = d.again(bounded, func() error {
-		conn, err := d.read.Connx(bounded)
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
+	err = g.db.engine.ReadOn(context.Background(), "token", func(conn *sqlx.Conn) error {
 		states, err = readTokenStates(conn, len(keys), query, args)
 		return err
 	})
 	if err == nil && states == nil {
-		d.reconnect()
-		return nil, fmt.Errorf("token: %w", errStale)
+		return nil, g.db.engine.Stale("token")
 	}
-	return states, d.fault("token", err)
+	return states, err
 }
 
-// readTokenStates runs the statement. No states and no error if it was read from a database that takes no writes.
+// readTokenStates runs the statement. It returns nil, nil if the database is read-only.
 func readTokenStates(conn *sqlx.Conn, n int, query string, args []any) ([]TokenState, error) {
 	rows, err := conn.QueryContext(context.Background(), query, args...)
 	if err != nil {

@@ -1,4 +1,4 @@
-package storage
+package engine
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 func TestCoalescerJoinsTheNextBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var batches [][]int
-		c := &coalescer[int, int]{ask: func(keys []int) ([]int, error) {
+		c := &Coalescer[int, int]{ask: func(keys []int) ([]int, error) {
 			batches = append(batches, slices.Clone(keys))
 			time.Sleep(time.Millisecond)
 			var values []int
@@ -29,21 +29,21 @@ func TestCoalescerJoinsTheNextBatch(t *testing.T) {
 		var all sync.WaitGroup
 		ask := func(k int) {
 			all.Go(func() {
-				if v, err := c.one(t.Context(), k); v != 10*k || err != nil {
+				if v, err := c.Ask(t.Context(), k); v != 10*k || err != nil {
 					t.Errorf("%d: %d, %v", k, v, err)
 				}
 			})
 		}
 		ask(1)
 		synctest.Wait()
-		for k := range 3 * maxBatch / 2 {
+		for k := range 3 * MaxBatch / 2 {
 			ask(k + 2)
 		}
 		all.Wait()
 		synctest.Wait()
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if len(batches) != 3 || len(batches[0]) != 1 || len(batches[1]) != maxBatch || len(batches[2]) != maxBatch/2 {
+		if len(batches) != 3 || len(batches[0]) != 1 || len(batches[1]) != MaxBatch || len(batches[2]) != MaxBatch/2 {
 			t.Errorf("%v", batches)
 		}
 		if c.flying != 0 || len(c.waiting) != 0 {
@@ -55,7 +55,7 @@ func TestCoalescerJoinsTheNextBatch(t *testing.T) {
 // What waits behind a batch that is slow is asked after a while, and whoever goes away waits no longer.
 func TestCoalescerDoesNotWaitForTheSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &coalescer[string, bool]{ask: func(keys []string) ([]bool, error) {
+		c := &Coalescer[string, bool]{ask: func(keys []string) ([]bool, error) {
 			if keys[0] == "slow" {
 				time.Sleep(time.Second)
 				return nil, errors.New("too slow")
@@ -64,18 +64,18 @@ func TestCoalescerDoesNotWaitForTheSlow(t *testing.T) {
 		}}
 		var all sync.WaitGroup
 		all.Go(func() {
-			if _, err := c.one(t.Context(), "slow"); err == nil || err.Error() != "too slow" {
+			if _, err := c.Ask(t.Context(), "slow"); err == nil || err.Error() != "too slow" {
 				t.Error(err)
 			}
 		})
 		synctest.Wait()
 		began := time.Now()
-		if _, err := c.one(t.Context(), "quick"); err != nil || time.Since(began) != slowFlight {
+		if _, err := c.Ask(t.Context(), "quick"); err != nil || time.Since(began) != slowFlight {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
 		impatient, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		if _, err := c.one(impatient, "gone"); !errors.Is(err, ErrUnavailable) {
+		if _, err := c.Ask(impatient, "gone"); !errors.Is(err, ErrUnavailable) {
 			t.Error(err)
 		}
 		all.Wait()
@@ -88,7 +88,7 @@ func TestCoalescerRecovers(t *testing.T) {
 		const patience = time.Second
 		var slow atomic.Bool
 		slow.Store(true)
-		c := &coalescer[int, int]{ask: func(keys []int) ([]int, error) {
+		c := &Coalescer[int, int]{ask: func(keys []int) ([]int, error) {
 			if slow.Load() {
 				time.Sleep(5 * patience)
 			}
@@ -97,7 +97,7 @@ func TestCoalescerRecovers(t *testing.T) {
 		one := func() error {
 			hurried, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
-			_, err := c.one(hurried, 7)
+			_, err := c.Ask(hurried, 7)
 			return err
 		}
 		for range 3 {
@@ -117,35 +117,35 @@ func TestCoalescerRecovers(t *testing.T) {
 
 // A panic is an error of those who asked, and of nobody else.
 func TestCoalescerSurvivesAPanic(t *testing.T) {
-	c := &coalescer[int, int]{ask: func(keys []int) ([]int, error) {
+	c := &Coalescer[int, int]{ask: func(keys []int) ([]int, error) {
 		if keys[0] == 0 {
 			panic("a canary")
 		}
 		return keys, nil
 	}}
-	if _, err := c.one(t.Context(), 0); err == nil || strings.Contains(err.Error(), "a canary") {
+	if _, err := c.Ask(t.Context(), 0); err == nil || strings.Contains(err.Error(), "a canary") {
 		t.Error(err)
 	}
-	if v, err := c.one(t.Context(), 7); v != 7 || err != nil {
+	if v, err := c.Ask(t.Context(), 7); v != 7 || err != nil {
 		t.Error(v, err)
 	}
 }
 
-// At twice what it can do, a coalescer answers about as many as it can. Those who have gone, or would be gone by the
+// At twice what it can do, a Coalescer answers about as many as it can. Those who have gone, or would be gone by the
 // time, are not asked.
 func TestCoalescerDropsTheAbandoned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const flight, patience = 100 * time.Millisecond, time.Second
 		var asked atomic.Int64
 		answered := 0
-		c := &coalescer[int, int]{ask: func(keys []int) ([]int, error) {
+		c := &Coalescer[int, int]{ask: func(keys []int) ([]int, error) {
 			asked.Add(int64(len(keys)))
 			time.Sleep(flight)
 			return keys, nil
 		}}
 		var mu sync.Mutex
 		var all sync.WaitGroup
-		const waves, wave = 50, 2 * maxFlight * maxBatch
+		const waves, wave = 50, 2 * maxFlight * MaxBatch
 		for range waves {
 			for k := range wave {
 				all.Go(func() {
@@ -154,7 +154,7 @@ func TestCoalescerDropsTheAbandoned(t *testing.T) {
 					if k%4 == 0 {
 						time.AfterFunc(flight/2, cancel)
 					}
-					_, err := c.one(hurried, k)
+					_, err := c.Ask(hurried, k)
 					mu.Lock()
 					defer mu.Unlock()
 					if err == nil {
@@ -168,7 +168,7 @@ func TestCoalescerDropsTheAbandoned(t *testing.T) {
 		}
 		all.Wait()
 		synctest.Wait()
-		if can := waves * maxFlight * maxBatch; answered < can*9/10 {
+		if can := waves * maxFlight * MaxBatch; answered < can*9/10 {
 			t.Errorf("%d of %d were answered, it could answer %d", answered, waves*wave, can)
 		}
 		if asked, wasted := int(asked.Load()), int(asked.Load())-answered; wasted > asked/10 {

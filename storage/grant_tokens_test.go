@@ -17,41 +17,35 @@ import (
 func TestTokenStatesAgreeWithGrants(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		db, raw := storagetest.MustOpen(t, databaseURL), storagetest.Raw(t, databaseURL)
-		storagetest.MustExec(
-			t,
-			raw,
-			`INSERT INTO signing_keys (kid, state, alg, bits, public_key, private_key, published_at, signs_until, reason, mac)
-			VALUES ('good', 'previous', '', 0, '', '', 0, 0, '', ''), ('bad', 'revoked', '', 0, '', '', 0, 0, '', '')`,
-		)
+		storagetest.MustExec(t, raw, `INSERT INTO signing_keys
+				(kid, state, alg, bits, public_key, private_key, published_at, signs_until, reason, mac)
+			VALUES ('good', 'previous', '', 0, '', '', 0, 0, '', ''), ('bad', 'revoked', '', 0, '', '', 0, 0, '', '')`)
 		client := mustClient(t, db, "app")
 		var grants []storage.Grant
 		for _, name := range []string{"alive", "revoked", "disabled", "changed", "deleted"} {
 			grants = append(grants, mustGrant(t, db, mustUser(t, db, name), client))
 		}
-		if ended, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: grants[1].ID, ClientID: "app"},
-			noon); err != nil ||
-			!ended {
+		ended, err := db.Grants().Revoke(ctx, admin, storage.Revocation{ID: grants[1].ID, ClientID: "app"}, noon)
+		if err != nil || !ended {
 			t.Fatal(ended, err)
 		}
-		storagetest.MustExec(
-			t,
-			raw,
+		storagetest.MustExec(t, raw,
 			`UPDATE users SET disabled_at = 1 WHERE username = 'disabled'`,
 			`UPDATE users SET epoch = epoch + 1 WHERE username = 'changed'`,
-			`DELETE FROM users WHERE username = 'deleted'`,
-		)
+			`DELETE FROM users WHERE username = 'deleted'`)
 		check := func(now time.Time, wantAlive bool) {
 			var all sync.WaitGroup
 			for i := range 150 {
 				g := grants[i%len(grants)]
 				all.Go(func() {
-					s, err := db.GrantState(ctx, g.ID)
+					s, err := db.Grants().State(ctx, g.ID)
 					if err != nil {
 						t.Error(err)
 						return
 					}
-					got, err := db.TokenState(ctx, client, g.ID, "good", now)
-					if err != nil || got.Live != s.Live(now) || got.ClientID != "app" || got.Live && got.Username != *s.Username {
+					got, err := db.Grants().TokenState(ctx, client, g.ID, "good", now)
+					if err != nil || got.Live != s.Live(now) || got.ClientID != "app" ||
+						got.Live && got.Username != *s.Username {
 						t.Errorf("%+v, the grant: %v, %v", got, s.Live(now), err)
 					}
 					if g.ID == grants[0].ID && got.Live != wantAlive {
@@ -67,7 +61,7 @@ func TestTokenStatesAgreeWithGrants(t *testing.T) {
 			id  storage.GrantID
 			kid string
 		}{{grants[0].ID, "bad"}, {grants[0].ID, "none"}, {1, "good"}} {
-			if got, err := db.TokenState(ctx, client, c.id, c.kid, noon); err != nil || got.Live {
+			if got, err := db.Grants().TokenState(ctx, client, c.id, c.kid, noon); err != nil || got.Live {
 				t.Errorf("%v %s: %+v, %v", c.id, c.kid, got, err)
 			}
 		}
@@ -84,7 +78,7 @@ func TestClientHasChanged(t *testing.T) {
 		g := mustGrant(t, db, mustUser(t, db, "alice"), client)
 		is := func(c storage.Client) bool {
 			t.Helper()
-			got, err := db.TokenState(ctx, c, g.ID, "none", noon)
+			got, err := db.Grants().TokenState(ctx, c, g.ID, "none", noon)
 			if err != nil {
 				t.Error(err)
 			}
@@ -94,15 +88,18 @@ func TestClientHasChanged(t *testing.T) {
 			t.Error("a client is not itself")
 		}
 		for name, change := range map[string]func() error{
-			"update":     func() error { return db.UpdateClient(ctx, admin, client, noon) },
-			"secret":     func() error { return db.RotateSecret(ctx, admin, "app", client.SecretHash, noon, noon) },
-			"disable":    func() error { return db.DisableClient(ctx, admin, "app", noon) },
-			"enable":     func() error { return db.EnableClient(ctx, admin, "app", noon) },
-			"end grants": func() error { return db.RevokeClientGrants(ctx, admin, "app", noon) },
-			"restore":    func() error { return db.MarkRestored(ctx, admin, noon) },
-			"end all":    func() error { return db.RevokeAllGrants(ctx, admin, noon) },
+			"update": func() error { return db.Clients().Update(ctx, admin, client, noon) },
+			"secret": func() error {
+				return db.Clients().RotateSecret(ctx, admin, "app", client.SecretHash, noon, noon)
+			},
+			"disable":    func() error { return db.Clients().Disable(ctx, admin, "app", noon) },
+			"enable":     func() error { return db.Clients().Enable(ctx, admin, "app", noon) },
+			"end grants": func() error { return db.Clients().RevokeGrants(ctx, admin, "app", noon) },
+			"restore":    func() error { return db.RecordRestore(ctx, admin, noon) },
+			"end all":    func() error { return db.Grants().RevokeAll(ctx, admin, noon) },
 			"make it again": func() error {
-				return errors.Join(db.DeleteClient(ctx, admin, "app", noon), db.CreateClient(ctx, admin, client))
+				deleted := db.Clients().Delete(ctx, admin, "app", noon)
+				return errors.Join(deleted, db.Clients().Create(ctx, admin, client))
 			},
 		} {
 			must(t, change())
@@ -115,11 +112,11 @@ func TestClientHasChanged(t *testing.T) {
 			}
 		}
 		stale := client
-		must(t, db.UpdateClient(ctx, admin, client, noon))
-		if err := db.UpdateClient(ctx, admin, stale, noon); !errors.Is(err, storage.ErrConflict) {
+		must(t, db.Clients().Update(ctx, admin, client, noon))
+		if err := db.Clients().Update(ctx, admin, stale, noon); !errors.Is(err, storage.ErrConflict) {
 			t.Errorf("an update of what is not there any more: %v", err)
 		}
-		must(t, db.DeleteClient(ctx, admin, "app", noon))
+		must(t, db.Clients().Delete(ctx, admin, "app", noon))
 		if is(client) {
 			t.Error("a client that is gone")
 		}
@@ -135,27 +132,27 @@ func TestRevocationsAtOnce(t *testing.T) {
 		for range n {
 			g := mustGrant(t, db, user, client)
 			all.Go(func() {
-				if ended, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "other"}, noon); err != nil ||
-					ended {
+				ended, err := db.Grants().Revoke(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "other"}, noon)
+				if err != nil || ended {
 					t.Errorf("by another client: %v, %v", ended, err)
 				}
-				if ended, err := db.RevokeGrant(ctx, admin,
+				if ended, err := db.Grants().Revoke(ctx, admin,
 					storage.Revocation{ID: g.ID, ClientID: "app", FamilyHash: g.FamilyHash}, noon); err != nil ||
 					!ended {
 					t.Errorf("%v, %v", ended, err)
 				}
-				if ended, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "app"}, noon); err != nil ||
-					ended {
+				ended, err = db.Grants().Revoke(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "app"}, noon)
+				if err != nil || ended {
 					t.Errorf("again: %v, %v", ended, err)
 				}
 			})
 		}
 		all.Wait()
-		records, err := db.AuditRecords(ctx, storage.AuditFilter{Type: "grant.revoke"})
+		records, err := db.Audit().Records(ctx, storage.AuditFilter{Type: "grant.revoke"})
 		if err != nil || len(records) != n {
 			t.Fatalf("%d records, %v", len(records), err)
 		}
-		if _, err := db.VerifyAudit(ctx); err != nil {
+		if _, err := db.Audit().Verify(ctx); err != nil {
 			t.Error(err)
 		}
 	})
@@ -177,7 +174,7 @@ func TestRevocationsOfReplicas(t *testing.T) {
 			slices.Reverse(grants)
 			for _, g := range slices.Clone(grants) {
 				all.Go(func() {
-					ok, err := db.RevokeGrant(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "app"}, noon)
+					ok, err := db.Grants().Revoke(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "app"}, noon)
 					if err != nil {
 						t.Error(err)
 					}

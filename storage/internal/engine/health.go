@@ -1,4 +1,4 @@
-package storage
+package engine
 
 import (
 	"context"
@@ -8,21 +8,21 @@ import (
 	"time"
 )
 
-// ErrReplaced says that the file of an SQLite database is not the one that was opened. It is ErrUnavailable: what is
-// written now would be in a file that nobody finds again.
+// ErrReplaced means that the SQLite file is not the one that was opened. It wraps ErrUnavailable: what is written now
+// goes to a file that has no name any more.
 var ErrReplaced = fmt.Errorf(
 	"%w: its file was replaced or removed while this process runs: stop it, look which file is "+
 		"the right one, put that in place and start again",
 	ErrUnavailable,
 )
 
-// recently is how long it counts that the database has shown that it takes writes.
+// recently is how long evidence counts that the database accepts writes.
 const recently = time.Second
 
-// wrote keeps what the outcome of a write has shown, and returns it.
+// wrote records what the outcome of a write shows about the database, and returns the outcome.
 func (d *DB) wrote(err error) error {
 	switch {
-	case errors.Is(err, ErrBusy), errors.Is(err, context.Canceled): // which show nothing
+	case errors.Is(err, ErrBusy), errors.Is(err, context.Canceled): // no evidence
 	case errors.Is(err, ErrUnavailable):
 		d.failing.Store(true)
 	default:
@@ -32,10 +32,10 @@ func (d *DB) wrote(err error) error {
 	return err
 }
 
-// Serves reports why the database takes no writes; nil if it does. It goes by what the last second has shown. If that
-// is nothing, it asks: an empty transaction on SQLite, the role of the server on PostgreSQL. After a write that failed,
-// only a write that goes through is an answer: a full disk refuses nothing else.
-func (d *DB) Serves(ctx context.Context) error {
+// Serves returns nil if the database accepts writes. Evidence from the last second is enough. Without any, it asks:
+// SQLite for an empty transaction, PostgreSQL for its role. After a failed write, it runs probe, which must write: a
+// full disk refuses nothing but writes.
+func (d *DB) Serves(ctx context.Context, probe func(context.Context) error) error {
 	if err := d.Replaced(); err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (d *DB) Serves(ctx context.Context) error {
 	case d.kind == SQLite && d.commits.locked() > lockedFor:
 		return d.unlocked(ctx)
 	case d.failing.Load():
-		return d.SetMeta(ctx, "probe", markText(time.Now()))
+		return probe(ctx)
 	case time.Since(time.Unix(0, d.takesAt.Load())) < recently:
 		return nil
 	case d.kind == SQLite:
@@ -52,25 +52,25 @@ func (d *DB) Serves(ctx context.Context) error {
 	return d.Ping(ctx)
 }
 
-// lockedFor is how long another process may hold the lock of the database before it takes no writes.
+// lockedFor is how long another process may hold the lock before the database counts as not accepting writes.
 const lockedFor = time.Second
 
-// unlocked reports whether another process holds the lock of an SQLite database, by an empty transaction.
+// unlocked returns an error if another process holds the lock of an SQLite database. It tries an empty transaction.
 func (d *DB) unlocked(ctx context.Context) error {
 	soon, cancel := context.WithTimeout(ctx, lockedFor+lockedFor/2)
 	defer cancel()
-	err := d.inTx(soon, "probe", func(*tx) error { return nil })
+	err := d.InTx(soon, "probe", func(*Tx) error { return nil })
 	if d.commits.locked() > lockedFor {
 		return fmt.Errorf("probe: %w: another process holds its lock", ErrUnavailable)
 	}
 	return err
 }
 
-// besides are the ends of the names of the files that SQLite keeps beside a database that is open.
+// besides are the suffixes of the files that SQLite keeps beside an open database.
 var besides = []string{"-wal", "-shm"}
 
-// Replaced is ErrReplaced if a file of an SQLite database is not the one that was opened, or one that lies beside it
-// while it is open: who copies an older database into the same file removes those first.
+// Replaced returns ErrReplaced if the SQLite file, or one that SQLite keeps beside it, is not the one that was opened.
+// Whoever copies an older database over the file removes the others first.
 func (d *DB) Replaced() error {
 	if d.kind != SQLite {
 		return nil

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// KeyState is where a signing key stands in its life.
+// KeyState is the state of a signing key.
 type KeyState string
 
-// The states of a signing key, in the order of its life; revoked follows on any of them.
+// The states of a signing key, in order. Any of them can be followed by KeyRevoked.
 const (
 	KeyNext     KeyState = "next"     // published, does not sign
 	KeyCurrent  KeyState = "current"  // published, signs
@@ -18,10 +18,10 @@ const (
 	KeyRevoked  KeyState = "revoked"  // gone from the JWKS, its tokens refused
 )
 
-// Published tells whether keys in that state are in the JWKS.
+// Published reports whether keys in that state are in the JWKS.
 func (s KeyState) Published() bool { return s == KeyNext || s == KeyCurrent || s == KeyPrevious }
 
-// SigningKey is the row of one RSA key pair. Its private half is sealed; "" once it has been destroyed.
+// SigningKey is one RSA key pair. Its private half is sealed, and "" once destroyed.
 type SigningKey struct {
 	KID         string   `db:"kid" json:"kid"` // RFC 7638 thumbprint
 	State       KeyState `db:"state" json:"state"`
@@ -30,22 +30,21 @@ type SigningKey struct {
 	PublicKey   string   `db:"public_key" json:"-"` // PKIX DER, base64url
 	PrivateKey  string   `db:"private_key" json:"-"`
 	PublishedAt Time     `db:"published_at" json:"published_at"`
-	// when verifiers that keep the JWKS know it; may be 1970 in rows of the first schema
+	// when verifiers that cache the JWKS know it; may be 1970 in rows of the first schema
 	SafeFrom      Time  `db:"safe_from" json:"-"`
 	ActivatedAt   *Time `db:"activated_at" json:"activated_at"`
 	DeactivatedAt *Time `db:"deactivated_at" json:"-"`
 	RetiresAt     *Time `db:"retires_at" json:"retires_at"` // when a previous key leaves the JWKS
 	RetiredAt     *Time `db:"retired_at" json:"-"`
 	RevokedAt     *Time `db:"revoked_at" json:"revoked_at"`
-	// until when verifiers that obey max-age may trust a revoked key: of such a key, or of the one that took over
+	// of a revoked key, or its successor: until when verifiers that obey max-age may trust the revoked key
 	ExposedUntil *Time  `db:"exposed_until" json:"-"`
-	SignsUntil   Time   `db:"signs_until" json:"-"` // no token that it signed expires later; only ever moved on
+	SignsUntil   Time   `db:"signs_until" json:"-"` // no token that it signed expires later; never decreases
 	Reason       string `db:"reason" json:"reason"`
-	MAC          string `db:"mac" json:"-"` // over all that decides its state
+	MAC          string `db:"mac" json:"-"` // over everything that determines its state
 }
 
-// KeySet is all signing keys, newest first, as one change left them. Version grows with each change; MAC is over it and
-// the MACs of the rows.
+// KeySet is all signing keys, newest first. Each change increments Version. MAC covers it and the MACs of the rows.
 type KeySet struct {
 	Version int64
 	MAC     string
@@ -55,23 +54,29 @@ type KeySet struct {
 const keyColumns = `kid, state, alg, bits, public_key, private_key, published_at, safe_from, activated_at,
 	deactivated_at, retires_at, retired_at, revoked_at, exposed_until, signs_until, reason, mac`
 
-// KeySet reads all keys in one statement, so that rows and version belong together.
-func (d *DB) KeySet(ctx context.Context) (KeySet, error) {
-	set, err := d.keySet(ctx)
+// SigningKeys is the table of signing keys, with the version of their set.
+type SigningKeys struct{ db *DB }
+
+// SigningKeys returns the table of signing keys.
+func (d *DB) SigningKeys() SigningKeys { return SigningKeys{d} }
+
+// All reads the keys in one statement, so that they match the version.
+func (k SigningKeys) All(ctx context.Context) (KeySet, error) {
+	set, err := k.read(ctx)
 	if err == nil && len(set.Keys) == 0 &&
 		set.Version > 0 { // without rows the version is read after them: somebody may have begun meanwhile
-		set, err = d.keySet(ctx)
+		set, err = k.read(ctx)
 	}
 	return set, err
 }
 
-func (d *DB) keySet(ctx context.Context) (KeySet, error) {
+func (k SigningKeys) read(ctx context.Context) (KeySet, error) {
 	var rows []struct {
 		SigningKey
 		SetVersion int64  `db:"set_version"`
 		SetMAC     string `db:"set_mac"`
 	}
-	err := d.allFrom(ctx, d.upkeep, "signing keys", &rows, `SELECT `+keyColumns+`,
+	err := k.db.engine.AllForUpkeep(ctx, "signing keys", &rows, `SELECT `+keyColumns+`,
 		COALESCE((SELECT version FROM key_set WHERE id = 1), 0) AS set_version,
 		COALESCE((SELECT s.mac FROM key_set s WHERE s.id = 1), '') AS set_mac
 		FROM signing_keys ORDER BY published_at DESC, kid`)
@@ -89,7 +94,7 @@ func (d *DB) keySet(ctx context.Context) (KeySet, error) {
 		Version int64  `db:"version"`
 		MAC     string `db:"mac"`
 	}
-	err = d.getFrom(ctx, d.upkeep, "signing keys", &head, `SELECT version, mac FROM key_set WHERE id = 1`)
+	err = k.db.engine.GetForUpkeep(ctx, "signing keys", &head, `SELECT version, mac FROM key_set WHERE id = 1`)
 	if errors.Is(err, ErrNotFound) {
 		err = nil
 	}
@@ -97,30 +102,30 @@ func (d *DB) keySet(ctx context.Context) (KeySet, error) {
 	return set, err
 }
 
-// KeyChange is a step in the life of the keys, decided on the set of one version: rows to insert, and rows to rewrite,
-// each if it is still as it was read. It leaves a set of a later version, whose MAC is given.
+// KeyChange is one step in the life cycle of the keys: rows to insert, and rows to update that must still be as they
+// were read.
 type KeyChange struct {
 	Event       Event
-	Version     int64 // of the set on which it was decided
-	NextVersion int64 // of the set that it leaves
+	Version     int64 // of the set that it is based on
+	NextVersion int64 // of the resulting set
 	SetMAC      string
 	Insert      []SigningKey
 	Update      []KeyUpdate
 }
 
-// KeyUpdate rewrites the row From as To.
+// KeyUpdate replaces the row From by To.
 type KeyUpdate struct{ From, To SigningKey }
 
-// ChangeKeys makes one step with its audit record, and then wakes the pollers of other replicas. ErrConflict if another
-// replica or person made a step first, or if a key signed for later than was read.
-func (d *DB) ChangeKeys(ctx context.Context, by Actor, c KeyChange, now time.Time) error {
-	err := d.inTx(ctx, c.Event.Type, func(t *tx) error {
+// Change makes one step, with an audit record, and wakes the other replicas. ErrConflict if another replica or person
+// was first, or if a key has signed for a later time than was read.
+func (k SigningKeys) Change(ctx context.Context, by Actor, c KeyChange, now time.Time) error {
+	err := k.db.inTx(ctx, c.Event.Type, func(t *tx) error {
 		if err := t.moveKeySet(c); err != nil {
 			return err
 		}
-		// Rows that lose a state go first: there is one current and one next at any moment.
+		// Rows that lose a state come first: at most one row is current, and one next, at any time.
 		for _, u := range c.Update {
-			if err := t.changeAsRead(`UPDATE signing_keys SET state = $1, private_key = $2, safe_from = $3,
+			if err := t.ChangeAsRead(`UPDATE signing_keys SET state = $1, private_key = $2, safe_from = $3,
 				activated_at = $4, deactivated_at = $5,
 				retires_at = $6, retired_at = $7, revoked_at = $8, exposed_until = $9, reason = $10, mac = $11
 				WHERE kid = $12 AND mac = $13 AND signs_until =
@@ -130,36 +135,36 @@ func (d *DB) ChangeKeys(ctx context.Context, by Actor, c KeyChange, now time.Tim
 				return err
 			}
 		}
-		for _, k := range c.Insert {
-			if _, err := t.change(`INSERT INTO signing_keys (`+keyColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9,
+		for _, key := range c.Insert {
+			if _, err := t.Change(`INSERT INTO signing_keys (`+keyColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9,
 				$10, $11, $12, $13, $14, $15, $16, $17)`,
-				k.KID,
-				k.State,
-				k.Alg,
-				k.Bits,
-				k.PublicKey,
-				k.PrivateKey,
-				k.PublishedAt,
-				k.SafeFrom,
-				k.ActivatedAt,
-				k.DeactivatedAt,
-				k.RetiresAt,
-				k.RetiredAt, k.RevokedAt, k.ExposedUntil, k.SignsUntil, k.Reason, k.MAC); err != nil {
+				key.KID,
+				key.State,
+				key.Alg,
+				key.Bits,
+				key.PublicKey,
+				key.PrivateKey,
+				key.PublishedAt,
+				key.SafeFrom,
+				key.ActivatedAt,
+				key.DeactivatedAt,
+				key.RetiresAt,
+				key.RetiredAt, key.RevokedAt, key.ExposedUntil, key.SignsUntil, key.Reason, key.MAC); err != nil {
 				return err
 			}
 		}
 		return t.audit(by, now, c.Event)
 	})
 	if err == nil {
-		d.announceKeys(ctx)
+		k.announce(ctx)
 	}
 	return err
 }
 
-// moveKeySet takes the set from the version of the change to its next. Its row stays locked until the transaction ends,
-// so that changes of the keys follow one upon another.
+// moveKeySet moves the set to its next version. The row stays locked until the transaction ends, which serializes
+// changes of the keys.
 func (t *tx) moveKeySet(c KeyChange) error {
-	return t.changeAsRead(
+	return t.ChangeAsRead(
 		`INSERT INTO key_set (id, version, mac) VALUES (1, $1, $2) ON CONFLICT (id) DO UPDATE SET version = $1, mac = $2
 		WHERE key_set.version = $3`,
 		c.NextVersion,
@@ -168,11 +173,11 @@ func (t *tx) moveKeySet(c KeyChange) error {
 	)
 }
 
-// ReserveSigning moves on the moment after which no token of the current key is alive, never back, and returns it.
-// ErrNotFound if the key is not the current one.
-func (d *DB) ReserveSigning(ctx context.Context, kid string, until time.Time) (time.Time, error) {
+// Reserve advances the time after which no token of the current key is valid, never back, and returns it. ErrNotFound
+// if the key is not the current one.
+func (k SigningKeys) Reserve(ctx context.Context, kid string, until time.Time) (time.Time, error) {
 	var reserved Time
-	err := d.changeReturning(
+	err := k.db.engine.ChangeReturning(
 		ctx,
 		"reserve signing",
 		&reserved,
@@ -182,4 +187,17 @@ func (d *DB) ReserveSigning(ctx context.Context, kid string, until time.Time) (t
 		kid,
 	)
 	return reserved.Time, err
+}
+
+// keysChannel is the NOTIFY channel for changes of the keys.
+const keysChannel = "keyturn_keys"
+
+// announce wakes the other replicas. It runs outside the transaction of the change, where it would delay every commit.
+// Delivery is not guaranteed: replicas poll anyway.
+func (k SigningKeys) announce(ctx context.Context) { k.db.engine.Notify(ctx, keysChannel) }
+
+// Changes sends a value soon after another replica has changed the keys, until the context ends. It misses changes
+// while its connection is down. On SQLite, and where connections are scarce, it never sends.
+func (k SigningKeys) Changes(ctx context.Context) <-chan struct{} {
+	return k.db.engine.Listen(ctx, keysChannel)
 }

@@ -1,4 +1,4 @@
-package storage
+package engine
 
 import (
 	"context"
@@ -12,23 +12,26 @@ import (
 
 const oldestPostgres = 13
 
-// examine refuses a database that cannot keep what keyturn promises, before anything is written to it.
-func (d *DB) examine(ctx context.Context) error {
-	if d.kind == SQLite {
-		return d.examineSQLite(ctx)
+// examiner checks that keyturn can run on a database.
+type examiner struct{ *DB }
+
+// examine refuses an unsuitable database before anything is written to it.
+func (e examiner) examine(ctx context.Context) error {
+	if e.kind == SQLite {
+		return e.sqlite(ctx)
 	}
-	if err := d.examinePostgres(ctx); err != nil {
+	if err := e.postgres(ctx); err != nil {
 		return err
 	}
-	if err := d.examinePooler(ctx); err != nil {
+	if err := e.pooler(ctx); err != nil {
 		return err
 	}
-	return d.examineTables(ctx)
+	return e.mayUseTables(ctx)
 }
 
-func (d *DB) examineSQLite(ctx context.Context) error {
+func (e examiner) sqlite(ctx context.Context) error {
 	var encoding string
-	if err := d.get(ctx, "encoding", &encoding, `SELECT encoding FROM pragma_encoding`); err != nil {
+	if err := e.Get(ctx, "encoding", &encoding, `SELECT encoding FROM pragma_encoding`); err != nil {
 		return err
 	}
 	if encoding != "UTF-8" {
@@ -37,13 +40,13 @@ func (d *DB) examineSQLite(ctx context.Context) error {
 	return nil
 }
 
-func (d *DB) examinePostgres(ctx context.Context) error {
+func (e examiner) postgres(ctx context.Context) error {
 	var is struct {
 		Version  int    `db:"version"`
 		Encoding string `db:"encoding"`
 		Limit    int    `db:"connections"`
 	}
-	err := d.get(ctx, "database", &is, `SELECT CAST(current_setting('server_version_num') AS INT) AS version,
+	err := e.Get(ctx, "database", &is, `SELECT CAST(current_setting('server_version_num') AS INT) AS version,
 		current_setting('server_encoding') AS encoding,
 		COALESCE((SELECT MIN(n) FROM (
 			SELECT rolconnlimit AS n FROM pg_catalog.pg_roles WHERE rolname = session_user AND NOT rolsuper
@@ -51,7 +54,8 @@ func (d *DB) examinePostgres(ctx context.Context) error {
 			SELECT datconnlimit FROM pg_catalog.pg_database WHERE datname = current_database()
 			UNION ALL
 			SELECT CAST(current_setting('max_connections') AS INT)
-				- CAST(current_setting('superuser_reserved_connections') AS INT)) AS limits WHERE n > 0), 0) AS connections`)
+				- CAST(current_setting('superuser_reserved_connections') AS INT)) AS limits
+			WHERE n > 0), 0) AS connections`)
 	switch {
 	case err != nil:
 		return err
@@ -63,31 +67,31 @@ func (d *DB) examinePostgres(ctx context.Context) error {
 			"CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0", is.Encoding)
 	}
 	if is.Limit > 0 {
-		d.sessions.limit(is.Limit)
+		e.sessions.limit(is.Limit)
 	}
 	return nil
 }
 
-// errPooler says why a pooler that gives a session away between two statements does not do: settings, prepared
-// statements and locks are those of a session.
+// errPooler explains why a pooler that shares sessions is unsuitable: settings, prepared statements and locks belong to
+// a session.
 var errPooler = errors.New("database: the connection pooler shares a session between clients " +
 	"(transaction or statement mode): set pool_mode = session for this database in PgBouncer, or connect to " +
 	"PostgreSQL itself")
 
-// examinePooler finds a pooler that shares sessions: one connection then shows several sessions of PostgreSQL, or two
-// of them the same one. The order of the questions defeats a pooler that takes its sessions in turn.
-func (d *DB) examinePooler(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, d.deadline)
+// pooler detects a pooler that shares sessions: one connection then shows several PostgreSQL sessions, or two
+// connections show the same one. The order of the queries defeats a pooler that takes its sessions in turn.
+func (e examiner) pooler(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, e.deadline)
 	defer cancel()
-	first, err := d.write.Connx(ctx)
+	first, err := e.write.Connx(ctx)
 	if err != nil {
-		return d.fault("database", err)
+		return e.fault("database", err)
 	}
 	defer first.Close()
 	conns := []*sqlx.Conn{first, first}
-	if d.sessions.atLeast(2) {
+	if e.sessions.atLeast(2) {
 		// Where there is no second connection, the first one alone has to do.
-		if second, err := d.secondConn(ctx); err == nil {
+		if second, err := e.secondConn(ctx); err == nil {
 			defer second.Close()
 			conns[1] = second
 		}
@@ -96,7 +100,7 @@ func (d *DB) examinePooler(ctx context.Context) error {
 	for _, i := range []int{0, 0, 1, 1, 0, 1, 1, 0, 0} {
 		var pid int
 		if err := conns[i].GetContext(ctx, &pid, `SELECT pg_backend_pid()`); err != nil {
-			return d.fault("database", err)
+			return e.fault("database", err)
 		}
 		if pids[i] == 0 {
 			pids[i] = pid
@@ -109,16 +113,16 @@ func (d *DB) examinePooler(ctx context.Context) error {
 	return nil
 }
 
-// secondConn waits for a second connection for a moment only.
-func (d *DB) secondConn(ctx context.Context) (*sqlx.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, d.deadline/2)
+// secondConn waits only briefly for a second connection.
+func (e examiner) secondConn(ctx context.Context) (*sqlx.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, e.deadline/2)
 	defer cancel()
-	return d.write.Connx(ctx)
+	return e.write.Connx(ctx)
 }
 
-// examineSchema tells whether there is a schema in which a migration may make tables.
-func (d *DB) examineSchema(ctx context.Context) error {
-	if d.kind == SQLite {
+// mayMigrate checks that a migration may create tables.
+func (e examiner) mayMigrate(ctx context.Context) error {
+	if e.kind == SQLite {
 		return nil
 	}
 	var is struct {
@@ -126,7 +130,7 @@ func (d *DB) examineSchema(ctx context.Context) error {
 		Role   string `db:"role"`
 		May    bool   `db:"may"`
 	}
-	err := d.get(ctx, "database", &is, `SELECT current_schema() AS name, current_user AS role,
+	err := e.Get(ctx, "database", &is, `SELECT current_schema() AS name, current_user AS role,
 		has_schema_privilege(current_schema(), 'CREATE') AS may`)
 	if err != nil || is.May {
 		return err
@@ -135,9 +139,9 @@ func (d *DB) examineSchema(ctx context.Context) error {
 		is.Schema, is.Role)
 }
 
-// examineTables tells whether keyturn may do with its tables, those that are there, what it does.
-func (d *DB) examineTables(ctx context.Context) error {
-	if d.kind == SQLite {
+// mayUseTables checks the rights on the existing tables.
+func (e examiner) mayUseTables(ctx context.Context) error {
+	if e.kind == SQLite {
 		return nil
 	}
 	var is struct {
@@ -145,8 +149,8 @@ func (d *DB) examineTables(ctx context.Context) error {
 		Role    string  `db:"role"`
 		Missing string  `db:"missing"`
 	}
-	tables := append(slices.Clone(copiedTables), "leases", "schema_version")
-	err := d.get(ctx, "database", &is, `SELECT current_schema() AS name, current_user AS role,
+	tables := append(slices.Clone(e.schema.Tables), versionTable)
+	err := e.Get(ctx, "database", &is, `SELECT current_schema() AS name, current_user AS role,
 			COALESCE(string_agg(t, ', '), '') AS missing
 		FROM (SELECT t FROM unnest(string_to_array($1, ',')) AS t WHERE to_regclass(t) IS NOT NULL
 			AND NOT (has_table_privilege(t, 'SELECT') AND has_table_privilege(t, 'INSERT')

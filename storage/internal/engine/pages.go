@@ -1,4 +1,4 @@
-package storage
+package engine
 
 import (
 	"context"
@@ -10,37 +10,37 @@ import (
 	"github.com/jmoiron/sqlx"
 )
 
-// ErrTooSlow says that a query was given up because it took too long, though the database answers.
+// ErrTooSlow means that a query exceeded its time limit, although the database answers.
 var ErrTooSlow = errors.New("the database took too long")
 
 const (
-	// pageRows is how many rows of a list are read at once.
-	pageRows = 1000
-	// sparseRows is how many rows are looked at once where only some of them belong to the list.
-	sparseRows = 5 * pageRows
-	// pageTimeout bounds one page of a list.
-	pageTimeout = 60 * time.Second
+	// PageRows is the size of a page of a list.
+	PageRows = 1000
+	// SparseRows is how many rows a page examines where only some of them belong to the list.
+	SparseRows = 5 * PageRows
+	// PageTimeout bounds one page of a list.
+	PageTimeout = 60 * time.Second
 )
 
-// inPages reads rows page by page until there are no more. Each page is a short statement of its own, so that memory
-// stays flat and no snapshot is kept open. read gets the last row of the page before, or nil.
-func inPages[T any](read func(last *T) ([]T, error), do func([]T) error) error {
+// InPages reads rows page by page and hands each page to do. Each page is a short statement of its own, so that memory
+// stays flat and no snapshot stays open. read gets the last row of the previous page, or nil.
+func InPages[T any](read func(last *T) ([]T, error), do func([]T) error) error {
 	var last *T
 	for {
 		page, err := read(last)
 		if err != nil || len(page) == 0 {
 			return err
 		}
-		if err := do(page); err != nil || len(page) < pageRows {
+		if err := do(page); err != nil || len(page) < PageRows {
 			return err
 		}
 		last = &page[len(page)-1]
 	}
 }
 
-// readSlowly reads all rows of a query that may take a while, for people and background work, never for a request. It
-// returns after span at the latest, whatever the database does: ErrTooSlow.
-func readSlowly[T any](ctx context.Context, d *DB, span time.Duration, op, query string, args ...any) ([]T, error) {
+// ReadSlowly reads all rows of a query that may take a while, for people and background work, never for a request. It
+// returns ErrTooSlow after span at the latest, whatever the database does.
+func ReadSlowly[T any](ctx context.Context, d *DB, span time.Duration, op, query string, args ...any) ([]T, error) {
 	bounded, cancel := context.WithTimeout(ctx, span)
 	type outcome struct {
 		rows []T
@@ -50,7 +50,9 @@ func readSlowly[T any](ctx context.Context, d *DB, span time.Duration, op, query
 	go func() { // a driver may wait for the server's answer to its cancellation
 		defer cancel()
 		rows := []T{}
-		err := d.slowly(bounded, span, func(t *sqlx.Tx) error { return t.SelectContext(bounded, &rows, query, args...) })
+		err := d.slowly(bounded, span, func(t *sqlx.Tx) error {
+			return t.SelectContext(bounded, &rows, query, args...)
+		})
 		done <- outcome{rows, d.slowFault(bounded, op, span, err)}
 	}()
 	select {
@@ -66,7 +68,7 @@ func readSlowly[T any](ctx context.Context, d *DB, span time.Duration, op, query
 	}
 }
 
-// slowly runs a read in a transaction of its own, whose timeouts in PostgreSQL are as long as span.
+// slowly runs a read in a transaction of its own, with span as its timeouts in PostgreSQL.
 func (d *DB) slowly(ctx context.Context, span time.Duration, read func(*sqlx.Tx) error) error {
 	pool := d.read
 	if d.kind == Postgres {
@@ -87,7 +89,7 @@ func (d *DB) slowly(ctx context.Context, span time.Duration, read func(*sqlx.Tx)
 	return read(t)
 }
 
-// slowFault is fault, but tells a query that took too long, or waited for a lock, from a database that is away.
+// slowFault is fault, but returns ErrTooSlow for a query that took too long or waited for a lock.
 func (d *DB) slowFault(ctx context.Context, op string, span time.Duration, err error) error {
 	code, _ := postgresCode(err)
 	late := err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded)

@@ -8,45 +8,45 @@ import (
 	"time"
 )
 
-// RefreshOutcome is what the presentation of a refresh token turned out to be.
+// RefreshOutcome is the outcome of a refresh.
 type RefreshOutcome string
 
 // The outcomes of a refresh.
 const (
 	RefreshFresh RefreshOutcome = "fresh"      // the newest token: rotated
-	RefreshAhead RefreshOutcome = "ahead"      // newer than the database, which has lost its tail: rotated, audited
-	RefreshRetry RefreshOutcome = "retry"      // just replaced, within the window, its successor unused: nothing changed
-	RefreshLate  RefreshOutcome = "late-retry" // the same, after the window, once in a while: only that time changed
-	RefreshReuse RefreshOutcome = "reuse"      // any other token that was replaced: the grant has been ended
+	RefreshAhead RefreshOutcome = "ahead"      // newer than the row, as after lost commits: rotated, audited
+	RefreshRetry RefreshOutcome = "retry"      // just replaced, in the window, successor unused: nothing changed
+	RefreshLate  RefreshOutcome = "late-retry" // the same, later, once per LateRetry: only LateRetryAt changed
+	RefreshReuse RefreshOutcome = "reuse"      // any other replaced token: the grant is ended
 	RefreshDead  RefreshOutcome = "dead"       // no live grant of this client and family: nothing changed
-	RefreshAsk   RefreshOutcome = "ask"        // not fresh, or the client has another revision: nothing changed
+	RefreshAsk   RefreshOutcome = "ask"        // with Revision: not fresh, or another client revision: nothing changed
 
 	RefreshTooLarge RefreshOutcome = "too_large" // fresh or ahead, but roles exceed MaxRoles: nothing changed
 )
 
-// Refresh is one presentation of a refresh token whose MAC is right.
+// Refresh is one presentation of a refresh token whose MAC is valid.
 type Refresh struct {
 	ID         GrantID
 	Generation int64 // of the token
 	FamilyHash string
 	ClientID   string
-	// of the client: if it is not 0, a fresh token of a client that is still of it is all that is taken
+	// If nonzero, rotate only if the client still has this revision.
 	Revision    int64
 	KID         string        // the key that will sign the access token
-	IdleTTL     time.Duration // how long the successor may rest
-	RetryWindow time.Duration // 0: every second use is reuse
-	LateRetry   time.Duration // how often a retry after the window is taken; 0: never
-	Arrived     time.Time     // when the request came, by which the window is judged; the zero value: now
-	Outages     []Span        // when the database was away, in order: the window does not run meanwhile
-	Unsure      bool          // this replica is not sure of the time: it ends nothing
-	Doubt       time.Duration // the time may be so much too late: what has expired since may not have
+	IdleTTL     time.Duration // how long the successor may stay unused
+	RetryWindow time.Duration // 0: any second use is reuse
+	LateRetry   time.Duration // minimum time between two retries after the window; 0: never
+	Arrived     time.Time     // of the request, decides whether it is in the window; zero: now
+	Outages     []Span        // of the database, in order: they extend the window
+	Unsure      bool          // the clock of this replica is in doubt: end nothing
+	Doubt       time.Duration // how far the clock may be fast: what expired within it may still be valid
 	MaxRoles    int64         // rotate only if users.roles, as JSON text, has at most so many bytes; 0: no bound
 }
 
-// Span is a time from one moment to another.
+// Span is a period of time.
 type Span struct{ From, To time.Time }
 
-// retryUntil is when the window ends that a rotation, or a late retry, at the moment given has opened.
+// retryUntil returns the end of the window that a rotation or late retry has opened.
 func (r Refresh) retryUntil(rotated time.Time) time.Time {
 	until := rotated.Add(r.RetryWindow)
 	for _, outage := range r.Outages {
@@ -58,15 +58,15 @@ func (r Refresh) retryUntil(rotated time.Time) time.Time {
 	return until
 }
 
-// RefreshGrant rotates the grant. A fresh token is one autocommit statement that asks again for everything that can
-// have changed since the token was issued; only when it changes nothing is the row read to say why. When a driver sends
-// the statement again after a cut connection, the second run finds the row as the first left it, and the answer is that
-// of a retry: the same successor.
+// Rotate rotates the grant. For the newest token, this is one autocommit statement, which checks everything that can
+// have changed since the token was issued. Only if it changes nothing, the row is read to find out why. If a driver
+// sends the statement again after a cut connection, the second run finds the row of the first, and the outcome is a
+// retry: the same successor.
 //
-// The state returned is that after the refresh; the successor has its Generation, and was first issued at its
+// The returned state is that after the refresh. The successor has its Generation, and was first issued at its
 // RotatedAt.
-func (d *DB) RefreshGrant(ctx context.Context, r Refresh, now time.Time) (GrantState, RefreshOutcome, error) {
-	s, err := d.rotate(ctx, r, now)
+func (g Grants) Rotate(ctx context.Context, r Refresh, now time.Time) (GrantState, RefreshOutcome, error) {
+	s, err := g.rotateFresh(ctx, r, now)
 	if err == nil {
 		return s, RefreshFresh, nil
 	}
@@ -76,8 +76,8 @@ func (d *DB) RefreshGrant(ctx context.Context, r Refresh, now time.Time) (GrantS
 	if r.Revision != 0 {
 		return GrantState{}, RefreshAsk, nil
 	}
-	// The row is read through the connection that writes: on SQLite, a reader's snapshot may be older than the statement.
-	err = d.changeReturning(ctx, "refresh", &s, grantStateQuery+` WHERE g.id = $1`, r.ID)
+	// The connection that writes reads the row: on SQLite, the snapshot of a reader may be older.
+	err = g.db.engine.ChangeReturning(ctx, "refresh", &s, grantStateQuery+` WHERE g.id = $1`, r.ID)
 	if errors.Is(err, ErrNotFound) {
 		return GrantState{}, RefreshDead, nil
 	}
@@ -95,24 +95,23 @@ func (d *DB) RefreshGrant(ctx context.Context, r Refresh, now time.Time) (GrantS
 		}
 		return s, outcome, nil
 	case RefreshAhead:
-		return d.catchUp(ctx, r, now)
+		return g.catchUp(ctx, r, now)
 	case RefreshLate:
-		return d.retryLate(ctx, r, s, now)
+		return g.retryLate(ctx, r, s, now)
 	case RefreshReuse:
 		if r.Unsure {
 			return GrantState{}, "", fmt.Errorf("refresh: %w: this server is not sure of the time", ErrUnavailable)
 		}
-		return s, outcome, d.endReused(ctx, r, s, now)
+		return s, outcome, g.endReused(ctx, r, s, now)
 	case RefreshFresh:
-		// The row became fresh between the two statements: not for a MACed token, unless the clock was stepped. The client
-		// may try again.
+		// The row changed between the two statements, as after a step of the clock. The client may try again.
 		return GrantState{}, "", fmt.Errorf("refresh: %w: the grant changed meanwhile", ErrUnavailable)
 	default:
 		return s, outcome, nil
 	}
 }
 
-// Classify says what the presentation of a token is to a grant in this state. It changes nothing.
+// Classify returns the outcome for a grant in the given state. It changes nothing.
 func (r Refresh) Classify(s GrantState, now time.Time) RefreshOutcome {
 	switch {
 	case s.ClientID != r.ClientID || s.FamilyHash != r.FamilyHash || r.FamilyHash == "":
@@ -133,7 +132,7 @@ func (r Refresh) Classify(s GrantState, now time.Time) RefreshOutcome {
 	return RefreshReuse
 }
 
-// inWindow reports whether the request came in the window that the moment given has opened.
+// inWindow reports whether the request arrived in the window that the given time has opened.
 func (r Refresh) inWindow(opened Time, now time.Time) bool {
 	if r.Arrived.IsZero() {
 		return now.Before(r.retryUntil(opened.Time))
@@ -141,8 +140,8 @@ func (r Refresh) inWindow(opened Time, now time.Time) bool {
 	return r.Arrived.Before(r.retryUntil(opened.Time))
 }
 
-// expiresAfter is the least moment at which a grant may expire to be refreshed now: an access token of it lives for a
-// second at least, and says so in whole seconds.
+// expiresAfter returns the earliest expiry of a grant that can be refreshed now: its access token must live for at
+// least a second, and states its expiry in whole seconds.
 func expiresAfter(now time.Time) Time { return At(now.Truncate(time.Second).Add(time.Second)) }
 
 const rotateReturning = ` RETURNING id, user_id, user_epoch, client_epoch, client_id, family_hash, generation, kid,
@@ -176,10 +175,10 @@ func (r Refresh) maxRoles() int64 {
 	return r.MaxRoles
 }
 
-// rotate is the statement of a fresh token. ErrNotFound if it changes nothing.
-func (d *DB) rotate(ctx context.Context, r Refresh, now time.Time) (GrantState, error) {
+// rotateFresh is the statement for the newest token. ErrNotFound if it changes nothing.
+func (g Grants) rotateFresh(ctx context.Context, r Refresh, now time.Time) (GrantState, error) {
 	var s GrantState
-	return s, d.changeReturning(
+	return s, g.db.engine.ChangeReturning(
 		ctx,
 		"refresh",
 		&s,
@@ -187,13 +186,12 @@ func (d *DB) rotate(ctx context.Context, r Refresh, now time.Time) (GrantState, 
 		r.rotateArgs(now)...)
 }
 
-// catchUp follows a token that is newer than the row: its MAC proves that keyturn issued it, so the database has lost
-// its tail (failover, restored backup). It stands beside rotate, and not as <= in one statement, because this one must
-// be audited.
-func (d *DB) catchUp(ctx context.Context, r Refresh, now time.Time) (GrantState, RefreshOutcome, error) {
+// catchUp rotates for a token that is newer than the row. Its MAC proves that keyturn issued it, so the database has
+// lost its newest commits (failover, restored backup). It is not part of rotateFresh, because it must be audited.
+func (g Grants) catchUp(ctx context.Context, r Refresh, now time.Time) (GrantState, RefreshOutcome, error) {
 	var s GrantState
-	err := d.inTx(ctx, "refresh ahead", func(t *tx) error {
-		if err := t.get(&s, rotateSet+` AND g.generation < $9`+rotateReturning, r.rotateArgs(now)...); err != nil {
+	err := g.db.inTx(ctx, "refresh ahead", func(t *tx) error {
+		if err := t.Get(&s, rotateSet+` AND g.generation < $9`+rotateReturning, r.rotateArgs(now)...); err != nil {
 			return err
 		}
 		return t.audit(
@@ -208,14 +206,14 @@ func (d *DB) catchUp(ctx context.Context, r Refresh, now time.Time) (GrantState,
 	return s, RefreshAhead, err
 }
 
-// retryLate takes a retry that comes after the window, as the network of a phone makes them: the same successor, once
-// in a while. That it is the first in that time is asked by the statement. If it is not, another came at the same
-// moment, and opened the window anew.
-func (d *DB) retryLate(
+// retryLate accepts a retry after the window, as phone networks cause them, with the same successor, once per
+// LateRetry. The statement checks that it is the first. If not, another came at the same moment, and has reopened the
+// window.
+func (g Grants) retryLate(
 	ctx context.Context, r Refresh, s GrantState, now time.Time,
 ) (GrantState, RefreshOutcome, error) {
-	err := d.inTx(ctx, "late retry", func(t *tx) error {
-		if err := t.changeOne(`UPDATE grants SET late_retry_at = $1 WHERE id = $2 AND family_hash = $3
+	err := g.db.inTx(ctx, "late retry", func(t *tx) error {
+		if err := t.ChangeOne(`UPDATE grants SET late_retry_at = $1 WHERE id = $2 AND family_hash = $3
 			AND generation = $4 AND revoked_at IS NULL AND (late_retry_at IS NULL OR late_retry_at <= $5)`,
 			At(now), r.ID, r.FamilyHash, r.Generation+1, At(now.Add(-r.LateRetry))); err != nil {
 			return err
@@ -229,12 +227,12 @@ func (d *DB) retryLate(
 	return s, RefreshLate, err
 }
 
-// endReused ends the grant of a token that was used twice. The row must still be past the token. It does so also for a
-// client that does not wait for the answer.
-func (d *DB) endReused(ctx context.Context, r Refresh, s GrantState, now time.Time) error {
+// endReused ends the grant of a token that was used twice, unless the row has changed since. It continues if the client
+// stops waiting.
+func (g Grants) endReused(ctx context.Context, r Refresh, s GrantState, now time.Time) error {
 	ctx = context.WithoutCancel(ctx)
-	return d.inTx(ctx, "refresh reuse", func(t *tx) error {
-		n, err := t.change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'reuse'
+	return g.db.inTx(ctx, "refresh reuse", func(t *tx) error {
+		n, err := t.Change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'reuse'
 			WHERE id = $2 AND family_hash = $3 AND generation > $4 AND revoked_at IS
 			NULL`, At(now), r.ID, r.FamilyHash, r.Generation)
 		if err != nil || n == 0 {

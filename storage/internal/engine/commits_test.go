@@ -1,4 +1,4 @@
-package storage
+package engine
 
 import (
 	"cmp"
@@ -9,10 +9,16 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 )
+
+// testSchema has one table.
+var testSchema = Schema{Files: fstest.MapFS{"00001_first.sql": {Data: []byte(`-- +goose Up
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+`)}}}
 
 func openCommits(t *testing.T) *DB {
 	t.Helper()
@@ -20,7 +26,12 @@ func openCommits(t *testing.T) *DB {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := Open(t.Context(), Options{Source: source, Create: true, Migrate: true})
+	db, err := Open(t.Context(), Options{
+		Source:  source,
+		Create:  true,
+		Migrate: true,
+		Schema:  testSchema,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,14 +52,16 @@ func awaitWaiting(db *DB, n int) {
 	}
 }
 
+// put inserts one row.
+func put(t *sqlx.Tx, name string) error {
+	_, err := t.Exec(`INSERT INTO meta (name, value) VALUES ($1, '')`, name)
+	return err
+}
+
 // Of many writes in one commit each keeps its own fate: one fails with all that it did, one panics, one belongs to
 // nobody any more.
 func TestCommitsKeepWritesApart(t *testing.T) {
 	db := openCommits(t)
-	put := func(t *sqlx.Tx, name string) error {
-		_, err := t.Exec(`INSERT INTO meta (name, value) VALUES ($1, '')`, name)
-		return err
-	}
 	running, block := make(chan struct{}), make(chan struct{})
 	var all sync.WaitGroup
 	all.Go(func() {
@@ -59,7 +72,8 @@ func TestCommitsKeepWritesApart(t *testing.T) {
 	left, leave := context.WithCancelCause(context.Background())
 	for i := range 20 {
 		all.Go(func() {
-			if err := db.commits.do(context.Background(), func(t *sqlx.Tx) error { return put(t, fmt.Sprint(i)) }); err != nil {
+			err := db.commits.do(context.Background(), func(t *sqlx.Tx) error { return put(t, fmt.Sprint(i)) })
+			if err != nil {
 				t.Error(err)
 			}
 		})
@@ -72,10 +86,8 @@ func TestCommitsKeepWritesApart(t *testing.T) {
 			}
 		})
 		all.Go(func() {
-			if err := db.commits.do(left, func(t *sqlx.Tx) error { return put(t, fmt.Sprint("gone ", i)) }); !errors.Is(
-				err,
-				context.Canceled,
-			) {
+			err := db.commits.do(left, func(t *sqlx.Tx) error { return put(t, fmt.Sprint("gone ", i)) })
+			if !errors.Is(err, context.Canceled) {
 				t.Error(err)
 			}
 		})
@@ -95,12 +107,12 @@ func TestCommitsKeepWritesApart(t *testing.T) {
 	close(block)
 	all.Wait()
 	var names []string
-	if err := db.all(t.Context(), "names", &names, `SELECT name FROM meta
+	if err := db.All(t.Context(), "names", &names, `SELECT name FROM meta
 		WHERE name LIKE 'failed%' OR name LIKE 'gone%'`); err != nil ||
 		len(names) > 0 {
 		t.Errorf("%v %v", names, err)
 	}
-	if err := db.all(t.Context(), "names", &names, `SELECT name FROM meta
+	if err := db.All(t.Context(), "names", &names, `SELECT name FROM meta
 		WHERE name = 'first' OR value = ''`); err != nil ||
 		len(names) != 21 {
 		t.Errorf("%v %v", names, err)
@@ -137,11 +149,12 @@ func TestCommitsFailTogether(t *testing.T) {
 		t.Errorf("%v, %v", errs[0], errs[1])
 	}
 	var names []string
-	if err := db.all(t.Context(), "names", &names, `SELECT name FROM meta WHERE name = 'lost'`); err != nil ||
+	if err := db.All(t.Context(), "names", &names, `SELECT name FROM meta WHERE name = 'lost'`); err != nil ||
 		len(names) > 0 {
 		t.Errorf("%v %v", names, err)
 	}
-	if _, err := db.change(t.Context(), "later", `INSERT INTO meta (name, value) VALUES ($1, '')`, "later"); err != nil {
+	_, err := db.Change(t.Context(), "later", `INSERT INTO meta (name, value) VALUES ($1, '')`, "later")
+	if err != nil {
 		t.Error(err)
 	}
 }
@@ -161,9 +174,9 @@ func TestCommitsOnAFullDisk(t *testing.T) {
 	var all sync.WaitGroup
 	put := func(name string, before func()) {
 		all.Go(func() {
-			err := db.inTx(context.Background(), "put", func(t *tx) error {
+			err := db.InTx(context.Background(), "put", func(t *Tx) error {
 				before()
-				_, err := t.change(`INSERT INTO meta (name, value) VALUES ($1, '')`, name)
+				_, err := t.Change(`INSERT INTO meta (name, value) VALUES ($1, '')`, name)
 				return err
 			})
 			if !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrNotFound) {
@@ -178,7 +191,7 @@ func TestCommitsOnAFullDisk(t *testing.T) {
 	close(block)
 	all.Wait()
 	var n int
-	if err := db.get(t.Context(), "names", &n, `SELECT COUNT(*) FROM meta WHERE name = 'first'`); err != nil || n != 0 {
+	if err := db.Get(t.Context(), "names", &n, `SELECT COUNT(*) FROM meta WHERE name = 'first'`); err != nil || n != 0 {
 		t.Errorf("%d rows, %v", n, err)
 	}
 }
@@ -212,7 +225,7 @@ func TestCommitsOfLateComers(t *testing.T) {
 	}
 	lock := other.MustBegin()
 	put := func(name string) error {
-		_, err := db.change(context.Background(), name, `INSERT INTO meta (name, value) VALUES ($1, '')`, name)
+		_, err := db.Change(context.Background(), name, `INSERT INTO meta (name, value) VALUES ($1, '')`, name)
 		return err
 	}
 	var all sync.WaitGroup
@@ -243,8 +256,8 @@ func TestClosedIsUnavailable(t *testing.T) {
 	db := openCommits(t)
 	db.Close()
 	var n int
-	_, err := db.change(t.Context(), "put", `INSERT INTO meta (name, value) VALUES ($1, '')`, "x")
-	if err := errors.Join(err, db.get(t.Context(), "get", &n, `SELECT 1`)); !errors.Is(err, ErrUnavailable) ||
+	_, err := db.Change(t.Context(), "put", `INSERT INTO meta (name, value) VALUES ($1, '')`, "x")
+	if err := errors.Join(err, db.Get(t.Context(), "get", &n, `SELECT 1`)); !errors.Is(err, ErrUnavailable) ||
 		strings.Count(err.Error(), "closed") != 2 {
 		t.Error(err)
 	}

@@ -1,4 +1,4 @@
-package storage
+package engine
 
 import (
 	"context"
@@ -9,14 +9,14 @@ import (
 )
 
 const (
-	listenCheck = 30 * time.Second // how often the connection that listens is asked whether it stands
+	listenCheck = 30 * time.Second // how often the connection is checked
 	listenRetry = time.Second
 	listenCalm  = time.Minute // after PostgreSQL has refused it
 )
 
-// KeyChanges sends a value soon after another replica has changed the keys, until the context ends. What is missed
-// while the connection is away is not sent again. On SQLite, and where there are few connections, nothing is ever sent.
-func (d *DB) KeyChanges(ctx context.Context) <-chan struct{} {
+// Listen sends a value soon after another process has notified the channel, until the context ends. It misses
+// notifications while its connection is down. On SQLite, and where connections are scarce, it never sends.
+func (d *DB) Listen(ctx context.Context, channel string) <-chan struct{} {
 	if d.kind != Postgres {
 		return nil
 	}
@@ -28,7 +28,7 @@ func (d *DB) KeyChanges(ctx context.Context) <-chan struct{} {
 				return
 			}
 			wait = listenRetry
-			if !d.sessions.listen(ctx, changes) {
+			if !d.sessions.listen(ctx, channel, changes) {
 				wait = listenCalm
 			}
 		}
@@ -36,8 +36,8 @@ func (d *DB) KeyChanges(ctx context.Context) <-chan struct{} {
 	return changes
 }
 
-// listen listens on a connection of its own until it breaks. It reports false where there is none to spare.
-func (p *sessions) listen(ctx context.Context, changes chan<- struct{}) (spare bool) {
+// listen listens on its own connection until that breaks. It returns false if there is no connection to spare.
+func (p *sessions) listen(ctx context.Context, channel string, changes chan<- struct{}) (spare bool) {
 	p.mu.Lock()
 	spare = !p.scarce() && !p.closed
 	p.mu.Unlock()
@@ -61,10 +61,10 @@ func (p *sessions) listen(ctx context.Context, changes chan<- struct{}) (spare b
 	pq.SetNotificationHandler(driver.Conn(s.connection), func(*pq.Notification) {
 		select {
 		case changes <- struct{}{}:
-		default: // one is waiting already
+		default: // one is pending already
 		}
 	})
-	query := "LISTEN " + keysChannel
+	query := "LISTEN " + channel
 	for {
 		if _, err := s.connection.ExecContext(context.Background(), query, nil); err != nil {
 			return true
