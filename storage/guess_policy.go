@@ -16,7 +16,7 @@ const (
 )
 
 // GuessPolicy decides which guesses of a password are judged. Its methods are pure functions of what was counted and of
-// the time. Once a count reaches the limit, one guess is judged for each delay, and the delay doubles up to eight windows.
+// the time. Once a count reaches the limit, one guess is judged for each delay. The delay doubles up to eight windows.
 type GuessPolicy struct {
 	Limit  int64 // failures of an account before it is throttled
 	Window time.Duration

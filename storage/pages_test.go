@@ -94,8 +94,7 @@ func TestListsOfLargeTables(t *testing.T) {
 		db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
 		const lifetime = 90 * 24 * time.Hour
 		app, other := mustClient(t, db, "app"), mustClient(t, db, "other")
-		fill := storagetest.Fill{N: n, Client: app, Lifetime: lifetime}
-		fillTables(t, db, raw, fill)
+		fillTables(t, db, raw, storagetest.Fill{N: n, Client: app, Lifetime: lifetime})
 		alice := mustUser(t, db, "alice")
 		for range 3 {
 			mustGrant(t, db, alice, other)

@@ -12,12 +12,12 @@ import (
 	"time"
 )
 
-// Bouncer is a PgBouncer before a PostgreSQL.
+// Bouncer is a PgBouncer in front of a PostgreSQL.
 type Bouncer struct {
 	URL string // of the database, through the pooler
 }
 
-// NewBouncer starts a PgBouncer with its default configuration but for the settings given, name=value. It ends with the
+// NewBouncer starts a PgBouncer with its default configuration and the given settings, name=value. It ends with the
 // test.
 func NewBouncer(t testing.TB, databaseURL string, settings ...string) *Bouncer {
 	t.Helper()

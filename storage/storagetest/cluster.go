@@ -31,20 +31,20 @@ type Cluster struct {
 // fast are settings for tests: nothing is durable.
 var fast = []string{"fsync=off", "full_page_writes=off", "shared_buffers=64MB", "autovacuum=off"}
 
-// StartCluster starts a PostgreSQL with PostgreSQL's own settings but for those given, for a program that measures: it
-// is durable. Stop must follow.
+// StartCluster starts a durable PostgreSQL with default settings except those given, for a program that measures. Call
+// Stop in the end.
 func StartCluster(settings ...string) (*Cluster, error) { return newCluster(settings) }
 
-// Create makes a database and returns its URL.
+// Create creates a database and returns its URL.
 func (c *Cluster) Create(name string) (databaseURL string, err error) {
 	_, err = c.admin.Exec("CREATE DATABASE " + name)
 	return c.url(name), err
 }
 
-// PID is the process whose children are the server's.
+// PID is the parent of the processes of the server.
 func (c *Cluster) PID() int { return c.server.Process.Pid }
 
-// newCluster makes a cluster and waits until it answers.
+// newCluster starts a cluster and waits until it answers.
 func newCluster(settings []string) (*Cluster, error) {
 	c, err := newFolder()
 	if err != nil {
@@ -59,7 +59,7 @@ func newCluster(settings []string) (*Cluster, error) {
 	return c, c.start()
 }
 
-// newFolder is a cluster that is not there yet.
+// newFolder is a cluster that does not exist yet.
 func newFolder() (*Cluster, error) {
 	bin, err := binaries()
 	if err != nil {
@@ -74,10 +74,10 @@ func newFolder() (*Cluster, error) {
 	return c, err
 }
 
-// data is where the cluster keeps its files.
+// data is the data folder of the cluster.
 func (c *Cluster) data() string { return filepath.Join(c.folder, "data") }
 
-// run runs one of PostgreSQL's programs to its end.
+// run runs a program of PostgreSQL to its end.
 func (c *Cluster) run(name string, args ...string) error {
 	p := exec.Command(filepath.Join(c.bin, name), args...)
 	p.SysProcAttr, p.Dir = c.attr, c.folder

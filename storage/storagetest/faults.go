@@ -7,16 +7,16 @@ import (
 	"testing"
 )
 
-// Fault is in the text of the error of a write that was made to fail.
+// Fault is in the error text of a write that was made to fail.
 const Fault = "fault injected by a test"
 
-// Faults makes the database itself refuse a write, by triggers: what was begun is rolled back there as after a crash.
+// Faults makes the database itself refuse a write, by triggers: the transaction is rolled back as after a crash.
 type Faults struct {
 	t   testing.TB
 	raw *sql.DB
 }
 
-// NewFaults puts a trigger before every insert, update and delete on the tables, which must exist.
+// NewFaults adds a trigger before every insert, update and delete on the tables, which must exist.
 func NewFaults(t testing.TB, databaseURL string, tables ...string) Faults {
 	t.Helper()
 	f := Faults{t, Raw(t, databaseURL)}

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Pair is a PostgreSQL and its standby, which follows it synchronously.
+// Pair is a PostgreSQL and its synchronous standby.
 type Pair struct {
 	t                testing.TB
 	primary, standby *Cluster
@@ -61,7 +61,7 @@ func (p *Pair) exec(c *Cluster, statement string) {
 	}
 }
 
-// URL names a database on both, for a client that wants the one that takes writes.
+// URL names a database on both servers, for a client that wants the writable one.
 func (p *Pair) URL() string {
 	q := url.Values{
 		"host":                 {p.primary.folder + "," + p.standby.folder},
@@ -76,7 +76,7 @@ func (p *Pair) URL() string {
 	}).String()
 }
 
-// FailOver makes the standby the one that takes writes, and the primary one that only reads. Its connections stand.
+// FailOver promotes the standby and makes the primary read-only. Connections stay open.
 func (p *Pair) FailOver() {
 	p.t.Helper()
 	p.exec(p.primary, `ALTER SYSTEM SET default_transaction_read_only = on`)
@@ -108,7 +108,7 @@ func NewStoppable(t testing.TB) *Stoppable {
 // URL names its database.
 func (s *Stoppable) URL() string { return s.cluster.url("stoppable") }
 
-// Stop stops it as an operator would, and Start starts it again.
+// Stop stops it as an operator would.
 func (s *Stoppable) Stop() { s.cluster.end(syscall.SIGINT) }
 
 // Start starts it after Stop.

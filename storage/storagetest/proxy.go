@@ -24,7 +24,7 @@ const (
 	After  When = "after"  // the answer has arrived
 )
 
-// Proxy stands between keyturn and a PostgreSQL, and gets in the way on request.
+// Proxy is between keyturn and a PostgreSQL, and disturbs connections on request.
 type Proxy struct {
 	URL    string // of the database, through the proxy
 	socket string
@@ -40,7 +40,7 @@ type Proxy struct {
 	conns map[net.Conn]bool
 }
 
-// cut is an order to cut the connection over which a statement goes.
+// cut is an order to cut the connection of a statement.
 type cut struct {
 	text  []byte
 	when  When
@@ -87,10 +87,10 @@ func (p *Proxy) Cut(text string, when When, times int) {
 // before its answer is passed on.
 func (p *Proxy) LoseAnswer(text string) { p.Cut(text, Lost, 1) }
 
-// Cuts tells how many connections were cut at a statement.
+// Cuts counts the connections that were cut at a statement.
 func (p *Proxy) Cuts() int64 { return p.cuts.Load() }
 
-// Hole swallows everything in both directions, and lets connections stand: nobody is told that nobody answers.
+// Hole drops everything in both directions, and leaves connections open: neither side notices.
 func (p *Proxy) Hole(on bool) {
 	p.hole.Store(on)
 	if !on {
@@ -98,19 +98,19 @@ func (p *Proxy) Hole(on bool) {
 	}
 }
 
-// Delay makes everything that goes to the database wait.
+// Delay delays everything on its way to the database.
 func (p *Proxy) Delay(d time.Duration) { p.delay.Store(int64(d)) }
 
-// Close ends all connections and refuses new ones, until it is taken back.
+// Close ends all connections and refuses new ones, until it is reversed.
 func (p *Proxy) Close(on bool) {
 	p.closed.Store(on)
 	p.drop()
 }
 
-// LetThrough lets so many more connections through, refuses those that follow, and leaves those that stand.
+// LetThrough accepts so many more connections, refuses later ones, and leaves open ones alone.
 func (p *Proxy) LetThrough(more int64) { p.more.Store(more) }
 
-// Refused tells how many connections were refused.
+// Refused counts the refused connections.
 func (p *Proxy) Refused() int64 { return p.denied.Load() }
 
 func (p *Proxy) drop() {

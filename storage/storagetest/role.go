@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// PostgresURLWith names a new, empty database that was created with some options, as in ENCODING 'LATIN1' TEMPLATE
-// template0.
+// PostgresURLWith names a new, empty database that was created with the given options, for instance ENCODING 'LATIN1'
+// TEMPLATE template0.
 func PostgresURLWith(t testing.TB, options string) string {
 	t.Helper()
 	c := mustCluster(t)
@@ -19,8 +19,8 @@ func PostgresURLWith(t testing.TB, options string) string {
 	return c.url(name)
 }
 
-// AsRole is the URL of the database for a new role with some attributes, as in CONNECTION LIMIT 4. The role has no
-// privileges.
+// AsRole returns the URL of the database for a new role with the given attributes, for instance CONNECTION LIMIT 4. The
+// role has no privileges.
 func AsRole(t testing.TB, databaseURL, attributes string) string {
 	t.Helper()
 	u, err := url.Parse(databaseURL)

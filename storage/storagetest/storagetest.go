@@ -38,12 +38,12 @@ func Stop() {
 // AuditKey chains the audit trail of databases that Each opens.
 var AuditKey = []byte("a key for the audit trail in tests")
 
-// Each runs the test once on each database, opened on a fresh schema.
+// Each runs the test once on each kind of database, with a new schema.
 func Each(t *testing.T, test func(t *testing.T, db *storage.DB)) {
 	EachURL(t, func(t *testing.T, databaseURL string) { test(t, MustOpen(t, databaseURL)) })
 }
 
-// EachURL runs the test once on each database, given by its URL, which names a database that holds nothing.
+// EachURL runs the test once on each kind of database, given by the URL of an empty one.
 func EachURL(t *testing.T, test func(t *testing.T, databaseURL string)) {
 	t.Run("sqlite", func(t *testing.T) { test(t, SQLiteURL(t)) })
 	t.Run("postgres", func(t *testing.T) { test(t, PostgresURL(t)) })
@@ -62,8 +62,8 @@ func PostgresURL(t testing.TB) string {
 	return PostgresURLWith(t, "")
 }
 
-// CutOff makes a PostgreSQL database unreachable: its connections end and new ones are refused. Call the result to
-// bring it back.
+// CutOff makes a PostgreSQL database unreachable: it ends its connections and refuses new ones. Call the result to undo
+// it.
 func CutOff(t testing.TB, databaseURL string) (restore func()) {
 	t.Helper()
 	u, err := url.Parse(databaseURL)
@@ -81,7 +81,7 @@ func CutOff(t testing.TB, databaseURL string) (restore func()) {
 	return func() { exec("ALTER DATABASE " + name + " ALLOW_CONNECTIONS true") }
 }
 
-// MustOpen opens the database, makes its schema and gives its audit trail a key. It is closed when the test ends.
+// MustOpen opens the database, creates its schema and sets a key for its audit trail. It is closed when the test ends.
 func MustOpen(t testing.TB, databaseURL string) *storage.DB {
 	t.Helper()
 	db, err := storage.Open(context.Background(), storage.Options{Source: MustSource(t, databaseURL),
@@ -113,7 +113,7 @@ func SQLiteFile(databaseURL string) string {
 	return source.File()
 }
 
-// Raw opens the database as somebody would who goes around keyturn. It is closed when the test ends.
+// Raw opens the database directly, without keyturn. It is closed when the test ends.
 func Raw(t testing.TB, databaseURL string) *sql.DB {
 	t.Helper()
 	raw, err := OpenRaw(databaseURL)
@@ -142,7 +142,7 @@ func MustExec(t testing.TB, raw *sql.DB, statements ...string) {
 	}
 }
 
-// Another names a further database of the kind of the one given, which holds nothing.
+// Another names another empty database of the same kind.
 func Another(t testing.TB, databaseURL string) string {
 	if SQLiteFile(databaseURL) != "" {
 		return SQLiteURL(t)
@@ -181,7 +181,7 @@ func (c *Cluster) url(database string) string {
 	return u.String()
 }
 
-// Environ is the environment for a program under test. It lacks the variables of the tests, which keyturn would
+// Environ returns the environment for a program under test, without the variables of the tests, which keyturn would
 // refuse as unknown.
 func Environ() []string {
 	return slices.DeleteFunc(os.Environ(), func(variable string) bool {
