@@ -156,12 +156,11 @@ func (s *Server) verify(token string) (*verified, standing, error) {
 
 // accessGrant asks for the grant of an access token, if it is that of the token and alive.
 func (s *Server) accessGrant(
-	ctx context.Context,
-	caller storage.Client,
-	v *verified,
+	ctx context.Context, req *request, v *verified,
 ) (state storage.TokenState, live bool, err error) {
 	ctx, asked := s.span(ctx, "ask about token")
-	state, err = s.db.Grants().TokenState(ctx, caller, v.grant, v.kid, s.now())
+	state, err = s.db.Grants().TokenState(ctx, req.client.Caller(), v.grant, v.kid, s.now())
 	asked(err)
+	req.confirmed = err == nil
 	return state, err == nil && state.Live && state.ClientID == v.claims.ClientID && state.Sub == v.claims.Subject, err
 }

@@ -107,7 +107,7 @@ func TestRememberedClientAndTheSameSecretAgain(t *testing.T) {
 		for _, client := range []string{"app", "rs"} {
 			must(h.admin.Clients().RotateSecret(ctx, client, anotherSecret, 0))
 		}
-		for _, r := range []response{h.post("/introspect", "rs", "token", live.AccessToken),
+		for _, r := range []reply{h.post("/introspect", "rs", "token", live.AccessToken),
 			h.refresh("app", tokens.RefreshToken), h.post("/revoke", "app", "token", tokens.AccessToken)} {
 			if r.status != 401 {
 				t.Errorf("%d %s", r.status, r.body)
@@ -179,23 +179,23 @@ func TestRememberedClientIsAskedAbout(t *testing.T) {
 		tokens := h.login("app")
 		live := h.login("other")
 		remember := func() { h.remember("app", "rs") }
-		requests := map[string]func() response{
-			"introspect a live token":    func() response { return h.post("/introspect", "rs", "token", live.AccessToken) },
-			"introspect an unknown text": func() response { return h.post("/introspect", "rs", "token", "x") },
-			"introspect refresh token":   func() response { return h.post("/introspect", "rs", "token", live.RefreshToken) },
-			"refresh": func() response {
+		requests := map[string]func() reply{
+			"introspect a live token":    func() reply { return h.post("/introspect", "rs", "token", live.AccessToken) },
+			"introspect an unknown text": func() reply { return h.post("/introspect", "rs", "token", "x") },
+			"introspect refresh token":   func() reply { return h.post("/introspect", "rs", "token", live.RefreshToken) },
+			"refresh": func() reply {
 				return h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken)
 			},
-			"refresh with a bad token": func() response {
+			"refresh with a bad token": func() reply {
 				return h.post("/token", "app", "grant_type", "refresh_token",
 					"refresh_token", "x")
 			},
-			"login": func() response {
+			"login": func() reply {
 				return h.post("/token", "app", "grant_type", "password", "username", "alice", "password", password)
 			},
-			"a grant that is none": func() response { return h.post("/token", "app", "grant_type", "implicit") },
-			"revoke":               func() response { return h.post("/revoke", "app", "token", tokens.AccessToken) },
-			"revoke nothing":       func() response { return h.post("/revoke", "app", "token", "x") },
+			"a grant that is none": func() reply { return h.post("/token", "app", "grant_type", "implicit") },
+			"revoke":               func() reply { return h.post("/revoke", "app", "token", tokens.AccessToken) },
+			"revoke nothing":       func() reply { return h.post("/revoke", "app", "token", "x") },
 		}
 		both := func(change func(client string)) { change("app"); change("rs") }
 		for name, send := range requests {

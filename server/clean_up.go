@@ -51,7 +51,7 @@ func (s *Server) cleanUpOnce(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if s.cleaned("expired grants", n); n < cleanUpBatch {
+		if s.cleaned(cleanedExpired, n); n < cleanUpBatch {
 			break
 		}
 	}
@@ -76,7 +76,7 @@ func (s *Server) cleanFailures(ctx context.Context, now time.Time) error {
 			if err != nil {
 				return err
 			}
-			if s.cleaned("failures", n); n < cleanUpBatch {
+			if s.cleaned(cleanedFailures, n); n < cleanUpBatch {
 				break
 			}
 		}
@@ -87,7 +87,7 @@ func (s *Server) cleanFailures(ctx context.Context, now time.Time) error {
 		if err != nil {
 			return err
 		}
-		if s.cleaned("failures", n); next == s.restedTo {
+		if s.cleaned(cleanedFailures, n); next == s.restedTo {
 			break
 		}
 		s.restedTo = next
@@ -107,7 +107,7 @@ func (s *Server) cleanEnded(ctx context.Context, now time.Time) error {
 		if err != nil {
 			return err
 		}
-		s.cleaned("ended grants", n)
+		s.cleaned(cleanedEnded, n)
 		if s.cleanedTo = next; next == 0 {
 			return nil
 		}

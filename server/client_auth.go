@@ -19,21 +19,16 @@ type presented struct {
 	method     string // api.AuthBasic, api.AuthPost or api.AuthNone; "" if nothing usable was sent
 }
 
-// paramClientAssertion is the parameter of an authentication method that this server does not have (RFC 7521 §4.2).
-const paramClientAssertion = "client_assertion"
-
 // errClient is the one answer to every failed client authentication: an unknown client, a disabled one and a wrong
 // secret look alike (RFC 6749 §5.2).
 var errClient = fail(api.InvalidClient, "client authentication failed")
 
 // readClient finds the credentials of the client in header or form (RFC 6749 §2.3). More than one method is an invalid
 // request.
-func readClient(h http.Header, f form) (presented, error) {
+func readClient(h http.Header, f sender) (presented, error) {
 	authorization := h.Values("Authorization")
-	id, secret := f[api.ParamClientID], f[api.ParamClientSecret]
-	assertion := f[paramClientAssertion] + f[paramClientAssertion+"_type"]
 	methods := len(authorization)
-	for _, given := range []bool{secret != "", assertion != ""} {
+	for _, given := range []bool{f.secret != "", f.asserts} {
 		if given {
 			methods++
 		}
@@ -43,15 +38,15 @@ func readClient(h http.Header, f form) (presented, error) {
 	}
 	if len(authorization) == 0 {
 		switch {
-		case id == "", assertion != "": // RFC 7523 is none of the methods of this server
+		case f.id == "", f.asserts: // RFC 7523 is none of the methods of this server
 			return presented{}, nil
-		case secret == "":
-			return presented{id: id, method: api.AuthNone}, nil
+		case f.secret == "":
+			return presented{id: f.id, method: api.AuthNone}, nil
 		}
-		return presented{id: id, secret: secret, method: api.AuthPost}, nil
+		return presented{id: f.id, secret: f.secret, method: api.AuthPost}, nil
 	}
 	p, ok := parseBasic(authorization[0])
-	if ok && id != "" && id != p.id {
+	if ok && f.id != "" && f.id != p.id {
 		return presented{}, fail(api.InvalidRequest, "client_id in the body is another than that of the Authorization header")
 	}
 	return p, nil
@@ -79,48 +74,43 @@ func parseBasic(header string) (presented, bool) {
 	return presented{id: id, secret: secret, method: api.AuthBasic}, true
 }
 
-// authenticate tells which client sent the request: by what was read of it a moment ago, and, where the credentials
-// fail by that, by what it is today, so that a new secret works at once.
-func (s *Server) authenticate(ctx context.Context, q *request) error {
-	p, err := readClient(q.header, q.form)
+// authenticateFromCache authenticates the client of an introspection as it was read a moment ago. It reports false if
+// that does not suffice: the client is not in the cache, or its credentials fail.
+func (s *Server) authenticateFromCache(req *request) bool {
+	if !strings.HasSuffix(req.route, api.PathIntrospect) {
+		return false
+	}
+	p, err := readClient(req.header, req.sender)
+	if err != nil {
+		return false
+	}
+	c, ok := s.clients.recent(p.id, s.now())
+	if !ok || s.judgeClient(c, p) != nil {
+		return false
+	}
+	req.client, req.known = c, c.ID
+	return true
+}
+
+// authenticate reads the client that sent the request and judges its credentials. Right ones are never refused for what
+// others did. Whoever keeps failing, as a client at an address or as an address, meets 429.
+func (s *Server) authenticate(ctx context.Context, req *request) error {
+	p, err := readClient(req.header, req.sender)
 	if err != nil {
 		return err
 	}
-	if q.form[api.ParamGrantType] != api.GrantPassword { // a hash costs so much that a look at the client does not matter
-		c, ok := s.clients.recent(p.id, s.now())
-		if ok && s.judgeClient(c, p) == nil {
-			q.client, q.known, q.remembered = c, c.ID, true
-			return nil
-		}
-	}
-	return s.authenticateToday(ctx, q, p)
-}
-
-// authenticateAnew is authenticate for a client that was remembered, by what it is today.
-func (s *Server) authenticateAnew(ctx context.Context, q *request) error {
-	p, err := readClient(q.header, q.form)
-	if err != nil {
-		return err
-	}
-	return s.authenticateToday(ctx, q, p)
-}
-
-// authenticateToday judges the credentials first: right ones are never refused for what others did. Whoever keeps
-// failing, as a client at an address or as an address, meets 429.
-func (s *Server) authenticateToday(ctx context.Context, q *request, p presented) error {
-	q.client, q.remembered = storage.Client{}, false
 	c, err := s.clientOf(ctx, p)
-	q.known = c.ID
+	req.known = c.ID
 	if errors.Is(err, errClient) {
-		if wait := s.clientFailures.wait(p.id, q.from, s.now()); wait > 0 {
-			s.throttledEvent(q, "client authentication", "client")
+		if wait := s.clientFailures.wait(p.id, req.from, s.now()); wait > 0 {
+			s.throttledEvent(req, "client authentication", throttledClient)
 			return tooMany(wait)
 		}
-		s.clientFailures.spend(p.id, q.from, s.now())
-		s.event(q, "client authentication", "failed")
+		s.clientFailures.spend(p.id, req.from, s.now())
+		s.event(req, "client authentication", "failed")
 	}
 	if err == nil {
-		q.client = c
+		req.client = c
 	}
 	return err
 }

@@ -10,7 +10,7 @@ import (
 // cors lets pages of the configured origins, and of no other, call an endpoint (Fetch standard; RFC 9700 §2.6). It
 // answers their preflight requests.
 func cors(config func() *config.Config, h handler) handler {
-	return func(w *exchange, r *http.Request) {
+	return func(w *response, r *http.Request) {
 		w.Header().Add("Vary", "Origin")
 		origin := r.Header.Get("Origin")
 		if origin != "" && slices.Contains(config().CORSOrigins, origin) {
@@ -27,7 +27,7 @@ func cors(config func() *config.Config, h handler) handler {
 
 // anyOrigin lets every page read what is public anyway. Credentials are never allowed.
 func anyOrigin(h handler) handler {
-	return func(w *exchange, r *http.Request) {
+	return func(w *response, r *http.Request) {
 		w.Header().Set("Access-Control-Allow-Origin", "*")
 		if isPreflight(r) {
 			allowMethod(w, http.MethodGet)

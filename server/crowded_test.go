@@ -308,7 +308,7 @@ func TestToldToComeAgain(t *testing.T) {
 
 // comesAgain refreshes and repeats that, as it is told, until it is answered.
 func (h *harness) comesAgain(refusal error) {
-	refused := h.server.post(func(context.Context, *request) (any, error) { return nil, refusal })
+	refused := post(h.server, readTokenForm, func(context.Context, *request, tokenForm) (any, error) { return nil, refusal })
 	first := h.login("app")
 	lost := h.refresh("app", first.RefreshToken).tokens(h.t)
 	for range 4 {
@@ -318,7 +318,7 @@ func (h *harness) comesAgain(refusal error) {
 		r.Header.Set("Content-Type", formMediaType)
 		r.Header.Set("Authorization", basic("app", secret))
 		w := httptest.NewRecorder()
-		refused(newExchange(w, r, "again"), r)
+		refused(newResponse(w, r, "again"), r)
 		if w.Code != http.StatusServiceUnavailable {
 			h.t.Fatalf("%d %s", w.Code, w.Body)
 		}
@@ -334,7 +334,7 @@ func (h *harness) comesAgain(refusal error) {
 func TestRefusedForItsFailures(t *testing.T) {
 	crowded(t, 1, func(t *testing.T, h *harness) {
 		first := h.login("app")
-		wrong := func() response {
+		wrong := func() reply {
 			form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {first.RefreshToken}}
 			r := must(http.NewRequest(http.MethodPost, h.base+"/token", strings.NewReader(form.Encode())))
 			r.Header.Set("Content-Type", formMediaType)

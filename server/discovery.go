@@ -14,7 +14,7 @@ import (
 )
 
 // jwks is GET /.well-known/jwks.json (RFC 7517 §5), from memory.
-func (s *Server) jwks(w *exchange, r *http.Request) {
+func (s *Server) jwks(w *response, r *http.Request) {
 	set := s.ring.JWKS()
 	w.Header().Set("Cache-Control", fmt.Sprintf("public, max-age=%d", set.MaxAge/time.Second))
 	w.Header().Set("ETag", set.ETag)
@@ -29,7 +29,7 @@ func (s *Server) jwks(w *exchange, r *http.Request) {
 // metadata is GET /.well-known/oauth-authorization-server (RFC 8414 §3). Nothing in it comes from the request.
 func metadata(c config.Config) handler {
 	body, err := json.Marshal(describe(c))
-	return func(x *exchange, _ *http.Request) {
+	return func(x *response, _ *http.Request) {
 		if err != nil {
 			writeError(x, visible(err))
 			return
@@ -59,7 +59,7 @@ func describe(c config.Config) api.Metadata {
 }
 
 // openAPI is GET /openapi.yaml: the contract of this listener.
-func openAPI(w *exchange, _ *http.Request) {
+func openAPI(w *response, _ *http.Request) {
 	w.Header().Set("Cache-Control", "public, max-age=300")
 	document(w, "application/yaml", keyturn.OpenAPI)
 }

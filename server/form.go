@@ -14,8 +14,9 @@ import (
 // maxBody is the size of the largest form in bytes.
 const maxBody = 64 << 10
 
-// form is the parameters of a request, each once. An empty value is no value (RFC 6749 §3.2).
-type form map[string]string
+// parameters are those of a form, each once. An empty value is no value (RFC 6749 §3.2). Endpoints read them once, into
+// a struct of their own.
+type parameters map[string]string
 
 // credentials may stand in a form, never in a URL, which ends up in logs (RFC 6749 §2.3.1).
 var credentials = map[string]bool{
@@ -28,7 +29,7 @@ var credentials = map[string]bool{
 }
 
 // readForm reads and parses the form of a request: one application/x-www-form-urlencoded body of at most maxBody bytes.
-func readForm(x *exchange, r *http.Request) (form, error) {
+func readForm(x *response, r *http.Request) (parameters, error) {
 	if err := checkQuery(r.URL.RawQuery); err != nil {
 		return nil, err
 	}
@@ -102,8 +103,8 @@ func checkMediaType(h http.Header) error {
 
 // parseForm parses a form body. Unlike net/url it refuses a parameter that is there twice (RFC 6749 §3.2), a malformed
 // escape, and text that a database, a log or a header could take for something else.
-func parseForm(body string) (form, error) {
-	f := form{}
+func parseForm(body string) (parameters, error) {
+	f := parameters{}
 	repeatedResource := false
 	for pair := range strings.SplitSeq(body, "&") {
 		if pair == "" {

@@ -58,7 +58,7 @@ func TestAmbiguousLengths(t *testing.T) {
 }
 
 // answersTo sends bytes on one connection and reads answers until the server closes it.
-func (h *harness) answersTo(requests string) (answers []response) {
+func (h *harness) answersTo(requests string) (answers []reply) {
 	h.t.Helper()
 	conn := must(net.Dial("tcp", h.http.Listener.Addr().String()))
 	defer conn.Close()
@@ -73,7 +73,7 @@ func (h *harness) answersTo(requests string) (answers []response) {
 			return answers
 		}
 		body, _ := io.ReadAll(res.Body)
-		answers = append(answers, response{res.StatusCode, res.Header, string(body)})
+		answers = append(answers, reply{res.StatusCode, res.Header, string(body)})
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 
 	"github.com/keyturn/keyturn/api"
 	"github.com/keyturn/keyturn/keys"
-	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -67,6 +66,8 @@ func FuzzBasic(f *testing.F) {
 // names no grant.
 func FuzzClaims(f *testing.F) {
 	h := open(f, testConfig(storagetest.SQLiteURL(f)), nil)
+	h.provision()
+	app := must(h.admin.Clients().Find(ctx, "app"))
 	signer, err := h.server.ring.Signer(ctx, h.clock.now().Add(1<<40))
 	if err != nil {
 		f.Fatal(err)
@@ -90,7 +91,8 @@ func FuzzClaims(f *testing.F) {
 		if at != timely {
 			return
 		}
-		if _, live, err := h.server.accessGrant(ctx, storage.Client{}, v); err != nil || live {
+		_, live, err := h.server.accessGrant(ctx, &request{client: app}, v)
+		if err != nil || live {
 			t.Fatalf("%q: live %v, %v", payload, live, err)
 		}
 	})

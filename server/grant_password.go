@@ -23,29 +23,28 @@ const maxGrants = 100
 var errLogin = fail(api.InvalidGrant, "the username or the password is wrong, or the account cannot be used now")
 
 // password is the resource owner password credentials grant, RFC 6749 §4.3: one read, one hash, one insert.
-func (s *Server) password(ctx context.Context, q *request) (api.TokenResponse, error) {
+func (s *Server) password(_ context.Context, req *request, f tokenForm) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
-	name, password := q.form[api.ParamUsername], q.form[api.ParamPassword]
-	if name == "" || password == "" {
+	if f.username == "" || f.password == "" {
 		return none, fail(api.InvalidRequest, "username or password is missing")
 	}
-	scope, err := narrow(q.client.Scope, q.client, q.form[api.ParamScope])
+	scope, err := narrow(req.client.Scope, req.client, f.scope)
 	if err != nil {
 		return none, err
 	}
-	granted := q.client.Audiences
-	if asked := q.form[api.ParamResource]; asked != "" {
-		granted = storage.List{asked}
+	granted := req.client.Audiences
+	if f.resource != "" {
+		granted = storage.List{f.resource}
 	}
-	audience, err := target(granted, q.client, "")
+	audience, err := target(granted, req.client, "")
 	if err != nil {
 		return none, err
 	}
-	view, err := s.login(q, name, password)
+	view, err := s.login(req, f.username, f.password)
 	if err != nil {
 		return none, err
 	}
-	return s.beginGrant(q, view, login{scope: scope, audience: audience, granted: granted})
+	return s.beginGrant(req, view, login{scope: scope, audience: audience, granted: granted})
 }
 
 // login is the outcome of a password grant before its row is written.
@@ -56,9 +55,9 @@ type login struct {
 
 // login judges name and password. errLogin if they do not fit, whatever the reason, after the same work. The whole may
 // take longer than a request may ask the database: each part has its own bound.
-func (s *Server) login(q *request, name, password string) (storage.LoginView, error) {
+func (s *Server) login(req *request, name, password string) (storage.LoginView, error) {
 	if len(password) > passwords.MaxPassword {
-		s.loginFailed(q, "password too long")
+		s.loginFailed(req, reasonTooLong)
 		return storage.LoginView{}, errLogin
 	}
 	g := guess{typed: password, deadline: time.Now().Add(s.config().PasswordHashWait)}
@@ -66,12 +65,12 @@ func (s *Server) login(q *request, name, password string) (storage.LoginView, er
 	var passwordErr error
 	g.canonical, passwordErr = passwords.Canonical(password)
 	g.valid = nameErr == nil && passwordErr == nil
-	g.key = storage.NewLoginKey(name, q.client.ID, q.address)
+	g.key = storage.NewLoginKey(name, req.client.ID, req.address)
 	g.key.Stranger = s.stranger(name)
 	var waited *place
 	for {
 		look := s.throttle.look(g.key)
-		view, err := s.readLogin(q, g.key)
+		view, err := s.readLogin(req, g.key)
 		if err != nil {
 			look.end()
 			s.throttle.passOn(waited)
@@ -80,14 +79,14 @@ func (s *Server) login(q *request, name, password string) (storage.LoginView, er
 		a, verdict, free := look.enter(view, s.now())
 		if verdict == verdictRefuse {
 			s.throttle.passOn(waited)
-			return view, s.refuseLogin(q, g, view)
+			return view, s.refuseLogin(req, g, view)
 		}
 		if verdict == verdictJudge {
-			if judged, err := s.judge(q, g, a, view); judged || err != nil {
+			if judged, err := s.judge(req, g, a, view); judged || err != nil {
 				return view, err
 			} // else others are being judged on other replicas
 		}
-		if err := untilFree(q.base, free, g.deadline); err != nil {
+		if err := untilFree(req.base, free, g.deadline); err != nil {
 			s.throttle.passOn(free)
 			return view, err
 		}
@@ -105,27 +104,27 @@ type guess struct {
 
 func (g guess) patience() time.Duration { return max(time.Until(g.deadline), 0) }
 
-func (s *Server) readLogin(q *request, k storage.LoginKey) (storage.LoginView, error) {
-	ctx, cancel := s.patience(q.base)
+func (s *Server) readLogin(req *request, k storage.LoginKey) (storage.LoginView, error) {
+	ctx, cancel := s.patience(req.base)
 	defer cancel()
 	ctx, read := s.span(ctx, "read user")
-	q.asking = s.now()
+	req.asking = s.now()
 	view, err := s.db.Users().LoginView(ctx, k)
 	read(err)
-	q.username = view.User.Username
+	req.username = view.User.Username
 	return view, err
 }
 
 // refuseLogin refuses a login that is throttled. It takes as long as one that is judged, and no slot; but where nobody
 // knows yet how long that is, it is hashed.
-func (s *Server) refuseLogin(q *request, g guess, view storage.LoginView) error {
+func (s *Server) refuseLogin(req *request, g guess, view storage.LoginView) error {
 	stored, _ := s.storedHash(view)
-	timed, err := s.hasher.Pretend(q.base, q.address, g.patience(), stored)
+	timed, err := s.hasher.Pretend(req.base, req.address, g.patience(), stored)
 	if err != nil {
 		return err
 	}
 	if !timed {
-		release, err := s.hasher.Acquire(q.base, q.address, g.patience())
+		release, err := s.hasher.Acquire(req.base, req.address, g.patience())
 		if err != nil {
 			return err
 		}
@@ -134,27 +133,27 @@ func (s *Server) refuseLogin(q *request, g guess, view storage.LoginView) error 
 		s.hasher.Remember(stored.Kind(), time.Since(begun))
 		release()
 	}
-	s.loginFailed(q, "throttled")
+	s.loginFailed(req, reasonThrottled)
 	return errLogin
 }
 
 // judge obtains a hash slot, counts the guess where it must, and compares. It reports false if other replicas are
 // judging so many guesses for the account that it has to wait.
-func (s *Server) judge(q *request, g guess, a *attempt, view storage.LoginView) (judged bool, err error) {
+func (s *Server) judge(req *request, g guess, a *attempt, view storage.LoginView) (judged bool, err error) {
 	defer func() {
-		ctx, cancel := s.patience(context.WithoutCancel(q.base))
+		ctx, cancel := s.patience(context.WithoutCancel(req.base))
 		defer cancel()
 		a.leave(ctx, s.now())
 	}()
-	release, err := s.hasher.Acquire(q.base, q.address, g.patience())
+	release, err := s.hasher.Acquire(req.base, req.address, g.patience())
 	if err != nil {
 		return false, err
 	}
 	release = sync.OnceFunc(release)
 	defer release()
 	begun := time.Now()
-	q.asking = s.now()
-	ctx, cancel := s.patience(q.base)
+	req.asking = s.now()
+	ctx, cancel := s.patience(req.base)
 	defer cancel()
 	if ok, err := a.reserve(ctx, s.now()); !ok || err != nil {
 		return false, err
@@ -163,19 +162,19 @@ func (s *Server) judge(q *request, g guess, a *attempt, view storage.LoginView) 
 	_, hashed := s.span(ctx, "hash password")
 	matches, better := s.hasher.Compare(stored, g.typed, g.canonical)
 	hashed(nil)
-	release()          // the database may take its time now, which must not cost others their slot
-	q.asking = s.now() // the hash took its time from nobody
-	settling, cancel := s.patience(context.WithoutCancel(q.base))
+	release()            // the database may take its time now, which must not cost others their slot
+	req.asking = s.now() // the hash took its time from nobody
+	settling, cancel := s.patience(context.WithoutCancel(req.base))
 	defer cancel()
 	if !matches || !usable || !g.valid {
-		s.loginFailed(q, reasonOf(view, usable))
+		s.loginFailed(req, reasonOf(view, usable))
 		if err := a.settle(settling, storage.GuessWrong, s.now()); err != nil {
 			return true, err
 		}
 		s.hasher.Remember(stored.Kind(), time.Since(begun)) // as long as a throttled login will pretend to take
 		return true, errLogin
 	}
-	if err := q.base.Err(); err != nil { // nobody waits for an answer any more
+	if err := req.base.Err(); err != nil { // nobody waits for an answer any more
 		return true, err
 	}
 	return true, s.loginSucceeded(settling, a, g.key, view, better)
@@ -203,26 +202,41 @@ func (s *Server) storedHash(view storage.LoginView) (h passwords.Hash, usable bo
 	return s.hasher.Decoy, false
 }
 
+// Reasons of failed logins, for log and metrics alone.
+const (
+	reasonUnknown    = "unknown user"
+	reasonDisabled   = "disabled user"
+	reasonNoPassword = "no usable password"
+	reasonWrong      = "wrong password"
+	reasonThrottled  = "throttled"
+	reasonTooLong    = "password too long"
+	reasonChanged    = "changed meanwhile"
+)
+
+var loginFailureReasons = []string{
+	reasonUnknown, reasonDisabled, reasonNoPassword, reasonWrong, reasonThrottled, reasonTooLong, reasonChanged,
+}
+
 // reasonOf tells the log, and nobody else, why a login failed.
 func reasonOf(view storage.LoginView, usable bool) string {
 	switch {
 	case !view.Found:
-		return "unknown user"
+		return reasonUnknown
 	case view.User.DisabledAt != nil:
-		return "disabled user"
+		return reasonDisabled
 	case !usable:
-		return "no usable password"
+		return reasonNoPassword
 	default:
-		return "wrong password"
+		return reasonWrong
 	}
 }
 
-func (s *Server) loginFailed(q *request, reason string) {
+func (s *Server) loginFailed(req *request, reason string) {
 	s.metrics.loginFailures.WithLabelValues(reason).Inc()
-	if reason == "throttled" {
-		s.throttledEvent(q, "login", "login")
+	if reason == reasonThrottled {
+		s.throttledEvent(req, "login", throttledLogin)
 	}
-	s.event(q, "login", "failed", slog.String("reason", reason))
+	s.event(req, "login", "failed", slog.String("reason", reason))
 }
 
 // familiarFor is how long an address need not be remembered again, since it was.
@@ -253,64 +267,64 @@ func (s *Server) loginSucceeded(
 
 // beginGrant writes the row of a login and issues its first tokens. Whatever may make it wait comes before the row: a
 // client that has gone meanwhile gets no grant.
-func (s *Server) beginGrant(q *request, view storage.LoginView, l login) (api.TokenResponse, error) {
+func (s *Server) beginGrant(req *request, view storage.LoginView, l login) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
-	signed, err := s.ring.Admit(q.base)
+	signed, err := s.ring.Admit(req.base)
 	if err != nil {
 		return none, err
 	}
 	defer signed()
-	ctx, cancel := s.patience(q.base)
+	ctx, cancel := s.patience(req.base)
 	defer cancel()
 	now := s.now().Truncate(time.Millisecond)
 	expires := now.Add(s.config().RefreshMaxTTL)
 	access := ticket{
 		grant:    storage.NewGrantID(expires),
 		sub:      view.User.Sub,
-		clientID: q.client.ID,
-		typ:      keys.Typ(q.client.TokenTyp),
+		clientID: req.client.ID,
+		typ:      keys.Typ(req.client.TokenTyp),
 		audience: l.audience,
 		scope:    l.scope,
 		roles:    view.User.Roles,
 		authTime: now,
 		issued:   now,
-		expires:  s.lifetime(q.client, now, expires),
+		expires:  s.lifetime(req.client, now, expires),
 	}
 	signer, err := s.ring.Signer(ctx, access.expires)
 	if err != nil {
 		return none, err
 	}
 	if err := s.checkSize(signer, access); err != nil {
-		s.event(q, "login", "failed", slog.String("reason", "token too large"))
+		s.event(req, "login", "failed", slog.String("reason", "token too large"))
 		return none, err
 	}
 	t := keys.RefreshToken{Grant: access.grant, Family: keys.NewFamily()}
-	refreshable := slices.Contains(q.client.Grants, api.GrantRefreshToken)
-	g := s.newGrant(q, view, l, now, expires)
+	refreshable := slices.Contains(req.client.Grants, api.GrantRefreshToken)
+	g := s.newGrant(req, view, l, now, expires)
 	g.ID, g.KID = access.grant, signer.KID
 	if refreshable {
 		g.FamilyHash = t.Family.Hash()
 	}
-	if err := s.createGrant(ctx, q, view, g); err != nil {
+	if err := s.createGrant(ctx, req, view, g); err != nil {
 		return none, err
 	}
-	response, err := s.respond(signer, access)
+	tokens, err := s.respond(signer, access)
 	if refreshable {
-		response.RefreshToken = s.ring.Secrets().SealRefreshToken(t, now)
+		tokens.RefreshToken = s.ring.Secrets().SealRefreshToken(t, now)
 	}
-	response.Username = view.User.Username
-	s.event(q, "login", "ok", slog.String("sub", view.User.Sub), slog.String("sid", g.ID.String()))
-	return response, err
+	tokens.Username = view.User.Username
+	s.event(req, "login", "ok", slog.String("sub", view.User.Sub), slog.String("sid", g.ID.String()))
+	return tokens, err
 }
 
 // newGrant is the row of a login, without id, family and key.
-func (s *Server) newGrant(q *request, view storage.LoginView, l login, now, expires time.Time) storage.Grant {
+func (s *Server) newGrant(req *request, view storage.LoginView, l login, now, expires time.Time) storage.Grant {
 	idle := min(s.config().RefreshIdleTTL, s.config().RefreshMaxTTL)
 	return storage.Grant{
 		UserID:        view.User.ID,
 		UserEpoch:     view.User.Epoch,
-		ClientID:      q.client.ID,
-		ClientEpoch:   q.client.Epoch,
+		ClientID:      req.client.ID,
+		ClientEpoch:   req.client.Epoch,
 		Scope:         l.scope,
 		Audience:      strings.Join(l.granted, " "),
 		CreatedAt:     storage.At(now),
@@ -321,10 +335,10 @@ func (s *Server) newGrant(q *request, view storage.LoginView, l login, now, expi
 
 // createGrant writes the row, and then ends the oldest grants beyond the limit, if this replica is sure of the time. A
 // login that fails ends nothing, and what could not be ended is ended by the next login.
-func (s *Server) createGrant(ctx context.Context, q *request, view storage.LoginView, g storage.Grant) error {
+func (s *Server) createGrant(ctx context.Context, req *request, view storage.LoginView, g storage.Grant) error {
 	err := s.db.Grants().Create(ctx, g)
 	if errors.Is(err, storage.ErrNotFound) { // the user or the client was changed since they were read
-		s.loginFailed(q, "changed meanwhile")
+		s.loginFailed(req, reasonChanged)
 		return errLogin
 	}
 	if err != nil || view.Grants < maxGrants || s.clock.Sure() != nil {

@@ -20,54 +20,51 @@ var errRefresh = fail(api.InvalidGrant, "the refresh token is invalid, expired, 
 
 // refresh is the refresh grant, RFC 6749 §6: a fresh token is one statement, a forged one costs no more than to ask who
 // the client is.
-func (s *Server) refresh(ctx context.Context, q *request) (api.TokenResponse, error) {
+func (s *Server) refresh(ctx context.Context, req *request, f tokenForm) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
-	text := q.form[api.ParamRefreshToken]
-	if text == "" {
+	if f.refreshToken == "" {
 		return none, fail(api.InvalidRequest, "refresh_token is missing")
 	}
-	t, ok, err := s.ring.OpenRefreshToken(text)
+	t, ok, err := s.ring.OpenRefreshToken(f.refreshToken)
 	if err != nil {
 		return none, err
 	}
 	if !ok || t.Generation == math.MaxUint32 {
-		s.event(q, "refresh", "failed", slog.String("reason", "malformed"))
+		s.event(req, "refresh", "failed", slog.String("reason", "malformed"))
 		return none, errRefresh
 	}
-	signed, err := s.ring.Admit(q.base)
+	signed, err := s.ring.Admit(req.base)
 	if err != nil {
 		return none, err
 	}
 	defer signed()
-	return s.refreshWith(ctx, q, t)
+	return s.refreshWith(ctx, req, f, t)
 }
 
 // refreshWith refreshes with a token whose MAC is right. From its statement on only bounded work follows.
-func (s *Server) refreshWith(ctx context.Context, q *request, t keys.RefreshToken) (api.TokenResponse, error) {
+func (s *Server) refreshWith(
+	ctx context.Context, req *request, f tokenForm, t keys.RefreshToken,
+) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
 	now := s.now().Truncate(time.Millisecond)
 	// The latest moment that the access token can expire; the grant may end before.
-	signer, err := s.ring.Signer(ctx, s.lifetime(q.client, now, now.Add(config.MaxAccessTTL)))
+	signer, err := s.ring.Signer(ctx, s.lifetime(req.client, now, now.Add(config.MaxAccessTTL)))
 	if err != nil {
 		return none, err
 	}
-	r := s.presentation(q, t, signer)
-	if r.MaxRoles, err = s.rolesThatFit(q, signer); err != nil {
+	r := s.presentation(req, t, signer)
+	if r.MaxRoles, err = s.rolesThatFit(req, signer); err != nil {
 		return none, err
 	}
-	if err := s.checkBeforeRotation(ctx, q, r, now); err != nil {
+	if err := s.checkBeforeRotation(ctx, req, f, r, now); err != nil {
 		return none, err
 	}
 	rotating, rotated := s.span(ctx, "rotate grant")
-	g, outcome, err := s.rotate(rotating, q, signer, r, now)
+	g, outcome, err := s.rotate(rotating, req, f, signer, r, now)
 	rotated(err)
 	if err != nil {
 		return none, err
 	}
-	if outcome == storage.RefreshAsk {
-		return none, errRefresh // which nobody sees: the client is read, and asks again
-	}
-	q.remembered = false
 	s.metrics.refreshes.WithLabelValues(string(outcome)).Inc()
 	switch outcome {
 	case storage.RefreshDead, storage.RefreshReuse:
@@ -76,27 +73,26 @@ func (s *Server) refreshWith(ctx context.Context, q *request, t keys.RefreshToke
 		err = errTooLarge
 	}
 	if err != nil {
-		s.event(q, "refresh", "failed", slog.String("reason", string(outcome)), slog.String("sid", t.Grant.String()))
+		s.event(req, "refresh", "failed", slog.String("reason", string(outcome)), slog.String("sid", t.Grant.String()))
 		return none, err
 	}
-	s.event(q, "refresh", "ok", slog.String("kind", string(outcome)), slog.String("sid", t.Grant.String()))
-	return s.refreshed(q, signer, t, g, now)
+	s.event(req, "refresh", "ok", slog.String("kind", string(outcome)), slog.String("sid", t.Grant.String()))
+	return s.refreshed(req, f, signer, t, g, now)
 }
 
 // presentation is the presentation of a token at this moment.
-func (s *Server) presentation(q *request, t keys.RefreshToken, signer keys.Signer) storage.Refresh {
+func (s *Server) presentation(req *request, t keys.RefreshToken, signer keys.Signer) storage.Refresh {
 	c := s.config()
 	return storage.Refresh{
 		ID:          t.Grant,
 		Generation:  int64(t.Generation),
 		FamilyHash:  t.Family.Hash(),
-		ClientID:    q.client.ID,
-		Revision:    q.revision(),
+		ClientID:    req.client.ID,
 		KID:         signer.KID,
 		IdleTTL:     c.RefreshIdleTTL,
 		RetryWindow: c.RefreshRetryWindow,
 		LateRetry:   c.RefreshLateRetry,
-		Arrived:     q.at,
+		Arrived:     req.at,
 		Outages:     s.outages(t.Grant),
 		Unsure:      s.clock.Sure() != nil,
 		Doubt:       s.clock.Doubt(),
@@ -105,13 +101,12 @@ func (s *Server) presentation(q *request, t keys.RefreshToken, signer keys.Signe
 
 // noteUnanswered remembers that a refresh waited here in vain, whatever for, and that its client was told to come again
 // after a while. Only a token of ours is remembered.
-func (s *Server) noteUnanswered(q *request, told time.Duration) {
-	text := q.form[api.ParamRefreshToken]
-	if text == "" || q.form[api.ParamGrantType] != api.GrantRefreshToken {
+func (s *Server) noteUnanswered(req *request, told time.Duration) {
+	if req.repeats == "" {
 		return
 	}
-	if t, ok, err := s.ring.OpenRefreshToken(text); ok && err == nil {
-		s.unanswered.note(t.Grant, q.at, s.now().Add(told), s.config().RefreshRetryWindow)
+	if t, ok, err := s.ring.OpenRefreshToken(req.repeats); ok && err == nil {
+		s.unanswered.note(t.Grant, req.at, s.now().Add(told), s.config().RefreshRetryWindow)
 	}
 }
 
@@ -130,10 +125,12 @@ func (s *Server) outages(grant storage.GrantID) []storage.Span {
 // checkBeforeRotation refuses a scope or resource that cannot be given while the token is still as it was. It reads the
 // grant only when there is something to check: the request names one, or the client was updated while grants of today
 // can have been made before.
-func (s *Server) checkBeforeRotation(ctx context.Context, q *request, r storage.Refresh, now time.Time) error {
-	updated := q.client.UpdatedAt.After(q.client.CreatedAt.Time) &&
-		now.Sub(q.client.UpdatedAt.Time) < s.config().RefreshMaxTTL
-	if q.form[api.ParamScope] == "" && q.form[api.ParamResource] == "" && !updated {
+func (s *Server) checkBeforeRotation(
+	ctx context.Context, req *request, f tokenForm, r storage.Refresh, now time.Time,
+) error {
+	updated := req.client.UpdatedAt.After(req.client.CreatedAt.Time) &&
+		now.Sub(req.client.UpdatedAt.Time) < s.config().RefreshMaxTTL
+	if f.scope == "" && f.resource == "" && !updated {
 		return nil
 	}
 	g, err := s.db.Grants().State(ctx, r.ID)
@@ -146,38 +143,34 @@ func (s *Server) checkBeforeRotation(ctx context.Context, q *request, r storage.
 	if outcome := r.Classify(g, now); outcome == storage.RefreshDead || outcome == storage.RefreshReuse {
 		return nil // the refresh itself says so, and ends the grant
 	}
-	_, _, err = rights(q, g)
+	_, _, err = rights(req.client, f, g)
 	return err
 }
 
 // rights are scope and audience of the access token of a refresh.
-func rights(q *request, g storage.GrantState) (scope, audience string, err error) {
-	if scope, err = narrow(g.Scope, q.client, q.form[api.ParamScope]); err != nil {
+func rights(c storage.Client, f tokenForm, g storage.GrantState) (scope, audience string, err error) {
+	if scope, err = narrow(g.Scope, c, f.scope); err != nil {
 		return "", "", err
 	}
 	if scope == "" && g.Scope != "" {
 		return "", "", fail(api.InvalidScope, "the client may have none of the scope of the grant any more")
 	}
-	audience, err = target(strings.Fields(g.Audience), q.client, q.form[api.ParamResource])
+	audience, err = target(strings.Fields(g.Audience), c, f.resource)
 	return scope, audience, err
 }
 
 // refreshed answers with a fresh access token and the successor of the refresh token, computed again from the row.
 func (s *Server) refreshed(
-	q *request,
-	signer keys.Signer,
-	t keys.RefreshToken,
-	g storage.GrantState,
-	now time.Time,
+	req *request, f tokenForm, signer keys.Signer, t keys.RefreshToken, g storage.GrantState, now time.Time,
 ) (api.TokenResponse, error) {
-	scope, audience, err := rights(q, g)
+	scope, audience, err := rights(req.client, f, g)
 	if err != nil {
 		return api.TokenResponse{}, err
 	}
-	response, err := s.respond(signer, s.refreshTicket(q, g, scope, audience, now))
+	tokens, err := s.respond(signer, s.refreshTicket(req, g, scope, audience, now))
 	t.Generation = uint32(g.Generation)
-	response.RefreshToken = s.ring.Secrets().SealRefreshToken(t, g.RotatedAt.Time)
-	return response, err
+	tokens.RefreshToken = s.ring.Secrets().SealRefreshToken(t, g.RotatedAt.Time)
+	return tokens, err
 }
 
 // respond signs the access token and builds the body that all grants share.

@@ -96,7 +96,7 @@ func TestFailedLoginsAreAlike(t *testing.T) {
 			h.loginFrom(fmt.Sprintf("203.0.113.%d", i), "throttled", "wrong")
 		}
 		took := map[string][]time.Duration{}
-		var first response
+		var first reply
 		for i := range 15 {
 			for _, name := range []string{"alice", "nobody", "gone", "throttled"} {
 				began := time.Now()

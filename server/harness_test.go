@@ -272,14 +272,14 @@ func (h *harness) step(d time.Duration) {
 	}
 }
 
-// response is an answer that was valid against openapi.yaml.
-type response struct {
+// reply is an answer that was valid against openapi.yaml.
+type reply struct {
 	status int
 	header http.Header
 	body   string
 }
 
-func (r response) code(t testing.TB) string {
+func (r reply) code(t testing.TB) string {
 	t.Helper()
 	var e api.Error
 	if err := json.Unmarshal([]byte(r.body), &e); err != nil {
@@ -288,7 +288,7 @@ func (r response) code(t testing.TB) string {
 	return string(e.Code)
 }
 
-func (r response) tokens(t testing.TB) api.TokenResponse {
+func (r reply) tokens(t testing.TB) api.TokenResponse {
 	t.Helper()
 	if r.status != http.StatusOK {
 		t.Fatalf("%d %s", r.status, r.body)
@@ -306,7 +306,7 @@ func basic(id, secret string) string {
 }
 
 // post sends a form with the credentials of a client, if it is not "".
-func (h *harness) post(path, client string, form ...string) response {
+func (h *harness) post(path, client string, form ...string) reply {
 	h.t.Helper()
 	values := url.Values{}
 	for i := 0; i < len(form); i += 2 {
@@ -329,7 +329,7 @@ var noRedirect = &http.Client{
 }
 
 // send sends a request and holds the answer to openapi.yaml.
-func (h *harness) send(r *http.Request) response {
+func (h *harness) send(r *http.Request) reply {
 	h.t.Helper()
 	res, err := noRedirect.Do(r)
 	if err != nil {
@@ -340,10 +340,10 @@ func (h *harness) send(r *http.Request) response {
 	if err := validate(r, res, body); err != nil {
 		h.t.Errorf("%s %s: %d %s: not valid against openapi.yaml: %v", r.Method, r.URL.Path, res.StatusCode, body, err)
 	}
-	return response{res.StatusCode, res.Header, string(body)}
+	return reply{res.StatusCode, res.Header, string(body)}
 }
 
-func (h *harness) get(path string) response {
+func (h *harness) get(path string) reply {
 	h.t.Helper()
 	if strings.HasPrefix(path, "/readyz") && h.server != nil && !h.loops {
 		h.server.look(ctx) // as the loop does each second
@@ -357,7 +357,7 @@ func (h *harness) login(client string) api.TokenResponse {
 	return h.post("/token", client, "grant_type", "password", "username", "alice", "password", password).tokens(h.t)
 }
 
-func (h *harness) refresh(client, token string) response {
+func (h *harness) refresh(client, token string) reply {
 	h.t.Helper()
 	return h.post("/token", client, "grant_type", "refresh_token", "refresh_token", token)
 }

@@ -151,7 +151,7 @@ func (s *Server) ready() error {
 }
 
 // livez tells that the process answers; it asks nothing else.
-func livez(w *exchange, r *http.Request) {
+func livez(w *response, r *http.Request) {
 	text := "ok"
 	if r.URL.Query().Has("verbose") {
 		text = "process ok\nok"
@@ -161,16 +161,16 @@ func livez(w *exchange, r *http.Request) {
 
 // readyz tells whether this replica can serve, from what the last second has shown: it asks nobody. Strangers learn no
 // more than the names of the checks.
-func (s *Server) readyz(w *exchange, r *http.Request) {
+func (s *Server) readyz(w *response, r *http.Request) {
 	s.tellReady(w, r, func(finding) string { return "" })
 }
 
 // adminReadyz is readyz with the reasons.
-func (s *Server) adminReadyz(w *exchange, r *http.Request) {
+func (s *Server) adminReadyz(w *response, r *http.Request) {
 	s.tellReady(w, r, func(f finding) string { return ": " + f.err.Error() })
 }
 
-func (s *Server) tellReady(w *exchange, r *http.Request, why func(finding) string) {
+func (s *Server) tellReady(w *response, r *http.Request, why func(finding) string) {
 	status, verdict := http.StatusOK, "ok"
 	var lines []string
 	for _, f := range s.found() {

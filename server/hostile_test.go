@@ -277,7 +277,7 @@ func TestReaderThatNeverReads(t *testing.T) {
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	server := httpServer(h.server.Public())
 	if server.WriteTimeout != responseTimeout {
-		t.Errorf("a response may take %v", server.WriteTimeout)
+		t.Errorf("a reply may take %v", server.WriteTimeout)
 	}
 	server.WriteTimeout = time.Duration(servertest.Times(int(time.Second), int(responseTimeout)))
 	l := must(net.Listen("tcp", "127.0.0.1:0"))
@@ -402,7 +402,7 @@ func TestPanicTellsNothing(t *testing.T) {
 	defer s.Close()
 	w := httptest.NewRecorder()
 	r := newRoutes()
-	r.add("/panic", func(*exchange, *http.Request) { panic("a canary in a panic") })
+	r.add("/panic", func(*response, *http.Request) { panic("a canary in a panic") })
 	s.wrap(r).ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/panic", nil))
 	if w.Code != 500 || strings.Contains(w.Body.String()+log.String(), "canary") ||
 		!strings.Contains(log.String(), `"msg":"panic"`) {

@@ -34,7 +34,7 @@ func TestImportedUsersLogIn(t *testing.T) {
 		}
 		for i, old := range quick {
 			name := fmt.Sprintf("user%d@example.ORG", i)
-			login := func(password string) response {
+			login := func(password string) reply {
 				return h.post("/token", "app", "grant_type", "password", "username", name, "password", password)
 			}
 			if r := login(passwordstest.Password + "x"); r.code(t) != "invalid_grant" {
@@ -146,7 +146,7 @@ func TestImportedHashOfAPasswordAsItWasTyped(t *testing.T) {
 		typed := "correct horse ba\u0308ttery" // a with a combining mark, which is one letter in the canonical form
 		hash := passwords.New(passwords.Policy{Memory: 20 << 10, Time: 2, Lanes: 1}, typed).String()
 		must(h.admin.Users().Import(ctx, []admin.ImportedUser{{Row: 1, Username: "bob", Hash: hash}}, admin.ImportOptions{}))
-		login := func(password string) response {
+		login := func(password string) reply {
 			return h.post("/token", "app", "grant_type", "password", "username", "bob", "password", password)
 		}
 		if r := login(passwordstest.Password); r.status != 400 {

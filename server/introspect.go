@@ -14,34 +14,32 @@ import (
 
 // introspect is POST /introspect, RFC 7662. Whether a token is alive is always asked of the database: there is nothing
 // that could serve a revoked one. For anyone who may not know, and for anything not alive, the answer is Active alone.
-func (s *Server) introspect(ctx context.Context, q *request) (any, error) {
-	text := q.form[api.ParamToken]
-	if text == "" {
+func (s *Server) introspect(ctx context.Context, req *request, f referenceForm) (any, error) {
+	if f.token == "" {
 		return nil, fail(api.InvalidRequest, "token is missing")
 	}
-	if q.client.Public {
+	if req.client.Public {
 		return nil, errClient // RFC 7662 §2.1 wants authorization, which a public client cannot show
 	}
-	t, ok, err := s.ring.OpenRefreshToken(text)
+	t, ok, err := s.ring.OpenRefreshToken(f.token)
 	if err != nil {
 		return nil, err
 	}
 	if ok {
-		return s.introspectRefreshToken(ctx, q, t)
+		return s.introspectRefreshToken(ctx, req, t)
 	}
-	v, at, err := s.readAccessToken(text)
+	v, at, err := s.readAccessToken(f.token)
 	if err != nil {
 		return nil, err
 	}
 	if at == unknown {
-		return s.unknownToken(q)
+		return s.unknownToken(req)
 	}
 	if at == over ||
-		q.client.ID != v.claims.ClientID && (q.client.Resource == "" || q.client.Resource != v.claims.Audience) {
+		req.client.ID != v.claims.ClientID && (req.client.Resource == "" || req.client.Resource != v.claims.Audience) {
 		return api.Introspection{}, nil
 	}
-	g, live, err := s.accessGrant(ctx, q.client, v)
-	q.remembered = q.remembered && !g.Caller
+	g, live, err := s.accessGrant(ctx, req, v)
 	if err != nil || !live {
 		return api.Introspection{}, err
 	}
@@ -72,7 +70,7 @@ func (v *verified) introspection(username string) (any, error) {
 }
 
 // introspectRefreshToken shows the newest refresh token of a grant to its own client.
-func (s *Server) introspectRefreshToken(ctx context.Context, q *request, t keys.RefreshToken) (any, error) {
+func (s *Server) introspectRefreshToken(ctx context.Context, req *request, t keys.RefreshToken) (any, error) {
 	g, err := s.db.Grants().State(ctx, t.Grant)
 	if errors.Is(err, storage.ErrNotFound) {
 		return api.Introspection{}, nil
@@ -80,12 +78,12 @@ func (s *Server) introspectRefreshToken(ctx context.Context, q *request, t keys.
 	if err != nil {
 		return nil, err
 	}
-	r := storage.Refresh{Generation: int64(t.Generation), FamilyHash: t.Family.Hash(), ClientID: q.client.ID}
+	r := storage.Refresh{Generation: int64(t.Generation), FamilyHash: t.Family.Hash(), ClientID: req.client.ID}
 	if outcome := r.Classify(g, s.now()); outcome != storage.RefreshFresh && outcome != storage.RefreshAhead {
 		return api.Introspection{}, nil
 	}
 	first, _, _ := strings.Cut(g.Audience, " ")
-	audience, err := target([]string{first}, q.client, "")
+	audience, err := target([]string{first}, req.client, "")
 	if err != nil {
 		audience = ""
 	}
@@ -112,14 +110,12 @@ const (
 
 // unknownToken answers for a text that is no token of this server. Who asks for many of them is looking for one (RFC
 // 7662 §4).
-func (s *Server) unknownToken(q *request) (any, error) {
-	if q.remembered {
-		return api.Introspection{}, nil // it is not counted, since the client will be read and ask again
-	}
-	if wait := s.scans.wait(q.client.ID, s.now()); wait > 0 {
-		s.throttledEvent(q, "introspection", "introspection")
+func (s *Server) unknownToken(req *request) (any, error) {
+	if wait := s.scans.wait(req.client.ID, s.now()); wait > 0 {
+		s.throttledEvent(req, "introspection", throttledIntrospection)
 		return nil, tooMany(wait)
 	}
-	s.scans.spend(q.client.ID, s.now())
+	client, now := req.client.ID, s.now()
+	req.later(func() { s.scans.spend(client, now) })
 	return api.Introspection{}, nil
 }

@@ -312,7 +312,7 @@ func TestStaleReplicaAnswers503(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
 		h.clock.at.Add(int64(keys.StaleAfter + time.Second))
-		for name, r := range map[string]response{
+		for name, r := range map[string]reply{
 			"password": h.post("/token", "app", "grant_type", "password", "username", "alice", "password",
 				password),
 			"refresh":                    h.refresh("app", tokens.RefreshToken),

@@ -133,7 +133,7 @@ type statusError string
 
 func (e statusError) Error() string { return string(e) }
 
-func status200(r response) error {
+func status200(r reply) error {
 	if r.status != http.StatusOK || r.body != "{}\n" {
 		return statusError(r.body)
 	}
@@ -213,7 +213,7 @@ func TestDatabaseAway(t *testing.T) {
 	tokens := h.login("app")
 	restore := storagetest.CutOff(t, databaseURL)
 	defer restore()
-	answers := map[string]response{
+	answers := map[string]reply{
 		"password":   h.post("/token", "app", "grant_type", "password", "username", "alice", "password", password),
 		"refresh":    h.refresh("app", tokens.RefreshToken),
 		"revoke":     h.post("/revoke", "app", "token", tokens.RefreshToken),

@@ -16,7 +16,7 @@ import (
 )
 
 // loginFrom logs in as a request from the address given would, through a trusted proxy.
-func (h *harness) loginFrom(address, username, password string) response {
+func (h *harness) loginFrom(address, username, password string) reply {
 	h.t.Helper()
 	body := "grant_type=password&username=" + username + "&password=" + strings.ReplaceAll(password, " ", "+")
 	r := must(http.NewRequest(http.MethodPost, h.base+"/token", strings.NewReader(body)))
@@ -133,7 +133,7 @@ func TestForgedForwardedForDoesNotCount(t *testing.T) {
 // refused for it.
 func TestClientsThatKeepFailing(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
-		try := func(id, secret string) response {
+		try := func(id, secret string) reply {
 			r := must(http.NewRequest(http.MethodPost, h.base+"/introspect", strings.NewReader("token=x")))
 			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 			r.Header.Set("Authorization", basic(id, secret))

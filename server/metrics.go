@@ -121,17 +121,16 @@ func (m *metrics) beginAtZero() {
 	for _, cause := range []string{causeBusy, causeDatabase, causeKeys, causeClock, causeInternal} {
 		m.failures.WithLabelValues(cause)
 	}
-	for _, what := range []string{"client", "introspection", "login"} {
+	for _, what := range []string{throttledClient, throttledIntrospection, throttledLogin} {
 		m.throttled.WithLabelValues(what)
 	}
-	for _, reason := range []string{"unknown user", "disabled user", "no usable password", "wrong password", "throttled",
-		"password too long", "changed meanwhile"} {
+	for _, reason := range loginFailureReasons {
 		m.loginFailures.WithLabelValues(reason)
 	}
-	for _, outcome := range []string{"ok", "failed"} {
+	for _, outcome := range []string{outcomeOK, outcomeFailed} {
 		m.reloads.WithLabelValues(outcome)
 	}
-	for _, what := range []string{"expired grants", "ended grants", "failures"} {
+	for _, what := range []string{cleanedExpired, cleanedEnded, cleanedFailures} {
 		m.cleaned.WithLabelValues(what)
 	}
 }
@@ -307,7 +306,21 @@ func Version() (v VersionInfo) {
 	return v
 }
 
-func (m *metrics) serve(w *exchange, r *http.Request) { m.handler.ServeHTTP(w, r) }
+func (m *metrics) serve(w *response, r *http.Request) { m.handler.ServeHTTP(w, r) }
+
+// Values of the labels what and outcome.
+const (
+	throttledClient        = "client"
+	throttledIntrospection = "introspection"
+	throttledLogin         = "login"
+
+	cleanedExpired  = "expired grants"
+	cleanedEnded    = "ended grants"
+	cleanedFailures = "failures"
+
+	outcomeOK     = "ok"
+	outcomeFailed = "failed"
+)
 
 // methodOf is the method of a request; other, if HTTP does not know it.
 func methodOf(r *http.Request) string {

@@ -61,9 +61,9 @@ func (s *Server) tellReload(err error) {
 	default:
 		s.log.Error("the configuration stays as it was", "event", "config.reload", "outcome", "failed", "error", err.Error())
 	}
-	outcome, ok := "ok", 1.0
+	outcome, ok := outcomeOK, 1.0
 	if err != nil {
-		outcome, ok = "failed", 0
+		outcome, ok = outcomeFailed, 0
 	}
 	s.metrics.reloads.WithLabelValues(outcome).Inc()
 	s.metrics.reloaded.Set(ok)

@@ -11,30 +11,28 @@ import (
 // revoke is POST /revoke, RFC 7009: any token of a grant, whatever its type and generation, ends the grant of the
 // client that presents it. A token that is nobody's, or another client's, is none of this client's business, and gone
 // as far as it can tell (RFC 7009 §2.2).
-func (s *Server) revoke(ctx context.Context, q *request) (any, error) {
-	text := q.form[api.ParamToken]
-	if text == "" {
+func (s *Server) revoke(ctx context.Context, req *request, f referenceForm) (any, error) {
+	if f.token == "" {
 		return nil, fail(api.InvalidRequest, "token is missing")
 	}
-	id, family, ok, err := s.grantOf(text, q.client.ID)
+	id, family, ok, err := s.grantOf(f.token, req.client.ID)
 	if err != nil {
 		return nil, err
 	}
 	if !ok {
-		s.event(q, "revocation", "nothing to revoke")
+		s.event(req, "revocation", "nothing to revoke")
 		return api.Revocation{}, nil
 	}
-	ended, err := s.db.Grants().Revoke(ctx, storage.Actor{Name: "client:" + q.client.ID},
-		storage.Revocation{ID: id, ClientID: q.client.ID, Revision: q.revision(), FamilyHash: family}, q.at)
+	ended, err := s.db.Grants().Revoke(ctx, storage.Actor{Name: "client:" + req.client.ID},
+		storage.Revocation{ID: id, ClientID: req.client.ID, FamilyHash: family}, req.at)
 	if err != nil {
 		return nil, err
 	}
-	q.remembered = q.remembered && !ended
 	outcome := "nothing to revoke"
 	if ended {
 		outcome = "ok"
 	}
-	s.event(q, "revocation", outcome, slog.String("sid", id.String()))
+	s.event(req, "revocation", outcome, slog.String("sid", id.String()))
 	return api.Revocation{}, nil
 }
 

@@ -20,34 +20,34 @@ func (s *Server) Public() http.Handler { return s.wrap(s.publicRoutes()) }
 func (s *Server) Admin() http.Handler { return s.wrap(s.adminRoutes()) }
 
 // handler answers one request.
-type handler func(*exchange, *http.Request)
+type handler func(*response, *http.Request)
 
-// ServeHTTP implements [http.Handler] for the router, which hands on the exchange that it was given.
-func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h(w.(*exchange), r) }
+// ServeHTTP implements [http.Handler] for the router, which hands on the response that it was given.
+func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h(w.(*response), r) }
 
 // routes are handlers by path. Paths are neither cleaned nor decoded, and nothing is redirected.
 type routes struct{ *mux.Router }
 
 func newRoutes() routes {
 	r := routes{mux.NewRouter().SkipClean(true).UseEncodedPath()}
-	r.NotFoundHandler = wellFramed(false, func(x *exchange, _ *http.Request) {
+	r.NotFoundHandler = wellFramed(false, func(x *response, _ *http.Request) {
 		plain(x, http.StatusNotFound, "not found")
 	})
 	return r
 }
 
 // add routes a path, whose text goes to log and metrics.
-func (r routes) add(path string, h handler) {
+func (t routes) add(path string, h handler) {
 	h = wellFramed(isPost(path), h)
-	r.Handle(path, handler(func(x *exchange, q *http.Request) {
+	t.Handle(path, handler(func(x *response, r *http.Request) {
 		x.route = path
-		h(x, q)
+		h(x, r)
 	}))
 }
 
 // wellFramed refuses requests whose length is ambiguous, in JSON or as plain text.
 func wellFramed(inJSON bool, h handler) handler {
-	return func(x *exchange, r *http.Request) {
+	return func(x *response, r *http.Request) {
 		if isMisframed(r) {
 			x.Header().Set("Connection", "close")
 			x.refuse(inJSON, misframed)
@@ -66,9 +66,9 @@ type endpoints struct {
 
 func (s *Server) publicRoutes() routes {
 	return endpoints{
-		token:      s.post(s.token),
-		revoke:     s.post(s.revoke),
-		introspect: s.post(s.introspect),
+		token:      post(s, readTokenForm, s.token),
+		revoke:     post(s, readReferenceForm, s.revoke),
+		introspect: post(s, readReferenceForm, s.introspect),
 		jwks:       s.jwks,
 		metadata:   metadata(*s.config()),
 		openAPI:    openAPI,
@@ -118,7 +118,7 @@ func isPost(path string) bool {
 }
 
 // refuse answers with an error, in JSON or as plain text.
-func (x *exchange) refuse(inJSON bool, f *failure) {
+func (x *response) refuse(inJSON bool, f *failure) {
 	x.outcome = string(f.body.Code)
 	if inJSON {
 		writeError(x, f)
@@ -129,7 +129,7 @@ func (x *exchange) refuse(inJSON bool, f *failure) {
 
 // only answers other methods than those given with 405 and Allow (RFC 9110 §15.5.6).
 func only(h handler, methods ...string) handler {
-	return func(x *exchange, r *http.Request) {
+	return func(x *response, r *http.Request) {
 		switch {
 		case slices.Contains(methods, r.Method):
 			h(x, r)

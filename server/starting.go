@@ -23,15 +23,15 @@ func starting(c config.Config) (public, admin http.Handler) {
 	return e.routes(config).starting(), adminEndpoints{metrics: later, livez: livez, readyz: later}.routes().starting()
 }
 
-func (r routes) starting() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		r.ServeHTTP(newExchange(w, q, randomHex(8)), q)
+func (t routes) starting() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		t.ServeHTTP(newResponse(w, r, randomHex(8)), r)
 	})
 }
 
-func formsLater(x *exchange, _ *http.Request) { writeError(x, unavailable(retrySoon)) }
+func formsLater(x *response, _ *http.Request) { writeError(x, unavailable(retrySoon)) }
 
-func later(x *exchange, _ *http.Request) {
+func later(x *response, _ *http.Request) {
 	x.Header().Set("Retry-After", "1")
 	plain(x, http.StatusServiceUnavailable, "not ready: starting")
 }

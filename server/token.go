@@ -9,40 +9,44 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
+// grantOther is the grant, in metrics, of a token request that named none that it may use.
+const grantOther = "other"
+
 // token is POST /token (RFC 6749 §3.2): what all grants share, then the grant.
-func (s *Server) token(ctx context.Context, q *request) (any, error) {
-	grant := q.form[api.ParamGrantType]
-	var issue func(context.Context, *request) (api.TokenResponse, error)
-	switch grant {
+func (s *Server) token(ctx context.Context, req *request, f tokenForm) (any, error) {
+	var issue func(context.Context, *request, tokenForm) (api.TokenResponse, error)
+	switch f.grantType {
 	case "":
-		return nil, fail(api.InvalidRequest, "grant_type is missing")
+		return nil, s.countRejected(req, fail(api.InvalidRequest, "grant_type is missing"))
 	case api.GrantPassword:
 		issue = s.password
 	case api.GrantRefreshToken:
 		issue = s.refresh
 	}
-	if issue == nil || grant == api.GrantPassword && !s.config().PasswordGrant {
-		return nil, s.countToken(q, "other", fail(api.UnsupportedGrantType, "grant_type is none of grant_types_supported"))
+	if issue == nil || f.grantType == api.GrantPassword && !s.config().PasswordGrant {
+		err := fail(api.UnsupportedGrantType, "grant_type is none of grant_types_supported")
+		return nil, s.countRejected(req, err)
 	}
-	if !slices.Contains(q.client.Grants, grant) {
-		return nil, s.countToken(q, grant, fail(api.UnauthorizedClient, "the client is not registered for this grant_type"))
+	if !slices.Contains(req.client.Grants, f.grantType) {
+		err := fail(api.UnauthorizedClient, "the client is not registered for this grant_type")
+		return nil, s.countToken(f.grantType, err)
 	}
-	response, err := issue(ctx, q)
-	return response, s.countToken(q, grant, err)
+	tokens, err := issue(ctx, req, f)
+	return tokens, s.countToken(f.grantType, err)
 }
 
-// countToken counts a token request by its outcome, once, and returns the error that it was given.
-func (s *Server) countToken(q *request, grant string, err error) error {
-	if q.beginsAgain(err) {
-		return err
-	}
-	q.counted = true
-	outcome := "ok"
-	if err != nil {
-		outcome = string(visible(err).body.Code)
-	}
-	s.metrics.tokens.WithLabelValues(grant, outcome).Inc()
+// countToken counts a token request by its outcome and returns the error that it was given.
+func (s *Server) countToken(grant string, err error) error {
+	s.metrics.tokens.WithLabelValues(grant, outcomeOf(err)).Inc()
 	return err
+}
+
+// outcomeOf is the outcome of a request in metrics: ok or the code of the error.
+func outcomeOf(err error) string {
+	if err == nil {
+		return outcomeOK
+	}
+	return string(visible(err).body.Code)
 }
 
 // narrow is the scope of a token: all words of granted that the client may still have, or those that were asked for.

@@ -54,25 +54,25 @@ func (s *Server) bitsOf(signer keys.Signer) int {
 
 // rolesThatFit bounds the roles of a refresh before its grant is read: by the client's whole scope and its longest
 // audience.
-func (s *Server) rolesThatFit(q *request, signer keys.Signer) (int64, error) {
-	payload, err := api.LargestPayload(s.config().Issuer, q.client.ID, q.client.Scope, q.client.Audiences)
-	return int64(max(1, api.MaxRoles(q.client.TokenTyp, payload, s.bitsOf(signer)))), err
+func (s *Server) rolesThatFit(req *request, signer keys.Signer) (int64, error) {
+	payload, err := api.LargestPayload(s.config().Issuer, req.client.ID, req.client.Scope, req.client.Audiences)
+	return int64(max(1, api.MaxRoles(req.client.TokenTyp, payload, s.bitsOf(signer)))), err
 }
 
 // rotate rotates a grant if the access token fits. r.MaxRoles may be too strict, since the grant may have less scope
 // than the client: where it refuses, the grant decides.
-func (s *Server) rotate(ctx context.Context, q *request, signer keys.Signer, r storage.Refresh, now time.Time) (
-	g storage.GrantState, outcome storage.RefreshOutcome, err error,
-) {
+func (s *Server) rotate(
+	ctx context.Context, req *request, f tokenForm, signer keys.Signer, r storage.Refresh, now time.Time,
+) (g storage.GrantState, outcome storage.RefreshOutcome, err error) {
 	g, outcome, err = s.db.Grants().Rotate(ctx, r, now)
 	if err != nil || outcome != storage.RefreshTooLarge {
 		return g, outcome, err
 	}
-	scope, audience, err := rights(q, g)
+	scope, audience, err := rights(req.client, f, g)
 	if err != nil {
 		return g, outcome, err
 	}
-	if s.checkSize(signer, s.refreshTicket(q, g, scope, audience, now)) != nil {
+	if s.checkSize(signer, s.refreshTicket(req, g, scope, audience, now)) != nil {
 		return g, outcome, nil
 	}
 	r.MaxRoles = g.RolesSize
@@ -80,17 +80,17 @@ func (s *Server) rotate(ctx context.Context, q *request, signer keys.Signer, r s
 }
 
 // refreshTicket is the access token of a refresh.
-func (s *Server) refreshTicket(q *request, g storage.GrantState, scope, audience string, now time.Time) ticket {
+func (s *Server) refreshTicket(req *request, g storage.GrantState, scope, audience string, now time.Time) ticket {
 	return ticket{
 		grant:    g.ID,
 		sub:      *g.Sub,
 		clientID: g.ClientID,
-		typ:      keys.Typ(q.client.TokenTyp),
+		typ:      keys.Typ(req.client.TokenTyp),
 		audience: audience,
 		scope:    scope,
 		roles:    g.Roles,
 		authTime: g.CreatedAt.Time,
 		issued:   now,
-		expires:  s.lifetime(q.client, now, g.ExpiresAt.Time),
+		expires:  s.lifetime(req.client, now, g.ExpiresAt.Time),
 	}
 }

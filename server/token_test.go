@@ -139,7 +139,7 @@ func TestTokenTyp(t *testing.T) {
 
 func TestScopeAndResource(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
-		login := func(more ...string) response {
+		login := func(more ...string) reply {
 			return h.post(
 				"/token",
 				"app",
@@ -319,7 +319,7 @@ func TestRefreshRaceOverReplicas(t *testing.T) {
 	each(t, func(t *testing.T, h *harness) {
 		replica := open(t, h.config, h.clock)
 		token := h.login("app").RefreshToken
-		answers := make(chan response)
+		answers := make(chan reply)
 		for i := range 100 {
 			go func() { answers <- []*harness{h, replica}[i%2].refresh("app", token) }()
 		}

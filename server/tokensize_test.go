@@ -170,14 +170,14 @@ func TestTooLargeIsNotIssued(t *testing.T) {
 		scope := "read " + strings.Join(words(200), " ")
 		raw := storagetest.Raw(t, databaseURL)
 		must(raw.Exec(`UPDATE clients SET scope = $1, revision = revision + 1 WHERE id = 'app'`, scope))
-		tooLarge := func(what string, r response) {
+		tooLarge := func(what string, r reply) {
 			t.Helper()
 			if r.status != http.StatusBadRequest || r.code(t) != "invalid_scope" {
 				t.Errorf("%s: %d %s", what, r.status, r.body)
 			}
 		}
 		grants := func() int { return len(must(h.admin.Grants().All(ctx, "", ""))) }
-		login := func(scope string) response {
+		login := func(scope string) reply {
 			return h.post("/token", "app",
 				"grant_type", "password", "username", "alice", "password", password, "scope", scope)
 		}

@@ -61,7 +61,7 @@ func TestUnlock(t *testing.T) {
 				mustFail(t, raw, "familiar", account, 100, noon)
 				mustFail(t, raw, "of bob", storage.AccountBucket("bob"), 1, noon)
 				mustFail(t, raw, "an address", "", 1, noon)
-				login := func() response {
+				login := func() reply {
 					return h.post("/token", "app", "grant_type", "password", "username", "alice", "password", password)
 				}
 				if r := login(); r.code(t) != "invalid_grant" {

@@ -199,7 +199,7 @@ func TestStartingAnswersByTheSameRules(t *testing.T) {
 }
 
 // call is a request as a browser sends it. What is at the root is held to openapi.yaml.
-func (h *harness) call(method, path, origin, asked string) response {
+func (h *harness) call(method, path, origin, asked string) reply {
 	h.t.Helper()
 	r := must(http.NewRequest(method, h.base+path, nil))
 	for name, value := range map[string]string{"Origin": origin, "Access-Control-Request-Method": asked} {
@@ -212,11 +212,11 @@ func (h *harness) call(method, path, origin, asked string) response {
 	}
 	res := must(noRedirect.Do(r))
 	defer res.Body.Close()
-	return response{res.StatusCode, res.Header, string(must(io.ReadAll(res.Body)))}
+	return reply{res.StatusCode, res.Header, string(must(io.ReadAll(res.Body)))}
 }
 
 // compareAnswers holds an answer at the start to that of later.
-func compareAnswers(t *testing.T, name string, later, now response) {
+func compareAnswers(t *testing.T, name string, later, now reply) {
 	t.Helper()
 	headers := []string{
 		"Allow", "Vary", "Access-Control-Allow-Origin", "Access-Control-Allow-Methods", "Access-Control-Allow-Headers",

@@ -2,12 +2,25 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/keyturn/keyturn/storage/internal/engine"
 )
+
+// ErrClientChanged means that a client is disabled, gone or not as it was when it was read: read it again.
+var ErrClientChanged = errors.New("the client was changed meanwhile")
+
+// Caller names a client as it was when it was read.
+type Caller struct {
+	ID       string
+	Revision int64
+}
+
+// Caller is the client as the one who asks.
+func (c Client) Caller() Caller { return Caller{c.ID, c.Revision} }
 
 // Client is an application, or a resource server if Resource is set.
 type Client struct {

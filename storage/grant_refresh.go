@@ -19,19 +19,16 @@ const (
 	RefreshLate  RefreshOutcome = "late-retry" // the same, later, once per LateRetry: only LateRetryAt changed
 	RefreshReuse RefreshOutcome = "reuse"      // any other replaced token: the grant is ended
 	RefreshDead  RefreshOutcome = "dead"       // no live grant of this client and family: nothing changed
-	RefreshAsk   RefreshOutcome = "ask"        // with Revision: not fresh, or another client revision: nothing changed
 
 	RefreshTooLarge RefreshOutcome = "too_large" // fresh or ahead, but roles exceed MaxRoles: nothing changed
 )
 
 // Refresh is one presentation of a refresh token whose MAC is valid.
 type Refresh struct {
-	ID         GrantID
-	Generation int64 // of the token
-	FamilyHash string
-	ClientID   string
-	// If nonzero, rotate only if the client still has this revision.
-	Revision    int64
+	ID          GrantID
+	Generation  int64 // of the token
+	FamilyHash  string
+	ClientID    string
 	KID         string        // the key that will sign the access token
 	IdleTTL     time.Duration // how long the successor may stay unused
 	RetryWindow time.Duration // 0: any second use is reuse
@@ -72,9 +69,6 @@ func (g Grants) Rotate(ctx context.Context, r Refresh, now time.Time) (GrantStat
 	}
 	if !errors.Is(err, ErrNotFound) {
 		return GrantState{}, "", err
-	}
-	if r.Revision != 0 {
-		return GrantState{}, RefreshAsk, nil
 	}
 	// The connection that writes reads the row: on SQLite, the snapshot of a reader may be older.
 	err = g.db.engine.ChangeReturning(ctx, "refresh", &s, grantStateQuery+` WHERE g.id = $1`, r.ID)
@@ -153,15 +147,20 @@ const rotateReturning = ` RETURNING id, user_id, user_epoch, client_epoch, clien
 const rotateSet = `UPDATE grants AS g SET generation = $1, rotated_at = $2,
 	idle_expires_at = CASE WHEN g.expires_at < $3 THEN g.expires_at ELSE $3 END, kid = $4
 	WHERE g.id = $5 AND g.family_hash = $6 AND g.client_id = $7 AND g.revoked_at IS NULL
-	AND g.expires_at >= $10 AND g.idle_expires_at > $2
+	AND g.expires_at >= $9 AND g.idle_expires_at > $2
 	AND EXISTS (SELECT 1 FROM users u WHERE u.id = g.user_id AND u.disabled_at IS NULL AND u.epoch = g.user_epoch
-		AND LENGTH(u.roles) <= CAST($11 AS BIGINT))
-	AND EXISTS (SELECT 1 FROM clients c WHERE c.id = g.client_id AND c.disabled_at IS NULL AND c.epoch = g.client_epoch
-		AND CAST($8 AS BIGINT) IN (0, c.revision))`
+		AND LENGTH(u.roles) <= CAST($10 AS BIGINT))
+	AND EXISTS (SELECT 1 FROM clients c WHERE c.id = g.client_id AND c.disabled_at IS NULL AND c.epoch = g.client_epoch)`
 
 func (r Refresh) rotateArgs(now time.Time) []any {
 	return []any{
-		r.Generation + 1, At(now), At(now.Add(r.IdleTTL)), r.KID, r.ID, r.FamilyHash, r.ClientID, r.Revision,
+		r.Generation + 1,
+		At(now),
+		At(now.Add(r.IdleTTL)),
+		r.KID,
+		r.ID,
+		r.FamilyHash,
+		r.ClientID,
 		r.Generation,
 		expiresAfter(now),
 		r.maxRoles(),
@@ -182,7 +181,7 @@ func (g Grants) rotateFresh(ctx context.Context, r Refresh, now time.Time) (Gran
 		ctx,
 		"refresh",
 		&s,
-		rotateSet+` AND g.generation = $9`+rotateReturning,
+		rotateSet+` AND g.generation = $8`+rotateReturning,
 		r.rotateArgs(now)...)
 }
 
@@ -191,7 +190,7 @@ func (g Grants) rotateFresh(ctx context.Context, r Refresh, now time.Time) (Gran
 func (g Grants) catchUp(ctx context.Context, r Refresh, now time.Time) (GrantState, RefreshOutcome, error) {
 	var s GrantState
 	err := g.db.inTx(ctx, "refresh ahead", func(t *tx) error {
-		if err := t.Get(&s, rotateSet+` AND g.generation < $9`+rotateReturning, r.rotateArgs(now)...); err != nil {
+		if err := t.Get(&s, rotateSet+` AND g.generation < $8`+rotateReturning, r.rotateArgs(now)...); err != nil {
 			return err
 		}
 		return t.audit(

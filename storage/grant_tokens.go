@@ -15,7 +15,7 @@ import (
 // TokenState is what the database knows about an access token.
 type TokenState struct {
 	Live     bool   // by its grant, user, client and key
-	Caller   bool   // the caller is enabled and has the given revision
+	caller   bool   // the caller is enabled and has the given revision
 	ClientID string // of the grant, like the next two; "" if the grant is gone
 	Sub      string
 	Username string
@@ -27,23 +27,25 @@ type tokenKey struct {
 	kid   string // of the key that signed it
 	now   time.Time
 
-	caller   string // the calling client
-	revision int64  // of it
+	caller Caller
 }
 
 // TokenState returns whether an access token of the grant, signed by the key, is valid at the given time, apart from
-// its own expiry. It also reads the key, so that a revoked key counts at once, and the calling client, which may come
-// from a cache. Concurrent calls share a statement.
+// its own expiry. It also reads the key, so that a revoked key counts at once. Concurrent calls share a statement.
+// ErrClientChanged if the caller, which may come from a cache, is not as it was read.
 func (g Grants) TokenState(
-	ctx context.Context, caller Client, id GrantID, kid string, now time.Time,
+	ctx context.Context, caller Caller, id GrantID, kid string, now time.Time,
 ) (TokenState, error) {
-	return g.db.tokens.Ask(ctx, tokenKey{
+	s, err := g.db.tokens.Ask(ctx, tokenKey{
 		id,
 		kid,
 		now,
-		caller.ID,
-		caller.Revision,
+		caller,
 	})
+	if err == nil && !s.caller {
+		err = ErrClientChanged
+	}
+	return s, err
 }
 
 // tokenBatches are the sizes of a batch that have a statement.
@@ -96,7 +98,7 @@ func tokenArgs(keys []tokenKey) (query string, args []any) {
 	args = make([]any, 1+tokenParams*size)
 	var latest time.Time
 	for i, k := range keys {
-		copy(args[1+tokenParams*i:], []any{int64(k.grant), k.kid, k.caller, k.revision})
+		copy(args[1+tokenParams*i:], []any{int64(k.grant), k.kid, k.caller.ID, k.caller.Revision})
 		if k.now.After(latest) {
 			latest = k.now
 		}
@@ -131,7 +133,7 @@ func readTokenStates(conn *sqlx.Conn, n int, query string, args []any) ([]TokenS
 		var i int
 		var stale bool
 		var s TokenState
-		if err := rows.Scan(&i, &stale, &s.Live, &s.Caller, &s.ClientID, &s.Sub, &s.Username); err != nil {
+		if err := rows.Scan(&i, &stale, &s.Live, &s.caller, &s.ClientID, &s.Sub, &s.Username); err != nil {
 			return nil, err
 		}
 		if stale {

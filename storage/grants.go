@@ -290,7 +290,6 @@ func (t *tx) endGrant(by Actor, id GrantID, reason string, now time.Time) error 
 type Revocation struct {
 	ID         GrantID
 	ClientID   string
-	Revision   int64  // if nonzero, end the grant only if the client still has this revision
 	FamilyHash string // of the refresh token that was presented; "" for an access token
 }
 
@@ -328,9 +327,8 @@ func (g Grants) revokeAtOnce(all []revocation) (ended []bool, err error) {
 			n, err := t.Change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'revoked'
 				WHERE id = $2 AND client_id = $3 AND ($4 = '' OR family_hash = $4)
 				AND revoked_at IS NULL AND expires_at > $1
-				AND EXISTS (SELECT 1 FROM clients c WHERE c.id = $3 AND c.disabled_at IS NULL
-					AND CAST($5 AS BIGINT) IN (0, c.revision))`,
-				At(r.now), r.ID, r.ClientID, r.FamilyHash, r.Revision)
+				AND EXISTS (SELECT 1 FROM clients c WHERE c.id = $3 AND c.disabled_at IS NULL)`,
+				At(r.now), r.ID, r.ClientID, r.FamilyHash)
 			if err != nil {
 				return err
 			}

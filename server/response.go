@@ -13,8 +13,8 @@ import (
 	"github.com/keyturn/keyturn/api"
 )
 
-// exchange is one request with its answer: what is written to it, and what log and metrics tell of it.
-type exchange struct {
+// response is one request with its answer: what is written to it, and what log and metrics tell of it.
+type response struct {
 	http.ResponseWriter
 	id, route, clientID, outcome string
 	trace                        string     // id of the trace that it belongs to, if any
@@ -25,8 +25,8 @@ type exchange struct {
 	unread                       bool // the body has not been read to its end
 }
 
-func newExchange(w http.ResponseWriter, r *http.Request, id string) *exchange {
-	x := &exchange{
+func newResponse(w http.ResponseWriter, r *http.Request, id string) *response {
+	x := &response{
 		ResponseWriter: w,
 		id:             id,
 		route:          "other",
@@ -46,7 +46,7 @@ const lingerTimeout = time.Second
 
 // begin goes before the answer. Left to itself, net/http holds back an answer until it has read the rest of the body,
 // which a slow client can draw out; it does not if the connection is closed afterwards.
-func (x *exchange) begin() {
+func (x *response) begin() {
 	if x.unread && !x.wrote {
 		x.Header().Set("Connection", "close")
 		http.NewResponseController(x.ResponseWriter).SetReadDeadline(time.Now().Add(lingerTimeout))
@@ -55,42 +55,42 @@ func (x *exchange) begin() {
 }
 
 // WriteHeader implements [http.ResponseWriter].
-func (x *exchange) WriteHeader(status int) {
+func (x *response) WriteHeader(status int) {
 	x.begin()
 	x.status = status
 	x.ResponseWriter.WriteHeader(status)
 }
 
 // Write implements [http.ResponseWriter].
-func (x *exchange) Write(b []byte) (int, error) {
+func (x *response) Write(b []byte) (int, error) {
 	x.begin()
 	return x.ResponseWriter.Write(b)
 }
 
 // Unwrap lets net/http reach the connection.
-func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
+func (x *response) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
 // wrap gives every response its headers, its log line and its place in the metrics, and turns a panic into a 500.
-func (s *Server) wrap(r routes) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+func (s *Server) wrap(routes http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begun := time.Now()
-		x := newExchange(w, q, s.requestID(q))
-		x.address = s.addressOf(q)
+		x := newResponse(w, r, s.requestID(r))
+		x.address = s.addressOf(r)
 		x.from = x.address.String()
-		traced, endTrace := s.beginTrace(q, x)
+		traced, endTrace := s.beginTrace(r, x)
 		defer func() {
 			if p := recover(); p != nil {
 				s.recovered(x, p)
 			}
 			endTrace()
-			s.finish(q, x, time.Since(begun))
+			s.finish(r, x, time.Since(begun))
 		}()
-		r.ServeHTTP(x, traced)
+		routes.ServeHTTP(x, traced)
 	})
 }
 
 // recovered answers for a handler that panicked. The value of a panic may hold a secret; the stack holds none.
-func (s *Server) recovered(x *exchange, p any) {
+func (s *Server) recovered(x *response, p any) {
 	if p == http.ErrAbortHandler {
 		panic(p)
 	}
@@ -110,7 +110,7 @@ func panicStack() string {
 	return stack
 }
 
-func (s *Server) finish(r *http.Request, x *exchange, took time.Duration) {
+func (s *Server) finish(r *http.Request, x *response, took time.Duration) {
 	s.metrics.observe(x.route, methodOf(r), x.status, took)
 	line := []slog.Attr{
 		slog.String("request_id", x.id),
