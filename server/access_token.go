@@ -17,8 +17,14 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// ticket is what an access token says of one grant.
-type ticket struct {
+// accessTokens issues access tokens, and reads those that are presented.
+type accessTokens struct {
+	*core
+	verified *tokenCache
+}
+
+// accessClaims is what an access token says of one grant.
+type accessClaims struct {
 	grant    storage.GrantID
 	sub      string
 	clientID string
@@ -31,8 +37,8 @@ type ticket struct {
 	expires  time.Time
 }
 
-// claims are the payload of a ticket's token (RFC 9068 §2.2). Times in it are whole seconds.
-func (t ticket) claims(issuer, id string) api.AccessToken {
+// claims are the payload of a accessClaims's token (RFC 9068 §2.2). Times in it are whole seconds.
+func (t accessClaims) claims(issuer, id string) api.AccessToken {
 	return api.AccessToken{
 		Issuer:   issuer,
 		Subject:  t.sub,
@@ -57,7 +63,7 @@ func newTokenID() string {
 // lifetime is when an access token of the client that is issued now expires: after the client's TTL or the server's,
 // and never after the grant. The row of a client may have been written by others than Admin: the TTL is between a
 // second and an hour whatever it says.
-func (s *Server) lifetime(c storage.Client, now, grantExpires time.Time) time.Time {
+func (s *accessTokens) lifetime(c storage.Client, now, grantExpires time.Time) time.Time {
 	ttl := time.Duration(c.AccessTTL)
 	if ttl == 0 {
 		ttl = s.config().AccessTTL
@@ -69,8 +75,8 @@ func (s *Server) lifetime(c storage.Client, now, grantExpires time.Time) time.Ti
 	return expires
 }
 
-// accessToken signs the token of a ticket, unless it would be too large.
-func (s *Server) accessToken(signer keys.Signer, t ticket) (string, error) {
+// accessToken signs the token of a accessClaims, unless it would be too large.
+func (s *accessTokens) accessToken(signer keys.Signer, t accessClaims) (string, error) {
 	payload, err := json.Marshal(t.claims(s.config().Issuer, newTokenID()))
 	if err != nil {
 		return "", fmt.Errorf("access token: %w", err)
@@ -85,13 +91,13 @@ func (s *Server) accessToken(signer keys.Signer, t ticket) (string, error) {
 	return token, err
 }
 
-// standing is what the text of an access token says by itself, without the database.
-type standing int
+// tokenStatus is what the text of an access token says by itself, without the database.
+type tokenStatus int
 
 const (
-	unknown standing = iota // not a token that this server signed
-	over                    // signed by this server, but expired, or under a key that has been revoked
-	timely                  // to be asked about
+	foreign   tokenStatus = iota // not a token that this server signed
+	ended                        // signed by this server, but expired, or under a key that has been revoked
+	checkable                    // to be asked about
 )
 
 // verified is what an access token says, once its signature has been verified. It does not change.
@@ -104,11 +110,11 @@ type verified struct {
 }
 
 // readAccessToken returns what an access token says and where it stands. The error is of a server that cannot be sure.
-func (s *Server) readAccessToken(token string) (*verified, standing, error) {
+func (s *accessTokens) readAccessToken(token string) (*verified, tokenStatus, error) {
 	sum := sha256.Sum256([]byte(token))
 	v := s.verified.find(sum)
 	if v == nil {
-		var at standing
+		var at tokenStatus
 		var err error
 		if v, at, err = s.verify(token); v == nil {
 			return nil, at, err
@@ -117,45 +123,45 @@ func (s *Server) readAccessToken(token string) (*verified, standing, error) {
 	}
 	switch err := s.ring.Trusts(v.kid); {
 	case errors.Is(err, keys.ErrToken), errors.Is(err, keys.ErrRevoked):
-		return v, over, nil
+		return v, ended, nil
 	case err != nil:
-		return nil, unknown, err
+		return nil, foreign, err
 	case s.now().Unix() >= v.claims.Expires, s.clock.Over(v.begins, time.Unix(v.claims.Expires, 0)):
-		return v, over, nil
+		return v, ended, nil
 	}
-	return v, timely, nil
+	return v, checkable, nil
 }
 
 // verify reads a token that has not been seen before. Nothing if it is none that can be used.
-func (s *Server) verify(token string) (*verified, standing, error) {
+func (s *accessTokens) verify(token string) (*verified, tokenStatus, error) {
 	payload, kid, err := s.ring.Verify(token)
 	switch {
 	case errors.Is(err, keys.ErrToken):
-		return nil, unknown, nil
+		return nil, foreign, nil
 	case errors.Is(err, keys.ErrRevoked):
-		return nil, over, nil
+		return nil, ended, nil
 	case err != nil:
-		return nil, unknown, err
+		return nil, foreign, err
 	}
 	v := &verified{kid: kid}
 	if err := json.Unmarshal(payload, &v.claims); err != nil || v.claims.Issuer != s.config().Issuer {
-		return nil, unknown, nil
+		return nil, foreign, nil
 	}
 	var more struct {
 		NotBefore int64 `json:"nbf"` // none that this server issues has it
 	}
 	if err := json.Unmarshal(payload, &more); err != nil {
-		return nil, unknown, nil
+		return nil, foreign, nil
 	}
 	v.begins = time.Unix(max(v.claims.IssuedAt, more.NotBefore), 0)
 	if v.grant, err = storage.ParseGrantID(v.claims.Session); err != nil {
 		v.grant = 0 // that of nobody
 	}
-	return v, timely, nil
+	return v, checkable, nil
 }
 
 // accessGrant asks for the grant of an access token, if it is that of the token and alive.
-func (s *Server) accessGrant(
+func (s *accessTokens) accessGrant(
 	ctx context.Context, req *request, v *verified,
 ) (state storage.TokenState, live bool, err error) {
 	ctx, asked := s.span(ctx, "ask about token")

@@ -61,7 +61,7 @@ const forwardedWarning = time.Minute
 
 // addressOf is the address that counts for a request: the client's, or its /64 if it is IPv6, which is what one
 // subscriber has. Log and metrics tell of what cannot be read. The log names the proxy, not what it sent.
-func (s *Server) addressOf(r *http.Request) netip.Addr {
+func (s *gateway) addressOf(r *http.Request) netip.Addr {
 	address, readable := clientAddress(r, s.trusted)
 	if readable {
 		return subscriber(address)

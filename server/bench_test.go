@@ -44,7 +44,7 @@ func measure(b *testing.B, grants int, run func(b *testing.B, m *measured)) {
 			h := &harness{t: b, config: c, server: s}
 			h.admin = admin.New(s.store, s.settingsNow(), s.place, admin.Options{Actor: "os:bench"})
 			h.provision()
-			m := &measured{h, s.Public(), h.fillGrants("app", grants)}
+			m := &measured{h, s.PublicHandler(), h.fillGrants("app", grants)}
 			b.ReportAllocs()
 			b.ResetTimer()
 			run(b, m)

@@ -136,7 +136,7 @@ func TestRememberedClientIsToldOfOnce(t *testing.T) {
 			}
 		}
 		w := httptest.NewRecorder()
-		h.server.Admin().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		h.server.AdminHandler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 		if !regexp.MustCompile(`keyturn_token_requests_total{.*refresh_token.*} 1\n`).MatchString(w.Body.String()) {
 			t.Error("the refresh was not counted once")
 		}
@@ -163,7 +163,7 @@ func TestCallerWhoHangsUpIsNoOutage(t *testing.T) {
 			r.Header.Set("Authorization", basic("rs", secret))
 			hungUp, hangUp := context.WithCancel(r.Context())
 			hangUp()
-			h.server.Public().ServeHTTP(httptest.NewRecorder(), r.WithContext(hungUp))
+			h.server.PublicHandler().ServeHTTP(httptest.NewRecorder(), r.WithContext(hungUp))
 		}
 		if after := h.server.ring.Outages(); len(after) != before {
 			t.Errorf("%v", after)

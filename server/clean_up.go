@@ -4,6 +4,8 @@ import (
 	"context"
 	"math/rand/v2"
 	"time"
+
+	"github.com/keyturn/keyturn/storage"
 )
 
 // Clean-up, in bounded batches by one replica at a time.
@@ -16,8 +18,16 @@ const (
 	keepStale       = 90 * 24 * time.Hour
 )
 
+// cleaner deletes what is over. One goroutine uses it.
+type cleaner struct {
+	*health
+	replica   string          // names this process in leases
+	cleanedTo storage.GrantID // how far it has walked along the grants
+	restedTo  storage.Time    // how far it has looked at failed logins, by their time
+}
+
 // cleanUp deletes what is over, every minute or so, until the context ends.
-func (s *Server) cleanUp(ctx context.Context) {
+func (s *cleaner) cleanUp(ctx context.Context) {
 	for {
 		pause := cleanUpInterval/2 + rand.N(cleanUpInterval)
 		select {
@@ -33,7 +43,7 @@ func (s *Server) cleanUp(ctx context.Context) {
 
 // cleanUpOnce is one round, if this replica is sure of the time and has the lease. Every batch may be run by two
 // replicas at once without harm.
-func (s *Server) cleanUpOnce(ctx context.Context) error {
+func (s *cleaner) cleanUpOnce(ctx context.Context) error {
 	if err := s.observeClock(ctx); err != nil {
 		return err
 	}
@@ -67,7 +77,7 @@ func (s *Server) cleanUpOnce(ctx context.Context) error {
 
 // cleanFailures deletes what is stale, and then goes on, where the last round stopped, to counters that have rested.
 // Whoever has failed often is kept until that is stale, so that it need not be looked at each minute.
-func (s *Server) cleanFailures(ctx context.Context, now time.Time) error {
+func (s *cleaner) cleanFailures(ctx context.Context, now time.Time) error {
 	stale := now.Add(-keepStale)
 	type clean = func(ctx context.Context, before time.Time, limit int) (int64, error)
 	for _, clean := range []clean{s.db.Throttle().CleanStale, s.db.FamiliarAddresses().Clean} {
@@ -95,13 +105,13 @@ func (s *Server) cleanFailures(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-func (s *Server) cleaned(what string, n int64) {
+func (s *cleaner) cleaned(what string, n int64) {
 	s.metrics.cleaned.WithLabelValues(what).Add(float64(n))
 }
 
 // cleanEnded walks along the primary key and deletes what was revoked or has rested too long. It goes on where the last
 // round stopped.
-func (s *Server) cleanEnded(ctx context.Context, now time.Time) error {
+func (s *cleaner) cleanEnded(ctx context.Context, now time.Time) error {
 	for range cleanUpBatches {
 		next, n, err := s.db.Grants().CleanEnded(ctx, s.cleanedTo, cleanUpBatch, now.Add(-keepEnded))
 		if err != nil {

@@ -13,6 +13,13 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
+// clientAuth authenticates clients.
+type clientAuth struct {
+	*core
+	clients  *clientCache
+	failures clientFailures
+}
+
 // presented is what a request says of its client, before anything of it is believed.
 type presented struct {
 	id, secret string
@@ -76,7 +83,7 @@ func parseBasic(header string) (presented, bool) {
 
 // authenticateFromCache authenticates the client of an introspection as it was read a moment ago. It reports false if
 // that does not suffice: the client is not in the cache, or its credentials fail.
-func (s *Server) authenticateFromCache(req *request) bool {
+func (s *clientAuth) authenticateFromCache(req *request) bool {
 	if !strings.HasSuffix(req.route, api.PathIntrospect) {
 		return false
 	}
@@ -94,7 +101,7 @@ func (s *Server) authenticateFromCache(req *request) bool {
 
 // authenticate reads the client that sent the request and judges its credentials. Right ones are never refused for what
 // others did. Whoever keeps failing, as a client at an address or as an address, meets 429.
-func (s *Server) authenticate(ctx context.Context, req *request) error {
+func (s *clientAuth) authenticate(ctx context.Context, req *request) error {
 	p, err := readClient(req.header, req.sender)
 	if err != nil {
 		return err
@@ -102,11 +109,11 @@ func (s *Server) authenticate(ctx context.Context, req *request) error {
 	c, err := s.clientOf(ctx, p)
 	req.known = c.ID
 	if errors.Is(err, errClient) {
-		if wait := s.clientFailures.wait(p.id, req.from, s.now()); wait > 0 {
+		if wait := s.failures.wait(p.id, req.from, s.now()); wait > 0 {
 			s.throttledEvent(req, "client authentication", throttledClient)
 			return tooMany(wait)
 		}
-		s.clientFailures.spend(p.id, req.from, s.now())
+		s.failures.spend(p.id, req.from, s.now())
 		s.event(req, "client authentication", "failed")
 	}
 	if err == nil {
@@ -117,7 +124,7 @@ func (s *Server) authenticate(ctx context.Context, req *request) error {
 
 // clientOf reads the client and judges its credentials. With errClient it returns the client as well, if there is one
 // of that id.
-func (s *Server) clientOf(ctx context.Context, p presented) (storage.Client, error) {
+func (s *clientAuth) clientOf(ctx context.Context, p presented) (storage.Client, error) {
 	if p.method == "" {
 		return storage.Client{}, errClient
 	}
@@ -135,7 +142,7 @@ func (s *Server) clientOf(ctx context.Context, p presented) (storage.Client, err
 }
 
 // judgeClient tells whether the credentials are those of the client.
-func (s *Server) judgeClient(c storage.Client, p presented) error {
+func (s *clientAuth) judgeClient(c storage.Client, p presented) error {
 	right := s.secretMatches(c, p.secret)
 	switch {
 	case c.DisabledAt != nil:
@@ -151,7 +158,7 @@ func (s *Server) judgeClient(c storage.Client, p presented) error {
 }
 
 // secretMatches compares with both live secrets of the client, in the same time whatever comes of it.
-func (s *Server) secretMatches(c storage.Client, secret string) bool {
+func (s *clientAuth) secretMatches(c storage.Client, secret string) bool {
 	hash := s.ring.Secrets().HashClientSecret(secret)
 	current := hmac.Equal([]byte(hash), []byte(c.SecretHash))
 	previous := hmac.Equal([]byte(hash), []byte(c.PreviousSecretHash))

@@ -17,7 +17,7 @@ import (
 const metaRetiredTime = "retired time"
 
 // beginClock tells the clock what the database knows of the time.
-func (s *Server) beginClock(ctx context.Context) error {
+func (s *health) beginClock(ctx context.Context) error {
 	latest, err := s.db.Meta().Timestamp(ctx, storage.TimestampHeartbeat)
 	if err != nil {
 		return err
@@ -50,7 +50,7 @@ const slowClock = 2 * time.Second
 
 // observeClock compares the time with the clock of the database, or, on SQLite, with that of the machine. A time that
 // was wrong is noted as an outage: by it, a client that repeats a refresh came later than it did.
-func (s *Server) observeClock(ctx context.Context) error {
+func (s *health) observeClock(ctx context.Context) error {
 	asked := s.elapsed()
 	reference, err := s.databaseNow(ctx)
 	if err != nil {
@@ -75,7 +75,7 @@ func (s *Server) observeClock(ctx context.Context) error {
 	return nil
 }
 
-func (s *Server) keepRetired(ctx context.Context, given clock.Retired) error {
+func (s *health) keepRetired(ctx context.Context, given clock.Retired) error {
 	s.log.Warn("the time was wrong and has been set: what was judged by it until then stays so",
 		slog.Time("now", given.From), slog.Time("was", given.Until))
 	text, err := json.Marshal(given)
@@ -89,7 +89,7 @@ func (s *Server) keepRetired(ctx context.Context, given clock.Retired) error {
 const clockWarning = 5 * time.Second
 
 // settledTime observes the clock and reports why this replica takes no step by it (*clock.UnsureError); nil if it does.
-func (s *Server) settledTime(ctx context.Context) error {
+func (s *health) settledTime(ctx context.Context) error {
 	if err := s.observeClock(ctx); err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (s *Server) settledTime(ctx context.Context) error {
 }
 
 // warnOfClock tells the log of a clock that is off.
-func (s *Server) warnOfClock() {
+func (s *health) warnOfClock() {
 	if off := s.clock.Off(); off.Abs() > clockWarning {
 		s.log.Warn("the clock here is off that of the database: set both by NTP", "by", off.Round(time.Second).String())
 	}

@@ -224,8 +224,8 @@ func TestAcceptErrors(t *testing.T) {
 		public := &failing{Listener: must(net.Listen("tcp", "127.0.0.1:0"))}
 		public.left.Store(4)
 		l := Listeners{Public: public, Admin: must(net.Listen("tcp", "127.0.0.1:0"))}
-		f := must(newFront(c, l, s.log, s.Public(), s.Admin()))
-		s.front.Store(f)
+		f := must(newListeners(c, l, s.log, s.PublicHandler(), s.AdminHandler()))
+		s.listeners.Store(f)
 		defer f.stop(time.Second, slog.New(slog.DiscardHandler))
 		if r := must(http.Get("http://" + public.Addr().String() + "/livez")); r.StatusCode != http.StatusOK {
 			t.Error(r.Status)
@@ -299,7 +299,7 @@ func certificateForTests(t *testing.T) (tls.Certificate, *x509.CertPool) {
 // and HTTP/2 is not spoken.
 func TestConnectionsOverTLS(t *testing.T) {
 	certificate, trusted := certificateForTests(t)
-	f := &front{}
+	f := &listeners{}
 	f.certificate.Store(&certificate)
 	config := f.tls(config.Config{TLSCertFile: "x"})
 	s := must(openServer(ctx, testConfig(sqliteURL(t)), Options{}))
@@ -309,7 +309,7 @@ func TestConnectionsOverTLS(t *testing.T) {
 		if r.TLS != nil && r.TLS.HandshakeComplete {
 			version.Store(int64(r.TLS.Version))
 		}
-		s.Public().ServeHTTP(w, r)
+		s.PublicHandler().ServeHTTP(w, r)
 	}), config)
 	connect := func() (*client, string) {
 		conn := must(tls.Dial("tcp", l.address, &tls.Config{RootCAs: trusted, NextProtos: []string{"h2", "http/1.1"}}))

@@ -88,7 +88,7 @@ func FuzzClaims(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if at != timely {
+		if at != checkable {
 			return
 		}
 		_, live, err := h.server.accessGrant(ctx, &request{client: app}, v)

@@ -15,6 +15,13 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
+// logins is the password grant.
+type logins struct {
+	*accessTokens
+	hasher   *passwords.Hasher
+	throttle *throttle
+}
+
 // maxGrants is how many grants of one user at one client are alive; a further login ends the oldest.
 const maxGrants = 100
 
@@ -23,7 +30,7 @@ const maxGrants = 100
 var errLogin = fail(api.InvalidGrant, "the username or the password is wrong, or the account cannot be used now")
 
 // password is the resource owner password credentials grant, RFC 6749 §4.3: one read, one hash, one insert.
-func (s *Server) password(_ context.Context, req *request, f tokenForm) (api.TokenResponse, error) {
+func (s *logins) password(_ context.Context, req *request, f tokenForm) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
 	if f.username == "" || f.password == "" {
 		return none, fail(api.InvalidRequest, "username or password is missing")
@@ -55,7 +62,7 @@ type login struct {
 
 // login judges name and password. errLogin if they do not fit, whatever the reason, after the same work. The whole may
 // take longer than a request may ask the database: each part has its own bound.
-func (s *Server) login(req *request, name, password string) (storage.LoginView, error) {
+func (s *logins) login(req *request, name, password string) (storage.LoginView, error) {
 	if len(password) > passwords.MaxPassword {
 		s.loginFailed(req, reasonTooLong)
 		return storage.LoginView{}, errLogin
@@ -104,7 +111,7 @@ type guess struct {
 
 func (g guess) patience() time.Duration { return max(time.Until(g.deadline), 0) }
 
-func (s *Server) readLogin(req *request, k storage.LoginKey) (storage.LoginView, error) {
+func (s *logins) readLogin(req *request, k storage.LoginKey) (storage.LoginView, error) {
 	ctx, cancel := s.patience(req.base)
 	defer cancel()
 	ctx, read := s.span(ctx, "read user")
@@ -117,7 +124,7 @@ func (s *Server) readLogin(req *request, k storage.LoginKey) (storage.LoginView,
 
 // refuseLogin refuses a login that is throttled. It takes as long as one that is judged, and no slot; but where nobody
 // knows yet how long that is, it is hashed.
-func (s *Server) refuseLogin(req *request, g guess, view storage.LoginView) error {
+func (s *logins) refuseLogin(req *request, g guess, view storage.LoginView) error {
 	stored, _ := s.storedHash(view)
 	timed, err := s.hasher.Pretend(req.base, req.address, g.patience(), stored)
 	if err != nil {
@@ -139,7 +146,7 @@ func (s *Server) refuseLogin(req *request, g guess, view storage.LoginView) erro
 
 // judge obtains a hash slot, counts the guess where it must, and compares. It reports false if other replicas are
 // judging so many guesses for the account that it has to wait.
-func (s *Server) judge(req *request, g guess, a *attempt, view storage.LoginView) (judged bool, err error) {
+func (s *logins) judge(req *request, g guess, a *attempt, view storage.LoginView) (judged bool, err error) {
 	defer func() {
 		ctx, cancel := s.patience(context.WithoutCancel(req.base))
 		defer cancel()
@@ -183,12 +190,12 @@ func (s *Server) judge(req *request, g guess, a *attempt, view storage.LoginView
 // stranger says whose hash is computed for a name that nobody has: always the same one's, and whose, cannot be told
 // from outside. Hashes that were imported take their own time, so that one time for all unknown names would tell them
 // from known ones.
-func (s *Server) stranger(name string) int64 {
+func (s *logins) stranger(name string) int64 {
 	return s.ring.Secrets().DecoyFor(name)
 }
 
 // storedHash is the hash to compare with: that of the user, or one that counts for nothing.
-func (s *Server) storedHash(view storage.LoginView) (h passwords.Hash, usable bool) {
+func (s *logins) storedHash(view storage.LoginView) (h passwords.Hash, usable bool) {
 	if view.Found && view.User.PasswordHash != "" {
 		h, err := passwords.Parse(view.User.PasswordHash)
 		if err == nil {
@@ -231,7 +238,7 @@ func reasonOf(view storage.LoginView, usable bool) string {
 	}
 }
 
-func (s *Server) loginFailed(req *request, reason string) {
+func (s *logins) loginFailed(req *request, reason string) {
 	s.metrics.loginFailures.WithLabelValues(reason).Inc()
 	if reason == reasonThrottled {
 		s.throttledEvent(req, "login", throttledLogin)
@@ -244,7 +251,7 @@ const familiarFor = 24 * time.Hour
 
 // loginSucceeded settles the throttle, remembers the address, once a day, and keeps a better hash of the password, if
 // there is one.
-func (s *Server) loginSucceeded(
+func (s *logins) loginSucceeded(
 	ctx context.Context,
 	a *attempt,
 	k storage.LoginKey,
@@ -267,7 +274,7 @@ func (s *Server) loginSucceeded(
 
 // beginGrant writes the row of a login and issues its first tokens. Whatever may make it wait comes before the row: a
 // client that has gone meanwhile gets no grant.
-func (s *Server) beginGrant(req *request, view storage.LoginView, l login) (api.TokenResponse, error) {
+func (s *logins) beginGrant(req *request, view storage.LoginView, l login) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
 	signed, err := s.ring.Admit(req.base)
 	if err != nil {
@@ -278,7 +285,7 @@ func (s *Server) beginGrant(req *request, view storage.LoginView, l login) (api.
 	defer cancel()
 	now := s.now().Truncate(time.Millisecond)
 	expires := now.Add(s.config().RefreshMaxTTL)
-	access := ticket{
+	access := accessClaims{
 		grant:    storage.NewGrantID(expires),
 		sub:      view.User.Sub,
 		clientID: req.client.ID,
@@ -318,7 +325,7 @@ func (s *Server) beginGrant(req *request, view storage.LoginView, l login) (api.
 }
 
 // newGrant is the row of a login, without id, family and key.
-func (s *Server) newGrant(req *request, view storage.LoginView, l login, now, expires time.Time) storage.Grant {
+func (s *logins) newGrant(req *request, view storage.LoginView, l login, now, expires time.Time) storage.Grant {
 	idle := min(s.config().RefreshIdleTTL, s.config().RefreshMaxTTL)
 	return storage.Grant{
 		UserID:        view.User.ID,
@@ -335,7 +342,7 @@ func (s *Server) newGrant(req *request, view storage.LoginView, l login, now, ex
 
 // createGrant writes the row, and then ends the oldest grants beyond the limit, if this replica is sure of the time. A
 // login that fails ends nothing, and what could not be ended is ended by the next login.
-func (s *Server) createGrant(ctx context.Context, req *request, view storage.LoginView, g storage.Grant) error {
+func (s *logins) createGrant(ctx context.Context, req *request, view storage.LoginView, g storage.Grant) error {
 	err := s.db.Grants().Create(ctx, g)
 	if errors.Is(err, storage.ErrNotFound) { // the user or the client was changed since they were read
 		s.loginFailed(req, reasonChanged)

@@ -15,12 +15,19 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
+// refreshes is the refresh grant.
+type refreshes struct {
+	*accessTokens
+	health     *health
+	unanswered *unanswered
+}
+
 // errRefresh is the one answer to every refresh token that cannot be used (RFC 6749 §5.2).
 var errRefresh = fail(api.InvalidGrant, "the refresh token is invalid, expired, revoked or was used before")
 
 // refresh is the refresh grant, RFC 6749 §6: a fresh token is one statement, a forged one costs no more than to ask who
 // the client is.
-func (s *Server) refresh(ctx context.Context, req *request, f tokenForm) (api.TokenResponse, error) {
+func (s *refreshes) refresh(ctx context.Context, req *request, f tokenForm) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
 	if f.refreshToken == "" {
 		return none, fail(api.InvalidRequest, "refresh_token is missing")
@@ -42,7 +49,7 @@ func (s *Server) refresh(ctx context.Context, req *request, f tokenForm) (api.To
 }
 
 // refreshWith refreshes with a token whose MAC is right. From its statement on only bounded work follows.
-func (s *Server) refreshWith(
+func (s *refreshes) refreshWith(
 	ctx context.Context, req *request, f tokenForm, t keys.RefreshToken,
 ) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
@@ -81,7 +88,7 @@ func (s *Server) refreshWith(
 }
 
 // presentation is the presentation of a token at this moment.
-func (s *Server) presentation(req *request, t keys.RefreshToken, signer keys.Signer) storage.Refresh {
+func (s *refreshes) presentation(req *request, t keys.RefreshToken, signer keys.Signer) storage.Refresh {
 	c := s.config()
 	return storage.Refresh{
 		ID:          t.Grant,
@@ -101,7 +108,7 @@ func (s *Server) presentation(req *request, t keys.RefreshToken, signer keys.Sig
 
 // noteUnanswered remembers that a refresh waited here in vain, whatever for, and that its client was told to come again
 // after a while. Only a token of ours is remembered.
-func (s *Server) noteUnanswered(req *request, told time.Duration) {
+func (s *refreshes) noteUnanswered(req *request, told time.Duration) {
 	if req.repeats == "" {
 		return
 	}
@@ -111,8 +118,8 @@ func (s *Server) noteUnanswered(req *request, told time.Duration) {
 }
 
 // outages are the times for which the retry window of a grant does not run, in order.
-func (s *Server) outages(grant storage.GrantID) []storage.Span {
-	s.noteSlowLook()
+func (s *refreshes) outages(grant storage.GrantID) []storage.Span {
+	s.health.noteSlowLook()
 	waited := s.unanswered.of(grant)
 	if len(waited) == 0 {
 		return s.ring.Outages()
@@ -125,7 +132,7 @@ func (s *Server) outages(grant storage.GrantID) []storage.Span {
 // checkBeforeRotation refuses a scope or resource that cannot be given while the token is still as it was. It reads the
 // grant only when there is something to check: the request names one, or the client was updated while grants of today
 // can have been made before.
-func (s *Server) checkBeforeRotation(
+func (s *refreshes) checkBeforeRotation(
 	ctx context.Context, req *request, f tokenForm, r storage.Refresh, now time.Time,
 ) error {
 	updated := req.client.UpdatedAt.After(req.client.CreatedAt.Time) &&
@@ -160,21 +167,21 @@ func rights(c storage.Client, f tokenForm, g storage.GrantState) (scope, audienc
 }
 
 // refreshed answers with a fresh access token and the successor of the refresh token, computed again from the row.
-func (s *Server) refreshed(
+func (s *refreshes) refreshed(
 	req *request, f tokenForm, signer keys.Signer, t keys.RefreshToken, g storage.GrantState, now time.Time,
 ) (api.TokenResponse, error) {
 	scope, audience, err := rights(req.client, f, g)
 	if err != nil {
 		return api.TokenResponse{}, err
 	}
-	tokens, err := s.respond(signer, s.refreshTicket(req, g, scope, audience, now))
+	tokens, err := s.respond(signer, s.refreshClaims(req, g, scope, audience, now))
 	t.Generation = uint32(g.Generation)
 	tokens.RefreshToken = s.ring.Secrets().SealRefreshToken(t, g.RotatedAt.Time)
 	return tokens, err
 }
 
 // respond signs the access token and builds the body that all grants share.
-func (s *Server) respond(signer keys.Signer, t ticket) (api.TokenResponse, error) {
+func (s *accessTokens) respond(signer keys.Signer, t accessClaims) (api.TokenResponse, error) {
 	token, err := s.accessToken(signer, t)
 	if err != nil {
 		return api.TokenResponse{}, err

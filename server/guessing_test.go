@@ -127,7 +127,7 @@ func TestFailedLoginsAreAlike(t *testing.T) {
 
 // What replicas remember of clients and addresses is bounded, however many there are.
 func TestBudgetsAreBounded(t *testing.T) {
-	b := newBudgets(30, time.Minute)
+	b := newRateLimits(30, time.Minute)
 	var all sync.WaitGroup
 	for w := range 4 {
 		all.Go(func() {
@@ -137,7 +137,7 @@ func TestBudgetsAreBounded(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if n := len(b.young) + len(b.old); n > 2*maxBudgets {
+	if n := len(b.young) + len(b.old); n > 2*maxRateLimits {
 		t.Errorf("%d budgets", n)
 	}
 	if key := pairKey(strings.Repeat("x", 60_000), "192.0.2.1"); len(key) > 256 {

@@ -216,7 +216,7 @@ func open(t testing.TB, c config.Config, at *testClock) *harness {
 // serveHTTP puts the replica behind a listener.
 func (h *harness) serveHTTP() {
 	h.http = httptest.NewUnstartedServer(nil)
-	h.http.Config = httpServer(h.server.Public())
+	h.http.Config = httpServer(h.server.PublicHandler())
 	h.http.Listener = &connections{Listener: h.http.Listener, name: "public", log: slog.New(slog.DiscardHandler)}
 	h.http.Start()
 	h.base = h.http.URL

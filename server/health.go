@@ -6,10 +6,22 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/keyturn/keyturn/storage"
 )
+
+// health is what a server knows of its own fitness.
+type health struct {
+	*core
+	stopping    atomic.Bool
+	older       atomic.Bool // the database has gone back to an older state
+	replaced    atomic.Bool // the file of the database is not the one that was opened
+	readiness   atomic.Pointer[readiness]
+	looking     atomic.Pointer[time.Time] // since when a look is under way
+	toldUnready time.Duration             // when the log was last told; the watch loop alone uses it
+}
 
 // check is one thing that a server needs to be able to serve. Its error is for the log: a stranger learns no more than
 // its name.
@@ -18,7 +30,7 @@ type check struct {
 	run  func(context.Context) error
 }
 
-func (s *Server) checks() []check {
+func (s *health) checks() []check {
 	return []check{
 		{"database", s.databaseServes},
 		{"schema", s.db.CheckSchema},
@@ -27,7 +39,7 @@ func (s *Server) checks() []check {
 	}
 }
 
-func (s *Server) databaseServes(ctx context.Context) error {
+func (s *health) databaseServes(ctx context.Context) error {
 	if s.older.Load() {
 		return errOlder
 	}
@@ -56,7 +68,7 @@ const (
 )
 
 // watch looks each second whether this replica can serve, until the context ends.
-func (s *Server) watch(ctx context.Context) {
+func (s *health) watch(ctx context.Context) {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
 	for {
@@ -70,7 +82,7 @@ func (s *Server) watch(ctx context.Context) {
 }
 
 // look runs all checks, together within the time of one request, and keeps what they find.
-func (s *Server) look(ctx context.Context) {
+func (s *health) look(ctx context.Context) {
 	ctx, cancel := s.patience(ctx)
 	defer cancel()
 	if err := s.observeClock(ctx); err != nil && !errors.Is(err, storage.ErrUnavailable) {
@@ -98,14 +110,14 @@ func (s *Server) look(ctx context.Context) {
 const slowLook = 2 * time.Second
 
 // noteSlowLook notes that the database is away or locked at this moment: a look at it has had no answer for a while.
-func (s *Server) noteSlowLook() {
+func (s *health) noteSlowLook() {
 	if begun, now := s.looking.Load(), s.now(); begun != nil && now.Sub(*begun) > slowLook {
 		s.ring.Away(*begun, now)
 	}
 }
 
 // noteOutage notes a time for which the database was away or locked: whoever gave up meanwhile was not answered.
-func (s *Server) noteOutage(begun time.Time, r *readiness) {
+func (s *health) noteOutage(begun time.Time, r *readiness) {
 	now := s.now()
 	if errors.Is(r.findings[0].err, storage.ErrUnavailable) || now.Sub(begun) > slowLook {
 		s.ring.Away(begun, now)
@@ -113,7 +125,7 @@ func (s *Server) noteOutage(begun time.Time, r *readiness) {
 }
 
 // tellReadiness tells the log what is not well: when it begins, and then once a minute.
-func (s *Server) tellReadiness(before, now *readiness) {
+func (s *health) tellReadiness(before, now *readiness) {
 	for i, f := range now.findings {
 		if f.err == nil {
 			continue
@@ -128,7 +140,7 @@ func (s *Server) tellReadiness(before, now *readiness) {
 }
 
 // found is what the last look has shown, with what is known without one.
-func (s *Server) found() []finding {
+func (s *health) found() []finding {
 	serving := finding{name: "serving"}
 	if s.stopping.Load() {
 		serving.err = errors.New("stopping")
@@ -141,7 +153,7 @@ func (s *Server) found() []finding {
 }
 
 // ready is why this replica cannot serve; nil if it can.
-func (s *Server) ready() error {
+func (s *health) ready() error {
 	for _, f := range s.found() {
 		if f.err != nil {
 			return fmt.Errorf("%s: %w", f.name, f.err)
@@ -161,16 +173,16 @@ func livez(w *response, r *http.Request) {
 
 // readyz tells whether this replica can serve, from what the last second has shown: it asks nobody. Strangers learn no
 // more than the names of the checks.
-func (s *Server) readyz(w *response, r *http.Request) {
+func (s *health) readyz(w *response, r *http.Request) {
 	s.tellReady(w, r, func(finding) string { return "" })
 }
 
 // adminReadyz is readyz with the reasons.
-func (s *Server) adminReadyz(w *response, r *http.Request) {
+func (s *health) adminReadyz(w *response, r *http.Request) {
 	s.tellReady(w, r, func(f finding) string { return ": " + f.err.Error() })
 }
 
-func (s *Server) tellReady(w *response, r *http.Request, why func(finding) string) {
+func (s *health) tellReady(w *response, r *http.Request, why func(finding) string) {
 	status, verdict := http.StatusOK, "ok"
 	var lines []string
 	for _, f := range s.found() {
@@ -188,7 +200,7 @@ func (s *Server) tellReady(w *response, r *http.Request, why func(finding) strin
 }
 
 // unfit is why this replica must answer nobody by its database; nil if it may.
-func (s *Server) unfit() error {
+func (s *health) unfit() error {
 	switch {
 	case s.older.Load():
 		return errOlder

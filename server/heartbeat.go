@@ -12,7 +12,7 @@ import (
 
 // beat leaves a heartbeat, the anchor, and the head of the trail in the log, where somebody who can write both database
 // and anchor does not reach it.
-func (s *Server) beat(ctx context.Context) {
+func (s *health) beat(ctx context.Context) {
 	a, err := s.ring.WriteHeartbeat(ctx, s.place.AnchorFile)
 	if err == nil {
 		s.metrics.anchored.Set(1)
@@ -42,7 +42,7 @@ var errOlder = fmt.Errorf("the database has gone back to an older state: %w", ke
 const lastBeat = 1500 * time.Millisecond
 
 // keepAnchor beats until the context ends, and then once more.
-func (s *Server) keepAnchor(ctx context.Context) {
+func (s *health) keepAnchor(ctx context.Context) {
 	tick := time.NewTicker(keys.HeartbeatInterval)
 	defer tick.Stop()
 	for {

@@ -139,7 +139,7 @@ func TestForgedTokens(t *testing.T) {
 	defer elsewhere.Close()
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
-		h.server.scans = newBudgets(10_000, time.Minute)
+		h.server.scans = newRateLimits(10_000, time.Minute)
 		for name, text := range forgeries(t, h, tokens.AccessToken, elsewhere.URL) {
 			if r := h.post("/introspect", "rs", "token", text); r.status != 200 || r.body != "{\"active\":false}\n" {
 				t.Errorf("%s: introspection: %d %s", name, r.status, r.body)
@@ -275,7 +275,7 @@ func heldMemory() uint64 {
 // Who asks and never reads is cut off after a while.
 func TestReaderThatNeverReads(t *testing.T) {
 	h := open(t, testConfig(sqliteURL(t)), nil)
-	server := httpServer(h.server.Public())
+	server := httpServer(h.server.PublicHandler())
 	if server.WriteTimeout != responseTimeout {
 		t.Errorf("a reply may take %v", server.WriteTimeout)
 	}
@@ -366,7 +366,7 @@ func TestNoHTTP2(t *testing.T) {
 	certificate.StartTLS()
 	defer certificate.Close()
 	l := must(net.Listen("tcp", "127.0.0.1:0"))
-	server := httpServer(h.server.Public())
+	server := httpServer(h.server.PublicHandler())
 	server.TLSConfig = &tls.Config{Certificates: certificate.TLS.Certificates}
 	go server.ServeTLS(l, "", "")
 	defer server.Close()

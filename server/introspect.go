@@ -32,10 +32,10 @@ func (s *Server) introspect(ctx context.Context, req *request, f referenceForm) 
 	if err != nil {
 		return nil, err
 	}
-	if at == unknown {
+	if at == foreign {
 		return s.unknownToken(req)
 	}
-	if at == over ||
+	if at == ended ||
 		req.client.ID != v.claims.ClientID && (req.client.Resource == "" || req.client.Resource != v.claims.Audience) {
 		return api.Introspection{}, nil
 	}

@@ -96,7 +96,7 @@ func TestDoctorAsksTheServer(t *testing.T) {
 	h.provision()
 	listener := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h.server.look(ctx)
-		h.server.Admin().ServeHTTP(w, r)
+		h.server.AdminHandler().ServeHTTP(w, r)
 	}))
 	defer listener.Close()
 	c := h.config

@@ -257,7 +257,7 @@ func (m listenerMetrics) Describe(to chan<- *prometheus.Desc) {
 // Collect implements [prometheus.Collector].
 func (m listenerMetrics) Collect(to chan<- prometheus.Metric) {
 	all := []*connections{{name: "public"}, {name: "admin"}}
-	if f := m.s.front.Load(); f != nil {
+	if f := m.s.listeners.Load(); f != nil {
 		all = f.connections
 	}
 	count := func(d *prometheus.Desc, n int64, labels ...string) {

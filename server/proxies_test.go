@@ -15,8 +15,8 @@ import (
 // What is refused at the start is refused at a reload, and a warning is told again.
 func TestReloadRefusesAndWarns(t *testing.T) {
 	h := open(t, testConfig(storagetest.SQLiteURL(t)), nil)
-	f := &front{}
-	f.public.set(h.server.Public())
+	f := &listeners{}
+	f.public.set(h.server.PublicHandler())
 	reload := func(change func(*config.Config)) error {
 		next := *h.server.config()
 		change(&next)

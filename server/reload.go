@@ -26,7 +26,7 @@ type Reread struct {
 }
 
 // reloads reads the configuration again whenever it is asked to, until the context ends. A bad one changes nothing.
-func (s *Server) reloads(ctx context.Context, f *front, o Options) {
+func (s *Server) reloads(ctx context.Context, f *listeners, o Options) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -70,7 +70,7 @@ func (s *Server) tellReload(err error) {
 }
 
 // reload puts a configuration into force, and logs which settings need a restart.
-func (s *Server) reload(ctx context.Context, f *front, o Options, c Reread) error {
+func (s *Server) reload(ctx context.Context, f *listeners, o Options, c Reread) error {
 	certificate, err := c.Certificate()
 	if err != nil {
 		return &config.Error{Problems: []error{err}}
@@ -85,7 +85,7 @@ func (s *Server) reload(ctx context.Context, f *front, o Options, c Reread) erro
 	if level, err := c.Level(); err == nil && o.Level != nil {
 		o.Level.Set(level)
 	}
-	f.public.set(s.Public())
+	f.public.set(s.PublicHandler())
 	if len(c.Later) > 0 {
 		s.log.Warn("some settings change with a restart only", "event", "config.reload", "settings", strings.Join(c.Later, " "))
 	}
@@ -116,5 +116,5 @@ func warn(log *slog.Logger, warnings []config.Warning) {
 func (s *Server) follow(c config.Config) {
 	s.settings.Store(&c)
 	s.ring.Follow(keys.Config(c.Keys()))
-	s.clientFailures.change(c.LoginFailures, c.LoginWindow, s.now())
+	s.failures.change(c.LoginFailures, c.LoginWindow, s.now())
 }

@@ -35,8 +35,8 @@ func TestReload(t *testing.T) {
 		c := testConfig(databaseURL)
 		h := open(t, c, nil)
 		h.provision()
-		f := &front{}
-		f.public.set(h.server.Public())
+		f := &listeners{}
+		f.public.set(h.server.PublicHandler())
 		var level slog.LevelVar
 		o := Options{Level: &level}
 		reload := func(change func(*config.Config)) error {
@@ -172,7 +172,7 @@ func TestReloadOfACertificate(t *testing.T) {
 // metricsText is what Prometheus reads.
 func (h *harness) metricsText() string {
 	h.t.Helper()
-	return textOf(h.server.Admin(), "/metrics")
+	return textOf(h.server.AdminHandler(), "/metrics")
 }
 
 // textOf is what a handler answers to a GET.
@@ -248,7 +248,7 @@ func TestStopDespiteASlowClient(t *testing.T) {
 // Who is being throttled already goes by the new limit, whichever way it was changed.
 func TestReloadOfBudgets(t *testing.T) {
 	at := noon
-	b := newBudgets(300, time.Hour)
+	b := newRateLimits(300, time.Hour)
 	b.spend("key", at)
 	b.change(3, time.Hour, at)
 	for range 3 {
@@ -266,8 +266,8 @@ func TestReloadOfBudgets(t *testing.T) {
 // A reload that cannot be recorded changes nothing, and one that has nothing to record needs no database.
 func TestReloadWhileTheDatabaseIsAway(t *testing.T) {
 	h := open(t, testConfig(storagetest.SQLiteURL(t)), nil)
-	f := &front{}
-	f.public.set(h.server.Public())
+	f := &listeners{}
+	f.public.set(h.server.PublicHandler())
 	var level slog.LevelVar
 	h.server.db.Close()
 	next := *h.server.config()
@@ -283,7 +283,7 @@ func TestReloadWhileTheDatabaseIsAway(t *testing.T) {
 }
 
 // reload does what the edge does with a configuration that was read again, and then what the server does.
-func (h *harness) reload(f *front, o Options, next config.Config) error {
+func (h *harness) reload(f *listeners, o Options, next config.Config) error {
 	mixed, later := h.server.config().Reloaded(next)
 	problems := append(mixed.Problems(true), keys.Config(mixed.Keys()).Problems()...)
 	if problems = append(problems, next.Problems(true)...); len(problems) > 0 {

@@ -138,7 +138,7 @@ func (s *Server) noteInVain(req *request, err error) {
 }
 
 // patience bounds what a request asks of the database.
-func (s *Server) patience(ctx context.Context) (context.Context, context.CancelFunc) {
+func (s *core) patience(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, s.db.Patience())
 }
 
@@ -183,13 +183,13 @@ func (req *request) forget() {
 }
 
 // throttledEvent counts and logs a request that was refused because somebody has failed too often.
-func (s *Server) throttledEvent(req *request, outcome, what string) {
+func (s *core) throttledEvent(req *request, outcome, what string) {
 	req.later(func() { s.metrics.throttled.WithLabelValues(what).Inc() })
 	s.event(req, "throttle", outcome)
 }
 
 // event logs something that security teams look for: one line with who, what and the outcome.
-func (s *Server) event(req *request, name, outcome string, more ...slog.Attr) {
+func (s *core) event(req *request, name, outcome string, more ...slog.Attr) {
 	attrs := append([]slog.Attr{
 		slog.String("event", name),
 		slog.String("outcome", outcome),

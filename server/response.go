@@ -70,8 +70,15 @@ func (x *response) Write(b []byte) (int, error) {
 // Unwrap lets net/http reach the connection.
 func (x *response) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
+// gateway is what every request passes: its id, its address, its line in the log, its place in metrics and traces.
+type gateway struct {
+	*core
+	trusted       []netip.Prefix // proxies
+	forwardedTold seldom         // that X-Forwarded-For cannot be read
+}
+
 // wrap gives every response its headers, its log line and its place in the metrics, and turns a panic into a 500.
-func (s *Server) wrap(routes http.Handler) http.Handler {
+func (s *gateway) wrap(routes http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begun := time.Now()
 		x := newResponse(w, r, s.requestID(r))
@@ -90,7 +97,7 @@ func (s *Server) wrap(routes http.Handler) http.Handler {
 }
 
 // recovered answers for a handler that panicked. The value of a panic may hold a secret; the stack holds none.
-func (s *Server) recovered(x *response, p any) {
+func (s *gateway) recovered(x *response, p any) {
 	if p == http.ErrAbortHandler {
 		panic(p)
 	}
@@ -110,7 +117,7 @@ func panicStack() string {
 	return stack
 }
 
-func (s *Server) finish(r *http.Request, x *response, took time.Duration) {
+func (s *gateway) finish(r *http.Request, x *response, took time.Duration) {
 	s.metrics.observe(x.route, methodOf(r), x.status, took)
 	line := []slog.Attr{
 		slog.String("request_id", x.id),
@@ -138,7 +145,7 @@ func shownMethod(r *http.Request) string {
 
 // tell is one line of the log on the path of a request: unlike [slog.Logger.Info], it does not look for the line of
 // code that says it.
-func (s *Server) tell(what string, attrs ...slog.Attr) {
+func (s *core) tell(what string, attrs ...slog.Attr) {
 	ctx, h := context.Background(), s.log.Handler()
 	if h.Enabled(ctx, slog.LevelInfo) {
 		line := slog.NewRecord(time.Now(), slog.LevelInfo, what, 0)
@@ -148,7 +155,7 @@ func (s *Server) tell(what string, attrs ...slog.Attr) {
 }
 
 // requestID is a new one, or that of a trusted proxy.
-func (s *Server) requestID(r *http.Request) string {
+func (s *gateway) requestID(r *http.Request) string {
 	if id := r.Header.Get("X-Request-Id"); id != "" && len(id) <= 128 && api.IsScopeToken(id) &&
 		isTrusted(peerAddress(r), s.trusted) {
 		return id

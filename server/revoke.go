@@ -42,7 +42,7 @@ func (s *Server) grantOf(text, clientID string) (id storage.GrantID, familyHash 
 		return t.Grant, t.Family.Hash(), ok, err
 	}
 	v, at, err := s.readAccessToken(text)
-	if err != nil || at != timely || v.claims.ClientID != clientID {
+	if err != nil || at != checkable || v.claims.ClientID != clientID {
 		return 0, "", false, err
 	}
 	return v.grant, "", true, nil

@@ -13,11 +13,11 @@ import (
 	"github.com/keyturn/keyturn/config"
 )
 
-// Public is the handler of the public listener.
-func (s *Server) Public() http.Handler { return s.wrap(s.publicRoutes()) }
+// PublicHandler is the handler of the public listener.
+func (s *Server) PublicHandler() http.Handler { return s.wrap(s.publicRoutes()) }
 
-// Admin is the handler of the admin listener.
-func (s *Server) Admin() http.Handler { return s.wrap(s.adminRoutes()) }
+// AdminHandler is the handler of the admin listener.
+func (s *Server) AdminHandler() http.Handler { return s.wrap(s.adminRoutes()) }
 
 // handler answers one request.
 type handler func(*response, *http.Request)

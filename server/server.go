@@ -5,13 +5,7 @@ import (
 	"crypto/rsa"
 	"encoding/hex"
 	"errors"
-	"fmt"
-	"io"
-	"log"
 	"log/slog"
-	"net"
-	"net/http"
-	"net/netip"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -74,41 +68,18 @@ func (o Options) withClock(alone bool) Options {
 	return o
 }
 
-// Server is one replica of keyturn.
+// Server is one replica of keyturn. Its parts are types of their own, which share a core.
 type Server struct {
-	settings       atomic.Pointer[config.Config] // those in force
-	place          keys.Place
-	store          keys.Store
-	db             *storage.DB
-	ring           *keys.Ring
-	now            func() time.Time
-	clock          *clock.Clock
-	elapsed        func() time.Duration                     // since the start, whatever is done to any clock
-	databaseNow    func(context.Context) (time.Time, error) // the clock of the database
-	front          atomic.Pointer[front]                    // nil: it does not serve
-	log            *slog.Logger
-	dropped        func() int64 // lines of log
-	hasher         *passwords.Hasher
-	throttle       *throttle
-	clientFailures clientFailures
-	scans          *budgets
-	verified       *tokenCache
-	unanswered     *unanswered
-	clients        *clientCache
-	metrics        *metrics
-	trusted        []netip.Prefix
-	replica        string          // names this process in leases
-	cleanedTo      storage.GrantID // how far the clean-up loop, which alone uses it, has walked
-	restedTo       storage.Time    // how far it has looked at failed logins, by their time
-	stopping       atomic.Bool
-	tracer         trace.Tracer // nil: requests are not traced
-	older          atomic.Bool  // the database has gone back to an older state
-	replaced       atomic.Bool  // the file of the database is not the one that was opened
-	readiness      atomic.Pointer[readiness]
-	looking        atomic.Pointer[time.Time] // since when a look is under way
-	toldUnready    time.Duration             // when the log was last told; the watch loop alone uses it
-
-	forwardedTold seldom // that X-Forwarded-For cannot be read
+	*core
+	*gateway
+	*health
+	*cleaner
+	*clientAuth
+	*accessTokens
+	*logins
+	*refreshes
+	scans     *rateLimits               // of texts that are no tokens, by who asks about them
+	listeners atomic.Pointer[listeners] // nil: it does not serve
 }
 
 // Open opens database and keys of a place, and makes the first signing key if there is none. c and p must keep the rules:
@@ -128,7 +99,7 @@ func Open(ctx context.Context, c config.Config, p keys.Place, o Options) (*Serve
 			Wall:        o.Wall,
 			DatabaseNow: o.DatabaseNow,
 			Elapsed:     elapsed,
-			Sure:        s.settledTime,
+			Sure:        func(ctx context.Context) error { return s.settledTime(ctx) },
 			Generate:    o.Generate,
 			Log:         o.Log,
 			CPUs:        o.CPUs,
@@ -149,40 +120,31 @@ func Open(ctx context.Context, c config.Config, p keys.Place, o Options) (*Serve
 	return s, nil
 }
 
-// fill is a server on a store that has been opened.
+// fill makes the parts of a server on a store that is open.
 func (s *Server) fill(store keys.Store, c config.Config, p keys.Place, o Options) {
+	shared := newCore(store, c, p, o)
+	tokens := &accessTokens{core: shared, verified: newTokenCache()}
+	watch := &health{core: shared}
+	trusted, _ := c.Proxies() // c keeps the rules
+	hasher := passwords.NewHasher(passwords.NewPolicy(int64(c.PasswordHashMemory)), c.HashSlots(o.CPUs))
 	*s = Server{
-		place:          p,
-		store:          store,
-		db:             store.DB,
-		ring:           store.Ring,
-		now:            o.Now,
-		log:            o.Log,
-		hasher:         passwords.NewHasher(passwords.NewPolicy(int64(c.PasswordHashMemory)), c.HashSlots(o.CPUs)),
-		clientFailures: newClientFailures(c.LoginFailures, c.LoginWindow),
-		scans:          newBudgets(unknownTokens, unknownTokensPeriod),
-		verified:       newTokenCache(),
-		unanswered:     newUnanswered(),
-		clients:        newClientCache(store.DB, clientAge),
-		replica:        randomHex(8),
-	}
-	s.settings.Store(&c)
-	s.tracer = o.Tracer
-	s.throttle = newThrottle(store.DB, s.config)
-	s.clock, s.elapsed, s.databaseNow = o.clock, o.Elapsed, o.DatabaseNow
-	if s.databaseNow == nil {
-		s.databaseNow = store.DB.Clock
-	}
-	if s.dropped = o.Dropped; s.dropped == nil {
-		s.dropped = func() int64 { return 0 }
+		core:    shared,
+		gateway: &gateway{core: shared, trusted: trusted},
+		health:  watch,
+		cleaner: &cleaner{health: watch, replica: randomHex(8)},
+		clientAuth: &clientAuth{
+			core:     shared,
+			clients:  newClientCache(store.DB, clientAge),
+			failures: newClientFailures(c.LoginFailures, c.LoginWindow),
+		},
+		accessTokens: tokens,
+		logins:       &logins{accessTokens: tokens, hasher: hasher, throttle: newThrottle(store.DB, shared.config)},
+		refreshes:    &refreshes{accessTokens: tokens, health: watch, unanswered: newUnanswered()},
+		scans:        newRateLimits(unknownTokens, unknownTokensPeriod),
 	}
 	s.metrics = newMetrics(s)
-	s.hasher.Took = func(took time.Duration) { s.metrics.hashed.Observe(took.Seconds()) }
-	s.trusted, _ = c.Proxies() // checked above
+	hasher.Took = func(took time.Duration) { s.metrics.hashed.Observe(took.Seconds()) }
 }
-
-// config is the settings of now.
-func (s *Server) config() *config.Config { return s.settings.Load() }
 
 // begin stamps a new database of dev, checks the stamp of any, and makes the first keys.
 func (s *Server) begin(ctx context.Context, dev bool) error {
@@ -217,58 +179,18 @@ func (s *Server) Store() keys.Store { return s.store }
 // Close ends the connections to the database.
 func (s *Server) Close() error { return s.store.Close() }
 
-// Bounds of the listeners.
-const (
-	maxHeader       = 16 << 10
-	headerTimeout   = 5 * time.Second
-	requestTimeout  = 15 * time.Second
-	responseTimeout = 30 * time.Second
-	idleTimeout     = 2 * time.Minute
-	stopTimeout     = 7 * time.Second // from the signal to the end, of which the delay is a part
-)
-
-// Listeners are the two open ports of a server.
-type Listeners struct {
-	Public, Admin net.Listener
-	MaxFiles      int // descriptors that the process may have open, which bound the connections; 0: no bound
-}
-
-// limits share out the descriptors: what strangers can take on the public listener leaves some to the admin listener,
-// the database and files.
-func (l Listeners) limits() (public, admin int) {
-	if l.MaxFiles == 0 {
-		return 0, 0
-	}
-	reserve := min(max(64, l.MaxFiles/8), l.MaxFiles/2)
-	return max(1, l.MaxFiles-reserve), max(1, min(64, reserve/4))
-}
-
-// Listen opens the ports of the configuration.
-func Listen(c config.Config) (Listeners, error) {
-	var l Listeners
-	var err error
-	if l.Public, err = net.Listen("tcp", c.Listen); err != nil {
-		return l, fmt.Errorf("listen: %w", err)
-	}
-	if l.Admin, err = net.Listen("tcp", c.AdminListen); err != nil {
-		l.Public.Close()
-		return l, fmt.Errorf("admin_listen: %w", err)
-	}
-	return l, nil
-}
-
 // Serve answers on both listeners, keeps the keys and cleans up until the context ends. Then it is not ready first,
 // finishes what is in flight, and returns.
 func (s *Server) Serve(ctx context.Context, l Listeners) error {
-	f, err := newFront(*s.config(), l, s.log, s.Public(), s.Admin())
+	f, err := newListeners(*s.config(), l, s.log, s.PublicHandler(), s.AdminHandler())
 	if err != nil {
 		return err
 	}
 	return s.serve(ctx, f, Options{})
 }
 
-func (s *Server) serve(ctx context.Context, f *front, o Options) error {
-	s.front.Store(f)
+func (s *Server) serve(ctx context.Context, f *listeners, o Options) error {
+	s.listeners.Store(f)
 	loops, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() { s.ring.Run(loops) })
@@ -281,9 +203,9 @@ func (s *Server) serve(ctx context.Context, f *front, o Options) error {
 		"issuer",
 		s.config().Issuer,
 		"listen",
-		f.listeners.Public.Addr().String(),
+		f.ports.Public.Addr().String(),
 		"admin_listen",
-		f.listeners.Admin.Addr().String(),
+		f.ports.Admin.Addr().String(),
 		"tls",
 		s.config().TLSCertFile != "",
 		"database",
@@ -306,26 +228,6 @@ func (s *Server) serve(ctx context.Context, f *front, o Options) error {
 	stopLoops()
 	running.Wait()
 	return err
-}
-
-// httpServer speaks HTTP/1.1 only: one request at a time is what a connection may ask for.
-func httpServer(h http.Handler) *http.Server {
-	one := new(http.Protocols)
-	one.SetHTTP1(true)
-	return &http.Server{
-		Handler:           h,
-		Protocols:         one,
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       requestTimeout,
-		WriteTimeout:      responseTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader - 4096, // net/http reads 4096 bytes more than it is told
-		ErrorLog:          log.New(io.Discard, "", 0),
-		ConnContext:       connContext,
-		ConnState:         connState,
-
-		DisableGeneralOptionsHandler: true, // isMisframed counts requests, and * is an unknown path like others
-	}
 }
 
 func randomHex(n int) string {

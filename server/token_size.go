@@ -18,7 +18,7 @@ const largestKey = 4096
 var errTooLarge = fail(api.InvalidScope, "the access token would be larger than 8192 bytes: ask for less scope")
 
 // checkSize refuses a token that would be too large, before anything is changed for it.
-func (s *Server) checkSize(signer keys.Signer, t ticket) error {
+func (s *accessTokens) checkSize(signer keys.Signer, t accessClaims) error {
 	payload, err := json.Marshal(t.claims(s.config().Issuer, api.SampleTokenID))
 	if err != nil {
 		return err
@@ -29,7 +29,7 @@ func (s *Server) checkSize(signer keys.Signer, t ticket) error {
 	return nil
 }
 
-func (s *Server) tooLarge(t ticket, size int) error {
+func (s *accessTokens) tooLarge(t accessClaims, size int) error {
 	s.log.Warn("an access token is not issued because it would be too large",
 		slog.String("client", t.clientID),
 		slog.String("sub", t.sub),
@@ -42,7 +42,7 @@ func (s *Server) tooLarge(t ticket, size int) error {
 }
 
 // bitsOf is the size of the key that a signer signs with.
-func (s *Server) bitsOf(signer keys.Signer) int {
+func (s *accessTokens) bitsOf(signer keys.Signer) int {
 	rows := s.ring.Rows()
 	for i := range rows {
 		if rows[i].KID == signer.KID {
@@ -54,14 +54,14 @@ func (s *Server) bitsOf(signer keys.Signer) int {
 
 // rolesThatFit bounds the roles of a refresh before its grant is read: by the client's whole scope and its longest
 // audience.
-func (s *Server) rolesThatFit(req *request, signer keys.Signer) (int64, error) {
+func (s *refreshes) rolesThatFit(req *request, signer keys.Signer) (int64, error) {
 	payload, err := api.LargestPayload(s.config().Issuer, req.client.ID, req.client.Scope, req.client.Audiences)
 	return int64(max(1, api.MaxRoles(req.client.TokenTyp, payload, s.bitsOf(signer)))), err
 }
 
 // rotate rotates a grant if the access token fits. r.MaxRoles may be too strict, since the grant may have less scope
 // than the client: where it refuses, the grant decides.
-func (s *Server) rotate(
+func (s *refreshes) rotate(
 	ctx context.Context, req *request, f tokenForm, signer keys.Signer, r storage.Refresh, now time.Time,
 ) (g storage.GrantState, outcome storage.RefreshOutcome, err error) {
 	g, outcome, err = s.db.Grants().Rotate(ctx, r, now)
@@ -72,16 +72,16 @@ func (s *Server) rotate(
 	if err != nil {
 		return g, outcome, err
 	}
-	if s.checkSize(signer, s.refreshTicket(req, g, scope, audience, now)) != nil {
+	if s.checkSize(signer, s.refreshClaims(req, g, scope, audience, now)) != nil {
 		return g, outcome, nil
 	}
 	r.MaxRoles = g.RolesSize
 	return s.db.Grants().Rotate(ctx, r, now)
 }
 
-// refreshTicket is the access token of a refresh.
-func (s *Server) refreshTicket(req *request, g storage.GrantState, scope, audience string, now time.Time) ticket {
-	return ticket{
+// refreshClaims is the access token of a refresh.
+func (s *refreshes) refreshClaims(req *request, g storage.GrantState, scope, audience string, now time.Time) accessClaims {
+	return accessClaims{
 		grant:    g.ID,
 		sub:      *g.Sub,
 		clientID: g.ClientID,

@@ -30,7 +30,7 @@ func TestTokenSizeIsExact(t *testing.T) {
 	signer := must(h.server.ring.Signer(ctx, h.clock.now().Add(time.Minute)))
 	for _, typ := range []keys.Typ{keys.TypAccessToken, keys.TypJWT} {
 		for n := range 12 {
-			access := ticket{
+			access := accessClaims{
 				sub:      api.NewSub(),
 				clientID: "app",
 				typ:      typ,

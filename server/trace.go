@@ -16,7 +16,7 @@ import (
 
 // beginTrace continues the trace that a request belongs to (W3C Trace Context), or begins one. Without a tracer it only
 // tells which that is, for the log. Nothing that a request says of itself but its method goes into a trace.
-func (s *Server) beginTrace(r *http.Request, x *response) (traced *http.Request, end func()) {
+func (s *gateway) beginTrace(r *http.Request, x *response) (traced *http.Request, end func()) {
 	if s.tracer == nil {
 		x.trace = traceID(r.Header.Get("Traceparent"))
 		return r, func() {}
@@ -37,7 +37,7 @@ func (s *Server) beginTrace(r *http.Request, x *response) (traced *http.Request,
 }
 
 // span is one step of a request in its trace.
-func (s *Server) span(ctx context.Context, name string) (inner context.Context, end func(error)) {
+func (s *core) span(ctx context.Context, name string) (inner context.Context, end func(error)) {
 	if s.tracer == nil {
 		return ctx, func(error) {}
 	}

@@ -134,7 +134,7 @@ func startingServer(t *testing.T, c config.Config) (address string) {
 	t.Helper()
 	l := Listeners{Public: must(net.Listen("tcp", "127.0.0.1:0")), Admin: must(net.Listen("tcp", "127.0.0.1:0"))}
 	public, admin := starting(c)
-	f := must(newFront(c, l, slog.New(slog.DiscardHandler), public, admin))
+	f := must(newListeners(c, l, slog.New(slog.DiscardHandler), public, admin))
 	t.Cleanup(func() {
 		for _, s := range f.servers {
 			s.Close()

@@ -9,12 +9,12 @@ import (
 	"github.com/keyturn/keyturn/api"
 )
 
-// maxBudgets bounds each of the two generations of budgets that a replica remembers.
-const maxBudgets = 20_000
+// maxRateLimits bounds each of the two generations of budgets that a replica remembers.
+const maxRateLimits = 20_000
 
 // budgets are token buckets by key, in the memory of one replica: what is used up comes back evenly over a period. How
 // many it holds is bounded: when a generation is full, the one before it is forgotten.
-type budgets struct {
+type rateLimits struct {
 	size   int
 	period time.Duration
 	mu     sync.Mutex
@@ -22,12 +22,12 @@ type budgets struct {
 	old    map[string]*rate.Limiter
 }
 
-func newBudgets(size int, period time.Duration) *budgets {
-	return &budgets{size: size, period: period, young: map[string]*rate.Limiter{}}
+func newRateLimits(size int, period time.Duration) *rateLimits {
+	return &rateLimits{size: size, period: period, young: map[string]*rate.Limiter{}}
 }
 
 // change makes all budgets of another size, whose parts come back over another period.
-func (b *budgets) change(size int, period time.Duration, now time.Time) {
+func (b *rateLimits) change(size int, period time.Duration, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.size, b.period = size, period
@@ -40,10 +40,10 @@ func (b *budgets) change(size int, period time.Duration, now time.Time) {
 }
 
 // limit is how many come back each second.
-func (b *budgets) limit() rate.Limit { return rate.Limit(float64(b.size) / b.period.Seconds()) }
+func (b *rateLimits) limit() rate.Limit { return rate.Limit(float64(b.size) / b.period.Seconds()) }
 
 // wait tells how long the key must wait until its budget holds one again; 0 if it does now.
-func (b *budgets) wait(key string, now time.Time) time.Duration {
+func (b *rateLimits) wait(key string, now time.Time) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	l := b.young[key]
@@ -61,14 +61,14 @@ func (b *budgets) wait(key string, now time.Time) time.Duration {
 }
 
 // untouched tells whether nothing has been spent.
-func (b *budgets) untouched() bool {
+func (b *rateLimits) untouched() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.young) == 0
 }
 
 // spend takes one from the budget of the key.
-func (b *budgets) spend(key string, now time.Time) {
+func (b *rateLimits) spend(key string, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	l := b.young[key]
@@ -76,7 +76,7 @@ func (b *budgets) spend(key string, now time.Time) {
 		if l = b.old[key]; l == nil {
 			l = rate.NewLimiter(b.limit(), b.size)
 		}
-		if len(b.young) >= maxBudgets {
+		if len(b.young) >= maxRateLimits {
 			b.old, b.young = b.young, map[string]*rate.Limiter{}
 		}
 		b.young[key] = l
@@ -86,11 +86,11 @@ func (b *budgets) spend(key string, now time.Time) {
 
 // clientFailures are the budgets of failed client authentications: of a client from an address, and of an address
 // whatever the client. Nobody uses up the budget of a client at another address.
-type clientFailures struct{ pair, address *budgets }
+type clientFailures struct{ pair, address *rateLimits }
 
 // newClientFailures allows three times as many failures as a user has: secrets are long, and deployments make mistakes.
 func newClientFailures(failures int, window time.Duration) clientFailures {
-	return clientFailures{newBudgets(3*failures, window), newBudgets(30*failures, window)}
+	return clientFailures{newRateLimits(3*failures, window), newRateLimits(30*failures, window)}
 }
 
 func (f clientFailures) change(failures int, window time.Duration, now time.Time) {
