@@ -23,6 +23,7 @@ func forwarded(peer string, values ...string) *http.Request {
 // Every form that proxies write gives the client's address. What cannot be read ends the walk at the last trusted
 // proxy.
 func TestClientAddress(t *testing.T) {
+	t.Parallel()
 	const peer = "10.0.0.1:1"
 	for _, c := range []struct {
 		peer, forwarded, want string
@@ -84,6 +85,7 @@ func TestClientAddress(t *testing.T) {
 
 // Users behind a proxy that writes ports do not share a throttle.
 func TestPortsInForwardedForDoNotMakeUsersOne(t *testing.T) {
+	t.Parallel()
 	eachThrottled(t, func(t *testing.T, h *harness) {
 		h.loginFrom("192.0.2.1:1000", "alice", password).tokens(t)
 		for range 12 {
@@ -96,6 +98,7 @@ func TestPortsInForwardedForDoNotMakeUsersOne(t *testing.T) {
 // The log names the proxy that writes what cannot be read, at most once a minute and without what it wrote. The
 // metric counts each.
 func TestUnreadableForwardedForIsTold(t *testing.T) {
+	t.Parallel()
 	eachThrottled(t, func(t *testing.T, h *harness) {
 		send := func(value string) {
 			r := must(http.NewRequest(http.MethodGet, h.base+"/livez", nil))

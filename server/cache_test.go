@@ -32,6 +32,7 @@ const anotherSecret = "another secret of the client, as long"
 
 // What is refused because the client has changed meanwhile leaves the refresh token as it was, and the grant alive.
 func TestRememberedClientLosesNothing(t *testing.T) {
+	t.Parallel()
 	update := func(change func(*admin.ClientSpec)) func(h *harness) {
 		return func(h *harness) { must(h.admin.Clients().Update(ctx, "app", change)) }
 	}
@@ -79,6 +80,7 @@ func TestRememberedClientLosesNothing(t *testing.T) {
 
 // The key that signs is kept for as long as the token lives by the client of today.
 func TestRememberedClientHasItsKeyKept(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
 		h.remember("app")
@@ -98,6 +100,7 @@ func TestRememberedClientHasItsKeyKept(t *testing.T) {
 // An old secret is ended by giving the client once more the new one; who remembers the client does not take the old
 // one.
 func TestRememberedClientAndTheSameSecretAgain(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		tokens, live := h.login("app"), h.login("other")
 		for _, client := range []string{"app", "rs"} {
@@ -118,6 +121,7 @@ func TestRememberedClientAndTheSameSecretAgain(t *testing.T) {
 
 // A request that is begun again for a client that has changed is told, counted and charged for once.
 func TestRememberedClientIsToldOfOnce(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		for i := range unknownTokens - 1 {
 			h.post("/introspect", "rs", "token", fmt.Sprint("x", i))
@@ -151,6 +155,7 @@ func TestRememberedClientIsToldOfOnce(t *testing.T) {
 
 // A caller who hangs up says nothing about the database: what is called an outage keeps retries safe for longer.
 func TestCallerWhoHangsUpIsNoOutage(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
 		before := len(h.server.ring.Outages())
@@ -174,6 +179,7 @@ func TestCallerWhoHangsUpIsNoOutage(t *testing.T) {
 // A client is remembered for a second, and yet whatever is changed of it counts at once, at every endpoint and for
 // every answer.
 func TestRememberedClientIsAskedAbout(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		h.server.clients.age = clientAge
 		tokens := h.login("app")
@@ -227,6 +233,7 @@ func TestRememberedClientIsAskedAbout(t *testing.T) {
 // A new secret works, and a scope that was taken away is gone, at once; so does a login after all grants of the client
 // were ended.
 func TestRememberedClientHasNewRights(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		h.server.clients.age = clientAge
 		tokens := h.login("app")
@@ -252,6 +259,7 @@ func TestRememberedClientHasNewRights(t *testing.T) {
 
 // However many tokens there are, few are remembered, and the newest are among them.
 func TestTokenCacheIsBounded(t *testing.T) {
+	t.Parallel()
 	c := newTokenCache()
 	sum := func(i int) (s [sha256.Size]byte) {
 		binary.BigEndian.PutUint64(s[:], uint64(i))

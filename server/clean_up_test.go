@@ -8,6 +8,7 @@ import (
 
 // Counters of failures go in one round, however many there are.
 func TestCleanUpOfFailures(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		raw := storagetest.Raw(t, h.config.Database)
 		for _, from := range []string{"0", "1"} {

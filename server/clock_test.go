@@ -62,6 +62,7 @@ func openWith(t *testing.T, c config.Config, o Options) *harness {
 // The clock of the machine is set, an hour either way. Nothing that has expired comes back, no key leaves early, and no
 // lockout sticks.
 func TestClockIsSet(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		m := &machine{}
 		c := testConfig(databaseURL)
@@ -112,6 +113,7 @@ func TestClockIsSet(t *testing.T) {
 
 // A replica that is off warns; beyond half a minute it is not ready.
 func TestClockSkew(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		off          time.Duration
 		ready, warns bool
@@ -147,6 +149,7 @@ func TestClockSkew(t *testing.T) {
 
 // A server that starts with a clock that is behind knows by the database that it is later.
 func TestClockBehindAtTheStart(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		c := testConfig(databaseURL)
 		if !isSQLite(databaseURL) {
@@ -172,6 +175,7 @@ func TestClockBehindAtTheStart(t *testing.T) {
 
 // A server that once ran with a clock far ahead does not hold its database to that for ever.
 func TestClockOnceFarAhead(t *testing.T) {
+	t.Parallel()
 	c := testConfig(sqliteURL(t))
 	ahead := &machine{}
 	ahead.jump(365 * 24 * time.Hour)

@@ -155,6 +155,7 @@ func TestPause(t *testing.T) {
 // A step of seconds, such as NTP makes, leaves a replica ready. It turns no honest retry into reuse, on the replica
 // that has seen it nor on another.
 func TestSmallStep(t *testing.T) {
+	t.Parallel()
 	for _, by := range []time.Duration{25 * time.Second, -25 * time.Second} {
 		storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 			c := newCluster(t, databaseURL)
@@ -180,6 +181,7 @@ func TestSmallStep(t *testing.T) {
 // Whatever happens to clocks, no live session is lost, nothing that was over comes back, nothing is deleted, and all
 // replicas are ready again within a minute of the clocks being right.
 func TestClocks(t *testing.T) {
+	t.Parallel()
 	for _, c := range clockCases {
 		t.Run(c.name, func(t *testing.T) {
 			storagetest.EachURL(t, func(t *testing.T, databaseURL string) {

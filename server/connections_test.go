@@ -102,6 +102,7 @@ var okHandler = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { 
 // Where there are too many connections, the one that has been idle longest ends, whether it has sent a request or
 // nothing, or half a request.
 func TestLongestIdleConnectionEnds(t *testing.T) {
+	t.Parallel()
 	l := serveLimited(t, 3, okHandler, nil)
 	silent := dial(t, l.address)
 	l.counts(t, 1, 1)
@@ -129,6 +130,7 @@ func TestLongestIdleConnectionEnds(t *testing.T) {
 
 // A connection that has just been used is not the first to end.
 func TestUseKeepsAConnection(t *testing.T) {
+	t.Parallel()
 	l := serveLimited(t, 2, okHandler, nil)
 	first := dial(t, l.address)
 	l.counts(t, 1, 1)
@@ -147,6 +149,7 @@ func TestUseKeepsAConnection(t *testing.T) {
 // Connections with a request are left alone; a new one ends when there are no others. When they are done there is room
 // again.
 func TestBusyConnectionsAreLeftAlone(t *testing.T) {
+	t.Parallel()
 	leave := make(chan struct{})
 	var served atomic.Int64
 	l := serveLimited(t, 2, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -184,6 +187,7 @@ func TestBusyConnectionsAreLeftAlone(t *testing.T) {
 
 // Connections that end leave their place.
 func TestEndedConnectionsLeaveTheirPlace(t *testing.T) {
+	t.Parallel()
 	l := serveLimited(t, 4, okHandler, nil)
 	for range 20 {
 		c := dial(t, l.address)
@@ -213,6 +217,7 @@ func (f *failing) Accept() (net.Conn, error) {
 
 // Without descriptors the listener waits for some, counts, and says so once in a while.
 func TestAcceptErrors(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		log := &lockedBuffer{}
 		c := testConfig(databaseURL)
@@ -252,6 +257,7 @@ func TestAcceptErrors(t *testing.T) {
 
 // A line is told once in a while, also after the clock was set back.
 func TestSeldom(t *testing.T) {
+	t.Parallel()
 	var s seldom
 	begin := time.Unix(1_800_000_000, 0)
 	var told int
@@ -270,6 +276,7 @@ func TestSeldom(t *testing.T) {
 
 // The public listener leaves descriptors to the admin listener and the database.
 func TestLimitsOfListeners(t *testing.T) {
+	t.Parallel()
 	for files, want := range map[int][2]int{
 		0:     {0, 0},
 		2:     {1, 1},
@@ -298,6 +305,7 @@ func certificateForTests(t *testing.T) (tls.Certificate, *x509.CertPool) {
 // Over TLS handlers see the state of the connection, requests of ambiguous length are refused, silence ends in time,
 // and HTTP/2 is not spoken.
 func TestConnectionsOverTLS(t *testing.T) {
+	t.Parallel()
 	certificate, trusted := certificateForTests(t)
 	f := &listeners{}
 	f.certificate.Store(&certificate)
@@ -350,6 +358,7 @@ func TestConnectionsOverTLS(t *testing.T) {
 
 // A stop lets no connection wait for its end.
 func TestStopWithIdleConnections(t *testing.T) {
+	t.Parallel()
 	l := serveLimited(t, 3, okHandler, nil)
 	c := dial(t, l.address)
 	if !c.answered() {

@@ -28,6 +28,7 @@ func paths(r routes) (all []string) {
 // The router and openapi.yaml name the same paths, and each path answers the methods that are written there and no
 // other.
 func TestRouterIsTheContract(t *testing.T) {
+	t.Parallel()
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	doc := must(openapi3.NewLoader().LoadFromData(keyturn.OpenAPI))
 	written, routed := slices.Sorted(maps.Keys(doc.Paths.Map())), paths(h.server.publicRoutes())
@@ -60,6 +61,7 @@ func TestRouterIsTheContract(t *testing.T) {
 
 // Every operation has an example, and every example is valid against its schema.
 func TestContractHasExamples(t *testing.T) {
+	t.Parallel()
 	doc := must(openapi3.NewLoader().LoadFromData(keyturn.OpenAPI))
 	must(0, doc.Validate(ctx, openapi3.EnableExamplesValidation()))
 	for path, item := range doc.Paths.Map() {
@@ -78,6 +80,7 @@ func TestContractHasExamples(t *testing.T) {
 
 // Nothing of the admin listener is on the public one, and the other way round.
 func TestListenersAreApart(t *testing.T) {
+	t.Parallel()
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	public, admin := paths(h.server.publicRoutes()), paths(h.server.adminRoutes())
 	if slices.Contains(public, "/metrics") || slices.Contains(admin, "/token") || !slices.Contains(admin, "/metrics") {

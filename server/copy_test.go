@@ -17,6 +17,7 @@ import (
 // Who was logged in on SQLite goes on on PostgreSQL: with the same refresh token, the same keys, and the same audit
 // trail.
 func TestCopyLogsNobodyOut(t *testing.T) {
+	t.Parallel()
 	c := testConfig(storagetest.SQLiteURL(t))
 	c.MasterKeyFile = masterFile(t)
 	h := open(t, c, nil)

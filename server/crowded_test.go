@@ -25,7 +25,7 @@ import (
 // crowded is a replica that trusts its proxy and has so many hash slots.
 func crowded(t *testing.T, slots int, test func(t *testing.T, h *harness)) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
-		c := testConfig(databaseURL)
+		c := hashingConfig(databaseURL)
 		c.TrustedProxies = config.List{"127.0.0.0/8"}
 		c.PasswordHashSlots = slots
 		c.PasswordHashWait = config.MaxHashWait // on a machine that does other things as well
@@ -37,6 +37,7 @@ func crowded(t *testing.T, slots int, test func(t *testing.T, h *harness)) {
 
 // Thirty right logins of one account come at the same moment, at two replicas. All are let in, though the limit is ten.
 func TestRightPasswordsAtOnce(t *testing.T) {
+	t.Parallel()
 	crowded(t, 16, func(t *testing.T, h *harness) {
 		replicas := []*harness{h, open(t, h.config, h.clock)}
 		var all sync.WaitGroup
@@ -101,6 +102,7 @@ func TestThrottledTakesNoSlot(t *testing.T) {
 // Many logins come at once to one slot. Each waits for its turn rather than be refused; one that could not be served in
 // time is told so at once, and when to come again.
 func TestLoginsWaitForTheirTurn(t *testing.T) {
+	t.Parallel()
 	crowded(t, 1, func(t *testing.T, h *harness) {
 		var all sync.WaitGroup
 		for i := range 16 {
@@ -126,7 +128,8 @@ func TestLoginsWaitForTheirTurn(t *testing.T) {
 
 // Slots go to the addresses in turn. An IPv6 network of /56 is one.
 func TestAddressesTakeTurns(t *testing.T) {
-	h := open(t, testConfig(sqliteURL(t)), nil)
+	t.Parallel()
+	h := open(t, hashingConfig(sqliteURL(t)), nil)
 	hashing := passwords.NewHasher(passwords.NewPolicy(int64(h.config.PasswordHashMemory)), 1)
 	hold := must(hashing.Acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
 	order := make(chan string, 4)
@@ -149,6 +152,7 @@ func TestAddressesTakeTurns(t *testing.T) {
 
 // An address that is used every day stays familiar, however long ago it was first seen; it costs one write a day.
 func TestFamiliarityIsRenewed(t *testing.T) {
+	t.Parallel()
 	crowded(t, 1, func(t *testing.T, h *harness) {
 		k := storage.NewLoginKey("alice", "app", mustAddr("192.0.2.1"))
 		seen := func() storage.LoginView { return must(h.server.db.Users().LoginView(ctx, k)) }
@@ -194,6 +198,7 @@ func (h *harness) gone(password string, when func() bool) {
 // A client that goes away before its grant is made gets none, wherever it waits; one that has guessed is counted all
 // the same.
 func TestNoGrantForTheGone(t *testing.T) {
+	t.Parallel()
 	crowded(t, 1, func(t *testing.T, h *harness) {
 		canceled := func() int { return strings.Count(h.log.String(), `"outcome":"canceled"`) }
 		settled := func(n int) { waitFor(t, time.Now(), func() bool { return canceled() == n }) }
@@ -247,6 +252,7 @@ func TestNoGrantForTheGone(t *testing.T) {
 // However often a client tries while its refreshes wait in vain, the first is not forgotten; after a pause longer than
 // the window it is.
 func TestUnansweredChain(t *testing.T) {
+	t.Parallel()
 	u, window := newUnanswered(), 10*time.Second
 	rotated := noon.Add(time.Second)
 	epoch, ends := int64(0), storage.At(noon.Add(time.Hour))
@@ -293,6 +299,7 @@ func TestUnansweredChain(t *testing.T) {
 // Whoever is told to come again after a while, and does, does not come too late: in time for the answer that it lost
 // before.
 func TestToldToComeAgain(t *testing.T) {
+	t.Parallel()
 	refusals := map[string]error{
 		"a queue":      &queue.BusyError{RetryAfter: 25 * time.Second},
 		"a short one":  &queue.BusyError{RetryAfter: 5 * time.Millisecond},
@@ -332,6 +339,7 @@ func (h *harness) comesAgain(refusal error) {
 
 // Whoever is refused for its own failures does not keep the window of a token open that it holds.
 func TestRefusedForItsFailures(t *testing.T) {
+	t.Parallel()
 	crowded(t, 1, func(t *testing.T, h *harness) {
 		first := h.login("app")
 		wrong := func() reply {
@@ -362,6 +370,7 @@ func mustAddr(text string) netip.Addr { return netip.MustParseAddr(text) }
 
 // A login that waits no longer, or does not take the place that it was given, leaves it to the next.
 func TestPlacesArePassedOn(t *testing.T) {
+	t.Parallel()
 	c := testConfig("sqlite:none")
 	throttle := newThrottle(nil, func() *config.Config { return &c })
 	key := storage.NewLoginKey("alice", "app", mustAddr("192.0.2.1"))

@@ -22,7 +22,8 @@ func found(findings []admin.Finding, check string, status admin.FindingStatus, w
 
 // What serve would refuse, doctor says; and it changes nothing.
 func TestDoctorSaysWhatServeWould(t *testing.T) {
-	c := testConfig(storagetest.SQLiteURL(t))
+	t.Parallel()
+	c := hashingConfig(storagetest.SQLiteURL(t))
 	c.MasterKeyFile = masterFile(t)
 	h := open(t, c, nil)
 	h.provision()
@@ -63,7 +64,7 @@ func TestDoctorSaysWhatServeWould(t *testing.T) {
 	if _, err := os.Stat(fileOf(missing.Database)); err == nil {
 		t.Error("it has made a database")
 	}
-	fresh := testConfig(storagetest.PostgresURL(t))
+	fresh := hashingConfig(storagetest.PostgresURL(t))
 	fresh.MasterKeyFile = masterFile(t)
 	storagetest.MustOpen(t, fresh.Database).Close()
 	if got := look(fresh); !found(got, "database", admin.FindingWarning, "it is new") {

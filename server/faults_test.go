@@ -127,7 +127,7 @@ func TestDatabaseMisbehaves(t *testing.T) {
 			t.Parallel()
 			databaseURL := storagetest.PostgresURL(t)
 			proxy := storagetest.NewProxy(t, databaseURL)
-			config := testConfig(proxy.URL)
+			config := hashingConfig(proxy.URL)
 			config.MasterKeyFile = masterFile(t)
 			log := &lockedBuffer{}
 			replica := serveWith(
@@ -208,9 +208,10 @@ func askDocuments(t *testing.T, ctx context.Context, base string) {
 
 // A server that starts before its PostgreSQL answers that it cannot serve yet, and serves as soon as it can.
 func TestDatabaseDownAtTheStart(t *testing.T) {
+	t.Parallel()
 	databaseURL := storagetest.PostgresURL(t)
 	proxy := storagetest.NewProxy(t, databaseURL)
-	config := testConfig(proxy.URL)
+	config := hashingConfig(proxy.URL)
 	config.MasterKeyFile = masterFile(t)
 	proxy.Close(true)
 	l := must(Listen(config))
@@ -249,6 +250,7 @@ func TestDatabaseDownAtTheStart(t *testing.T) {
 
 // Where waiting does not help, a server ends at once, in one line.
 func TestServeDoesNotWaitInVain(t *testing.T) {
+	t.Parallel()
 	databaseURL := storagetest.PostgresURL(t)
 	bouncer := func(setting string) string { return storagetest.NewBouncer(t, databaseURL, setting).URL }
 	for want, unusable := range map[string]string{
@@ -273,7 +275,7 @@ func TestServeDoesNotWaitInVain(t *testing.T) {
 func TestPostgresIsRestarted(t *testing.T) {
 	t.Parallel()
 	postgres := storagetest.NewStoppable(t)
-	config := testConfig(postgres.URL())
+	config := hashingConfig(postgres.URL())
 	config.MasterKeyFile = masterFile(t)
 	replica := serve(t, config, keystest.Generator())
 	replica.provision()
@@ -302,7 +304,7 @@ func TestPostgresIsRestarted(t *testing.T) {
 // error at a write tells.
 func TestFailOver(t *testing.T) {
 	pair := storagetest.NewPair(t)
-	config := testConfig(pair.URL())
+	config := hashingConfig(pair.URL())
 	config.MasterKeyFile = masterFile(t)
 	generate := keystest.Generator()
 	replica, reader := serve(
@@ -348,6 +350,7 @@ func TestFailOver(t *testing.T) {
 // Another process holds the lock of an SQLite database. For three seconds nobody notices but by the clock; for longer,
 // clients are told in time, and served at once when the lock is gone.
 func TestSQLiteLocked(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		held    time.Duration
 		refused bool
@@ -415,6 +418,7 @@ func keepReading(t *testing.T, reader, writer *serving) {
 // A refresh is done and its answer lost. Then the database is away twice, or another process holds its lock, for longer
 // than the retry window in all. The client's next try is a retry, and no reuse.
 func TestRetryAfterOutages(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		window := time.Duration(h.config.RefreshRetryWindow)
 		for name, outages := range map[string][][2]time.Duration{
@@ -445,6 +449,7 @@ func TestRetryAfterOutages(t *testing.T) {
 
 // The lock of an SQLite database is held while a client repeats a refresh.
 func TestRetryUnderALock(t *testing.T) {
+	t.Parallel()
 	patient := func(ctx context.Context) (context.Context, context.CancelFunc) { return context.WithCancel(ctx) }
 	hasty := func(ctx context.Context) (context.Context, context.CancelFunc) {
 		return context.WithTimeout(ctx, time.Second)

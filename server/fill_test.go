@@ -9,6 +9,7 @@ import (
 
 // Tokens of filled grants are as good as those of logins.
 func TestFilledGrants(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		const n = 1001
 		filled := h.fillGrants("app", n)

@@ -25,6 +25,7 @@ var misframedRequests = map[string]string{
 
 // A request whose length is ambiguous is refused, and nothing behind it is a request.
 func TestAmbiguousLengths(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		hidden := "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 		before := "GET /livez?first HTTP/1.1\r\nHost: x\r\n\r\n" +
@@ -79,6 +80,7 @@ func (h *harness) answersTo(requests string) (answers []reply) {
 
 // HTTP/1.0 has no Transfer-Encoding: what follows may be a body to one and a request to another.
 func TestTransferEncodingOfHTTP10(t *testing.T) {
+	t.Parallel()
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	answers := h.answersTo("POST /token HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n" +
 		"GET /livez HTTP/1.0\r\n\r\n")
@@ -89,6 +91,7 @@ func TestTransferEncodingOfHTTP10(t *testing.T) {
 
 // * is a path like others: it is counted among the requests of its connection.
 func TestAmbiguousLengthAfterAsterisk(t *testing.T) {
+	t.Parallel()
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	answers := h.answersTo("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n" +
 		"POST /token HTTP/1.1\r\nHost: x\r\n" + misframedRequests["both"])
@@ -99,6 +102,7 @@ func TestAmbiguousLengthAfterAsterisk(t *testing.T) {
 
 // However the bytes are cut into reads, the same is found.
 func TestFramingInPieces(t *testing.T) {
+	t.Parallel()
 	stream := "GET / HTTP/1.1\r\nContent-Length: 2\r\n\r\nab" +
 		"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" +
 		"1\r\n\n\r\nA ;x\r\n0123456789\r\n0\r\nContent-Length: 3\r\n\r\n" +

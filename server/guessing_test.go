@@ -22,6 +22,7 @@ func judgedIn(h *harness) int { return strings.Count(h.log.String(), `"reason":"
 // Stuffing and spraying, from one address and from two thousand: each account has its budget, and one address has its
 // own; what is beyond looks the same and is not judged. Neither another replica nor a restart gives a new one.
 func TestGuessing(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		c := testConfig(databaseURL)
 		c.TrustedProxies = config.List{"127.0.0.0/8"}
@@ -96,37 +97,58 @@ func TestFailedLoginsAreAlike(t *testing.T) {
 			h.loginFrom(fmt.Sprintf("203.0.113.%d", i), "throttled", "wrong")
 		}
 		took := map[string][]time.Duration{}
-		var first reply
-		for i := range 15 {
-			for _, name := range []string{"alice", "nobody", "gone", "throttled"} {
-				began := time.Now()
-				r := h.loginFrom(fmt.Sprintf("2001:db8:%x::1", 100+i), name, "wrong"+name)
-				took[name] = append(took[name], time.Since(began))
-				r.header.Del("Date")
-				r.header.Del("X-Request-Id")
-				if first.body == "" {
-					first = r
-				}
-				if r.status != first.status || r.body != first.body || fmt.Sprint(r.header) != fmt.Sprint(first.header) {
-					t.Fatalf("%s: %d %s %v", name, r.status, r.body, r.header)
-				}
+		for range 5 { // on a busy machine it takes more samples
+			h.failLogins(took)
+			if alike(took) {
+				return
 			}
-			must(0, h.admin.Users().SetPassword(ctx, "alice", password)) // she is not to be throttled
-		}
-		median := func(name string) time.Duration {
-			slices.Sort(took[name])
-			return took[name][len(took[name])/2]
 		}
 		for name := range took {
-			if ratio := float64(median(name)) / float64(median("alice")); ratio < 0.5 || ratio > 2 {
-				t.Errorf("%s takes %v, a wrong password %v", name, median(name), median("alice"))
-			}
+			t.Errorf("%s takes %v", name, median(took[name]))
 		}
 	})
 }
 
+// failLogins lets logins fail for each reason, holds their answers to be the same, and takes their time.
+func (h *harness) failLogins(took map[string][]time.Duration) {
+	h.t.Helper()
+	var first reply
+	for i := range 15 {
+		for _, name := range []string{"alice", "nobody", "gone", "throttled"} {
+			began := time.Now()
+			r := h.loginFrom(fmt.Sprintf("2001:db8:%x::1", 100+i), name, "wrong"+name)
+			took[name] = append(took[name], time.Since(began))
+			r.header.Del("Date")
+			r.header.Del("X-Request-Id")
+			if first.body == "" {
+				first = r
+			}
+			if r.status != first.status || r.body != first.body || fmt.Sprint(r.header) != fmt.Sprint(first.header) {
+				h.t.Fatalf("%s: %d %s %v", name, r.status, r.body, r.header)
+			}
+		}
+		must(0, h.admin.Users().SetPassword(ctx, "alice", password)) // she is not to be throttled
+	}
+}
+
+// alike reports whether the medians are within a factor of two of the one of a wrong password.
+func alike(took map[string][]time.Duration) bool {
+	for name := range took {
+		if ratio := float64(median(took[name])) / float64(median(took["alice"])); ratio < 0.5 || ratio > 2 {
+			return false
+		}
+	}
+	return true
+}
+
+func median(all []time.Duration) time.Duration {
+	sorted := slices.Sorted(slices.Values(all))
+	return sorted[len(sorted)/2]
+}
+
 // What replicas remember of clients and addresses is bounded, however many there are.
 func TestBudgetsAreBounded(t *testing.T) {
+	t.Parallel()
 	b := newRateLimits(30, time.Minute)
 	var all sync.WaitGroup
 	for w := range 4 {

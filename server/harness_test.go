@@ -6,12 +6,15 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"flag"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,7 +36,14 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-func TestMain(m *testing.M) { storagetest.Main(m) }
+// TestMain lets more tests run at once than there are CPUs: many wait.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if flag.Lookup("test.parallel").Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+		flag.Set("test.parallel", "4")
+	}
+	storagetest.Main(m)
+}
 
 var (
 	ctx  = context.Background()
@@ -86,18 +96,25 @@ func (l *lockedBuffer) String() string {
 
 func testConfig(databaseURL string) config.Config {
 	c, problems := config.Parse(map[string]any{
-		"issuer":               issuer,
-		"listen":               "127.0.0.1:0",
-		"admin_listen":         "127.0.0.1:0",
-		"stop_delay":           "0s",
-		"database":             databaseURL,
-		"refresh_late_retry":   "0s",
-		"password_hash_memory": "7MiB",
-		"log_level":            "debug",
+		"issuer":             issuer,
+		"listen":             "127.0.0.1:0",
+		"admin_listen":       "127.0.0.1:0",
+		"stop_delay":         "0s",
+		"database":           databaseURL,
+		"refresh_late_retry": "0s",
+		"log_level":          "debug",
 	})
 	if problems != nil {
 		panic(problems)
 	}
+	c.PasswordHashMemory = 64 << 10 // cheap: see hashingConfig
+	return c
+}
+
+// hashingConfig is testConfig with password hashes that take their time, as they do in production.
+func hashingConfig(databaseURL string) config.Config {
+	c := testConfig(databaseURL)
+	c.PasswordHashMemory = 7 << 20
 	return c
 }
 

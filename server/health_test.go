@@ -9,6 +9,7 @@ import (
 // A file that was replaced under a running server keeps what it is told where nobody finds it: readyz, log and answers
 // say so, until the file is back.
 func TestFileIsReplaced(t *testing.T) {
+	t.Parallel()
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	h.provision()
 	tokens := h.login("app")
@@ -50,6 +51,7 @@ func TestFileIsReplaced(t *testing.T) {
 
 // A flood on readyz asks nothing of the database.
 func TestReadyAsksNobody(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		h.server.look(ctx)
 		h.server.db.Close()

@@ -134,6 +134,7 @@ func withHeader(parts []string, header string) string {
 
 // No text that somebody else made is a token, at neither endpoint, and none makes the server ask anybody for anything.
 func TestForgedTokens(t *testing.T) {
+	t.Parallel()
 	var asked atomic.Int64
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
 	defer elsewhere.Close()
@@ -159,6 +160,7 @@ func TestForgedTokens(t *testing.T) {
 
 // Tokens that this server signed itself, but for another issuer, or without what a token must say, are none either.
 func TestOwnSignatureIsNotEnough(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
 		var claims map[string]any
@@ -240,6 +242,7 @@ func isTimeout(err error) bool {
 
 // Thousands of connections that rest cost others nothing, and are let go.
 func TestIdleConnections(t *testing.T) {
+	t.Parallel()
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	h.provision()
 	var idle []net.Conn
@@ -274,6 +277,7 @@ func heldMemory() uint64 {
 
 // Who asks and never reads is cut off after a while.
 func TestReaderThatNeverReads(t *testing.T) {
+	t.Parallel()
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	server := httpServer(h.server.PublicHandler())
 	if server.WriteTimeout != responseTimeout {
@@ -298,6 +302,7 @@ func TestReaderThatNeverReads(t *testing.T) {
 // One request is one request: what is ambiguous about its length is refused or ends the connection, so that nothing can
 // hide behind it.
 func TestRequestSmuggling(t *testing.T) {
+	t.Parallel()
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	hidden := "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 	head := "POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
@@ -323,6 +328,7 @@ func TestRequestSmuggling(t *testing.T) {
 
 // Many headers, many parameters, names and values of any size: refused or ignored, in bounds.
 func TestBombs(t *testing.T) {
+	t.Parallel()
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	h.provision()
 	for name, body := range map[string]string{
@@ -361,6 +367,7 @@ func names(n int) string {
 
 // A client that wants HTTP/2 gets HTTP/1.1: there are no streams to reset.
 func TestNoHTTP2(t *testing.T) {
+	t.Parallel()
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	certificate := httptest.NewUnstartedServer(nil)
 	certificate.StartTLS()
@@ -391,6 +398,7 @@ func TestNoHTTP2(t *testing.T) {
 
 // A panic is a 500 that says nothing; what it was about is not in the log either, since it may be a secret.
 func TestPanicTellsNothing(t *testing.T) {
+	t.Parallel()
 	log := &lockedBuffer{}
 	s := must(
 		openServer(

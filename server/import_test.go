@@ -19,6 +19,7 @@ import (
 
 // Who was imported logs in with the old password, once by the old hash, and from then on by ours.
 func TestImportedUsersLogIn(t *testing.T) {
+	t.Parallel()
 	quick := passwordstest.Imported[7:] // those that do not take their time
 	each(t, func(t *testing.T, h *harness) {
 		var users []admin.ImportedUser
@@ -42,7 +43,7 @@ func TestImportedUsersLogIn(t *testing.T) {
 			}
 			first := login(passwordstest.Password).tokens(t)
 			u := must(h.admin.Users().Find(ctx, name))
-			if !strings.HasPrefix(u.PasswordHash, "$argon2id$v=19$m=7168,") || !slices.Equal(u.Roles, []string{"editor"}) {
+			if !strings.HasPrefix(u.PasswordHash, "$argon2id$v=19$m=64,") || !slices.Equal(u.Roles, []string{"editor"}) {
 				t.Errorf("%s: %+v", old.Name, u)
 			}
 			login(passwordstest.Password).tokens(t)
@@ -64,6 +65,7 @@ func TestImportedUsersLogIn(t *testing.T) {
 
 // An import is all or nothing, tells of every row that it refuses, and with SkipBad makes the rest.
 func TestImportRefuses(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		hash := passwordstest.Imported[0].Text
 		users := []admin.ImportedUser{
@@ -142,6 +144,7 @@ func TestImportRefuses(t *testing.T) {
 
 // Another system hashed what was typed; one in the form of our hashes is no exception, until its user has logged in.
 func TestImportedHashOfAPasswordAsItWasTyped(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		typed := "correct horse ba\u0308ttery" // a with a combining mark, which is one letter in the canonical form
 		hash := passwords.New(passwords.Policy{Memory: 20 << 10, Time: 2, Lanes: 1}, typed).String()
@@ -163,6 +166,7 @@ func TestImportedHashOfAPasswordAsItWasTyped(t *testing.T) {
 
 // A hash that takes its time is no outage of the database, for which retries of refreshes stay safe for longer.
 func TestSlowHashIsNoOutage(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		before := len(h.server.ring.Outages())
 		h.server.hasher.Took = func(time.Duration) {
@@ -183,6 +187,7 @@ func TestSlowHashIsNoOutage(t *testing.T) {
 // A name that nobody has costs what that of some user costs, always of the same one: imported hashes take their own
 // time, which must not tell known names from unknown ones.
 func TestUnknownNamesCostWhatKnownOnesDo(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		var users []admin.ImportedUser
 		for i := range 30 {

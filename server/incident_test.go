@@ -16,6 +16,7 @@ import (
 
 // Nothing stands before a revocation: no count that fails or takes too long, and no anchor that cannot be written.
 func TestNothingStandsBeforeARevocation(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
 		leaked := kidOf(t, tokens.AccessToken)
@@ -74,6 +75,7 @@ func TestNothingStandsBeforeARevocation(t *testing.T) {
 
 // A new master key that cannot be put in place does not keep leaked keys from being revoked.
 func TestRevocationDespiteTheMasterKeyFile(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		leaked := kidOf(t, h.login("app").AccessToken)
 		c := h.config
@@ -99,6 +101,7 @@ func TestRevocationDespiteTheMasterKeyFile(t *testing.T) {
 // A command notes in the anchor of its host what it did, without saying that a server runs, and makes no anchor where
 // there is none.
 func TestCommandsMoveTheAnchor(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		path := filepath.Join(t.TempDir(), "anchor")
 		h.server.place.AnchorFile = path
@@ -145,6 +148,7 @@ func TestCommandsMoveTheAnchor(t *testing.T) {
 
 // Whoever runs a command does not take the anchor from the server.
 func TestAnchorKeepsItsOwner(t *testing.T) {
+	t.Parallel()
 	c := testConfig(storagetest.SQLiteURL(t))
 	h := open(t, c, nil)
 	h.provision()
@@ -165,6 +169,7 @@ func TestAnchorKeepsItsOwner(t *testing.T) {
 
 // An anchor that cannot be written is seen by doctor and in the metrics.
 func TestAnchorThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
 	h := open(t, testConfig(storagetest.SQLiteURL(t)), nil)
 	written := func(want string) bool {
 		return strings.Contains(h.metricsText(), "\nkeyturn_anchor_written "+want+"\n")
@@ -190,6 +195,7 @@ func TestAnchorThatCannotBeWritten(t *testing.T) {
 
 // What doctor cannot count in time, it says it cannot.
 func TestDoctorDoesNotCountForEver(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		c := h.config
 		c.MasterKeyFile = h.server.place.MasterKeyFile

@@ -110,6 +110,7 @@ func (s *serving) watch(ctx context.Context) (seen []sighting) {
 // Keys turn on three replicas under clients that refresh all the time. Whatever kid a token bears is in the JWKS of
 // every replica from before the client has the token until the token has expired.
 func TestVerifiersKnowEveryKey(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		t.Parallel()
 		replicas := three(t, hasty(t, databaseURL))
@@ -162,6 +163,7 @@ func checkSightings(t *testing.T, c config.Config, seen [][]sighting, tokens map
 // A key leaks while one of three replicas is down. The other two stop serving and signing with it within two seconds,
 // by their own polls, and refuse its tokens from the moment on; sessions go on. The figures are logged.
 func TestRevocationReachesEveryReplica(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		c := hasty(t, databaseURL)
 		days := 24 * time.Hour
@@ -227,6 +229,7 @@ func waitFor(t testing.TB, since time.Time, what func() bool) time.Duration {
 // What a leaked key has signed is told by client and audience, and sessions end if the person says so: those used since
 // the leak, or all.
 func TestRevocationEndsWhatItIsToldTo(t *testing.T) {
+	t.Parallel()
 	for end, want := range map[string]struct{ old, recent bool }{
 		"none": {old: true, recent: true}, "since": {old: true, recent: false}, "all": {old: false, recent: false},
 	} {
@@ -281,6 +284,7 @@ func TestRevocationEndsWhatItIsToldTo(t *testing.T) {
 // Refresh tokens outlive the key that MACs them: one made before a turn redeems after it, its retry gets the same
 // successor from another replica that was slow to learn of the turn, and no login is lost.
 func TestRefreshTokensOutliveTheirKey(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		replica := open(t, h.config, h.clock)
 		h.step(time.Duration(h.config.KeyRotationInterval) - time.Hour) // the next key is made, and not in use yet
@@ -309,6 +313,7 @@ func numberOf(token string) byte {
 // A replica that has lost the database for longer than keys.StaleAfter neither signs nor calls a token active, and says
 // so.
 func TestStaleReplicaAnswers503(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
 		h.clock.at.Add(int64(keys.StaleAfter + time.Second))

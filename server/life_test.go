@@ -15,6 +15,7 @@ import (
 )
 
 func TestIntrospectionTellsWhatTheTokenSays(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
 		claims := verifyByHand(t, h, tokens.AccessToken)
@@ -53,6 +54,7 @@ func TestIntrospectionTellsWhatTheTokenSays(t *testing.T) {
 // What ends a grant ends its refresh token and, for whoever asks, its access tokens, at once and on every replica. What
 // does not, does not.
 func TestEndings(t *testing.T) {
+	t.Parallel()
 	endings := map[string]struct {
 		end   func(h *harness, tokens api.TokenResponse) error
 		alive bool // the access token, afterwards
@@ -141,6 +143,7 @@ func status200(r reply) error {
 }
 
 func TestEnabledUserLogsInAgain(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
 		must(0, h.admin.Users().Disable(ctx, "alice"))
@@ -158,6 +161,7 @@ func TestEnabledUserLogsInAgain(t *testing.T) {
 }
 
 func TestSecretRotation(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		try := func(secret string) int {
 			r := must(http.NewRequest(http.MethodPost, h.base+"/introspect", strings.NewReader("token=x")))
@@ -183,6 +187,7 @@ func TestSecretRotation(t *testing.T) {
 
 // Nothing in the database is a token, and a forged refresh token costs no query.
 func TestForgedRefreshTokenCostsNoQuery(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		token := h.login("app").RefreshToken
 		secrets := h.server.ring.Secrets()
@@ -207,6 +212,7 @@ func TestForgedRefreshTokenCostsNoQuery(t *testing.T) {
 }
 
 func TestDatabaseAway(t *testing.T) {
+	t.Parallel()
 	databaseURL := storagetest.PostgresURL(t)
 	h := open(t, testConfig(databaseURL), nil)
 	h.provision()
@@ -239,6 +245,7 @@ func TestDatabaseAway(t *testing.T) {
 
 // Tokens stay good through a rotation, and what signs is what the JWKS says.
 func TestRotationBreaksNoToken(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		before := h.login("app")
 		etag := h.get("/.well-known/jwks.json").header.Get("ETag")
@@ -261,6 +268,7 @@ func TestRotationBreaksNoToken(t *testing.T) {
 }
 
 func TestIssuerWithPath(t *testing.T) {
+	t.Parallel()
 	c := testConfig(sqliteURL(t))
 	c.Issuer = "http://localhost:8080/tenant"
 	h := open(t, c, nil)
@@ -284,6 +292,7 @@ func TestIssuerWithPath(t *testing.T) {
 
 // A driver may send a statement again after a cut connection. The second run of a refresh is told what the first did.
 func TestStatementSentTwice(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		first := h.login("app")
 		answered := h.refresh("app", first.RefreshToken).tokens(t) // this answer is lost

@@ -29,7 +29,7 @@ func (h *harness) loginFrom(address, username, password string) reply {
 // eachThrottled runs a test on a replica that trusts its proxy.
 func eachThrottled(t *testing.T, test func(t *testing.T, h *harness)) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
-		c := testConfig(databaseURL)
+		c := hashingConfig(databaseURL)
 		c.TrustedProxies = config.List{"127.0.0.0/8"}
 		c.PasswordHashSlots = 4
 		h := open(t, c, nil)
@@ -40,6 +40,7 @@ func eachThrottled(t *testing.T, test func(t *testing.T, h *harness)) {
 
 // Strangers who guess are throttled; the owner, from where she has logged in before, is not.
 func TestThrottleSparesTheOwner(t *testing.T) {
+	t.Parallel()
 	eachThrottled(t, func(t *testing.T, h *harness) {
 		h.loginFrom("192.0.2.1", "alice", password).tokens(t)
 		for i := range 30 {
@@ -59,6 +60,7 @@ func TestThrottleSparesTheOwner(t *testing.T) {
 
 // A limit of ten is ten, however many guesses arrive at once over two replicas.
 func TestParallelGuesses(t *testing.T) {
+	t.Parallel()
 	eachThrottled(t, func(t *testing.T, h *harness) {
 		replica := open(t, h.config, h.clock)
 		before := strings.Count(h.log.String()+replica.log.String(), `"reason":"wrong password"`)
@@ -91,6 +93,7 @@ func TestParallelGuesses(t *testing.T) {
 
 // The delay grows, and after a hundred failures in a row nobody unknown is judged any more; a new password ends that.
 func TestThrottleGrowsAndEnds(t *testing.T) {
+	t.Parallel()
 	eachThrottled(t, func(t *testing.T, h *harness) {
 		k := storage.NewLoginKey("alice", "app", netip.MustParseAddr("203.0.113.1"))
 		for range 10 {
@@ -119,6 +122,7 @@ func TestThrottleGrowsAndEnds(t *testing.T) {
 }
 
 func TestForgedForwardedForDoesNotCount(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) { // no proxy is trusted here
 		for i := range 12 {
 			h.loginFrom(fmt.Sprintf("203.0.113.%d", i), "alice", "wrong")
@@ -132,6 +136,7 @@ func TestForgedForwardedForDoesNotCount(t *testing.T) {
 // Whoever keeps failing is told to wait, as a client at an address and as an address. Right credentials are never
 // refused for it.
 func TestClientsThatKeepFailing(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		try := func(id, secret string) reply {
 			r := must(http.NewRequest(http.MethodPost, h.base+"/introspect", strings.NewReader("token=x")))
@@ -166,6 +171,7 @@ func TestClientsThatKeepFailing(t *testing.T) {
 }
 
 func TestScanOfIntrospection(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
 		refused := 0
@@ -188,6 +194,7 @@ func TestScanOfIntrospection(t *testing.T) {
 }
 
 func TestHeaderAndBodyBounds(t *testing.T) {
+	t.Parallel()
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	head := "POST /token HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\r\n"
 	large := h.rawExchange(head + "X-Large: " + strings.Repeat("x", maxHeader) + "\r\nContent-Length: 0\r\n\r\n")
@@ -216,6 +223,7 @@ func TestHeaderAndBodyBounds(t *testing.T) {
 }
 
 func TestCORS(t *testing.T) {
+	t.Parallel()
 	c := testConfig(sqliteURL(t))
 	c.CORSOrigins = config.List{"https://app.example"}
 	h := open(t, c, nil)
@@ -255,6 +263,7 @@ func TestCORS(t *testing.T) {
 }
 
 func TestJWKSCaching(t *testing.T) {
+	t.Parallel()
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	first := h.get("/.well-known/jwks.json")
 	if first.header.Get("Cache-Control") != "public, max-age=300" ||

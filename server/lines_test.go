@@ -15,6 +15,7 @@ import (
 
 // A login that ends within the second gives no token that is over when it arrives: it is invalid_grant.
 func TestLastSecondOfALogin(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		at := &testClock{}
 		at.at.Store(noon.Add(500 * time.Millisecond).UnixNano())
@@ -37,6 +38,7 @@ func TestLastSecondOfALogin(t *testing.T) {
 
 // A token that our key has signed, but that begins at a time that has not come, is not active (RFC 7662 §4).
 func TestTokenThatHasNotBegun(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		real := h.login("app").AccessToken
 		payload, _, err := h.server.ring.Verify(real)
@@ -70,6 +72,7 @@ func TestTokenThatHasNotBegun(t *testing.T) {
 // An assertion is a method of client authentication: with another one there are two (RFC 6749 §2.3), alone it is none
 // that there is here.
 func TestClientAssertion(t *testing.T) {
+	t.Parallel()
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	h.provision()
 	r := h.post("/introspect", "rs", "token", "x", "client_assertion", "y")
@@ -92,6 +95,7 @@ func TestClientAssertion(t *testing.T) {
 
 // doctor tells of a server that runs here and is not ready, and what a public client and late retries mean.
 func TestDoctorAsksTheServer(t *testing.T) {
+	t.Parallel()
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	h.provision()
 	listener := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -22,6 +22,7 @@ import (
 
 // A line waits for a moment, a warning and the end do not wait.
 func TestLogLinesWaitForAMoment(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var out lockedBuffer
 		log := NewLog(config.Config{LogLevel: "info"}, &out, false)
@@ -50,6 +51,7 @@ func TestLogLinesWaitForAMoment(t *testing.T) {
 
 // A terminal has each line at once.
 func TestLogOnATerminal(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var out lockedBuffer
 		log := NewLog(config.Config{LogLevel: "info"}, &out, true)
@@ -149,6 +151,7 @@ func (m *moody) Write(p []byte) (int, error) {
 // A full disk costs the lines that did not fit, and the log says so once there is room again. What was written in part
 // does not spoil the next line.
 func TestLogOnAFullDisk(t *testing.T) {
+	t.Parallel()
 	for _, part := range []int{0, 1, 100, 500} {
 		synctest.Test(t, func(t *testing.T) {
 			out := &moody{part: part}
@@ -184,6 +187,7 @@ func TestLogOnAFullDisk(t *testing.T) {
 
 // A server that ends does not wait for long for a reader that does not read.
 func TestLogCloseIsBounded(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		read, write := io.Pipe()
 		log := NewLog(config.Config{LogLevel: "info"}, write, false)
@@ -202,6 +206,7 @@ func TestLogCloseIsBounded(t *testing.T) {
 
 // Many who log at once lose nothing to each other.
 func TestLogInParallel(t *testing.T) {
+	t.Parallel()
 	var out lockedBuffer
 	log := NewLog(config.Config{LogLevel: "info"}, &out, false)
 	var all sync.WaitGroup
@@ -224,6 +229,7 @@ func TestLogInParallel(t *testing.T) {
 
 // A line is shorter than 4 KiB, whatever is logged, and still a line of its format.
 func TestLogLinesAreBounded(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("x", 20_000)
 	escaped := strings.Repeat("\x01", 20_000)
 	wide := strings.Repeat("\u00e9", 20_000)
@@ -272,6 +278,7 @@ func TestLogLinesAreBounded(t *testing.T) {
 
 // A method that HTTP does not know is a word of a stranger, and the log has its beginning only.
 func TestLogOfAStrangersMethod(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		h.rawExchange(strings.Repeat("M", 9<<10) + " /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 		h.get("/livez")

@@ -18,6 +18,7 @@ var metricName = regexp.MustCompile(`\bkeyturn_[a-z_]+`)
 // Alerts and dashboard ask for metrics that there are, each alert has its part of the page for operators, and no series
 // is one that a stranger makes.
 func TestAlertsAskForWhatThereIs(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		h.login("app")
 		for _, path := range []string{"/token/../x", "/nobody", "/%00"} {
@@ -60,6 +61,7 @@ func TestAlertsAskForWhatThereIs(t *testing.T) {
 
 // A server that is not ready, and keys that turn, show in the metrics.
 func TestMetricsOfKeysAndReadiness(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		text := h.metricsText()
 		for _, want := range []string{"keyturn_ready 1\n", `state="current"} 0` + "\n", `state="next"} 0` + "\n",
@@ -82,6 +84,7 @@ func TestMetricsOfKeysAndReadiness(t *testing.T) {
 
 // A trace that a request belongs to is in the log, and goes on if there is a tracer; what is no traceparent is nothing.
 func TestTraces(t *testing.T) {
+	t.Parallel()
 	const id = "4bf92f3577b34da6a3ce929d0e0e4736"
 	each(t, func(t *testing.T, h *harness) {
 		send := func(traceparent string) {

@@ -14,7 +14,8 @@ import (
 
 // What is refused at the start is refused at a reload, and a warning is told again.
 func TestReloadRefusesAndWarns(t *testing.T) {
-	h := open(t, testConfig(storagetest.SQLiteURL(t)), nil)
+	t.Parallel()
+	h := open(t, hashingConfig(storagetest.SQLiteURL(t)), nil)
 	f := &listeners{}
 	f.public.set(h.server.PublicHandler())
 	reload := func(change func(*config.Config)) error {
@@ -47,7 +48,8 @@ func TestReloadRefusesAndWarns(t *testing.T) {
 
 // A server warns when it starts.
 func TestServeWarns(t *testing.T) {
-	c := testConfig(storagetest.SQLiteURL(t))
+	t.Parallel()
+	c := hashingConfig(storagetest.SQLiteURL(t))
 	c.BehindProxy = true
 	l := must(Listen(c))
 	log := &lockedBuffer{}

@@ -31,8 +31,9 @@ import (
 // A running server takes over what may change, says what needs a restart, and keeps all of the old configuration if the
 // new one is bad.
 func TestReload(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
-		c := testConfig(databaseURL)
+		c := hashingConfig(databaseURL)
 		h := open(t, c, nil)
 		h.provision()
 		f := &listeners{}
@@ -102,6 +103,7 @@ func TestReload(t *testing.T) {
 
 // SIGHUP is heard, also twice, and a new certificate is served without a connection being refused.
 func TestReloadOfACertificate(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	certificate := func(serial int64) {
 		certPEM, keyPEM := selfSigned(t, serial)
@@ -112,7 +114,7 @@ func TestReloadOfACertificate(t *testing.T) {
 		}
 	}
 	certificate(1)
-	c := testConfig(storagetest.SQLiteURL(t))
+	c := hashingConfig(storagetest.SQLiteURL(t))
 	c.TLSCertFile, c.TLSKeyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	listeners, err := Listen(c)
 	if err != nil {
@@ -202,7 +204,7 @@ func selfSigned(t *testing.T, serial int64) (certPEM, keyPEM []byte) {
 // Whoever has sent half a request does not decide how a server ends: it is cut off in time, and the server ends well.
 func TestStopDespiteASlowClient(t *testing.T) {
 	t.Parallel()
-	c := testConfig(storagetest.SQLiteURL(t))
+	c := hashingConfig(storagetest.SQLiteURL(t))
 	listeners := must(Listen(c))
 	log := &lockedBuffer{}
 	served := make(chan error, 1)
@@ -247,6 +249,7 @@ func TestStopDespiteASlowClient(t *testing.T) {
 
 // Who is being throttled already goes by the new limit, whichever way it was changed.
 func TestReloadOfBudgets(t *testing.T) {
+	t.Parallel()
 	at := noon
 	b := newRateLimits(300, time.Hour)
 	b.spend("key", at)
@@ -265,7 +268,8 @@ func TestReloadOfBudgets(t *testing.T) {
 
 // A reload that cannot be recorded changes nothing, and one that has nothing to record needs no database.
 func TestReloadWhileTheDatabaseIsAway(t *testing.T) {
-	h := open(t, testConfig(storagetest.SQLiteURL(t)), nil)
+	t.Parallel()
+	h := open(t, hashingConfig(storagetest.SQLiteURL(t)), nil)
 	f := &listeners{}
 	f.public.set(h.server.PublicHandler())
 	var level slog.LevelVar

@@ -19,7 +19,7 @@ import (
 // ready, and nothing of it is among the failures that wake somebody.
 func TestFloodOfStrangers(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
-		c := testConfig(databaseURL)
+		c := hashingConfig(databaseURL)
 		if !isSQLite(databaseURL) {
 			proxy := storagetest.NewProxy(t, databaseURL)
 			proxy.Delay(2 * time.Millisecond) // a database on another host

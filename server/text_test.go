@@ -17,6 +17,7 @@ import (
 // Admin refuses text that is not UTF-8, whoever calls it, and U+FFFD in new secrets, which stands for what somebody
 // could not read.
 func TestAdminTakesUTF8(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		const cp1251 = "\xef\xf0\xe8\xe2\xe5\xf2, \xec\xe8\xf0, \xef\xf0\xe8\xe2\xe5\xf2"
 		replaced := strings.Repeat("\ufffd", 20)
@@ -70,6 +71,7 @@ func TestAdminTakesUTF8(t *testing.T) {
 
 // Credentials in Basic are text as those in a form are.
 func TestBasicSecretIsUTF8(t *testing.T) {
+	t.Parallel()
 	for credentials, want := range map[string]bool{
 		"app:%C3%A9": true, "app:\u00e9": true, "app:%E9": false, "app:\xe9": false, "app:%00": false,
 		"app:a%0Ab": false, "%E9:a": false,
@@ -90,6 +92,7 @@ func TestBasicSecretIsUTF8(t *testing.T) {
 
 // Settings are text, whoever has read them.
 func TestSettingsAreUTF8(t *testing.T) {
+	t.Parallel()
 	c := testConfig("sqlite:x.db")
 	c.AnchorFile, c.CORSOrigins, c.MasterKeyFile = "\xff", config.List{"https://a.example", "\xff"}, "a\x00b"
 	said := errors.Join(c.Problems(false)...).Error()

@@ -61,6 +61,7 @@ func verifyTyp(t *testing.T, h *harness, token, typ string) (claims api.AccessTo
 }
 
 func TestPasswordGrant(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		r := h.post("/token", "app", "grant_type", "password", "username", "ALICE", "password", password)
 		tokens := r.tokens(t)
@@ -106,6 +107,7 @@ func TestPasswordGrant(t *testing.T) {
 // What the tokens of a client say to be follows the client, also at a refresh; all of them can be introspected and
 // revoked.
 func TestTokenTyp(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
 		for _, typ := range []string{"JWT", "at+jwt"} {
@@ -138,6 +140,7 @@ func TestTokenTyp(t *testing.T) {
 }
 
 func TestScopeAndResource(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		login := func(more ...string) reply {
 			return h.post(
@@ -183,6 +186,7 @@ func TestScopeAndResource(t *testing.T) {
 
 // What a client may no longer have is not issued again, and the refusal costs it nothing.
 func TestWithdrawnFromTheClient(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
 		h.step(time.Second)
@@ -213,6 +217,7 @@ func TestWithdrawnFromTheClient(t *testing.T) {
 }
 
 func TestRefreshGrant(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		first := h.login("app")
 		second := h.refresh("app", first.RefreshToken).tokens(t)
@@ -243,6 +248,7 @@ func TestRefreshGrant(t *testing.T) {
 }
 
 func TestRefreshExpiry(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		resting := h.login("app")
 		tokens := h.login("app")
@@ -263,6 +269,7 @@ func TestRefreshExpiry(t *testing.T) {
 
 // An access token never outlives its grant.
 func TestAccessTokenEndsWithItsGrant(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
 		for range 8 {
@@ -280,6 +287,7 @@ func TestAccessTokenEndsWithItsGrant(t *testing.T) {
 
 // Whoever logs in at every call has a hundred grants, not more, and the oldest end first.
 func TestGrantsAreCapped(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		first := h.login("app")
 		h.step(time.Second)
@@ -297,6 +305,7 @@ func TestGrantsAreCapped(t *testing.T) {
 }
 
 func TestPasswordGrantOff(t *testing.T) {
+	t.Parallel()
 	c := testConfig(sqliteURL(t))
 	c.PasswordGrant = false
 	h := open(t, c, nil)
@@ -316,6 +325,7 @@ func TestPasswordGrantOff(t *testing.T) {
 
 // A hundred uses of one refresh token at once, over two replicas.
 func TestRefreshRaceOverReplicas(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		replica := open(t, h.config, h.clock)
 		token := h.login("app").RefreshToken

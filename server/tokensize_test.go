@@ -26,6 +26,7 @@ func words(n int) (all []string) {
 
 // The computed size is that of the signed token, also of one with characters that encoding/json escapes.
 func TestTokenSizeIsExact(t *testing.T) {
+	t.Parallel()
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	signer := must(h.server.ring.Signer(ctx, h.clock.now().Add(time.Minute)))
 	for _, typ := range []keys.Typ{keys.TypAccessToken, keys.TypJWT} {
@@ -67,6 +68,7 @@ func TestTokenSizeIsExact(t *testing.T) {
 // What would make a token too large is refused when it is written, with the sum. The largest that is taken can be
 // used everywhere.
 func TestTooLargeIsRefusedWhenItIsWritten(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		refused := func(what string, err error, says ...string) {
 			t.Helper()
@@ -136,6 +138,7 @@ func (h *harness) setRoles(roles []string) {
 // A user whose roles fit no token, from before there was a limit, keeps nobody from creating clients. Doctor names how
 // many there are, and of which client the tokens are.
 func TestRolesBeyondEveryToken(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		told := func() bool {
 			c := h.config
@@ -163,6 +166,7 @@ func TestRolesBeyondEveryToken(t *testing.T) {
 // A token that would be too large is not issued, and nothing has changed for it: the refresh token is as it was. A
 // narrower scope is served.
 func TestTooLargeIsNotIssued(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		h := open(t, testConfig(databaseURL), nil)
 		h.provision()
@@ -217,6 +221,7 @@ func TestTooLargeIsNotIssued(t *testing.T) {
 
 // The scope of the grant decides, not that of the client, which may have been given more since.
 func TestGrantWithLessScopeThanItsClient(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		tokens := h.login("app")
 		h.setRoles(words(450))
@@ -231,6 +236,7 @@ func TestGrantWithLessScopeThanItsClient(t *testing.T) {
 
 // Whatever stands in the row of a client, an access token lives for a second at least and an hour at most.
 func TestAccessTTLOfARowIsBounded(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		raw := storagetest.Raw(t, h.config.Database)
 		for milliseconds, want := range map[int64]int64{1: 1, -5_000: 1, 1 << 42: 3600, 3_600_000: 3600, 60_000: 60} {

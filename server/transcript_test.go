@@ -24,6 +24,7 @@ var update = flag.Bool("update", false, "write what the server answers into the 
 // Content-Length and Connection: close are added to a request that has none, and the three headers that never repeat
 // are masked.
 func TestTranscripts(t *testing.T) {
+	t.Parallel()
 	files := must(filepath.Glob("testdata/*.txtar"))
 	if len(files) == 0 {
 		t.Fatal("no transcripts")
@@ -158,6 +159,7 @@ func checkAgainstContract(t *testing.T, name, request, raw string) {
 
 // A validator that takes everything would make every test above say nothing.
 func TestContractRefuses(t *testing.T) {
+	t.Parallel()
 	r := must(http.NewRequest(http.MethodPost, issuer+"/token", nil))
 	good := http.Header{"Content-Type": {"application/json"}, "Cache-Control": {"no-store"}, "Pragma": {"no-cache"},
 		"X-Request-Id": {"1"}, "X-Content-Type-Options": {"nosniff"}}

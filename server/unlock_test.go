@@ -23,6 +23,7 @@ func mustFail(t *testing.T, raw *sql.DB, bucket, account string, failures int64,
 
 // How an account stands with the throttle is told by place, and what is told is what happens.
 func TestThrottleIsTold(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		raw, account := storagetest.Raw(t, h.config.Database), storage.AccountBucket("alice")
 		if states := must(h.admin.Users().Throttle(ctx, "alice")); len(states) != 0 || states == nil {
@@ -49,6 +50,7 @@ func TestThrottleIsTold(t *testing.T) {
 
 // Unlocking an account, giving it a password and enabling it lift every throttle of it, and of nobody else.
 func TestUnlock(t *testing.T) {
+	t.Parallel()
 	for name, lift := range map[string]func(h *harness) error{
 		"unlock": func(h *harness) error { return h.admin.Users().Unlock(ctx, "Alice") },
 		"passwd": func(h *harness) error { return h.admin.Users().SetPassword(ctx, "Alice", password) },
@@ -93,6 +95,7 @@ func TestUnlock(t *testing.T) {
 
 // Nobody is unlocked who is not there.
 func TestUnlockOfNobody(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		if err := h.admin.Users().Unlock(ctx, "nobody"); err == nil {
 			t.Error("unlocked")
@@ -102,6 +105,7 @@ func TestUnlockOfNobody(t *testing.T) {
 
 // A client that is disabled and enabled again has no grant of before, as a user.
 func TestEnabledClientHasNoOldGrants(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, h *harness) {
 		tokens, others := h.login("app"), h.login("other")
 		must(0, h.admin.Clients().Disable(ctx, "app"))

@@ -119,6 +119,7 @@ func TestAnswersBeforeTheBodyEndsWhileStarting(t *testing.T) {
 
 // A body that was read to its end leaves the connection open for the next request.
 func TestConnectionsAreUsedAgain(t *testing.T) {
+	t.Parallel()
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	post := "POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
 	answers := h.answersTo(post + "Content-Length: 3\r\n\r\na=b" +
@@ -145,6 +146,7 @@ func startingServer(t *testing.T, c config.Config) (address string) {
 
 // A form is UTF-8 by any of its usual names.
 func TestCharsets(t *testing.T) {
+	t.Parallel()
 	for value, want := range map[string]bool{
 		formMediaType:                                 true,
 		formMediaType + "; charset=utf-8":             true,
@@ -176,6 +178,7 @@ func TestCharsets(t *testing.T) {
 // While it starts, a server answers browsers and wrong methods as it does later: only the status of what it cannot do
 // yet differs.
 func TestStartingAnswersByTheSameRules(t *testing.T) {
+	t.Parallel()
 	for _, issuer := range []string{issuer, "http://localhost:8080/tenant"} {
 		c := testConfig(sqliteURL(t))
 		c.Issuer, c.CORSOrigins = issuer, config.List{"https://app.example"}
