@@ -133,7 +133,13 @@ func (b *bench) under(pids []int, span time.Duration, l load) (sample, error) {
 
 func (r result) sample(server, database time.Duration) sample {
 	n := time.Duration(max(1, len(r.times)))
-	return sample{server / n, database / n, float64(len(r.times)) / r.took.Seconds(), r.percentile(50), r.percentile(99)}
+	return sample{
+		Server:   server / n,
+		Database: database / n,
+		Rate:     float64(len(r.times)) / r.took.Seconds(),
+		P50:      r.percentile(50),
+		P99:      r.percentile(99),
+	}
 }
 
 // piece is one row, which each round measures once.
@@ -203,12 +209,9 @@ func (b *bench) limits() ([]piece, error) {
 		return piece{name, func(span time.Duration) (sample, error) { return computed(b.bare.base, name, span) }}
 	}
 	bare := func(name string, request []byte) piece {
+		next := func(int) (call, error) { return call{request: request}, nil }
 		return piece{name, func(span time.Duration) (sample, error) {
-			return b.under(
-				[]int{b.bare.pid()},
-				span,
-				load{[]string{b.bare.base}, b.o.workers, 0, func(int) (call, error) { return call{request: request}, nil }},
-			)
+			return b.under([]int{b.bare.pid()}, span, load{[]string{b.bare.base}, b.o.workers, 0, next})
 		}}
 	}
 	row := func(name string, do func() error) piece {
@@ -218,7 +221,8 @@ func (b *bench) limits() ([]piece, error) {
 			return r.sample(0, b.databaseTime()-before), err
 		}}
 	}
-	form := introspection("an access token of about the length of one of keyturn's: " + string(make([]byte, 400))).request
+	token := "an access token of about the length of one of keyturn's: " + string(make([]byte, 400))
+	form := introspection(token).request
 	return []piece{
 		compute("S"), compute("V"), compute("argon2id"), bare("H", form), bare("bare GET", get("/")),
 		row("point SELECT", postgres.selectOne), row("durable UPDATE", postgres.updateOne),

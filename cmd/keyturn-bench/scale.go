@@ -29,7 +29,8 @@ func (b *bench) latencies() {
 		beside := b.samples["introspection while refresh is saturated, "+s.name]
 		if len(alone) > 0 && len(beside) > 0 {
 			times := float64(medianOf(beside, p99)) / float64(medianOf(alone, p99))
-			b.note("p99 of introspection while refresh is saturated against alone, "+s.name, "3", times <= 3, "%.1f", times)
+			what := "p99 of introspection while refresh is saturated against alone, " + s.name
+			b.note(what, "3", times <= 3, "%.1f", times)
 		}
 	}
 }

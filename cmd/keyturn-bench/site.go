@@ -128,8 +128,13 @@ func (s *site) provision(ctx context.Context) error {
 	defer store.Close()
 	adm := admin.New(store, c, place, admin.Options{Actor: "os:bench"})
 	for _, spec := range []admin.ClientSpec{
-		{ID: app.id, Secret: app.secret, Grants: []string{api.GrantPassword, api.GrantRefreshToken}, Scope: "read write",
-			Audiences: []string{audience}},
+		{
+			ID:        app.id,
+			Secret:    app.secret,
+			Grants:    []string{api.GrantPassword, api.GrantRefreshToken},
+			Scope:     "read write",
+			Audiences: []string{audience},
+		},
 		{ID: resource.id, Secret: resource.secret, Resource: audience},
 	} {
 		if _, err := adm.Clients().Create(ctx, spec); err != nil {
