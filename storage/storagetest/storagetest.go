@@ -33,6 +33,9 @@ func Stop() {
 	if running != nil {
 		running.Stop()
 	}
+	if folder := inMemory(); folder != "" {
+		os.RemoveAll(folder)
+	}
 }
 
 // AuditKey chains the audit trail of databases that Each opens.
@@ -49,9 +52,18 @@ func EachURL(t *testing.T, test func(t *testing.T, databaseURL string)) {
 	t.Run("postgres", func(t *testing.T) { test(t, PostgresURL(t)) })
 }
 
-// SQLiteURL names a file that does not exist yet.
+// SQLiteURL names a file that does not exist yet. A benchmark gets one on a disk.
 func SQLiteURL(t testing.TB) string {
-	return "sqlite:" + filepath.Join(t.TempDir(), "keyturn.db")
+	t.Helper()
+	if _, measures := t.(*testing.B); measures || inMemory() == "" {
+		return "sqlite:" + filepath.Join(t.TempDir(), "keyturn.db")
+	}
+	folder, err := os.MkdirTemp(inMemory(), "sqlite-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(folder) })
+	return "sqlite:" + filepath.Join(folder, "keyturn.db")
 }
 
 var databases atomic.Int64
@@ -158,7 +170,7 @@ var (
 
 func mustCluster(t testing.TB) *Cluster {
 	t.Helper()
-	startCluster.Do(func() { running, startErr = newCluster(fast) })
+	startCluster.Do(func() { running, startErr = newCluster(inMemory(), fast) })
 	if startErr == nil {
 		return running
 	}
