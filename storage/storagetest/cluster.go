@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -26,6 +27,10 @@ type Cluster struct {
 	server   *exec.Cmd
 	ended    chan error
 	admin    *sql.DB
+
+	strategy    string // option of CREATE DATABASE
+	template    sync.Once
+	templateErr error
 }
 
 // fast are settings for tests: nothing is durable.
