@@ -89,7 +89,7 @@ func fillTables(t *testing.T, db *storage.DB, raw *sql.DB, f storagetest.Fill) {
 
 // Lists of large tables bring every row once, in order, and hold little of them. With KEYTURN_SOAK there are a million.
 func TestListsOfLargeTables(t *testing.T) {
-	n := servertest.Times(20_000, 1_000_000)
+	n := servertest.Times(2*maxPage+1000, 1_000_000) // three pages at least
 	storagetest.EachReady(t, func(t *testing.T, url string) {
 		db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
 		const lifetime = 90 * 24 * time.Hour
@@ -307,15 +307,15 @@ func TestPlansOfBoundedQueries(t *testing.T) {
 			Lifetime: 90 * 24 * time.Hour,
 			Now:      noon,
 		}
-		must(t, fill.Write(ctx, raw))
-		fillEnded(t, raw, alice, app, 20_000)
-		storagetest.MustExec(t, raw,
-			`INSERT INTO throttle (bucket, failures, last_at) `+series(30_000)+`
-				SELECT CAST(i AS TEXT), 1 + i % 20, i * 1000 FROM series`,
-			`INSERT INTO familiar_addresses (user_id, address, seen_at) `+series(30_000)+`
-				SELECT i, 'address', i * 1000 FROM series`)
-		if postgres {
-			storagetest.MustExec(t, raw, `VACUUM ANALYZE`)
+		if postgres { // SQLite has no statistics: its plans do not depend on what is in the tables
+			must(t, fill.Write(ctx, raw))
+			fillEnded(t, raw, alice, app, 20_000)
+			storagetest.MustExec(t, raw,
+				`INSERT INTO throttle (bucket, failures, last_at) `+series(30_000)+`
+					SELECT CAST(i AS TEXT), 1 + i % 20, i * 1000 FROM series`,
+				`INSERT INTO familiar_addresses (user_id, address, seen_at) `+series(30_000)+`
+					SELECT i, 'address', i * 1000 FROM series`,
+				`VACUUM ANALYZE`)
 		}
 		for name, c := range map[string]struct {
 			query, index string
