@@ -14,11 +14,23 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// Sizes of the databases of the first table.
-const (
-	refreshed = 10_000
-	revoked   = 120_000
-)
+// sizes are the numbers of rows of the small databases, and how often things are done.
+type sizes struct {
+	refreshed int // grants to refresh, in the databases of the first table
+	revoked   int // grants to revoke there
+	few       int // grants in the database that the large one is compared with
+	people    int // users who log in
+	starts    int // of a server, to see how long one takes
+}
+
+// usual are the sizes of a real run.
+var usual = sizes{
+	refreshed: 10_000,
+	revoked:   120_000,
+	few:       1000,
+	people:    20,
+	starts:    5,
+}
 
 // postgresSettings are the settings that docs/performance.md advises, for a small machine.
 var postgresSettings = []string{
@@ -79,18 +91,10 @@ func (b *bench) begin(ctx context.Context) error {
 	if b.cluster, err = storagetest.StartCluster(postgresSettings...); err != nil {
 		return err
 	}
-	if b.postgres, err = b.postgresSite(ctx, "postgres", refreshed, revoked); err != nil {
+	if b.postgres, err = b.postgresSite(ctx, "postgres", b.o.refreshed, b.o.revoked); err != nil {
 		return err
 	}
-	b.sqlite, err = newSite(
-		ctx,
-		b.o.server,
-		b.folder,
-		"sqlite",
-		"sqlite:"+filepath.Join(b.folder, "sqlite.db"),
-		refreshed,
-		revoked,
-	)
+	b.sqlite, err = b.site(ctx, "sqlite", "sqlite:"+filepath.Join(b.folder, "sqlite.db"), b.o.refreshed, b.o.revoked)
 	return err
 }
 
@@ -99,7 +103,22 @@ func (b *bench) postgresSite(ctx context.Context, name string, grants, revocable
 	if err != nil {
 		return nil, err
 	}
-	return newSite(ctx, b.o.server, b.folder, name, database, grants, revocable)
+	return b.site(ctx, name, database, grants, revocable)
+}
+
+// site starts a server on a new database, and fills it.
+func (b *bench) site(ctx context.Context, name, database string, grants, revocable int) (*site, error) {
+	s := &site{
+		name:      name,
+		program:   b.o.server,
+		database:  database,
+		master:    filepath.Join(b.folder, name+".key"),
+		people:    b.o.people,
+		grants:    grants,
+		revocable: revocable,
+		tokens:    map[int]string{},
+	}
+	return s, s.begin(ctx)
 }
 
 func (b *bench) close() {

@@ -23,7 +23,8 @@ func TestMain(m *testing.M) {
 // A short run measures every row of the table of targets, and fails at any wrong response.
 func TestBench(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "keyturn")
-	if out, err := exec.Command("go", "build", "-o", program, "../keyturn").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", program, "../keyturn") // linked in half the time
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	o := options{
@@ -33,6 +34,13 @@ func TestBench(t *testing.T) {
 		grants:  5000,
 		workers: 8,
 		only:    regexp.MustCompile(""),
+		sizes: sizes{
+			refreshed: 200,
+			revoked:   500,
+			few:       40,
+			people:    4,
+			starts:    1,
+		},
 	}
 	b, err := newBench(context.Background(), o)
 	if err != nil {
