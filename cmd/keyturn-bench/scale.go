@@ -81,6 +81,14 @@ func (b *bench) measureProcess(ctx context.Context) error {
 		}
 		b.note("idle memory, "+s.name, "20 MiB", idle <= 20*mib, "%d MiB", idle/mib)
 	}
+	return b.measureOpenSSL(ctx)
+}
+
+// measureOpenSSL notes how fast the best known program signs.
+func (b *bench) measureOpenSSL(ctx context.Context) error {
+	if !b.o.openssl {
+		return nil
+	}
 	sign, verify, err := openssl(ctx, 2048)
 	b.note(
 		"RSA-2048 by OpenSSL, one core",

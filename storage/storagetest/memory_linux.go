@@ -18,8 +18,8 @@ const (
 	lockName = "lock"
 )
 
-// inMemory returns a folder in memory for this process, or "" if there is not enough room.
-var inMemory = sync.OnceValue(func() string {
+// InMemory returns a folder in memory for this process, or "" if there is not enough room. [Stop] removes it.
+var InMemory = sync.OnceValue(func() string {
 	var s syscall.Statfs_t
 	if err := syscall.Statfs(memory, &s); err != nil || s.Bavail*uint64(s.Bsize) < minMemory {
 		return ""

@@ -2,5 +2,5 @@
 
 package storagetest
 
-// inMemory returns "": there is no file system in memory that every system has.
-func inMemory() string { return "" }
+// InMemory returns "": there is no file system in memory that every system has.
+func InMemory() string { return "" }

@@ -48,7 +48,7 @@ func PostgresReady(t testing.TB) string {
 
 // sqliteTemplate returns the content of a file that has the schema.
 var sqliteTemplate = sync.OnceValues(func() ([]byte, error) {
-	folder, err := os.MkdirTemp(inMemory(), "template-")
+	folder, err := os.MkdirTemp(InMemory(), "template-")
 	if err != nil {
 		return nil, err
 	}

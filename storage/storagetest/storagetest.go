@@ -33,7 +33,7 @@ func Stop() {
 	if running != nil {
 		running.Stop()
 	}
-	if folder := inMemory(); folder != "" {
+	if folder := InMemory(); folder != "" {
 		os.RemoveAll(folder)
 	}
 }
@@ -56,10 +56,10 @@ func EachURL(t *testing.T, test func(t *testing.T, databaseURL string)) {
 // SQLiteURL names a file that does not exist yet. A benchmark gets one on a disk.
 func SQLiteURL(t testing.TB) string {
 	t.Helper()
-	if _, measures := t.(*testing.B); measures || inMemory() == "" {
+	if _, measures := t.(*testing.B); measures || InMemory() == "" {
 		return "sqlite:" + filepath.Join(t.TempDir(), "keyturn.db")
 	}
-	folder, err := os.MkdirTemp(inMemory(), "sqlite-")
+	folder, err := os.MkdirTemp(InMemory(), "sqlite-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ var (
 func mustCluster(t testing.TB) *Cluster {
 	t.Helper()
 	startCluster.Do(func() {
-		if running, startErr = newCluster(inMemory(), fast); startErr == nil {
+		if running, startErr = newCluster(InMemory(), fast); startErr == nil {
 			startErr = running.copyFiles()
 		}
 	})
