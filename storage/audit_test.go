@@ -9,6 +9,7 @@ import (
 
 // Whoever edits, removes, re-orders or cuts the table is found out.
 func TestTamperedAudit(t *testing.T) {
+	t.Parallel()
 	tampering := map[string][]string{
 		"edited reason": {`UPDATE audit SET reason = 'nothing' WHERE seq = 3`},
 		"edited time":   {`UPDATE audit SET time = time + 1 WHERE seq = 3`},
@@ -27,7 +28,7 @@ func TestTamperedAudit(t *testing.T) {
 	}
 	for name, statements := range tampering {
 		t.Run(name, func(t *testing.T) {
-			storagetest.EachURL(t, func(t *testing.T, url string) {
+			storagetest.EachReady(t, func(t *testing.T, url string) {
 				db := storagetest.MustOpen(t, url)
 				mustUser(t, db, "alice")
 				for range 5 {

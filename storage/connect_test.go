@@ -142,6 +142,7 @@ func everythingWorks(t *testing.T, dbs ...*storage.DB) {
 }
 
 func TestConnectionLimits(t *testing.T) {
+	t.Parallel()
 	for _, limit := range []string{"1", "2", "3", "4", "8"} {
 		t.Run(limit, func(t *testing.T) {
 			databaseURL := storagetest.AsOwner(t, storagetest.PostgresURL(t), "CONNECTION LIMIT "+limit)
@@ -222,6 +223,7 @@ func TestSessionsThatRest(t *testing.T) {
 
 // What a server asks for itself ends in time where PostgreSQL does not answer.
 func TestUpkeepEnds(t *testing.T) {
+	t.Parallel()
 	proxy := storagetest.NewProxy(t, storagetest.PostgresURL(t))
 	db := storagetest.MustOpen(t, proxy.URL)
 	must(t, db.CheckRole(ctx))
@@ -261,6 +263,7 @@ func TestRefusedSessions(t *testing.T) {
 }
 
 func TestPgBouncer(t *testing.T) {
+	t.Parallel()
 	t.Run("session", func(t *testing.T) {
 		db := storagetest.MustOpen(t, storagetest.NewBouncer(t, storagetest.PostgresURL(t)).URL)
 		db.SigningKeys().Changes(t.Context())
@@ -288,6 +291,7 @@ func TestPgBouncer(t *testing.T) {
 }
 
 func TestWrongDatabases(t *testing.T) {
+	t.Parallel()
 	for _, encoding := range []string{"LATIN1", "SQL_ASCII"} {
 		t.Run(encoding, func(t *testing.T) {
 			options := "ENCODING '" + encoding + "' TEMPLATE template0 LOCALE 'C'"
@@ -325,6 +329,7 @@ func TestWrongDatabases(t *testing.T) {
 
 // Whatever becomes of the schema while keyturn serves, it says that the database is away.
 func TestSchemaVanishes(t *testing.T) {
+	t.Parallel()
 	vanish := map[string][]string{
 		"table":     {`DROP TABLE grants`},
 		"column":    {`ALTER TABLE grants RENAME COLUMN revoked_at TO was_revoked_at`},

@@ -350,6 +350,7 @@ var refreshCases = []refreshCase{
 }
 
 func TestRefresh(t *testing.T) {
+	t.Parallel()
 	for _, c := range refreshCases {
 		t.Run(c.name, func(t *testing.T) {
 			storagetest.Each(t, func(t *testing.T, db *storage.DB) { c.run(t, db) })
@@ -401,6 +402,7 @@ func (c refreshCase) run(t *testing.T, db *storage.DB) {
 
 // The absolute expiry is set at login; no refresh moves it, and the idle one never passes it.
 func TestRefreshMovesIdleExpiryOnly(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		g := mustGrant(t, db, mustUser(t, db, "alice"), mustClient(t, db, "app"))
 		r := refreshOf(g, 0)
@@ -415,7 +417,8 @@ func TestRefreshMovesIdleExpiryOnly(t *testing.T) {
 
 // However many present one token at once, one rotation happens and all are told the same successor.
 func TestRefreshRace(t *testing.T) {
-	storagetest.EachURL(t, func(t *testing.T, url string) {
+	t.Parallel()
+	storagetest.EachReady(t, func(t *testing.T, url string) {
 		db, replica := storagetest.MustOpen(t, url), storagetest.MustOpen(t, url)
 		g := mustGrant(t, db, mustUser(t, db, "alice"), mustClient(t, db, "app"))
 		outcomes := make(chan storage.RefreshOutcome)
@@ -447,6 +450,7 @@ func TestRefreshRace(t *testing.T) {
 
 // A replica that is not sure of the time ends nothing, and one that may be too late calls nothing expired.
 func TestRefreshByADoubtfulClock(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		g := mustGrant(t, db, mustUser(t, db, "alice"), mustClient(t, db, "app"))
 		rotated(2)(t, db, g)

@@ -15,7 +15,8 @@ import (
 // The batch of access tokens and the state of one grant agree on what is alive, whatever ended it, in batches of every
 // size.
 func TestTokenStatesAgreeWithGrants(t *testing.T) {
-	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+	t.Parallel()
+	storagetest.EachReady(t, func(t *testing.T, databaseURL string) {
 		db, raw := storagetest.MustOpen(t, databaseURL), storagetest.Raw(t, databaseURL)
 		storagetest.MustExec(t, raw, `INSERT INTO signing_keys
 				(kid, state, alg, bits, public_key, private_key, published_at, signs_until, reason, mac)
@@ -73,6 +74,7 @@ func TestTokenStatesAgreeWithGrants(t *testing.T) {
 // Whatever is changed of a client, also twice at one moment and to what it was, is seen by whoever asks as what the
 // client was before.
 func TestClientHasChanged(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		client := mustClient(t, db, "app")
 		g := mustGrant(t, db, mustUser(t, db, "alice"), client)
@@ -125,6 +127,7 @@ func TestClientHasChanged(t *testing.T) {
 
 // Revocations that come at once end each its own grant, and leave a whole audit trail.
 func TestRevocationsAtOnce(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		user, client := mustUser(t, db, "alice"), mustClient(t, db, "app")
 		const n = 90
@@ -160,7 +163,8 @@ func TestRevocationsAtOnce(t *testing.T) {
 
 // Replicas that revoke the same grants in opposite orders do not wait for each other until one of them must give up.
 func TestRevocationsOfReplicas(t *testing.T) {
-	databaseURL := storagetest.PostgresURL(t)
+	t.Parallel()
+	databaseURL := storagetest.PostgresReady(t)
 	replicas := []*storage.DB{storagetest.MustOpen(t, databaseURL), storagetest.MustOpen(t, databaseURL)}
 	user, client := mustUser(t, replicas[0], "alice"), mustClient(t, replicas[0], "app")
 	for range 5 {

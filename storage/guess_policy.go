@@ -65,7 +65,8 @@ func (p GuessPolicy) Allows(b Bucket, now time.Time) bool {
 		return false
 	}
 	delay, since := p.delay(b), now.Sub(b.Read.LastAt)
-	// A clock was set back since a count from the future was written: it must not hold for longer than its delay either.
+	// If the clock was set back after the count was written, the count is from the future. It must not hold for longer
+	// than its delay either.
 	return since >= delay || since < -delay
 }
 

@@ -9,6 +9,7 @@ import (
 
 // The next try is the first moment at which the throttle judges a guess.
 func TestNextTryIsWhenTheThrottleAllows(t *testing.T) {
+	t.Parallel()
 	policy := storage.GuessPolicy{Limit: 10, Window: 15 * time.Minute}
 	for failures := range int64(storage.MaxConsecutive + 2) {
 		f := storage.AccountFailures{Count: failures, LastAt: storage.At(noon)}

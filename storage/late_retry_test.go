@@ -111,6 +111,7 @@ func (p population) loggedOut(late time.Duration) float64 {
 // Answers get lost on the way to phones. Before late retries, that logged people out whose devices came back after the
 // window; now it hardly does.
 func TestLostAnswersLogNobodyOut(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		population
 		goal float64 // of all devices, in a week
@@ -189,6 +190,7 @@ func (th thief) livesFor(late, every, after time.Duration) time.Duration {
 // of the owner within the retry window, before as now, and one who trails an owner that refreshes less often than once
 // a period.
 func TestThievesAreFound(t *testing.T) {
+	t.Parallel()
 	const period, window = 24 * time.Hour, 10 * time.Second
 	for _, th := range thieves {
 		for _, every := range []time.Duration{10 * time.Minute, time.Hour, 12 * time.Hour, 25 * time.Hour} {

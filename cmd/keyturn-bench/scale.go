@@ -29,7 +29,8 @@ func (b *bench) latencies() {
 		beside := b.samples["introspection while refresh is saturated, "+s.name]
 		if len(alone) > 0 && len(beside) > 0 {
 			times := float64(medianOf(beside, p99)) / float64(medianOf(alone, p99))
-			b.note("p99 of introspection while refresh is saturated against alone, "+s.name, "3", times <= 3, "%.1f", times)
+			what := "p99 of introspection while refresh is saturated against alone, " + s.name
+			b.note(what, "3", times <= 3, "%.1f", times)
 		}
 	}
 }
@@ -57,7 +58,7 @@ func (b *bench) measureProcess(ctx context.Context) error {
 		)
 		s.stopTo(0)
 		var readies []time.Duration
-		for range 5 {
+		for range b.o.starts {
 			s.stopTo(0)
 			ready, err := b.startTimed(s)
 			if err != nil {
@@ -73,12 +74,20 @@ func (b *bench) measureProcess(ctx context.Context) error {
 			"%d ms",
 			ready.Milliseconds(),
 		)
-		time.Sleep(2 * time.Second)
+		time.Sleep(4 * b.o.slice)
 		idle, err := memoryOf(s.servers[0].pid(), "VmRSS")
 		if err != nil {
 			return err
 		}
 		b.note("idle memory, "+s.name, "20 MiB", idle <= 20*mib, "%d MiB", idle/mib)
+	}
+	return b.measureOpenSSL(ctx)
+}
+
+// measureOpenSSL notes how fast the best known program signs.
+func (b *bench) measureOpenSSL(ctx context.Context) error {
+	if !b.o.openssl {
+		return nil
 	}
 	sign, verify, err := openssl(ctx, 2048)
 	b.note(
@@ -111,18 +120,18 @@ func (b *bench) startTimed(s *site) (time.Duration, error) {
 	}
 }
 
-// measureScale compares a database of many grants with one of a thousand, and measures the cost of grants, refreshes,
-// replicas and clean-up.
+// measureScale compares a database of many grants with one of few, and measures the cost of grants, refreshes, replicas
+// and clean-up.
 func (b *bench) measureScale(ctx context.Context) error {
 	if b.o.grants == 0 {
 		return nil
 	}
-	thousand, err := b.postgresSite(ctx, "thousand", 1000, 0)
+	few, err := b.postgresSite(ctx, "few", b.o.few, 0)
 	if err != nil {
 		return err
 	}
-	defer thousand.stopTo(0)
-	if err := b.growth(thousand); err != nil {
+	defer few.stopTo(0)
+	if err := b.growth(few); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -146,13 +155,13 @@ func (b *bench) measureScale(ctx context.Context) error {
 		"%d",
 		size/int64(b.o.grants),
 	)
-	if err := b.compareSizes(thousand, b.large); err != nil {
+	if err := b.compareSizes(few, b.large); err != nil {
 		return err
 	}
 	if err := b.log(raw, b.large); err != nil {
 		return err
 	}
-	if err := b.replicas(thousand); err != nil {
+	if err := b.replicas(few); err != nil {
 		return err
 	}
 	return b.cleanUp(raw)
@@ -212,7 +221,7 @@ func (b *bench) compareSizes(small, large *site) error {
 		}
 		m := median(ratios)
 		b.note(
-			fmt.Sprintf("%s, %d grants against 1000", name, b.o.grants),
+			fmt.Sprintf("%s, %d grants against %d", name, b.o.grants, b.o.few),
 			"1.15",
 			m <= 1.15,
 			"%.2f (%.2f–%.2f)",
@@ -229,7 +238,7 @@ func (b *bench) compareSizes(small, large *site) error {
 func (b *bench) log(raw *sql.DB, s *site) error {
 	type state struct{ lsn, updates, hot int64 }
 	read := func() (st state, err error) {
-		time.Sleep(1500 * time.Millisecond) // PostgreSQL updates its counters late
+		time.Sleep(3 * b.o.slice) // PostgreSQL updates its counters late
 		return st, raw.QueryRow(`SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint, n_tup_upd, n_tup_hot_upd
 			FROM pg_stat_user_tables WHERE relname = 'grants'`).
 			Scan(&st.lsn, &st.updates, &st.hot)
@@ -242,7 +251,7 @@ func (b *bench) log(raw *sql.DB, s *site) error {
 	if err != nil {
 		return err
 	}
-	r, err := load{s.bases(), b.o.workers, 0, s.refresh(b.o.workers)}.run(2 * time.Second)
+	r, err := load{s.bases(), b.o.workers, 0, s.refresh(b.o.workers)}.run(4 * b.o.slice)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -23,7 +22,6 @@ import (
 const (
 	audience = "https://api.example.com"
 	password = "correct horse battery staple"
-	people   = 20 // number of users who log in
 )
 
 var (
@@ -39,6 +37,7 @@ type site struct {
 	program  string
 	servers  []*process
 	filled   keystest.Filled
+	people   int // number of users who log in
 	offset   int // index of the first grant to refresh
 	grants   int // number of grants to refresh
 	revocable,
@@ -52,25 +51,17 @@ type site struct {
 // maxUnseen limits the access tokens that are kept.
 const maxUnseen = 20_000
 
-func newSite(ctx context.Context, program, folder, name, database string, grants, revocable int) (*site, error) {
-	s := &site{
-		name:      name,
-		program:   program,
-		database:  database,
-		master:    filepath.Join(folder, name+".key"),
-		grants:    grants,
-		revocable: revocable,
-		tokens:    map[int]string{},
-	}
+// begin writes a master key, starts a server and fills the database.
+func (s *site) begin(ctx context.Context) error {
 	if _, err := os.Stat(s.master); err != nil {
 		if err := os.WriteFile(s.master, []byte("bWVhc3VyZWQsIG5vdCBzZWNyZXQ6IDMyIGJ5dGVzISE=\n"), 0o600); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if err := s.start(program); err != nil { // the first start makes the keys
-		return nil, err
+	if err := s.start(s.program); err != nil { // the first start makes the keys
+		return err
 	}
-	return s, s.provision(ctx)
+	return s.provision(ctx)
 }
 
 // settings are the defaults on the database of the site.
@@ -84,7 +75,7 @@ func (s *site) settings() (config.Config, keys.Place, error) {
 	return c, place, err
 }
 
-// start starts one more server on the database, with the default configuration.
+// start starts one more server on the database, with the default configuration, except that it stops at once.
 func (s *site) start(program string) error {
 	p, err := start(
 		program,
@@ -101,6 +92,8 @@ func (s *site) start(program string) error {
 		s.master,
 		"--anchor-file",
 		s.master+".anchor",
+		"--stop-delay",
+		"0s",
 	)
 	if err == nil {
 		s.servers = append(s.servers, p)
@@ -128,15 +121,20 @@ func (s *site) provision(ctx context.Context) error {
 	defer store.Close()
 	adm := admin.New(store, c, place, admin.Options{Actor: "os:bench"})
 	for _, spec := range []admin.ClientSpec{
-		{ID: app.id, Secret: app.secret, Grants: []string{api.GrantPassword, api.GrantRefreshToken}, Scope: "read write",
-			Audiences: []string{audience}},
+		{
+			ID:        app.id,
+			Secret:    app.secret,
+			Grants:    []string{api.GrantPassword, api.GrantRefreshToken},
+			Scope:     "read write",
+			Audiences: []string{audience},
+		},
 		{ID: resource.id, Secret: resource.secret, Resource: audience},
 	} {
 		if _, err := adm.Clients().Create(ctx, spec); err != nil {
 			return err
 		}
 	}
-	for i := range people {
+	for i := range s.people {
 		if _, err := adm.Users().Create(ctx, userName(i), password, []string{"admin"}); err != nil {
 			return err
 		}
@@ -150,7 +148,7 @@ func (s *site) provision(ctx context.Context) error {
 	return err
 }
 
-func userName(i int) string { return fmt.Sprintf("user%d", i%people) }
+func userName(i int) string { return fmt.Sprintf("user%d", i) }
 
 func (s *site) bases() (bases []string) {
 	for _, p := range s.servers {
@@ -235,7 +233,7 @@ func introspection(token string) call {
 func (s *site) login(int) (call, error) {
 	form := url.Values{
 		"grant_type": {api.GrantPassword},
-		"username":   {userName(rand.IntN(people))},
+		"username":   {userName(rand.IntN(s.people))},
 		"password":   {password},
 	}
 	return call{request: app.post(api.PathToken, form)}, nil

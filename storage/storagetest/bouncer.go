@@ -32,7 +32,7 @@ func NewBouncer(t testing.TB, databaseURL string, settings ...string) *Bouncer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := newFolder() // for the user that it runs as
+	c, err := newFolder(InMemory()) // for the user that it runs as
 	if err != nil {
 		t.Fatal(err)
 	}

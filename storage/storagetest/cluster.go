@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -26,14 +27,18 @@ type Cluster struct {
 	server   *exec.Cmd
 	ended    chan error
 	admin    *sql.DB
+
+	strategy    string // option of CREATE DATABASE
+	template    sync.Once
+	templateErr error
 }
 
 // fast are settings for tests: nothing is durable.
 var fast = []string{"fsync=off", "full_page_writes=off", "shared_buffers=64MB", "autovacuum=off"}
 
-// StartCluster starts a durable PostgreSQL with default settings except those given, for a program that measures. Call
-// Stop in the end.
-func StartCluster(settings ...string) (*Cluster, error) { return newCluster(settings) }
+// StartCluster starts a durable PostgreSQL, on a disk, with default settings except those given, for a program that
+// measures. Call Stop in the end.
+func StartCluster(settings ...string) (*Cluster, error) { return newCluster("", settings) }
 
 // Create creates a database and returns its URL.
 func (c *Cluster) Create(name string) (databaseURL string, err error) {
@@ -44,9 +49,9 @@ func (c *Cluster) Create(name string) (databaseURL string, err error) {
 // PID is the parent of the processes of the server.
 func (c *Cluster) PID() int { return c.server.Process.Pid }
 
-// newCluster starts a cluster and waits until it answers.
-func newCluster(settings []string) (*Cluster, error) {
-	c, err := newFolder()
+// newCluster starts a cluster, whose folder is in the given one, and waits until it answers.
+func newCluster(in string, settings []string) (*Cluster, error) {
+	c, err := newFolder(in)
 	if err != nil {
 		return nil, err
 	}
@@ -59,13 +64,14 @@ func newCluster(settings []string) (*Cluster, error) {
 	return c, c.start()
 }
 
-// newFolder is a cluster that does not exist yet.
-func newFolder() (*Cluster, error) {
+// newFolder is a cluster that does not exist yet, in a folder of its own. Without a folder for that, it is in the one
+// for temporary files.
+func newFolder(in string) (*Cluster, error) {
 	bin, err := binaries()
 	if err != nil {
 		return nil, err
 	}
-	folder, err := os.MkdirTemp("", "keyturn-pg-")
+	folder, err := os.MkdirTemp(in, "keyturn-pg-")
 	if err != nil {
 		return nil, err
 	}

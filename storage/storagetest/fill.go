@@ -52,8 +52,8 @@ func (f Fill) Write(ctx context.Context, raw *sql.DB) error {
 		ctx,
 		raw,
 		f.N,
-		`INSERT INTO grants (id, user_id, user_epoch, client_epoch, client_id, family_hash, generation, kid, scope, audience,
-		created_at, rotated_at, expires_at, idle_expires_at) `+series+`
+		`INSERT INTO grants (id, user_id, user_epoch, client_epoch, client_id, family_hash, generation, kid, scope,
+		audience, created_at, rotated_at, expires_at, idle_expires_at) `+series+`
 		SELECT (expires / 3600000 << `+itoa(hourShift)+`) | (i * CAST($3 AS BIGINT) & `+itoa(1<<randomBits-1)+`),
 			i / `+itoa(FilledPerUser)+` + 1, 1, CAST($4 AS BIGINT), $5, $6, 0, $7, $8, $9,
 			expires - CAST($10 AS BIGINT), CAST($11 AS BIGINT), expires,

@@ -19,12 +19,12 @@ type Pair struct {
 func NewPair(t testing.TB) *Pair {
 	t.Helper()
 	mustCluster(t) // fails or skips where there is no PostgreSQL
-	primary, err := newCluster(fast)
+	primary, err := newCluster(InMemory(), fast)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(primary.Stop)
-	standby, err := newFolder()
+	standby, err := newFolder(InMemory())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ type Stoppable struct {
 func NewStoppable(t testing.TB) *Stoppable {
 	t.Helper()
 	mustCluster(t) // fails or skips where there is no PostgreSQL
-	c, err := newCluster(fast)
+	c, err := newCluster(InMemory(), fast)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,7 @@ func PostgresURLWith(t testing.TB, options string) string {
 	t.Helper()
 	c := mustCluster(t)
 	name := fmt.Sprintf("test_%d", databases.Add(1))
-	if _, err := c.admin.Exec("CREATE DATABASE " + name + " " + options); err != nil {
+	if _, err := c.admin.Exec("CREATE DATABASE " + name + " " + options + c.strategy); err != nil {
 		t.Fatal(err)
 	}
 	return c.url(name)

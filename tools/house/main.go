@@ -22,8 +22,12 @@ import (
 	"unicode/utf8"
 )
 
-// maxWidth is the largest number of columns of a line of Go. A tab counts as one.
-const maxWidth = 120
+const (
+	// maxWidth is the largest number of columns of a line of Go.
+	maxWidth = 120
+	// tabWidth is the number of columns that a tab counts as.
+	tabWidth = 4
+)
 
 func main() {
 	timed := flag.Bool("time", false, "also run the tests and print how long they take")
@@ -74,7 +78,7 @@ func look(root string) (*house, error) {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && path != root && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "bin"):
+		case d.IsDir() && path != root && skipped(d.Name()):
 			return filepath.SkipDir
 		case d.IsDir() || !strings.HasSuffix(path, ".go"):
 			return nil
@@ -82,6 +86,16 @@ func look(root string) (*house, error) {
 		return h.file(path)
 	})
 	return h, err
+}
+
+// skipped reports whether a folder holds no code of this project.
+func skipped(folder string) bool {
+	return strings.HasPrefix(folder, ".") || folder == "testdata" || folder == "bin"
+}
+
+// columns is the width of a line.
+func columns(line []byte) int {
+	return utf8.RuneCount(line) + (tabWidth-1)*bytes.Count(line, []byte("\t"))
 }
 
 func (h *house) file(path string) error {
@@ -97,7 +111,7 @@ func (h *house) file(path string) error {
 	}
 	lines := bytes.Count(source, []byte("\n"))
 	for line := range bytes.SplitSeq(source, []byte("\n")) {
-		if utf8.RuneCount(line) > maxWidth {
+		if columns(line) > maxWidth {
 			h.wide++
 		}
 	}
