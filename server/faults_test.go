@@ -24,6 +24,7 @@ func crowdOf(replicas ...*serving) *servertest.Crowd {
 		App:    servertest.Party{ID: "app", Secret: secret},
 		Server: servertest.Party{ID: "rs", Secret: secret},
 		Users:  []servertest.Party{{ID: "alice", Secret: password}},
+		Pause:  time.Duration(servertest.Times(int(5*time.Millisecond), 0)), // many of them run at once
 	}
 	for _, r := range replicas {
 		c.Bases = append(c.Bases, r.base)
@@ -33,6 +34,7 @@ func crowdOf(replicas ...*serving) *servertest.Crowd {
 
 // trouble is something that a database does to keyturn.
 type trouble struct {
+	window     time.Duration // of retries; 0: the default
 	begin, end func(t *testing.T, p *storagetest.Proxy, raw *sql.DB)
 	lasts      time.Duration
 	answersIn  time.Duration // 0: 2 s, A068
@@ -60,17 +62,17 @@ func troubles() map[string]trouble {
 		"ten seconds later": {lasts: long(8 * time.Second), answersIn: 5 * time.Second,
 			begin: func(_ *testing.T, p *storagetest.Proxy, _ *sql.DB) { p.Delay(10 * time.Second) },
 			end:   func(_ *testing.T, p *storagetest.Proxy, _ *sql.DB) { p.Delay(0) }},
-		"a black hole": {lasts: long(8 * time.Second), answersIn: 5 * time.Second,
+		"a black hole": {lasts: long(6 * time.Second), answersIn: 5 * time.Second,
 			begin: func(_ *testing.T, p *storagetest.Proxy, _ *sql.DB) { p.Hole(true) },
 			end:   func(_ *testing.T, p *storagetest.Proxy, _ *sql.DB) { p.Hole(false) }},
-		"away": {lasts: long(13 * time.Second), // longer than the retry window
+		"away": {lasts: long(5 * time.Second), window: 4 * time.Second, // shorter than it lasts
 			begin: func(_ *testing.T, p *storagetest.Proxy, _ *sql.DB) { p.Close(true) },
 			end:   func(_ *testing.T, p *storagetest.Proxy, _ *sql.DB) { p.Close(false) }},
 	}
 	for _, code := range []string{"40001", "40P01"} {
 		for _, percent := range []int{10, 100} {
 			all[fmt.Sprintf("%s at %d per cent", code, percent)] = trouble{
-				lasts:  2 * time.Second,
+				lasts:  long(time.Second),
 				served: percent < 100,
 				begin:  rollBack(code, percent),
 				end:    rollBackNoMore,
@@ -78,7 +80,7 @@ func troubles() map[string]trouble {
 		}
 	}
 	for _, when := range []storagetest.When{storagetest.Before, storagetest.During, storagetest.Lost, storagetest.After} {
-		all["cut "+string(when)+" a statement"] = trouble{lasts: 2 * time.Second, served: true,
+		all["cut "+string(when)+" a statement"] = trouble{lasts: time.Second, served: true, busy: true,
 			begin: func(t *testing.T, p *storagetest.Proxy, _ *sql.DB) { cutEach(t, p, when) }, end: func(*testing.T,
 				*storagetest.Proxy, *sql.DB) {
 			}}
@@ -91,7 +93,7 @@ func cutEach(t *testing.T, p *storagetest.Proxy, when storagetest.When) {
 	for _, text := range cutStatements {
 		before := p.Cuts()
 		p.Cut(text, when, 4)
-		for end := time.Now().Add(5 * time.Second); p.Cuts() < before+4; time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(20 * time.Second); p.Cuts() < before+4; time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Errorf("%q was cut %d times", text, p.Cuts()-before)
 				break
@@ -129,6 +131,9 @@ func TestDatabaseMisbehaves(t *testing.T) {
 			proxy := storagetest.NewProxy(t, databaseURL)
 			config := hashingConfig(proxy.URL)
 			config.MasterKeyFile = masterFile(t)
+			if c.window > 0 {
+				config.RefreshRetryWindow = c.window
+			}
 			log := &lockedBuffer{}
 			replica := serveWith(
 				t,
@@ -137,6 +142,9 @@ func TestDatabaseMisbehaves(t *testing.T) {
 			)
 			replica.provision()
 			crowd := crowdOf(replica)
+			if c.busy {
+				crowd.Pause = 0
+			}
 			// The bound that is promised, and as much again for a machine that does other things as well.
 			if crowd.Slow = 4 * time.Second; c.answersIn > 0 {
 				crowd.Slow = 2 * c.answersIn
@@ -287,7 +295,7 @@ func TestPostgresIsRestarted(t *testing.T) {
 	all.Go(func() { askDocuments(t, working, replica.base) })
 	time.Sleep(500 * time.Millisecond)
 	postgres.Stop()
-	time.Sleep(time.Duration(servertest.Times(int(12*time.Second), int(time.Minute))))
+	time.Sleep(time.Duration(servertest.Times(int(6*time.Second), int(time.Minute))))
 	if r := replica.get("/readyz"); r.status != 503 {
 		t.Errorf("ready without a database: %d", r.status)
 	}

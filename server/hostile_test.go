@@ -196,12 +196,27 @@ func TestOwnSignatureIsNotEnough(t *testing.T) {
 	})
 }
 
+// serveHasty serves the public listener once more, with a tenth of the time that a client has in production.
+func (h *harness) serveHasty() (address string, header, request time.Duration) {
+	h.t.Helper()
+	server := httptest.NewUnstartedServer(nil)
+	server.Config = httpServer(h.server.PublicHandler())
+	if c := server.Config; c.ReadHeaderTimeout != headerTimeout || c.ReadTimeout != requestTimeout {
+		h.t.Errorf("headers may take %v, a request %v", c.ReadHeaderTimeout, c.ReadTimeout)
+	}
+	server.Config.ReadHeaderTimeout, server.Config.ReadTimeout = headerTimeout/10, requestTimeout/10
+	server.Listener = &connections{Listener: server.Listener, name: "public", log: slog.New(slog.DiscardHandler)}
+	server.Start()
+	h.t.Cleanup(server.Close)
+	return server.Listener.Addr().String(), headerTimeout / 10, requestTimeout / 10
+}
+
 // Connections that dawdle or say nothing are ended in time, and others are served meanwhile.
 func TestSlowConnections(t *testing.T) {
 	t.Parallel()
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	h.provision()
-	address := h.http.Listener.Addr().String()
+	address, header, request := h.serveHasty()
 	head := "POST /token HTTP/1.1\r\nHost: x\r\n"
 	var all sync.WaitGroup
 	ends := func(name, begin, then string, within time.Duration) {
@@ -211,7 +226,7 @@ func TestSlowConnections(t *testing.T) {
 			began := time.Now()
 			must(conn.Write([]byte(begin)))
 			for time.Since(began) < 2*within {
-				must(0, conn.SetReadDeadline(time.Now().Add(500*time.Millisecond)))
+				must(0, conn.SetReadDeadline(time.Now().Add(header/10)))
 				if _, err := io.ReadAll(conn); err == nil || !isTimeout(err) {
 					return
 				}
@@ -220,13 +235,13 @@ func TestSlowConnections(t *testing.T) {
 			t.Errorf("%s: the connection still stands after %v", name, time.Since(began))
 		})
 	}
-	ends("silence", "", "", headerTimeout)
-	ends("slow headers", head, "X-A: a\r\n", headerTimeout)
+	ends("silence", "", "", header)
+	ends("slow headers", head, "X-A: a\r\n", header)
 	ends(
 		"slow body",
 		head+"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 60000\r\n\r\n",
 		"a",
-		requestTimeout,
+		request,
 	)
 	for range 10 {
 		tokens := h.login("app")
@@ -245,11 +260,12 @@ func TestIdleConnections(t *testing.T) {
 	t.Parallel()
 	h := open(t, testConfig(sqliteURL(t)), nil)
 	h.provision()
+	address, header, _ := h.serveHasty()
 	var idle []net.Conn
 	memory := heldMemory()
 	n := servertest.Times(1000, 5000)
 	for range n {
-		idle = append(idle, must(net.Dial("tcp", h.http.Listener.Addr().String())))
+		idle = append(idle, must(net.Dial("tcp", address)))
 	}
 	if each := (int64(heldMemory()) - int64(memory)) / int64(n); each > 32<<10 { // both ends of it
 		t.Errorf("an idle connection takes %d bytes", each)
@@ -259,7 +275,7 @@ func TestIdleConnections(t *testing.T) {
 		h.refresh("app", tokens.RefreshToken).tokens(t)
 	}
 	for _, c := range idle {
-		must(0, c.SetReadDeadline(time.Now().Add(4*headerTimeout)))
+		must(0, c.SetReadDeadline(time.Now().Add(4*header)))
 		if _, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
 			t.Fatalf("an idle connection is not let go: %v", err)
 		}

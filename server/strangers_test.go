@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/server/servertest"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -49,7 +50,7 @@ func TestFloodOfStrangers(t *testing.T) {
 			})
 		}
 		served := 0
-		for end := time.Now().Add(4 * time.Second); time.Now().Before(end); served++ {
+		for end := time.Now().Add(time.Duration(servertest.Times(int(1500*time.Millisecond), int(4*time.Second)))); time.Now().Before(end); served++ {
 			token = h.refresh("app", token).tokens(t).RefreshToken
 			if err := h.server.ready(); err != nil {
 				t.Errorf("strangers make the replica unready: %v", err)

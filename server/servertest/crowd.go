@@ -50,7 +50,8 @@ type Crowd struct {
 	Users  []Party
 	HTTP   *http.Client // nil: one that waits ten seconds for an answer
 
-	Slow time.Duration // how long an answer may take; 0: any time
+	Slow  time.Duration // how long an answer may take; 0: any time
+	Pause time.Duration // between two requests of a worker
 
 	slowest  atomic.Int64
 	mu       sync.Mutex
@@ -183,7 +184,7 @@ func (c *Crowd) Run(ctx context.Context, workers int) {
 
 func (c *Crowd) work(ctx context.Context, u Party) {
 	var mine []*session
-	for ctx.Err() == nil {
+	for ; ctx.Err() == nil; time.Sleep(c.Pause) {
 		if len(mine) < 3 {
 			if s := c.login(u); s != nil {
 				mine = append(mine, s)
