@@ -35,6 +35,7 @@ func crowdOf(replicas ...*serving) *servertest.Crowd {
 // trouble is something that a database does to keyturn.
 type trouble struct {
 	window     time.Duration // of retries; 0: the default
+	busy       bool          // clients make no pause
 	begin, end func(t *testing.T, p *storagetest.Proxy, raw *sql.DB)
 	lasts      time.Duration
 	answersIn  time.Duration // 0: 2 s, A068
