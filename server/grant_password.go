@@ -112,7 +112,7 @@ type guess struct {
 func (g guess) patience() time.Duration { return max(time.Until(g.deadline), 0) }
 
 func (s *logins) readLogin(req *request, k storage.LoginKey) (storage.LoginView, error) {
-	ctx, cancel := s.patience(req.base)
+	ctx, cancel := s.databaseTimeout(req.base)
 	defer cancel()
 	ctx, read := s.span(ctx, "read user")
 	req.asking = s.now()
@@ -148,7 +148,7 @@ func (s *logins) refuseLogin(req *request, g guess, view storage.LoginView) erro
 // judging so many guesses for the account that it has to wait.
 func (s *logins) judge(req *request, g guess, a *attempt, view storage.LoginView) (judged bool, err error) {
 	defer func() {
-		ctx, cancel := s.patience(context.WithoutCancel(req.base))
+		ctx, cancel := s.databaseTimeout(context.WithoutCancel(req.base))
 		defer cancel()
 		a.leave(ctx, s.now())
 	}()
@@ -160,7 +160,7 @@ func (s *logins) judge(req *request, g guess, a *attempt, view storage.LoginView
 	defer release()
 	begun := time.Now()
 	req.asking = s.now()
-	ctx, cancel := s.patience(req.base)
+	ctx, cancel := s.databaseTimeout(req.base)
 	defer cancel()
 	if ok, err := a.reserve(ctx, s.now()); !ok || err != nil {
 		return false, err
@@ -171,7 +171,7 @@ func (s *logins) judge(req *request, g guess, a *attempt, view storage.LoginView
 	hashed(nil)
 	release()            // the database may take its time now, which must not cost others their slot
 	req.asking = s.now() // the hash took its time from nobody
-	settling, cancel := s.patience(context.WithoutCancel(req.base))
+	settling, cancel := s.databaseTimeout(context.WithoutCancel(req.base))
 	defer cancel()
 	if !matches || !usable || !g.valid {
 		s.loginFailed(req, reasonOf(view, usable))
@@ -281,7 +281,7 @@ func (s *logins) beginGrant(req *request, view storage.LoginView, l login) (api.
 		return none, err
 	}
 	defer signed()
-	ctx, cancel := s.patience(req.base)
+	ctx, cancel := s.databaseTimeout(req.base)
 	defer cancel()
 	now := s.now().Truncate(time.Millisecond)
 	expires := now.Add(s.config().RefreshMaxTTL)

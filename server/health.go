@@ -83,7 +83,7 @@ func (s *health) watch(ctx context.Context) {
 
 // look runs all checks, together within the time of one request, and keeps what they find.
 func (s *health) look(ctx context.Context) {
-	ctx, cancel := s.patience(ctx)
+	ctx, cancel := s.databaseTimeout(ctx)
 	defer cancel()
 	if err := s.observeClock(ctx); err != nil && !errors.Is(err, storage.ErrUnavailable) {
 		s.log.Warn("the time of the database is not known", "error", err.Error())

@@ -73,8 +73,8 @@ func (x *response) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 // gateway is what every request passes: its id, its address, its line in the log, its place in metrics and traces.
 type gateway struct {
 	*core
-	trusted       []netip.Prefix // proxies
-	forwardedTold seldom         // that X-Forwarded-For cannot be read
+	trusted         []netip.Prefix // proxies
+	forwardedLogged seldom         // warning about X-Forwarded-For
 }
 
 // wrap gives every response its headers, its log line and its place in the metrics, and turns a panic into a 500.
@@ -132,7 +132,7 @@ func (s *gateway) finish(r *http.Request, x *response, took time.Duration) {
 	if x.trace != "" {
 		line = append(line, slog.String("trace_id", x.trace))
 	}
-	s.tell("request", line...)
+	s.logInfo("request", line...)
 }
 
 // shownMethod is the method as the log has it. A stranger may send any word, of any length.
@@ -145,7 +145,7 @@ func shownMethod(r *http.Request) string {
 
 // tell is one line of the log on the path of a request: unlike [slog.Logger.Info], it does not look for the line of
 // code that says it.
-func (s *core) tell(what string, attrs ...slog.Attr) {
+func (s *core) logInfo(what string, attrs ...slog.Attr) {
 	ctx, h := context.Background(), s.log.Handler()
 	if h.Enabled(ctx, slog.LevelInfo) {
 		line := slog.NewRecord(time.Now(), slog.LevelInfo, what, 0)
