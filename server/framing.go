@@ -133,7 +133,9 @@ func (h *head) line(line []byte) {
 
 // isNamed reports whether a header line has the given name. net/http refuses a space before the colon.
 func isNamed(line []byte, name string) bool {
-	return len(line) > len(name) && line[len(name)] == ':' && bytes.EqualFold(line[:len(name)], []byte(name))
+	return len(line) > len(name) &&
+		line[len(name)] == ':' &&
+		bytes.EqualFold(line[:len(name)], []byte(name))
 }
 
 func (f *framing) endHead() {

@@ -102,7 +102,7 @@ func (s *Server) admit(
 	run := parse(p)
 	req.at = s.now()
 	req.asking = req.at
-	if err := s.unfit(); err != nil {
+	if err := s.checkFit(); err != nil {
 		s.noteUnserved(req, err)
 		return nil, s.countRejected(req, err)
 	}
