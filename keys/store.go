@@ -139,8 +139,8 @@ func missingOrEmpty(file string) (bool, error) {
 func (p Place) nameMaster(err error) error {
 	if errors.Is(err, ErrWrongMaster) {
 		return fmt.Errorf(
-			"master key: %s does not belong to this database (%w): name the right one with --master-key-file, or, after "+
-				"a rewrap, append the new key to it as a line",
+			"master key: %s does not belong to this database (%w): name the right one with --master-key-file, or, "+
+				"after a rewrap, append the new key to it as a line",
 			p.MasterKeyFile,
 			err,
 		)
