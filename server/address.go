@@ -75,6 +75,7 @@ func (s *gateway) addressOf(r *http.Request) netip.Addr {
 	return subscriber(address)
 }
 
+// subscriber returns the /64 of an IPv6 address, and an IPv4 address unchanged.
 func subscriber(address netip.Addr) netip.Addr {
 	if address.Is6() {
 		if prefix, err := address.Prefix(64); err == nil {

@@ -144,6 +144,7 @@ func parseForm(body string) (parameters, error) {
 	return f, nil
 }
 
+// unescape decodes a name or a value of a form (RFC 6749 App. B).
 func unescape(s string) (string, error) {
 	plain, err := url.QueryUnescape(s)
 	if err != nil {

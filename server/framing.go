@@ -95,6 +95,7 @@ func (f *framing) pass(p []byte) []byte {
 	return p[n:]
 }
 
+// line parses a line of the current part.
 func (f *framing) line(line []byte) {
 	switch f.reads {
 	case framedHead:
@@ -114,6 +115,7 @@ func (f *framing) line(line []byte) {
 	}
 }
 
+// line parses a line of a head.
 func (h *head) line(line []byte) {
 	switch {
 	case !h.begun:
@@ -138,6 +140,7 @@ func isNamed(line []byte, name string) bool {
 		bytes.EqualFold(line[:len(name)], []byte(name))
 }
 
+// endHead decides what follows a head, and whether its length is ambiguous.
 func (f *framing) endHead() {
 	h := f.head
 	f.head = head{}

@@ -32,6 +32,7 @@ var errLogin = fail(api.InvalidGrant, "the username or the password is wrong, or
 // password is the resource owner password credentials grant (RFC 6749 §4.3): one read, one hash, one insert.
 func (s *logins) password(_ context.Context, req *request, f tokenForm) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
+	// RFC 6749 §4.3.2: both are required.
 	if f.username == "" || f.password == "" {
 		return none, fail(api.InvalidRequest, "username or password is missing")
 	}

@@ -29,6 +29,7 @@ var errRefresh = fail(api.InvalidGrant, "the refresh token is invalid, expired, 
 // call beyond the authentication of the client.
 func (s *refreshes) refresh(ctx context.Context, req *request, f tokenForm) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
+	// RFC 6749 §6: required.
 	if f.refreshToken == "" {
 		return none, fail(api.InvalidRequest, "refresh_token is missing")
 	}

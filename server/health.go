@@ -47,7 +47,7 @@ func (s *health) databaseServes(ctx context.Context) error {
 	return s.db.Serves(ctx)
 }
 
-// finding is the result of a check. err is nil if all is well.
+// finding is the result of a check. err is nil if the check passed.
 type finding struct {
 	name string
 	err  error
@@ -97,7 +97,7 @@ func (s *health) look(ctx context.Context) {
 	for i, c := range s.checks() {
 		f := finding{c.name, c.run(ctx)}
 		if errors.Is(f.err, storage.ErrBusy) && before != nil {
-			f = before.findings[i] // this replica is overloaded; the database may be well
+			f = before.findings[i] // this replica is overloaded, which shows nothing about the database
 		}
 		r.findings = append(r.findings, f)
 	}
@@ -182,6 +182,7 @@ func (s *health) adminReadyz(w *response, r *http.Request) {
 	s.writeReadiness(w, r, func(f finding) string { return ": " + f.err.Error() })
 }
 
+// writeReadiness writes ok or not ready, with one line for each check if the query has verbose.
 func (s *health) writeReadiness(w *response, r *http.Request, why func(finding) string) {
 	status, verdict := http.StatusOK, "ok"
 	var lines []string

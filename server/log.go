@@ -151,6 +151,7 @@ func cutRecord(r slog.Record, limit int) slog.Record {
 	return short
 }
 
+// cutAttr cuts the text of an attribute to the limit. A stack may be longer.
 func cutAttr(a slog.Attr, limit int) slog.Attr {
 	if a.Key == "stack" && limit == maxText {
 		limit = maxStack

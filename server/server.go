@@ -188,6 +188,7 @@ func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	return s.serve(ctx, f, Options{})
 }
 
+// serve runs the loops of a server whose listeners already answer.
 func (s *Server) serve(ctx context.Context, f *listeners, o Options) error {
 	s.listeners.Store(f)
 	loops, stopLoops := context.WithCancel(context.WithoutCancel(ctx))

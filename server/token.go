@@ -23,6 +23,7 @@ func (s *Server) token(ctx context.Context, req *request, f tokenForm) (any, err
 	case api.GrantRefreshToken:
 		issue = s.refresh
 	}
+	// RFC 6749 §5.2, unsupported_grant_type.
 	if f.grantType == api.GrantPassword && !s.config().PasswordGrant {
 		issue = nil
 	}
@@ -30,6 +31,7 @@ func (s *Server) token(ctx context.Context, req *request, f tokenForm) (any, err
 		err := fail(api.UnsupportedGrantType, "grant_type is none of grant_types_supported")
 		return nil, s.countRejected(req, err)
 	}
+	// RFC 6749 §5.2, unauthorized_client.
 	if !slices.Contains(req.client.Grants, f.grantType) {
 		err := fail(api.UnauthorizedClient, "the client is not registered for this grant_type")
 		return nil, s.countToken(f.grantType, err)
@@ -67,6 +69,7 @@ func narrow(granted string, c storage.Client, asked string) (string, error) {
 	}
 	var words []string
 	for word := range strings.SplitSeq(asked, " ") {
+		// RFC 6749 §3.3: scope-tokens with one space between.
 		if !api.IsScopeToken(word) {
 			return "", fail(api.InvalidScope, "scope is not a list of words with one space between")
 		}

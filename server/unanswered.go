@@ -14,7 +14,7 @@ const (
 	// maxUnansweredSpans is the largest number of spans of one grant.
 	maxUnansweredSpans = 4
 	// maxUnansweredFor is the longest span. Without it, the holder of a replaced token could keep its retry window open
-	// for ever.
+	// without end.
 	maxUnansweredFor = 15 * time.Minute
 )
 

@@ -84,8 +84,8 @@ type access struct {
 	expires time.Time
 }
 
-// tell records a broken promise. It keeps the first 20.
-func (c *Crowd) tell(format string, args ...any) {
+// report records a broken promise. It keeps the first 20.
+func (c *Crowd) report(format string, args ...any) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.broken) < 20 {
@@ -110,7 +110,7 @@ func (c *Crowd) post(path string, as Party, form url.Values) answer {
 	base := c.Bases[rand.IntN(len(c.Bases))]
 	r, err := http.NewRequest(http.MethodPost, base+path, strings.NewReader(form.Encode()))
 	if err != nil {
-		c.tell("%v", err)
+		c.report("%v", err)
 		return answer{}
 	}
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -124,7 +124,7 @@ func (c *Crowd) post(path string, as Party, form url.Values) answer {
 	if err != nil {
 		c.Losses.Add(1)
 		if took := time.Since(began); c.Slow > 0 && took > c.Slow {
-			c.tell("%s had no answer after %v", path, took)
+			c.report("%s had no answer after %v", path, took)
 		}
 		return answer{}
 	}
@@ -137,7 +137,7 @@ func (c *Crowd) post(path string, as Party, form url.Values) answer {
 	took := time.Since(began)
 	c.noteSlowest(took)
 	if c.Slow > 0 && took > c.Slow {
-		c.tell("%s took %v", path, took)
+		c.report("%s took %v", path, took)
 	}
 	switch res.StatusCode {
 	case http.StatusOK:
@@ -145,11 +145,11 @@ func (c *Crowd) post(path string, as Party, form url.Values) answer {
 	case http.StatusServiceUnavailable:
 		c.Refusals.Add(1)
 		if res.Header.Get("Retry-After") == "" || !strings.Contains(string(body), `"temporarily_unavailable"`) {
-			c.tell("%s: 503 without Retry-After or code: %s", path, body)
+			c.report("%s: 503 without Retry-After or code: %s", path, body)
 		}
 	case http.StatusBadRequest:
 	default:
-		c.tell("%s: %d %s", path, res.StatusCode, body)
+		c.report("%s: %d %s", path, res.StatusCode, body)
 	}
 	return answer{res.StatusCode, body}
 }
@@ -187,7 +187,7 @@ func (c *Crowd) Well(within time.Duration) time.Duration {
 			}
 		}
 	}
-	c.tell("not well after %v", within)
+	c.report("no login and refresh succeeded within %v", within)
 	return within
 }
 
@@ -233,7 +233,7 @@ func (c *Crowd) login(u Party) *session {
 	a := c.post("/token", c.App, url.Values{"grant_type": {"password"}, "username": {u.ID}, "password": {u.Secret}})
 	if a.status != http.StatusOK {
 		if !a.unknown() {
-			c.tell("login of %s: %d %s", u.ID, a.status, a.body)
+			c.report("login of %s: %d %s", u.ID, a.status, a.body)
 		}
 		time.Sleep(5 * time.Millisecond)
 		return nil
@@ -259,7 +259,7 @@ func (c *Crowd) take(s *session, a answer) bool {
 	if err != nil ||
 		t.AccessToken == "" ||
 		t.RefreshToken == "" {
-		c.tell("a token answer without tokens: %s", a.body)
+		c.report("a token answer without tokens: %s", a.body)
 		return false
 	}
 	if s.refresh != "" && s.refresh != t.RefreshToken {
@@ -277,6 +277,7 @@ func (c *Crowd) send(token string) answer {
 	return c.post("/token", c.App, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {token}})
 }
 
+// renew refreshes a session. Without an answer, the session is pending, and the next renew is a retry.
 func (c *Crowd) renew(s *session) {
 	retry := s.pending
 	switch a := c.send(s.refresh); {
@@ -286,7 +287,7 @@ func (c *Crowd) renew(s *session) {
 		s.pending = true
 		time.Sleep(20 * time.Millisecond)
 	default:
-		c.tell("an honest client is refused (a retry: %v): %d %s", retry, a.status, a.body)
+		c.report("a valid refresh is refused (retry: %v): %d %s", retry, a.status, a.body)
 		s.ending, s.ended = true, true
 	}
 }
@@ -302,7 +303,7 @@ func (c *Crowd) renewTwice(s *session) {
 	if a.status == http.StatusOK &&
 		b.status == http.StatusOK &&
 		successor(a) != successor(b) {
-		c.tell("one refresh token has two successors")
+		c.report("one refresh token has two successors")
 	}
 	for _, x := range []answer{a, b} {
 		switch {
@@ -311,7 +312,7 @@ func (c *Crowd) renewTwice(s *session) {
 		case x.unknown():
 			s.pending = true
 		default:
-			c.tell("one of two refreshes at once is refused: %d %s", x.status, x.body)
+			c.report("one of two simultaneous refreshes is refused: %d %s", x.status, x.body)
 			s.ending, s.ended = true, true
 		}
 	}
@@ -325,6 +326,7 @@ func successor(a answer) string {
 	return t.RefreshToken
 }
 
+// introspect checks that the newest access token is active exactly while its login lives.
 func (c *Crowd) introspect(s *session) {
 	t := s.access[len(s.access)-1]
 	began := time.Now()
@@ -332,13 +334,13 @@ func (c *Crowd) introspect(s *session) {
 	switch active := strings.Contains(string(a.body), `"active":true`); {
 	case a.unknown():
 	case a.status != http.StatusOK:
-		c.tell("introspection: %d %s", a.status, a.body)
+		c.report("introspection: %d %s", a.status, a.body)
 	case !active &&
 		!s.ending &&
 		began.Before(t.expires):
-		c.tell("introspection: a live token is inactive")
+		c.report("introspection: a live token is inactive")
 	case active && s.ended:
-		c.tell("introspection: a revoked token is active")
+		c.report("introspection: a revoked token is active")
 	}
 }
 
@@ -348,7 +350,7 @@ func (c *Crowd) revoke(s *session) {
 	case a.status == http.StatusOK:
 		s.ended = true
 	case !a.unknown():
-		c.tell("revocation: %d %s", a.status, a.body)
+		c.report("revocation: %d %s", a.status, a.body)
 	default:
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -360,7 +362,7 @@ func (c *Crowd) Settle(within time.Duration) {
 	for _, s := range c.sessions {
 		for s.inDoubt() {
 			if time.Now().After(end) {
-				c.tell("the server is not well after %v", within)
+				c.report("requests are still without an answer after %v", within)
 				return
 			}
 			if s.ending {
@@ -378,7 +380,7 @@ func (c *Crowd) Check(t testing.TB) {
 	c.Settle(20 * time.Second)
 	kids := c.kids()
 	if len(kids) == 0 {
-		c.tell("the JWKS is empty")
+		c.report("the JWKS is empty")
 	}
 	for i, s := range c.sessions {
 		if s.ended {
@@ -387,19 +389,19 @@ func (c *Crowd) Check(t testing.TB) {
 		}
 		for _, a := range s.access {
 			if time.Now().Before(a.expires) && !kids[kidOf(a.text)] {
-				c.tell("the key of a live token is not in the JWKS")
+				c.report("the key of a live token is not in the JWKS")
 			}
 		}
 		c.introspect(s)
 		if c.renew(s); s.pending {
-			c.tell("a refresh has no answer after everything is well")
+			c.report("a refresh has no answer after all faults have ended")
 		}
 		if i%3 == 0 {
 			c.checkReuse(s)
 		}
 	}
 	if c.Answers.Load() == 0 {
-		c.tell("nothing was ever answered")
+		c.report("no request was answered")
 	}
 	for _, b := range c.broken {
 		t.Error(b)
@@ -414,9 +416,10 @@ func (c *Crowd) Check(t testing.TB) {
 	)
 }
 
+// checkEnded checks that the tokens of a revoked grant are dead.
 func (c *Crowd) checkEnded(s *session) {
 	if a := c.send(s.refresh); a.status != http.StatusBadRequest {
-		c.tell("a refresh token of a revoked grant: %d", a.status)
+		c.report("a refresh token of a revoked grant: %d", a.status)
 	}
 	c.introspect(s)
 }
@@ -427,10 +430,10 @@ func (c *Crowd) checkReuse(s *session) {
 		return
 	}
 	if a := c.send(s.used[0]); a.status != http.StatusBadRequest {
-		c.tell("a used refresh token: %d", a.status)
+		c.report("a used refresh token: %d", a.status)
 	}
 	if a := c.send(s.refresh); a.status != http.StatusBadRequest {
-		c.tell("the grant survives the reuse: %d", a.status)
+		c.report("the grant survives the reuse: %d", a.status)
 	}
 }
 
@@ -440,12 +443,12 @@ func (c *Crowd) kids() map[string]bool {
 	for _, base := range c.Bases {
 		res, err := http.Get(base + "/.well-known/jwks.json")
 		if err != nil {
-			c.tell("JWKS: %v", err)
+			c.report("JWKS: %v", err)
 			continue
 		}
 		var set struct{ Keys []struct{ KID string } }
 		if err := json.NewDecoder(res.Body).Decode(&set); err != nil {
-			c.tell("JWKS: %v", err)
+			c.report("JWKS: %v", err)
 		}
 		res.Body.Close()
 		for _, k := range set.Keys {
