@@ -3,7 +3,7 @@ package keyturn
 
 import _ "embed"
 
-// OpenAPI is openapi.yaml, which describes every path and every response of the public listener.
+// OpenAPI is the text of openapi.yaml. It describes every path and every response of the public listener.
 //
 //go:embed openapi.yaml
 var OpenAPI []byte

@@ -1,5 +1,5 @@
-// Package api defines keyturn's HTTP API: paths, parameter names, responses and errors, with the names of the RFCs.
-// It imports the standard library only, so that a client can import it.
+// Package api defines keyturn's HTTP API: paths, parameter names, responses and errors, with the names of the RFCs. It
+// imports only the standard library, so that clients can import it.
 package api
 
 // Paths of the public listener.
@@ -8,11 +8,11 @@ const (
 	PathRevoke     = "/revoke"
 	PathIntrospect = "/introspect"
 	PathJWKS       = "/.well-known/jwks.json"
-	PathMetadata   = "/.well-known/oauth-authorization-server" // the path of the issuer follows it, RFC 8414 §3.1
+	PathMetadata   = "/.well-known/oauth-authorization-server" // followed by the path of the issuer, RFC 8414 §3.1
 	PathOpenAPI    = "/openapi.yaml"
 	PathLivez      = "/livez"
 	PathReadyz     = "/readyz"
-	PathMetrics    = "/metrics" // on the admin listener only
+	PathMetrics    = "/metrics" // only on the admin listener
 )
 
 // Form parameters.
@@ -26,7 +26,7 @@ const (
 	ParamResource      = "resource"        // RFC 8707 §2
 	ParamRefreshToken  = "refresh_token"   // RFC 6749 §6
 	ParamToken         = "token"           // RFC 7009 §2.1, RFC 7662 §2.1
-	ParamTokenTypeHint = "token_type_hint" // RFC 7009 §2.1, RFC 7662 §2.1; keyturn needs no hint
+	ParamTokenTypeHint = "token_type_hint" // RFC 7009 §2.1, RFC 7662 §2.1; keyturn ignores it
 )
 
 // Grant types.
@@ -42,12 +42,12 @@ const (
 	AuthNone  = "none"
 )
 
-// TokenResponse is the success body of /token, RFC 6749 §5.1.
+// TokenResponse is the body of a successful response of /token, RFC 6749 §5.1.
 type TokenResponse struct {
 	AccessToken  string `json:"access_token"`
 	TokenType    string `json:"token_type"`              // always Bearer, RFC 6750
 	ExpiresIn    int64  `json:"expires_in"`              // seconds
-	RefreshToken string `json:"refresh_token,omitempty"` // RFC 6749 §6; absent if the client may not use that grant
+	RefreshToken string `json:"refresh_token,omitempty"` // RFC 6749 §6; absent if the client may not refresh
 	Scope        string `json:"scope,omitempty"`         // of the access token, RFC 6749 §3.3
 	Username     string `json:"username,omitempty"`      // only after the password grant
 }
@@ -56,14 +56,14 @@ type TokenResponse struct {
 type AccessToken struct {
 	Issuer   string   `json:"iss"`
 	Subject  string   `json:"sub"`
-	Audience string   `json:"aud"` // always one, RFC 9068 §3
+	Audience string   `json:"aud"` // exactly one, RFC 9068 §3
 	ClientID string   `json:"client_id"`
 	Expires  int64    `json:"exp"`
 	IssuedAt int64    `json:"iat"`
 	ID       string   `json:"jti"`
 	Scope    string   `json:"scope"`     // RFC 9068 §2.2.3
-	AuthTime int64    `json:"auth_time"` // of the login, RFC 9068 §2.2.1
-	Session  string   `json:"sid"`       // the grant
+	AuthTime int64    `json:"auth_time"` // time of the login, RFC 9068 §2.2.1
+	Session  string   `json:"sid"`       // id of the grant
 	Roles    []string `json:"roles,omitempty"`
 }
 
@@ -80,12 +80,12 @@ type Introspection struct {
 	Expires   int64    `json:"exp,omitempty"` // unix seconds
 	IssuedAt  int64    `json:"iat,omitempty"` // unix seconds
 	ID        string   `json:"jti,omitempty"`
-	TokenType string   `json:"token_type,omitempty"` // Bearer, or refresh_token
+	TokenType string   `json:"token_type,omitempty"` // Bearer or refresh_token
 	Session   string   `json:"sid,omitempty"`
 	Roles     []string `json:"roles,omitempty"`
 }
 
-// Revocation is the success body of /revoke: {}. RFC 7009 §2.2 lets the server choose it.
+// Revocation is the body of a successful response of /revoke: {}. Clients ignore it, RFC 7009 §2.2.
 type Revocation struct{}
 
 // Metadata is the authorization server metadata, RFC 8414 §2.
@@ -102,7 +102,7 @@ type Metadata struct {
 	IntrospectionAuthMethods []string `json:"introspection_endpoint_auth_methods_supported"`
 }
 
-// Code is an error code.
+// Code is an OAuth error code.
 type Code string
 
 // Error codes.
@@ -114,12 +114,12 @@ const (
 	UnsupportedGrantType   Code = "unsupported_grant_type"  // RFC 6749 §5.2
 	InvalidScope           Code = "invalid_scope"           // RFC 6749 §5.2
 	InvalidTarget          Code = "invalid_target"          // RFC 8707 §2
-	TemporarilyUnavailable Code = "temporarily_unavailable" // RFC 6749 §4.1.2.1; retry after Retry-After
+	TemporarilyUnavailable Code = "temporarily_unavailable" // RFC 6749 §4.1.2.1; the response has Retry-After
 	ServerError            Code = "server_error"            // RFC 6749 §4.1.2.1
 )
 
 // Error is the error body of /token, /revoke and /introspect, RFC 6749 §5.2.
 type Error struct {
 	Code        Code   `json:"error"`
-	Description string `json:"error_description,omitempty"` // ASCII without " and \, for the developer of the client
+	Description string `json:"error_description,omitempty"` // for the developer of the client; ASCII without " and \
 }

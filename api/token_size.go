@@ -7,31 +7,31 @@ import (
 	"time"
 )
 
-// MaxAccessToken is the size of the largest access token in bytes. Many servers take no larger header, and the forms of
-// /introspect and /revoke must hold the token.
+// MaxAccessToken is the largest size of an access token in bytes. Many servers refuse a larger header, and the token
+// must fit into the forms of /introspect and /revoke.
 const MaxAccessToken = 8 << 10
 
 const (
-	// rolesClaim stands in a payload before the JSON text of the roles.
+	// rolesClaim precedes the JSON text of the roles in a payload.
 	rolesClaim = `,"roles":`
-	// noRoles is the size of the JSON text of no roles, [].
+	// noRoles is the size of the JSON text [].
 	noRoles = 2
 )
 
-// TokenSize is the exact size of an access token as compact JWS (RFC 7515 §7.1): typ of its header, the size of its
-// payload in bytes, the size of its RSA key in bits. The kid is a SHA-256 thumbprint.
+// TokenSize returns the exact size in bytes of an access token as a compact JWS (RFC 7515 §7.1). typ is the typ header,
+// payload the size of the payload in bytes, and bits the size of the RSA key. The kid is a SHA-256 thumbprint.
 func TokenSize(typ string, payload, bits int) int {
 	return base64.RawURLEncoding.EncodedLen(payload) + jwsFrame(typ, bits)
 }
 
-// jwsFrame is the size of a compact JWS without its payload.
+// jwsFrame returns the size in bytes of a compact JWS without its payload.
 func jwsFrame(typ string, bits int) int {
 	b64 := base64.RawURLEncoding
 	header := len(`{"alg":"RS256","kid":"","typ":""}`) + b64.EncodedLen(32) + len(typ)
 	return b64.EncodedLen(header) + len("..") + b64.EncodedLen((bits+7)/8)
 }
 
-// WithRoles is the size of a payload without roles after roles are added whose JSON text has a size.
+// WithRoles returns the size of a payload after the roles are added. roles is the size of their JSON text.
 func WithRoles(payload, roles int) int {
 	if roles <= noRoles {
 		return payload
@@ -39,8 +39,8 @@ func WithRoles(payload, roles int) int {
 	return payload + len(rolesClaim) + roles
 }
 
-// MaxRoles is the size of the longest JSON text of roles that fits into a token beside a payload without roles; 0 if not
-// even no roles fit.
+// MaxRoles returns the largest size of the JSON text of roles that fits into a token. payload is the size of the
+// payload without roles. The result is 0 if even that payload does not fit.
 func MaxRoles(typ string, payload, bits int) int {
 	room := base64.RawURLEncoding.DecodedLen(MaxAccessToken-jwsFrame(typ, bits)) - payload
 	if room < 0 {
@@ -49,7 +49,7 @@ func MaxRoles(typ string, payload, bits int) int {
 	return max(noRoles, room-len(rolesClaim))
 }
 
-// LargestPayload is the size of the payload of the largest access token that a client can get, without roles.
+// LargestPayload returns the largest size of a payload without roles that a client can get.
 func LargestPayload(issuer, clientID, scope string, audiences []string) (int, error) {
 	payload, err := json.Marshal(AccessToken{
 		Issuer:   issuer,
@@ -64,16 +64,16 @@ func LargestPayload(issuer, clientID, scope string, audiences []string) (int, er
 	})
 	longest := 0
 	for _, audience := range audiences {
-		text, _ := json.Marshal(audience) // a string has no error
+		text, _ := json.Marshal(audience) // a string never fails
 		longest = max(longest, len(text)-len(`""`))
 	}
 	return len(payload) + longest, err
 }
 
-// SampleTokenID is as long as the jti of every access token.
+// SampleTokenID has the length of every jti.
 var SampleTokenID = strings.Repeat("x", 22)
 
-// sampleSub is as long as every sub, and year2100 has as many digits as the times of all tokens until the year 2286.
+// sampleSub has the length of every sub. year2100 has as many digits as every time until the year 2286.
 var (
 	sampleSub = NewSub()
 	year2100  = time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC).Unix()

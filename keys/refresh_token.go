@@ -12,19 +12,19 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// RefreshToken is a refresh token taken apart:
+// RefreshToken is a parsed refresh token. Its text is
 //
-//	ktr_ base64url( k[1] id[8] generation[4] family[16] mac[16] )
+//	ktr_ base64url( key[1] id[8] generation[4] family[16] mac[16] )
 //
-// The database holds the SHA-256 of the family and nothing of the MAC, so a copy of it does not suffice to make a token.
-// The MAC is compared before the database is asked. 128 bits of family and 128 of MAC are unguessable (RFC 6749 §10.10).
+// The database holds only the SHA-256 of the family, so a copy of the database does not suffice to make a token. The
+// MAC is checked before any database call. Family and MAC have 128 bits each and cannot be guessed (RFC 6749 §10.10).
 type RefreshToken struct {
 	Grant      storage.GrantID
 	Generation uint32
 	Family     Family
 }
 
-// Family is the random part that all refresh tokens of a grant share.
+// Family is the random part of a refresh token. All refresh tokens of a grant share it.
 type Family [16]byte
 
 // RefreshPrefix begins every refresh token.
@@ -41,13 +41,13 @@ func NewFamily() (f Family) {
 	return f
 }
 
-// Hash is what the database stores of a family.
+// Hash returns the hash of a family for the database.
 func (f Family) Hash() string {
 	sum := sha256.Sum256(f[:])
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// SealRefreshToken returns the text of a token that was issued at the given moment. Every replica computes the same text.
+// SealRefreshToken returns the text of a token that was issued at the given time. Every replica computes the same text.
 func (s *Secrets) SealRefreshToken(t RefreshToken, issued time.Time) string {
 	number, key := s.refreshKey(issued)
 	b := make([]byte, 0, refreshSize)
@@ -66,7 +66,7 @@ func refreshMAC(key, content []byte) []byte {
 	return mac.Sum(nil)[:refreshMACSize]
 }
 
-// OpenRefreshToken takes apart a text that this server issued as a refresh token; ok is false for any other text.
+// OpenRefreshToken parses a refresh token that this server issued. ok is false for any other text.
 func (s *Secrets) OpenRefreshToken(text string) (t RefreshToken, ok bool) {
 	rest, ok := strings.CutPrefix(text, RefreshPrefix)
 	if !ok || len(rest) != base64.RawURLEncoding.EncodedLen(refreshSize) {
@@ -87,8 +87,8 @@ func (s *Secrets) OpenRefreshToken(text string) (t RefreshToken, ok bool) {
 	return t, true
 }
 
-// OpenRefreshToken is [Secrets.OpenRefreshToken] with the newest keys. The error is ErrStale if this replica cannot be
-// sure of them: a token under a key that it does not know yet is not the client's fault.
+// OpenRefreshToken is [Secrets.OpenRefreshToken] with the newest keys. The error is ErrStale if the keys of this
+// replica may be outdated, because the token may have a newer key.
 func (r *Ring) OpenRefreshToken(text string) (t RefreshToken, ok bool, err error) {
 	if !strings.HasPrefix(text, RefreshPrefix) {
 		return t, false, nil

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Schedule is what commands must know of the servers of their database: the settings by which keys live, how long
-// verifiers keep the JWKS, and what decides the size of access tokens. The server that started last has recorded it.
+// Schedule holds the settings of the servers of a database that commands need: the lifetimes of keys and tokens, how
+// long verifiers cache the JWKS, and what decides the size of access tokens. The server that started last records it.
 type Schedule struct {
 	AccessTTL           Span   `json:"access_ttl"`
 	RefreshMaxTTL       Span   `json:"refresh_max_ttl"`
@@ -19,10 +19,10 @@ type Schedule struct {
 	KeyPublishLead      Span   `json:"key_publish_lead"`
 	JWKSMaxAge          Span   `json:"jwks_max_age"`
 	KeyBits             int    `json:"key_bits"`
-	Issuer              string `json:"issuer"` // "" if an older server has recorded it
+	Issuer              string `json:"issuer"` // "" if an older server recorded it
 }
 
-// Span is a time.Duration that is text in JSON, as Go writes it. Text in days, such as 90d, is read as well.
+// Span is a time.Duration as text in JSON, such as 1h30m0s. It also reads days, such as 90d.
 type Span time.Duration
 
 // MarshalText implements encoding.TextMarshaler.
@@ -40,8 +40,7 @@ func (s *Span) UnmarshalText(text []byte) error {
 	return err
 }
 
-// RecordSchedule records the settings by which servers of this database run, for commands and for servers that have
-// not read them. It writes only if they differ from what is recorded.
+// RecordSchedule stores the settings for commands and other servers. It writes nothing if they have not changed.
 func (r *Ring) RecordSchedule(ctx context.Context, s Schedule) error {
 	text, err := json.Marshal(s)
 	if err != nil {
@@ -53,7 +52,7 @@ func (r *Ring) RecordSchedule(ctx context.Context, s Schedule) error {
 	return r.db.Meta().Set(ctx, metaSchedule, r.view.Load().master.seal(metaSchedule, "1", nil, text))
 }
 
-// Schedule is the schedule that a server recorded last; ok is false if none has, or if it was altered.
+// Schedule returns the last recorded schedule. ok is false if there is none, or if somebody has altered it.
 func (r *Ring) Schedule(ctx context.Context) (s Schedule, ok bool, err error) {
 	text, err := r.sealedSchedule(ctx)
 	if err != nil || len(text) == 0 {
@@ -65,7 +64,7 @@ func (r *Ring) Schedule(ctx context.Context) (s Schedule, ok bool, err error) {
 	return s, true, nil
 }
 
-// sealedSchedule is the recorded text; nil if there is none or if it does not open.
+// sealedSchedule returns the recorded text, or nil if there is none or it cannot be opened.
 func (r *Ring) sealedSchedule(ctx context.Context) ([]byte, error) {
 	sealed, err := r.db.Meta().Value(ctx, metaSchedule)
 	if isNotFound(err) {
@@ -76,7 +75,7 @@ func (r *Ring) sealedSchedule(ctx context.Context) ([]byte, error) {
 	}
 	text, err := r.master.Load().open(metaSchedule, "1", nil, sealed)
 	if err != nil {
-		r.options.Log.Warn("the schedule that servers recorded cannot be read", "error", err)
+		r.options.Log.Warn("the recorded schedule cannot be opened", "error", err)
 	}
 	return text, nil
 }

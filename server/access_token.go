@@ -17,13 +17,13 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// accessTokens issues access tokens, and reads those that are presented.
+// accessTokens issues and verifies access tokens.
 type accessTokens struct {
 	*core
 	verified *tokenCache
 }
 
-// accessClaims is what an access token says of one grant.
+// accessClaims are the facts of a grant that an access token carries.
 type accessClaims struct {
 	grant    storage.GrantID
 	sub      string
@@ -37,7 +37,7 @@ type accessClaims struct {
 	expires  time.Time
 }
 
-// claims are the payload of a accessClaims's token (RFC 9068 §2.2). Times in it are whole seconds.
+// claims returns the payload of the token (RFC 9068 §2.2). Its times are in whole seconds.
 func (t accessClaims) claims(issuer, id string) api.AccessToken {
 	return api.AccessToken{
 		Issuer:   issuer,
@@ -60,9 +60,8 @@ func newTokenID() string {
 	return base64.RawURLEncoding.EncodeToString(id)
 }
 
-// lifetime is when an access token of the client that is issued now expires: after the client's TTL or the server's,
-// and never after the grant. The row of a client may have been written by others than Admin: the TTL is between a
-// second and an hour whatever it says.
+// lifetime returns the expiry of an access token that is issued now. The TTL is the client's or else the server's, and
+// the token never outlives the grant. The limits apply again here because somebody may have edited the client's row.
 func (s *accessTokens) lifetime(c storage.Client, now, grantExpires time.Time) time.Time {
 	ttl := time.Duration(c.AccessTTL)
 	if ttl == 0 {
@@ -75,7 +74,7 @@ func (s *accessTokens) lifetime(c storage.Client, now, grantExpires time.Time) t
 	return expires
 }
 
-// accessToken signs the token of a accessClaims, unless it would be too large.
+// accessToken signs an access token, or returns errTooLarge.
 func (s *accessTokens) accessToken(signer keys.Signer, t accessClaims) (string, error) {
 	payload, err := json.Marshal(t.claims(s.config().Issuer, newTokenID()))
 	if err != nil {
@@ -91,25 +90,25 @@ func (s *accessTokens) accessToken(signer keys.Signer, t accessClaims) (string, 
 	return token, err
 }
 
-// tokenStatus is what the text of an access token says by itself, without the database.
+// tokenStatus is the status of an access token as far as it is known without the database.
 type tokenStatus int
 
 const (
-	foreign   tokenStatus = iota // not a token that this server signed
-	ended                        // signed by this server, but expired, or under a key that has been revoked
-	checkable                    // to be asked about
+	foreign   tokenStatus = iota // this server did not sign it
+	ended                        // this server signed it, but it has expired or its key is revoked
+	checkable                    // valid so far; the database knows whether its grant is alive
 )
 
-// verified is what an access token says, once its signature has been verified. It does not change.
+// verified is an access token whose signature is verified. It is immutable, except for the cached body.
 type verified struct {
 	kid    string
 	claims api.AccessToken
 	grant  storage.GrantID
-	begins time.Time               // the later of its iat and nbf
-	body   atomic.Pointer[encoded] // of its introspection, once it was made
+	begins time.Time               // the later of iat and nbf
+	body   atomic.Pointer[encoded] // the introspection response; nil: not made yet
 }
 
-// readAccessToken returns what an access token says and where it stands. The error is of a server that cannot be sure.
+// readAccessToken verifies an access token and returns its status. An error means that the server cannot decide now.
 func (s *accessTokens) readAccessToken(token string) (*verified, tokenStatus, error) {
 	sum := sha256.Sum256([]byte(token))
 	v := s.verified.find(sum)
@@ -132,7 +131,7 @@ func (s *accessTokens) readAccessToken(token string) (*verified, tokenStatus, er
 	return v, checkable, nil
 }
 
-// verify reads a token that has not been seen before. Nothing if it is none that can be used.
+// verify verifies a token that is not in the cache. It returns nil for a token that cannot be used.
 func (s *accessTokens) verify(token string) (*verified, tokenStatus, error) {
 	payload, kid, err := s.ring.Verify(token)
 	switch {
@@ -148,19 +147,19 @@ func (s *accessTokens) verify(token string) (*verified, tokenStatus, error) {
 		return nil, foreign, nil
 	}
 	var more struct {
-		NotBefore int64 `json:"nbf"` // none that this server issues has it
+		NotBefore int64 `json:"nbf"` // this server never sets it
 	}
 	if err := json.Unmarshal(payload, &more); err != nil {
 		return nil, foreign, nil
 	}
 	v.begins = time.Unix(max(v.claims.IssuedAt, more.NotBefore), 0)
 	if v.grant, err = storage.ParseGrantID(v.claims.Session); err != nil {
-		v.grant = 0 // that of nobody
+		v.grant = 0 // no grant has this id
 	}
 	return v, checkable, nil
 }
 
-// accessGrant asks for the grant of an access token, if it is that of the token and alive.
+// accessGrant reads the grant of an access token. live reports whether the grant is alive and belongs to the token.
 func (s *accessTokens) accessGrant(
 	ctx context.Context, req *request, v *verified,
 ) (state storage.TokenState, live bool, err error) {
@@ -168,5 +167,9 @@ func (s *accessTokens) accessGrant(
 	state, err = s.db.Grants().TokenState(ctx, req.client.Caller(), v.grant, v.kid, s.now())
 	asked(err)
 	req.confirmed = err == nil
-	return state, err == nil && state.Live && state.ClientID == v.claims.ClientID && state.Sub == v.claims.Subject, err
+	live = err == nil &&
+		state.Live &&
+		state.ClientID == v.claims.ClientID &&
+		state.Sub == v.claims.Subject
+	return state, live, err
 }

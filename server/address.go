@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// clientAddress is the address that a request comes from: the peer's, or, if that is a trusted proxy, the rightmost
-// address of X-Forwarded-For that is none (RFC 9700 §4.13). Where an element cannot be read, the address is that of
-// the trusted proxy that has written it, and readable is false.
+// clientAddress returns the address of the client. It is the peer, or, behind trusted proxies, the rightmost address in
+// X-Forwarded-For that is not a trusted proxy (RFC 9700 §4.13). If an element is malformed, the address is the proxy
+// that wrote it, and readable is false.
 func clientAddress(r *http.Request, trusted []netip.Prefix) (address netip.Addr, readable bool) {
 	address = peerAddress(r)
 	values := r.Header.Values("X-Forwarded-For")
@@ -37,13 +37,14 @@ func clientAddress(r *http.Request, trusted []netip.Prefix) (address netip.Addr,
 	return address, true
 }
 
-// parseHop reads an element of X-Forwarded-For in the forms that proxies write: 192.0.2.1, 192.0.2.1:80, 2001:db8::1,
-// [2001:db8::1], [2001:db8::1]:80, and IPv6 with a zone, fe80::1%eth0. What stands after the address does not matter,
-// but must be a port.
+// parseHop parses an element of X-Forwarded-For in the forms that proxies write: 192.0.2.1, 192.0.2.1:80, 2001:db8::1,
+// [2001:db8::1], [2001:db8::1]:80, and IPv6 with a zone, fe80::1%eth0. It ignores port and zone.
 func parseHop(element string) (netip.Addr, bool) {
 	address, err := netip.ParseAddr(element)
-	if inner, ok := strings.CutPrefix(element, "["); err != nil && ok && strings.HasSuffix(inner, "]") {
-		address, err = netip.ParseAddr(strings.TrimSuffix(inner, "]"))
+	inner, opened := strings.CutPrefix(element, "[")
+	inner, closed := strings.CutSuffix(inner, "]")
+	if bracketed := opened && closed; err != nil && bracketed {
+		address, err = netip.ParseAddr(inner)
 		if err == nil && !address.Is6() {
 			return netip.Addr{}, false
 		}
@@ -56,24 +57,25 @@ func parseHop(element string) (netip.Addr, bool) {
 	return address.Unmap().WithZone(""), err == nil
 }
 
-// forwardedWarning is how often the log tells at most that X-Forwarded-For cannot be read.
+// forwardedWarning is the shortest time between two warnings about a malformed X-Forwarded-For.
 const forwardedWarning = time.Minute
 
-// addressOf is the address that counts for a request: the client's, or its /64 if it is IPv6, which is what one
-// subscriber has. Log and metrics tell of what cannot be read. The log names the proxy, not what it sent.
+// addressOf returns the address to which a request is attributed. One subscriber has a whole IPv6 /64, so that prefix
+// stands for all its addresses. A malformed X-Forwarded-For is counted and logged; the log names only the proxy.
 func (s *gateway) addressOf(r *http.Request) netip.Addr {
 	address, readable := clientAddress(r, s.trusted)
 	if readable {
 		return subscriber(address)
 	}
 	s.metrics.forwardedUnreadable.Inc()
-	if s.forwardedTold.now(s.now(), forwardedWarning) {
-		s.log.Warn("X-Forwarded-For of a trusted proxy holds what is not an address: requests count as the proxy's own",
+	if s.forwardedLogged.now(s.now(), forwardedWarning) {
+		s.log.Warn("a trusted proxy sends a malformed X-Forwarded-For: its requests are attributed to the proxy",
 			slog.String("event", "forwarded"), slog.String("proxy", address.String()))
 	}
 	return subscriber(address)
 }
 
+// subscriber returns the /64 of an IPv6 address, and an IPv4 address unchanged.
 func subscriber(address netip.Addr) netip.Addr {
 	if address.Is6() {
 		if prefix, err := address.Prefix(64); err == nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// statusOf tells the status of each error code.
+// statusOf is the HTTP status of each error code (RFC 6749 §5.2).
 var statusOf = map[api.Code]int{
 	api.InvalidRequest:         http.StatusBadRequest,
 	api.InvalidClient:          http.StatusUnauthorized,
@@ -32,10 +32,11 @@ var statusOf = map[api.Code]int{
 // failure is an error that a client may see.
 type failure struct {
 	body       api.Error
-	status     int           // 0: that of the code
-	retryAfter time.Duration // for TemporarilyUnavailable; whole seconds
+	status     int           // 0: from statusOf
+	retryAfter time.Duration // for TemporarilyUnavailable; in whole seconds
 }
 
+// Error implements error.
 func (f *failure) Error() string { return string(f.body.Code) + ": " + f.body.Description }
 
 func fail(code api.Code, description string) error {
@@ -46,38 +47,44 @@ func failWith(status int, code api.Code, description string) *failure {
 	return &failure{body: api.Error{Code: code, Description: description}, status: status}
 }
 
-// wholeSeconds rounds up to what Retry-After can say.
+// wholeSeconds rounds up to whole seconds, the unit of Retry-After (RFC 9110 §10.2.3).
 func wholeSeconds(span time.Duration) time.Duration {
 	return (span + time.Second - 1).Truncate(time.Second)
 }
 
-// tooMany is 429 for a caller that has used up its own budget.
+// tooMany is the 429 of a caller that has failed too often (RFC 6585 §4).
 func tooMany(retryAfter time.Duration) error {
 	return &failure{
-		body:       api.Error{Code: api.TemporarilyUnavailable, Description: "too many failed requests: try again later"},
+		body: api.Error{
+			Code:        api.TemporarilyUnavailable,
+			Description: "too many failed requests: try again later",
+		},
 		status:     http.StatusTooManyRequests,
 		retryAfter: wholeSeconds(retryAfter),
 	}
 }
 
-// unavailable is 503 for work that cannot be done now and may be tried again.
+// unavailable is the 503 of a request that the client may repeat.
 func unavailable(retryAfter time.Duration) *failure {
 	return &failure{
-		body:       api.Error{Code: api.TemporarilyUnavailable, Description: "the server cannot answer now: try again later"},
+		body: api.Error{
+			Code:        api.TemporarilyUnavailable,
+			Description: "the server cannot answer now: try again later",
+		},
 		retryAfter: wholeSeconds(retryAfter),
 	}
 }
 
-// Causes of a request that the server could not answer.
+// Causes of failures that are the fault of the server, for log and metrics.
 const (
-	causeBusy     = "busy" // more was asked at once than it can do
+	causeBusy     = "busy" // overload
 	causeDatabase = "database"
 	causeKeys     = "keys"
 	causeClock    = "clock"
 	causeInternal = "internal"
 )
 
-// causeOf is why the server could not answer; "" for an error that is the client's.
+// causeOf returns the cause of an error, or "" if the client caused it.
 func causeOf(err error) string {
 	var f *failure
 	var busy *queue.BusyError
@@ -97,7 +104,7 @@ func causeOf(err error) string {
 	return causeInternal
 }
 
-// visible is what a client sees of an error: itself if it is meant for clients, else a fixed text.
+// visible returns the error that the client receives. The text of an internal error stays in the log.
 func visible(err error) *failure {
 	var f *failure
 	var busy *queue.BusyError
@@ -122,11 +129,13 @@ func (f *failure) httpStatus() int {
 	return statusOf[f.body.Code]
 }
 
+// challenge asks for Basic authentication in UTF-8 (RFC 7617 §2.1).
 const challenge = `Basic realm="keyturn", charset="UTF-8"`
 
-// writeError answers with an error body, RFC 6749 §5.2.
+// writeError writes an error response (RFC 6749 §5.2).
 func writeError(w http.ResponseWriter, f *failure) {
 	status := f.httpStatus()
+	// RFC 6749 §5.2, RFC 9110 §11.6.1: a 401 names the authentication scheme.
 	if f.body.Code == api.InvalidClient {
 		w.Header().Set("WWW-Authenticate", challenge)
 	}
@@ -136,7 +145,7 @@ func writeError(w http.ResponseWriter, f *failure) {
 	writeJSON(w, status, f.body)
 }
 
-// encoded is a body in the form in which it is sent.
+// encoded is the JSON of a body.
 type encoded []byte
 
 func encode(body any) (encoded, error) {
@@ -147,7 +156,7 @@ func encode(body any) (encoded, error) {
 	return b.Bytes(), err
 }
 
-// writeJSON answers with a body that nobody may store, RFC 6749 §5.1.
+// writeJSON writes a JSON body that no cache may store (RFC 6749 §5.1).
 func writeJSON(w http.ResponseWriter, status int, body any) {
 	b, ok := body.(encoded)
 	if !ok {
@@ -165,5 +174,5 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Write(b)
 }
 
-// retrySoon is what a client is told to wait where nobody knows how long it will take.
+// retrySoon is the Retry-After for a wait of unknown length.
 const retrySoon = time.Second

@@ -8,25 +8,25 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Clean-up, in bounded batches by one replica at a time.
+// One replica at a time cleans up, in batches of limited size.
 const (
 	cleanUpInterval = time.Minute
 	cleanUpBatch    = 1000
-	cleanUpBatches  = 200            // of each kind in one round
-	keepEnded       = 24 * time.Hour // how long a grant that has ended or expired can still be listed
-	keepFailures    = 24 * time.Hour
-	keepStale       = 90 * 24 * time.Hour
+	cleanUpBatches  = 200                 // of each kind in one round
+	keepEnded       = 24 * time.Hour      // ended and expired grants stay in lists for this time
+	keepFailures    = 24 * time.Hour      // counters of few failures
+	keepStale       = 90 * 24 * time.Hour // counters of many failures, and familiar addresses
 )
 
-// cleaner deletes what is over. One goroutine uses it.
+// cleaner deletes old rows. Only one goroutine uses it.
 type cleaner struct {
 	*health
-	replica   string          // names this process in leases
-	cleanedTo storage.GrantID // how far it has walked along the grants
-	restedTo  storage.Time    // how far it has looked at failed logins, by their time
+	replica   string          // name of this process in leases
+	cleanedTo storage.GrantID // position among the grants
+	restedTo  storage.Time    // position among the failed logins, by time
 }
 
-// cleanUp deletes what is over, every minute or so, until the context ends.
+// cleanUp runs a round about once a minute until the context ends.
 func (s *cleaner) cleanUp(ctx context.Context) {
 	for {
 		pause := cleanUpInterval/2 + rand.N(cleanUpInterval)
@@ -41,14 +41,14 @@ func (s *cleaner) cleanUp(ctx context.Context) {
 	}
 }
 
-// cleanUpOnce is one round, if this replica is sure of the time and has the lease. Every batch may be run by two
-// replicas at once without harm.
+// cleanUpOnce runs one round if this replica is sure of the time and holds the lease. Two replicas may run the same
+// batch without harm.
 func (s *cleaner) cleanUpOnce(ctx context.Context) error {
 	if err := s.observeClock(ctx); err != nil {
 		return err
 	}
 	now := s.now()
-	if s.clock.Rested() != nil { // the log has said so
+	if s.clock.Rested() != nil { // observeClock has logged it
 		s.metrics.cleanedAt.Set(float64(now.Unix()))
 		return nil
 	}
@@ -75,8 +75,8 @@ func (s *cleaner) cleanUpOnce(ctx context.Context) error {
 	return nil
 }
 
-// cleanFailures deletes what is stale, and then goes on, where the last round stopped, to counters that have rested.
-// Whoever has failed often is kept until that is stale, so that it need not be looked at each minute.
+// cleanFailures deletes stale rows, and then counters of few failures that have not changed for a day. It resumes where
+// the last round stopped. Counters of many failures stay until they are stale, so that a round need not read them.
 func (s *cleaner) cleanFailures(ctx context.Context, now time.Time) error {
 	stale := now.Add(-keepStale)
 	type clean = func(ctx context.Context, before time.Time, limit int) (int64, error)
@@ -109,8 +109,8 @@ func (s *cleaner) cleaned(what string, n int64) {
 	s.metrics.cleaned.WithLabelValues(what).Add(float64(n))
 }
 
-// cleanEnded walks along the primary key and deletes what was revoked or has rested too long. It goes on where the last
-// round stopped.
+// cleanEnded walks along the primary key and deletes grants that were revoked or idle for too long. It resumes where
+// the last round stopped.
 func (s *cleaner) cleanEnded(ctx context.Context, now time.Time) error {
 	for range cleanUpBatches {
 		next, n, err := s.db.Grants().CleanEnded(ctx, s.cleanedTo, cleanUpBatch, now.Add(-keepEnded))

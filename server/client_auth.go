@@ -20,18 +20,17 @@ type clientAuth struct {
 	failures clientFailures
 }
 
-// presented is what a request says of its client, before anything of it is believed.
+// presented holds the client credentials of a request, unverified.
 type presented struct {
 	id, secret string
-	method     string // api.AuthBasic, api.AuthPost or api.AuthNone; "" if nothing usable was sent
+	method     string // api.AuthBasic, api.AuthPost or api.AuthNone; "": no usable credentials
 }
 
-// errClient is the one answer to every failed client authentication: an unknown client, a disabled one and a wrong
-// secret look alike (RFC 6749 §5.2).
+// errClient is the answer to every failed client authentication (RFC 6749 §5.2). It does not reveal whether the client
+// exists, is disabled, or has another secret.
 var errClient = fail(api.InvalidClient, "client authentication failed")
 
-// readClient finds the credentials of the client in header or form (RFC 6749 §2.3). More than one method is an invalid
-// request.
+// readClient finds the client credentials in the header or the form (RFC 6749 §2.3).
 func readClient(h http.Header, f sender) (presented, error) {
 	authorization := h.Values("Authorization")
 	methods := len(authorization)
@@ -40,12 +39,13 @@ func readClient(h http.Header, f sender) (presented, error) {
 			methods++
 		}
 	}
+	// RFC 6749 §2.3: at most one method in each request.
 	if methods > 1 {
 		return presented{}, fail(api.InvalidRequest, "more than one client authentication method")
 	}
 	if len(authorization) == 0 {
 		switch {
-		case f.id == "", f.asserts: // RFC 7523 is none of the methods of this server
+		case f.id == "", f.asserts: // this server has no client assertions (RFC 7523)
 			return presented{}, nil
 		case f.secret == "":
 			return presented{id: f.id, method: api.AuthNone}, nil
@@ -53,13 +53,17 @@ func readClient(h http.Header, f sender) (presented, error) {
 		return presented{id: f.id, secret: f.secret, method: api.AuthPost}, nil
 	}
 	p, ok := parseBasic(authorization[0])
-	if ok && f.id != "" && f.id != p.id {
-		return presented{}, fail(api.InvalidRequest, "client_id in the body is another than that of the Authorization header")
+	differs := f.id != "" && f.id != p.id
+	if ok && differs {
+		return presented{}, fail(
+			api.InvalidRequest,
+			"client_id in the body is another than that of the Authorization header",
+		)
 	}
 	return p, nil
 }
 
-// parseBasic reads Basic credentials whose two parts are form-urlencoded (RFC 6749 §2.3.1, RFC 7617 §2).
+// parseBasic parses Basic credentials, whose two parts are form-urlencoded (RFC 6749 §2.3.1, RFC 7617 §2).
 func parseBasic(header string) (presented, bool) {
 	scheme, encoded, _ := strings.Cut(header, " ")
 	if !strings.EqualFold(scheme, "Basic") {
@@ -75,14 +79,18 @@ func parseBasic(header string) (presented, bool) {
 	}
 	id, err1 := url.QueryUnescape(rawID)
 	secret, err2 := url.QueryUnescape(rawSecret)
-	if err1 != nil || err2 != nil || id == "" || !api.IsLine(id) || !api.IsLine(secret) {
+	if err1 != nil ||
+		err2 != nil ||
+		id == "" ||
+		!api.IsLine(id) ||
+		!api.IsLine(secret) {
 		return presented{}, false
 	}
 	return presented{id: id, secret: secret, method: api.AuthBasic}, true
 }
 
-// authenticateFromCache authenticates the client of an introspection as it was read a moment ago. It reports false if
-// that does not suffice: the client is not in the cache, or its credentials fail.
+// authenticateFromCache authenticates the client of an introspection from the cache. It reports false if the client is
+// not in the cache or the credentials are wrong. The caller then reads the client.
 func (s *clientAuth) authenticateFromCache(req *request) bool {
 	if !strings.HasSuffix(req.route, api.PathIntrospect) {
 		return false
@@ -92,15 +100,15 @@ func (s *clientAuth) authenticateFromCache(req *request) bool {
 		return false
 	}
 	c, ok := s.clients.recent(p.id, s.now())
-	if !ok || s.judgeClient(c, p) != nil {
+	if !ok || s.checkCredentials(c, p) != nil {
 		return false
 	}
 	req.client, req.known = c, c.ID
 	return true
 }
 
-// authenticate reads the client that sent the request and judges its credentials. Right ones are never refused for what
-// others did. Whoever keeps failing, as a client at an address or as an address, meets 429.
+// authenticate reads the client from the database and checks its credentials. After too many failures of a client at an
+// address, or of an address, further failures get 429. Correct credentials always succeed.
 func (s *clientAuth) authenticate(ctx context.Context, req *request) error {
 	p, err := readClient(req.header, req.sender)
 	if err != nil {
@@ -122,34 +130,33 @@ func (s *clientAuth) authenticate(ctx context.Context, req *request) error {
 	return err
 }
 
-// clientOf reads the client and judges its credentials. With errClient it returns the client as well, if there is one
-// of that id.
+// clientOf reads the client and checks its credentials. With errClient it also returns the client, if the id exists.
 func (s *clientAuth) clientOf(ctx context.Context, p presented) (storage.Client, error) {
 	if p.method == "" {
 		return storage.Client{}, errClient
 	}
 	reading, read := s.span(ctx, "read client")
-	c, err := s.clients.today(reading, p.id, s.now())
+	c, err := s.clients.read(reading, p.id, s.now())
 	read(err)
 	if errors.Is(err, storage.ErrNotFound) {
-		s.secretMatches(c, p.secret) // which takes its time
+		s.secretMatches(c, p.secret) // so that an unknown client takes as long
 		return c, errClient
 	}
 	if err != nil {
 		return storage.Client{}, err
 	}
-	return c, s.judgeClient(c, p)
+	return c, s.checkCredentials(c, p)
 }
 
-// judgeClient tells whether the credentials are those of the client.
-func (s *clientAuth) judgeClient(c storage.Client, p presented) error {
+// checkCredentials returns errClient unless the credentials belong to the client and it is enabled.
+func (s *clientAuth) checkCredentials(c storage.Client, p presented) error {
 	right := s.secretMatches(c, p.secret)
 	switch {
 	case c.DisabledAt != nil:
 		return errClient
 	case c.Public && p.method == api.AuthNone:
 		return nil
-	case c.Public: // it has no secret to send (RFC 6749 §2.3.1); sending one means that it takes itself for another
+	case c.Public: // RFC 6749 §2.3.1: a public client has no secret, so a request with one is misconfigured
 		return errClient
 	case p.method == api.AuthNone || !right:
 		return errClient
@@ -157,11 +164,13 @@ func (s *clientAuth) judgeClient(c storage.Client, p presented) error {
 	return nil
 }
 
-// secretMatches compares with both live secrets of the client, in the same time whatever comes of it.
+// secretMatches compares the secret with the current and the previous one, in constant time.
 func (s *clientAuth) secretMatches(c storage.Client, secret string) bool {
 	hash := s.ring.Secrets().HashClientSecret(secret)
 	current := hmac.Equal([]byte(hash), []byte(c.SecretHash))
 	previous := hmac.Equal([]byte(hash), []byte(c.PreviousSecretHash))
-	live := c.PreviousExpiresAt != nil && s.now().Before(c.PreviousExpiresAt.Time)
-	return current || previous && live
+	if c.PreviousExpiresAt == nil || !s.now().Before(c.PreviousExpiresAt.Time) {
+		return current
+	}
+	return current || previous
 }

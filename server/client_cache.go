@@ -9,49 +9,49 @@ import (
 )
 
 const (
-	// clientAge is how long a replica takes a client for what it has read of it. Nothing is answered by that alone: see
-	// answer.
+	// clientAge is the longest age of a cached client. A client from the cache needs a confirmation: see Server.answer.
 	clientAge  = time.Second
-	maxClients = 10_000 // that are remembered
+	maxClients = 10_000 // in the cache
 )
 
-// clientCache is clients as they were read a moment ago.
+// clientCache holds clients that were read recently.
 type clientCache struct {
 	db   *storage.DB
 	age  time.Duration
 	mu   sync.RWMutex
-	read map[string]clientRead
+	byID map[string]cachedClient
 }
 
-type clientRead struct {
+type cachedClient struct {
 	client storage.Client
-	at     time.Time
+	readAt time.Time
 }
 
 func newClientCache(db *storage.DB, age time.Duration) *clientCache {
-	return &clientCache{db: db, age: age, read: map[string]clientRead{}}
+	return &clientCache{db: db, age: age, byID: map[string]cachedClient{}}
 }
 
-// recent is a client as it was at most the age of the cache before now, if it was read since.
+// recent returns a client from the cache, if its age permits.
 func (c *clientCache) recent(id string, now time.Time) (storage.Client, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	r, ok := c.read[id]
-	since := now.Sub(r.at)
-	return r.client, ok && since >= 0 && since < c.age
+	cached, ok := c.byID[id]
+	age := now.Sub(cached.readAt)
+	fresh := age >= 0 && age < c.age // a clock that was set back makes age negative
+	return cached.client, ok && fresh
 }
 
-// today is a client as it is now. ErrNotFound if there is none of that id.
-func (c *clientCache) today(ctx context.Context, id string, now time.Time) (storage.Client, error) {
+// read reads a client from the database and caches it. The error is ErrNotFound if the id does not exist.
+func (c *clientCache) read(ctx context.Context, id string, now time.Time) (storage.Client, error) {
 	client, err := c.db.Clients().ByID(ctx, id)
 	if err != nil {
 		return client, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.read) >= maxClients {
-		clear(c.read)
+	if len(c.byID) >= maxClients {
+		clear(c.byID)
 	}
-	c.read[id] = clientRead{client, now}
+	c.byID[id] = cachedClient{client, now}
 	return client, nil
 }

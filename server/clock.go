@@ -12,11 +12,11 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// metaRetiredTime keeps the span of time that a server on SQLite has given up, so that the next start does not wait for
-// it again.
+// metaRetiredTime stores the span of wrong time that a server on SQLite has given up. Without it, the next start would
+// wait for that time again.
 const metaRetiredTime = "retired time"
 
-// beginClock tells the clock what the database knows of the time.
+// beginClock starts the clock with the times that the database has stored.
 func (s *health) beginClock(ctx context.Context) error {
 	latest, err := s.db.Meta().Timestamp(ctx, storage.TimestampHeartbeat)
 	if err != nil {
@@ -31,7 +31,7 @@ func (s *health) beginClock(ctx context.Context) error {
 		return fmt.Errorf("%s: %w", metaRetiredTime, err)
 	}
 	if ahead := latest.Sub(s.now()); ahead > clock.MaxOff {
-		s.log.Error("the database was last used at a time that has not come yet: the clock was wrong then, or is now",
+		s.log.Error("the last use of the database is in the future: the clock was wrong then, or it is wrong now",
 			"at", latest)
 	}
 	s.clock.Begin(latest, retired)
@@ -39,17 +39,17 @@ func (s *health) beginClock(ctx context.Context) error {
 		return err
 	}
 	if gap := s.clock.Doubt(); gap > 0 {
-		s.log.Warn("no server has run for long: if the clock is wrong, set it now; nothing is deleted for a day",
+		s.log.Warn("no server has run for a long time: if the clock is wrong, set it now; nothing is deleted for a day",
 			"last", latest)
 	}
 	return nil
 }
 
-// slowClock is how long the database may take to tell the time for that to be of use.
+// slowClock is the longest time of a clock query. The answer of a slower one is too inexact.
 const slowClock = 2 * time.Second
 
-// observeClock compares the time with the clock of the database, or, on SQLite, with that of the machine. A time that
-// was wrong is noted as an outage: by it, a client that repeats a refresh came later than it did.
+// observeClock compares the time with the clock of the database, or, on SQLite, of the machine. If the time moves
+// forward, a repeated refresh would seem late, so the move counts as an outage.
 func (s *health) observeClock(ctx context.Context) error {
 	asked := s.elapsed()
 	reference, err := s.databaseNow(ctx)
@@ -60,35 +60,37 @@ func (s *health) observeClock(ctx context.Context) error {
 	if took > slowClock {
 		return nil
 	}
-	retired := s.clock.Retired()
+	before := s.clock.Retired()
 	moved := s.clock.Observe(reference.Add(took / 2))
 	if now := s.now(); moved > 0 {
 		s.ring.Away(now.Add(-moved), now)
 	}
 	if moved > clock.MaxOff {
-		s.log.Warn("the clocks were set forward: nothing is deleted for a day", "by", moved.String())
+		s.log.Warn("the clock was set forward: nothing is deleted for a day", "by", moved.String())
 	}
-	given := s.clock.Retired()
-	if given != retired && !given.Until.IsZero() && s.db.Kind() == storage.SQLite {
-		return s.keepRetired(ctx, given)
+	retired := s.clock.Retired()
+	changed := retired != before && !retired.Until.IsZero()
+	if changed && s.db.Kind() == storage.SQLite {
+		return s.storeRetired(ctx, retired)
 	}
 	return nil
 }
 
-func (s *health) keepRetired(ctx context.Context, given clock.Retired) error {
-	s.log.Warn("the time was wrong and has been set: what was judged by it until then stays so",
-		slog.Time("now", given.From), slog.Time("was", given.Until))
-	text, err := json.Marshal(given)
+// storeRetired logs and stores a span of wrong time.
+func (s *health) storeRetired(ctx context.Context, retired clock.Retired) error {
+	s.log.Warn("the time was wrong and was set back: what had expired by the wrong time stays expired",
+		slog.Time("now", retired.From), slog.Time("was", retired.Until))
+	text, err := json.Marshal(retired)
 	if err != nil {
 		return fmt.Errorf("%s: %w", metaRetiredTime, err)
 	}
 	return s.db.Meta().Set(ctx, metaRetiredTime, string(text))
 }
 
-// clockWarning is how far the clock may be off before somebody should look.
+// clockWarning is the largest clock offset without a warning.
 const clockWarning = 5 * time.Second
 
-// settledTime observes the clock and reports why this replica takes no step by it (*clock.UnsureError); nil if it does.
+// settledTime observes the clock. The error is *clock.UnsureError while no key may take a step by this time.
 func (s *health) settledTime(ctx context.Context) error {
 	if err := s.observeClock(ctx); err != nil {
 		return err
@@ -96,9 +98,10 @@ func (s *health) settledTime(ctx context.Context) error {
 	return s.clock.Settled()
 }
 
-// warnOfClock tells the log of a clock that is off.
+// warnOfClock logs an offset of the clock.
 func (s *health) warnOfClock() {
 	if off := s.clock.Off(); off.Abs() > clockWarning {
-		s.log.Warn("the clock here is off that of the database: set both by NTP", "by", off.Round(time.Second).String())
+		s.log.Warn("the clock here is off the clock of the database: use NTP on both",
+			"by", off.Round(time.Second).String())
 	}
 }

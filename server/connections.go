@@ -14,13 +14,13 @@ import (
 	"time"
 )
 
-// connections is a listener whose connections are bounded. Where there would be too many, the one that has been idle
-// longest is closed for the new one. A connection is idle until a whole request has been read from it, and from the end
-// of one request until the next has been read: one that sends slowly keeps nobody else out.
+// connections is a listener with a limited number of connections. At the limit, a new connection replaces the one that
+// has been idle longest. A connection is busy from the last byte of a request to the end of its response, and idle at
+// any other time. So a client that sends slowly does not keep others out.
 type connections struct {
 	net.Listener
 	name  string      // public or admin
-	limit int         // 0: none
+	limit int         // 0: no limit
 	tls   *tls.Config // nil: plaintext
 	log   *slog.Logger
 
@@ -29,19 +29,22 @@ type connections struct {
 
 	mu   sync.Mutex
 	open int
-	idle list.List // of *conn, that which has been idle longest first
+	idle list.List // of *conn; the one that has been idle longest is first
 }
 
-// seldom is when the log was last told of something that it need not be told each time, in unix nanoseconds.
+// seldom limits how often a condition is logged. last is the time of the latest log line, in unix nanoseconds.
 type seldom struct{ last atomic.Int64 }
 
-// tellEvery is how often the log tells at most that connections fail or are too many.
-const tellEvery = 10 * time.Second
+// connectionsWarning is the shortest time between two log lines about connections.
+const connectionsWarning = 10 * time.Second
 
-// now reports whether it is time to tell again.
+// now reports whether to log the condition again.
 func (s *seldom) now(at time.Time, every time.Duration) bool {
 	last, now := s.last.Load(), at.UnixNano()
-	return (last == 0 || now-last >= int64(every) || now < last) && s.last.CompareAndSwap(last, now)
+	due := last == 0 ||
+		now-last >= int64(every) ||
+		now < last
+	return due && s.last.CompareAndSwap(last, now)
 }
 
 // Accept implements [net.Listener].
@@ -65,18 +68,18 @@ func (l *connections) Accept() (net.Conn, error) {
 	}
 }
 
-// failed counts an error of Accept; net/http tries again, a little later each time.
+// failed counts an error of Accept. net/http tries again, after a growing delay.
 func (l *connections) failed(err error) {
 	if errors.Is(err, net.ErrClosed) {
 		return
 	}
 	l.acceptErrors.Add(1)
-	if l.failing.now(time.Now(), tellEvery) {
+	if l.failing.now(time.Now(), connectionsWarning) {
 		l.log.Error("connections cannot be accepted", "event", "accept", "listener", l.name, "error", err.Error())
 	}
 }
 
-// admit makes room for a new connection, unless every other one is busy with a request.
+// admit makes room for a new connection, unless all others are busy.
 func (l *connections) admit(c *conn) bool {
 	l.mu.Lock()
 	longest, fits := l.room()
@@ -91,10 +94,11 @@ func (l *connections) admit(c *conn) bool {
 	} else if !fits {
 		l.closedNew.Add(1)
 	}
-	if (longest != nil || !fits) && l.full.now(time.Now(), tellEvery) {
-		closed := "those that are idle are closed"
+	full := longest != nil || !fits
+	if full && l.full.now(time.Now(), connectionsWarning) {
+		closed := "idle ones are closed"
 		if !fits {
-			closed = "new ones are closed, since all have a request"
+			closed = "new ones are closed, because all others are busy"
 		}
 		l.log.Warn("there are too many connections: "+closed,
 			"event", "connections", "listener", l.name, "limit", l.limit)
@@ -102,7 +106,7 @@ func (l *connections) admit(c *conn) bool {
 	return fits
 }
 
-// room tells whether there is room for a connection, and which is to be closed for it.
+// room reports whether a new connection fits, and which one to close for it. l.mu is held.
 func (l *connections) room() (longest *conn, fits bool) {
 	if l.limit == 0 || l.open < l.limit {
 		return nil, true
@@ -116,7 +120,7 @@ func (l *connections) room() (longest *conn, fits bool) {
 	return longest, true
 }
 
-// forget is for a connection that is closed.
+// forget removes a closed connection. l.mu is held.
 func (l *connections) forget(c *conn) {
 	if c.forgotten {
 		return
@@ -126,6 +130,7 @@ func (l *connections) forget(c *conn) {
 	l.busy(c)
 }
 
+// busy removes a connection from the idle ones. l.mu is held.
 func (l *connections) busy(c *conn) {
 	if c.idle != nil {
 		l.idle.Remove(c.idle)
@@ -133,15 +138,15 @@ func (l *connections) busy(c *conn) {
 	}
 }
 
-// conn is one connection. It is plaintext unless it is part of a tlsConn.
+// conn is one connection. A tlsConn wraps it for TLS.
 type conn struct {
-	net.Conn // that which net/http reads and writes
+	net.Conn // for net/http: raw, or TLS over raw
 	raw      net.Conn
 	of       *connections
 	framing  framing
 
-	idle      *list.Element // nil: it has a request, or is closed
-	forgotten bool          // both guarded by of.mu
+	idle      *list.Element // nil: busy or closed; of.mu guards it
+	forgotten bool          // closed; of.mu guards it
 }
 
 // Read implements [net.Conn].
@@ -159,7 +164,7 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// CloseWrite lets net/http end an answer that a client has to read while it still sends.
+// CloseWrite lets net/http end a response while the client still sends.
 func (c *conn) CloseWrite() error {
 	half, ok := c.Conn.(interface{ CloseWrite() error })
 	if !ok {
@@ -168,12 +173,12 @@ func (c *conn) CloseWrite() error {
 	return half.CloseWrite()
 }
 
-// self finds the connection within a tlsConn.
+// self returns the conn inside a tlsConn.
 func (c *conn) self() *conn { return c }
 
 type tracked interface{ self() *conn }
 
-// connKey finds the *conn of a request in its context.
+// connKey is the context key of the *conn of a request.
 type connKey struct{}
 
 func connContext(ctx context.Context, nc net.Conn) context.Context {
@@ -183,7 +188,7 @@ func connContext(ctx context.Context, nc net.Conn) context.Context {
 	return ctx
 }
 
-// isRead notes that the whole request has been read: from now on until its answer the connection is not idle.
+// isRead marks the connection as busy: the whole request has been read.
 func isRead(r *http.Request) {
 	c, ok := r.Context().Value(connKey{}).(*conn)
 	if !ok {
@@ -194,7 +199,7 @@ func isRead(r *http.Request) {
 	c.of.busy(c)
 }
 
-// connState follows what net/http does with a connection.
+// connState marks a connection as idle when net/http has finished a request.
 func connState(nc net.Conn, state http.ConnState) {
 	t, ok := nc.(tracked)
 	if !ok {
@@ -215,8 +220,8 @@ func connState(nc net.Conn, state http.ConnState) {
 // tlsConn is a connection over TLS.
 type tlsConn struct{ *conn }
 
-// ConnectionState is asked by net/http once, before it reads, on the goroutine of the connection. Since it shakes hands
-// by itself only with a connection that it knows as one of crypto/tls, that is done here, within the same time.
+// ConnectionState makes the TLS handshake. net/http calls it once, before it reads, on the goroutine of the connection.
+// net/http itself makes the handshake only for a *tls.Conn.
 func (c *tlsConn) ConnectionState() tls.ConnectionState {
 	inner := c.Conn.(*tls.Conn)
 	if err := c.SetDeadline(time.Now().Add(headerTimeout)); err != nil {
@@ -227,11 +232,11 @@ func (c *tlsConn) ConnectionState() tls.ConnectionState {
 		c.Close()
 		return tls.ConnectionState{}
 	}
-	c.SetDeadline(time.Time{}) // net/http sets its own
+	c.SetDeadline(time.Time{}) // net/http sets its own deadline
 	return inner.ConnectionState()
 }
 
-// refusePlaintext answers a client that does not speak TLS but HTTP, as net/http does.
+// refusePlaintext answers a client that speaks plain HTTP, in the way of net/http.
 func refusePlaintext(err error) {
 	var record tls.RecordHeaderError
 	if !errors.As(err, &record) || record.Conn == nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// core is what all parts of a server share.
+// core holds what all parts of a server share.
 type core struct {
 	settings    atomic.Pointer[config.Config] // in force
 	place       keys.Place
@@ -23,12 +23,12 @@ type core struct {
 	ring        *keys.Ring
 	now         func() time.Time
 	clock       *clock.Clock
-	elapsed     func() time.Duration                     // since the start, whatever is done to any clock
+	elapsed     func() time.Duration                     // since the start; monotonic
 	databaseNow func(context.Context) (time.Time, error) // the clock of the database
 	log         *slog.Logger
-	dropped     func() int64 // lines of log
+	dropped     func() int64 // number of dropped log lines
 	metrics     *metrics
-	tracer      trace.Tracer // nil: requests are not traced
+	tracer      trace.Tracer // nil: no tracing
 }
 
 func newCore(store keys.Store, c config.Config, p keys.Place, o Options) *core {
@@ -55,5 +55,5 @@ func newCore(store keys.Store, c config.Config, p keys.Place, o Options) *core {
 	return s
 }
 
-// config is the settings in force.
+// config returns the settings in force.
 func (s *core) config() *config.Config { return s.settings.Load() }

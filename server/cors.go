@@ -7,8 +7,8 @@ import (
 	"github.com/keyturn/keyturn/config"
 )
 
-// cors lets pages of the configured origins, and of no other, call an endpoint (Fetch standard; RFC 9700 §2.6). It
-// answers their preflight requests.
+// cors lets only pages of the configured origins call an endpoint (Fetch standard; RFC 9700 §2.6). It answers their
+// preflight requests.
 func cors(config func() *config.Config, h handler) handler {
 	return func(w *response, r *http.Request) {
 		w.Header().Add("Vary", "Origin")
@@ -25,7 +25,7 @@ func cors(config func() *config.Config, h handler) handler {
 	}
 }
 
-// anyOrigin lets every page read what is public anyway. Credentials are never allowed.
+// anyOrigin lets every page read a public resource. It never allows credentials.
 func anyOrigin(h handler) handler {
 	return func(w *response, r *http.Request) {
 		w.Header().Set("Access-Control-Allow-Origin", "*")
@@ -38,7 +38,8 @@ func anyOrigin(h handler) handler {
 }
 
 func isPreflight(r *http.Request) bool {
-	return r.Method == http.MethodOptions && r.Header.Get("Origin") != "" &&
+	return r.Method == http.MethodOptions &&
+		r.Header.Get("Origin") != "" &&
 		r.Header.Get("Access-Control-Request-Method") != ""
 }
 

@@ -13,7 +13,7 @@ import (
 	"github.com/keyturn/keyturn/config"
 )
 
-// jwks is GET /.well-known/jwks.json (RFC 7517 §5), from memory.
+// jwks answers GET /.well-known/jwks.json (RFC 7517 §5) from memory.
 func (s *Server) jwks(w *response, r *http.Request) {
 	set := s.ring.JWKS()
 	w.Header().Set("Cache-Control", fmt.Sprintf("public, max-age=%d", set.MaxAge/time.Second))
@@ -26,7 +26,7 @@ func (s *Server) jwks(w *response, r *http.Request) {
 	document(w, "application/jwk-set+json", set.Body)
 }
 
-// metadata is GET /.well-known/oauth-authorization-server (RFC 8414 §3). Nothing in it comes from the request.
+// metadata answers GET /.well-known/oauth-authorization-server (RFC 8414 §3). The body depends on the settings alone.
 func metadata(c config.Config) handler {
 	body, err := json.Marshal(describe(c))
 	return func(x *response, _ *http.Request) {
@@ -39,39 +39,43 @@ func metadata(c config.Config) handler {
 	}
 }
 
-// describe is the metadata of this server (RFC 8414 §2).
+// describe returns the metadata of this server (RFC 8414 §2).
 func describe(c config.Config) api.Metadata {
 	grants := []string{api.GrantPassword, api.GrantRefreshToken}
 	if !c.PasswordGrant {
 		grants = grants[1:]
 	}
-	secret := []string{api.AuthBasic, api.AuthPost}
-	any := append(secret, api.AuthNone)
+	confidential := []string{api.AuthBasic, api.AuthPost}
+	all := append(confidential, api.AuthNone)
 	issuer := c.Issuer
 	return api.Metadata{
-		Issuer: issuer, TokenEndpoint: issuer + api.PathToken, RevocationEndpoint: issuer + api.PathRevoke,
-		IntrospectionEndpoint: issuer + api.PathIntrospect,
-		JWKSURI:               issuer + api.PathJWKS,
-		ResponseTypes:         []string{},
-		GrantTypes:            grants,
-		TokenAuthMethods:      any, RevocationAuthMethods: any, IntrospectionAuthMethods: secret,
+		Issuer:                   issuer,
+		TokenEndpoint:            issuer + api.PathToken,
+		RevocationEndpoint:       issuer + api.PathRevoke,
+		IntrospectionEndpoint:    issuer + api.PathIntrospect,
+		JWKSURI:                  issuer + api.PathJWKS,
+		ResponseTypes:            []string{},
+		GrantTypes:               grants,
+		TokenAuthMethods:         all,
+		RevocationAuthMethods:    all,
+		IntrospectionAuthMethods: confidential,
 	}
 }
 
-// openAPI is GET /openapi.yaml: the contract of this listener.
+// openAPI answers GET /openapi.yaml, the contract of the public listener.
 func openAPI(w *response, _ *http.Request) {
 	w.Header().Set("Cache-Control", "public, max-age=300")
 	document(w, "application/yaml", keyturn.OpenAPI)
 }
 
-// document writes a body; net/http leaves it out for HEAD.
+// document writes a body. net/http omits it for HEAD.
 func document(w http.ResponseWriter, mediaType string, body []byte) {
 	w.Header().Set("Content-Type", mediaType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.Write(body)
 }
 
-// etagMatches compares weakly, RFC 9110 §13.1.2.
+// etagMatches compares entity tags weakly (RFC 9110 §13.1.2).
 func etagMatches(header, etag string) bool {
 	for candidate := range strings.SplitSeq(header, ",") {
 		candidate = strings.TrimSpace(candidate)

@@ -1,11 +1,16 @@
-// Package server is keyturn's HTTP and its OAuth rules: one file for each endpoint, one for each grant.
+// Package server answers the HTTP requests of an OAuth 2.0 token server. The public listener has /token, /introspect,
+// /revoke, the JWKS, the metadata, the contract and health. The admin listener has metrics, and health with reasons.
+// Each endpoint and each grant has its own file.
 //
-// A token request passes through it so: the table of routes has the endpoint, [Server.post] parses the form once and
-// authenticates the client, the endpoint checks what its grants share, the grant makes one storage call, the ring of
-// package keys signs from memory, and one place writes every answer. A client is remembered for a second, and what is
-// done for it is a statement that asks whether it is still the same; anything else reads it and begins again
-// (request.go).
+// [Server] is one replica. Its parts are types that share a core: the gateway, client authentication, access tokens,
+// the two grants, health and the clean-up.
 //
-// Settings are read where they are used, since a running server may be given others (reload.go). [Admin] holds what
-// people may change from the command line, under the same rules; [Doctor] looks at everything and changes nothing.
+// A POST request takes these steps. The router finds the endpoint. post parses the form once into a typed struct.
+// Server.answer authenticates the client and runs the endpoint, which returns a value or an error. post then writes
+// one response. A grant makes its changes in one storage call, and keys.Ring signs in memory.
+//
+// An introspection may use a client from the cache if the query for the token confirms that the client is unchanged.
+// Otherwise the server reads the client and runs the endpoint again. Events and counters wait until the last run.
+//
+// A running server may get new settings (reload.go). Read a setting where it is used, and do not store it.
 package server

@@ -11,24 +11,25 @@ import (
 	"github.com/keyturn/keyturn/api"
 )
 
-// maxBody is the size of the largest form in bytes.
+// maxBody is the largest size of a form in bytes.
 const maxBody = 64 << 10
 
-// parameters are those of a form, each once. An empty value is no value (RFC 6749 §3.2). Endpoints read them once, into
-// a struct of their own.
+// parameters are the parameters of a form. An empty value counts as absent (RFC 6749 §3.2). Each endpoint reads them
+// once into its own struct.
 type parameters map[string]string
 
-// credentials may stand in a form, never in a URL, which ends up in logs (RFC 6749 §2.3.1).
+// credentials must not be in a URL, since URLs are logged (RFC 6749 §2.3.1).
 var credentials = map[string]bool{
 	api.ParamClientSecret: true,
 	api.ParamPassword:     true,
 	api.ParamUsername:     true,
 	api.ParamRefreshToken: true,
 	api.ParamToken:        true,
-	"access_token":        true, paramClientAssertion: true,
+	"access_token":        true,
+	paramClientAssertion:  true,
 }
 
-// readForm reads and parses the form of a request: one application/x-www-form-urlencoded body of at most maxBody bytes.
+// readForm reads and parses a form: one application/x-www-form-urlencoded body of at most maxBody bytes.
 func readForm(x *response, r *http.Request) (parameters, error) {
 	if err := checkQuery(r.URL.RawQuery); err != nil {
 		return nil, err
@@ -53,7 +54,7 @@ func readForm(x *response, r *http.Request) (parameters, error) {
 	return parseForm(body)
 }
 
-// readBody reads a body. Memory comes with what is sent, not with what is announced.
+// readBody reads a body. It allocates memory for the bytes that arrive, not for the announced length.
 func readBody(r *http.Request) (string, error) {
 	var b bytes.Buffer
 	b.Grow(int(min(max(r.ContentLength, 0), 4<<10)) + bytes.MinRead)
@@ -61,7 +62,7 @@ func readBody(r *http.Request) (string, error) {
 	return b.String(), err
 }
 
-// checkQuery refuses credentials in the query. Everything else in it is ignored.
+// checkQuery refuses credentials in the query. It ignores other parameters.
 func checkQuery(query string) error {
 	if query == "" {
 		return nil
@@ -83,26 +84,35 @@ func checkQuery(query string) error {
 
 const formMediaType = "application/x-www-form-urlencoded"
 
-// checkMediaType wants exactly one Content-Type, the form's, in UTF-8 (RFC 6749 App. B; media types ignore case, RFC
-// 9110 §8.3.1). Many clients name that charset utf8, which nothing else is called.
+// checkMediaType requires exactly one Content-Type: the form's, in UTF-8 (RFC 6749 App. B).
 func checkMediaType(h http.Header) error {
 	values := h.Values("Content-Type")
-	if len(values) == 1 && values[0] == formMediaType && h.Get("Content-Encoding") == "" {
+	if len(values) == 1 &&
+		isForm(values[0]) &&
+		h.Get("Content-Encoding") == "" {
 		return nil
-	}
-	if len(values) == 1 {
-		mediaType, params, err := mime.ParseMediaType(values[0])
-		charset, given := params["charset"]
-		inUTF8 := !given || strings.EqualFold(charset, "utf-8") || strings.EqualFold(charset, "utf8")
-		if err == nil && mediaType == formMediaType && inUTF8 && h.Get("Content-Encoding") == "" {
-			return nil
-		}
 	}
 	return fail(api.InvalidRequest, "send one body of type application/x-www-form-urlencoded in UTF-8")
 }
 
-// parseForm parses a form body. Unlike net/url it refuses a parameter that is there twice (RFC 6749 §3.2), a malformed
-// escape, and text that a database, a log or a header could take for something else.
+// isForm reports whether a Content-Type is a form in UTF-8. Media types ignore case (RFC 9110 §8.3.1), and many clients
+// spell the charset utf8.
+func isForm(contentType string) bool {
+	if contentType == formMediaType {
+		return true
+	}
+	mediaType, params, err := mime.ParseMediaType(contentType)
+	if err != nil || mediaType != formMediaType {
+		return false
+	}
+	charset, given := params["charset"]
+	return !given ||
+		strings.EqualFold(charset, "utf-8") ||
+		strings.EqualFold(charset, "utf8")
+}
+
+// parseForm parses a form body. Unlike net/url it refuses malformed escapes, and characters that a database, a log or a
+// header could misread.
 func parseForm(body string) (parameters, error) {
 	f := parameters{}
 	repeatedResource := false
@@ -119,6 +129,7 @@ func parseForm(body string) (parameters, error) {
 		if err != nil {
 			return nil, err
 		}
+		// RFC 6749 §3.2: no parameter more than once.
 		_, seen := f[name]
 		if seen && name != api.ParamResource {
 			return nil, fail(api.InvalidRequest, "a parameter is there more than once")
@@ -127,12 +138,13 @@ func parseForm(body string) (parameters, error) {
 		f[name] = value
 	}
 	if repeatedResource {
-		// RFC 8707 §2 allows several; a token of keyturn is for one.
+		// RFC 8707 §2 allows several resources. A token of keyturn has one audience.
 		return nil, fail(api.InvalidTarget, "resource is there more than once: a token is for one")
 	}
 	return f, nil
 }
 
+// unescape decodes a name or a value of a form (RFC 6749 App. B).
 func unescape(s string) (string, error) {
 	plain, err := url.QueryUnescape(s)
 	if err != nil {

@@ -2,13 +2,13 @@ package server
 
 import "github.com/keyturn/keyturn/api"
 
-// sender is what a form says of the client that sends it (RFC 6749 §2.3.1).
+// sender holds the client credentials of a form (RFC 6749 §2.3.1).
 type sender struct {
 	id, secret string
-	asserts    bool // it holds a client assertion, which this server does not take (RFC 7521 §4.2)
+	asserts    bool // the form has a client assertion, which this server does not support (RFC 7521 §4.2)
 }
 
-// paramClientAssertion is the parameter of an authentication method that this server does not have (RFC 7521 §4.2).
+// paramClientAssertion belongs to an authentication method that this server does not support (RFC 7521 §4.2).
 const paramClientAssertion = "client_assertion"
 
 func readSender(p parameters) sender {
@@ -27,7 +27,7 @@ type tokenForm struct {
 	grantType          string
 	username, password string
 	refreshToken       string
-	scope, resource    string // "": what the client or the grant may have
+	scope, resource    string // "": the default of the client or the grant
 }
 
 func readTokenForm(p parameters) tokenForm {
@@ -42,7 +42,8 @@ func readTokenForm(p parameters) tokenForm {
 	}
 }
 
-// repeats is the refresh token with which a client may come again if it gets no answer; "" if the form has none.
+// repeats returns the refresh token, which the client may send again if it gets no answer. It returns "" for another
+// grant.
 func (f tokenForm) repeats() string {
 	if f.grantType != api.GrantRefreshToken {
 		return ""
@@ -50,8 +51,8 @@ func (f tokenForm) repeats() string {
 	return f.refreshToken
 }
 
-// referenceForm is the form of /introspect and /revoke, which names a token (RFC 7662 §2.1, RFC 7009 §2.1). The type
-// hint is of no use: a token shows its type.
+// referenceForm is the form of /introspect and /revoke (RFC 7662 §2.1, RFC 7009 §2.1). The server ignores
+// token_type_hint, because the token itself shows its type.
 type referenceForm struct {
 	sender
 	token string

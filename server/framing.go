@@ -9,50 +9,49 @@ import (
 	"github.com/keyturn/keyturn/api"
 )
 
-// misframed is the answer to a request whose end a proxy in front may see elsewhere than net/http does.
+// misframed is the answer to a request whose end a proxy and net/http may place differently: request smuggling.
 var misframed = failWith(http.StatusBadRequest, api.InvalidRequest,
 	"the length of the request is ambiguous: send Content-Length or Transfer-Encoding")
 
-// framing follows the bytes that a client sends from request to request, and finds the request whose head has
-// Transfer-Encoding together with Content-Length or HTTP/1.0 (RFC 9112 §6.1), or a line that continues the one before
-// (§5.2). net/http accepts all of these and hides the headers from handlers. Whatever else is wrong with a request,
-// net/http refuses it.
+// framing parses the bytes of a connection to find requests with an ambiguous length. Such a request has
+// Transfer-Encoding together with Content-Length or HTTP/1.0 (RFC 9112 §6.1), or a folded header line (§5.2). net/http
+// accepts these and hides the headers from handlers. It refuses all other malformed requests itself.
 type framing struct {
 	reads   framed
-	skip    int64  // bytes of a body or a chunk that are still to come
-	begun   []byte // the beginning of a line whose end has not been read
-	heads   int64  // that have ended
+	skip    int64  // bytes left of a body or a chunk
+	begun   []byte // the start of an incomplete line
+	heads   int64  // number of complete heads
 	head    head
-	faulty  atomic.Int64 // which head it was, from 1; 0: none yet
-	handled int64        // requests that handlers have been given; of the goroutine of the connection alone
+	faulty  atomic.Int64 // number of the ambiguous head, from 1; 0: none yet
+	handled int64        // number of handled requests; only the goroutine of the connection uses it
 }
 
-// framed is what the next bytes belong to.
+// framed is the part of a request that comes next.
 type framed int
 
 const (
 	framedHead framed = iota
 	framedBody
-	framedSize    // of a chunk
-	framedChunk   //
-	framedEnd     // of a chunk
-	framedTrailer // after the last chunk
-	framedLost    // nothing follows that will be a request
+	framedSize    // the line with the size of a chunk
+	framedChunk   // the data of a chunk
+	framedEnd     // the line end after a chunk
+	framedTrailer // the trailer section
+	framedLost    // no further request follows
 )
 
-// head is what the lines of a head have said so far.
+// head holds the facts of a request head, as far as it was read.
 type head struct {
-	begun          bool // the request line was read
-	old            bool // it is HTTP/1.0
-	sized, chunked bool // Content-Length, Transfer-Encoding
-	continues      bool // a line continues another
+	begun          bool // has a request line
+	old            bool // is HTTP/1.0
+	sized, chunked bool // has Content-Length, has Transfer-Encoding
+	continues      bool // has a folded line
 	length         int64
 }
 
-// maxBegun is more than net/http takes for a head.
+// maxBegun is larger than the largest head that net/http accepts.
 const maxBegun = 2 * maxHeader
 
-// follow takes the bytes that were read.
+// follow parses the bytes that were read from the connection.
 func (f *framing) follow(p []byte) {
 	for len(p) > 0 && f.reads != framedLost {
 		if f.reads == framedBody || f.reads == framedChunk {
@@ -74,6 +73,7 @@ func (f *framing) follow(p []byte) {
 	}
 }
 
+// keep stores the start of an incomplete line.
 func (f *framing) keep(p []byte) {
 	if len(f.begun)+len(p) > maxBegun {
 		f.reads, f.begun = framedLost, nil
@@ -82,7 +82,7 @@ func (f *framing) keep(p []byte) {
 	f.begun = append(f.begun, p...)
 }
 
-// pass skips bytes of a body or a chunk.
+// pass skips the bytes of a body or a chunk, and returns the rest.
 func (f *framing) pass(p []byte) []byte {
 	n := min(int64(len(p)), f.skip)
 	if f.skip -= n; f.skip == 0 {
@@ -95,6 +95,7 @@ func (f *framing) pass(p []byte) []byte {
 	return p[n:]
 }
 
+// line parses a line of the current part.
 func (f *framing) line(line []byte) {
 	switch f.reads {
 	case framedHead:
@@ -114,6 +115,7 @@ func (f *framing) line(line []byte) {
 	}
 }
 
+// line parses a line of a head.
 func (h *head) line(line []byte) {
 	switch {
 	case !h.begun:
@@ -131,17 +133,22 @@ func (h *head) line(line []byte) {
 	}
 }
 
-// isNamed reports whether a header line has that name. net/http refuses a name with a space before the colon.
+// isNamed reports whether a header line has the given name. net/http refuses a space before the colon.
 func isNamed(line []byte, name string) bool {
-	return len(line) > len(name) && line[len(name)] == ':' && bytes.EqualFold(line[:len(name)], []byte(name))
+	return len(line) > len(name) &&
+		line[len(name)] == ':' &&
+		bytes.EqualFold(line[:len(name)], []byte(name))
 }
 
+// endHead decides what follows a head, and whether its length is ambiguous.
 func (f *framing) endHead() {
 	h := f.head
 	f.head = head{}
 	f.heads++
 	switch {
-	case h.continues, h.chunked && (h.sized || h.old):
+	case h.continues, // RFC 9112 §5.2
+		h.chunked && h.sized, // RFC 9112 §6.1
+		h.chunked && h.old:
 		f.faulty.Store(f.heads)
 		f.reads = framedLost
 	case h.chunked:
@@ -151,7 +158,7 @@ func (f *framing) endHead() {
 	}
 }
 
-// size reads the line before a chunk (RFC 9112 §7.1).
+// size parses the size line of a chunk (RFC 9112 §7.1).
 func (f *framing) size(line []byte) {
 	digits, _, _ := bytes.Cut(line, []byte{';'})
 	n, err := strconv.ParseInt(string(bytes.TrimSpace(digits)), 16, 64)
@@ -165,8 +172,8 @@ func (f *framing) size(line []byte) {
 	}
 }
 
-// isMisframed reports whether the length of a request is ambiguous. It must be asked once for each request of a
-// connection.
+// isMisframed reports whether the length of a request is ambiguous. Call it exactly once for each request, because it
+// counts them.
 func isMisframed(r *http.Request) bool {
 	c, ok := r.Context().Value(connKey{}).(*conn)
 	if !ok {

@@ -15,23 +15,24 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// logins is the password grant.
+// logins implements the password grant.
 type logins struct {
 	*accessTokens
 	hasher   *passwords.Hasher
 	throttle *throttle
 }
 
-// maxGrants is how many grants of one user at one client are alive; a further login ends the oldest.
+// maxGrants is the largest number of live grants of a user at a client. A further login ends the oldest one.
 const maxGrants = 100
 
-// errLogin is the one answer to every login that fails: unknown user, wrong password, disabled, throttled (RFC 6749
-// §5.2).
+// errLogin is the answer to every failed login (RFC 6749 §5.2). It does not reveal whether the user exists, is disabled
+// or is throttled.
 var errLogin = fail(api.InvalidGrant, "the username or the password is wrong, or the account cannot be used now")
 
-// password is the resource owner password credentials grant, RFC 6749 §4.3: one read, one hash, one insert.
+// password is the resource owner password credentials grant (RFC 6749 §4.3): one read, one hash, one insert.
 func (s *logins) password(_ context.Context, req *request, f tokenForm) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
+	// RFC 6749 §4.3.2: both are required.
 	if f.username == "" || f.password == "" {
 		return none, fail(api.InvalidRequest, "username or password is missing")
 	}
@@ -54,14 +55,14 @@ func (s *logins) password(_ context.Context, req *request, f tokenForm) (api.Tok
 	return s.beginGrant(req, view, login{scope: scope, audience: audience, granted: granted})
 }
 
-// login is the outcome of a password grant before its row is written.
+// login holds the rights of a new grant.
 type login struct {
 	scope, audience string
-	granted         []string // audiences that a refresh may name
+	granted         []string // audiences that a refresh may ask for
 }
 
-// login judges name and password. errLogin if they do not fit, whatever the reason, after the same work. The whole may
-// take longer than a request may ask the database: each part has its own bound.
+// login checks a username and a password. Every failure is errLogin and takes as long as any other, so that its time
+// reveals nothing. Each step has its own time limit, because a hash may take longer than the database calls may.
 func (s *logins) login(req *request, name, password string) (storage.LoginView, error) {
 	if len(password) > passwords.MaxPassword {
 		s.loginFailed(req, reasonTooLong)
@@ -91,7 +92,7 @@ func (s *logins) login(req *request, name, password string) (storage.LoginView, 
 		if verdict == verdictJudge {
 			if judged, err := s.judge(req, g, a, view); judged || err != nil {
 				return view, err
-			} // else others are being judged on other replicas
+			} // else other replicas check guesses for this account: wait
 		}
 		if err := untilFree(req.base, free, g.deadline); err != nil {
 			s.throttle.passOn(free)
@@ -101,18 +102,20 @@ func (s *logins) login(req *request, name, password string) (storage.LoginView, 
 	}
 }
 
-// guess is a password that somebody typed for a name.
+// guess is a password that somebody typed for a username.
 type guess struct {
 	key              storage.LoginKey
 	typed, canonical string
-	valid            bool      // name and password are such as there can be
-	deadline         time.Time // until when the login waits for its turn
+	valid            bool      // username and password are well-formed
+	deadline         time.Time // end of the wait for a place and a hash slot
 }
 
-func (g guess) patience() time.Duration { return max(time.Until(g.deadline), 0) }
+// timeLeft returns the time until the deadline.
+func (g guess) timeLeft() time.Duration { return max(time.Until(g.deadline), 0) }
 
+// readLogin reads the user and the failures in one query.
 func (s *logins) readLogin(req *request, k storage.LoginKey) (storage.LoginView, error) {
-	ctx, cancel := s.patience(req.base)
+	ctx, cancel := s.databaseTimeout(req.base)
 	defer cancel()
 	ctx, read := s.span(ctx, "read user")
 	req.asking = s.now()
@@ -122,16 +125,16 @@ func (s *logins) readLogin(req *request, k storage.LoginKey) (storage.LoginView,
 	return view, err
 }
 
-// refuseLogin refuses a login that is throttled. It takes as long as one that is judged, and no slot; but where nobody
-// knows yet how long that is, it is hashed.
+// refuseLogin refuses a throttled login. It sleeps for as long as a hash takes, without a hash slot. Until that time is
+// known, it computes a hash.
 func (s *logins) refuseLogin(req *request, g guess, view storage.LoginView) error {
 	stored, _ := s.storedHash(view)
-	timed, err := s.hasher.Pretend(req.base, req.address, g.patience(), stored)
+	timed, err := s.hasher.Pretend(req.base, req.address, g.timeLeft(), stored)
 	if err != nil {
 		return err
 	}
 	if !timed {
-		release, err := s.hasher.Acquire(req.base, req.address, g.patience())
+		release, err := s.hasher.Acquire(req.base, req.address, g.timeLeft())
 		if err != nil {
 			return err
 		}
@@ -144,15 +147,15 @@ func (s *logins) refuseLogin(req *request, g guess, view storage.LoginView) erro
 	return errLogin
 }
 
-// judge obtains a hash slot, counts the guess where it must, and compares. It reports false if other replicas are
-// judging so many guesses for the account that it has to wait.
+// judge obtains a hash slot, reserves the guess in the database if necessary, and compares the password. It reports
+// false if the login must wait, because other replicas check as many guesses as the limit permits.
 func (s *logins) judge(req *request, g guess, a *attempt, view storage.LoginView) (judged bool, err error) {
 	defer func() {
-		ctx, cancel := s.patience(context.WithoutCancel(req.base))
+		ctx, cancel := s.databaseTimeout(context.WithoutCancel(req.base))
 		defer cancel()
 		a.leave(ctx, s.now())
 	}()
-	release, err := s.hasher.Acquire(req.base, req.address, g.patience())
+	release, err := s.hasher.Acquire(req.base, req.address, g.timeLeft())
 	if err != nil {
 		return false, err
 	}
@@ -160,7 +163,7 @@ func (s *logins) judge(req *request, g guess, a *attempt, view storage.LoginView
 	defer release()
 	begun := time.Now()
 	req.asking = s.now()
-	ctx, cancel := s.patience(req.base)
+	ctx, cancel := s.databaseTimeout(req.base)
 	defer cancel()
 	if ok, err := a.reserve(ctx, s.now()); !ok || err != nil {
 		return false, err
@@ -169,39 +172,40 @@ func (s *logins) judge(req *request, g guess, a *attempt, view storage.LoginView
 	_, hashed := s.span(ctx, "hash password")
 	matches, better := s.hasher.Compare(stored, g.typed, g.canonical)
 	hashed(nil)
-	release()            // the database may take its time now, which must not cost others their slot
-	req.asking = s.now() // the hash took its time from nobody
-	settling, cancel := s.patience(context.WithoutCancel(req.base))
+	release()            // before the database calls: a slow database must not block a hash slot
+	req.asking = s.now() // the time of the hash is no outage of the database
+	settling, cancel := s.databaseTimeout(context.WithoutCancel(req.base))
 	defer cancel()
-	if !matches || !usable || !g.valid {
+	if !matches ||
+		!usable ||
+		!g.valid {
 		s.loginFailed(req, reasonOf(view, usable))
 		if err := a.settle(settling, storage.GuessWrong, s.now()); err != nil {
 			return true, err
 		}
-		s.hasher.Remember(stored.Kind(), time.Since(begun)) // as long as a throttled login will pretend to take
+		s.hasher.Remember(stored.Kind(), time.Since(begun)) // for refuseLogin
 		return true, errLogin
 	}
-	if err := req.base.Err(); err != nil { // nobody waits for an answer any more
+	if err := req.base.Err(); err != nil { // the client has disconnected
 		return true, err
 	}
 	return true, s.loginSucceeded(settling, a, g.key, view, better)
 }
 
-// stranger says whose hash is computed for a name that nobody has: always the same one's, and whose, cannot be told
-// from outside. Hashes that were imported take their own time, so that one time for all unknown names would tell them
-// from known ones.
+// stranger selects a user whose hash to compute for an unknown username. The choice is stable and unpredictable.
+// Imported hashes differ in their time, so one constant time would reveal which usernames are unknown.
 func (s *logins) stranger(name string) int64 {
 	return s.ring.Secrets().DecoyFor(name)
 }
 
-// storedHash is the hash to compare with: that of the user, or one that counts for nothing.
+// storedHash returns the hash to compare with. usable is false for a decoy, and for the hash of a disabled user.
 func (s *logins) storedHash(view storage.LoginView) (h passwords.Hash, usable bool) {
 	if view.Found && view.User.PasswordHash != "" {
 		h, err := passwords.Parse(view.User.PasswordHash)
 		if err == nil {
 			return h, view.User.DisabledAt == nil
 		}
-		s.log.Error("a stored password hash cannot be used", "sub", view.User.Sub, "error", err)
+		s.log.Error("a stored password hash is malformed", "sub", view.User.Sub, "error", err)
 	}
 	if h, err := passwords.Parse(view.StrangersHash); err == nil {
 		return h, false
@@ -209,7 +213,7 @@ func (s *logins) storedHash(view storage.LoginView) (h passwords.Hash, usable bo
 	return s.hasher.Decoy, false
 }
 
-// Reasons of failed logins, for log and metrics alone.
+// Reasons of failed logins, for log and metrics only.
 const (
 	reasonUnknown    = "unknown user"
 	reasonDisabled   = "disabled user"
@@ -224,7 +228,7 @@ var loginFailureReasons = []string{
 	reasonUnknown, reasonDisabled, reasonNoPassword, reasonWrong, reasonThrottled, reasonTooLong, reasonChanged,
 }
 
-// reasonOf tells the log, and nobody else, why a login failed.
+// reasonOf returns the reason of a failed login. The client never learns it.
 func reasonOf(view storage.LoginView, usable bool) string {
 	switch {
 	case !view.Found:
@@ -238,6 +242,7 @@ func reasonOf(view storage.LoginView, usable bool) string {
 	}
 }
 
+// loginFailed counts and logs a failed login.
 func (s *logins) loginFailed(req *request, reason string) {
 	s.metrics.loginFailures.WithLabelValues(reason).Inc()
 	if reason == reasonThrottled {
@@ -246,11 +251,11 @@ func (s *logins) loginFailed(req *request, reason string) {
 	s.event(req, "login", "failed", slog.String("reason", reason))
 }
 
-// familiarFor is how long an address need not be remembered again, since it was.
+// familiarFor is the shortest time between two updates of a familiar address.
 const familiarFor = 24 * time.Hour
 
-// loginSucceeded settles the throttle, remembers the address, once a day, and keeps a better hash of the password, if
-// there is one.
+// loginSucceeded settles the attempt, stores the address as familiar (at most once a day), and replaces an outdated
+// hash of the password.
 func (s *logins) loginSucceeded(
 	ctx context.Context,
 	a *attempt,
@@ -272,8 +277,8 @@ func (s *logins) loginSucceeded(
 	return nil
 }
 
-// beginGrant writes the row of a login and issues its first tokens. Whatever may make it wait comes before the row: a
-// client that has gone meanwhile gets no grant.
+// beginGrant inserts the grant and issues its first tokens. Every wait comes before the insert, so a client that
+// disconnects meanwhile leaves no grant.
 func (s *logins) beginGrant(req *request, view storage.LoginView, l login) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
 	signed, err := s.ring.Admit(req.base)
@@ -281,7 +286,7 @@ func (s *logins) beginGrant(req *request, view storage.LoginView, l login) (api.
 		return none, err
 	}
 	defer signed()
-	ctx, cancel := s.patience(req.base)
+	ctx, cancel := s.databaseTimeout(req.base)
 	defer cancel()
 	now := s.now().Truncate(time.Millisecond)
 	expires := now.Add(s.config().RefreshMaxTTL)
@@ -324,7 +329,7 @@ func (s *logins) beginGrant(req *request, view storage.LoginView, l login) (api.
 	return tokens, err
 }
 
-// newGrant is the row of a login, without id, family and key.
+// newGrant returns the row of a grant without id, family and key.
 func (s *logins) newGrant(req *request, view storage.LoginView, l login, now, expires time.Time) storage.Grant {
 	idle := min(s.config().RefreshIdleTTL, s.config().RefreshMaxTTL)
 	return storage.Grant{
@@ -340,20 +345,22 @@ func (s *logins) newGrant(req *request, view storage.LoginView, l login, now, ex
 	}
 }
 
-// createGrant writes the row, and then ends the oldest grants beyond the limit, if this replica is sure of the time. A
-// login that fails ends nothing, and what could not be ended is ended by the next login.
+// createGrant inserts the row, and then ends the oldest grants above the limit, if this replica is sure of the time. An
+// error of the second step does not fail the login: the next login tries again.
 func (s *logins) createGrant(ctx context.Context, req *request, view storage.LoginView, g storage.Grant) error {
 	err := s.db.Grants().Create(ctx, g)
-	if errors.Is(err, storage.ErrNotFound) { // the user or the client was changed since they were read
+	if errors.Is(err, storage.ErrNotFound) { // the user or the client has changed since the read
 		s.loginFailed(req, reasonChanged)
 		return errLogin
 	}
-	if err != nil || view.Grants < maxGrants || s.clock.Sure() != nil {
+	if err != nil ||
+		view.Grants < maxGrants ||
+		s.clock.Sure() != nil {
 		return err
 	}
 	by := storage.Actor{Name: "keyturn"}
 	if err := s.db.Grants().EndOldest(ctx, by, g.UserID, g.ClientID, maxGrants, g.CreatedAt.Time); err != nil {
-		s.log.Warn("the oldest grants of a user were not ended", "sub", view.User.Sub, "error", err.Error())
+		s.log.Warn("the oldest grants of a user could not be ended", "sub", view.User.Sub, "error", err.Error())
 	}
 	return nil
 }

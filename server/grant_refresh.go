@@ -15,20 +15,21 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// refreshes is the refresh grant.
+// refreshes implements the refresh grant.
 type refreshes struct {
 	*accessTokens
 	health     *health
 	unanswered *unanswered
 }
 
-// errRefresh is the one answer to every refresh token that cannot be used (RFC 6749 §5.2).
+// errRefresh is the answer to every refresh token that is not valid (RFC 6749 §5.2).
 var errRefresh = fail(api.InvalidGrant, "the refresh token is invalid, expired, revoked or was used before")
 
-// refresh is the refresh grant, RFC 6749 §6: a fresh token is one statement, a forged one costs no more than to ask who
-// the client is.
+// refresh is the refresh grant (RFC 6749 §6). A current token costs one statement. A forged token costs no database
+// call beyond the authentication of the client.
 func (s *refreshes) refresh(ctx context.Context, req *request, f tokenForm) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
+	// RFC 6749 §6: required.
 	if f.refreshToken == "" {
 		return none, fail(api.InvalidRequest, "refresh_token is missing")
 	}
@@ -40,6 +41,7 @@ func (s *refreshes) refresh(ctx context.Context, req *request, f tokenForm) (api
 		s.event(req, "refresh", "failed", slog.String("reason", "malformed"))
 		return none, errRefresh
 	}
+	// Wait for a slot to sign before anything changes.
 	signed, err := s.ring.Admit(req.base)
 	if err != nil {
 		return none, err
@@ -48,13 +50,13 @@ func (s *refreshes) refresh(ctx context.Context, req *request, f tokenForm) (api
 	return s.refreshWith(ctx, req, f, t)
 }
 
-// refreshWith refreshes with a token whose MAC is right. From its statement on only bounded work follows.
+// refreshWith refreshes with a token whose MAC is valid. After the statement that rotates the grant, nothing waits.
 func (s *refreshes) refreshWith(
 	ctx context.Context, req *request, f tokenForm, t keys.RefreshToken,
 ) (api.TokenResponse, error) {
 	none := api.TokenResponse{}
 	now := s.now().Truncate(time.Millisecond)
-	// The latest moment that the access token can expire; the grant may end before.
+	// The signer must be valid until the latest possible expiry. The grant may end before.
 	signer, err := s.ring.Signer(ctx, s.lifetime(req.client, now, now.Add(config.MaxAccessTTL)))
 	if err != nil {
 		return none, err
@@ -87,7 +89,7 @@ func (s *refreshes) refreshWith(
 	return s.refreshed(req, f, signer, t, g, now)
 }
 
-// presentation is the presentation of a token at this moment.
+// presentation describes the use of a refresh token for storage.
 func (s *refreshes) presentation(req *request, t keys.RefreshToken, signer keys.Signer) storage.Refresh {
 	c := s.config()
 	return storage.Refresh{
@@ -106,18 +108,18 @@ func (s *refreshes) presentation(req *request, t keys.RefreshToken, signer keys.
 	}
 }
 
-// noteUnanswered remembers that a refresh waited here in vain, whatever for, and that its client was told to come again
-// after a while. Only a token of ours is remembered.
-func (s *refreshes) noteUnanswered(req *request, told time.Duration) {
+// noteUnanswered records that a refresh got no answer, plus the Retry-After of its refusal. It records only tokens that
+// this server issued.
+func (s *refreshes) noteUnanswered(req *request, retryAfter time.Duration) {
 	if req.repeats == "" {
 		return
 	}
 	if t, ok, err := s.ring.OpenRefreshToken(req.repeats); ok && err == nil {
-		s.unanswered.note(t.Grant, req.at, s.now().Add(told), s.config().RefreshRetryWindow)
+		s.unanswered.note(t.Grant, req.at, s.now().Add(retryAfter), s.config().RefreshRetryWindow)
 	}
 }
 
-// outages are the times for which the retry window of a grant does not run, in order.
+// outages returns the times during which the retry window of a grant does not run, in order.
 func (s *refreshes) outages(grant storage.GrantID) []storage.Span {
 	s.health.noteSlowLook()
 	waited := s.unanswered.of(grant)
@@ -129,32 +131,33 @@ func (s *refreshes) outages(grant storage.GrantID) []storage.Span {
 	return all
 }
 
-// checkBeforeRotation refuses a scope or resource that cannot be given while the token is still as it was. It reads the
-// grant only when there is something to check: the request names one, or the client was updated while grants of today
-// can have been made before.
+// checkBeforeRotation refuses a scope or a resource that the grant does not allow, before the token is rotated. It
+// reads the grant only if the request names one of them, or if the client was updated after live grants may have begun.
 func (s *refreshes) checkBeforeRotation(
 	ctx context.Context, req *request, f tokenForm, r storage.Refresh, now time.Time,
 ) error {
 	updated := req.client.UpdatedAt.After(req.client.CreatedAt.Time) &&
 		now.Sub(req.client.UpdatedAt.Time) < s.config().RefreshMaxTTL
-	if f.scope == "" && f.resource == "" && !updated {
+	if f.scope == "" &&
+		f.resource == "" &&
+		!updated {
 		return nil
 	}
 	g, err := s.db.Grants().State(ctx, r.ID)
 	if errors.Is(err, storage.ErrNotFound) {
-		return nil // the refresh itself says so
+		return nil // the rotation reports it
 	}
 	if err != nil {
 		return err
 	}
 	if outcome := r.Classify(g, now); outcome == storage.RefreshDead || outcome == storage.RefreshReuse {
-		return nil // the refresh itself says so, and ends the grant
+		return nil // the rotation reports it, and ends the grant
 	}
 	_, _, err = rights(req.client, f, g)
 	return err
 }
 
-// rights are scope and audience of the access token of a refresh.
+// rights returns the scope and the audience of the access token of a refresh.
 func rights(c storage.Client, f tokenForm, g storage.GrantState) (scope, audience string, err error) {
 	if scope, err = narrow(g.Scope, c, f.scope); err != nil {
 		return "", "", err
@@ -166,7 +169,8 @@ func rights(c storage.Client, f tokenForm, g storage.GrantState) (scope, audienc
 	return scope, audience, err
 }
 
-// refreshed answers with a fresh access token and the successor of the refresh token, computed again from the row.
+// refreshed returns a new access token and the successor of the refresh token. The successor follows from the row, so a
+// retry gets the same one.
 func (s *refreshes) refreshed(
 	req *request, f tokenForm, signer keys.Signer, t keys.RefreshToken, g storage.GrantState, now time.Time,
 ) (api.TokenResponse, error) {
@@ -180,7 +184,7 @@ func (s *refreshes) refreshed(
 	return tokens, err
 }
 
-// respond signs the access token and builds the body that all grants share.
+// respond signs the access token and returns the response that all grants share.
 func (s *accessTokens) respond(signer keys.Signer, t accessClaims) (api.TokenResponse, error) {
 	token, err := s.accessToken(signer, t)
 	if err != nil {
@@ -193,5 +197,3 @@ func (s *accessTokens) respond(signer keys.Signer, t accessClaims) (api.TokenRes
 		Scope:       t.scope,
 	}, nil
 }
-
-func hasGrant(c storage.Client, grant string) bool { return slices.Contains(c.Grants, grant) }

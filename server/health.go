@@ -12,18 +12,18 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// health is what a server knows of its own fitness.
+// health knows whether this replica can serve.
 type health struct {
 	*core
-	stopping    atomic.Bool
-	older       atomic.Bool // the database has gone back to an older state
-	replaced    atomic.Bool // the file of the database is not the one that was opened
-	readiness   atomic.Pointer[readiness]
-	looking     atomic.Pointer[time.Time] // since when a look is under way
-	toldUnready time.Duration             // when the log was last told; the watch loop alone uses it
+	stopping      atomic.Bool
+	older         atomic.Bool // the database has gone back to an older state
+	replaced      atomic.Bool // another file has replaced the opened database
+	readiness     atomic.Pointer[readiness]
+	looking       atomic.Pointer[time.Time] // start of the running look; nil: none runs
+	unreadyLogged time.Duration             // elapsed time of the last log line; only the watch loop uses it
 }
 
-// check is one thing that a server needs to be able to serve. Its error is for the log: a stranger learns no more than
+// check is one condition for serving. Its error is for the log and the admin listener. The public listener shows only
 // its name.
 type check struct {
 	name string
@@ -39,6 +39,7 @@ func (s *health) checks() []check {
 	}
 }
 
+// databaseServes reports why the database cannot be used.
 func (s *health) databaseServes(ctx context.Context) error {
 	if s.older.Load() {
 		return errOlder
@@ -46,28 +47,28 @@ func (s *health) databaseServes(ctx context.Context) error {
 	return s.db.Serves(ctx)
 }
 
-// finding is what a check found: nil if all is well.
+// finding is the result of a check. err is nil if the check passed.
 type finding struct {
 	name string
 	err  error
 }
 
-// readiness is what all checks found, and when.
+// readiness holds the results of all checks.
 type readiness struct {
 	findings []finding
-	at       time.Duration // by the time that passes
+	at       time.Duration // elapsed time since the start
 }
 
 const (
-	// watchInterval is how often a replica looks whether it can serve: readyz tells what the last look has shown.
+	// watchInterval is the time between two looks. readyz reports the result of the last one.
 	watchInterval = time.Second
-	// readinessAge is how old a look may be. A replica that does not even look is not ready.
+	// readinessAge is the age at which the last look is too old, and the replica not ready.
 	readinessAge = 5 * time.Second
-	// readinessWarning is how often the log tells of a replica that is not ready.
+	// readinessWarning is the shortest time between two log lines about the same failure.
 	readinessWarning = time.Minute
 )
 
-// watch looks each second whether this replica can serve, until the context ends.
+// watch looks once a second, until the context ends.
 func (s *health) watch(ctx context.Context) {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
@@ -81,12 +82,12 @@ func (s *health) watch(ctx context.Context) {
 	}
 }
 
-// look runs all checks, together within the time of one request, and keeps what they find.
+// look runs all checks within the time limit of one request, and stores their results.
 func (s *health) look(ctx context.Context) {
-	ctx, cancel := s.patience(ctx)
+	ctx, cancel := s.databaseTimeout(ctx)
 	defer cancel()
 	if err := s.observeClock(ctx); err != nil && !errors.Is(err, storage.ErrUnavailable) {
-		s.log.Warn("the time of the database is not known", "error", err.Error())
+		s.log.Warn("the time of the database could not be read", "error", err.Error())
 	}
 	s.replaced.Store(s.db.Replaced() != nil)
 	begun := s.now()
@@ -96,27 +97,27 @@ func (s *health) look(ctx context.Context) {
 	for i, c := range s.checks() {
 		f := finding{c.name, c.run(ctx)}
 		if errors.Is(f.err, storage.ErrBusy) && before != nil {
-			f = before.findings[i] // too many requests say nothing about the database
+			f = before.findings[i] // this replica is overloaded, which shows nothing about the database
 		}
 		r.findings = append(r.findings, f)
 	}
 	r.at = s.elapsed()
 	s.noteOutage(begun, r)
 	s.readiness.Store(r)
-	s.tellReadiness(before, r)
+	s.logReadiness(before, r)
 }
 
-// slowLook is how long a look may take for the database to be there.
+// slowLook is the duration of a look after which the database counts as unavailable.
 const slowLook = 2 * time.Second
 
-// noteSlowLook notes that the database is away or locked at this moment: a look at it has had no answer for a while.
+// noteSlowLook records an outage of the database if the running look has had no answer for a while.
 func (s *health) noteSlowLook() {
 	if begun, now := s.looking.Load(), s.now(); begun != nil && now.Sub(*begun) > slowLook {
 		s.ring.Away(*begun, now)
 	}
 }
 
-// noteOutage notes a time for which the database was away or locked: whoever gave up meanwhile was not answered.
+// noteOutage records an outage of the database. Clients that gave up during it had no answer.
 func (s *health) noteOutage(begun time.Time, r *readiness) {
 	now := s.now()
 	if errors.Is(r.findings[0].err, storage.ErrUnavailable) || now.Sub(begun) > slowLook {
@@ -124,22 +125,22 @@ func (s *health) noteOutage(begun time.Time, r *readiness) {
 	}
 }
 
-// tellReadiness tells the log what is not well: when it begins, and then once a minute.
-func (s *health) tellReadiness(before, now *readiness) {
+// logReadiness logs failed checks: at once when a failure begins, and then once a minute.
+func (s *health) logReadiness(before, now *readiness) {
 	for i, f := range now.findings {
 		if f.err == nil {
 			continue
 		}
 		begins := before == nil || before.findings[i].err == nil
-		if !begins && now.at-s.toldUnready < readinessWarning {
+		if !begins && now.at-s.unreadyLogged < readinessWarning {
 			continue
 		}
-		s.toldUnready = now.at
+		s.unreadyLogged = now.at
 		s.log.Warn("not ready", "check", f.name, "error", f.err.Error())
 	}
 }
 
-// found is what the last look has shown, with what is known without one.
+// found returns the results of the last look, after the state of the server itself.
 func (s *health) found() []finding {
 	serving := finding{name: "serving"}
 	if s.stopping.Load() {
@@ -147,12 +148,12 @@ func (s *health) found() []finding {
 	}
 	r := s.readiness.Load()
 	if r == nil || s.elapsed()-r.at > readinessAge {
-		return []finding{serving, {"look", errors.New("nothing has been looked at for a while")}}
+		return []finding{serving, {"look", errors.New("the last look is too old")}}
 	}
 	return append([]finding{serving}, r.findings...)
 }
 
-// ready is why this replica cannot serve; nil if it can.
+// ready returns nil if this replica can serve, or the first reason why not.
 func (s *health) ready() error {
 	for _, f := range s.found() {
 		if f.err != nil {
@@ -162,7 +163,7 @@ func (s *health) ready() error {
 	return nil
 }
 
-// livez tells that the process answers; it asks nothing else.
+// livez answers ok while the process runs. It checks nothing.
 func livez(w *response, r *http.Request) {
 	text := "ok"
 	if r.URL.Query().Has("verbose") {
@@ -171,18 +172,18 @@ func livez(w *response, r *http.Request) {
 	plain(w, http.StatusOK, text)
 }
 
-// readyz tells whether this replica can serve, from what the last second has shown: it asks nobody. Strangers learn no
-// more than the names of the checks.
+// readyz reports whether this replica can serve. It answers from memory, and shows only the names of the checks.
 func (s *health) readyz(w *response, r *http.Request) {
-	s.tellReady(w, r, func(finding) string { return "" })
+	s.writeReadiness(w, r, func(finding) string { return "" })
 }
 
-// adminReadyz is readyz with the reasons.
+// adminReadyz is readyz with the errors of the checks.
 func (s *health) adminReadyz(w *response, r *http.Request) {
-	s.tellReady(w, r, func(f finding) string { return ": " + f.err.Error() })
+	s.writeReadiness(w, r, func(f finding) string { return ": " + f.err.Error() })
 }
 
-func (s *health) tellReady(w *response, r *http.Request, why func(finding) string) {
+// writeReadiness writes ok or not ready, with one line for each check if the query has verbose.
+func (s *health) writeReadiness(w *response, r *http.Request, why func(finding) string) {
 	status, verdict := http.StatusOK, "ok"
 	var lines []string
 	for _, f := range s.found() {
@@ -199,8 +200,8 @@ func (s *health) tellReady(w *response, r *http.Request, why func(finding) strin
 	plain(w, status, strings.Join(append(lines, verdict), "\n"))
 }
 
-// unfit is why this replica must answer nobody by its database; nil if it may.
-func (s *health) unfit() error {
+// checkFit returns an error if this replica must not use its database or its clock for any answer.
+func (s *health) checkFit() error {
 	switch {
 	case s.older.Load():
 		return errOlder

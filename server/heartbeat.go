@@ -10,8 +10,8 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// beat leaves a heartbeat, the anchor, and the head of the trail in the log, where somebody who can write both database
-// and anchor does not reach it.
+// beat writes a heartbeat and the anchor, and logs the head of the audit trail. An attacker who can write database and
+// anchor cannot change a log that is kept elsewhere.
 func (s *health) beat(ctx context.Context) {
 	a, err := s.ring.WriteHeartbeat(ctx, s.place.AnchorFile)
 	if err == nil {
@@ -29,19 +29,18 @@ func (s *health) beat(ctx context.Context) {
 	} else if errors.As(err, &older) {
 		s.older.Store(true)
 	}
-	if err != nil && !errors.Is(err, storage.ErrUnavailable) { // of that polling tells
+	if err != nil && !errors.Is(err, storage.ErrUnavailable) { // the ring logs an unavailable database
 		s.log.Error("the anchor could not be kept", "error", err.Error())
 	}
 }
 
-// errOlder says that the database has gone back to an older state: nothing in it can be trusted until a person has
-// looked.
+// errOlder means that the database has gone back to an older state. A person must decide before it is used again.
 var errOlder = fmt.Errorf("the database has gone back to an older state: %w", keys.ErrStale)
 
-// lastBeat bounds the one of a server that stops.
+// lastBeat is the time limit of the last heartbeat, when the server stops.
 const lastBeat = 1500 * time.Millisecond
 
-// keepAnchor beats until the context ends, and then once more.
+// keepAnchor calls beat regularly until the context ends, and then once more.
 func (s *health) keepAnchor(ctx context.Context) {
 	tick := time.NewTicker(keys.HeartbeatInterval)
 	defer tick.Stop()

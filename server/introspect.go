@@ -12,14 +12,15 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// introspect is POST /introspect, RFC 7662. Whether a token is alive is always asked of the database: there is nothing
-// that could serve a revoked one. For anyone who may not know, and for anything not alive, the answer is Active alone.
+// introspect is POST /introspect (RFC 7662). It always asks the database whether the grant is alive, so a revocation
+// works at once. If the token is not active, or the caller may not see it, the answer has nothing but active (§2.2).
 func (s *Server) introspect(ctx context.Context, req *request, f referenceForm) (any, error) {
 	if f.token == "" {
 		return nil, fail(api.InvalidRequest, "token is missing")
 	}
+	// RFC 7662 §2.1: the caller must authenticate, which a public client cannot.
 	if req.client.Public {
-		return nil, errClient // RFC 7662 §2.1 wants authorization, which a public client cannot show
+		return nil, errClient
 	}
 	t, ok, err := s.ring.OpenRefreshToken(f.token)
 	if err != nil {
@@ -35,8 +36,7 @@ func (s *Server) introspect(ctx context.Context, req *request, f referenceForm) 
 	if at == foreign {
 		return s.unknownToken(req)
 	}
-	if at == ended ||
-		req.client.ID != v.claims.ClientID && (req.client.Resource == "" || req.client.Resource != v.claims.Audience) {
+	if at == ended || !maySee(req.client, v.claims) {
 		return api.Introspection{}, nil
 	}
 	g, live, err := s.accessGrant(ctx, req, v)
@@ -46,22 +46,36 @@ func (s *Server) introspect(ctx context.Context, req *request, f referenceForm) 
 	return v.introspection(g.Username)
 }
 
-// introspection is the answer for a token that is alive, in the form in which it is sent. A user's name does not
-// change.
+// maySee reports whether a client may introspect an access token: as its client, or as the resource server that is its
+// audience (RFC 7662 §4).
+func maySee(c storage.Client, claims api.AccessToken) bool {
+	if c.ID == claims.ClientID {
+		return true
+	}
+	return c.Resource != "" && c.Resource == claims.Audience
+}
+
+// introspection returns the encoded response for a live token, and caches it. This is safe because a username never
+// changes.
 func (v *verified) introspection(username string) (any, error) {
 	if body := v.body.Load(); body != nil {
 		return *body, nil
 	}
 	c := v.claims
 	body, err := encode(api.Introspection{
-		Active:   true,
-		Issuer:   c.Issuer,
-		Subject:  c.Subject,
-		Audience: c.Audience,
-		ClientID: c.ClientID,
-		Username: username,
-		Scope:    c.Scope,
-		Expires:  c.Expires, IssuedAt: c.IssuedAt, ID: c.ID, TokenType: "Bearer", Session: c.Session, Roles: c.Roles,
+		Active:    true,
+		Issuer:    c.Issuer,
+		Subject:   c.Subject,
+		Audience:  c.Audience,
+		ClientID:  c.ClientID,
+		Username:  username,
+		Scope:     c.Scope,
+		Expires:   c.Expires,
+		IssuedAt:  c.IssuedAt,
+		ID:        c.ID,
+		TokenType: "Bearer",
+		Session:   c.Session,
+		Roles:     c.Roles,
 	})
 	if err == nil {
 		v.body.Store(&body)
@@ -69,7 +83,8 @@ func (v *verified) introspection(username string) (any, error) {
 	return body, err
 }
 
-// introspectRefreshToken shows the newest refresh token of a grant to its own client.
+// introspectRefreshToken answers for a refresh token. Only the newest token of a grant is active, and only for its own
+// client.
 func (s *Server) introspectRefreshToken(ctx context.Context, req *request, t keys.RefreshToken) (any, error) {
 	g, err := s.db.Grants().State(ctx, t.Grant)
 	if errors.Is(err, storage.ErrNotFound) {
@@ -98,18 +113,20 @@ func (s *Server) introspectRefreshToken(ctx context.Context, req *request, t key
 		Expires:   g.IdleExpiresAt.Unix(),
 		IssuedAt:  g.RotatedAt.Unix(),
 		ID:        g.ID.String() + "." + strconv.FormatUint(uint64(t.Generation), 10),
-		TokenType: "refresh_token", Session: g.ID.String(), Roles: g.Roles,
+		TokenType: "refresh_token",
+		Session:   g.ID.String(),
+		Roles:     g.Roles,
 	}, nil
 }
 
-// A resource server may ask for this many tokens that were never issued, and gets them back evenly over the period.
+// Limit of introspections of unknown tokens for each client, refilled evenly over the period.
 const (
 	unknownTokens       = 200
 	unknownTokensPeriod = 10 * time.Minute
 )
 
-// unknownToken answers for a text that is no token of this server. Who asks for many of them is looking for one (RFC
-// 7662 §4).
+// unknownToken answers for a text that this server did not issue as a token. It limits how many a client may try,
+// against token scanning (RFC 7662 §4).
 func (s *Server) unknownToken(req *request) (any, error) {
 	if wait := s.scans.wait(req.client.ID, s.now()); wait > 0 {
 		s.throttledEvent(req, "introspection", throttledIntrospection)

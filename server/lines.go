@@ -9,36 +9,36 @@ import (
 )
 
 const (
-	logDelay   = 50 * time.Millisecond  // how long a line may wait for others
-	logFlush   = 32 << 10               // bytes that do not wait
-	logBuffer  = 1 << 20                // bytes that wait for a slow reader; what comes after them is dropped
-	logTimeout = 500 * time.Millisecond // how long Flush and Close wait for a slow reader
+	logDelay   = 50 * time.Millisecond  // delay of a line, to write several at once
+	logFlush   = 32 << 10               // buffered bytes that are written without delay
+	logBuffer  = 1 << 20                // limit of buffered bytes; lines above it are dropped
+	logTimeout = 500 * time.Millisecond // limit of Flush and Close
 )
 
-// Lines writes lines without waiting for their reader: callers put lines into a bounded buffer, and one goroutine
-// writes the buffer. A line that does not fit, or that the writer refuses, is dropped and counted. Close must follow.
+// Lines is a writer of lines that never blocks its callers, even if a pipe has no reader. Callers append to a bounded
+// buffer, which one goroutine writes. A line that does not fit or fails is dropped and counted. Call Close at the end.
 type Lines struct {
 	to      io.Writer
-	delay   time.Duration            // 0: each line is written at once
-	notice  func(lines int64) []byte // the line that tells how many lines were dropped; nil: none
-	some    chan struct{}            // the buffer is no longer empty
-	urgent  chan struct{}            // do not wait for more lines
-	flushes chan chan struct{}       // each is closed when everything before it is written
+	delay   time.Duration            // 0: write each line at once
+	notice  func(lines int64) []byte // makes the line that reports dropped lines; nil: no such line
+	some    chan struct{}            // signals that the buffer is not empty
+	urgent  chan struct{}            // signals to write without delay
+	flushes chan chan struct{}       // each channel is closed when all earlier lines are written
 	closing chan struct{}
 	close   func()
-	done    chan struct{} // the goroutine has ended
+	done    chan struct{} // closed when the goroutine has ended
 	dropped atomic.Int64
 
 	mu          sync.Mutex
 	held, spare []byte
-	overflow    int64 // lines that did not fit behind held
+	overflow    int64 // number of lines that did not fit after held
 
-	lost   int64 // lines that the writer refused and that no notice has told of; of the goroutine alone
-	broken bool  // the last write ended inside a line; of the goroutine alone
+	lost   int64 // number of failed lines that no notice has reported; only the goroutine uses it
+	broken bool  // the last write ended inside a line; only the goroutine uses it
 }
 
-// NewLines writes lines to w. Unless w is a terminal, a line waits a moment for others, so that a line does not cost a
-// system call of its own.
+// NewLines returns Lines that write to w. Unless w is a terminal, it delays lines a moment to write many with one
+// system call.
 func NewLines(w io.Writer, terminal bool) *Lines {
 	l := &Lines{
 		to:      w,
@@ -57,11 +57,12 @@ func NewLines(w io.Writer, terminal bool) *Lines {
 	return l
 }
 
-// Write implements [io.Writer]. It never waits for the writer, and never fails.
+// Write implements [io.Writer]. It never blocks and never fails.
 func (l *Lines) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	before := len(l.held)
-	fits := before == 0 || l.overflow == 0 && before+len(line) <= logBuffer // nothing overtakes a dropped line
+	room := l.overflow == 0 && before+len(line) <= logBuffer // after a dropped line, drop all until the next write
+	fits := before == 0 || room
 	if fits {
 		l.held = append(l.held, line...)
 	} else {
@@ -79,9 +80,10 @@ func (l *Lines) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// hurry has the goroutine write what is held at once.
+// hurry makes the goroutine write without delay.
 func (l *Lines) hurry() { signal(l.urgent) }
 
+// signal sends to c without blocking.
 func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -89,10 +91,10 @@ func signal(c chan struct{}) {
 	}
 }
 
-// Dropped is how many lines were dropped.
+// Dropped returns the number of dropped lines.
 func (l *Lines) Dropped() int64 { return l.dropped.Load() }
 
-// Flush waits until everything is written, but not for long.
+// Flush waits until all lines are written, or for logTimeout.
 func (l *Lines) Flush() {
 	written, timeout := make(chan struct{}), time.NewTimer(logTimeout)
 	defer timeout.Stop()
@@ -109,13 +111,13 @@ func (l *Lines) Flush() {
 	}
 }
 
-// Close is Flush, and ends the goroutine as soon as its writer lets it.
+// Close flushes, and ends the goroutine as soon as a blocked write returns.
 func (l *Lines) Close() {
 	l.Flush()
 	l.close()
 }
 
-// run writes what is held, until Close.
+// run writes the buffer until Close.
 func (l *Lines) run() {
 	defer close(l.done)
 	wait := time.NewTimer(0)
@@ -145,13 +147,13 @@ func (l *Lines) run() {
 	}
 }
 
-// write writes what is held, between notices of what was dropped before and after it.
+// write writes the buffer, and notices of dropped lines before and after it.
 func (l *Lines) write() {
 	held, overflow := l.take()
 	if len(held) == 0 {
 		return
 	}
-	before := l.tell(l.lost)
+	before := l.noticeOf(l.lost)
 	if l.broken {
 		before = append([]byte{'\n'}, before...)
 	}
@@ -160,16 +162,16 @@ func (l *Lines) write() {
 		chunk = append(before, held...)
 	}
 	if overflow > 0 {
-		chunk = append(chunk, l.tell(overflow)...)
+		chunk = append(chunk, l.noticeOf(overflow)...)
 	}
 	n, err := l.to.Write(chunk)
 	l.account(chunk, max(0, n), len(before), len(held), overflow, err)
-	if cap(held) <= 4*logFlush { // a buffer that has grown is let go
+	if cap(held) <= 4*logFlush { // do not keep a large buffer
 		l.spare = held
 	}
 }
 
-// take empties the buffer.
+// take returns the buffered lines and empties the buffer.
 func (l *Lines) take() (held []byte, overflow int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -181,7 +183,7 @@ func (l *Lines) take() (held []byte, overflow int64) {
 	return held, overflow
 }
 
-// account counts what was lost of a chunk: a notice, the lines held, a notice of overflow.
+// account counts the lost lines of a chunk, which has a notice, the held lines and a notice of the overflow.
 func (l *Lines) account(chunk []byte, n, before, held int, overflow int64, err error) {
 	if n >= before {
 		l.lost = 0
@@ -198,8 +200,8 @@ func (l *Lines) account(chunk []byte, n, before, held int, overflow int64, err e
 	l.lost += refused + overflow
 }
 
-// tell is the notice of dropped lines.
-func (l *Lines) tell(lines int64) []byte {
+// noticeOf returns the line that reports dropped lines.
+func (l *Lines) noticeOf(lines int64) []byte {
 	if lines == 0 || l.notice == nil {
 		return nil
 	}

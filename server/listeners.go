@@ -19,24 +19,24 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Bounds of the listeners.
+// Limits of the listeners.
 const (
-	maxHeader       = 16 << 10
+	maxHeader       = 16 << 10 // bytes
 	headerTimeout   = 5 * time.Second
 	requestTimeout  = 15 * time.Second
 	responseTimeout = 30 * time.Second
 	idleTimeout     = 2 * time.Minute
-	stopTimeout     = 7 * time.Second // from the signal to the end, of which the delay is a part
+	stopTimeout     = 7 * time.Second // from the signal to the end, including StopDelay
 )
 
-// Listeners are the two open ports of a server.
+// Listeners holds the two open ports of a server.
 type Listeners struct {
 	Public, Admin net.Listener
-	MaxFiles      int // descriptors that the process may have open, which bound the connections; 0: no bound
+	MaxFiles      int // limit of open file descriptors, from which the limits of connections follow; 0: no limit
 }
 
-// limits share out the descriptors: what strangers can take on the public listener leaves some to the admin listener,
-// the database and files.
+// limits returns the limits of connections. They reserve descriptors for the admin listener, the database and files, so
+// that strangers on the public listener cannot use all.
 func (l Listeners) limits() (public, admin int) {
 	if l.MaxFiles == 0 {
 		return 0, 0
@@ -59,27 +59,27 @@ func Listen(c config.Config) (Listeners, error) {
 	return l, nil
 }
 
-// listeners are the two listeners. They answer before there is a server behind them, which may have to wait for its
-// database, and after it has stopped.
+// listeners serves the two ports. It answers while the server still waits for its database.
 type listeners struct {
 	ports         Listeners
 	connections   []*connections // public, admin
 	public, admin swapHandler
 	servers       []*http.Server
 	failed        chan error
-	certificate   atomic.Pointer[tls.Certificate] // of the public listener
+	certificate   atomic.Pointer[tls.Certificate] // of the public listener; a reload replaces it
 }
 
-// swapHandler is a handler that can be replaced while it serves.
+// swapHandler is a handler that can be replaced at run time.
 type swapHandler struct{ handler atomic.Pointer[http.Handler] }
 
+// ServeHTTP implements [http.Handler].
 func (g *swapHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	(*g.handler.Load()).ServeHTTP(w, r)
 }
 
 func (g *swapHandler) set(h http.Handler) { g.handler.Store(&h) }
 
-// newListeners begins to answer on the listeners.
+// newListeners starts to serve both ports.
 func newListeners(c config.Config, l Listeners, log *slog.Logger, public, admin http.Handler) (*listeners, error) {
 	f := &listeners{ports: l, failed: make(chan error, 2)}
 	certificate, err := c.Certificate()
@@ -90,8 +90,19 @@ func newListeners(c config.Config, l Listeners, log *slog.Logger, public, admin 
 	f.public.set(public)
 	f.admin.set(admin)
 	publicLimit, adminLimit := l.limits()
-	publicConnections := &connections{Listener: l.Public, name: "public", limit: publicLimit, tls: f.tls(c), log: log}
-	adminConnections := &connections{Listener: l.Admin, name: "admin", limit: adminLimit, log: log}
+	publicConnections := &connections{
+		Listener: l.Public,
+		name:     "public",
+		limit:    publicLimit,
+		tls:      f.tls(c),
+		log:      log,
+	}
+	adminConnections := &connections{
+		Listener: l.Admin,
+		name:     "admin",
+		limit:    adminLimit,
+		log:      log,
+	}
 	f.connections = []*connections{publicConnections, adminConnections}
 	publicServer, adminServer := httpServer(&f.public), httpServer(&f.admin)
 	f.servers = []*http.Server{publicServer, adminServer}
@@ -100,7 +111,7 @@ func newListeners(c config.Config, l Listeners, log *slog.Logger, public, admin 
 	return f, nil
 }
 
-// tls is how the public listener speaks TLS; nil if it is plaintext. There is no HTTP/2.
+// tls returns the TLS configuration of the public listener, or nil for plaintext. There is no HTTP/2.
 func (f *listeners) tls(c config.Config) *tls.Config {
 	if c.TLSCertFile == "" {
 		return nil
@@ -114,8 +125,7 @@ func (f *listeners) tls(c config.Config) *tls.Config {
 	}
 }
 
-// stop takes nothing more and finishes what is in flight, within a span. Whoever has not sent or read all by then is
-// cut off.
+// stop closes the ports, finishes the requests in flight, and after the given time closes the remaining connections.
 func (f *listeners) stop(span time.Duration, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), span)
 	defer cancel()
@@ -123,7 +133,7 @@ func (f *listeners) stop(span time.Duration, log *slog.Logger) {
 	for _, server := range f.servers {
 		all.Go(func() {
 			if err := server.Shutdown(ctx); err != nil {
-				log.Warn("requests were cut off that did not end", "error", err.Error())
+				log.Warn("requests that did not end in time were aborted", "error", err.Error())
 				server.Close()
 			}
 		})
@@ -131,8 +141,8 @@ func (f *listeners) stop(span time.Duration, log *slog.Logger) {
 	all.Wait()
 }
 
-// Serve opens a replica and answers on the listeners until the context ends. While its PostgreSQL is away, also at the
-// start, it answers 503 and waits.
+// Serve opens a replica and serves the listeners until the context ends. While PostgreSQL is unavailable at the start,
+// it answers 503 and waits.
 func Serve(ctx context.Context, c config.Config, p keys.Place, o Options, l Listeners) error {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -145,7 +155,7 @@ func Serve(ctx context.Context, c config.Config, p keys.Place, o Options, l List
 	}
 	s, err := openWhenAvailable(ctx, c, p, o, f)
 	if ctx.Err() != nil && s == nil {
-		err = nil // it was to end before it had begun
+		err = nil // the context ended before the server was open
 	}
 	if err != nil || s == nil {
 		f.stop(stopTimeout, o.Log)
@@ -157,25 +167,31 @@ func Serve(ctx context.Context, c config.Config, p keys.Place, o Options, l List
 	return s.serve(ctx, f, o)
 }
 
+// waitForDatabase is the time between two attempts to open the database.
 const waitForDatabase = time.Second
 
-// openWhenAvailable opens a server, and waits for its PostgreSQL if that is away, and for the schema if that is older
-// and another is to bring it up to date. No server and no error if the context ended before.
+// openWhenAvailable opens a server. It waits while PostgreSQL is unavailable, and while the schema is outdated and
+// another process migrates it. It returns neither server nor error if the context ends first.
 func openWhenAvailable(
 	ctx context.Context, c config.Config, p keys.Place, o Options, f *listeners,
 ) (*Server, error) {
 	for waited := false; ; waited = true {
 		s, err := Open(ctx, c, p, o)
 		behind := errors.Is(err, storage.ErrBehind)
-		// What a pooler refuses while its PostgreSQL is away looks like a mistake. At the first attempt it is taken for
-		// one.
-		passing := errors.Is(err, storage.ErrUnavailable) || waited && errors.Is(err, storage.ErrPooler)
-		away := passing && p.Database.Kind() == storage.Postgres
-		if !behind && !away {
+		// A pooler without its PostgreSQL refuses connections with the errors of a wrong setting. Report such an error
+		// at the first attempt, and wait at a later one.
+		down := errors.Is(err, storage.ErrUnavailable)
+		if waited && errors.Is(err, storage.ErrPooler) {
+			down = true
+		}
+		if p.Database.Kind() != storage.Postgres {
+			down = false
+		}
+		if !behind && !down {
 			return s, err
 		}
 		if !waited {
-			o.Log.Warn("the database is away, or behind: waiting for it", "error", err.Error())
+			o.Log.Warn("waiting for the database: it is unavailable, or its schema is outdated", "error", err.Error())
 		}
 		select {
 		case <-ctx.Done():
@@ -187,7 +203,7 @@ func openWhenAvailable(
 	}
 }
 
-// httpServer speaks HTTP/1.1 only: one request at a time is what a connection may ask for.
+// httpServer speaks only HTTP/1.1, so that a connection has at most one request at a time.
 func httpServer(h http.Handler) *http.Server {
 	one := new(http.Protocols)
 	one.SetHTTP1(true)
@@ -198,11 +214,11 @@ func httpServer(h http.Handler) *http.Server {
 		ReadTimeout:       requestTimeout,
 		WriteTimeout:      responseTimeout,
 		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader - 4096, // net/http reads 4096 bytes more than it is told
+		MaxHeaderBytes:    maxHeader - 4096, // net/http reads up to 4096 bytes more than this limit
 		ErrorLog:          log.New(io.Discard, "", 0),
 		ConnContext:       connContext,
 		ConnState:         connState,
 
-		DisableGeneralOptionsHandler: true, // isMisframed counts requests, and * is an unknown path like others
+		DisableGeneralOptionsHandler: true, // so that OPTIONS * reaches isMisframed, which counts requests
 	}
 }

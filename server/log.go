@@ -13,16 +13,16 @@ import (
 	"github.com/keyturn/keyturn/config"
 )
 
-// Log is the log of a server. Nothing that becomes of its reader holds the server up. Its lines reach the writer a
-// moment later, many at once, unless it is a terminal.
+// Log is the log of a server. A slow or missing reader never blocks the server. Unless the writer is a terminal, lines
+// reach it after a short delay, several at once.
 type Log struct {
 	*slog.Logger
 	Level *slog.LevelVar
 	lines *Lines
 }
 
-// NewLog is the log of the configuration, for a writer that is a terminal or not. Close must follow, or that of w, if w
-// is [*Lines] already.
+// NewLog returns the log of a configuration. terminal reports whether w is a terminal. Call Close at the end. If w is a
+// [*Lines], the log uses it, and either Close suffices.
 func NewLog(c config.Config, w io.Writer, terminal bool) Log {
 	lines, ok := w.(*Lines)
 	if !ok {
@@ -31,16 +31,19 @@ func NewLog(c config.Config, w io.Writer, terminal bool) Log {
 	var at slog.LevelVar
 	level, _ := c.Level()
 	at.Set(level)
-	text := c.LogFormat == "text" || c.LogFormat == "" && terminal
+	text := c.LogFormat == "text"
+	if c.LogFormat == "" {
+		text = terminal
+	}
 	lines.notice = func(dropped int64) []byte { return droppedNotice(text, dropped) }
 	base := newFormat(text, shortLines{lines}, &at)
 	return Log{slog.New(logHandler{Handler: base, base: base, lines: lines}), &at, lines}
 }
 
-// Close writes what has not been written, if that does not take long.
+// Close writes the buffered lines, unless the writer is blocked.
 func (l Log) Close() { l.lines.Close() }
 
-// Dropped is how many lines were dropped because nobody took them.
+// Dropped returns the number of lines that the writer did not take.
 func (l Log) Dropped() int64 { return l.lines.Dropped() }
 
 func newFormat(text bool, w io.Writer, at slog.Leveler) slog.Handler {
@@ -51,7 +54,7 @@ func newFormat(text bool, w io.Writer, at slog.Leveler) slog.Handler {
 	return slog.NewJSONHandler(w, o)
 }
 
-// droppedNotice is the line that stands where lines were dropped.
+// droppedNotice returns the line that replaces dropped lines.
 func droppedNotice(text bool, dropped int64) []byte {
 	var b bytes.Buffer
 	r := slog.NewRecord(time.Now().UTC(), slog.LevelWarn, fmt.Sprintf("%d lines were dropped", dropped), 0)
@@ -62,12 +65,12 @@ func droppedNotice(text bool, dropped int64) []byte {
 	return b.Bytes()
 }
 
-// Sizes in bytes.
+// Limits in bytes. A line below 4096 bytes is written to a pipe in one piece.
 const (
-	maxLine    = 4096 // a line with its end is shorter
+	maxLine    = 4096 // exclusive; includes the line end
 	maxMessage = 256
-	maxText    = 512  // an attribute
-	maxStack   = 2048 // an attribute of that name
+	maxText    = 512  // of an attribute
+	maxStack   = 2048 // of the attribute stack
 )
 
 var errLongLine = errors.New("log: the line is too long")
@@ -75,6 +78,7 @@ var errLongLine = errors.New("log: the line is too long")
 // shortLines refuses lines that are too long.
 type shortLines struct{ *Lines }
 
+// Write implements [io.Writer]. The error is errLongLine.
 func (s shortLines) Write(line []byte) (int, error) {
 	if len(line) >= maxLine {
 		return 0, errLongLine
@@ -82,14 +86,15 @@ func (s shortLines) Write(line []byte) (int, error) {
 	return s.Lines.Write(line)
 }
 
-// logHandler writes times in UTC, at once what a person should see at once, and lines that are bounded, whatever a
-// stranger has put into them.
+// logHandler writes times in UTC, and warnings without delay. It shortens long lines, because clients choose some of
+// the texts in them.
 type logHandler struct {
 	slog.Handler
 	base  slog.Handler // without attributes
 	lines *Lines
 }
 
+// Handle implements [slog.Handler].
 func (h logHandler) Handle(ctx context.Context, r slog.Record) error {
 	r.Time = r.Time.UTC()
 	if isLong(r) {
@@ -110,6 +115,7 @@ func (h logHandler) Handle(ctx context.Context, r slog.Record) error {
 	return err
 }
 
+// WithAttrs implements [slog.Handler].
 func (h logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	short := make([]slog.Attr, len(attrs))
 	for i, a := range attrs {
@@ -118,21 +124,24 @@ func (h logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return logHandler{h.Handler.WithAttrs(short), h.base, h.lines}
 }
 
+// WithGroup implements [slog.Handler].
 func (h logHandler) WithGroup(name string) slog.Handler {
 	return logHandler{h.Handler.WithGroup(name), h.base, h.lines}
 }
 
-// isLong reports whether a text of the record is to be cut. It costs next to nothing, since nearly none is.
+// isLong reports whether a text of the record is too long. It is cheap, because nearly no record is.
 func isLong(r slog.Record) bool {
 	long := len(r.Message) > maxMessage
 	r.Attrs(func(a slog.Attr) bool {
-		long = long || a.Value.Kind() == slog.KindString && len(a.Value.String()) > maxText
+		if a.Value.Kind() == slog.KindString && len(a.Value.String()) > maxText {
+			long = true
+		}
 		return !long
 	})
 	return long
 }
 
-// cutRecord is the record with each text cut to the limit.
+// cutRecord returns the record with each text cut to the limit.
 func cutRecord(r slog.Record, limit int) slog.Record {
 	short := slog.NewRecord(r.Time, r.Level, cut(r.Message, min(limit, maxMessage)), r.PC)
 	r.Attrs(func(a slog.Attr) bool {
@@ -142,6 +151,7 @@ func cutRecord(r slog.Record, limit int) slog.Record {
 	return short
 }
 
+// cutAttr cuts the text of an attribute to the limit. A stack may be longer.
 func cutAttr(a slog.Attr, limit int) slog.Attr {
 	if a.Key == "stack" && limit == maxText {
 		limit = maxStack
@@ -156,7 +166,7 @@ func cutAttr(a slog.Attr, limit int) slog.Attr {
 	return a
 }
 
-// cut is at most n bytes of a text, and a mark if that is not all of it.
+// cut returns at most n bytes of a text, with an ellipsis if it is longer.
 func cut(text string, n int) string {
 	if len(text) <= n {
 		return text

@@ -14,7 +14,7 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// metrics are what Prometheus reads. No label takes a value that a stranger chooses.
+// metrics are for Prometheus. No label has a value that a client chooses freely.
 type metrics struct {
 	registry      *prometheus.Registry
 	requests      *prometheus.HistogramVec
@@ -37,80 +37,79 @@ type metrics struct {
 }
 
 func newMetrics(s *Server) *metrics {
-	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
-	}
-	gauge := func(name, help string) prometheus.Gauge {
-		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
-	}
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
-		requests: prometheus.NewHistogramVec(
-			prometheus.HistogramOpts{Name: "keyturn_http_request_duration_seconds", Help: "Duration of requests.",
-				Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}},
-			[]string{"route", "method", "code"},
-		),
-		tokens: counters(
-			"keyturn_token_requests_total",
-			"Requests to /token by grant and outcome.",
-			"grant",
-			"outcome",
-		),
-		failures: counters("keyturn_failures_total", "Requests that could not be answered, by cause.", "cause"),
-		refreshes: counters(
-			"keyturn_refreshes_total",
-			"Presentations of refresh tokens by what they turned out to be.",
-			"kind",
-		),
-		loginFailures: counters("keyturn_login_failures_total", "Failed logins by reason.", "reason"),
-		signed:        counters("keyturn_tokens_signed_total", "Access tokens signed by key.", "kid"),
-		jwks: prometheus.NewCounter(
-			prometheus.CounterOpts{Name: "keyturn_jwks_responses_total", Help: "Key sets sent, without 304."},
-		),
-		cleaned: counters("keyturn_cleaned_rows_total", "Rows that clean-up deleted, by what they were.", "what"),
-		cleanedAt: gauge(
-			"keyturn_cleanup_last_success_timestamp_seconds",
-			"When clean-up last went through here; before that, when the process began.",
-		),
-		throttled: counters(
-			"keyturn_throttled_total",
-			"Requests refused because somebody had failed too often, by what was asked for.",
-			"what",
-		),
-		hashed: prometheus.NewHistogram(
-			prometheus.HistogramOpts{Name: "keyturn_password_hash_duration_seconds", Help: "Time that one password hash took.",
-				Buckets: []float64{.01, .02, .04, .08, .16, .32, .64, 1.28, 2.56}},
-		),
-		reloads: counters("keyturn_config_reloads_total", "Configurations read again, by outcome.", "outcome"),
-		reloaded: gauge(
-			"keyturn_config_reload_ok",
-			"1 if the configuration that was read last was taken, but for what needs a restart, else 0.",
-		),
+		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "keyturn_http_request_duration_seconds",
+			Help:    "Duration of requests.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+		}, []string{"route", "method", "code"}),
+		hashed: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "keyturn_password_hash_duration_seconds",
+			Help:    "Duration of one password hash.",
+			Buckets: []float64{.01, .02, .04, .08, .16, .32, .64, 1.28, 2.56},
+		}),
 	}
-	m.forwardedUnreadable = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "keyturn_forwarded_unreadable_total",
-		Help: "Requests whose X-Forwarded-For, from a trusted proxy, holds what is not an address.",
-	})
-	m.anchored = gauge("keyturn_anchor_written", "1 if the last heartbeat was noted in the anchor file, else 0.")
+	m.makeCounters()
+	m.makeGauges()
 	m.begin(s)
 	return m
 }
 
-// begin gives the metrics their first values and registers them.
+func (m *metrics) makeCounters() {
+	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	}
+	m.tokens = counters("keyturn_token_requests_total", "Requests to /token, by grant and outcome.", "grant", "outcome")
+	m.failures = counters("keyturn_failures_total", "Requests that the server could not answer, by cause.", "cause")
+	m.refreshes = counters("keyturn_refreshes_total", "Uses of refresh tokens, by kind.", "kind")
+	m.loginFailures = counters("keyturn_login_failures_total", "Failed logins, by reason.", "reason")
+	m.signed = counters("keyturn_tokens_signed_total", "Signed access tokens, by key.", "kid")
+	m.jwks = counter("keyturn_jwks_responses_total", "JWKS responses, without 304 responses.")
+	m.cleaned = counters("keyturn_cleaned_rows_total", "Rows that the clean-up deleted, by kind.", "what")
+	m.throttled = counters("keyturn_throttled_total", "Requests refused after too many failures, by kind.", "what")
+	m.reloads = counters("keyturn_config_reloads_total", "Reloads of the configuration, by outcome.", "outcome")
+	m.forwardedUnreadable = counter(
+		"keyturn_forwarded_unreadable_total",
+		"Requests from a trusted proxy with a malformed X-Forwarded-For.",
+	)
+}
+
+func (m *metrics) makeGauges() {
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+	}
+	m.cleanedAt = gauge(
+		"keyturn_cleanup_last_success_timestamp_seconds",
+		"Time of the last successful clean-up; before the first one, time of the start.",
+	)
+	m.reloaded = gauge(
+		"keyturn_config_reload_ok",
+		"1 if the last reload of the configuration succeeded, else 0. Settings that need a restart do not count.",
+	)
+	m.anchored = gauge("keyturn_anchor_written", "1 if the last heartbeat was written to the anchor file, else 0.")
+}
+
+// begin sets the initial values and registers the metrics.
 func (m *metrics) begin(s *Server) {
 	m.reloaded.Set(1)
 	m.anchored.Set(1)
 	m.cleanedAt.Set(float64(s.now().Unix()))
 	m.beginAtZero()
-	m.registry.MustRegister(m.requests, m.tokens, m.failures, m.refreshes, m.loginFailures, m.signed, m.jwks, m.cleaned,
-		m.cleanedAt, m.throttled, m.hashed, m.reloads, m.reloaded, m.anchored, m.forwardedUnreadable, keyMetrics{s},
-		listenerMetrics{s},
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.buildInfo())
+	m.registry.MustRegister(
+		m.requests, m.tokens, m.failures, m.refreshes, m.loginFailures, m.signed, m.jwks, m.cleaned, m.cleanedAt,
+		m.throttled, m.hashed, m.reloads, m.reloaded, m.anchored, m.forwardedUnreadable,
+		keyMetrics{s}, listenerMetrics{s}, s.buildInfo(),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
 	m.registry.MustRegister(s.gauges()...)
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
-// beginAtZero makes the series that are known beforehand, so that the first event of each is an increase.
+// beginAtZero creates the series with known labels. Without it, Prometheus would miss the first event of each.
 func (m *metrics) beginAtZero() {
 	for _, kind := range []storage.RefreshOutcome{
 		storage.RefreshFresh, storage.RefreshAhead, storage.RefreshRetry, storage.RefreshLate, storage.RefreshReuse,
@@ -135,74 +134,56 @@ func (m *metrics) beginAtZero() {
 	}
 }
 
-// gauges are read when Prometheus asks.
+// gauges are computed at each scrape.
 func (s *Server) gauges() []prometheus.Collector {
 	gauge := func(name, help string, read func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read)
 	}
+	counter := func(name, help string, read func() float64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, read)
+	}
 	return []prometheus.Collector{
-		gauge("keyturn_password_hashes_running", "Password hashes being computed.", func() float64 {
-			return float64(s.hasher.Load().Running)
-		}),
-		gauge("keyturn_password_hashes_waiting", "Logins waiting for a hash slot.", func() float64 {
-			return float64(s.hasher.Load().Waiting)
-		}),
-		prometheus.NewCounterFunc(
-			prometheus.CounterOpts{
-				Name: "keyturn_password_hashes_refused_total",
-				Help: "Logins refused because hashing was busy.",
-			},
-			func() float64 { return float64(s.hasher.Load().Refused) },
-		),
-		gauge("keyturn_signatures_waiting", "Requests waiting to be admitted to sign.", func() float64 {
-			return float64(s.ring.Admitted().Waiting)
-		}),
+		gauge("keyturn_password_hashes_running", "Password hashes in progress.",
+			func() float64 { return float64(s.hasher.Load().Running) }),
+		gauge("keyturn_password_hashes_waiting", "Logins that wait for a hash slot.",
+			func() float64 { return float64(s.hasher.Load().Waiting) }),
+		counter("keyturn_password_hashes_refused_total", "Logins refused because no hash slot was free in time.",
+			func() float64 { return float64(s.hasher.Load().Refused) }),
+		gauge("keyturn_signatures_waiting", "Requests that wait for a slot to sign.",
+			func() float64 { return float64(s.ring.Admitted().Waiting) }),
 		gauge("keyturn_ready", "1 if this replica can serve, else 0.", func() float64 {
 			if s.ready() != nil {
 				return 0
 			}
 			return 1
 		}),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "keyturn_log_lines_dropped_total",
-			Help: "Log lines dropped because their reader was too slow, or they could not be written.",
-		}, func() float64 { return float64(s.dropped()) }),
-		prometheus.NewCounterFunc(
-			prometheus.CounterOpts{Name: "keyturn_audit_records_total", Help: "Audit records that this process has written."},
-			func() float64 { return float64(s.db.Audit().Written()) },
-		),
-		gauge("keyturn_clock_offset_seconds", "How far the clock here is ahead of that of the database.", func() float64 {
-			return s.clock.Off().Seconds()
-		}),
-		gauge(
-			"keyturn_database_connections",
-			"Open connections to the database.",
-			func() float64 { return float64(s.db.Connections().Open) },
-		),
-		gauge(
-			"keyturn_database_connections_in_use",
-			"Connections to the database that are busy.",
-			func() float64 { return float64(s.db.Connections().InUse) },
-		),
-		gauge(
-			"keyturn_database_connections_max",
-			"Connections to the database that there may be.",
-			func() float64 { return float64(s.db.Connections().Max) },
-		),
-		prometheus.NewCounterFunc(
-			prometheus.CounterOpts{Name: "keyturn_database_wait_seconds_total", Help: "Time spent waiting for a connection."},
-			func() float64 { return s.db.Connections().Waited.Seconds() },
-		),
+		counter("keyturn_log_lines_dropped_total", "Log lines dropped because a write failed or was too slow.",
+			func() float64 { return float64(s.dropped()) }),
+		counter("keyturn_audit_records_total", "Audit records that this process has written.",
+			func() float64 { return float64(s.db.Audit().Written()) }),
+		gauge("keyturn_clock_offset_seconds", "How far the clock here is ahead of the clock of the database.",
+			func() float64 { return s.clock.Off().Seconds() }),
+		gauge("keyturn_database_connections", "Open connections to the database.",
+			func() float64 { return float64(s.db.Connections().Open) }),
+		gauge("keyturn_database_connections_in_use", "Connections to the database that are in use.",
+			func() float64 { return float64(s.db.Connections().InUse) }),
+		gauge("keyturn_database_connections_max", "Limit of connections to the database.",
+			func() float64 { return float64(s.db.Connections().Max) }),
+		counter("keyturn_database_wait_seconds_total", "Time spent waiting for a connection to the database.",
+			func() float64 { return s.db.Connections().Waited.Seconds() }),
 	}
 }
 
 func (s *Server) buildInfo() prometheus.Collector {
 	v := Version()
-	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keyturn_build_info", Help: "Always 1.",
-		ConstLabels: prometheus.Labels{"version": v.Version, "commit": v.Commit, "go": v.Go}}, func() float64 { return 1 })
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name:        "keyturn_build_info",
+		Help:        "Always 1. The labels name the build.",
+		ConstLabels: prometheus.Labels{"version": v.Version, "commit": v.Commit, "go": v.Go},
+	}, func() float64 { return 1 })
 }
 
-// keyMetrics is the signing keys, as they are when Prometheus asks. There are never many: those that are published.
+// keyMetrics collects the published signing keys at each scrape. There are only a few.
 type keyMetrics struct{ s *Server }
 
 var (
@@ -214,7 +195,7 @@ var (
 	)
 	rotationDue = prometheus.NewDesc(
 		"keyturn_key_rotation_due_timestamp_seconds",
-		"When the next key begins to sign.",
+		"Time at which the next key begins to sign.",
 		nil,
 		nil,
 	)
@@ -229,23 +210,30 @@ func (k keyMetrics) Collect(to chan<- prometheus.Metric) {
 		if row.State == storage.KeyRetired || row.State == storage.KeyRevoked {
 			continue
 		}
-		to <- prometheus.MustNewConstMetric(keyAge, prometheus.GaugeValue, k.s.now().Sub(row.PublishedAt.Time).Seconds(),
-			row.KID, string(row.State))
+		age := k.s.now().Sub(row.PublishedAt.Time).Seconds()
+		to <- prometheus.MustNewConstMetric(keyAge, prometheus.GaugeValue, age, row.KID, string(row.State))
 	}
 	if due := k.s.ring.RotatesAt(); !due.IsZero() {
 		to <- prometheus.MustNewConstMetric(rotationDue, prometheus.GaugeValue, float64(due.Unix()))
 	}
 }
 
-// listenerMetrics is what the listeners count, which begin to before there is a server.
+// listenerMetrics collects the counters of the listeners, which start to count before the server is open.
 type listenerMetrics struct{ s *Server }
 
 var (
-	acceptErrors = prometheus.NewDesc("keyturn_accept_errors_total",
-		"Connections that could not be accepted, as when descriptors run out.", []string{"listener"}, nil)
-	connectionsClosed = prometheus.NewDesc("keyturn_connections_closed_total",
-		"Connections closed because there were too many: the one idle longest, or a new one when all were busy.",
-		[]string{"listener", "reason"}, nil)
+	acceptErrors = prometheus.NewDesc(
+		"keyturn_accept_errors_total",
+		"Connections that could not be accepted, for example because no file descriptors were left.",
+		[]string{"listener"},
+		nil,
+	)
+	connectionsClosed = prometheus.NewDesc(
+		"keyturn_connections_closed_total",
+		"Connections closed at the limit: the one idle longest, or a new one if all others were busy.",
+		[]string{"listener", "reason"},
+		nil,
+	)
 )
 
 // Describe implements [prometheus.Collector].
@@ -270,7 +258,7 @@ func (m listenerMetrics) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
-// VersionInfo is what `keyturn version` prints.
+// VersionInfo is the output of `keyturn version`.
 type VersionInfo struct {
 	Version string `json:"version"`
 	Commit  string `json:"commit"`
@@ -278,10 +266,10 @@ type VersionInfo struct {
 	Go      string `json:"go"`
 }
 
-// What a release says of itself (go build -ldflags "-X …"), where the Go linker does not know it.
+// A release sets these (go build -ldflags "-X …").
 var version, commit, date string
 
-// Version reads what the release says, or what the Go linker knows of the build.
+// Version returns the version that a release has set, or else the build information of Go.
 func Version() (v VersionInfo) {
 	v.Version = "(devel)"
 	defer func() {
@@ -306,6 +294,7 @@ func Version() (v VersionInfo) {
 	return v
 }
 
+// serve answers GET /metrics.
 func (m *metrics) serve(w *response, r *http.Request) { m.handler.ServeHTTP(w, r) }
 
 // Values of the labels what and outcome.
@@ -322,7 +311,7 @@ const (
 	outcomeFailed = "failed"
 )
 
-// methodOf is the method of a request; other, if HTTP does not know it.
+// methodOf returns the method of a request, or other for a method that HTTP does not define.
 func methodOf(r *http.Request) string {
 	switch r.Method {
 	case http.MethodGet,

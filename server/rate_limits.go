@@ -9,11 +9,11 @@ import (
 	"github.com/keyturn/keyturn/api"
 )
 
-// maxRateLimits bounds each of the two generations of budgets that a replica remembers.
+// maxRateLimits is the largest number of keys in each of the two generations.
 const maxRateLimits = 20_000
 
-// budgets are token buckets by key, in the memory of one replica: what is used up comes back evenly over a period. How
-// many it holds is bounded: when a generation is full, the one before it is forgotten.
+// rateLimits are token buckets by key, in the memory of one replica. Each bucket holds size tokens and refills evenly
+// over the period. When the young generation is full, it replaces the old one, so memory is bounded.
 type rateLimits struct {
 	size   int
 	period time.Duration
@@ -26,7 +26,7 @@ func newRateLimits(size int, period time.Duration) *rateLimits {
 	return &rateLimits{size: size, period: period, young: map[string]*rate.Limiter{}}
 }
 
-// change makes all budgets of another size, whose parts come back over another period.
+// change sets the size and the period of all buckets.
 func (b *rateLimits) change(size int, period time.Duration, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -39,10 +39,10 @@ func (b *rateLimits) change(size int, period time.Duration, now time.Time) {
 	}
 }
 
-// limit is how many come back each second.
+// limit returns how many tokens a bucket regains each second.
 func (b *rateLimits) limit() rate.Limit { return rate.Limit(float64(b.size) / b.period.Seconds()) }
 
-// wait tells how long the key must wait until its budget holds one again; 0 if it does now.
+// wait returns the time until the bucket of the key holds a token, or 0 if it holds one now.
 func (b *rateLimits) wait(key string, now time.Time) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -60,14 +60,14 @@ func (b *rateLimits) wait(key string, now time.Time) time.Duration {
 	return max(time.Second, time.Duration(missing*float64(b.period)/float64(b.size)))
 }
 
-// untouched tells whether nothing has been spent.
+// untouched reports whether nothing was spent. It saves the caller the work of making a key.
 func (b *rateLimits) untouched() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.young) == 0
 }
 
-// spend takes one from the budget of the key.
+// spend takes a token from the bucket of the key.
 func (b *rateLimits) spend(key string, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -84,11 +84,12 @@ func (b *rateLimits) spend(key string, now time.Time) {
 	l.AllowN(now, 1)
 }
 
-// clientFailures are the budgets of failed client authentications: of a client from an address, and of an address
-// whatever the client. Nobody uses up the budget of a client at another address.
+// clientFailures limits failed client authentications: of each client at an address, and of each address. Failures at
+// one address never block a client at another.
 type clientFailures struct{ pair, address *rateLimits }
 
-// newClientFailures allows three times as many failures as a user has: secrets are long, and deployments make mistakes.
+// newClientFailures permits a client three times as many failures as a user. Client secrets are hard to guess, and a
+// wrong deployment should not be locked out at once.
 func newClientFailures(failures int, window time.Duration) clientFailures {
 	return clientFailures{newRateLimits(3*failures, window), newRateLimits(30*failures, window)}
 }
@@ -111,7 +112,7 @@ func (f clientFailures) spend(clientID, address string, now time.Time) {
 	f.address.spend(address, now)
 }
 
-// pairKey keeps ids short, whatever was sent as one.
+// pairKey cuts the client id, which may be any text, to keep keys short.
 func pairKey(clientID, address string) string {
 	return clientID[:min(len(clientID), api.MaxClientID+1)] + "\x00" + address
 }

@@ -11,21 +11,20 @@ import (
 	"github.com/keyturn/keyturn/keys"
 )
 
-// Reload says when a running server reads its configuration again, and how. Read gets the configuration in force.
-// *config.Error if something is wrong with the new one.
+// Reload tells a running server when and how to read its configuration again.
 type Reload struct {
-	Asked <-chan os.Signal
-	Read  func(running config.Config) (Reread, error)
+	Asked <-chan os.Signal                            // each signal asks for a reload
+	Read  func(running config.Config) (Reread, error) // gets the current configuration; the error may be *config.Error
 }
 
 // Reread is a configuration that was read again.
 type Reread struct {
-	config.Config                  // to put into force: see [config.Config.Reloaded]
-	Later         []string         // keys of the settings that need a restart
-	Warnings      []config.Warning // of the configuration as it was read
+	config.Config                  // the new settings: see [config.Config.Reloaded]
+	Later         []string         // keys of changed settings that need a restart
+	Warnings      []config.Warning // warnings about the configuration as it was read
 }
 
-// reloads reads the configuration again whenever it is asked to, until the context ends. A bad one changes nothing.
+// reloads reads the configuration again at each signal, until the context ends. An invalid one changes nothing.
 func (s *Server) reloads(ctx context.Context, f *listeners, o Options) {
 	for {
 		select {
@@ -41,6 +40,7 @@ func (s *Server) reloads(ctx context.Context, f *listeners, o Options) {
 	}
 }
 
+// tellReload logs and counts the outcome of a reload.
 func (s *Server) tellReload(err error) {
 	var bad *config.Error
 	switch {
@@ -48,18 +48,12 @@ func (s *Server) tellReload(err error) {
 		s.log.Info("the configuration was read again", "event", "config.reload", "outcome", "ok")
 	case errors.As(err, &bad):
 		for _, problem := range bad.Problems {
-			s.log.Error(
-				"the configuration stays as it was",
-				"event",
-				"config.reload",
-				"outcome",
-				"failed",
-				"problem",
-				problem.Error(),
-			)
+			s.log.Error("the configuration stays as it was",
+				"event", "config.reload", "outcome", "failed", "problem", problem.Error())
 		}
 	default:
-		s.log.Error("the configuration stays as it was", "event", "config.reload", "outcome", "failed", "error", err.Error())
+		s.log.Error("the configuration stays as it was",
+			"event", "config.reload", "outcome", "failed", "error", err.Error())
 	}
 	outcome, ok := outcomeOK, 1.0
 	if err != nil {
@@ -69,7 +63,7 @@ func (s *Server) tellReload(err error) {
 	s.metrics.reloaded.Set(ok)
 }
 
-// reload puts a configuration into force, and logs which settings need a restart.
+// reload applies a configuration, and logs which settings need a restart.
 func (s *Server) reload(ctx context.Context, f *listeners, o Options, c Reread) error {
 	certificate, err := c.Certificate()
 	if err != nil {
@@ -77,7 +71,7 @@ func (s *Server) reload(ctx context.Context, f *listeners, o Options, c Reread) 
 	}
 	changed := schedule(*s.config()) != schedule(c.Config)
 	if err := s.ring.RecordSchedule(ctx, schedule(c.Config)); err != nil && changed {
-		return err // commands would go by other settings than the server
+		return err // otherwise commands would use other settings than the server
 	}
 	warn(s.log, c.Warnings)
 	s.follow(c.Config)
@@ -87,12 +81,13 @@ func (s *Server) reload(ctx context.Context, f *listeners, o Options, c Reread) 
 	}
 	f.public.set(s.PublicHandler())
 	if len(c.Later) > 0 {
-		s.log.Warn("some settings change with a restart only", "event", "config.reload", "settings", strings.Join(c.Later, " "))
+		s.log.Warn("some changed settings need a restart",
+			"event", "config.reload", "settings", strings.Join(c.Later, " "))
 	}
 	return nil
 }
 
-// schedule is what commands must know of this server.
+// schedule returns the settings of this server that commands need.
 func schedule(c config.Config) keys.Schedule {
 	return keys.Schedule{
 		AccessTTL:           keys.Span(c.AccessTTL),
@@ -105,14 +100,14 @@ func schedule(c config.Config) keys.Schedule {
 	}
 }
 
-// warn logs the warnings of a configuration that is put into force.
+// warn logs the warnings about a configuration.
 func warn(log *slog.Logger, warnings []config.Warning) {
 	for _, w := range warnings {
 		log.Warn("the configuration should be changed", "event", "config", "warning", w.String())
 	}
 }
 
-// follow goes by another configuration from now on.
+// follow replaces the configuration.
 func (s *Server) follow(c config.Config) {
 	s.settings.Store(&c)
 	s.ring.Follow(keys.Config(c.Keys()))

@@ -16,17 +16,17 @@ import (
 type request struct {
 	*response
 	header   http.Header
-	base     context.Context // ends when the client goes away
-	sender   sender          // what the form says of the client
+	base     context.Context // ends when the client disconnects
+	sender   sender          // the client credentials in the form
 	repeats  string          // a refresh token: see tokenForm.repeats
 	client   storage.Client  // authenticated
-	known    string          // id of a client that exists, authenticated or not
-	at       time.Time       // when it came: all statements for one request go by one moment
-	asking   time.Time       // since when it has been asking the database: what a hash takes is no outage
-	username string          // of a user that exists: people type passwords into the field for the name
+	known    string          // id of an existing client, authenticated or not
+	at       time.Time       // arrival; all statements of a request use this time
+	asking   time.Time       // start of the latest use of the database; the time of a password hash does not count
+	username string          // of an existing user; others stay unlogged, because people type passwords into this field
 
 	confirmed bool     // the database has confirmed the client, which may have come from the cache
-	effects   []func() // events and counters of the endpoint, which count if its answer does
+	effects   []func() // events and counters of this run of the endpoint; see settle
 }
 
 // form is the parsed form of an endpoint.
@@ -35,10 +35,10 @@ type form interface {
 	repeats() string
 }
 
-// endpoint answers a form with a value to be written as JSON, or an error.
+// endpoint answers a form with a value, which is written as JSON, or an error.
 type endpoint[F form] func(context.Context, *request, F) (any, error)
 
-// post adapts an endpoint: it parses the form, authenticates the client, and writes the value or the error.
+// post makes a handler of an endpoint. It parses the form, authenticates the client, and writes the value or the error.
 func post[F form](s *Server, read func(parameters) F, run endpoint[F]) handler {
 	return func(x *response, r *http.Request) {
 		req := &request{response: x, header: r.Header, base: r.Context()}
@@ -51,35 +51,36 @@ func post[F form](s *Server, read func(parameters) F, run endpoint[F]) handler {
 		if err == nil {
 			x.outcome = outcomeOK
 			writeJSON(x, http.StatusOK, body)
-			x.tellHungUp(r.Context(), err)
+			x.markCanceled(r.Context(), err)
 			return
 		}
 		f := visible(err)
 		x.outcome = string(f.body.Code)
-		s.tellFailure(req, err)
+		s.recordFailure(req, err)
 		writeError(x, f)
-		x.tellHungUp(r.Context(), err)
+		x.markCanceled(r.Context(), err)
 	}
 }
 
-// statusCanceled is the status in log and metrics of a request whose client went away before its answer. Nobody is sent
-// it.
+// statusCanceled is the status in log and metrics of a request whose client disconnected before the answer. It is never
+// sent.
 const statusCanceled = 499
 
-// hungUp reports whether the client of a request went away before its answer.
+// hungUp reports whether the client disconnected before the answer.
 func hungUp(ctx context.Context, err error) bool {
-	return ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled))
+	return ctx.Err() != nil &&
+		(err == nil || errors.Is(err, context.Canceled))
 }
 
-// tellHungUp marks a response whose client went away, for log and metrics.
-func (x *response) tellHungUp(ctx context.Context, err error) {
+// markCanceled marks a response for log and metrics if the client disconnected.
+func (x *response) markCanceled(ctx context.Context, err error) {
 	if hungUp(ctx, err) {
 		x.status, x.outcome = statusCanceled, "canceled"
 	}
 }
 
-// tellFailure counts a request that the server could not answer, and logs it if somebody should look at it.
-func (s *Server) tellFailure(req *request, err error) {
+// recordFailure counts a request that the server could not answer. It logs every cause but overload.
+func (s *Server) recordFailure(req *request, err error) {
 	cause := causeOf(err)
 	switch {
 	case hungUp(req.base, err), cause == "":
@@ -90,7 +91,7 @@ func (s *Server) tellFailure(req *request, err error) {
 	s.metrics.failures.WithLabelValues(cause).Inc()
 }
 
-// admit parses the form, and runs the endpoint if this server may answer at all.
+// admit parses the form, and runs the endpoint if this replica may answer.
 func (s *Server) admit(
 	r *http.Request, req *request, parse func(parameters) func(context.Context) (any, error),
 ) (any, error) {
@@ -101,18 +102,18 @@ func (s *Server) admit(
 	run := parse(p)
 	req.at = s.now()
 	req.asking = req.at
-	if err := s.unfit(); err != nil {
-		s.noteInVain(req, err)
+	if err := s.checkFit(); err != nil {
+		s.noteUnserved(req, err)
 		return nil, s.countRejected(req, err)
 	}
-	ctx, cancel := s.patience(req.base)
+	ctx, cancel := s.databaseTimeout(req.base)
 	defer cancel()
 	body, err := s.answer(ctx, req, run)
-	s.noteInVain(req, err)
+	s.noteUnserved(req, err)
 	return body, err
 }
 
-// countRejected counts a token request that did not get as far as its grant, and returns its error.
+// countRejected counts a token request that failed before its grant ran, and returns the error.
 func (s *Server) countRejected(req *request, err error) error {
 	if strings.HasSuffix(req.route, api.PathToken) {
 		s.metrics.tokens.WithLabelValues(grantOther, outcomeOf(err)).Inc()
@@ -120,9 +121,9 @@ func (s *Server) countRejected(req *request, err error) error {
 	return err
 }
 
-// noteInVain notes that a client waited in vain, or was told to come again later, for a cause that is ours. It comes
-// later than it would have, and that must not count against it.
-func (s *Server) noteInVain(req *request, err error) {
+// noteUnserved records a wait that is the fault of the server: the client disconnected, or the answer was Retry-After.
+// The retry window of a refresh token does not run during that time.
+func (s *Server) noteUnserved(req *request, err error) {
 	switch {
 	case hungUp(req.base, err):
 		s.noteUnanswered(req, 0)
@@ -132,19 +133,21 @@ func (s *Server) noteInVain(req *request, err error) {
 	case errors.Is(err, storage.ErrUnavailable) && causeOf(err) != causeBusy:
 		s.ring.Away(req.asking, s.now())
 	}
-	if told := visible(err).retryAfter; told > 0 {
-		s.noteUnanswered(req, told)
+	if retryAfter := visible(err).retryAfter; retryAfter > 0 {
+		s.noteUnanswered(req, retryAfter)
 	}
 }
 
-// patience bounds what a request asks of the database.
-func (s *core) patience(ctx context.Context) (context.Context, context.CancelFunc) {
+// databaseTimeout limits the time of the database calls of a request.
+func (s *core) databaseTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, s.db.Patience())
 }
 
-// answer authenticates the client and runs the endpoint, which need not know that it may run twice. A client from the
-// cache is good enough for an introspection if the statement that asks about the token confirms it. Otherwise, and if
-// the client was changed meanwhile, nothing of that run counts: the client is read and the endpoint runs again.
+// answer authenticates the client and runs the endpoint. An endpoint need not know that it may run twice.
+//
+// An introspection may use a client from the cache. Its answer is valid only if the query for the token confirms the
+// client. If it does not, or if the client has changed since it was read, answer discards the run, reads the client and
+// runs the endpoint again.
 func (s *Server) answer(ctx context.Context, req *request, run func(context.Context) (any, error)) (any, error) {
 	defer req.settle()
 	if s.authenticateFromCache(req) {
@@ -166,10 +169,10 @@ func (s *Server) answer(ctx context.Context, req *request, run func(context.Cont
 	}
 }
 
-// later queues an effect of the endpoint beside its answer: an event or a counter.
+// later queues an event or a counter. A run that is discarded leaves none.
 func (req *request) later(effect func()) { req.effects = append(req.effects, effect) }
 
-// settle lets the queued effects happen.
+// settle runs the queued effects.
 func (req *request) settle() {
 	for _, effect := range req.effects {
 		effect()
@@ -177,18 +180,18 @@ func (req *request) settle() {
 	req.effects = nil
 }
 
-// forget drops what a run of the endpoint left.
+// forget discards the results of a run of the endpoint.
 func (req *request) forget() {
 	req.client, req.known, req.username, req.confirmed, req.effects = storage.Client{}, "", "", false, nil
 }
 
-// throttledEvent counts and logs a request that was refused because somebody has failed too often.
+// throttledEvent counts and logs a request that was refused after too many failures.
 func (s *core) throttledEvent(req *request, outcome, what string) {
 	req.later(func() { s.metrics.throttled.WithLabelValues(what).Inc() })
 	s.event(req, "throttle", outcome)
 }
 
-// event logs something that security teams look for: one line with who, what and the outcome.
+// event logs a security event: one line with client, user, address and outcome.
 func (s *core) event(req *request, name, outcome string, more ...slog.Attr) {
 	attrs := append([]slog.Attr{
 		slog.String("event", name),
@@ -198,5 +201,5 @@ func (s *core) event(req *request, name, outcome string, more ...slog.Attr) {
 		slog.String("user", req.username),
 		slog.String("address", req.from),
 	}, more...)
-	req.later(func() { s.tell(name, attrs...) })
+	req.later(func() { s.logInfo(name, attrs...) })
 }

@@ -13,16 +13,16 @@ import (
 	"github.com/keyturn/keyturn/api"
 )
 
-// response is one request with its answer: what is written to it, and what log and metrics tell of it.
+// response is the response to one request, with the facts for its log line and its metrics.
 type response struct {
 	http.ResponseWriter
 	id, route, clientID, outcome string
-	trace                        string     // id of the trace that it belongs to, if any
+	trace                        string     // id of its trace; "": none
 	address                      netip.Addr // of the client
-	from                         string     // its text
+	from                         string     // address as text
 	status                       int
 	wrote                        bool
-	unread                       bool // the body has not been read to its end
+	unread                       bool // the request body has not been read to its end
 }
 
 func newResponse(w http.ResponseWriter, r *http.Request, id string) *response {
@@ -41,11 +41,11 @@ func newResponse(w http.ResponseWriter, r *http.Request, id string) *response {
 	return x
 }
 
-// lingerTimeout is how long a client that still sends has to read its answer, before the connection is closed.
+// lingerTimeout is the time that a client which still sends has to read the response before the connection closes.
 const lingerTimeout = time.Second
 
-// begin goes before the answer. Left to itself, net/http holds back an answer until it has read the rest of the body,
-// which a slow client can draw out; it does not if the connection is closed afterwards.
+// begin runs before the first byte of the response. net/http would delay the response until it has read the rest of the
+// body, which a slow client can prolong. Connection: close prevents that.
 func (x *response) begin() {
 	if x.unread && !x.wrote {
 		x.Header().Set("Connection", "close")
@@ -70,14 +70,14 @@ func (x *response) Write(b []byte) (int, error) {
 // Unwrap lets net/http reach the connection.
 func (x *response) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
-// gateway is what every request passes: its id, its address, its line in the log, its place in metrics and traces.
+// gateway handles what all requests share: the request id, the address, the log line, metrics and traces.
 type gateway struct {
 	*core
-	trusted       []netip.Prefix // proxies
-	forwardedTold seldom         // that X-Forwarded-For cannot be read
+	trusted         []netip.Prefix // trusted proxies
+	forwardedLogged seldom         // warning about X-Forwarded-For
 }
 
-// wrap gives every response its headers, its log line and its place in the metrics, and turns a panic into a 500.
+// wrap adds headers, log line, metrics and trace to every response, and turns a panic into a 500.
 func (s *gateway) wrap(routes http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begun := time.Now()
@@ -96,7 +96,7 @@ func (s *gateway) wrap(routes http.Handler) http.Handler {
 	})
 }
 
-// recovered answers for a handler that panicked. The value of a panic may hold a secret; the stack holds none.
+// recovered answers for a handler that panicked. It does not log the value of the panic, which may hold a secret.
 func (s *gateway) recovered(x *response, p any) {
 	if p == http.ErrAbortHandler {
 		panic(p)
@@ -108,7 +108,7 @@ func (s *gateway) recovered(x *response, p any) {
 	}
 }
 
-// panicStack is the stack of a panic from the call that panicked on: a log line has no room for what stands above it.
+// panicStack returns the stack below the call of panic. A log line is too short for the frames above it.
 func panicStack() string {
 	stack := string(debug.Stack())
 	if _, below, ok := strings.Cut(stack, "\npanic("); ok {
@@ -117,6 +117,7 @@ func panicStack() string {
 	return stack
 }
 
+// finish counts and logs a request.
 func (s *gateway) finish(r *http.Request, x *response, took time.Duration) {
 	s.metrics.observe(x.route, methodOf(r), x.status, took)
 	line := []slog.Attr{
@@ -132,10 +133,10 @@ func (s *gateway) finish(r *http.Request, x *response, took time.Duration) {
 	if x.trace != "" {
 		line = append(line, slog.String("trace_id", x.trace))
 	}
-	s.tell("request", line...)
+	s.logInfo("request", line...)
 }
 
-// shownMethod is the method as the log has it. A stranger may send any word, of any length.
+// shownMethod returns the method for the log, shortened, because a client may send any text.
 func shownMethod(r *http.Request) string {
 	if methodOf(r) == "other" {
 		return r.Method[:min(len(r.Method), 16)]
@@ -143,9 +144,8 @@ func shownMethod(r *http.Request) string {
 	return r.Method
 }
 
-// tell is one line of the log on the path of a request: unlike [slog.Logger.Info], it does not look for the line of
-// code that says it.
-func (s *core) tell(what string, attrs ...slog.Attr) {
+// logInfo logs one line. It is cheaper than [slog.Logger.Info], because it does not look up the caller.
+func (s *core) logInfo(what string, attrs ...slog.Attr) {
 	ctx, h := context.Background(), s.log.Handler()
 	if h.Enabled(ctx, slog.LevelInfo) {
 		line := slog.NewRecord(time.Now(), slog.LevelInfo, what, 0)
@@ -154,10 +154,11 @@ func (s *core) tell(what string, attrs ...slog.Attr) {
 	}
 }
 
-// requestID is a new one, or that of a trusted proxy.
+// requestID returns a new request id, or the id that a trusted proxy has sent.
 func (s *gateway) requestID(r *http.Request) string {
-	if id := r.Header.Get("X-Request-Id"); id != "" && len(id) <= 128 && api.IsScopeToken(id) &&
-		isTrusted(peerAddress(r), s.trusted) {
+	id := r.Header.Get("X-Request-Id")
+	valid := len(id) <= 128 && api.IsScopeToken(id)
+	if valid && isTrusted(peerAddress(r), s.trusted) {
 		return id
 	}
 	return randomHex(8)

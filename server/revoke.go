@@ -8,9 +8,8 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// revoke is POST /revoke, RFC 7009: any token of a grant, whatever its type and generation, ends the grant of the
-// client that presents it. A token that is nobody's, or another client's, is none of this client's business, and gone
-// as far as it can tell (RFC 7009 §2.2).
+// revoke is POST /revoke (RFC 7009). Any token of a grant, of any type and generation, ends the whole grant. For an
+// unknown token, and for a token of another client, the answer is 200 and nothing changes (§2.2).
 func (s *Server) revoke(ctx context.Context, req *request, f referenceForm) (any, error) {
 	if f.token == "" {
 		return nil, fail(api.InvalidRequest, "token is missing")
@@ -36,13 +35,15 @@ func (s *Server) revoke(ctx context.Context, req *request, f referenceForm) (any
 	return api.Revocation{}, nil
 }
 
-// grantOf tells which grant a token of the client belongs to: from the token alone, without a query.
+// grantOf finds the grant of a token without a query. ok is false if the token does not belong to the client.
 func (s *Server) grantOf(text, clientID string) (id storage.GrantID, familyHash string, ok bool, err error) {
 	if t, ok, err := s.ring.OpenRefreshToken(text); ok || err != nil {
 		return t.Grant, t.Family.Hash(), ok, err
 	}
 	v, at, err := s.readAccessToken(text)
-	if err != nil || at != checkable || v.claims.ClientID != clientID {
+	if err != nil ||
+		at != checkable ||
+		v.claims.ClientID != clientID {
 		return 0, "", false, err
 	}
 	return v.grant, "", true, nil

@@ -13,19 +13,19 @@ import (
 	"github.com/keyturn/keyturn/config"
 )
 
-// PublicHandler is the handler of the public listener.
+// PublicHandler returns the handler of the public listener.
 func (s *Server) PublicHandler() http.Handler { return s.wrap(s.publicRoutes()) }
 
-// AdminHandler is the handler of the admin listener.
+// AdminHandler returns the handler of the admin listener.
 func (s *Server) AdminHandler() http.Handler { return s.wrap(s.adminRoutes()) }
 
 // handler answers one request.
 type handler func(*response, *http.Request)
 
-// ServeHTTP implements [http.Handler] for the router, which hands on the response that it was given.
+// ServeHTTP implements [http.Handler]. The router passes on the *response of wrap.
 func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h(w.(*response), r) }
 
-// routes are handlers by path. Paths are neither cleaned nor decoded, and nothing is redirected.
+// routes maps paths to handlers. It never cleans, decodes or redirects a path.
 type routes struct{ *mux.Router }
 
 func newRoutes() routes {
@@ -36,7 +36,7 @@ func newRoutes() routes {
 	return r
 }
 
-// add routes a path, whose text goes to log and metrics.
+// add routes a path. The path is also the route in log and metrics.
 func (t routes) add(path string, h handler) {
 	h = wellFramed(isPost(path), h)
 	t.Handle(path, handler(func(x *response, r *http.Request) {
@@ -45,7 +45,7 @@ func (t routes) add(path string, h handler) {
 	}))
 }
 
-// wellFramed refuses requests whose length is ambiguous, in JSON or as plain text.
+// wellFramed refuses requests with an ambiguous length (RFC 9112 §6.1), in JSON or as plain text.
 func wellFramed(inJSON bool, h handler) handler {
 	return func(x *response, r *http.Request) {
 		if isMisframed(r) {
@@ -77,8 +77,8 @@ func (s *Server) publicRoutes() routes {
 	}.routes(s.config)
 }
 
-// routes reads like the contract. When the issuer has a path, the endpoints that the metadata names stand under it as
-// well, and the metadata stands where RFC 8414 §3.1 wants it.
+// routes lists the endpoints in the order of the contract. If the issuer has a path, the endpoints of the metadata are
+// also below that path, and the metadata has the path as suffix (RFC 8414 §3.1).
 func (e endpoints) routes(config func() *config.Config) routes {
 	r := newRoutes()
 	path := issuerPath(*config())
@@ -110,7 +110,7 @@ func (e adminEndpoints) routes() routes {
 	return r
 }
 
-// isPost reports whether the endpoint of a path takes forms, and so answers errors in JSON.
+// isPost reports whether the endpoint of a path takes forms. Such an endpoint answers errors in JSON.
 func isPost(path string) bool {
 	return strings.HasSuffix(path, api.PathToken) ||
 		strings.HasSuffix(path, api.PathRevoke) ||
@@ -127,7 +127,7 @@ func (x *response) refuse(inJSON bool, f *failure) {
 	plain(x, f.httpStatus(), f.body.Description)
 }
 
-// only answers other methods than those given with 405 and Allow (RFC 9110 §15.5.6).
+// only answers 405 with Allow to all other methods (RFC 9110 §15.5.6).
 func only(h handler, methods ...string) handler {
 	return func(x *response, r *http.Request) {
 		switch {
@@ -143,15 +143,16 @@ func only(h handler, methods ...string) handler {
 	}
 }
 
-// issuerPath is the path of the issuer, "" if it has none.
+// issuerPath returns the path of the issuer, or "".
 func issuerPath(c config.Config) string {
 	u, err := url.Parse(c.Issuer)
 	if err != nil {
-		return "" // Problems has refused it
+		return "" // Config.Problems refuses such an issuer
 	}
 	return u.EscapedPath()
 }
 
+// prefixes returns the prefixes of the endpoints for a path of the issuer.
 func prefixes(path string) []string {
 	if path == "" {
 		return []string{""}
@@ -159,6 +160,7 @@ func prefixes(path string) []string {
 	return []string{"", path}
 }
 
+// plain writes a line of text that no cache may store.
 func plain(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")

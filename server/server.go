@@ -22,30 +22,28 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Options are the server's sources of time, keys and words. The zero value is useful.
+// Options are the dependencies of a server. The zero value works.
 type Options struct {
-	Wall func() time.Time // the clock of the machine; nil: time.Now
-	// since the start, whatever is done to that clock; nil: asked of the machine
-	Elapsed func() time.Duration
-	// the time by which the server judges; nil: follows from Wall and Elapsed
-	Now         func() time.Time
-	DatabaseNow func(context.Context) (time.Time, error) // nil: the clock of the database is asked
+	Wall        func() time.Time                         // the clock of the machine; nil: time.Now
+	Elapsed     func() time.Duration                     // since the start; monotonic; nil: clock.Elapsed
+	Now         func() time.Time                         // the time of the server; nil: from Wall and Elapsed
+	DatabaseNow func(context.Context) (time.Time, error) // nil: the clock of the database
 	Generate    func(bits int) (*rsa.PrivateKey, error)  // nil: rsa.GenerateKey
-	Log         *slog.Logger                             // nil: nothing is logged
-	Level       *slog.LevelVar                           // that of Log, which a reload may change; nil: it stays
-	Dropped     func() int64                             // lines of Log that were dropped so far; nil: none
-	Tracer      trace.Tracer                             // nil: requests are not traced
-	Reload      Reload                                   // the zero value: never
-	Dev         bool                                     // the database is, or becomes, one of `keyturn dev`
+	Log         *slog.Logger                             // nil: no log
+	Level       *slog.LevelVar                           // the level of Log, for reloads; nil: the level is fixed
+	Dropped     func() int64                             // number of lines that Log has dropped; nil: 0
+	Tracer      trace.Tracer                             // nil: no tracing
+	Reload      Reload                                   // zero value: no reload
+	Dev         bool                                     // the database belongs, or will belong, to `keyturn dev`
 
-	CPUs   int    // of this process: so many signatures at once, and passwords if nothing else is set; 0: as Go has
-	Opened func() // is called when a server has been opened; nil: nothing
+	CPUs   int    // limit of parallel signatures, and default limit of parallel password hashes; 0: GOMAXPROCS
+	Opened func() // called after the server is opened; nil: nothing
 
 	clock *clock.Clock
 }
 
-// withClock fills in the time by which a server judges. With alone, there is no other clock than that of this machine
-// to compare it with. A test that gives Now steps both the clock of the machine and the time that passes.
+// withClock sets the defaults of the clocks. alone means that the machine's clock is the only reference. If a test sets
+// Now, then Now also drives Wall and Elapsed.
 func (o Options) withClock(alone bool) Options {
 	if o.Now != nil {
 		now, start := o.Now, o.Now()
@@ -68,7 +66,7 @@ func (o Options) withClock(alone bool) Options {
 	return o
 }
 
-// Server is one replica of keyturn. Its parts are types of their own, which share a core.
+// Server is one replica of keyturn. Its parts share a core.
 type Server struct {
 	*core
 	*gateway
@@ -78,12 +76,12 @@ type Server struct {
 	*accessTokens
 	*logins
 	*refreshes
-	scans     *rateLimits               // of texts that are no tokens, by who asks about them
-	listeners atomic.Pointer[listeners] // nil: it does not serve
+	scans     *rateLimits               // introspections of unknown tokens, by client
+	listeners atomic.Pointer[listeners] // nil: the server does not serve yet
 }
 
-// Open opens database and keys of a place, and makes the first signing key if there is none. c and p must keep the rules:
-// see [config.Config.Problems], [keys.NewPlace].
+// Open opens the database and the keys of a place, and makes the first signing key if there is none. c and p must be
+// valid: see [config.Config.Problems] and [keys.NewPlace].
 func Open(ctx context.Context, c config.Config, p keys.Place, o Options) (*Server, error) {
 	elapsed := o.Elapsed
 	o = o.withClock(p.Database.Kind() == storage.SQLite)
@@ -120,12 +118,12 @@ func Open(ctx context.Context, c config.Config, p keys.Place, o Options) (*Serve
 	return s, nil
 }
 
-// fill makes the parts of a server on a store that is open.
+// fill makes the parts of a server. The store is open.
 func (s *Server) fill(store keys.Store, c config.Config, p keys.Place, o Options) {
 	shared := newCore(store, c, p, o)
 	tokens := &accessTokens{core: shared, verified: newTokenCache()}
 	watch := &health{core: shared}
-	trusted, _ := c.Proxies() // c keeps the rules
+	trusted, _ := c.Proxies() // Config.Problems has checked it
 	hasher := passwords.NewHasher(passwords.NewPolicy(int64(c.PasswordHashMemory)), c.HashSlots(o.CPUs))
 	*s = Server{
 		core:    shared,
@@ -146,7 +144,8 @@ func (s *Server) fill(store keys.Store, c config.Config, p keys.Place, o Options
 	hasher.Took = func(took time.Duration) { s.metrics.hashed.Observe(took.Seconds()) }
 }
 
-// begin stamps a new database of dev, checks the stamp of any, and makes the first keys.
+// begin checks that the database may be served, observes the clock, and makes the first keys. With dev, it stamps a new
+// database.
 func (s *Server) begin(ctx context.Context, dev bool) error {
 	if dev {
 		if err := s.store.StampDev(ctx); err != nil {
@@ -168,19 +167,19 @@ func (s *Server) begin(ctx context.Context, dev bool) error {
 	err := s.ring.Maintain(ctx)
 	var unsure *clock.UnsureError
 	if errors.As(err, &unsure) && s.ring.Healthy() == nil {
-		return nil // it is not ready, and says so; others take the steps
+		return nil // readyz reports the clock, and other replicas maintain the keys
 	}
 	return err
 }
 
-// Store is the database and the keys of the server, which it closes.
+// Store returns the database and the keys. Close closes them.
 func (s *Server) Store() keys.Store { return s.store }
 
-// Close ends the connections to the database.
+// Close closes the connections to the database.
 func (s *Server) Close() error { return s.store.Close() }
 
-// Serve answers on both listeners, keeps the keys and cleans up until the context ends. Then it is not ready first,
-// finishes what is in flight, and returns.
+// Serve answers on both listeners, maintains the keys and cleans up until the context ends. Then it reports that it is
+// not ready, waits for StopDelay, finishes the requests in flight, and returns.
 func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	f, err := newListeners(*s.config(), l, s.log, s.PublicHandler(), s.AdminHandler())
 	if err != nil {
@@ -189,6 +188,7 @@ func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	return s.serve(ctx, f, Options{})
 }
 
+// serve runs the loops of a server whose listeners already answer.
 func (s *Server) serve(ctx context.Context, f *listeners, o Options) error {
 	s.listeners.Store(f)
 	loops, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
@@ -198,19 +198,12 @@ func (s *Server) serve(ctx context.Context, f *listeners, o Options) error {
 	running.Go(func() { s.cleanUp(loops) })
 	running.Go(func() { s.keepAnchor(loops) })
 	running.Go(func() { s.reloads(loops, f, o) })
-	s.log.Info(
-		"serving",
-		"issuer",
-		s.config().Issuer,
-		"listen",
-		f.ports.Public.Addr().String(),
-		"admin_listen",
-		f.ports.Admin.Addr().String(),
-		"tls",
-		s.config().TLSCertFile != "",
-		"database",
-		string(s.db.Kind()),
-	)
+	s.log.Info("serving",
+		"issuer", s.config().Issuer,
+		"listen", f.ports.Public.Addr().String(),
+		"admin_listen", f.ports.Admin.Addr().String(),
+		"tls", s.config().TLSCertFile != "",
+		"database", string(s.db.Kind()))
 	var err error
 	select {
 	case err = <-f.failed:
@@ -219,7 +212,7 @@ func (s *Server) serve(ctx context.Context, f *listeners, o Options) error {
 	s.stopping.Store(true)
 	s.log.Info("stopping")
 	if err == nil {
-		select { // balancers learn meanwhile that this replica is not ready; whoever has not is still answered
+		select { // load balancers need this time to see that the replica is not ready
 		case err = <-f.failed:
 		case <-time.After(s.config().StopDelay):
 		}

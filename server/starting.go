@@ -6,8 +6,8 @@ import (
 	"github.com/keyturn/keyturn/config"
 )
 
-// starting are the handlers of both listeners while there is no server yet. They answer what follows from the
-// configuration alone, and 503 to the rest, by the same rules of paths, methods and origins as the server.
+// starting returns the handlers of both listeners before the server is open. They have the same routes as the server.
+// They answer what depends only on the configuration, and 503 to other requests.
 func starting(c config.Config) (public, admin http.Handler) {
 	e := endpoints{
 		token:      formsLater,
@@ -29,8 +29,10 @@ func (t routes) starting() http.Handler {
 	})
 }
 
+// formsLater is the 503 of an endpoint that takes forms.
 func formsLater(x *response, _ *http.Request) { writeError(x, unavailable(retrySoon)) }
 
+// later is the 503 of other endpoints.
 func later(x *response, _ *http.Request) {
 	x.Header().Set("Retry-After", "1")
 	plain(x, http.StatusServiceUnavailable, "not ready: starting")

@@ -12,42 +12,43 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// throttle decides which logins are judged at all.
+// throttle decides whether a login may be judged, which means that its password is compared.
 //
-// Failures are counted without a success between, in the database, so that replicas agree. A login from an address that
-// the account has logged in from before is counted for that account and address alone: what strangers do elsewhere
-// cannot lock the owner out. Any other login is counted for the account and for the address. Once a count reaches its
-// limit, one guess is judged for each delay, and the delay doubles up to eight windows.
+// The database counts consecutive failures in buckets, so that all replicas agree. A login from a familiar address of
+// the account counts only for that account and address, so strangers elsewhere cannot lock out the owner. Any other
+// login counts for the account and for the address. Once a count reaches its limit, only one guess is judged for each
+// delay. The delay doubles, up to eight windows.
 //
-// A login that is being judged may fail, so it takes a place within the limit. Others wait until it is settled: right
-// passwords that come at once are all let in, and guesses stay bounded.
+// A login in progress may fail, so it takes a place within the limit. Others wait until it is settled. So the number of
+// guesses is bounded, and correct passwords that arrive together all succeed.
 type throttle struct {
 	db      *storage.DB
-	config  func() *config.Config // in force: limit and window
+	config  func() *config.Config // the current limit and window
 	mu      sync.Mutex
 	flights map[string]*flight
 }
 
-// flight is the logins that this replica handles at the moment for one bucket.
+// flight counts the logins in progress of one bucket on this replica.
 type flight struct {
-	looking int64 // read what was counted
+	looking int64 // logins that read the counts
 	judging int64
-	apart   int64 // of those that are judged, the ones that are not reserved
+	apart   int64 // judging, without a reservation in the database
 	judged  int64 // since the flight began
 	waiting []chan struct{}
 }
 
-// place is where a login waits for a bucket. Nil: for other replicas, which tell nobody.
+// place is the place of a waiting login in the line of a bucket. A nil place means that the login waits for other
+// replicas, which send no signal.
 type place struct {
 	bucket string
-	free   chan struct{} // is closed when the login should look again
+	free   chan struct{} // closed when the login should look again
 }
 
 func newThrottle(db *storage.DB, config func() *config.Config) *throttle {
 	return &throttle{db: db, config: config, flights: map[string]*flight{}}
 }
 
-// policy decides by the settings in force.
+// policy returns the policy of the current settings.
 func (t *throttle) policy() storage.GuessPolicy {
 	c := t.config()
 	return storage.GuessPolicy{Limit: int64(c.LoginFailures), Window: c.LoginWindow}
@@ -57,33 +58,33 @@ func (t *throttle) policy() storage.GuessPolicy {
 type attempt struct {
 	throttle *throttle
 	buckets  []storage.Bucket
-	shared   bool   // others may be judged at the same time: it must be reserved in the database first
-	reserved bool   // it is
-	forget   string // the account's bucket, which a login from a familiar address empties
+	shared   bool   // other logins are in progress: reserve it in the database first
+	reserved bool   // it is reserved
+	forget   string // the account's bucket, which a login from a familiar address clears; "": none
 }
 
-// verdict is whether a login may be judged now.
+// verdict says whether a login may be judged now.
 type verdict int
 
 const (
 	verdictJudge  verdict = iota
-	verdictRefuse         // it is throttled
-	verdictWait           // others are being judged, who may use up the limit
+	verdictRefuse         // throttled
+	verdictWait           // logins in progress may use up the limit
 )
 
-// look is a login that reads what was counted in its buckets. It begins before the reading: of two logins, the second
-// sees the failure of the first or knows that it has not.
+// look is a login that reads the counts of its buckets. It begins before the read. So the later of two logins either
+// reads the failure of the earlier one, or knows that its read may be too old.
 type look struct {
 	throttle *throttle
 	key      storage.LoginKey
-	judged   map[string]int64 // in each bucket, when it began
+	judged   map[string]int64 // flight.judged of each bucket at the begin
 }
 
 func (k *look) names() []string {
 	return []string{k.key.AccountBucket, k.key.AddressBucket, k.key.PairBucket}
 }
 
-// look begins a look. Either enter or end must follow.
+// look begins a look. Call enter or end afterwards.
 func (t *throttle) look(key storage.LoginKey) *look {
 	k := &look{throttle: t, key: key, judged: map[string]int64{}}
 	t.mu.Lock()
@@ -100,6 +101,7 @@ func (t *throttle) look(key storage.LoginKey) *look {
 	return k
 }
 
+// end ends the look without an attempt.
 func (k *look) end() {
 	t := k.throttle
 	t.mu.Lock()
@@ -110,15 +112,15 @@ func (k *look) end() {
 	}
 }
 
-// forget drops the flight of a bucket that nobody is in. The lock is held.
+// forget removes the flight of a bucket without logins in progress. t.mu is held.
 func (t *throttle) forget(name string) {
 	if f := t.flights[name]; f.judging == 0 && f.looking == 0 {
 		delete(t.flights, name)
 	}
 }
 
-// enter ends the look and takes a place in every bucket of the login, by what was read of them. After verdictJudge,
-// leave must follow; with verdictWait, a place in the line of a bucket is returned.
+// enter ends the look and starts an attempt in every bucket of the login. After verdictJudge, call attempt.leave. With
+// verdictWait it returns a place in the line of a bucket.
 func (k *look) enter(v storage.LoginView, now time.Time) (*attempt, verdict, *place) {
 	defer k.end()
 	t := k.throttle
@@ -141,8 +143,11 @@ func (k *look) enter(v storage.LoginView, now time.Time) (*attempt, verdict, *pl
 			f.waiting = append(f.waiting, p.free)
 			return nil, verdictWait, p
 		}
-		// An ordinary login, of an account of which nothing has failed and nobody else is being judged, costs no write.
-		a.shared = a.shared || b.Read.Count > 0 || f.judging > 0 || f.judged > k.judged[b.Name]
+		// A login costs no write if its buckets have no failures, no other login in progress and none since the read.
+		a.shared = a.shared ||
+			b.Read.Count > 0 ||
+			f.judging > 0 ||
+			f.judged > k.judged[b.Name]
 	}
 	for _, b := range a.buckets {
 		f := t.flights[b.Name]
@@ -153,13 +158,13 @@ func (k *look) enter(v storage.LoginView, now time.Time) (*attempt, verdict, *pl
 	return a, verdictJudge, nil
 }
 
-// places is how many guesses may be judged at once in a bucket: each of them may fail.
+// places returns how many guesses may be in progress in a bucket. Each of them may fail.
 func places(b storage.Bucket) int64 { return max(b.Limit-b.Read.Count, 1) }
 
-// leave gives the place of an attempt to the next, and takes back what was reserved for it and not settled.
+// leave ends an attempt, withdraws a reservation that is not settled, and wakes logins that wait.
 func (a *attempt) leave(ctx context.Context, now time.Time) {
 	if a.reserved {
-		a.settle(ctx, storage.GuessWithdrawn, now) // else it lapses by itself
+		a.settle(ctx, storage.GuessWithdrawn, now) // after an error the reservation expires by itself
 	}
 	t := a.throttle
 	t.mu.Lock()
@@ -179,7 +184,7 @@ func (a *attempt) leave(ctx context.Context, now time.Time) {
 	}
 }
 
-// wake lets the first n of those who wait look again.
+// wake wakes the first n waiting logins. throttle.mu is held.
 func (f *flight) wake(n int) {
 	n = min(n, len(f.waiting))
 	for _, free := range f.waiting[:n] {
@@ -188,7 +193,7 @@ func (f *flight) wake(n int) {
 	f.waiting = f.waiting[n:]
 }
 
-// passOn takes a login out of its line that waits no longer. If it was its turn, that goes to the next.
+// passOn removes a login that waits no longer from its line. If it was already woken, the next one gets its turn.
 func (t *throttle) passOn(p *place) {
 	if p == nil {
 		return
@@ -206,8 +211,8 @@ func (t *throttle) passOn(p *place) {
 	f.wake(1)
 }
 
-// reserve counts the login before it is judged, if it must be. It reports false if other replicas are judging so many
-// that it must wait.
+// reserve counts a shared attempt in the database before it is judged. It reports false if the attempt must wait for
+// other replicas.
 func (a *attempt) reserve(ctx context.Context, now time.Time) (ok bool, err error) {
 	if !a.shared {
 		return true, nil
@@ -217,7 +222,7 @@ func (a *attempt) reserve(ctx context.Context, now time.Time) (ok bool, err erro
 	return a.reserved, err
 }
 
-// countApart sets how many guesses this replica judges that the database does not know of.
+// countApart sets Apart of each bucket: the guesses in progress here that the database does not know.
 func (a *attempt) countApart() {
 	a.throttle.mu.Lock()
 	defer a.throttle.mu.Unlock()
@@ -227,7 +232,7 @@ func (a *attempt) countApart() {
 	}
 }
 
-// settle counts the outcome.
+// settle records the outcome of an attempt.
 func (a *attempt) settle(ctx context.Context, outcome storage.Guess, now time.Time) error {
 	db := a.throttle.db
 	if a.forget != "" && outcome == storage.GuessRight {
@@ -238,7 +243,7 @@ func (a *attempt) settle(ctx context.Context, outcome storage.Guess, now time.Ti
 	switch {
 	case a.reserved:
 		err := db.Throttle().Settle(ctx, a.buckets, outcome, now)
-		a.reserved = err != nil // leave gives back what could not be settled
+		a.reserved = err != nil // leave withdraws it after an error
 		return err
 	case outcome == storage.GuessWrong:
 		return db.Throttle().AddFailures(ctx, a.buckets, now)
@@ -246,8 +251,7 @@ func (a *attempt) settle(ctx context.Context, outcome storage.Guess, now time.Ti
 	return nil
 }
 
-// untilFree waits until a place may be free: others are being judged. *queue.BusyError if that takes longer than until
-// the deadline.
+// untilFree waits until a place may be free. The error is *queue.BusyError after the deadline.
 func untilFree(ctx context.Context, p *place, deadline time.Time) error {
 	patience := time.NewTimer(time.Until(deadline))
 	defer patience.Stop()

@@ -9,10 +9,10 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// grantOther is the grant, in metrics, of a token request that named none that it may use.
+// grantOther is the grant label of a token request that failed before its grant ran.
 const grantOther = "other"
 
-// token is POST /token (RFC 6749 §3.2): what all grants share, then the grant.
+// token is POST /token (RFC 6749 §3.2). It makes the checks that all grants share, and runs the grant.
 func (s *Server) token(ctx context.Context, req *request, f tokenForm) (any, error) {
 	var issue func(context.Context, *request, tokenForm) (api.TokenResponse, error)
 	switch f.grantType {
@@ -23,10 +23,15 @@ func (s *Server) token(ctx context.Context, req *request, f tokenForm) (any, err
 	case api.GrantRefreshToken:
 		issue = s.refresh
 	}
-	if issue == nil || f.grantType == api.GrantPassword && !s.config().PasswordGrant {
+	// RFC 6749 §5.2, unsupported_grant_type.
+	if f.grantType == api.GrantPassword && !s.config().PasswordGrant {
+		issue = nil
+	}
+	if issue == nil {
 		err := fail(api.UnsupportedGrantType, "grant_type is none of grant_types_supported")
 		return nil, s.countRejected(req, err)
 	}
+	// RFC 6749 §5.2, unauthorized_client.
 	if !slices.Contains(req.client.Grants, f.grantType) {
 		err := fail(api.UnauthorizedClient, "the client is not registered for this grant_type")
 		return nil, s.countToken(f.grantType, err)
@@ -35,13 +40,13 @@ func (s *Server) token(ctx context.Context, req *request, f tokenForm) (any, err
 	return tokens, s.countToken(f.grantType, err)
 }
 
-// countToken counts a token request by its outcome and returns the error that it was given.
+// countToken counts a token request by its outcome, and returns the error.
 func (s *Server) countToken(grant string, err error) error {
 	s.metrics.tokens.WithLabelValues(grant, outcomeOf(err)).Inc()
 	return err
 }
 
-// outcomeOf is the outcome of a request in metrics: ok or the code of the error.
+// outcomeOf returns the outcome label of a request: ok or the error code.
 func outcomeOf(err error) string {
 	if err == nil {
 		return outcomeOK
@@ -49,8 +54,8 @@ func outcomeOf(err error) string {
 	return string(visible(err).body.Code)
 }
 
-// narrow is the scope of a token: all words of granted that the client may still have, or those that were asked for.
-// Asking for a word that is in only one of them is refused (RFC 6749 §3.3, §6).
+// narrow returns the scope of a token: the requested scope, or by default all granted scope that the client may still
+// have. A request beyond that is an error (RFC 6749 §3.3, §6).
 func narrow(granted string, c storage.Client, asked string) (string, error) {
 	registered := strings.Fields(c.Scope)
 	var allowed []string
@@ -64,6 +69,7 @@ func narrow(granted string, c storage.Client, asked string) (string, error) {
 	}
 	var words []string
 	for word := range strings.SplitSeq(asked, " ") {
+		// RFC 6749 §3.3: scope-tokens with one space between.
 		if !api.IsScopeToken(word) {
 			return "", fail(api.InvalidScope, "scope is not a list of words with one space between")
 		}
@@ -77,11 +83,12 @@ func narrow(granted string, c storage.Client, asked string) (string, error) {
 	return strings.Join(words, " "), nil
 }
 
-// target is the audience of a token: the resource that was asked for, if it was granted and the client may still name
-// it, else the first of those (RFC 8707 §2, §2.2).
+// target returns the audience of a token: the requested resource, or by default the first granted one that the client
+// may still have. A request beyond that is an error (RFC 8707 §2, §2.2).
 func target(granted []string, c storage.Client, asked string) (string, error) {
 	for _, audience := range granted {
-		if slices.Contains(c.Audiences, audience) && (asked == "" || asked == audience) {
+		matches := asked == "" || asked == audience
+		if matches && slices.Contains(c.Audiences, audience) {
 			return audience, nil
 		}
 	}

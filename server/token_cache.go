@@ -5,12 +5,12 @@ import (
 	"sync"
 )
 
-// maxVerified bounds each of the two generations of tokens that a replica remembers; one takes about a kilobyte.
+// maxVerified is the largest number of tokens in each of the two generations. A token takes about 1 KiB.
 const maxVerified = 4096
 
-// tokenCache remembers access tokens whose signature was verified, by their SHA-256. What it holds never changes;
-// whether a token is alive is asked of the database each time, and whether its key may be trusted of the ring. When a
-// generation is full, the one before it is forgotten.
+// tokenCache holds access tokens with a verified signature, by their SHA-256. Its entries never become wrong: the
+// database decides each time whether a token is alive, and the ring whether its key is trusted. When the young
+// generation is full, it replaces the old one.
 type tokenCache struct {
 	mu         sync.Mutex
 	young, old map[[sha256.Size]byte]*verified

@@ -11,13 +11,13 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// largestKey is the size of the largest key that may sign, in bits.
+// largestKey is the size in bits of the largest signing key.
 const largestKey = 4096
 
-// errTooLarge refuses a token that is larger than api.MaxAccessToken.
+// errTooLarge refuses a token above api.MaxAccessToken.
 var errTooLarge = fail(api.InvalidScope, "the access token would be larger than 8192 bytes: ask for less scope")
 
-// checkSize refuses a token that would be too large, before anything is changed for it.
+// checkSize refuses a token that would be too large, before anything changes.
 func (s *accessTokens) checkSize(signer keys.Signer, t accessClaims) error {
 	payload, err := json.Marshal(t.claims(s.config().Issuer, api.SampleTokenID))
 	if err != nil {
@@ -29,6 +29,7 @@ func (s *accessTokens) checkSize(signer keys.Signer, t accessClaims) error {
 	return nil
 }
 
+// tooLarge logs the size of a refused token.
 func (s *accessTokens) tooLarge(t accessClaims, size int) error {
 	s.log.Warn("an access token is not issued because it would be too large",
 		slog.String("client", t.clientID),
@@ -41,7 +42,7 @@ func (s *accessTokens) tooLarge(t accessClaims, size int) error {
 	return errTooLarge
 }
 
-// bitsOf is the size of the key that a signer signs with.
+// bitsOf returns the size in bits of the key of a signer.
 func (s *accessTokens) bitsOf(signer keys.Signer) int {
 	rows := s.ring.Rows()
 	for i := range rows {
@@ -52,15 +53,15 @@ func (s *accessTokens) bitsOf(signer keys.Signer) int {
 	return largestKey
 }
 
-// rolesThatFit bounds the roles of a refresh before its grant is read: by the client's whole scope and its longest
-// audience.
+// rolesThatFit returns a safe limit for the size of the roles before the grant is read. It assumes the client's whole
+// scope and its longest audience.
 func (s *refreshes) rolesThatFit(req *request, signer keys.Signer) (int64, error) {
 	payload, err := api.LargestPayload(s.config().Issuer, req.client.ID, req.client.Scope, req.client.Audiences)
 	return int64(max(1, api.MaxRoles(req.client.TokenTyp, payload, s.bitsOf(signer)))), err
 }
 
-// rotate rotates a grant if the access token fits. r.MaxRoles may be too strict, since the grant may have less scope
-// than the client: where it refuses, the grant decides.
+// rotate rotates a grant if the access token fits. r.MaxRoles may be too strict, because the grant may have less scope
+// than the client. After a refusal, rotate computes the exact size from the grant.
 func (s *refreshes) rotate(
 	ctx context.Context, req *request, f tokenForm, signer keys.Signer, r storage.Refresh, now time.Time,
 ) (g storage.GrantState, outcome storage.RefreshOutcome, err error) {
@@ -79,8 +80,10 @@ func (s *refreshes) rotate(
 	return s.db.Grants().Rotate(ctx, r, now)
 }
 
-// refreshClaims is the access token of a refresh.
-func (s *refreshes) refreshClaims(req *request, g storage.GrantState, scope, audience string, now time.Time) accessClaims {
+// refreshClaims returns the access token of a refresh.
+func (s *refreshes) refreshClaims(
+	req *request, g storage.GrantState, scope, audience string, now time.Time,
+) accessClaims {
 	return accessClaims{
 		grant:    g.ID,
 		sub:      *g.Sub,

@@ -14,8 +14,8 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// beginTrace continues the trace that a request belongs to (W3C Trace Context), or begins one. Without a tracer it only
-// tells which that is, for the log. Nothing that a request says of itself but its method goes into a trace.
+// beginTrace continues the trace of a request (W3C Trace Context), or begins one. Without a tracer it only stores the
+// id of the trace for the log. Apart from the method, a trace holds no text from the request.
 func (s *gateway) beginTrace(r *http.Request, x *response) (traced *http.Request, end func()) {
 	if s.tracer == nil {
 		x.trace = traceID(r.Header.Get("Traceparent"))
@@ -26,9 +26,14 @@ func (s *gateway) beginTrace(r *http.Request, x *response) (traced *http.Request
 	x.trace = span.SpanContext().TraceID().String()
 	return r.WithContext(ctx), func() {
 		span.SetName(methodOf(r) + " " + x.route)
-		span.SetAttributes(attribute.String("http.request.method", methodOf(r)), attribute.String("http.route", x.route),
-			attribute.Int("http.response.status_code", x.status), attribute.String("keyturn.client_id", x.clientID),
-			attribute.String("keyturn.outcome", x.outcome), attribute.String("keyturn.request_id", x.id))
+		span.SetAttributes(
+			attribute.String("http.request.method", methodOf(r)),
+			attribute.String("http.route", x.route),
+			attribute.Int("http.response.status_code", x.status),
+			attribute.String("keyturn.client_id", x.clientID),
+			attribute.String("keyturn.outcome", x.outcome),
+			attribute.String("keyturn.request_id", x.id),
+		)
 		if x.status >= 500 {
 			span.SetStatus(codes.Error, x.outcome)
 		}
@@ -36,7 +41,7 @@ func (s *gateway) beginTrace(r *http.Request, x *response) (traced *http.Request
 	}
 }
 
-// span is one step of a request in its trace.
+// span begins a step of a request in its trace.
 func (s *core) span(ctx context.Context, name string) (inner context.Context, end func(error)) {
 	if s.tracer == nil {
 		return ctx, func(error) {}
@@ -44,16 +49,19 @@ func (s *core) span(ctx context.Context, name string) (inner context.Context, en
 	ctx, span := s.tracer.Start(ctx, name)
 	return ctx, func(err error) {
 		if errors.Is(err, storage.ErrUnavailable) {
-			span.SetStatus(codes.Error, "the database is away")
+			span.SetStatus(codes.Error, "the database is unavailable")
 		}
 		span.End()
 	}
 }
 
-// traceID is the trace that a traceparent header names (W3C Trace Context §3.2); "" if it is none.
+// traceID returns the trace id of a traceparent header, or "" if the header is invalid (W3C Trace Context §3.2).
 func traceID(header string) string {
 	parts := strings.Split(header, "-")
-	if len(parts) < 4 || len(parts[0]) != 2 || parts[0] == "ff" || parts[0] == "00" && len(parts) != 4 {
+	if len(parts) < 4 || parts[0] == "ff" {
+		return ""
+	}
+	if parts[0] == "00" && len(parts) != 4 {
 		return ""
 	}
 	for i, length := range []int{2, 32, 16, 2} {

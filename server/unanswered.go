@@ -9,19 +9,19 @@ import (
 )
 
 const (
-	// maxUnanswered bounds each of the two generations of grants that are remembered.
+	// maxUnanswered is the largest number of grants in each of the two generations.
 	maxUnanswered = 50_000
-	// maxUnansweredSpans bounds what is remembered of one grant.
+	// maxUnansweredSpans is the largest number of spans of one grant.
 	maxUnansweredSpans = 4
-	// maxUnansweredFor bounds a wait, however often it is repeated: who holds a token that was replaced could keep its
-	// window open for ever.
+	// maxUnansweredFor is the longest span. Without it, the holder of a replaced token could keep its retry window open
+	// without end.
 	maxUnansweredFor = 15 * time.Minute
 )
 
-// unanswered is the refreshes that this replica kept waiting until it refused them or their client gave up, with the
-// time after which it told them to come again. The retry window of such a grant does not run meanwhile: a queue in here
-// does not count against the client. It helps nobody who could not have had the answer: only a request that came within
-// the window keeps it open. When a generation is full, the one before it is forgotten.
+// unanswered holds the times during which refreshes of a grant had no answer: from the arrival until the end of the
+// refusal's Retry-After. The retry window of the grant does not run during that time, so that a busy server does not
+// cost a client its login. Only a request that arrives within the window extends it. When the young generation is full,
+// it replaces the old one.
 type unanswered struct {
 	mu         sync.Mutex
 	young, old map[storage.GrantID][]storage.Span
@@ -29,8 +29,8 @@ type unanswered struct {
 
 func newUnanswered() *unanswered { return &unanswered{young: map[storage.GrantID][]storage.Span{}} }
 
-// note remembers that a refresh of the grant waited in vain. Waits that follow within the window are one: however often
-// a client tries, its first is not forgotten.
+// note records a span for a grant. It merges spans that are less than a window apart, so that repeated attempts do not
+// displace the first one.
 func (u *unanswered) note(grant storage.GrantID, from, to time.Time, window time.Duration) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -41,7 +41,7 @@ func (u *unanswered) note(grant storage.GrantID, from, to time.Time, window time
 			u.old, u.young = u.young, map[storage.GrantID][]storage.Span{}
 		}
 	}
-	spans = slices.Clone(spans) // others may be reading them
+	spans = slices.Clone(spans) // readers may hold the old slice
 	if n := len(spans) - 1; n >= 0 && !from.After(spans[n].To.Add(window)) {
 		if to.After(spans[n].To) {
 			spans[n].To = to
@@ -58,7 +58,7 @@ func (u *unanswered) note(grant storage.GrantID, from, to time.Time, window time
 	u.young[grant] = spans[max(0, len(spans)-maxUnansweredSpans):]
 }
 
-// of is the times for which refreshes of the grant waited in vain, in order.
+// of returns the spans of a grant, in order.
 func (u *unanswered) of(grant storage.GrantID) []storage.Span {
 	u.mu.Lock()
 	defer u.mu.Unlock()

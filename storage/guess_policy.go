@@ -8,30 +8,31 @@ import (
 )
 
 const (
-	// MaxConsecutive is how many wrong passwords in a row an account may have until no more guesses are judged from
-	// addresses that it has not logged in from (NIST SP 800-63B allows 100).
+	// MaxConsecutive is the number of consecutive wrong passwords after which an account accepts no more guesses from
+	// unfamiliar addresses. NIST SP 800-63B permits 100.
 	MaxConsecutive = 100
-	// addressFactor is how many accounts' worth of failures one address may cause, since many people share one.
+	// addressFactor multiplies the limit for an address, because many people may share one.
 	addressFactor = 10
 )
 
-// GuessPolicy decides which guesses of a password are judged. Its methods are pure functions of what was counted and of
-// the time. Once a count reaches the limit, one guess is judged for each delay. The delay doubles up to eight windows.
+// GuessPolicy decides which guesses of a password are judged. Its methods are pure functions of the counts and the
+// time. Once a count reaches the limit, only one guess is judged for each delay. The delay doubles, up to eight
+// windows.
 type GuessPolicy struct {
-	Limit  int64 // failures of an account before it is throttled
+	Limit  int64 // number of failures after which an account is throttled
 	Window time.Duration
 }
 
-// AccountBucket is the name of the bucket that counts failures of an account at addresses it has not logged in from.
+// AccountBucket names the bucket that counts failures of an account at unfamiliar addresses.
 func AccountBucket(username string) string { return bucketName("account", username, "") }
 
-// bucketName hides names and addresses: people type passwords into the field for the name.
+// bucketName hashes names and addresses, because people type passwords into the username field.
 func bucketName(kind, name, address string) string {
 	sum := sha256.Sum256([]byte(kind + "\x00" + name + "\x00" + address))
 	return base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 
-// NewLoginKey names the buckets of a login.
+// NewLoginKey returns the names of the buckets of a login.
 func NewLoginKey(username, clientID string, address netip.Addr) LoginKey {
 	a := address.String()
 	return LoginKey{
@@ -44,16 +45,30 @@ func NewLoginKey(username, clientID string, address netip.Addr) LoginKey {
 	}
 }
 
-// Buckets are those in which a login is judged. A login from an address that the account has logged in from before is
-// counted for that account and address alone.
+// Buckets returns the buckets of a login. A login from a familiar address of the account counts only for that account
+// and address.
 func (p GuessPolicy) Buckets(k LoginKey, v LoginView) []Bucket {
 	if v.Familiar {
-		return []Bucket{{Name: k.PairBucket, Account: k.AccountBucket, Limit: p.Limit, Read: v.Pair}}
+		return []Bucket{{
+			Name:    k.PairBucket,
+			Account: k.AccountBucket,
+			Limit:   p.Limit,
+			Read:    v.Pair,
+		}}
 	}
-	return []Bucket{
-		{Name: k.AccountBucket, Account: k.AccountBucket, Limit: p.Limit, Read: v.Account},
-		{Name: k.AddressBucket, Quiet: p.Window, Limit: p.Limit * addressFactor, Read: v.Address},
+	account := Bucket{
+		Name:    k.AccountBucket,
+		Account: k.AccountBucket,
+		Limit:   p.Limit,
+		Read:    v.Account,
 	}
+	address := Bucket{
+		Name:  k.AddressBucket,
+		Quiet: p.Window,
+		Limit: p.Limit * addressFactor,
+		Read:  v.Address,
+	}
+	return []Bucket{account, address}
 }
 
 // Allows reports whether a guess in the bucket may be judged now.
@@ -65,12 +80,11 @@ func (p GuessPolicy) Allows(b Bucket, now time.Time) bool {
 		return false
 	}
 	delay, since := p.delay(b), now.Sub(b.Read.LastAt)
-	// If the clock was set back after the count was written, the count is from the future. It must not hold for longer
-	// than its delay either.
+	// After a clock was set back, LastAt may be in the future. Such a count must not block for longer than its delay.
 	return since >= delay || since < -delay
 }
 
-// delay is how long after its last failure a bucket that has reached its limit takes the next guess.
+// delay returns the time from the last failure to the next guess, for a bucket at its limit.
 func (p GuessPolicy) delay(b Bucket) time.Duration {
 	if b.OfAccount() {
 		return p.Window << min(b.Read.Count-b.Limit, 3)
@@ -78,8 +92,8 @@ func (p GuessPolicy) delay(b Bucket) time.Duration {
 	return p.Window
 }
 
-// NextTry is when Allows lets the next guess of an account be judged: nil for now, or, if never is true, not before the
-// bucket is emptied.
+// NextTry returns when an account accepts the next guess. at is nil for now. never means that the account accepts none
+// until somebody clears its bucket.
 func (p GuessPolicy) NextTry(f AccountFailures, now time.Time) (at *Time, never bool) {
 	b := Bucket{Limit: p.Limit, Read: Failures{Count: f.Count, LastAt: f.LastAt.Time}}
 	switch {

@@ -1,6 +1,6 @@
 package storage
 
-// Size is the size of the list as JSON text, as the database and tokens have it.
+// Size returns the size in bytes of the list as JSON text. The database and tokens hold this text.
 func (l List) Size() int {
 	text, err := l.Value()
 	if err != nil {

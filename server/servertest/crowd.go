@@ -1,10 +1,10 @@
-// Package servertest is clients that keep a journal of what they were told, and one checker that holds the server to
-// it.
+// Package servertest simulates clients that record the answers of a server, and checks that the server keeps its
+// promises.
 //
-// A [Crowd] logs in, refreshes, introspects and revokes while a test makes things go wrong. Afterwards [Crowd.Check]
-// tells every promise that was broken: a token answer that was received in full and is not honoured (I1), a revocation
-// that did not hold (I2), two usable refresh tokens of one grant, or a second successor (I3), a retry that failed (I4),
-// a live token whose key is gone (I5).
+// A [Crowd] logs in, refreshes, introspects and revokes while a test injects faults. Afterwards [Crowd.Check] reports
+// every broken promise: a complete token response that the server does not honour (I1), a revocation without effect
+// (I2), two usable refresh tokens of one grant, or a second successor (I3), a failed retry (I4), a live token whose key
+// is gone (I5).
 package servertest
 
 import (
@@ -28,10 +28,10 @@ import (
 	_ "modernc.org/sqlite" // to look at a database file
 )
 
-// Soak tells whether tests should take their time, as `make soak` wants it.
+// Soak reports whether tests should run long, as for `make soak`.
 func Soak() bool { return os.Getenv("KEYTURN_SOAK") != "" }
 
-// Times is how often a test does something: short, or with Soak long.
+// Times returns how often to repeat something: short, or long with Soak.
 func Times(short, long int) int {
 	if Soak() {
 		return long
@@ -39,37 +39,45 @@ func Times(short, long int) int {
 	return short
 }
 
-// Party is a client, or a user, and its secret.
+// Party is a client or a user, with its secret.
 type Party struct{ ID, Secret string }
 
-// Crowd is clients of one or more replicas.
+// Crowd simulates clients of one or more replicas.
 type Crowd struct {
 	Bases  []string // URLs of the replicas
-	App    Party    // client with both grants
-	Server Party    // resource server of the app's audience
+	App    Party    // a client with both grants
+	Server Party    // the resource server of the app's audience
 	Users  []Party
-	HTTP   *http.Client // nil: one that waits ten seconds for an answer
+	HTTP   *http.Client // nil: a client with a timeout of ten seconds
 
-	Slow  time.Duration // how long an answer may take; 0: any time
+	Slow  time.Duration // limit of the duration of an answer; 0: no limit
 	Pause time.Duration // between two requests of a worker
 
 	slowest  atomic.Int64
 	mu       sync.Mutex
 	sessions []*session
 	broken   []string
-	Answers  atomic.Int64 // with 200
-	Refusals atomic.Int64 // with 503
-	Losses   atomic.Int64 // no answer at all
+	Answers  atomic.Int64 // number of 200
+	Refusals atomic.Int64 // number of 503
+	Losses   atomic.Int64 // number of requests without an answer
 }
 
-// session is what one client knows of one login.
+// session is the journal of one login.
 type session struct {
-	refresh string   // the newest that it was given
-	used    []string // those before it, each of which has been replaced
+	refresh string   // the newest refresh token
+	used    []string // the replaced refresh tokens, oldest first
 	access  []access
-	pending bool // a refresh has had no answer
+	pending bool // a refresh had no answer
 	ending  bool // a revocation was sent
-	ended   bool // and answered
+	ended   bool // the revocation was answered
+}
+
+// inDoubt reports whether a request of the session had no answer.
+func (s *session) inDoubt() bool {
+	if s.ending {
+		return !s.ended
+	}
+	return s.pending
 }
 
 type access struct {
@@ -77,7 +85,8 @@ type access struct {
 	expires time.Time
 }
 
-func (c *Crowd) tell(format string, args ...any) {
+// report records a broken promise. It keeps the first 20.
+func (c *Crowd) report(format string, args ...any) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.broken) < 20 {
@@ -85,22 +94,24 @@ func (c *Crowd) tell(format string, args ...any) {
 	}
 }
 
-// answer is what came back; status 0 if nothing whole did.
+// answer is a response. Its status is 0 if no complete response arrived.
 type answer struct {
 	status int
 	body   []byte
 }
 
+// unknown reports whether the client cannot know if the server acted.
 func (a answer) unknown() bool { return a.status == 0 || a.status == http.StatusServiceUnavailable }
 
+// patient is the default client.
 var patient = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
 
-// post sends a form to any replica and holds the form of the answer to the contract.
+// post sends a form to a random replica, and checks the response against the contract.
 func (c *Crowd) post(path string, as Party, form url.Values) answer {
 	base := c.Bases[rand.IntN(len(c.Bases))]
 	r, err := http.NewRequest(http.MethodPost, base+path, strings.NewReader(form.Encode()))
 	if err != nil {
-		c.tell("%v", err)
+		c.report("%v", err)
 		return answer{}
 	}
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -114,7 +125,7 @@ func (c *Crowd) post(path string, as Party, form url.Values) answer {
 	if err != nil {
 		c.Losses.Add(1)
 		if took := time.Since(began); c.Slow > 0 && took > c.Slow {
-			c.tell("%s had no answer after %v", path, took)
+			c.report("%s had no answer after %v", path, took)
 		}
 		return answer{}
 	}
@@ -125,11 +136,9 @@ func (c *Crowd) post(path string, as Party, form url.Values) answer {
 		return answer{}
 	}
 	took := time.Since(began)
-	for slowest := c.slowest.Load(); took > time.Duration(slowest) &&
-		!c.slowest.CompareAndSwap(slowest, int64(took)); slowest = c.slowest.Load() {
-	}
+	c.noteSlowest(took)
 	if c.Slow > 0 && took > c.Slow {
-		c.tell("%s took %v", path, took)
+		c.report("%s took %v", path, took)
 	}
 	switch res.StatusCode {
 	case http.StatusOK:
@@ -137,16 +146,26 @@ func (c *Crowd) post(path string, as Party, form url.Values) answer {
 	case http.StatusServiceUnavailable:
 		c.Refusals.Add(1)
 		if res.Header.Get("Retry-After") == "" || !strings.Contains(string(body), `"temporarily_unavailable"`) {
-			c.tell("%s: 503 without Retry-After or code: %s", path, body)
+			c.report("%s: 503 without Retry-After or code: %s", path, body)
 		}
 	case http.StatusBadRequest:
 	default:
-		c.tell("%s: %d %s", path, res.StatusCode, body)
+		c.report("%s: %d %s", path, res.StatusCode, body)
 	}
 	return answer{res.StatusCode, body}
 }
 
-// roundTrip sends a request and reads the whole answer. Status 0 if nothing whole came back.
+// noteSlowest keeps the longest duration of an answer.
+func (c *Crowd) noteSlowest(took time.Duration) {
+	for {
+		slowest := c.slowest.Load()
+		if int64(took) <= slowest || c.slowest.CompareAndSwap(slowest, int64(took)) {
+			return
+		}
+	}
+}
+
+// roundTrip sends a request and reads the response. The status is 0 if no complete response arrived.
 func roundTrip(client *http.Client, request *http.Request) (status int, header http.Header, body []byte) {
 	res, err := client.Do(request)
 	if err != nil {
@@ -159,7 +178,7 @@ func roundTrip(client *http.Client, request *http.Request) (status int, header h
 	return res.StatusCode, res.Header, body
 }
 
-// Well waits until every replica is ready and a login and a refresh succeed, and tells how long that took.
+// Well waits until a login and a refresh succeed, and returns how long that took.
 func (c *Crowd) Well(within time.Duration) time.Duration {
 	began := time.Now()
 	for time.Since(began) < within {
@@ -169,11 +188,11 @@ func (c *Crowd) Well(within time.Duration) time.Duration {
 			}
 		}
 	}
-	c.tell("not well after %v", within)
+	c.report("no login and refresh succeeded within %v", within)
 	return within
 }
 
-// Run lets workers work until the context ends.
+// Run runs workers until the context ends.
 func (c *Crowd) Run(ctx context.Context, workers int) {
 	var all sync.WaitGroup
 	for i := range workers {
@@ -182,6 +201,7 @@ func (c *Crowd) Run(ctx context.Context, workers int) {
 	all.Wait()
 }
 
+// work logs in and then chooses random requests for a few sessions.
 func (c *Crowd) work(ctx context.Context, u Party) {
 	var mine []*session
 	for ; ctx.Err() == nil; time.Sleep(c.Pause) {
@@ -214,7 +234,7 @@ func (c *Crowd) login(u Party) *session {
 	a := c.post("/token", c.App, url.Values{"grant_type": {"password"}, "username": {u.ID}, "password": {u.Secret}})
 	if a.status != http.StatusOK {
 		if !a.unknown() {
-			c.tell("login of %s: %d %s", u.ID, a.status, a.body)
+			c.report("login of %s: %d %s", u.ID, a.status, a.body)
 		}
 		time.Sleep(5 * time.Millisecond)
 		return nil
@@ -229,15 +249,18 @@ func (c *Crowd) login(u Party) *session {
 	return s
 }
 
-// take writes a token answer into the journal.
+// take records a token response.
 func (c *Crowd) take(s *session, a answer) bool {
 	var t struct {
 		AccessToken  string `json:"access_token"`
 		RefreshToken string `json:"refresh_token"`
 		ExpiresIn    int    `json:"expires_in"`
 	}
-	if err := json.Unmarshal(a.body, &t); err != nil || t.AccessToken == "" || t.RefreshToken == "" {
-		c.tell("a token answer without tokens: %s", a.body)
+	err := json.Unmarshal(a.body, &t)
+	if err != nil ||
+		t.AccessToken == "" ||
+		t.RefreshToken == "" {
+		c.report("a token answer without tokens: %s", a.body)
 		return false
 	}
 	if s.refresh != "" && s.refresh != t.RefreshToken {
@@ -255,6 +278,7 @@ func (c *Crowd) send(token string) answer {
 	return c.post("/token", c.App, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {token}})
 }
 
+// renew refreshes a session. Without an answer, the session is pending, and the next renew is a retry.
 func (c *Crowd) renew(s *session) {
 	retry := s.pending
 	switch a := c.send(s.refresh); {
@@ -264,21 +288,23 @@ func (c *Crowd) renew(s *session) {
 		s.pending = true
 		time.Sleep(20 * time.Millisecond)
 	default:
-		c.tell("an honest client is refused (a retry: %v): %d %s", retry, a.status, a.body)
+		c.report("a valid refresh is refused (retry: %v): %d %s", retry, a.status, a.body)
 		s.ending, s.ended = true, true
 	}
 }
 
-// renewTwice sends the same refresh twice at once, as two tabs of a browser would. One of the answers may be missing;
-// if both are there, they bring the same successor.
+// renewTwice sends the same refresh token twice at the same time, as two tabs of a browser would. Both responses have
+// the same successor.
 func (c *Crowd) renewTwice(s *session) {
 	answers := make(chan answer)
 	for range 2 {
 		go func() { answers <- c.send(s.refresh) }()
 	}
 	a, b := <-answers, <-answers
-	if a.status == http.StatusOK && b.status == http.StatusOK && successor(a) != successor(b) {
-		c.tell("one refresh token has two successors")
+	if a.status == http.StatusOK &&
+		b.status == http.StatusOK &&
+		successor(a) != successor(b) {
+		c.report("one refresh token has two successors")
 	}
 	for _, x := range []answer{a, b} {
 		switch {
@@ -287,7 +313,7 @@ func (c *Crowd) renewTwice(s *session) {
 		case x.unknown():
 			s.pending = true
 		default:
-			c.tell("one of two refreshes at once is refused: %d %s", x.status, x.body)
+			c.report("one of two simultaneous refreshes is refused: %d %s", x.status, x.body)
 			s.ending, s.ended = true, true
 		}
 	}
@@ -297,10 +323,11 @@ func successor(a answer) string {
 	var t struct {
 		RefreshToken string `json:"refresh_token"`
 	}
-	json.Unmarshal(a.body, &t) // take has told
+	json.Unmarshal(a.body, &t) // take reports an error
 	return t.RefreshToken
 }
 
+// introspect checks that the newest access token is active exactly while its login lives.
 func (c *Crowd) introspect(s *session) {
 	t := s.access[len(s.access)-1]
 	began := time.Now()
@@ -308,11 +335,13 @@ func (c *Crowd) introspect(s *session) {
 	switch active := strings.Contains(string(a.body), `"active":true`); {
 	case a.unknown():
 	case a.status != http.StatusOK:
-		c.tell("introspection: %d %s", a.status, a.body)
-	case !active && !s.ending && began.Before(t.expires):
-		c.tell("introspection: a live token is inactive")
+		c.report("introspection: %d %s", a.status, a.body)
+	case !active &&
+		!s.ending &&
+		began.Before(t.expires):
+		c.report("introspection: a live token is inactive")
 	case active && s.ended:
-		c.tell("introspection: a revoked token is active")
+		c.report("introspection: a revoked token is active")
 	}
 }
 
@@ -322,19 +351,19 @@ func (c *Crowd) revoke(s *session) {
 	case a.status == http.StatusOK:
 		s.ended = true
 	case !a.unknown():
-		c.tell("revocation: %d %s", a.status, a.body)
+		c.report("revocation: %d %s", a.status, a.body)
 	default:
 		time.Sleep(20 * time.Millisecond)
 	}
 }
 
-// Settle finishes what is in doubt, once the server is well again.
+// Settle repeats the requests without an answer, once the server works again.
 func (c *Crowd) Settle(within time.Duration) {
 	end := time.Now().Add(within)
 	for _, s := range c.sessions {
-		for s.pending && !s.ending || s.ending && !s.ended {
+		for s.inDoubt() {
 			if time.Now().After(end) {
-				c.tell("the server is not well after %v", within)
+				c.report("requests are still without an answer after %v", within)
 				return
 			}
 			if s.ending {
@@ -346,13 +375,13 @@ func (c *Crowd) Settle(within time.Duration) {
 	}
 }
 
-// Check settles and then holds the server to the whole journal.
+// Check calls Settle, and then checks the server against all journals.
 func (c *Crowd) Check(t testing.TB) {
 	t.Helper()
 	c.Settle(20 * time.Second)
 	kids := c.kids()
 	if len(kids) == 0 {
-		c.tell("the JWKS is empty")
+		c.report("the JWKS is empty")
 	}
 	for i, s := range c.sessions {
 		if s.ended {
@@ -361,19 +390,19 @@ func (c *Crowd) Check(t testing.TB) {
 		}
 		for _, a := range s.access {
 			if time.Now().Before(a.expires) && !kids[kidOf(a.text)] {
-				c.tell("the key of a live token is not in the JWKS")
+				c.report("the key of a live token is not in the JWKS")
 			}
 		}
 		c.introspect(s)
 		if c.renew(s); s.pending {
-			c.tell("a refresh has no answer after everything is well")
+			c.report("a refresh has no answer after all faults have ended")
 		}
 		if i%3 == 0 {
 			c.checkReuse(s)
 		}
 	}
 	if c.Answers.Load() == 0 {
-		c.tell("nothing was ever answered")
+		c.report("no request was answered")
 	}
 	for _, b := range c.broken {
 		t.Error(b)
@@ -388,38 +417,39 @@ func (c *Crowd) Check(t testing.TB) {
 	)
 }
 
+// checkEnded checks that the tokens of a revoked grant are dead.
 func (c *Crowd) checkEnded(s *session) {
 	if a := c.send(s.refresh); a.status != http.StatusBadRequest {
-		c.tell("a refresh token of a revoked grant: %d", a.status)
+		c.report("a refresh token of a revoked grant: %d", a.status)
 	}
 	c.introspect(s)
 }
 
-// checkReuse presents a token that was replaced long ago: it has no second successor, and ends the grant.
+// checkReuse sends a token that was replaced long ago. The server must refuse it and end the grant (RFC 9700 §4.14.2).
 func (c *Crowd) checkReuse(s *session) {
 	if len(s.used) < 2 {
 		return
 	}
 	if a := c.send(s.used[0]); a.status != http.StatusBadRequest {
-		c.tell("a used refresh token: %d", a.status)
+		c.report("a used refresh token: %d", a.status)
 	}
 	if a := c.send(s.refresh); a.status != http.StatusBadRequest {
-		c.tell("the grant survives the reuse: %d", a.status)
+		c.report("the grant survives the reuse: %d", a.status)
 	}
 }
 
-// kids are those in the JWKS of all replicas.
+// kids returns the key ids in the JWKS of all replicas.
 func (c *Crowd) kids() map[string]bool {
 	kids := map[string]bool{}
 	for _, base := range c.Bases {
 		res, err := http.Get(base + "/.well-known/jwks.json")
 		if err != nil {
-			c.tell("JWKS: %v", err)
+			c.report("JWKS: %v", err)
 			continue
 		}
 		var set struct{ Keys []struct{ KID string } }
 		if err := json.NewDecoder(res.Body).Decode(&set); err != nil {
-			c.tell("JWKS: %v", err)
+			c.report("JWKS: %v", err)
 		}
 		res.Body.Close()
 		for _, k := range set.Keys {
@@ -429,6 +459,7 @@ func (c *Crowd) kids() map[string]bool {
 	return kids
 }
 
+// kidOf returns the kid in the header of a token, or "".
 func kidOf(token string) string {
 	head, _, _ := strings.Cut(token, ".")
 	text, err := base64.RawURLEncoding.DecodeString(head)
@@ -439,10 +470,10 @@ func kidOf(token string) string {
 	return h.KID
 }
 
-// CloseIdle lets go of connections that no request uses.
+// CloseIdle closes idle connections of the default client.
 func CloseIdle() { patient.CloseIdleConnections() }
 
-// SQLiteIsWhole tells whether a database file is as SQLite wants it.
+// SQLiteIsWhole returns an error unless a database file passes the integrity check of SQLite.
 func SQLiteIsWhole(file string) error {
 	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: file}).EscapedPath())
 	if err != nil {

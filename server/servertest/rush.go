@@ -12,20 +12,20 @@ import (
 	"time"
 )
 
-// Rush is what became of many clients that refreshed at the same moment.
+// Rush is the result of many clients that refreshed at the same moment.
 type Rush struct {
 	Clients  int
-	Lost     int // sessions that ended: refused with invalid_grant
-	Unserved int // without an answer when the time was up
-	Timeouts int // requests that a client gave up
-	Refusals int // answers with 503
+	Lost     int // clients that lost their login: invalid_grant
+	Unserved int // clients without an answer at the end of the context
+	Timeouts int // requests that timed out
+	Refusals int // number of 503
 	Took     time.Duration
-	Next     []string // the refresh tokens that they were given, "" for none
+	Next     []string // the new refresh token of each client; "": none
 }
 
-// Rush lets all clients refresh at the same moment, each with a token of its own. As docs/clients.md says, a client
-// that has waited for as long as patience, or was told to come again, sends the same token again. It ends when all are
-// served, or when the time is up.
+// Rush makes all clients refresh at the same moment, each with its own token. As docs/clients.md requires, a client
+// sends the same token again after a timeout of patience, or after Retry-After. Rush ends when all clients have an
+// answer, or when the context ends.
 func (c *Crowd) Rush(ctx context.Context, tokens []string, patience time.Duration) Rush {
 	result := Rush{Clients: len(tokens), Next: make([]string, len(tokens))}
 	transport := &http.Transport{MaxIdleConnsPerHost: len(tokens), DisableCompression: true}
@@ -52,14 +52,14 @@ func (c *Crowd) Rush(ctx context.Context, tokens []string, patience time.Duratio
 	return result
 }
 
-// rusher is the clients of one rush.
+// rusher simulates the clients of one rush.
 type rusher struct {
 	crowd              *Crowd
 	client             *http.Client
 	timeouts, refusals atomic.Int64
 }
 
-// refresh sends a token until it is answered. Status 0: not before the context ended.
+// refresh sends a token until it is answered. The status is 0 if the context ended first.
 func (r *rusher) refresh(ctx context.Context, token string) (next string, status int) {
 	for ctx.Err() == nil {
 		status, header, body := r.send(ctx, token)
