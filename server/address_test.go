@@ -86,12 +86,12 @@ func TestClientAddress(t *testing.T) {
 // Users behind a proxy that writes ports do not share a throttle.
 func TestPortsInForwardedForDoNotMakeUsersOne(t *testing.T) {
 	t.Parallel()
-	eachThrottled(t, func(t *testing.T, h *harness) {
-		h.loginFrom("192.0.2.1:1000", "alice", password).tokens(t)
+	eachThrottled(t, func(t *testing.T, h *Harness) {
+		h.loginFrom("192.0.2.1:1000", "alice", password).Tokens(t)
 		for range 12 {
 			h.loginFrom("203.0.113.1:1000", "alice", "wrong")
 		}
-		h.loginFrom("192.0.2.1:2000", "alice", password).tokens(t)
+		h.loginFrom("192.0.2.1:2000", "alice", password).Tokens(t)
 	})
 }
 
@@ -99,31 +99,31 @@ func TestPortsInForwardedForDoNotMakeUsersOne(t *testing.T) {
 // metric counts each.
 func TestUnreadableForwardedForIsTold(t *testing.T) {
 	t.Parallel()
-	eachThrottled(t, func(t *testing.T, h *harness) {
+	eachThrottled(t, func(t *testing.T, h *Harness) {
 		send := func(value string) {
-			r := must(http.NewRequest(http.MethodGet, h.base+"/livez", nil))
+			r := Must(http.NewRequest(http.MethodGet, h.Base+"/livez", nil))
 			r.Header.Set("X-Forwarded-For", value)
-			h.send(r)
+			h.Send(r)
 		}
-		warnings := func() int { return strings.Count(h.log.String(), `"event":"forwarded"`) }
+		warnings := func() int { return strings.Count(h.Log.String(), `"event":"forwarded"`) }
 		for range 3 {
 			send("_hidden")
 		}
-		if warnings() != 1 || !strings.Contains(h.log.String(), `"proxy":"127.0.0.1"`) {
+		if warnings() != 1 || !strings.Contains(h.Log.String(), `"proxy":"127.0.0.1"`) {
 			t.Errorf("%d warnings", warnings())
 		}
-		h.step(time.Minute - time.Second)
+		h.Step(time.Minute - time.Second)
 		send("unknown, 127.0.0.9")
 		if warnings() != 1 {
 			t.Errorf("%d warnings within a minute", warnings())
 		}
-		h.step(time.Second)
+		h.Step(time.Second)
 		send("unknown, 127.0.0.9")
 		send("203.0.113.1:80")
-		if warnings() != 2 || !strings.Contains(h.log.String(), `"proxy":"127.0.0.9"`) {
+		if warnings() != 2 || !strings.Contains(h.Log.String(), `"proxy":"127.0.0.9"`) {
 			t.Errorf("%d warnings after a minute", warnings())
 		}
-		if strings.Contains(h.log.String(), "_hidden") {
+		if strings.Contains(h.Log.String(), "_hidden") {
 			t.Error("what was sent is in the log")
 		}
 		if !strings.Contains(h.metricsText(), "\nkeyturn_forwarded_unreadable_total 5\n") {

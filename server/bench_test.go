@@ -17,7 +17,7 @@ import (
 
 // measured is a replica whose handlers are called without a network.
 type measured struct {
-	*harness
+	*Harness
 	routes http.Handler
 	filled keystest.Filled
 }
@@ -27,13 +27,13 @@ func measure(b *testing.B, grants int, run func(b *testing.B, m *measured)) {
 	for name, databaseURL := range map[string]func(testing.TB) string{"sqlite": storagetest.SQLiteURL,
 		"postgres": storagetest.PostgresURL} {
 		b.Run(name, func(b *testing.B) {
-			c := testConfig(databaseURL(b))
+			c := ConfigFor(databaseURL(b))
 			c.PasswordHashMemory = 19 << 20
-			if !isSQLite(c.Database) {
-				c.MasterKeyFile = masterFile(b)
+			if !IsSQLite(c.Database) {
+				c.MasterKeyFile = MasterFile(b)
 			}
-			s := must(
-				openServer(
+			s := Must(
+				OpenServer(
 					ctx,
 					c,
 					Options{Generate: keystest.Generator(), Log: NewLog(config.Config{LogLevel: "info"}, io.Discard, false).Logger},
@@ -41,10 +41,10 @@ func measure(b *testing.B, grants int, run func(b *testing.B, m *measured)) {
 			)
 			b.Cleanup(func() { s.Close() })
 			go s.ring.Run(b.Context())
-			h := &harness{t: b, config: c, server: s}
-			h.admin = admin.New(s.store, s.settingsNow(), s.place, admin.Options{Actor: "os:bench"})
-			h.provision()
-			m := &measured{h, s.PublicHandler(), h.fillGrants("app", grants)}
+			h := &Harness{T: b, Config: c, Server: s}
+			h.Admin = admin.New(s.store, s.settingsNow(), s.place, admin.Options{Actor: "os:bench"})
+			h.Provision()
+			m := &measured{h, s.PublicHandler(), h.FillGrants("app", grants)}
 			b.ReportAllocs()
 			b.ResetTimer()
 			run(b, m)
@@ -61,7 +61,7 @@ func (m *measured) call(b *testing.B, method, path, client string, form ...strin
 	r := httptest.NewRequest(method, path, strings.NewReader(values.Encode()))
 	if client != "" {
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		r.Header.Set("Authorization", basic(client, secret))
+		r.Header.Set("Authorization", Basic(client, secret))
 	}
 	w := httptest.NewRecorder()
 	m.routes.ServeHTTP(w, r)

@@ -9,8 +9,8 @@ import (
 // Counters of failures go in one round, however many there are.
 func TestCleanUpOfFailures(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		raw := storagetest.Raw(t, h.config.Database)
+	Each(t, func(t *testing.T, h *Harness) {
+		raw := storagetest.Raw(t, h.Config.Database)
 		for _, from := range []string{"0", "1"} {
 			storagetest.MustExec(
 				t,
@@ -20,7 +20,7 @@ func TestCleanUpOfFailures(t *testing.T) {
 				SELECT '`+from+` ' || CAST(i AS TEXT), 1, 1 FROM n`,
 			)
 		}
-		if err := h.server.cleanUpOnce(ctx); err != nil {
+		if err := h.Server.cleanUpOnce(ctx); err != nil {
 			t.Fatal(err)
 		}
 		var left int

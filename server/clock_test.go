@@ -24,38 +24,38 @@ func (m *machine) jump(d time.Duration) { m.set.Add(int64(d)) }
 func (m *machine) wait(d time.Duration) { m.gone.Add(int64(d)) }
 
 // onMachine is a replica on such a machine, whose database tells the right time.
-func onMachine(t *testing.T, c config.Config, m *machine) *harness {
+func onMachine(t *testing.T, c config.Config, m *machine) *Harness {
 	t.Helper()
-	if !isSQLite(c.Database) && c.MasterKeyFile == "" {
-		c.MasterKeyFile = masterFile(t)
+	if !IsSQLite(c.Database) && c.MasterKeyFile == "" {
+		c.MasterKeyFile = MasterFile(t)
 	}
 	o := Options{Wall: m.wall, Elapsed: m.elapsed, Generate: keystest.Generator()}
-	if !isSQLite(c.Database) { // that of PostgreSQL is no test's to set
+	if !IsSQLite(c.Database) { // that of PostgreSQL is no test's to set
 		o.DatabaseNow = keystest.At(func() time.Time { return noon.Add(m.elapsed()) })
 	}
 	h := openWith(t, c, o)
-	h.provision()
+	h.Provision()
 	return h
 }
 
 // startOn is a further replica, on a machine of its own, whose database tells the time that now does.
-func startOn(t *testing.T, c config.Config, m *machine, now func() time.Time) *harness {
+func startOn(t *testing.T, c config.Config, m *machine, now func() time.Time) *Harness {
 	t.Helper()
 	o := Options{Wall: m.wall, Elapsed: m.elapsed, Generate: keystest.Generator()}
-	if !isSQLite(c.Database) {
+	if !IsSQLite(c.Database) {
 		o.DatabaseNow = keystest.At(now)
 	}
 	return openWith(t, c, o)
 }
 
-func openWith(t *testing.T, c config.Config, o Options) *harness {
+func openWith(t *testing.T, c config.Config, o Options) *Harness {
 	t.Helper()
-	h := &harness{t: t, config: c, log: &lockedBuffer{}}
-	o.Log = slog.New(slog.NewJSONHandler(h.log, nil))
-	h.server = must(openServer(ctx, c, o))
-	t.Cleanup(func() { h.server.Close() })
-	h.admin = admin.New(h.server.store, h.server.settingsNow(), h.server.place, admin.Options{Actor: "os:test", Reason: "test", Now: h.server.now})
-	h.serveHTTP()
+	h := &Harness{T: t, Config: c, Log: &Buffer{}}
+	o.Log = slog.New(slog.NewJSONHandler(h.Log, nil))
+	h.Server = Must(OpenServer(ctx, c, o))
+	t.Cleanup(func() { h.Server.Close() })
+	h.Admin = admin.New(h.Server.store, h.Server.settingsNow(), h.Server.place, admin.Options{Actor: "os:test", Reason: "test", Now: h.Server.now})
+	h.ServeHTTP()
 	return h
 }
 
@@ -65,49 +65,49 @@ func TestClockIsSet(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		m := &machine{}
-		c := testConfig(databaseURL)
+		c := ConfigFor(databaseURL)
 		c.TrustedProxies = config.List{"127.0.0.0/8"}
 		h := onMachine(t, c, m)
-		tokens := h.login("app")
+		tokens := h.Login("app")
 		m.wait(10 * time.Minute)
-		must(0, h.server.ring.Maintain(ctx))
-		if h.active("rs", tokens.AccessToken) {
+		Must(0, h.Server.ring.Maintain(ctx))
+		if h.Active("rs", tokens.AccessToken) {
 			t.Fatal("active at its exp")
 		}
 		m.jump(-time.Hour)
-		must(0, h.server.ring.Maintain(ctx))
-		if h.active("rs", tokens.AccessToken) {
+		Must(0, h.Server.ring.Maintain(ctx))
+		if h.Active("rs", tokens.AccessToken) {
 			t.Error("set back: an expired token is active again")
 		}
-		tokens = h.refresh("app", tokens.RefreshToken).tokens(t)
-		if !h.active("rs", tokens.AccessToken) {
+		tokens = h.Refresh("app", tokens.RefreshToken).Tokens(t)
+		if !h.Active("rs", tokens.AccessToken) {
 			t.Error("set back: not served")
 		}
-		if r := h.get("/readyz?verbose"); r.status != 503 || !strings.Contains(r.body, "clock failed") {
-			t.Errorf("set back: %d %s", r.status, r.body)
+		if r := h.Get("/readyz?verbose"); r.Status != 503 || !strings.Contains(r.Body, "clock failed") {
+			t.Errorf("set back: %d %s", r.Status, r.Body)
 		}
 		m.jump(time.Hour) // right again
-		if r := h.get("/readyz?verbose"); r.status != 200 {
-			t.Errorf("right again: %s", r.body)
+		if r := h.Get("/readyz?verbose"); r.Status != 200 {
+			t.Errorf("right again: %s", r.Body)
 		}
-		must(h.admin.Keys().Rotate(ctx, true))
-		keysBefore := h.get("/.well-known/jwks.json").header.Get("ETag")
+		Must(h.Admin.Keys().Rotate(ctx, true))
+		keysBefore := h.Get("/.well-known/jwks.json").Header.Get("ETag")
 		for range 12 {
 			h.loginFrom("203.0.113.1", "alice", "wrong")
 		}
 		m.jump(24 * time.Hour)
-		must(0, h.server.ring.Maintain(ctx))
-		if h.get("/.well-known/jwks.json").header.Get("ETag") != keysBefore {
+		Must(0, h.Server.ring.Maintain(ctx))
+		if h.Get("/.well-known/jwks.json").Header.Get("ETag") != keysBefore {
 			t.Error("set forward: a key has left early")
 		}
-		if r := h.get("/readyz?verbose"); r.status != 503 || !strings.Contains(r.body, "clock failed") {
-			t.Errorf("set forward: %d %s", r.status, r.body)
+		if r := h.Get("/readyz?verbose"); r.Status != 503 || !strings.Contains(r.Body, "clock failed") {
+			t.Errorf("set forward: %d %s", r.Status, r.Body)
 		}
 		h.loginFrom("203.0.113.1", "alice", "wrong") // counted a day ahead
 		m.jump(-24 * time.Hour)
 		m.wait(2 * time.Hour)
-		must(0, h.server.ring.Maintain(ctx))
-		h.loginFrom("203.0.113.1", "alice", password).tokens(t) // the lockout has not stuck
+		Must(0, h.Server.ring.Maintain(ctx))
+		h.loginFrom("203.0.113.1", "alice", password).Tokens(t) // the lockout has not stuck
 	})
 }
 
@@ -119,17 +119,17 @@ func TestClockSkew(t *testing.T) {
 		ready, warns bool
 	}{{4 * time.Second, true, false}, {6 * time.Second, true, true}, {-6 * time.Second, true, true}, {29 * time.Second,
 		true, true}, {31 * time.Second, false, true}} {
-		at := &testClock{}
+		at := &Clock{}
 		at.at.Store(noon.UnixNano())
-		log, config := &lockedBuffer{}, testConfig(sqliteURL(t))
-		open(t, config, at) // makes the first keys
-		s := must(
-			openServer(
+		log, config := &Buffer{}, ConfigFor(SQLiteURL(t))
+		OpenHarness(t, config, at) // makes the first keys
+		s := Must(
+			OpenServer(
 				ctx,
 				config,
 				Options{
-					Now:         func() time.Time { return at.now().Add(c.off) },
-					DatabaseNow: keystest.At(at.now),
+					Now:         func() time.Time { return at.Now().Add(c.off) },
+					DatabaseNow: keystest.At(at.Now),
 					Generate:    keystest.Generator(),
 					Log:         slog.New(slog.NewTextHandler(log, nil)),
 				},
@@ -151,16 +151,16 @@ func TestClockSkew(t *testing.T) {
 func TestClockBehindAtTheStart(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
-		c := testConfig(databaseURL)
-		if !isSQLite(databaseURL) {
-			c.MasterKeyFile = masterFile(t)
+		c := ConfigFor(databaseURL)
+		if !IsSQLite(databaseURL) {
+			c.MasterKeyFile = MasterFile(t)
 		}
 		right := &machine{}
 		h := onMachine(t, c, right)
-		tokens := h.login("app")
+		tokens := h.Login("app")
 		right.wait(11 * time.Minute)
-		must(0, h.server.ring.Maintain(ctx))
-		h.server.beat(ctx)
+		Must(0, h.Server.ring.Maintain(ctx))
+		h.Server.beat(ctx)
 		for _, behind := range []time.Duration{29 * time.Second, 8 * time.Minute} {
 			m := &machine{}
 			m.wait(11 * time.Minute)
@@ -176,16 +176,16 @@ func TestClockBehindAtTheStart(t *testing.T) {
 // A server that once ran with a clock far ahead does not hold its database to that for ever.
 func TestClockOnceFarAhead(t *testing.T) {
 	t.Parallel()
-	c := testConfig(sqliteURL(t))
+	c := ConfigFor(SQLiteURL(t))
 	ahead := &machine{}
 	ahead.jump(365 * 24 * time.Hour)
 	h := onMachine(t, c, ahead)
-	h.server.beat(ctx)
+	h.Server.beat(ctx)
 	right := startOn(t, c, &machine{}, nil)
-	if now := right.server.now(); now.Sub(noon) > time.Hour {
+	if now := right.Server.now(); now.Sub(noon) > time.Hour {
 		t.Errorf("a year ahead, still: %v", now)
 	}
-	if !strings.Contains(right.log.String(), "that has not come yet") {
+	if !strings.Contains(right.Log.String(), "that has not come yet") {
 		t.Error("nobody is told")
 	}
 }

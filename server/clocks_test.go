@@ -16,23 +16,23 @@ type cluster struct {
 	t        *testing.T
 	config   config.Config
 	machines []*machine
-	replicas []*harness
+	replicas []*Harness
 	database time.Duration // how far its clock is ahead
 	alone    bool          // SQLite: there is no other clock than that of the machine
 }
 
 func newCluster(t *testing.T, databaseURL string) *cluster {
-	c := &cluster{t: t, config: testConfig(databaseURL), alone: storagetest.SQLiteFile(databaseURL) != ""}
+	c := &cluster{t: t, config: ConfigFor(databaseURL), alone: storagetest.SQLiteFile(databaseURL) != ""}
 	if !c.alone {
-		c.config.MasterKeyFile = masterFile(t)
+		c.config.MasterKeyFile = MasterFile(t)
 	}
 	c.start(&machine{})
-	c.replicas[0].provision()
+	c.replicas[0].Provision()
 	return c
 }
 
 // start starts a further replica on a machine.
-func (c *cluster) start(m *machine) *harness {
+func (c *cluster) start(m *machine) *Harness {
 	c.t.Helper()
 	if len(c.machines) > 0 {
 		m.gone.Store(c.machines[0].gone.Load())
@@ -52,13 +52,13 @@ func (c *cluster) wait(span time.Duration) {
 	for passed := time.Duration(0); passed < span; passed += time.Second {
 		for i, r := range c.replicas {
 			c.machines[i].wait(time.Second)
-			must(0, r.server.ring.Poll(ctx))
-			r.server.look(ctx)
+			Must(0, r.Server.ring.Poll(ctx))
+			r.Server.look(ctx)
 		}
 		if passed%(20*time.Second) == 0 {
 			for _, r := range c.replicas {
-				r.server.cleanUpOnce(ctx) // which an unsure replica refuses
-				r.server.beat(ctx)
+				r.Server.cleanUpOnce(ctx) // which an unsure replica refuses
+				r.Server.beat(ctx)
 			}
 		}
 	}
@@ -134,20 +134,20 @@ var clockCases = []clockCase{
 func TestPause(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		m := &machine{}
-		h := onMachine(t, testConfig(databaseURL), m)
-		tokens := h.login("app")
-		lost := h.refresh("app", tokens.RefreshToken).tokens(t)
+		h := onMachine(t, ConfigFor(databaseURL), m)
+		tokens := h.Login("app")
+		lost := h.Refresh("app", tokens.RefreshToken).Tokens(t)
 		m.wait(15 * time.Second)
-		must(0, h.server.ring.Poll(ctx))
-		if again := h.refresh("app", tokens.RefreshToken).tokens(t); again.RefreshToken != lost.RefreshToken {
+		Must(0, h.Server.ring.Poll(ctx))
+		if again := h.Refresh("app", tokens.RefreshToken).Tokens(t); again.RefreshToken != lost.RefreshToken {
 			t.Error("after a pause the retry gets another successor")
 		}
 		for range 15 {
 			m.wait(time.Second)
-			must(0, h.server.ring.Poll(ctx))
+			Must(0, h.Server.ring.Poll(ctx))
 		}
-		if r := h.refresh("app", tokens.RefreshToken); r.status != 400 {
-			t.Errorf("the window never ends: %d", r.status)
+		if r := h.Refresh("app", tokens.RefreshToken); r.Status != 400 {
+			t.Errorf("the window never ends: %d", r.Status)
 		}
 	})
 }
@@ -159,19 +159,19 @@ func TestSmallStep(t *testing.T) {
 	for _, by := range []time.Duration{25 * time.Second, -25 * time.Second} {
 		storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 			c := newCluster(t, databaseURL)
-			tokens := c.replicas[0].login("app")
-			lost := c.replicas[0].refresh("app", tokens.RefreshToken).tokens(t)
+			tokens := c.replicas[0].Login("app")
+			lost := c.replicas[0].Refresh("app", tokens.RefreshToken).Tokens(t)
 			c.database = by
 			c.machines[0].jump(by)
 			c.wait(2 * time.Second)
 			other := &machine{}
 			other.jump(by)
 			c.start(other)
-			again := c.replicas[0].refresh("app", tokens.RefreshToken).tokens(t)
+			again := c.replicas[0].Refresh("app", tokens.RefreshToken).Tokens(t)
 			if again.RefreshToken != lost.RefreshToken {
 				t.Errorf("%v: the retry gets another successor", by)
 			}
-			if apart := c.replicas[0].server.now().Sub(c.replicas[1].server.now()); apart.Abs() > time.Second {
+			if apart := c.replicas[0].Server.now().Sub(c.replicas[1].Server.now()); apart.Abs() > time.Second {
 				t.Errorf("%v: the replicas are %v apart", by, apart)
 			}
 		})
@@ -201,11 +201,11 @@ func (c clockCase) run(t *testing.T, cl *cluster) string {
 	const sessions = 6
 	live, over := make([]string, sessions), make([]string, sessions)
 	for i := range live {
-		tokens := cl.replicas[0].login("app")
+		tokens := cl.replicas[0].Login("app")
 		live[i], over[i] = tokens.RefreshToken, tokens.AccessToken
 	}
-	revoked := cl.replicas[0].login("app")
-	must(0, status200(cl.replicas[0].post("/revoke", "app", "token", revoked.RefreshToken)))
+	revoked := cl.replicas[0].Login("app")
+	Must(0, status200(cl.replicas[0].Post("/revoke", "app", "token", revoked.RefreshToken)))
 	for _, m := range cl.machines {
 		m.wait(11 * time.Minute) // the access tokens are over
 	}
@@ -221,15 +221,15 @@ func (c clockCase) run(t *testing.T, cl *cluster) string {
 				}
 			}
 			s := (i + lost) % sessions
-			switch answer := r.refresh("app", live[s]); answer.status {
+			switch answer := r.Refresh("app", live[s]); answer.Status {
 			case 200:
-				live[s] = answer.tokens(t).RefreshToken
+				live[s] = answer.Tokens(t).RefreshToken
 			case 503:
 				unserved++
 			default:
 				lost++
 			}
-			if r.refresh("app", revoked.RefreshToken).status == 200 {
+			if r.Refresh("app", revoked.RefreshToken).Status == 200 {
 				revived++
 			}
 		}
@@ -241,8 +241,8 @@ func (c clockCase) run(t *testing.T, cl *cluster) string {
 	judge()
 	cl.wait(time.Minute)
 	for i, r := range cl.replicas {
-		if ready := r.get("/readyz?verbose"); ready.status != 200 {
-			t.Errorf("replica %d is not ready after a minute: %s", i, ready.body)
+		if ready := r.Get("/readyz?verbose"); ready.Status != 200 {
+			t.Errorf("replica %d is not ready after a minute: %s", i, ready.Body)
 		}
 	}
 	judge()
@@ -250,7 +250,7 @@ func (c clockCase) run(t *testing.T, cl *cluster) string {
 		t.Errorf("%d of %d rows of grants are left", n, rows)
 	}
 	for i := range live {
-		if answer := cl.replicas[0].refresh("app", live[i]); answer.status != 200 {
+		if answer := cl.replicas[0].Refresh("app", live[i]); answer.Status != 200 {
 			lost++
 		}
 	}
@@ -264,12 +264,12 @@ func (c clockCase) run(t *testing.T, cl *cluster) string {
 func (c *cluster) grants() (n int) {
 	raw := storagetest.Raw(c.t, c.config.Database)
 	defer raw.Close()
-	must(0, raw.QueryRow(`SELECT COUNT(*) FROM grants`).Scan(&n))
+	Must(0, raw.QueryRow(`SELECT COUNT(*) FROM grants`).Scan(&n))
 	return n
 }
 
 // mayBeActive reports whether introspection calls the token active. A replica that does not know the time says nothing.
-func (h *harness) mayBeActive(token string) bool {
-	h.t.Helper()
-	return strings.Contains(h.post("/introspect", "rs", "token", token).body, `"active":true`)
+func (h *Harness) mayBeActive(token string) bool {
+	h.T.Helper()
+	return strings.Contains(h.Post("/introspect", "rs", "token", token).Body, `"active":true`)
 }

@@ -25,13 +25,13 @@ import (
 type limited struct {
 	*connections
 	address string
-	log     *lockedBuffer
+	log     *Buffer
 }
 
 func serveLimited(t *testing.T, limit int, h http.Handler, config *tls.Config) *limited {
 	t.Helper()
-	inner := must(net.Listen("tcp", "127.0.0.1:0"))
-	l := &limited{address: inner.Addr().String(), log: &lockedBuffer{}}
+	inner := Must(net.Listen("tcp", "127.0.0.1:0"))
+	l := &limited{address: inner.Addr().String(), log: &Buffer{}}
 	l.connections = &connections{
 		Listener: inner,
 		name:     "public",
@@ -64,9 +64,9 @@ type client struct {
 
 func dial(t *testing.T, address string) *client {
 	t.Helper()
-	conn := must(net.Dial("tcp", address))
+	conn := Must(net.Dial("tcp", address))
 	t.Cleanup(func() { conn.Close() })
-	must(0, conn.SetDeadline(time.Now().Add(20*time.Second)))
+	Must(0, conn.SetDeadline(time.Now().Add(20*time.Second)))
 	return &client{t, conn, bufio.NewReader(conn)}
 }
 
@@ -219,25 +219,25 @@ func (f *failing) Accept() (net.Conn, error) {
 func TestAcceptErrors(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
-		log := &lockedBuffer{}
-		c := testConfig(databaseURL)
+		log := &Buffer{}
+		c := ConfigFor(databaseURL)
 		if strings.HasPrefix(databaseURL, "postgres") {
-			c.MasterKeyFile = masterFile(t)
+			c.MasterKeyFile = MasterFile(t)
 		}
-		s := must(openServer(ctx, c, Options{Log: slog.New(slog.NewJSONHandler(log, nil))}))
+		s := Must(OpenServer(ctx, c, Options{Log: slog.New(slog.NewJSONHandler(log, nil))}))
 		defer s.Close()
-		public := &failing{Listener: must(net.Listen("tcp", "127.0.0.1:0"))}
+		public := &failing{Listener: Must(net.Listen("tcp", "127.0.0.1:0"))}
 		public.left.Store(4)
-		l := Listeners{Public: public, Admin: must(net.Listen("tcp", "127.0.0.1:0"))}
-		f := must(newListeners(c, l, s.log, s.PublicHandler(), s.AdminHandler()))
+		l := Listeners{Public: public, Admin: Must(net.Listen("tcp", "127.0.0.1:0"))}
+		f := Must(newListeners(c, l, s.log, s.PublicHandler(), s.AdminHandler()))
 		s.listeners.Store(f)
 		defer f.stop(time.Second, slog.New(slog.DiscardHandler))
-		if r := must(http.Get("http://" + public.Addr().String() + "/livez")); r.StatusCode != http.StatusOK {
+		if r := Must(http.Get("http://" + public.Addr().String() + "/livez")); r.StatusCode != http.StatusOK {
 			t.Error(r.Status)
 		}
-		r := must(http.Get("http://" + l.Admin.Addr().String() + "/metrics"))
+		r := Must(http.Get("http://" + l.Admin.Addr().String() + "/metrics"))
 		defer r.Body.Close()
-		text := string(must(io.ReadAll(r.Body)))
+		text := string(Must(io.ReadAll(r.Body)))
 		for _, want := range []string{
 			`keyturn_accept_errors_total{listener="public"} 4`,
 			`keyturn_accept_errors_total{listener="admin"} 0`,
@@ -310,7 +310,7 @@ func TestConnectionsOverTLS(t *testing.T) {
 	f := &listeners{}
 	f.certificate.Store(&certificate)
 	config := f.tls(config.Config{TLSCertFile: "x"})
-	s := must(openServer(ctx, testConfig(sqliteURL(t)), Options{}))
+	s := Must(OpenServer(ctx, ConfigFor(SQLiteURL(t)), Options{}))
 	defer s.Close()
 	var version atomic.Int64
 	l := serveLimited(t, 3, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -320,9 +320,9 @@ func TestConnectionsOverTLS(t *testing.T) {
 		s.PublicHandler().ServeHTTP(w, r)
 	}), config)
 	connect := func() (*client, string) {
-		conn := must(tls.Dial("tcp", l.address, &tls.Config{RootCAs: trusted, NextProtos: []string{"h2", "http/1.1"}}))
+		conn := Must(tls.Dial("tcp", l.address, &tls.Config{RootCAs: trusted, NextProtos: []string{"h2", "http/1.1"}}))
 		t.Cleanup(func() { conn.Close() })
-		must(0, conn.SetDeadline(time.Now().Add(20*time.Second)))
+		Must(0, conn.SetDeadline(time.Now().Add(20*time.Second)))
 		return &client{t, conn, bufio.NewReader(conn)}, conn.ConnectionState().NegotiatedProtocol
 	}
 	c, protocol := connect()
@@ -330,7 +330,7 @@ func TestConnectionsOverTLS(t *testing.T) {
 		t.Errorf("version %x, %s", version.Load(), protocol)
 	}
 	c.send("POST /token HTTP/1.1\r\nHost: x\r\n" + misframedRequests["both"])
-	res := must(http.ReadResponse(c.Reader, nil))
+	res := Must(http.ReadResponse(c.Reader, nil))
 	if body, err := io.ReadAll(res.Body); err != nil || res.StatusCode != http.StatusBadRequest || !c.ended() {
 		t.Errorf("%d %s %v", res.StatusCode, body, err)
 	}

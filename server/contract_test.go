@@ -17,8 +17,8 @@ import (
 
 // paths are those that are routed, in order.
 func paths(r routes) (all []string) {
-	must(0, r.Walk(func(route *mux.Route, _ *mux.Router, _ []*mux.Route) error {
-		all = append(all, must(route.GetPathTemplate()))
+	Must(0, r.Walk(func(route *mux.Route, _ *mux.Router, _ []*mux.Route) error {
+		all = append(all, Must(route.GetPathTemplate()))
 		return nil
 	}))
 	slices.Sort(all)
@@ -29,9 +29,9 @@ func paths(r routes) (all []string) {
 // other.
 func TestRouterIsTheContract(t *testing.T) {
 	t.Parallel()
-	h := open(t, testConfig(sqliteURL(t)), nil)
-	doc := must(openapi3.NewLoader().LoadFromData(keyturn.OpenAPI))
-	written, routed := slices.Sorted(maps.Keys(doc.Paths.Map())), paths(h.server.publicRoutes())
+	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
+	doc := Must(openapi3.NewLoader().LoadFromData(keyturn.OpenAPI))
+	written, routed := slices.Sorted(maps.Keys(doc.Paths.Map())), paths(h.Server.publicRoutes())
 	if !cmp.Equal(written, routed) {
 		t.Fatal(cmp.Diff(written, routed))
 	}
@@ -41,9 +41,9 @@ func TestRouterIsTheContract(t *testing.T) {
 			if method == "CONNECT" || method == "OPTIONS" { // OPTIONS is a preflight or 405: the tests of CORS have it
 				continue
 			}
-			r := must(http.NewRequest(method, h.base+path, nil))
-			res := must(noRedirect.Do(r))
-			body := must(io.ReadAll(res.Body))
+			r := Must(http.NewRequest(method, h.Base+path, nil))
+			res := Must(noRedirect.Do(r))
+			body := Must(io.ReadAll(res.Body))
 			res.Body.Close()
 			if known := item.Operations()[method] != nil; known == (res.StatusCode == http.StatusMethodNotAllowed) ||
 				res.StatusCode == http.StatusNotFound {
@@ -62,8 +62,8 @@ func TestRouterIsTheContract(t *testing.T) {
 // Every operation has an example, and every example is valid against its schema.
 func TestContractHasExamples(t *testing.T) {
 	t.Parallel()
-	doc := must(openapi3.NewLoader().LoadFromData(keyturn.OpenAPI))
-	must(0, doc.Validate(ctx, openapi3.EnableExamplesValidation()))
+	doc := Must(openapi3.NewLoader().LoadFromData(keyturn.OpenAPI))
+	Must(0, doc.Validate(ctx, openapi3.EnableExamplesValidation()))
 	for path, item := range doc.Paths.Map() {
 		for method, operation := range item.Operations() {
 			for status, response := range operation.Responses.Map() {
@@ -81,14 +81,14 @@ func TestContractHasExamples(t *testing.T) {
 // Nothing of the admin listener is on the public one, and the other way round.
 func TestListenersAreApart(t *testing.T) {
 	t.Parallel()
-	h := open(t, testConfig(sqliteURL(t)), nil)
-	public, admin := paths(h.server.publicRoutes()), paths(h.server.adminRoutes())
+	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
+	public, admin := paths(h.Server.publicRoutes()), paths(h.Server.adminRoutes())
 	if slices.Contains(public, "/metrics") || slices.Contains(admin, "/token") || !slices.Contains(admin, "/metrics") {
 		t.Error("a path is on the wrong listener")
 	}
 	for path := range strings.FieldsSeq("/admin /debug/pprof/ /debug/vars /console") {
-		if r := h.get(path); r.status != http.StatusNotFound {
-			t.Errorf("%s: %d", path, r.status)
+		if r := h.Get(path); r.Status != http.StatusNotFound {
+			t.Errorf("%s: %d", path, r.Status)
 		}
 	}
 }

@@ -18,13 +18,13 @@ import (
 // trail.
 func TestCopyLogsNobodyOut(t *testing.T) {
 	t.Parallel()
-	c := testConfig(storagetest.SQLiteURL(t))
-	c.MasterKeyFile = masterFile(t)
-	h := open(t, c, nil)
-	h.provision()
-	tokens, other := h.login("app"), h.login("other")
-	tokens = h.refresh("app", tokens.RefreshToken).tokens(t)
-	h.post("/revoke", "other", "token", other.AccessToken)
+	c := ConfigFor(storagetest.SQLiteURL(t))
+	c.MasterKeyFile = MasterFile(t)
+	h := OpenHarness(t, c, nil)
+	h.Provision()
+	tokens, other := h.Login("app"), h.Login("other")
+	tokens = h.Refresh("app", tokens.RefreshToken).Tokens(t)
+	h.Post("/revoke", "other", "token", other.AccessToken)
 	for range 4 {
 		h.loginFrom("192.0.2.7", "alice", "wrong")
 	}
@@ -32,25 +32,25 @@ func TestCopyLogsNobodyOut(t *testing.T) {
 	for i := range 3000 {
 		users = append(users, admin.ImportedUser{Row: i, Username: fmt.Sprintf("user%d", i), Roles: []string{"x"}})
 	}
-	must(h.admin.Users().Import(ctx, users, admin.ImportOptions{}))
-	if err := h.admin.Clients().Disable(ctx, "once"); err != nil {
+	Must(h.Admin.Users().Import(ctx, users, admin.ImportOptions{}))
+	if err := h.Admin.Clients().Disable(ctx, "once"); err != nil {
 		t.Fatal(err)
 	}
-	before := must(h.admin.Audit().All(ctx, time.Time{}, ""))
+	before := Must(h.Admin.Audit().All(ctx, time.Time{}, ""))
 
 	databaseURL := storagetest.PostgresURL(t)
 	rows := map[string]int64{}
 	told := func(table string, n int64) { rows[table] = n }
 	o := admin.Options{Actor: "os:test", Reason: "test"}
-	if err := copyTo(ctx, c, o, databaseURL, true, told); !errors.Is(err, storage.ErrInUse) {
+	if err := CopyTo(ctx, c, o, databaseURL, true, told); !errors.Is(err, storage.ErrInUse) {
 		t.Errorf("while a server runs: %v", err)
 	}
-	jwks := h.get("/.well-known/jwks.json").body
-	h.server.Close()
-	if err := copyTo(ctx, c, o, databaseURL, true, told); err != nil {
+	jwks := h.Get("/.well-known/jwks.json").Body
+	h.Server.Close()
+	if err := CopyTo(ctx, c, o, databaseURL, true, told); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := openServer(ctx, c, Options{Now: h.clock.now, DatabaseNow: keystest.At(h.clock.now),
+	if s, err := OpenServer(ctx, c, Options{Now: h.Clock.Now, DatabaseNow: keystest.At(h.Clock.Now),
 		Generate: keystest.Generator()}); err == nil ||
 		!strings.Contains(err.Error(), "it was copied to ") {
 		t.Errorf("a server takes a database that was moved: %v %v", s, err)
@@ -59,23 +59,23 @@ func TestCopyLogsNobodyOut(t *testing.T) {
 		t.Errorf("%v", rows)
 	}
 	var moved *keys.UnfitError
-	if err := copyTo(ctx, c, o, storagetest.PostgresURL(t), true, told); !errors.As(err, &moved) {
+	if err := CopyTo(ctx, c, o, storagetest.PostgresURL(t), true, told); !errors.As(err, &moved) {
 		t.Errorf("a second time: %v", err)
 	}
-	if _, err := openAdmin(ctx, c, o); !errors.As(err, &moved) {
+	if _, err := OpenAdmin(ctx, c, o); !errors.As(err, &moved) {
 		t.Errorf("a command takes a database that was moved: %v", err)
 	}
-	if err := copyTo(ctx, c, o, storagetest.SQLiteURL(t), true, told); !errors.Is(err, admin.ErrInvalid) {
+	if err := CopyTo(ctx, c, o, storagetest.SQLiteURL(t), true, told); !errors.Is(err, admin.ErrInvalid) {
 		t.Errorf("to SQLite: %v", err)
 	}
 
-	another := testConfig(storagetest.SQLiteURL(t))
+	another := ConfigFor(storagetest.SQLiteURL(t))
 	another.MasterKeyFile = c.MasterKeyFile
-	open(t, another, nil).server.Close()
-	if err := copyTo(ctx, another, o, databaseURL, true, told); !errors.Is(err, admin.ErrConflict) {
+	OpenHarness(t, another, nil).Server.Close()
+	if err := CopyTo(ctx, another, o, databaseURL, true, told); !errors.Is(err, admin.ErrConflict) {
 		t.Errorf("over a database that is in use: %v", err)
 	}
-	if a, err := openAdmin(ctx, another, o); err != nil {
+	if a, err := OpenAdmin(ctx, another, o); err != nil {
 		t.Errorf("a copy that failed has left its mark: %v", err)
 	} else {
 		a.Close()
@@ -83,24 +83,24 @@ func TestCopyLogsNobodyOut(t *testing.T) {
 
 	there := c
 	there.Database, there.AllowInsecureDatabase = databaseURL, true
-	p := open(t, there, h.clock)
-	if !p.active("rs", tokens.AccessToken) || p.active("rs", other.AccessToken) {
+	p := OpenHarness(t, there, h.Clock)
+	if !p.Active("rs", tokens.AccessToken) || p.Active("rs", other.AccessToken) {
 		t.Error("access tokens are not what they were")
 	}
-	if got, want := p.get("/.well-known/jwks.json").body, jwks; got != want {
+	if got, want := p.Get("/.well-known/jwks.json").Body, jwks; got != want {
 		t.Errorf("other keys: %s, %s", got, want)
 	}
-	refreshed := p.refresh("app", tokens.RefreshToken).tokens(t)
-	p.refresh("app", refreshed.RefreshToken).tokens(t)
-	p.login("app")
-	if r := p.post("/token", "once", "grant_type", "password", "username", "alice", "password",
-		password); r.status != 401 {
-		t.Errorf("a client that was disabled: %d", r.status)
+	refreshed := p.Refresh("app", tokens.RefreshToken).Tokens(t)
+	p.Refresh("app", refreshed.RefreshToken).Tokens(t)
+	p.Login("app")
+	if r := p.Post("/token", "once", "grant_type", "password", "username", "alice", "password",
+		password); r.Status != 401 {
+		t.Errorf("a client that was disabled: %d", r.Status)
 	}
-	if _, err := p.admin.Audit().Verify(ctx); err != nil {
+	if _, err := p.Admin.Audit().Verify(ctx); err != nil {
 		t.Error(err)
 	}
-	if records := must(p.admin.Audit().All(ctx, time.Time{}, "database.copy")); len(records) != 1 ||
+	if records := Must(p.Admin.Audit().All(ctx, time.Time{}, "database.copy")); len(records) != 1 ||
 		records[0].Actor != "os:test" {
 		t.Errorf("%+v", records)
 	}

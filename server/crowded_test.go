@@ -23,14 +23,14 @@ import (
 )
 
 // crowded is a replica that trusts its proxy and has so many hash slots.
-func crowded(t *testing.T, slots int, test func(t *testing.T, h *harness)) {
+func crowded(t *testing.T, slots int, test func(t *testing.T, h *Harness)) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
-		c := hashingConfig(databaseURL)
+		c := HashingConfig(databaseURL)
 		c.TrustedProxies = config.List{"127.0.0.0/8"}
 		c.PasswordHashSlots = slots
 		c.PasswordHashWait = config.MaxHashWait // on a machine that does other things as well
-		h := open(t, c, nil)
-		h.provision()
+		h := OpenHarness(t, c, nil)
+		h.Provision()
 		test(t, h)
 	})
 }
@@ -38,19 +38,19 @@ func crowded(t *testing.T, slots int, test func(t *testing.T, h *harness)) {
 // Thirty right logins of one account come at the same moment, at two replicas. All are let in, though the limit is ten.
 func TestRightPasswordsAtOnce(t *testing.T) {
 	t.Parallel()
-	crowded(t, 16, func(t *testing.T, h *harness) {
-		replicas := []*harness{h, open(t, h.config, h.clock)}
+	crowded(t, 16, func(t *testing.T, h *Harness) {
+		replicas := []*Harness{h, OpenHarness(t, h.Config, h.Clock)}
 		var all sync.WaitGroup
 		for i := range 30 {
 			all.Go(func() {
-				if r := replicas[i%2].loginFrom("203.0.113.9", "alice", password); r.status != http.StatusOK {
-					t.Errorf("%d %s", r.status, r.body)
+				if r := replicas[i%2].loginFrom("203.0.113.9", "alice", password); r.Status != http.StatusOK {
+					t.Errorf("%d %s", r.Status, r.Body)
 				}
 			})
 		}
 		all.Wait()
 		for _, r := range replicas {
-			if n := len(r.server.throttle.flights); n != 0 {
+			if n := len(r.Server.throttle.flights); n != 0 {
 				t.Errorf("%d buckets are still being judged", n)
 			}
 		}
@@ -59,16 +59,16 @@ func TestRightPasswordsAtOnce(t *testing.T) {
 
 // An address that is throttled keeps asking. It gets no hash slot, so that others are not kept waiting.
 func TestThrottledTakesNoSlot(t *testing.T) {
-	crowded(t, 1, func(t *testing.T, h *harness) {
-		must(h.admin.Users().Create(ctx, "bob", password, nil))
+	crowded(t, 1, func(t *testing.T, h *Harness) {
+		Must(h.Admin.Users().Create(ctx, "bob", password, nil))
 		for range 11 {
 			h.loginFrom("203.0.113.66", "alice", "wrong")
 		}
 		var hashed atomic.Int64
-		h.server.hasher.Took = func(time.Duration) { hashed.Add(1) }
-		hold := must(h.server.hasher.Acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
-		if r := h.loginFrom("203.0.113.66", "alice", "wrong"); r.code(t) != "invalid_grant" {
-			t.Errorf("a throttled login waits for a slot: %d %s", r.status, r.body)
+		h.Server.hasher.Took = func(time.Duration) { hashed.Add(1) }
+		hold := Must(h.Server.hasher.Acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
+		if r := h.loginFrom("203.0.113.66", "alice", "wrong"); r.Code(t) != "invalid_grant" {
+			t.Errorf("a throttled login waits for a slot: %d %s", r.Status, r.Body)
 		}
 		hold()
 		var all sync.WaitGroup
@@ -77,15 +77,15 @@ func TestThrottledTakesNoSlot(t *testing.T) {
 		for range 40 {
 			all.Go(func() {
 				for !stopped.Load() {
-					if r := h.loginFrom("203.0.113.66", "alice", "wrong"); r.code(t) == "invalid_grant" {
+					if r := h.loginFrom("203.0.113.66", "alice", "wrong"); r.Code(t) == "invalid_grant" {
 						refused.Add(1)
 					}
 				}
 			})
 		}
 		for i := range 10 {
-			if r := h.loginFrom(fmt.Sprintf("198.51.100.%d", i), "bob", password); r.status != http.StatusOK {
-				t.Errorf("bob is kept out: %d %s", r.status, r.body)
+			if r := h.loginFrom(fmt.Sprintf("198.51.100.%d", i), "bob", password); r.Status != http.StatusOK {
+				t.Errorf("bob is kept out: %d %s", r.Status, r.Body)
 			}
 		}
 		stopped.Store(true)
@@ -93,7 +93,7 @@ func TestThrottledTakesNoSlot(t *testing.T) {
 		if refused.Load() == 0 || hashed.Load() != 10 { // those of bob
 			t.Errorf("%d were refused, %d passwords hashed", refused.Load(), hashed.Load())
 		}
-		if l := h.server.hasher.Load(); l.Running != 0 || l.Waiting != 0 {
+		if l := h.Server.hasher.Load(); l.Running != 0 || l.Waiting != 0 {
 			t.Errorf("%+v", l)
 		}
 	})
@@ -103,24 +103,24 @@ func TestThrottledTakesNoSlot(t *testing.T) {
 // time is told so at once, and when to come again.
 func TestLoginsWaitForTheirTurn(t *testing.T) {
 	t.Parallel()
-	crowded(t, 1, func(t *testing.T, h *harness) {
+	crowded(t, 1, func(t *testing.T, h *Harness) {
 		var all sync.WaitGroup
 		for i := range 16 {
-			must(h.admin.Users().Create(ctx, fmt.Sprintf("user%d", i), password, nil))
+			Must(h.Admin.Users().Create(ctx, fmt.Sprintf("user%d", i), password, nil))
 		}
 		for i := range 16 {
 			all.Go(func() {
-				if r := h.loginFrom("203.0.113.7", fmt.Sprintf("user%d", i), password); r.status != http.StatusOK {
-					t.Errorf("%d %s", r.status, r.body)
+				if r := h.loginFrom("203.0.113.7", fmt.Sprintf("user%d", i), password); r.Status != http.StatusOK {
+					t.Errorf("%d %s", r.Status, r.Body)
 				}
 			})
 		}
 		all.Wait()
-		hold := must(h.server.hasher.Acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
-		h.server.hasher.Expect(time.Minute)
+		hold := Must(h.Server.hasher.Acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
+		h.Server.hasher.Expect(time.Minute)
 		r := h.loginFrom("203.0.113.7", "alice", password)
-		if after := must(strconv.Atoi(r.header.Get("Retry-After"))); r.status != 503 || after < 40 || after > 50 {
-			t.Errorf("%d %s, after %d s", r.status, r.body, after)
+		if after := Must(strconv.Atoi(r.Header.Get("Retry-After"))); r.Status != 503 || after < 40 || after > 50 {
+			t.Errorf("%d %s, after %d s", r.Status, r.Body, after)
 		}
 		hold()
 	})
@@ -129,14 +129,14 @@ func TestLoginsWaitForTheirTurn(t *testing.T) {
 // Slots go to the addresses in turn. An IPv6 network of /56 is one.
 func TestAddressesTakeTurns(t *testing.T) {
 	t.Parallel()
-	h := open(t, hashingConfig(sqliteURL(t)), nil)
-	hashing := passwords.NewHasher(passwords.NewPolicy(int64(h.config.PasswordHashMemory)), 1)
-	hold := must(hashing.Acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
+	h := OpenHarness(t, HashingConfig(SQLiteURL(t)), nil)
+	hashing := passwords.NewHasher(passwords.NewPolicy(int64(h.Config.PasswordHashMemory)), 1)
+	hold := Must(hashing.Acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
 	order := make(chan string, 4)
 	var all sync.WaitGroup
 	for i, from := range []string{"2001:db8:0:100::1", "2001:db8:0:1ff::2", "2001:db8:0:1aa::3", "2001:db8:0:200::4"} {
 		all.Go(func() {
-			release := must(hashing.Acquire(ctx, mustAddr(from), time.Minute))
+			release := Must(hashing.Acquire(ctx, mustAddr(from), time.Minute))
 			order <- from
 			release()
 		})
@@ -153,22 +153,22 @@ func TestAddressesTakeTurns(t *testing.T) {
 // An address that is used every day stays familiar, however long ago it was first seen; it costs one write a day.
 func TestFamiliarityIsRenewed(t *testing.T) {
 	t.Parallel()
-	crowded(t, 1, func(t *testing.T, h *harness) {
+	crowded(t, 1, func(t *testing.T, h *Harness) {
 		k := storage.NewLoginKey("alice", "app", mustAddr("192.0.2.1"))
-		seen := func() storage.LoginView { return must(h.server.db.Users().LoginView(ctx, k)) }
-		h.loginFrom("192.0.2.1", "alice", password).tokens(t)
+		seen := func() storage.LoginView { return Must(h.Server.db.Users().LoginView(ctx, k)) }
+		h.loginFrom("192.0.2.1", "alice", password).Tokens(t)
 		first := seen().SeenAt
-		h.step(time.Hour)
-		h.loginFrom("192.0.2.1", "alice", password).tokens(t)
+		h.Step(time.Hour)
+		h.loginFrom("192.0.2.1", "alice", password).Tokens(t)
 		if at := seen().SeenAt; !at.Equal(first) {
 			t.Errorf("written again after an hour: %v", at)
 		}
 		for range 13 { // weeks
-			h.step(7 * 24 * time.Hour)
-			must(0, h.server.cleanUpOnce(ctx))
-			h.loginFrom("192.0.2.1", "alice", password).tokens(t)
+			h.Step(7 * 24 * time.Hour)
+			Must(0, h.Server.cleanUpOnce(ctx))
+			h.loginFrom("192.0.2.1", "alice", password).Tokens(t)
 		}
-		must(0, h.server.cleanUpOnce(ctx))
+		Must(0, h.Server.cleanUpOnce(ctx))
 		if !seen().Familiar {
 			t.Error("an address that is used every week is forgotten")
 		}
@@ -176,22 +176,22 @@ func TestFamiliarityIsRenewed(t *testing.T) {
 }
 
 // gone sends a login and gives up when the server has come to a moment.
-func (h *harness) gone(password string, when func() bool) {
-	h.t.Helper()
+func (h *Harness) gone(password string, when func() bool) {
+	h.T.Helper()
 	form := url.Values{"grant_type": {"password"}, "username": {"alice"}, "password": {password}}
 	leaving, leave := context.WithCancel(ctx)
-	r := must(http.NewRequestWithContext(leaving, http.MethodPost, h.base+"/token", strings.NewReader(form.Encode())))
+	r := Must(http.NewRequestWithContext(leaving, http.MethodPost, h.Base+"/token", strings.NewReader(form.Encode())))
 	r.Header.Set("Content-Type", formMediaType)
-	r.Header.Set("Authorization", basic("app", secret))
+	r.Header.Set("Authorization", Basic("app", secret))
 	ended := make(chan error)
 	go func() {
 		_, err := noRedirect.Do(r)
 		ended <- err
 	}()
-	waitFor(h.t, time.Now(), when)
+	waitFor(h.T, time.Now(), when)
 	leave()
 	if err := <-ended; err == nil {
-		h.t.Fatal("answered")
+		h.T.Fatal("answered")
 	}
 }
 
@@ -199,17 +199,17 @@ func (h *harness) gone(password string, when func() bool) {
 // the same.
 func TestNoGrantForTheGone(t *testing.T) {
 	t.Parallel()
-	crowded(t, 1, func(t *testing.T, h *harness) {
-		canceled := func() int { return strings.Count(h.log.String(), `"outcome":"canceled"`) }
+	crowded(t, 1, func(t *testing.T, h *Harness) {
+		canceled := func() int { return strings.Count(h.Log.String(), `"outcome":"canceled"`) }
 		settled := func(n int) { waitFor(t, time.Now(), func() bool { return canceled() == n }) }
 
-		hold := must(h.server.hasher.Acquire(ctx, mustAddr("192.0.2.1"), time.Minute)) // it waits for a slot
-		h.gone(password, func() bool { return h.server.hasher.Load().Waiting == 1 })
+		hold := Must(h.Server.hasher.Acquire(ctx, mustAddr("192.0.2.1"), time.Minute)) // it waits for a slot
+		h.gone(password, func() bool { return h.Server.hasher.Load().Waiting == 1 })
 		settled(1)
 		hold()
 
 		var hashing, proceed = make(chan struct{}), make(chan struct{}) // it goes while its password is hashed
-		h.server.hasher.Took = func(time.Duration) { close(hashing); <-proceed }
+		h.Server.hasher.Took = func(time.Duration) { close(hashing); <-proceed }
 		reached := func() bool {
 			select {
 			case <-hashing:
@@ -227,25 +227,25 @@ func TestNoGrantForTheGone(t *testing.T) {
 		h.gone("wrong", reached)
 		close(proceed)
 		waitFor(t, time.Now(), func() bool { return judgedIn(h) == 1 })
-		h.server.hasher.Took = nil
+		h.Server.hasher.Took = nil
 
 		var releases []func() // it waits to be admitted to sign
-		for range h.server.ring.Admissions() {
-			releases = append(releases, must(h.server.ring.Admit(ctx)))
+		for range h.Server.ring.Admissions() {
+			releases = append(releases, Must(h.Server.ring.Admit(ctx)))
 		}
-		h.gone(password, func() bool { return h.server.ring.Admitted().Waiting == 1 })
+		h.gone(password, func() bool { return h.Server.ring.Admitted().Waiting == 1 })
 		settled(3)
 		for _, release := range releases {
 			release()
 		}
 
-		if grants := must(h.admin.Grants().All(ctx, "", "")); len(grants) != 0 {
+		if grants := Must(h.Admin.Grants().All(ctx, "", "")); len(grants) != 0 {
 			t.Errorf("%d grants", len(grants))
 		}
-		if strings.Contains(h.log.String(), `"level":"ERROR"`) {
+		if strings.Contains(h.Log.String(), `"level":"ERROR"`) {
 			t.Error("a client that went away is an error")
 		}
-		h.login("app") // nobody holds anything
+		h.Login("app") // nobody holds anything
 	})
 }
 
@@ -308,60 +308,60 @@ func TestToldToComeAgain(t *testing.T) {
 	}
 	for name, refusal := range refusals {
 		t.Run(name, func(t *testing.T) {
-			crowded(t, 1, func(t *testing.T, h *harness) { h.comesAgain(refusal) })
+			crowded(t, 1, func(t *testing.T, h *Harness) { h.comesAgain(refusal) })
 		})
 	}
 }
 
 // comesAgain refreshes and repeats that, as it is told, until it is answered.
-func (h *harness) comesAgain(refusal error) {
-	refused := post(h.server, readTokenForm, func(context.Context, *request, tokenForm) (any, error) { return nil, refusal })
-	first := h.login("app")
-	lost := h.refresh("app", first.RefreshToken).tokens(h.t)
+func (h *Harness) comesAgain(refusal error) {
+	refused := post(h.Server, readTokenForm, func(context.Context, *request, tokenForm) (any, error) { return nil, refusal })
+	first := h.Login("app")
+	lost := h.Refresh("app", first.RefreshToken).Tokens(h.T)
 	for range 4 {
-		h.step(9*time.Second + 990*time.Millisecond)
+		h.Step(9*time.Second + 990*time.Millisecond)
 		form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {first.RefreshToken}}
 		r := httptest.NewRequest(http.MethodPost, "/token", strings.NewReader(form.Encode()))
 		r.Header.Set("Content-Type", formMediaType)
-		r.Header.Set("Authorization", basic("app", secret))
+		r.Header.Set("Authorization", Basic("app", secret))
 		w := httptest.NewRecorder()
 		refused(newResponse(w, r, "again"), r)
 		if w.Code != http.StatusServiceUnavailable {
-			h.t.Fatalf("%d %s", w.Code, w.Body)
+			h.T.Fatalf("%d %s", w.Code, w.Body)
 		}
-		after := time.Duration(must(strconv.Atoi(w.Header().Get("Retry-After")))) * time.Second
-		h.step(after)
+		after := time.Duration(Must(strconv.Atoi(w.Header().Get("Retry-After")))) * time.Second
+		h.Step(after)
 	}
-	if again := h.refresh("app", first.RefreshToken).tokens(h.t); again.RefreshToken != lost.RefreshToken {
-		h.t.Error("another successor")
+	if again := h.Refresh("app", first.RefreshToken).Tokens(h.T); again.RefreshToken != lost.RefreshToken {
+		h.T.Error("another successor")
 	}
 }
 
 // Whoever is refused for its own failures does not keep the window of a token open that it holds.
 func TestRefusedForItsFailures(t *testing.T) {
 	t.Parallel()
-	crowded(t, 1, func(t *testing.T, h *harness) {
-		first := h.login("app")
-		wrong := func() reply {
+	crowded(t, 1, func(t *testing.T, h *Harness) {
+		first := h.Login("app")
+		wrong := func() Reply {
 			form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {first.RefreshToken}}
-			r := must(http.NewRequest(http.MethodPost, h.base+"/token", strings.NewReader(form.Encode())))
+			r := Must(http.NewRequest(http.MethodPost, h.Base+"/token", strings.NewReader(form.Encode())))
 			r.Header.Set("Content-Type", formMediaType)
-			r.Header.Set("Authorization", basic("app", "wrong"))
+			r.Header.Set("Authorization", Basic("app", "wrong"))
 			r.Header.Set("X-Forwarded-For", "203.0.113.9")
-			return h.send(r)
+			return h.Send(r)
 		}
-		for wrong().status != http.StatusTooManyRequests {
+		for wrong().Status != http.StatusTooManyRequests {
 		}
-		h.refresh("app", first.RefreshToken).tokens(t)
+		h.Refresh("app", first.RefreshToken).Tokens(t)
 		for range 10 {
-			h.step(9 * time.Second)
+			h.Step(9 * time.Second)
 			r := wrong()
-			for ; r.status != http.StatusTooManyRequests; r = wrong() {
+			for ; r.Status != http.StatusTooManyRequests; r = wrong() {
 			}
-			h.step(time.Duration(must(strconv.Atoi(r.header.Get("Retry-After")))-1) * time.Second)
+			h.Step(time.Duration(Must(strconv.Atoi(r.Header.Get("Retry-After")))-1) * time.Second)
 		}
-		if r := h.refresh("app", first.RefreshToken); r.status != http.StatusBadRequest {
-			t.Errorf("the window was still open: %d", r.status)
+		if r := h.Refresh("app", first.RefreshToken); r.Status != http.StatusBadRequest {
+			t.Errorf("the window was still open: %d", r.Status)
 		}
 	})
 }
@@ -371,7 +371,7 @@ func mustAddr(text string) netip.Addr { return netip.MustParseAddr(text) }
 // A login that waits no longer, or does not take the place that it was given, leaves it to the next.
 func TestPlacesArePassedOn(t *testing.T) {
 	t.Parallel()
-	c := testConfig("sqlite:none")
+	c := ConfigFor("sqlite:none")
 	throttle := newThrottle(nil, func() *config.Config { return &c })
 	key := storage.NewLoginKey("alice", "app", mustAddr("192.0.2.1"))
 	full := storage.LoginView{Account: storage.Failures{Count: throttle.policy().Limit - 1, LastAt: noon}} // one place

@@ -23,25 +23,25 @@ func found(findings []admin.Finding, check string, status admin.FindingStatus, w
 // What serve would refuse, doctor says; and it changes nothing.
 func TestDoctorSaysWhatServeWould(t *testing.T) {
 	t.Parallel()
-	c := hashingConfig(storagetest.SQLiteURL(t))
-	c.MasterKeyFile = masterFile(t)
-	h := open(t, c, nil)
-	h.provision()
-	h.server.beat(ctx)
-	h.server.Close()
-	file := fileOf(c.Database)
-	sum := func() [32]byte { return sha256.Sum256(must(os.ReadFile(file))) }
+	c := HashingConfig(storagetest.SQLiteURL(t))
+	c.MasterKeyFile = MasterFile(t)
+	h := OpenHarness(t, c, nil)
+	h.Provision()
+	h.Server.beat(ctx)
+	h.Server.Close()
+	file := FileOf(c.Database)
+	sum := func() [32]byte { return sha256.Sum256(Must(os.ReadFile(file))) }
 	look := func(c config.Config, secrets ...string) []admin.Finding {
 		t.Helper()
-		return doctorOf(ctx, c, admin.Options{Actor: "os:test"}, secrets)
+		return DoctorOf(ctx, c, admin.Options{Actor: "os:test"}, secrets)
 	}
-	before, folder := sum(), must(os.ReadDir(filepath.Dir(file)))
+	before, folder := sum(), Must(os.ReadDir(filepath.Dir(file)))
 	well := look(c)
 	if !found(well, "configuration", admin.FindingOK, "") || !found(well, "database", admin.FindingOK, "takes writes") ||
 		!found(well, "files", admin.FindingOK, "") {
 		t.Errorf("%+v", well)
 	}
-	if sum() != before || len(must(os.ReadDir(filepath.Dir(file)))) != len(folder) {
+	if sum() != before || len(Must(os.ReadDir(filepath.Dir(file)))) != len(folder) {
 		t.Error("it has changed something")
 	}
 	certificate := c
@@ -61,11 +61,11 @@ func TestDoctorSaysWhatServeWould(t *testing.T) {
 	if got := look(missing); !found(got, "database", admin.FindingFailed, "") {
 		t.Errorf("%+v", got)
 	}
-	if _, err := os.Stat(fileOf(missing.Database)); err == nil {
+	if _, err := os.Stat(FileOf(missing.Database)); err == nil {
 		t.Error("it has made a database")
 	}
-	fresh := hashingConfig(storagetest.PostgresURL(t))
-	fresh.MasterKeyFile = masterFile(t)
+	fresh := HashingConfig(storagetest.PostgresURL(t))
+	fresh.MasterKeyFile = MasterFile(t)
 	storagetest.MustOpen(t, fresh.Database).Close()
 	if got := look(fresh); !found(got, "database", admin.FindingWarning, "it is new") {
 		t.Errorf("%+v", got)

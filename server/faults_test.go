@@ -27,7 +27,7 @@ func crowdOf(replicas ...*serving) *servertest.Crowd {
 		Pause:  time.Duration(servertest.Times(int(5*time.Millisecond), 0)), // many of them run at once
 	}
 	for _, r := range replicas {
-		c.Bases = append(c.Bases, r.base)
+		c.Bases = append(c.Bases, r.Base)
 	}
 	return c
 }
@@ -130,18 +130,18 @@ func TestDatabaseMisbehaves(t *testing.T) {
 			t.Parallel()
 			databaseURL := storagetest.PostgresURL(t)
 			proxy := storagetest.NewProxy(t, databaseURL)
-			config := hashingConfig(proxy.URL)
-			config.MasterKeyFile = masterFile(t)
+			config := HashingConfig(proxy.URL)
+			config.MasterKeyFile = MasterFile(t)
 			if c.window > 0 {
 				config.RefreshRetryWindow = c.window
 			}
-			log := &lockedBuffer{}
+			log := &Buffer{}
 			replica := serveWith(
 				t,
 				config,
 				Options{Generate: keystest.Generator(), Log: slog.New(slog.NewTextHandler(log, nil))},
 			)
-			replica.provision()
+			replica.Provision()
 			crowd := crowdOf(replica)
 			if c.busy {
 				crowd.Pause = 0
@@ -174,7 +174,7 @@ func misbehave(
 	working, stop := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	all.Go(func() { crowd.Run(working, 4) })
-	all.Go(func() { askDocuments(t, working, replica.base) })
+	all.Go(func() { askDocuments(t, working, replica.Base) })
 	time.Sleep(500 * time.Millisecond)
 	c.begin(t, proxy, raw)
 	time.Sleep(c.lasts / 4) // what was under way may still be answered
@@ -193,7 +193,7 @@ func misbehave(
 		t.Errorf("well only %v after the trouble", recovered)
 	}
 	crowd.Check(t)
-	must(replica.admin.Audit().Verify(ctx))
+	Must(replica.Admin.Audit().Verify(ctx))
 }
 
 // askDocuments asks for what is served from memory, until the context ends.
@@ -220,14 +220,14 @@ func TestDatabaseDownAtTheStart(t *testing.T) {
 	t.Parallel()
 	databaseURL := storagetest.PostgresURL(t)
 	proxy := storagetest.NewProxy(t, databaseURL)
-	config := hashingConfig(proxy.URL)
-	config.MasterKeyFile = masterFile(t)
+	config := HashingConfig(proxy.URL)
+	config.MasterKeyFile = MasterFile(t)
 	proxy.Close(true)
-	l := must(Listen(config))
+	l := Must(Listen(config))
 	running, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- serveAt(running, config, Options{Generate: keystest.Generator()}, l)
+		ended <- ServeAt(running, config, Options{Generate: keystest.Generator()}, l)
 	}()
 	defer func() {
 		cancel()
@@ -235,25 +235,25 @@ func TestDatabaseDownAtTheStart(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	h := &harness{t: t, config: config, base: "http://" + l.Public.Addr().String()}
-	if r := h.get("/livez"); r.status != 200 {
-		t.Errorf("livez: %d", r.status)
+	h := &Harness{T: t, Config: config, Base: "http://" + l.Public.Addr().String()}
+	if r := h.Get("/livez"); r.Status != 200 {
+		t.Errorf("livez: %d", r.Status)
 	}
-	if r := h.get("/readyz"); r.status != 503 {
-		t.Errorf("readyz: %d", r.status)
+	if r := h.Get("/readyz"); r.Status != 503 {
+		t.Errorf("readyz: %d", r.Status)
 	}
-	if r := h.get("/.well-known/oauth-authorization-server"); r.status != 200 || !strings.Contains(r.body, issuer) {
-		t.Errorf("metadata: %d %s", r.status, r.body)
+	if r := h.Get("/.well-known/oauth-authorization-server"); r.Status != 200 || !strings.Contains(r.Body, issuer) {
+		t.Errorf("metadata: %d %s", r.Status, r.Body)
 	}
 	for _, path := range []string{"/token", "/revoke", "/introspect"} {
-		if r := h.post(path, "app", "token", "x"); r.status != 503 || r.code(t) != "temporarily_unavailable" ||
-			r.header.Get("Retry-After") == "" ||
-			r.header.Get("X-Request-Id") == "" {
-			t.Errorf("%s: %d %s", path, r.status, r.body)
+		if r := h.Post(path, "app", "token", "x"); r.Status != 503 || r.Code(t) != "temporarily_unavailable" ||
+			r.Header.Get("Retry-After") == "" ||
+			r.Header.Get("X-Request-Id") == "" {
+			t.Errorf("%s: %d %s", path, r.Status, r.Body)
 		}
 	}
 	proxy.Close(false)
-	took := waitFor(t, time.Now(), func() bool { return h.get("/readyz").status == 200 })
+	took := waitFor(t, time.Now(), func() bool { return h.Get("/readyz").Status == 200 })
 	t.Logf("ready %v after the database", took.Round(time.Millisecond))
 }
 
@@ -269,10 +269,10 @@ func TestServeDoesNotWaitInVain(t *testing.T) {
 		"ENCODING 'UTF8'":               storagetest.PostgresURLWith(t, "ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'"),
 		"GRANT USAGE, CREATE ON SCHEMA": storagetest.AsRole(t, databaseURL, ""),
 	} {
-		config := testConfig(unusable)
-		config.MasterKeyFile = masterFile(t)
+		config := ConfigFor(unusable)
+		config.MasterKeyFile = MasterFile(t)
 		within, cancel := context.WithTimeout(ctx, 20*time.Second)
-		err := serveAt(within, config, Options{Generate: keystest.Generator()}, must(Listen(config)))
+		err := ServeAt(within, config, Options{Generate: keystest.Generator()}, Must(Listen(config)))
 		cancel()
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %v", want, err)
@@ -284,21 +284,21 @@ func TestServeDoesNotWaitInVain(t *testing.T) {
 func TestPostgresIsRestarted(t *testing.T) {
 	t.Parallel()
 	postgres := storagetest.NewStoppable(t)
-	config := hashingConfig(postgres.URL())
-	config.MasterKeyFile = masterFile(t)
+	config := HashingConfig(postgres.URL())
+	config.MasterKeyFile = MasterFile(t)
 	replica := serve(t, config, keystest.Generator())
-	replica.provision()
+	replica.Provision()
 	crowd := crowdOf(replica)
 	crowd.Slow = 4 * time.Second // 2 s are promised
 	working, stop := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	all.Go(func() { crowd.Run(working, 4) })
-	all.Go(func() { askDocuments(t, working, replica.base) })
+	all.Go(func() { askDocuments(t, working, replica.Base) })
 	time.Sleep(500 * time.Millisecond)
 	postgres.Stop()
 	time.Sleep(time.Duration(servertest.Times(int(6*time.Second), int(time.Minute))))
-	if r := replica.get("/readyz"); r.status != 503 {
-		t.Errorf("ready without a database: %d", r.status)
+	if r := replica.Get("/readyz"); r.Status != 503 {
+		t.Errorf("ready without a database: %d", r.Status)
 	}
 	postgres.Start()
 	recovered := crowd.Well(20 * time.Second)
@@ -306,15 +306,15 @@ func TestPostgresIsRestarted(t *testing.T) {
 	stop()
 	all.Wait()
 	crowd.Check(t)
-	must(replica.admin.Audit().Verify(ctx))
+	Must(replica.Admin.Audit().Verify(ctx))
 }
 
 // The standby takes over, and the old primary only reads from then on. Connections to it stand, so that nothing but an
 // error at a write tells.
 func TestFailOver(t *testing.T) {
 	pair := storagetest.NewPair(t)
-	config := hashingConfig(pair.URL())
-	config.MasterKeyFile = masterFile(t)
+	config := HashingConfig(pair.URL())
+	config.MasterKeyFile = MasterFile(t)
 	generate := keystest.Generator()
 	replica, reader := serve(
 		t,
@@ -325,7 +325,7 @@ func TestFailOver(t *testing.T) {
 		config,
 		generate,
 	) // the second only introspects: no failed write tells it
-	replica.provision()
+	replica.Provision()
 	crowd := crowdOf(replica)
 	crowd.Slow = 10 * time.Second
 	keepReading(t, reader, replica)
@@ -342,17 +342,17 @@ func TestFailOver(t *testing.T) {
 	stop()
 	all.Wait()
 	crowd.Check(t)
-	tokens := replica.login("app")
-	if !reader.active("rs", tokens.AccessToken) {
+	tokens := replica.Login("app")
+	if !reader.Active("rs", tokens.AccessToken) {
 		t.Error("the replica that only reads does not see a new token")
 	}
-	must(0, status200(replica.post("/revoke", "app", "token", tokens.RefreshToken)))
-	if reader.active("rs", tokens.AccessToken) {
+	Must(0, status200(replica.Post("/revoke", "app", "token", tokens.RefreshToken)))
+	if reader.Active("rs", tokens.AccessToken) {
 		t.Error("the replica that only reads trusts a revoked token")
 	}
-	must(replica.admin.Audit().Verify(ctx)) // over other connections, which have to let go of the old primary, too
-	if r := replica.get("/readyz"); r.status != 200 {
-		t.Errorf("%d %s", r.status, r.body)
+	Must(replica.Admin.Audit().Verify(ctx)) // over other connections, which have to let go of the old primary, too
+	if r := replica.Get("/readyz"); r.Status != 200 {
+		t.Errorf("%d %s", r.Status, r.Body)
 	}
 }
 
@@ -367,16 +367,16 @@ func TestSQLiteLocked(t *testing.T) {
 		int(time.Minute))), true}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			config := testConfig(sqliteURL(t))
+			config := ConfigFor(SQLiteURL(t))
 			replica := serve(t, config, keystest.Generator())
-			replica.provision()
+			replica.Provision()
 			crowd := crowdOf(replica)
 			for i := range 4 { // each worker has a user of its own: logins of one at once are counted, by a write
 				u := servertest.Party{ID: fmt.Sprintf("user%d", i), Secret: password}
-				must(replica.admin.Users().Create(ctx, u.ID, u.Secret, nil))
+				Must(replica.Admin.Users().Create(ctx, u.ID, u.Secret, nil))
 				crowd.Users = append(crowd.Users[:i], u)
-				replica.post("/token", "app", "grant_type", "password", "username", u.ID, "password", u.Secret).
-					tokens(t)
+				replica.Post("/token", "app", "grant_type", "password", "username", u.ID, "password", u.Secret).
+					Tokens(t)
 				// its address is known from now on
 			}
 			crowd.Slow = 12 * time.Second // about 6 s, as long as SQLite waits for a lock, and as much again
@@ -385,15 +385,15 @@ func TestSQLiteLocked(t *testing.T) {
 			all.Go(func() { crowd.Run(working, 4) })
 			time.Sleep(300 * time.Millisecond)
 			before := crowd.Refusals.Load()
-			lock := must(storagetest.Raw(t, config.Database).Conn(ctx))
-			must(lock.ExecContext(ctx, `BEGIN IMMEDIATE`))
+			lock := Must(storagetest.Raw(t, config.Database).Conn(ctx))
+			Must(lock.ExecContext(ctx, `BEGIN IMMEDIATE`))
 			time.Sleep(c.held)
 			refused := crowd.Refusals.Load() - before
-			ready := replica.get("/readyz?verbose")
-			if c.refused && (ready.status != 503 || !strings.Contains(ready.body, "database failed")) {
-				t.Errorf("ready while another process holds the lock: %s", ready.body)
+			ready := replica.Get("/readyz?verbose")
+			if c.refused && (ready.Status != 503 || !strings.Contains(ready.Body, "database failed")) {
+				t.Errorf("ready while another process holds the lock: %s", ready.Body)
 			}
-			must(lock.ExecContext(ctx, `ROLLBACK`))
+			Must(lock.ExecContext(ctx, `ROLLBACK`))
 			recovered := crowd.Well(20 * time.Second)
 			stop()
 			all.Wait()
@@ -412,12 +412,12 @@ func TestSQLiteLocked(t *testing.T) {
 // keepReading introspects at a replica from its connections of today, and once more for each after the failover: what
 // it says must be true.
 func keepReading(t *testing.T, reader, writer *serving) {
-	tokens := writer.login("app")
+	tokens := writer.Login("app")
 	var all sync.WaitGroup
 	for range 8 { // as many connections as a replica has
 		all.Go(func() {
 			for range 20 {
-				reader.active("rs", tokens.AccessToken)
+				reader.Active("rs", tokens.AccessToken)
 			}
 		})
 	}
@@ -428,30 +428,30 @@ func keepReading(t *testing.T, reader, writer *serving) {
 // than the retry window in all. The client's next try is a retry, and no reuse.
 func TestRetryAfterOutages(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		window := time.Duration(h.config.RefreshRetryWindow)
+	Each(t, func(t *testing.T, h *Harness) {
+		window := time.Duration(h.Config.RefreshRetryWindow)
 		for name, outages := range map[string][][2]time.Duration{
 			"one":               {{window / 2, 3 * window}},
 			"two":               {{window / 2, 2 * window}, {2*window + window/2, 4 * window}},
 			"from before":       {{-window, 3 * window}},
 			"one after another": {{window / 2, window}, {window, 2 * window}, {3*window - time.Second, 5 * window}},
 		} {
-			tokens := h.login("app")
-			lost := h.refresh("app", tokens.RefreshToken).tokens(t)
-			rotated, last := h.clock.now(), time.Duration(0)
+			tokens := h.Login("app")
+			lost := h.Refresh("app", tokens.RefreshToken).Tokens(t)
+			rotated, last := h.Clock.Now(), time.Duration(0)
 			for _, o := range outages {
-				h.server.ring.Away(rotated.Add(o[0]), rotated.Add(o[1]))
+				h.Server.ring.Away(rotated.Add(o[0]), rotated.Add(o[1]))
 				last = o[1]
 			}
-			h.step(last + window - time.Second)
-			if r := h.refresh("app", tokens.RefreshToken); r.status != 200 || r.tokens(t).RefreshToken != lost.RefreshToken {
-				t.Errorf("%s: %d %s", name, r.status, r.body)
+			h.Step(last + window - time.Second)
+			if r := h.Refresh("app", tokens.RefreshToken); r.Status != 200 || r.Tokens(t).RefreshToken != lost.RefreshToken {
+				t.Errorf("%s: %d %s", name, r.Status, r.Body)
 			}
-			h.step(2 * time.Second)
-			if r := h.refresh("app", tokens.RefreshToken); r.status != 400 {
-				t.Errorf("%s: the window never ends: %d", name, r.status)
+			h.Step(2 * time.Second)
+			if r := h.Refresh("app", tokens.RefreshToken); r.Status != 400 {
+				t.Errorf("%s: the window never ends: %d", name, r.Status)
 			}
-			h.step(time.Hour) // the outages of one case are none of the next
+			h.Step(time.Hour) // the outages of one case are none of the next
 		}
 	})
 }
@@ -485,43 +485,43 @@ func retryUnderALock(
 	span time.Duration,
 	want int,
 ) {
-	config := testConfig(sqliteURL(t))
+	config := ConfigFor(SQLiteURL(t))
 	config.RefreshRetryWindow = 3 * time.Second
 	replica := serve(t, config, keystest.Generator())
-	replica.provision()
-	tokens := replica.login("app")
+	replica.Provision()
+	tokens := replica.Login("app")
 	if !remembered {
-		replica.server.clients.age = 0
+		replica.Server.clients.age = 0
 	}
-	lost := replica.refresh("app", tokens.RefreshToken).tokens(t)
-	lock := must(storagetest.Raw(t, config.Database).Conn(ctx))
-	must(lock.ExecContext(ctx, `BEGIN IMMEDIATE`))
+	lost := replica.Refresh("app", tokens.RefreshToken).Tokens(t)
+	lock := Must(storagetest.Raw(t, config.Database).Conn(ctx))
+	Must(lock.ExecContext(ctx, `BEGIN IMMEDIATE`))
 	unlocked := make(chan struct{})
-	time.AfterFunc(span, func() { must(lock.ExecContext(ctx, `ROLLBACK`)); close(unlocked) })
+	time.AfterFunc(span, func() { Must(lock.ExecContext(ctx, `ROLLBACK`)); close(unlocked) })
 	patient, cancel := patience(ctx)
 	defer cancel()
-	r := must(
+	r := Must(
 		http.NewRequestWithContext(
 			patient,
 			http.MethodPost,
-			replica.base+"/token",
+			replica.Base+"/token",
 			strings.NewReader("grant_type=refresh_token&refresh_token="+tokens.RefreshToken),
 		),
 	)
 	r.Header.Set("Content-Type", formMediaType)
-	r.Header.Set("Authorization", basic("app", secret))
+	r.Header.Set("Authorization", Basic("app", secret))
 	got, err := noRedirect.Do(r)
 	if err == nil && got.StatusCode != want || err != nil && want != 0 {
 		t.Errorf("under the lock: %v %v", got, err)
 	}
 	<-unlocked
 	if want == 200 { // by now another retry would come too late
-		if body := must(io.ReadAll(got.Body)); !strings.Contains(string(body), lost.RefreshToken) {
+		if body := Must(io.ReadAll(got.Body)); !strings.Contains(string(body), lost.RefreshToken) {
 			t.Errorf("the retry gets another successor: %s", body)
 		}
 		return
 	}
-	if again := replica.refresh("app", tokens.RefreshToken).tokens(t); again.RefreshToken != lost.RefreshToken {
+	if again := replica.Refresh("app", tokens.RefreshToken).Tokens(t); again.RefreshToken != lost.RefreshToken {
 		t.Error("the retry gets another successor")
 	}
 }

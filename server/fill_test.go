@@ -10,22 +10,22 @@ import (
 // Tokens of filled grants are as good as those of logins.
 func TestFilledGrants(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
+	Each(t, func(t *testing.T, h *Harness) {
 		const n = 1001
-		filled := h.fillGrants("app", n)
+		filled := h.FillGrants("app", n)
 		for _, i := range []int{0, 1, 500, n - 1} {
-			tokens := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", filled.RefreshToken(i)).tokens(t)
-			if !h.active("rs", tokens.AccessToken) {
+			tokens := h.Post("/token", "app", "grant_type", "refresh_token", "refresh_token", filled.RefreshToken(i)).Tokens(t)
+			if !h.Active("rs", tokens.AccessToken) {
 				t.Errorf("the access token of %d is not active", i)
 			}
 		}
-		if r := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", filled.RefreshToken(n)); r.code(
+		if r := h.Post("/token", "app", "grant_type", "refresh_token", "refresh_token", filled.RefreshToken(n)); r.Code(
 			t,
 		) != "invalid_grant" {
-			t.Errorf("%d %s", r.status, r.body)
+			t.Errorf("%d %s", r.Status, r.Body)
 		}
-		raw := storagetest.Raw(t, h.config.Database)
-		if _, err := keystest.Fill(ctx, h.server.store, raw, "app", n, h.config.RefreshMaxTTL, noon); err == nil {
+		raw := storagetest.Raw(t, h.Config.Database)
+		if _, err := keystest.Fill(ctx, h.Server.store, raw, "app", n, h.Config.RefreshMaxTTL, noon); err == nil {
 			t.Error("filled twice")
 		}
 	})

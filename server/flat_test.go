@@ -16,8 +16,8 @@ func TestTablesStayFlat(t *testing.T) {
 		logins, generations = 400_000, 5
 	}
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
-		h := open(t, testConfig(databaseURL), nil)
-		h.provision()
+		h := OpenHarness(t, ConfigFor(databaseURL), nil)
+		h.Provision()
 		raw := storagetest.Raw(t, databaseURL)
 		size := func() (bytes int64) {
 			query := `SELECT pg_total_relation_size('grants')`
@@ -37,20 +37,20 @@ func TestTablesStayFlat(t *testing.T) {
 		}
 		var first int64
 		for generation := range generations {
-			h.fillGrants("app", logins)
+			h.FillGrants("app", logins)
 			switch now := size(); {
 			case generation == 0:
 				first = now
 			case now > first+first/5:
 				t.Errorf("generation %d: %d bytes, the first had %d", generation, now, first)
 			}
-			h.step(time.Duration(h.config.RefreshMaxTTL) + 3*time.Hour)
+			h.Step(time.Duration(h.Config.RefreshMaxTTL) + 3*time.Hour)
 			begun, rounds := time.Now(), 0
 			for ; left() > 0; rounds++ {
 				if rounds > 2+logins/(cleanUpBatch*cleanUpBatches) {
 					t.Fatalf("%d grants are left after %d rounds", left(), rounds)
 				}
-				if err := h.server.cleanUpOnce(ctx); err != nil {
+				if err := h.Server.cleanUpOnce(ctx); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -63,7 +63,7 @@ func TestTablesStayFlat(t *testing.T) {
 				time.Since(begun).Round(time.Millisecond),
 			)
 			storagetest.MustExec(t, raw, `DELETE FROM users WHERE username LIKE 'filled %'`)
-			if !isSQLite(databaseURL) {
+			if !IsSQLite(databaseURL) {
 				storagetest.MustExec(t, raw, `VACUUM grants`) // which autovacuum does when a fifth of the rows are dead
 			}
 		}

@@ -26,7 +26,7 @@ var misframedRequests = map[string]string{
 // A request whose length is ambiguous is refused, and nothing behind it is a request.
 func TestAmbiguousLengths(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
+	Each(t, func(t *testing.T, h *Harness) {
 		hidden := "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 		before := "GET /livez?first HTTP/1.1\r\nHost: x\r\n\r\n" +
 			"POST /token HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n" +
@@ -47,10 +47,10 @@ func TestAmbiguousLengths(t *testing.T) {
 						continue
 					}
 					last := answers[want-1]
-					json := strings.HasPrefix(last.body, `{"error":"invalid_request"`)
-					named := last.header.Get("X-Request-Id") != ""
-					if last.status != http.StatusBadRequest || json != isPost(path) || !named {
-						t.Errorf("%s at %s: %d %s", name, path, last.status, last.body)
+					json := strings.HasPrefix(last.Body, `{"error":"invalid_request"`)
+					named := last.Header.Get("X-Request-Id") != ""
+					if last.Status != http.StatusBadRequest || json != isPost(path) || !named {
+						t.Errorf("%s at %s: %d %s", name, path, last.Status, last.Body)
 					}
 				}
 			}
@@ -59,32 +59,32 @@ func TestAmbiguousLengths(t *testing.T) {
 }
 
 // answersTo sends bytes on one connection and reads answers until the server closes it.
-func (h *harness) answersTo(requests string) (answers []reply) {
-	h.t.Helper()
-	conn := must(net.Dial("tcp", h.http.Listener.Addr().String()))
+func (h *Harness) answersTo(requests string) (answers []Reply) {
+	h.T.Helper()
+	conn := Must(net.Dial("tcp", h.HTTP.Listener.Addr().String()))
 	defer conn.Close()
-	must(0, conn.SetDeadline(time.Now().Add(20*time.Second)))
-	must(conn.Write([]byte(requests)))
+	Must(0, conn.SetDeadline(time.Now().Add(20*time.Second)))
+	Must(conn.Write([]byte(requests)))
 	for r := bufio.NewReader(conn); ; {
 		res, err := http.ReadResponse(r, nil)
 		if err != nil {
 			if isTimeout(err) {
-				h.t.Error("the connection stays open")
+				h.T.Error("the connection stays open")
 			}
 			return answers
 		}
 		body, _ := io.ReadAll(res.Body)
-		answers = append(answers, reply{res.StatusCode, res.Header, string(body)})
+		answers = append(answers, Reply{res.StatusCode, res.Header, string(body)})
 	}
 }
 
 // HTTP/1.0 has no Transfer-Encoding: what follows may be a body to one and a request to another.
 func TestTransferEncodingOfHTTP10(t *testing.T) {
 	t.Parallel()
-	h := open(t, testConfig(sqliteURL(t)), nil)
+	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
 	answers := h.answersTo("POST /token HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n" +
 		"GET /livez HTTP/1.0\r\n\r\n")
-	if len(answers) != 1 || answers[0].status != http.StatusBadRequest {
+	if len(answers) != 1 || answers[0].Status != http.StatusBadRequest {
 		t.Errorf("%+v", answers)
 	}
 }
@@ -92,10 +92,10 @@ func TestTransferEncodingOfHTTP10(t *testing.T) {
 // * is a path like others: it is counted among the requests of its connection.
 func TestAmbiguousLengthAfterAsterisk(t *testing.T) {
 	t.Parallel()
-	h := open(t, testConfig(sqliteURL(t)), nil)
+	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
 	answers := h.answersTo("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n" +
 		"POST /token HTTP/1.1\r\nHost: x\r\n" + misframedRequests["both"])
-	if len(answers) != 2 || answers[0].status != http.StatusNotFound || answers[1].status != http.StatusBadRequest {
+	if len(answers) != 2 || answers[0].Status != http.StatusNotFound || answers[1].Status != http.StatusBadRequest {
 		t.Errorf("%+v", answers)
 	}
 }
@@ -166,7 +166,7 @@ func BenchmarkBareRequest(b *testing.B) {
 		"Content-Type: application/x-www-form-urlencoded\r\n\r\n" + strings.Repeat("x", 120)
 	for _, followed := range []bool{false, true} {
 		b.Run(fmt.Sprintf("followed=%v", followed), func(b *testing.B) {
-			var l net.Listener = must(net.Listen("tcp", "127.0.0.1:0"))
+			var l net.Listener = Must(net.Listen("tcp", "127.0.0.1:0"))
 			address := l.Addr().String()
 			if followed {
 				l = &connections{Listener: l, name: "public", log: slog.New(slog.DiscardHandler)}
@@ -177,13 +177,13 @@ func BenchmarkBareRequest(b *testing.B) {
 			}))
 			go server.Serve(l)
 			defer server.Close()
-			conn := must(net.Dial("tcp", address))
+			conn := Must(net.Dial("tcp", address))
 			defer conn.Close()
 			answers := bufio.NewReader(conn)
 			b.ReportAllocs()
 			for b.Loop() {
-				must(conn.Write([]byte(head)))
-				res := must(http.ReadResponse(answers, nil))
+				Must(conn.Write([]byte(head)))
+				res := Must(http.ReadResponse(answers, nil))
 				io.Copy(io.Discard, res.Body)
 			}
 		})

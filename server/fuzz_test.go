@@ -65,10 +65,10 @@ func FuzzBasic(f *testing.F) {
 // Whatever claims a token of this server bears, even signed by it: introspection answers, and calls none alive that
 // names no grant.
 func FuzzClaims(f *testing.F) {
-	h := open(f, testConfig(storagetest.SQLiteURL(f)), nil)
-	h.provision()
-	app := must(h.admin.Clients().Find(ctx, "app"))
-	signer, err := h.server.ring.Signer(ctx, h.clock.now().Add(1<<40))
+	h := OpenHarness(f, ConfigFor(storagetest.SQLiteURL(f)), nil)
+	h.Provision()
+	app := Must(h.Admin.Clients().Find(ctx, "app"))
+	signer, err := h.Server.ring.Signer(ctx, h.Clock.Now().Add(1<<40))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -84,14 +84,14 @@ func FuzzClaims(f *testing.F) {
 		if err != nil {
 			return // not something that can be signed
 		}
-		v, at, err := h.server.readAccessToken(text)
+		v, at, err := h.Server.readAccessToken(text)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if at != checkable {
 			return
 		}
-		_, live, err := h.server.accessGrant(ctx, &request{client: app}, v)
+		_, live, err := h.Server.accessGrant(ctx, &request{client: app}, v)
 		if err != nil || live {
 			t.Fatalf("%q: live %v, %v", payload, live, err)
 		}

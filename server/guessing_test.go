@@ -17,24 +17,24 @@ import (
 )
 
 // judgedIn is how many guesses were compared with a password, by the log.
-func judgedIn(h *harness) int { return strings.Count(h.log.String(), `"reason":"wrong password"`) }
+func judgedIn(h *Harness) int { return strings.Count(h.Log.String(), `"reason":"wrong password"`) }
 
 // Stuffing and spraying, from one address and from two thousand: each account has its budget, and one address has its
 // own; what is beyond looks the same and is not judged. Neither another replica nor a restart gives a new one.
 func TestGuessing(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
-		c := testConfig(databaseURL)
+		c := ConfigFor(databaseURL)
 		c.TrustedProxies = config.List{"127.0.0.0/8"}
 		if strings.HasPrefix(databaseURL, "postgres") {
-			c.MasterKeyFile = masterFile(t)
+			c.MasterKeyFile = MasterFile(t)
 		}
-		h := open(t, c, nil)
-		h.provision()
+		h := OpenHarness(t, c, nil)
+		h.Provision()
 		for i := range 20 {
-			must(h.admin.Users().Create(ctx, fmt.Sprintf("user%d", i), password, nil))
+			Must(h.Admin.Users().Create(ctx, fmt.Sprintf("user%d", i), password, nil))
 		}
-		h.loginFrom("192.0.2.1", "alice", password).tokens(t)
+		h.loginFrom("192.0.2.1", "alice", password).Tokens(t)
 
 		// One account, from 2 000 addresses, in many spellings.
 		spellings := []string{"alice", "Alice", "ALICE", "aLiCe", "ａｌｉｃｅ"}
@@ -52,7 +52,7 @@ func TestGuessing(t *testing.T) {
 			t.Errorf("%d guesses from one address were judged, not 100", n)
 		}
 		// Elsewhere, and after a restart, the counts are the same.
-		again := open(t, c, h.clock)
+		again := OpenHarness(t, c, h.Clock)
 		for i := range 20 {
 			again.loginFrom("203.0.113.77", fmt.Sprintf("user%d", i), "wrong")
 			again.loginFromEach(5000+i, "alice")
@@ -68,7 +68,7 @@ func TestGuessing(t *testing.T) {
 		failed := 0
 		for i := range 50 {
 			h.loginFromEach(i, "alice")
-			if h.loginFrom("192.0.2.1", "alice", password).status != http.StatusOK {
+			if h.loginFrom("192.0.2.1", "alice", password).Status != http.StatusOK {
 				failed++
 			}
 		}
@@ -79,20 +79,20 @@ func TestGuessing(t *testing.T) {
 }
 
 // loginFromEach guesses from the i-th of many addresses.
-func (h *harness) loginFromEach(i int, name string) {
+func (h *Harness) loginFromEach(i int, name string) {
 	r := h.loginFrom(fmt.Sprintf("2001:db8:%x:%x::1", i/100, i), url.QueryEscape(name), "wrong")
-	if r.code(h.t) != "invalid_grant" {
-		h.t.Fatal(r.status, r.body)
+	if r.Code(h.T) != "invalid_grant" {
+		h.T.Fatal(r.Status, r.Body)
 	}
 }
 
 // Whether the account is throttled, unknown, disabled, without a password or another's: the answer is the same, and so
 // is the work.
 func TestFailedLoginsAreAlike(t *testing.T) {
-	eachThrottled(t, func(t *testing.T, h *harness) {
-		must(h.admin.Users().Create(ctx, "gone", password, nil))
-		must(0, h.admin.Users().Disable(ctx, "gone"))
-		must(h.admin.Users().Create(ctx, "throttled", password, nil))
+	eachThrottled(t, func(t *testing.T, h *Harness) {
+		Must(h.Admin.Users().Create(ctx, "gone", password, nil))
+		Must(0, h.Admin.Users().Disable(ctx, "gone"))
+		Must(h.Admin.Users().Create(ctx, "throttled", password, nil))
 		for i := range 11 {
 			h.loginFrom(fmt.Sprintf("203.0.113.%d", i), "throttled", "wrong")
 		}
@@ -110,24 +110,24 @@ func TestFailedLoginsAreAlike(t *testing.T) {
 }
 
 // failLogins lets logins fail for each reason, holds their answers to be the same, and takes their time.
-func (h *harness) failLogins(took map[string][]time.Duration) {
-	h.t.Helper()
-	var first reply
+func (h *Harness) failLogins(took map[string][]time.Duration) {
+	h.T.Helper()
+	var first Reply
 	for i := range 15 {
 		for _, name := range []string{"alice", "nobody", "gone", "throttled"} {
 			began := time.Now()
 			r := h.loginFrom(fmt.Sprintf("2001:db8:%x::1", 100+i), name, "wrong"+name)
 			took[name] = append(took[name], time.Since(began))
-			r.header.Del("Date")
-			r.header.Del("X-Request-Id")
-			if first.body == "" {
+			r.Header.Del("Date")
+			r.Header.Del("X-Request-Id")
+			if first.Body == "" {
 				first = r
 			}
-			if r.status != first.status || r.body != first.body || fmt.Sprint(r.header) != fmt.Sprint(first.header) {
-				h.t.Fatalf("%s: %d %s %v", name, r.status, r.body, r.header)
+			if r.Status != first.Status || r.Body != first.Body || fmt.Sprint(r.Header) != fmt.Sprint(first.Header) {
+				h.T.Fatalf("%s: %d %s %v", name, r.Status, r.Body, r.Header)
 			}
 		}
-		must(0, h.admin.Users().SetPassword(ctx, "alice", password)) // she is not to be throttled
+		Must(0, h.Admin.Users().SetPassword(ctx, "alice", password)) // she is not to be throttled
 	}
 }
 

@@ -58,43 +58,43 @@ const (
 	publicClient = "page"
 )
 
-// testClock is a time that tests step.
-type testClock struct{ at atomic.Int64 }
+// Clock is a time that tests step.
+type Clock struct{ at atomic.Int64 }
 
-func (c *testClock) now() time.Time { return time.Unix(0, c.at.Load()).UTC() }
+func (c *Clock) Now() time.Time { return time.Unix(0, c.at.Load()).UTC() }
 
-// harness is one replica with an administrator, behind a real listener.
-type harness struct {
-	t      testing.TB
-	config config.Config
-	server *Server
-	admin  *admin.Admin
-	clock  *testClock
-	http   *httptest.Server
-	base   string // URL of the public listener
-	log    *lockedBuffer
-	loops  bool // it runs as in production
+// Harness is one replica with an administrator, behind a real listener.
+type Harness struct {
+	T      testing.TB
+	Config config.Config
+	Server *Server
+	Admin  *admin.Admin
+	Clock  *Clock
+	HTTP   *httptest.Server
+	Base   string // URL of the public listener
+	Log    *Buffer
+	Loops  bool // it runs as in production
 }
 
-// lockedBuffer is a log that tests read.
-type lockedBuffer struct {
+// Buffer is a log that tests read.
+type Buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-func (l *lockedBuffer) Write(p []byte) (int, error) {
+func (l *Buffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.Write(p)
 }
 
-func (l *lockedBuffer) String() string {
+func (l *Buffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
 }
 
-func testConfig(databaseURL string) config.Config {
+func ConfigFor(databaseURL string) config.Config {
 	c, problems := config.Parse(map[string]any{
 		"issuer":             issuer,
 		"listen":             "127.0.0.1:0",
@@ -111,15 +111,15 @@ func testConfig(databaseURL string) config.Config {
 	return c
 }
 
-// hashingConfig is testConfig with password hashes that take their time, as they do in production.
-func hashingConfig(databaseURL string) config.Config {
-	c := testConfig(databaseURL)
+// HashingConfig is testConfig with password hashes that take their time, as they do in production.
+func HashingConfig(databaseURL string) config.Config {
+	c := ConfigFor(databaseURL)
 	c.PasswordHashMemory = 7 << 20
 	return c
 }
 
-// placeOf is where a configuration keeps its database and keys.
-func placeOf(c config.Config) (keys.Place, error) {
+// PlaceOf is where a configuration keeps its database and keys.
+func PlaceOf(c config.Config) (keys.Place, error) {
 	source, err := storage.ParseSource(c.Database, c.AllowInsecureDatabase)
 	if err != nil {
 		return keys.Place{}, err
@@ -127,29 +127,29 @@ func placeOf(c config.Config) (keys.Place, error) {
 	return keys.NewPlace(source, c.MasterKeyFile, c.AnchorFile)
 }
 
-// openServer is Open at the place of a configuration.
-func openServer(ctx context.Context, c config.Config, o Options) (*Server, error) {
-	p, err := placeOf(c)
+// OpenServer is Open at the place of a configuration.
+func OpenServer(ctx context.Context, c config.Config, o Options) (*Server, error) {
+	p, err := PlaceOf(c)
 	if err != nil {
 		return nil, err
 	}
 	return Open(ctx, c, p, o)
 }
 
-// serveAt is Serve at the place of a configuration.
-func serveAt(ctx context.Context, c config.Config, o Options, l Listeners) error {
-	p, err := placeOf(c)
+// ServeAt is Serve at the place of a configuration.
+func ServeAt(ctx context.Context, c config.Config, o Options, l Listeners) error {
+	p, err := PlaceOf(c)
 	if err != nil {
 		return err
 	}
 	return Serve(ctx, c, p, o, l)
 }
 
-// copyTo is admin.Copy from the place of a configuration.
-func copyTo(
+// CopyTo is admin.Copy from the place of a configuration.
+func CopyTo(
 	ctx context.Context, c config.Config, o admin.Options, to string, insecure bool, told func(string, int64),
 ) error {
-	p, err := placeOf(c)
+	p, err := PlaceOf(c)
 	if err != nil {
 		return err
 	}
@@ -160,9 +160,9 @@ func copyTo(
 	return admin.Copy(ctx, c, p, o, target, told)
 }
 
-// doctorOf is what admin.Doctor finds at the place of a configuration.
-func doctorOf(ctx context.Context, c config.Config, o admin.Options, secrets []string) []admin.Finding {
-	p, err := placeOf(c)
+// DoctorOf is what admin.Doctor finds at the place of a configuration.
+func DoctorOf(ctx context.Context, c config.Config, o admin.Options, secrets []string) []admin.Finding {
+	p, err := PlaceOf(c)
 	problems := c.Problems(true)
 	if err != nil {
 		problems = append(problems, err)
@@ -170,11 +170,11 @@ func doctorOf(ctx context.Context, c config.Config, o admin.Options, secrets []s
 	return admin.Doctor(ctx, admin.Patient{Config: c, Place: p, Problems: problems, Secrets: secrets}, o)
 }
 
-// isSQLite reports whether a database URL is one of SQLite.
-func isSQLite(databaseURL string) bool { return fileOf(databaseURL) != "" }
+// IsSQLite reports whether a database URL is one of SQLite.
+func IsSQLite(databaseURL string) bool { return FileOf(databaseURL) != "" }
 
-// fileOf is the file of an SQLite URL; "" for another.
-func fileOf(databaseURL string) string {
+// FileOf is the file of an SQLite URL; "" for another.
+func FileOf(databaseURL string) string {
 	file, _ := strings.CutPrefix(databaseURL, "sqlite:")
 	if file == databaseURL {
 		return ""
@@ -182,39 +182,39 @@ func fileOf(databaseURL string) string {
 	return file
 }
 
-// fillGrants writes grants without logins.
-func (h *harness) fillGrants(clientID string, n int) keystest.Filled {
-	h.t.Helper()
-	raw := storagetest.Raw(h.t, h.config.Database)
-	return must(keystest.Fill(ctx, h.server.store, raw, clientID, n, h.config.RefreshMaxTTL, h.server.now()))
+// FillGrants writes grants without logins.
+func (h *Harness) FillGrants(clientID string, n int) keystest.Filled {
+	h.T.Helper()
+	raw := storagetest.Raw(h.T, h.Config.Database)
+	return Must(keystest.Fill(ctx, h.Server.store, raw, clientID, n, h.Config.RefreshMaxTTL, h.Server.now()))
 }
 
-// openAdmin is admin.Open at the place of a configuration.
-func openAdmin(ctx context.Context, c config.Config, o admin.Options) (*admin.Admin, error) {
-	p, err := placeOf(c)
+// OpenAdmin is admin.Open at the place of a configuration.
+func OpenAdmin(ctx context.Context, c config.Config, o admin.Options) (*admin.Admin, error) {
+	p, err := PlaceOf(c)
 	if err != nil {
 		return nil, err
 	}
 	return admin.Open(ctx, c, p, o)
 }
 
-// open starts a replica on the database. Its clock stands at noon unless it is given another's.
-func open(t testing.TB, c config.Config, at *testClock) *harness {
+// OpenHarness starts a replica on the database. Its clock stands at noon unless it is given another's.
+func OpenHarness(t testing.TB, c config.Config, at *Clock) *Harness {
 	t.Helper()
 	if at == nil {
-		at = &testClock{}
+		at = &Clock{}
 		at.at.Store(noon.UnixNano())
 	}
-	if !isSQLite(c.Database) && c.MasterKeyFile == "" {
-		c.MasterKeyFile = masterFile(t)
+	if !IsSQLite(c.Database) && c.MasterKeyFile == "" {
+		c.MasterKeyFile = MasterFile(t)
 	}
-	log := &lockedBuffer{}
-	s, err := openServer(
+	log := &Buffer{}
+	s, err := OpenServer(
 		ctx,
 		c,
 		Options{
-			Now:         at.now,
-			DatabaseNow: keystest.At(at.now),
+			Now:         at.Now,
+			DatabaseNow: keystest.At(at.Now),
 			Generate:    keystest.Generator(),
 			Log:         slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		},
@@ -223,43 +223,43 @@ func open(t testing.TB, c config.Config, at *testClock) *harness {
 		t.Fatal(err)
 	}
 	s.clients.age = 0 // time stands still, and what an administrator changes must be seen
-	h := &harness{t: t, config: c, server: s, clock: at, log: log}
-	h.admin = admin.New(s.store, c, s.place, admin.Options{Actor: "os:test", Reason: "test", Now: at.now})
+	h := &Harness{T: t, Config: c, Server: s, Clock: at, Log: log}
+	h.Admin = admin.New(s.store, c, s.place, admin.Options{Actor: "os:test", Reason: "test", Now: at.Now})
 	t.Cleanup(func() { s.Close() })
-	h.serveHTTP()
+	h.ServeHTTP()
 	return h
 }
 
-// serveHTTP puts the replica behind a listener.
-func (h *harness) serveHTTP() {
-	h.http = httptest.NewUnstartedServer(nil)
-	h.http.Config = httpServer(h.server.PublicHandler())
-	h.http.Listener = &connections{Listener: h.http.Listener, name: "public", log: slog.New(slog.DiscardHandler)}
-	h.http.Start()
-	h.base = h.http.URL
-	h.t.Cleanup(h.http.Close)
+// ServeHTTP puts the replica behind a listener.
+func (h *Harness) ServeHTTP() {
+	h.HTTP = httptest.NewUnstartedServer(nil)
+	h.HTTP.Config = httpServer(h.Server.PublicHandler())
+	h.HTTP.Listener = &connections{Listener: h.HTTP.Listener, name: "public", log: slog.New(slog.DiscardHandler)}
+	h.HTTP.Start()
+	h.Base = h.HTTP.URL
+	h.T.Cleanup(h.HTTP.Close)
 }
 
-// each runs a test on a replica with the usual clients and user, once on each database.
-func each(t *testing.T, test func(t *testing.T, h *harness)) {
+// Each runs a test on a replica with the usual clients and user, once on Each database.
+func Each(t *testing.T, test func(t *testing.T, h *Harness)) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
-		h := open(t, testConfig(databaseURL), nil)
-		h.provision()
+		h := OpenHarness(t, ConfigFor(databaseURL), nil)
+		h.Provision()
 		test(t, h)
 	})
 }
 
-func must[T any](v T, err error) T {
+func Must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
 	}
 	return v
 }
 
-// provision makes what most tests need: a client app and its twin other, a public client, a resource server for the
+// Provision makes what most tests need: a client app and its twin other, a public client, a resource server for the
 // app's audience and one for another, and alice.
-func (h *harness) provision() {
-	h.t.Helper()
+func (h *Harness) Provision() {
+	h.T.Helper()
 	both := []string{api.GrantPassword, api.GrantRefreshToken}
 	for _, spec := range []admin.ClientSpec{
 		{ID: "app", Grants: both, Scope: "read write", Audiences: []string{"https://api.example", "https://mail.example"},
@@ -271,60 +271,60 @@ func (h *harness) provision() {
 		{ID: "rs", Resource: "https://api.example", Secret: secret},
 		{ID: "rs2", Resource: "https://mail.example", Secret: secret},
 	} {
-		if _, err := h.admin.Clients().Create(ctx, spec); err != nil {
-			h.t.Fatal(err)
+		if _, err := h.Admin.Clients().Create(ctx, spec); err != nil {
+			h.T.Fatal(err)
 		}
 	}
-	if _, err := h.admin.Users().Create(ctx, "alice", password, []string{"admin"}); err != nil {
-		h.t.Fatal(err)
+	if _, err := h.Admin.Users().Create(ctx, "alice", password, []string{"admin"}); err != nil {
+		h.T.Fatal(err)
 	}
 }
 
-// step lets time go by; the ring keeps up.
-func (h *harness) step(d time.Duration) {
-	h.t.Helper()
-	h.clock.at.Add(int64(d))
-	if err := h.server.ring.Maintain(ctx); err != nil {
-		h.t.Fatal(err)
+// Step lets time go by; the ring keeps up.
+func (h *Harness) Step(d time.Duration) {
+	h.T.Helper()
+	h.Clock.at.Add(int64(d))
+	if err := h.Server.ring.Maintain(ctx); err != nil {
+		h.T.Fatal(err)
 	}
 }
 
-// reply is an answer that was valid against openapi.yaml.
-type reply struct {
-	status int
-	header http.Header
-	body   string
+// Reply is an answer that was valid against openapi.yaml.
+type Reply struct {
+	Status int
+	Header http.Header
+	Body   string
 }
 
-func (r reply) code(t testing.TB) string {
+func (r Reply) Code(t testing.TB) string {
 	t.Helper()
 	var e api.Error
-	if err := json.Unmarshal([]byte(r.body), &e); err != nil {
-		t.Fatalf("%s: %v", r.body, err)
+	if err := json.Unmarshal([]byte(r.Body), &e); err != nil {
+		t.Fatalf("%s: %v", r.Body, err)
 	}
 	return string(e.Code)
 }
 
-func (r reply) tokens(t testing.TB) api.TokenResponse {
+func (r Reply) Tokens(t testing.TB) api.TokenResponse {
 	t.Helper()
-	if r.status != http.StatusOK {
-		t.Fatalf("%d %s", r.status, r.body)
+	if r.Status != http.StatusOK {
+		t.Fatalf("%d %s", r.Status, r.Body)
 	}
 	var tokens api.TokenResponse
-	if err := json.Unmarshal([]byte(r.body), &tokens); err != nil {
+	if err := json.Unmarshal([]byte(r.Body), &tokens); err != nil {
 		t.Fatal(err)
 	}
 	return tokens
 }
 
-// basic is the Authorization header of a client.
-func basic(id, secret string) string {
+// Basic is the Authorization header of a client.
+func Basic(id, secret string) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(id)+":"+url.QueryEscape(secret)))
 }
 
-// post sends a form with the credentials of a client, if it is not "".
-func (h *harness) post(path, client string, form ...string) reply {
-	h.t.Helper()
+// Post sends a form with the credentials of a client, if it is not "".
+func (h *Harness) Post(path, client string, form ...string) Reply {
+	h.T.Helper()
 	values := url.Values{}
 	for i := 0; i < len(form); i += 2 {
 		values.Add(form[i], form[i+1])
@@ -332,12 +332,12 @@ func (h *harness) post(path, client string, form ...string) reply {
 	if client == publicClient {
 		values.Set("client_id", client)
 	}
-	r := must(http.NewRequest(http.MethodPost, h.base+path, strings.NewReader(values.Encode())))
+	r := Must(http.NewRequest(http.MethodPost, h.Base+path, strings.NewReader(values.Encode())))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	if client != "" && client != publicClient {
-		r.Header.Set("Authorization", basic(client, secret))
+		r.Header.Set("Authorization", Basic(client, secret))
 	}
-	return h.send(r)
+	return h.Send(r)
 }
 
 var noRedirect = &http.Client{
@@ -345,63 +345,63 @@ var noRedirect = &http.Client{
 	Transport:     &http.Transport{MaxIdleConnsPerHost: 200},
 }
 
-// send sends a request and holds the answer to openapi.yaml.
-func (h *harness) send(r *http.Request) reply {
-	h.t.Helper()
+// Send sends a request and holds the answer to openapi.yaml.
+func (h *Harness) Send(r *http.Request) Reply {
+	h.T.Helper()
 	res, err := noRedirect.Do(r)
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	defer res.Body.Close()
-	body := must(io.ReadAll(res.Body))
+	body := Must(io.ReadAll(res.Body))
 	if err := validate(r, res, body); err != nil {
-		h.t.Errorf("%s %s: %d %s: not valid against openapi.yaml: %v", r.Method, r.URL.Path, res.StatusCode, body, err)
+		h.T.Errorf("%s %s: %d %s: not valid against openapi.yaml: %v", r.Method, r.URL.Path, res.StatusCode, body, err)
 	}
-	return reply{res.StatusCode, res.Header, string(body)}
+	return Reply{res.StatusCode, res.Header, string(body)}
 }
 
-func (h *harness) get(path string) reply {
-	h.t.Helper()
-	if strings.HasPrefix(path, "/readyz") && h.server != nil && !h.loops {
-		h.server.look(ctx) // as the loop does each second
+func (h *Harness) Get(path string) Reply {
+	h.T.Helper()
+	if strings.HasPrefix(path, "/readyz") && h.Server != nil && !h.Loops {
+		h.Server.look(ctx) // as the loop does each second
 	}
-	return h.send(must(http.NewRequest(http.MethodGet, h.base+path, nil)))
+	return h.Send(Must(http.NewRequest(http.MethodGet, h.Base+path, nil)))
 }
 
-// login gets tokens for alice.
-func (h *harness) login(client string) api.TokenResponse {
-	h.t.Helper()
-	return h.post("/token", client, "grant_type", "password", "username", "alice", "password", password).tokens(h.t)
+// Login gets tokens for alice.
+func (h *Harness) Login(client string) api.TokenResponse {
+	h.T.Helper()
+	return h.Post("/token", client, "grant_type", "password", "username", "alice", "password", password).Tokens(h.T)
 }
 
-func (h *harness) refresh(client, token string) reply {
-	h.t.Helper()
-	return h.post("/token", client, "grant_type", "refresh_token", "refresh_token", token)
+func (h *Harness) Refresh(client, token string) Reply {
+	h.T.Helper()
+	return h.Post("/token", client, "grant_type", "refresh_token", "refresh_token", token)
 }
 
-// active tells what introspection says to a client of a token.
-func (h *harness) active(client, token string) bool {
-	h.t.Helper()
-	r := h.post("/introspect", client, "token", token)
-	if r.status != http.StatusOK {
-		h.t.Fatalf("introspection: %d %s", r.status, r.body)
+// Active tells what introspection says to a client of a token.
+func (h *Harness) Active(client, token string) bool {
+	h.T.Helper()
+	r := h.Post("/introspect", client, "token", token)
+	if r.Status != http.StatusOK {
+		h.T.Fatalf("introspection: %d %s", r.Status, r.Body)
 	}
-	if r.body == "{\"active\":false}\n" {
+	if r.Body == "{\"active\":false}\n" {
 		return false
 	}
 	var answer api.Introspection
-	if err := json.Unmarshal([]byte(r.body), &answer); err != nil || !answer.Active {
-		h.t.Fatalf("introspection: %s", r.body)
+	if err := json.Unmarshal([]byte(r.Body), &answer); err != nil || !answer.Active {
+		h.T.Fatalf("introspection: %s", r.Body)
 	}
 	return true
 }
 
 var contract = sync.OnceValue(func() routers.Router {
-	doc := must(openapi3.NewLoader().LoadFromData(keyturn.OpenAPI))
+	doc := Must(openapi3.NewLoader().LoadFromData(keyturn.OpenAPI))
 	if err := doc.Validate(ctx); err != nil {
 		panic(err)
 	}
-	return must(gorillamux.NewRouter(doc))
+	return Must(gorillamux.NewRouter(doc))
 })
 
 func init() {
@@ -453,8 +453,8 @@ func validate(r *http.Request, res *http.Response, body []byte) error {
 	return openapi3filter.ValidateResponse(ctx, input)
 }
 
-// masterFile is a new master key.
-func masterFile(t testing.TB) string {
+// MasterFile is a new master key.
+func MasterFile(t testing.TB) string {
 	path := t.TempDir() + "/master.key"
 	if err := keys.CreateMaster(path); err != nil {
 		t.Fatal(err)
@@ -462,18 +462,18 @@ func masterFile(t testing.TB) string {
 	return path
 }
 
-// rawExchange writes bytes to the listener and reads what comes back until the server closes or is done.
-func (h *harness) rawExchange(request string) string {
-	h.t.Helper()
-	conn := must(net.Dial("tcp", h.http.Listener.Addr().String()))
+// RawExchange writes bytes to the listener and reads what comes back until the server closes or is done.
+func (h *Harness) RawExchange(request string) string {
+	h.T.Helper()
+	conn := Must(net.Dial("tcp", h.HTTP.Listener.Addr().String()))
 	defer conn.Close()
-	must(0, conn.SetDeadline(time.Now().Add(10*time.Second)))
-	must(conn.Write([]byte(request)))
+	Must(0, conn.SetDeadline(time.Now().Add(10*time.Second)))
+	Must(conn.Write([]byte(request)))
 	answer, err := io.ReadAll(conn)
 	if err != nil && !errors.Is(err, io.EOF) && len(answer) == 0 {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	return string(answer)
 }
 
-func sqliteURL(t testing.TB) string { return storagetest.SQLiteURL(t) }
+func SQLiteURL(t testing.TB) string { return storagetest.SQLiteURL(t) }

@@ -10,55 +10,55 @@ import (
 // say so, until the file is back.
 func TestFileIsReplaced(t *testing.T) {
 	t.Parallel()
-	h := open(t, testConfig(sqliteURL(t)), nil)
-	h.provision()
-	tokens := h.login("app")
+	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
+	h.Provision()
+	tokens := h.Login("app")
 	ready := func(want int, says string) {
 		t.Helper()
-		r := h.get("/readyz?verbose")
+		r := h.Get("/readyz?verbose")
 		gauge := "keyturn_ready 1"
 		if want != 200 {
 			gauge = "keyturn_ready 0"
 		}
-		if r.status != want || !strings.Contains(r.body, says) || !strings.Contains(h.metricsText(), gauge) {
-			t.Errorf("%d %s, want %d, %s", r.status, r.body, want, gauge)
+		if r.Status != want || !strings.Contains(r.Body, says) || !strings.Contains(h.metricsText(), gauge) {
+			t.Errorf("%d %s, want %d, %s", r.Status, r.Body, want, gauge)
 		}
 	}
 	ready(200, "database ok")
-	file := strings.TrimPrefix(h.config.Database, "sqlite:")
-	must(0, os.Rename(file, file+".away"))
-	must(0, os.WriteFile(file, nil, 0o600))
+	file := strings.TrimPrefix(h.Config.Database, "sqlite:")
+	Must(0, os.Rename(file, file+".away"))
+	Must(0, os.WriteFile(file, nil, 0o600))
 	ready(503, "database failed")
 	for path, form := range map[string][]string{
 		"/token":      {"grant_type", "refresh_token", "refresh_token", tokens.RefreshToken},
 		"/introspect": {"token", tokens.AccessToken},
 		"/revoke":     {"token", tokens.RefreshToken},
 	} {
-		if r := h.post(path, "app", form...); r.status != 503 {
-			t.Errorf("%s is served from a file that is gone: %d %s", path, r.status, r.body)
+		if r := h.Post(path, "app", form...); r.Status != 503 {
+			t.Errorf("%s is served from a file that is gone: %d %s", path, r.Status, r.Body)
 		}
 	}
-	if !strings.Contains(h.log.String(), "was replaced or removed") {
+	if !strings.Contains(h.Log.String(), "was replaced or removed") {
 		t.Error("the log does not tell of it")
 	}
-	must(0, os.Rename(file+".away", file))
+	Must(0, os.Rename(file+".away", file))
 	ready(200, "database ok")
-	h.refresh("app", tokens.RefreshToken).tokens(t)
-	must(0, os.Remove(file+"-wal")) // as somebody does who copies a backup into the same file
-	must(0, os.Remove(file+"-shm"))
+	h.Refresh("app", tokens.RefreshToken).Tokens(t)
+	Must(0, os.Remove(file+"-wal")) // as somebody does who copies a backup into the same file
+	Must(0, os.Remove(file+"-shm"))
 	ready(503, "database failed")
 }
 
 // A flood on readyz asks nothing of the database.
 func TestReadyAsksNobody(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		h.server.look(ctx)
-		h.server.db.Close()
-		if err := h.server.ready(); err != nil {
+	Each(t, func(t *testing.T, h *Harness) {
+		h.Server.look(ctx)
+		h.Server.db.Close()
+		if err := h.Server.ready(); err != nil {
 			t.Error("what was seen a moment ago is forgotten:", err)
 		}
-		if h.server.look(ctx); h.server.ready() == nil {
+		if h.Server.look(ctx); h.Server.ready() == nil {
 			t.Error("ready without a database")
 		}
 	})

@@ -34,13 +34,13 @@ import (
 )
 
 // publicKeyOf is the public half of the key that signed a token, as anybody gets it from the JWKS.
-func publicKeyOf(t *testing.T, h *harness, kid string) *rsa.PublicKey {
+func publicKeyOf(t *testing.T, h *Harness, kid string) *rsa.PublicKey {
 	t.Helper()
 	var set struct{ Keys []struct{ KID, N string } }
-	must(0, json.Unmarshal([]byte(h.get("/.well-known/jwks.json").body), &set))
+	Must(0, json.Unmarshal([]byte(h.Get("/.well-known/jwks.json").Body), &set))
 	for _, k := range set.Keys {
 		if k.KID == kid {
-			return &rsa.PublicKey{N: new(big.Int).SetBytes(must(base64.RawURLEncoding.DecodeString(k.N))), E: 65537}
+			return &rsa.PublicKey{N: new(big.Int).SetBytes(Must(base64.RawURLEncoding.DecodeString(k.N))), E: 65537}
 		}
 	}
 	t.Fatal("no such key")
@@ -50,17 +50,17 @@ func publicKeyOf(t *testing.T, h *harness, kid string) *rsa.PublicKey {
 func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 
 // forgeries are texts that a library somewhere has taken for a token.
-func forgeries(t *testing.T, h *harness, token, elsewhere string) map[string]string {
+func forgeries(t *testing.T, h *Harness, token, elsewhere string) map[string]string {
 	parts := strings.Split(token, ".")
 	kid := kidOf(t, token)
 	public := publicKeyOf(t, h, kid)
-	publicPEM := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: must(x509.MarshalPKIXPublicKey(public))})
-	mine := must(rsa.GenerateKey(rand.Reader, 2048))
+	publicPEM := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: Must(x509.MarshalPKIXPublicKey(public))})
+	mine := Must(rsa.GenerateKey(rand.Reader, 2048))
 	sign := func(header string) string {
 		input := b64(header) + "." + parts[1]
 		sum := sha256.Sum256([]byte(input))
 		return input + "." + base64.RawURLEncoding.EncodeToString(
-			must(rsa.SignPKCS1v15(rand.Reader, mine, crypto.SHA256, sum[:])),
+			Must(rsa.SignPKCS1v15(rand.Reader, mine, crypto.SHA256, sum[:])),
 		)
 	}
 	hs := func(key []byte) string {
@@ -72,7 +72,7 @@ func forgeries(t *testing.T, h *harness, token, elsewhere string) map[string]str
 	rs512 := b64(`{"alg":"RS512","kid":"`+kid+`","typ":"at+jwt"}`) + "." + parts[1]
 	sum512 := sha512.Sum512([]byte(rs512))
 	rs512 += "." + base64.RawURLEncoding.EncodeToString(
-		must(rsa.SignPKCS1v15(rand.Reader, mine, crypto.SHA512, sum512[:])),
+		Must(rsa.SignPKCS1v15(rand.Reader, mine, crypto.SHA512, sum512[:])),
 	)
 	jwk := fmt.Sprintf(`{"kty":"RSA","n":"%s","e":"AQAB"}`, base64.RawURLEncoding.EncodeToString(mine.N.Bytes()))
 	forged := map[string]string{
@@ -138,18 +138,18 @@ func TestForgedTokens(t *testing.T) {
 	var asked atomic.Int64
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
 	defer elsewhere.Close()
-	each(t, func(t *testing.T, h *harness) {
-		tokens := h.login("app")
-		h.server.scans = newRateLimits(10_000, time.Minute)
+	Each(t, func(t *testing.T, h *Harness) {
+		tokens := h.Login("app")
+		h.Server.scans = newRateLimits(10_000, time.Minute)
 		for name, text := range forgeries(t, h, tokens.AccessToken, elsewhere.URL) {
-			if r := h.post("/introspect", "rs", "token", text); r.status != 200 || r.body != "{\"active\":false}\n" {
-				t.Errorf("%s: introspection: %d %s", name, r.status, r.body)
+			if r := h.Post("/introspect", "rs", "token", text); r.Status != 200 || r.Body != "{\"active\":false}\n" {
+				t.Errorf("%s: introspection: %d %s", name, r.Status, r.Body)
 			}
-			if r := h.post("/revoke", "app", "token", text); r.status != 200 || r.body != "{}\n" {
-				t.Errorf("%s: revocation: %d %s", name, r.status, r.body)
+			if r := h.Post("/revoke", "app", "token", text); r.Status != 200 || r.Body != "{}\n" {
+				t.Errorf("%s: revocation: %d %s", name, r.Status, r.Body)
 			}
 		}
-		if !h.active("rs", tokens.AccessToken) {
+		if !h.Active("rs", tokens.AccessToken) {
 			t.Error("a forgery has ended the grant")
 		}
 	})
@@ -161,11 +161,11 @@ func TestForgedTokens(t *testing.T) {
 // Tokens that this server signed itself, but for another issuer, or without what a token must say, are none either.
 func TestOwnSignatureIsNotEnough(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		tokens := h.login("app")
+	Each(t, func(t *testing.T, h *Harness) {
+		tokens := h.Login("app")
 		var claims map[string]any
-		must(0, json.Unmarshal(must(base64.RawURLEncoding.DecodeString(strings.Split(tokens.AccessToken, ".")[1])), &claims))
-		signer := must(h.server.ring.Signer(ctx, h.clock.now().Add(time.Minute)))
+		Must(0, json.Unmarshal(Must(base64.RawURLEncoding.DecodeString(strings.Split(tokens.AccessToken, ".")[1])), &claims))
+		signer := Must(h.Server.ring.Signer(ctx, h.Clock.Now().Add(time.Minute)))
 		for name, change := range map[string]func(map[string]any){
 			"another issuer":   func(c map[string]any) { c["iss"] = "https://else.example" },
 			"no issuer":        func(c map[string]any) { delete(c, "iss") },
@@ -182,51 +182,51 @@ func TestOwnSignatureIsNotEnough(t *testing.T) {
 				altered[k] = v
 			}
 			change(altered)
-			text := must(signer.Sign(keys.TypAccessToken, must(json.Marshal(altered))))
+			text := Must(signer.Sign(keys.TypAccessToken, Must(json.Marshal(altered))))
 			if name != "no aud" && name != "another audience" && name != "another's sub" { // those name the client's own grant
-				if r := h.post("/revoke", "app", "token", text); r.status != 200 || r.body != "{}\n" ||
-					!h.active("rs", tokens.AccessToken) {
-					t.Errorf("%s: revocation: %d %s", name, r.status, r.body)
+				if r := h.Post("/revoke", "app", "token", text); r.Status != 200 || r.Body != "{}\n" ||
+					!h.Active("rs", tokens.AccessToken) {
+					t.Errorf("%s: revocation: %d %s", name, r.Status, r.Body)
 				}
 			}
-			if r := h.post("/introspect", "rs", "token", text); r.status != 200 || r.body != "{\"active\":false}\n" {
-				t.Errorf("%s: %d %s", name, r.status, r.body)
+			if r := h.Post("/introspect", "rs", "token", text); r.Status != 200 || r.Body != "{\"active\":false}\n" {
+				t.Errorf("%s: %d %s", name, r.Status, r.Body)
 			}
 		}
 	})
 }
 
 // serveHasty serves the public listener once more, with a tenth of the time that a client has in production.
-func (h *harness) serveHasty() (address string, header, request time.Duration) {
-	h.t.Helper()
+func (h *Harness) serveHasty() (address string, header, request time.Duration) {
+	h.T.Helper()
 	server := httptest.NewUnstartedServer(nil)
-	server.Config = httpServer(h.server.PublicHandler())
+	server.Config = httpServer(h.Server.PublicHandler())
 	if c := server.Config; c.ReadHeaderTimeout != headerTimeout || c.ReadTimeout != requestTimeout {
-		h.t.Errorf("headers may take %v, a request %v", c.ReadHeaderTimeout, c.ReadTimeout)
+		h.T.Errorf("headers may take %v, a request %v", c.ReadHeaderTimeout, c.ReadTimeout)
 	}
 	server.Config.ReadHeaderTimeout, server.Config.ReadTimeout = headerTimeout/10, requestTimeout/10
 	server.Listener = &connections{Listener: server.Listener, name: "public", log: slog.New(slog.DiscardHandler)}
 	server.Start()
-	h.t.Cleanup(server.Close)
+	h.T.Cleanup(server.Close)
 	return server.Listener.Addr().String(), headerTimeout / 10, requestTimeout / 10
 }
 
 // Connections that dawdle or say nothing are ended in time, and others are served meanwhile.
 func TestSlowConnections(t *testing.T) {
 	t.Parallel()
-	h := open(t, testConfig(sqliteURL(t)), nil)
-	h.provision()
+	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
+	h.Provision()
 	address, header, request := h.serveHasty()
 	head := "POST /token HTTP/1.1\r\nHost: x\r\n"
 	var all sync.WaitGroup
 	ends := func(name, begin, then string, within time.Duration) {
 		all.Go(func() {
-			conn := must(net.Dial("tcp", address))
+			conn := Must(net.Dial("tcp", address))
 			defer conn.Close()
 			began := time.Now()
-			must(conn.Write([]byte(begin)))
+			Must(conn.Write([]byte(begin)))
 			for time.Since(began) < 2*within {
-				must(0, conn.SetReadDeadline(time.Now().Add(header/10)))
+				Must(0, conn.SetReadDeadline(time.Now().Add(header/10)))
 				if _, err := io.ReadAll(conn); err == nil || !isTimeout(err) {
 					return
 				}
@@ -244,8 +244,8 @@ func TestSlowConnections(t *testing.T) {
 		request,
 	)
 	for range 10 {
-		tokens := h.login("app")
-		h.refresh("app", tokens.RefreshToken).tokens(t)
+		tokens := h.Login("app")
+		h.Refresh("app", tokens.RefreshToken).Tokens(t)
 	}
 	all.Wait()
 }
@@ -258,24 +258,24 @@ func isTimeout(err error) bool {
 // Thousands of connections that rest cost others nothing, and are let go.
 func TestIdleConnections(t *testing.T) {
 	t.Parallel()
-	h := open(t, testConfig(sqliteURL(t)), nil)
-	h.provision()
+	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
+	h.Provision()
 	address, header, _ := h.serveHasty()
 	var idle []net.Conn
 	memory := heldMemory()
 	n := servertest.Times(1000, 5000)
 	for range n {
-		idle = append(idle, must(net.Dial("tcp", address)))
+		idle = append(idle, Must(net.Dial("tcp", address)))
 	}
 	if each := (int64(heldMemory()) - int64(memory)) / int64(n); each > 32<<10 { // both ends of it
 		t.Errorf("an idle connection takes %d bytes", each)
 	}
 	for range 20 {
-		tokens := h.login("app")
-		h.refresh("app", tokens.RefreshToken).tokens(t)
+		tokens := h.Login("app")
+		h.Refresh("app", tokens.RefreshToken).Tokens(t)
 	}
 	for _, c := range idle {
-		must(0, c.SetReadDeadline(time.Now().Add(4*header)))
+		Must(0, c.SetReadDeadline(time.Now().Add(4*header)))
 		if _, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
 			t.Fatalf("an idle connection is not let go: %v", err)
 		}
@@ -294,20 +294,20 @@ func heldMemory() uint64 {
 // Who asks and never reads is cut off after a while.
 func TestReaderThatNeverReads(t *testing.T) {
 	t.Parallel()
-	h := open(t, testConfig(sqliteURL(t)), nil)
-	server := httpServer(h.server.PublicHandler())
+	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
+	server := httpServer(h.Server.PublicHandler())
 	if server.WriteTimeout != responseTimeout {
 		t.Errorf("a reply may take %v", server.WriteTimeout)
 	}
 	server.WriteTimeout = time.Duration(servertest.Times(int(time.Second), int(responseTimeout)))
-	l := must(net.Listen("tcp", "127.0.0.1:0"))
+	l := Must(net.Listen("tcp", "127.0.0.1:0"))
 	go server.Serve(l)
 	defer server.Close()
-	conn := must(net.Dial("tcp", l.Addr().String()))
+	conn := Must(net.Dial("tcp", l.Addr().String()))
 	defer conn.Close()
 	request := []byte("GET /openapi.yaml HTTP/1.1\r\nHost: x\r\n\r\n")
 	for began := time.Now(); time.Since(began) < 3*responseTimeout; {
-		must(0, conn.SetWriteDeadline(time.Now().Add(time.Second)))
+		Must(0, conn.SetWriteDeadline(time.Now().Add(time.Second)))
 		if _, err := conn.Write(request); err != nil && !isTimeout(err) {
 			return
 		}
@@ -319,7 +319,7 @@ func TestReaderThatNeverReads(t *testing.T) {
 // hide behind it.
 func TestRequestSmuggling(t *testing.T) {
 	t.Parallel()
-	h := open(t, testConfig(sqliteURL(t)), nil)
+	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
 	hidden := "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 	head := "POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
 	for name, request := range map[string]string{
@@ -331,12 +331,12 @@ func TestRequestSmuggling(t *testing.T) {
 		"a bare LF in a name":  head + "X-A\n: b\r\nContent-Length: 0\r\n\r\n" + hidden,
 		"no host":              "POST /token HTTP/1.1\r\nContent-Length: 0\r\n\r\n" + hidden,
 	} {
-		if answer := h.rawExchange(request); strings.Contains(answer, "200 OK") {
+		if answer := h.RawExchange(request); strings.Contains(answer, "200 OK") {
 			t.Errorf("%s: %q", name, answer)
 		}
 	}
 	// Both are refused (RFC 9112 §6.1), and the connection ends.
-	both := h.rawExchange(head + "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden)
+	both := h.RawExchange(head + "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden)
 	if !strings.HasPrefix(both, "HTTP/1.1 400 ") || strings.Count(both, "HTTP/1.1") != 1 {
 		t.Errorf("%q", both)
 	}
@@ -345,8 +345,8 @@ func TestRequestSmuggling(t *testing.T) {
 // Many headers, many parameters, names and values of any size: refused or ignored, in bounds.
 func TestBombs(t *testing.T) {
 	t.Parallel()
-	h := open(t, testConfig(sqliteURL(t)), nil)
-	h.provision()
+	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
+	h.Provision()
 	for name, body := range map[string]string{
 		"30 000 parameters": strings.Repeat("a&", 30_000),
 		"30 000 names":      names(9_000),
@@ -360,14 +360,14 @@ func TestBombs(t *testing.T) {
 		"a long client":     "client_secret=x&client_id=" + strings.Repeat("c", 60_000),
 	} {
 		for _, path := range []string{"/token", "/introspect", "/revoke"} {
-			r := must(http.NewRequest(http.MethodPost, h.base+path, strings.NewReader(body)))
+			r := Must(http.NewRequest(http.MethodPost, h.Base+path, strings.NewReader(body)))
 			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 			if !strings.Contains(body, "client_id") {
-				r.Header.Set("Authorization", basic("app", secret))
+				r.Header.Set("Authorization", Basic("app", secret))
 			}
 			began := time.Now()
-			if answer := h.send(r); answer.status >= 500 || time.Since(began) > 5*time.Second {
-				t.Errorf("%s at %s: %d %.200s after %v", name, path, answer.status, answer.body, time.Since(began))
+			if answer := h.Send(r); answer.Status >= 500 || time.Since(began) > 5*time.Second {
+				t.Errorf("%s at %s: %d %.200s after %v", name, path, answer.Status, answer.Body, time.Since(began))
 			}
 		}
 	}
@@ -384,30 +384,30 @@ func names(n int) string {
 // A client that wants HTTP/2 gets HTTP/1.1: there are no streams to reset.
 func TestNoHTTP2(t *testing.T) {
 	t.Parallel()
-	h := open(t, testConfig(sqliteURL(t)), nil)
+	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
 	certificate := httptest.NewUnstartedServer(nil)
 	certificate.StartTLS()
 	defer certificate.Close()
-	l := must(net.Listen("tcp", "127.0.0.1:0"))
-	server := httpServer(h.server.PublicHandler())
+	l := Must(net.Listen("tcp", "127.0.0.1:0"))
+	server := httpServer(h.Server.PublicHandler())
 	server.TLSConfig = &tls.Config{Certificates: certificate.TLS.Certificates}
 	go server.ServeTLS(l, "", "")
 	defer server.Close()
-	conn := must(
+	conn := Must(
 		tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}}),
 	)
 	defer conn.Close()
 	if got := conn.ConnectionState().NegotiatedProtocol; got == "h2" {
 		t.Error("HTTP/2 was agreed on")
 	}
-	must(conn.Write([]byte("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")))
-	if line := must(bufio.NewReader(conn).ReadString('\n')); line != "HTTP/1.1 200 OK\r\n" {
+	Must(conn.Write([]byte("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")))
+	if line := Must(bufio.NewReader(conn).ReadString('\n')); line != "HTTP/1.1 200 OK\r\n" {
 		t.Errorf("%q", line)
 	}
-	plain := must(net.Dial("tcp", l.Addr().String()))
+	plain := Must(net.Dial("tcp", l.Addr().String()))
 	defer plain.Close()
-	must(plain.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")))
-	if b := must(io.ReadAll(plain)); bytes.Contains(b, []byte("200")) {
+	Must(plain.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")))
+	if b := Must(io.ReadAll(plain)); bytes.Contains(b, []byte("200")) {
 		t.Errorf("%q", b)
 	}
 }
@@ -415,11 +415,11 @@ func TestNoHTTP2(t *testing.T) {
 // A panic is a 500 that says nothing; what it was about is not in the log either, since it may be a secret.
 func TestPanicTellsNothing(t *testing.T) {
 	t.Parallel()
-	log := &lockedBuffer{}
-	s := must(
-		openServer(
+	log := &Buffer{}
+	s := Must(
+		OpenServer(
 			ctx,
-			testConfig(sqliteURL(t)),
+			ConfigFor(SQLiteURL(t)),
 			Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))},
 		),
 	)

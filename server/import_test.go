@@ -21,7 +21,7 @@ import (
 func TestImportedUsersLogIn(t *testing.T) {
 	t.Parallel()
 	quick := passwordstest.Imported[7:] // those that do not take their time
-	each(t, func(t *testing.T, h *harness) {
+	Each(t, func(t *testing.T, h *Harness) {
 		var users []admin.ImportedUser
 		for i, old := range quick {
 			users = append(
@@ -29,35 +29,35 @@ func TestImportedUsersLogIn(t *testing.T) {
 				admin.ImportedUser{Row: i + 1, Username: fmt.Sprintf("User%d@Example.org", i), Hash: old.Text, Roles: []string{"editor"}},
 			)
 		}
-		done, err := h.admin.Users().Import(ctx, users, admin.ImportOptions{})
+		done, err := h.Admin.Users().Import(ctx, users, admin.ImportOptions{})
 		if err != nil || done.Imported != len(users) || len(done.Refused) > 0 {
 			t.Fatalf("%+v, %v", done, err)
 		}
 		for i, old := range quick {
 			name := fmt.Sprintf("user%d@example.ORG", i)
-			login := func(password string) reply {
-				return h.post("/token", "app", "grant_type", "password", "username", name, "password", password)
+			login := func(password string) Reply {
+				return h.Post("/token", "app", "grant_type", "password", "username", name, "password", password)
 			}
-			if r := login(passwordstest.Password + "x"); r.code(t) != "invalid_grant" {
-				t.Errorf("%s: a wrong password: %s", old.Name, r.body)
+			if r := login(passwordstest.Password + "x"); r.Code(t) != "invalid_grant" {
+				t.Errorf("%s: a wrong password: %s", old.Name, r.Body)
 			}
-			first := login(passwordstest.Password).tokens(t)
-			u := must(h.admin.Users().Find(ctx, name))
+			first := login(passwordstest.Password).Tokens(t)
+			u := Must(h.Admin.Users().Find(ctx, name))
 			if !strings.HasPrefix(u.PasswordHash, "$argon2id$v=19$m=64,") || !slices.Equal(u.Roles, []string{"editor"}) {
 				t.Errorf("%s: %+v", old.Name, u)
 			}
-			login(passwordstest.Password).tokens(t)
-			if !h.active("app", first.AccessToken) {
+			login(passwordstest.Password).Tokens(t)
+			if !h.Active("app", first.AccessToken) {
 				t.Errorf("%s: the first login ended with the old hash", old.Name)
 			}
-			if r := login(passwordstest.Password + "x"); r.code(t) != "invalid_grant" {
-				t.Errorf("%s: a wrong password, later: %s", old.Name, r.body)
+			if r := login(passwordstest.Password + "x"); r.Code(t) != "invalid_grant" {
+				t.Errorf("%s: a wrong password, later: %s", old.Name, r.Body)
 			}
 		}
-		if n, err := h.admin.Audit().Verify(ctx); err != nil {
+		if n, err := h.Admin.Audit().Verify(ctx); err != nil {
 			t.Error(n, err)
 		}
-		if records := must(h.admin.Audit().All(ctx, time.Time{}, "user.import")); len(records) != len(users) {
+		if records := Must(h.Admin.Audit().All(ctx, time.Time{}, "user.import")); len(records) != len(users) {
 			t.Errorf("%d records", len(records))
 		}
 	})
@@ -66,7 +66,7 @@ func TestImportedUsersLogIn(t *testing.T) {
 // An import is all or nothing, tells of every row that it refuses, and with SkipBad makes the rest.
 func TestImportRefuses(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
+	Each(t, func(t *testing.T, h *Harness) {
 		hash := passwordstest.Imported[0].Text
 		users := []admin.ImportedUser{
 			{Row: 1, Username: "bob", Hash: hash},
@@ -94,7 +94,7 @@ func TestImportRefuses(t *testing.T) {
 		}
 		check := func(o admin.ImportOptions, want admin.Import, names ...string) {
 			t.Helper()
-			done, err := h.admin.Users().Import(ctx, users, o)
+			done, err := h.Admin.Users().Import(ctx, users, o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -112,7 +112,7 @@ func TestImportRefuses(t *testing.T) {
 				t.Error(cmp.Diff(want, done))
 			}
 			var there []string
-			for _, u := range must(h.admin.Users().All(ctx)) {
+			for _, u := range Must(h.Admin.Users().All(ctx)) {
 				there = append(there, u.Username)
 			}
 			if !slices.Equal(there, names) {
@@ -133,7 +133,7 @@ func TestImportRefuses(t *testing.T) {
 			"bob",
 			"frank",
 		)
-		if n, err := h.admin.Audit().Verify(ctx); err != nil {
+		if n, err := h.Admin.Audit().Verify(ctx); err != nil {
 			t.Error(n, err)
 		}
 		reasons[1], reasons[8] = "is taken", "is taken"
@@ -145,20 +145,20 @@ func TestImportRefuses(t *testing.T) {
 // Another system hashed what was typed; one in the form of our hashes is no exception, until its user has logged in.
 func TestImportedHashOfAPasswordAsItWasTyped(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
+	Each(t, func(t *testing.T, h *Harness) {
 		typed := "correct horse ba\u0308ttery" // a with a combining mark, which is one letter in the canonical form
 		hash := passwords.New(passwords.Policy{Memory: 20 << 10, Time: 2, Lanes: 1}, typed).String()
-		must(h.admin.Users().Import(ctx, []admin.ImportedUser{{Row: 1, Username: "bob", Hash: hash}}, admin.ImportOptions{}))
-		login := func(password string) reply {
-			return h.post("/token", "app", "grant_type", "password", "username", "bob", "password", password)
+		Must(h.Admin.Users().Import(ctx, []admin.ImportedUser{{Row: 1, Username: "bob", Hash: hash}}, admin.ImportOptions{}))
+		login := func(password string) Reply {
+			return h.Post("/token", "app", "grant_type", "password", "username", "bob", "password", password)
 		}
-		if r := login(passwordstest.Password); r.status != 400 {
-			t.Errorf("in another form than it was hashed in: %d", r.status)
+		if r := login(passwordstest.Password); r.Status != 400 {
+			t.Errorf("in another form than it was hashed in: %d", r.Status)
 		}
-		login(typed).tokens(t)
-		login(passwordstest.Password).tokens(t)
-		login(typed).tokens(t)
-		if u := must(h.admin.Users().Find(ctx, "bob")); !strings.HasPrefix(u.PasswordHash, "$argon2id$") {
+		login(typed).Tokens(t)
+		login(passwordstest.Password).Tokens(t)
+		login(typed).Tokens(t)
+		if u := Must(h.Admin.Users().Find(ctx, "bob")); !strings.HasPrefix(u.PasswordHash, "$argon2id$") {
 			t.Error(u.PasswordHash)
 		}
 	})
@@ -167,17 +167,17 @@ func TestImportedHashOfAPasswordAsItWasTyped(t *testing.T) {
 // A hash that takes its time is no outage of the database, for which retries of refreshes stay safe for longer.
 func TestSlowHashIsNoOutage(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		before := len(h.server.ring.Outages())
-		h.server.hasher.Took = func(time.Duration) {
-			h.clock.at.Add(int64(time.Hour))
-			h.server.db.Close()
+	Each(t, func(t *testing.T, h *Harness) {
+		before := len(h.Server.ring.Outages())
+		h.Server.hasher.Took = func(time.Duration) {
+			h.Clock.at.Add(int64(time.Hour))
+			h.Server.db.Close()
 		}
-		if r := h.post("/token", "app", "grant_type", "password", "username", "alice", "password", "wrong"); r.status != 503 {
-			t.Errorf("%d %s", r.status, r.body)
+		if r := h.Post("/token", "app", "grant_type", "password", "username", "alice", "password", "wrong"); r.Status != 503 {
+			t.Errorf("%d %s", r.Status, r.Body)
 		}
-		h.clock.at.Add(int64(time.Second))
-		outages := h.server.ring.Outages()
+		h.Clock.at.Add(int64(time.Second))
+		outages := h.Server.ring.Outages()
 		if len(outages) != before+1 || outages[before].To.Sub(outages[before].From) > time.Minute {
 			t.Errorf("%v", outages)
 		}
@@ -188,20 +188,20 @@ func TestSlowHashIsNoOutage(t *testing.T) {
 // time, which must not tell known names from unknown ones.
 func TestUnknownNamesCostWhatKnownOnesDo(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
+	Each(t, func(t *testing.T, h *Harness) {
 		var users []admin.ImportedUser
 		for i := range 30 {
 			users = append(users, admin.ImportedUser{Row: i, Username: fmt.Sprintf("old%d", i), Hash: passwordstest.Imported[0].Text})
 		}
-		must(h.admin.Users().Import(ctx, users, admin.ImportOptions{}))
+		Must(h.Admin.Users().Import(ctx, users, admin.ImportOptions{}))
 		old, ours := 0, 0
 		for i := range 60 {
 			name := fmt.Sprintf("nobody%d", i)
 			k := storage.NewLoginKey(name, "app", netip.MustParseAddr("192.0.2.1"))
-			k.Stranger = h.server.stranger(name)
+			k.Stranger = h.Server.stranger(name)
 			var before passwords.Hash
 			for range 2 {
-				hash, usable := h.server.storedHash(must(h.server.db.Users().LoginView(ctx, k)))
+				hash, usable := h.Server.storedHash(Must(h.Server.db.Users().LoginView(ctx, k)))
 				if usable || before != nil && hash.Cost() != before.Cost() {
 					t.Errorf("%s: %v", name, usable)
 				}
@@ -224,7 +224,7 @@ func BenchmarkImportUsers(b *testing.B) {
 	for name, databaseURL := range map[string]string{"sqlite": storagetest.SQLiteURL(b),
 		"postgres": storagetest.PostgresURL(b)} {
 		b.Run(name, func(b *testing.B) {
-			h := open(b, testConfig(databaseURL), nil)
+			h := OpenHarness(b, ConfigFor(databaseURL), nil)
 			for i := range b.N {
 				var users []admin.ImportedUser
 				for j := range 100_000 {
@@ -238,7 +238,7 @@ func BenchmarkImportUsers(b *testing.B) {
 						},
 					)
 				}
-				if done, err := h.admin.Users().Import(ctx, users, admin.ImportOptions{}); err != nil || done.Imported != len(users) {
+				if done, err := h.Admin.Users().Import(ctx, users, admin.ImportOptions{}); err != nil || done.Imported != len(users) {
 					b.Fatal(done, err)
 				}
 			}

@@ -22,7 +22,7 @@ import (
 
 // serving is a replica that runs as in production, by the real clock.
 type serving struct {
-	*harness
+	*Harness
 	stop func()
 }
 
@@ -34,8 +34,8 @@ func serve(t testing.TB, c config.Config, generate keystest.Generate) *serving {
 
 func serveWith(t testing.TB, c config.Config, o Options) *serving {
 	t.Helper()
-	s := must(openServer(ctx, c, o))
-	l := Listeners{Public: must(net.Listen("tcp", "127.0.0.1:0")), Admin: must(net.Listen("tcp", "127.0.0.1:0"))}
+	s := Must(OpenServer(ctx, c, o))
+	l := Listeners{Public: Must(net.Listen("tcp", "127.0.0.1:0")), Admin: Must(net.Listen("tcp", "127.0.0.1:0"))}
 	running, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(running, l) }()
@@ -47,18 +47,18 @@ func serveWith(t testing.TB, c config.Config, o Options) *serving {
 		s.Close()
 	})
 	t.Cleanup(stop)
-	h := &harness{t: t, config: c, server: s, loops: true}
-	h.base = "http://" + l.Public.Addr().String()
-	h.admin = admin.New(s.store, s.settingsNow(), s.place, admin.Options{Actor: "os:test", Reason: "test"})
+	h := &Harness{T: t, Config: c, Server: s, Loops: true}
+	h.Base = "http://" + l.Public.Addr().String()
+	h.Admin = admin.New(s.store, s.settingsNow(), s.place, admin.Options{Actor: "os:test", Reason: "test"})
 	return &serving{h, stop}
 }
 
 // hasty is a configuration whose keys turn as fast as keyturn allows.
 func hasty(t testing.TB, databaseURL string) config.Config {
-	c := testConfig(databaseURL)
+	c := ConfigFor(databaseURL)
 	c.KeyRotationInterval, c.KeyPublishLead, c.JWKSMaxAge, c.AccessTTL = 2*time.Second, 2*time.Second, time.Second, 2*time.Second
-	if !isSQLite(databaseURL) {
-		c.MasterKeyFile = masterFile(t)
+	if !IsSQLite(databaseURL) {
+		c.MasterKeyFile = MasterFile(t)
 	}
 	return c
 }
@@ -67,15 +67,15 @@ func hasty(t testing.TB, databaseURL string) config.Config {
 func three(t testing.TB, c config.Config) []*serving {
 	generate := keystest.Generator()
 	replicas := []*serving{serve(t, c, generate), serve(t, c, generate), serve(t, c, generate)}
-	replicas[0].provision()
+	replicas[0].Provision()
 	return replicas
 }
 
 // kids are those in the JWKS of a replica.
-func (h *harness) kids() []string {
-	h.t.Helper()
+func (h *Harness) kids() []string {
+	h.T.Helper()
 	var set struct{ Keys []struct{ KID string } }
-	must(0, json.Unmarshal([]byte(h.get(api.PathJWKS).body), &set))
+	Must(0, json.Unmarshal([]byte(h.Get(api.PathJWKS).Body), &set))
 	var kids []string
 	for _, k := range set.Keys {
 		kids = append(kids, k.KID)
@@ -86,7 +86,7 @@ func (h *harness) kids() []string {
 func kidOf(t testing.TB, accessToken string) string {
 	t.Helper()
 	var header struct{ KID string }
-	must(0, json.Unmarshal(must(base64.RawURLEncoding.DecodeString(strings.Split(accessToken, ".")[0])), &header))
+	Must(0, json.Unmarshal(Must(base64.RawURLEncoding.DecodeString(strings.Split(accessToken, ".")[0])), &header))
 	return header.KID
 }
 
@@ -121,19 +121,19 @@ func TestVerifiersKnowEveryKey(t *testing.T) {
 			watchers.Go(func() { seen[i] = r.watch(watching) })
 		}
 		tokens := map[string][]time.Time{} // kid: when a client got a token of it
-		current := replicas[0].login("app")
+		current := replicas[0].Login("app")
 		for i := 0; len(tokens) < 4; i++ {
 			if i == 3000 {
 				t.Fatalf("after %d refreshes the keys have turned %d times", i, len(tokens)-1)
 			}
-			current = replicas[i%3].refresh("app", current.RefreshToken).tokens(t)
+			current = replicas[i%3].Refresh("app", current.RefreshToken).Tokens(t)
 			kid := kidOf(t, current.AccessToken)
 			tokens[kid] = append(tokens[kid], time.Now())
 			time.Sleep(5 * time.Millisecond)
 		}
 		stop()
 		watchers.Wait()
-		checkSightings(t, replicas[0].config, seen, tokens)
+		checkSightings(t, replicas[0].Config, seen, tokens)
 	})
 }
 
@@ -169,19 +169,19 @@ func TestRevocationReachesEveryReplica(t *testing.T) {
 		days := 24 * time.Hour
 		c.KeyRotationInterval, c.KeyPublishLead, c.JWKSMaxAge, c.AccessTTL = 90*days, days, 5*time.Minute, 10*time.Minute
 		replicas := three(t, c)
-		tokens := replicas[1].login("app")
+		tokens := replicas[1].Login("app")
 		leaked := kidOf(t, tokens.AccessToken)
 		replicas[0].stop()
 		replicas = replicas[1:]
 
 		// The command is a process of its own, with a ring of its own.
-		admin := must(openAdmin(ctx, c, admin.Options{Actor: "os:test", Reason: "a leak"}))
+		admin := Must(OpenAdmin(ctx, c, admin.Options{Actor: "os:test", Reason: "a leak"}))
 		defer admin.Close()
 		began := time.Now()
-		done := must(admin.Keys().Revoke(ctx, leaked, false, ""))
+		done := Must(admin.Keys().Revoke(ctx, leaked, false, ""))
 		committed := time.Since(began)
 		for _, r := range replicas {
-			if r.active("rs", tokens.AccessToken) {
+			if r.Active("rs", tokens.AccessToken) {
 				t.Error("introspection trusts the leaked key")
 			}
 		}
@@ -190,15 +190,15 @@ func TestRevocationReachesEveryReplica(t *testing.T) {
 		})
 		signed := waitFor(t, began, func() bool {
 			return !slices.ContainsFunc(replicas, func(r *serving) bool {
-				tokens = r.refresh("app", tokens.RefreshToken).tokens(t)
+				tokens = r.Refresh("app", tokens.RefreshToken).Tokens(t)
 				return kidOf(t, tokens.AccessToken) != done.Current
 			})
 		})
 		for _, r := range replicas {
-			if !r.active("rs", tokens.AccessToken) {
+			if !r.Active("rs", tokens.AccessToken) {
 				t.Error("a token of the new key is refused")
 			}
-			if control := r.get(api.PathJWKS).header.Get("Cache-Control"); control != "public, max-age=60" {
+			if control := r.Get(api.PathJWKS).Header.Get("Cache-Control"); control != "public, max-age=60" {
 				t.Errorf("in an incident: %s", control)
 			}
 		}
@@ -234,16 +234,16 @@ func TestRevocationEndsWhatItIsToldTo(t *testing.T) {
 		"none": {old: true, recent: true}, "since": {old: true, recent: false}, "all": {old: false, recent: false},
 	} {
 		t.Run(end, func(t *testing.T) {
-			each(t, func(t *testing.T, h *harness) {
-				old := h.login("other")
-				h.step(10 * time.Minute)
-				leak := h.clock.now()
-				h.step(time.Minute)
-				recent := h.login("app")
-				h.refresh(publicClient, h.login(publicClient).RefreshToken).tokens(t)
+			Each(t, func(t *testing.T, h *Harness) {
+				old := h.Login("other")
+				h.Step(10 * time.Minute)
+				leak := h.Clock.Now()
+				h.Step(time.Minute)
+				recent := h.Login("app")
+				h.Refresh(publicClient, h.Login(publicClient).RefreshToken).Tokens(t)
 				leaked := kidOf(t, recent.AccessToken)
 
-				use := must(h.admin.Keys().Use(ctx, []string{leaked}, leak, nil))
+				use := Must(h.Admin.Keys().Use(ctx, []string{leaked}, leak, nil))
 				one, both := "https://api.example", "https://api.example https://mail.example"
 				if want := []admin.KeyUse{{ClientID: "app", Audience: both, Grants: 1, Users: 1, Tokens: 1},
 					{ClientID: publicClient, Audience: one, Grants: 1, Users: 1, Tokens: 1}}; !slices.Equal(
@@ -252,15 +252,15 @@ func TestRevocationEndsWhatItIsToldTo(t *testing.T) {
 				) {
 					t.Errorf("used since the leak: %+v", use)
 				}
-				if use := must(h.admin.Keys().Use(ctx, []string{leaked}, time.Time{}, nil)); len(use) != 3 ||
+				if use := Must(h.Admin.Keys().Use(ctx, []string{leaked}, time.Time{}, nil)); len(use) != 3 ||
 					use[1] != (admin.KeyUse{ClientID: "other", Audience: one, Grants: 1, Users: 1}) {
 					t.Errorf("used at all: %+v", use)
 				}
-				must(h.admin.Keys().Revoke(ctx, leaked, false, ""))
+				Must(h.Admin.Keys().Revoke(ctx, leaked, false, ""))
 				ended := map[string]int64{"none": 0, "since": 2, "all": 3}[end]
 				if end != "none" {
 					since := map[string]time.Time{"since": leak}[end]
-					if n := must(h.admin.Keys().EndGrants(ctx, leaked, since)); n != ended {
+					if n := Must(h.Admin.Keys().EndGrants(ctx, leaked, since)); n != ended {
 						t.Errorf("%d grants were ended, not %d", n, ended)
 					}
 				}
@@ -268,14 +268,14 @@ func TestRevocationEndsWhatItIsToldTo(t *testing.T) {
 					tokens api.TokenResponse
 					alive  bool
 				}{"other": {old, want.old}, "app": {recent, want.recent}} {
-					if h.active("rs", c.tokens.AccessToken) {
+					if h.Active("rs", c.tokens.AccessToken) {
 						t.Errorf("%s: a token of the leaked key is active", client)
 					}
-					if r := h.refresh(client, c.tokens.RefreshToken); (r.status == http.StatusOK) != c.alive {
-						t.Errorf("%s: refresh: %d", client, r.status)
+					if r := h.Refresh(client, c.tokens.RefreshToken); (r.Status == http.StatusOK) != c.alive {
+						t.Errorf("%s: refresh: %d", client, r.Status)
 					}
 				}
-				must(h.admin.Audit().Verify(ctx))
+				Must(h.Admin.Audit().Verify(ctx))
 			})
 		})
 	}
@@ -285,55 +285,55 @@ func TestRevocationEndsWhatItIsToldTo(t *testing.T) {
 // successor from another replica that was slow to learn of the turn, and no login is lost.
 func TestRefreshTokensOutliveTheirKey(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		replica := open(t, h.config, h.clock)
-		h.step(time.Duration(h.config.KeyRotationInterval) - time.Hour) // the next key is made, and not in use yet
-		tokens := h.login("app")
-		h.step(time.Hour - time.Second)
-		tokens = h.refresh("app", tokens.RefreshToken).tokens(t)
-		h.step(time.Second)
-		replica.step(0)
-		after := h.refresh("app", tokens.RefreshToken).tokens(t)
-		again := replica.refresh("app", tokens.RefreshToken).tokens(t)
+	Each(t, func(t *testing.T, h *Harness) {
+		replica := OpenHarness(t, h.Config, h.Clock)
+		h.Step(time.Duration(h.Config.KeyRotationInterval) - time.Hour) // the next key is made, and not in use yet
+		tokens := h.Login("app")
+		h.Step(time.Hour - time.Second)
+		tokens = h.Refresh("app", tokens.RefreshToken).Tokens(t)
+		h.Step(time.Second)
+		replica.Step(0)
+		after := h.Refresh("app", tokens.RefreshToken).Tokens(t)
+		again := replica.Refresh("app", tokens.RefreshToken).Tokens(t)
 		if again.RefreshToken != after.RefreshToken {
 			t.Error("the retry gets another successor")
 		}
 		if old, now := numberOf(tokens.RefreshToken), numberOf(after.RefreshToken); old != 1 || now != 2 {
 			t.Errorf("tokens of keys %d and %d", old, now)
 		}
-		replica.refresh("app", after.RefreshToken).tokens(t)
+		replica.Refresh("app", after.RefreshToken).Tokens(t)
 	})
 }
 
 // numberOf is the number of the key of a refresh token.
 func numberOf(token string) byte {
-	return must(base64.RawURLEncoding.DecodeString(strings.TrimPrefix(token, keys.RefreshPrefix)))[0]
+	return Must(base64.RawURLEncoding.DecodeString(strings.TrimPrefix(token, keys.RefreshPrefix)))[0]
 }
 
 // A replica that has lost the database for longer than keys.StaleAfter neither signs nor calls a token active, and says
 // so.
 func TestStaleReplicaAnswers503(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		tokens := h.login("app")
-		h.clock.at.Add(int64(keys.StaleAfter + time.Second))
-		for name, r := range map[string]reply{
-			"password": h.post("/token", "app", "grant_type", "password", "username", "alice", "password",
+	Each(t, func(t *testing.T, h *Harness) {
+		tokens := h.Login("app")
+		h.Clock.at.Add(int64(keys.StaleAfter + time.Second))
+		for name, r := range map[string]Reply{
+			"password": h.Post("/token", "app", "grant_type", "password", "username", "alice", "password",
 				password),
-			"refresh":                    h.refresh("app", tokens.RefreshToken),
-			"introspect":                 h.post("/introspect", "rs", "token", tokens.AccessToken),
-			"introspect a refresh token": h.post("/introspect", "app", "token", tokens.RefreshToken),
-			"revoke":                     h.post("/revoke", "app", "token", tokens.AccessToken),
+			"refresh":                    h.Refresh("app", tokens.RefreshToken),
+			"introspect":                 h.Post("/introspect", "rs", "token", tokens.AccessToken),
+			"introspect a refresh token": h.Post("/introspect", "app", "token", tokens.RefreshToken),
+			"revoke":                     h.Post("/revoke", "app", "token", tokens.AccessToken),
 		} {
-			if r.status != http.StatusServiceUnavailable || r.code(t) != "temporarily_unavailable" ||
-				r.header.Get("Retry-After") == "" {
-				t.Errorf("%s: %d %s", name, r.status, r.body)
+			if r.Status != http.StatusServiceUnavailable || r.Code(t) != "temporarily_unavailable" ||
+				r.Header.Get("Retry-After") == "" {
+				t.Errorf("%s: %d %s", name, r.Status, r.Body)
 			}
 		}
-		if r := h.get("/readyz?verbose"); r.status != 503 || !strings.Contains(r.body, "keys failed") {
-			t.Error(r.body)
+		if r := h.Get("/readyz?verbose"); r.Status != 503 || !strings.Contains(r.Body, "keys failed") {
+			t.Error(r.Body)
 		}
-		h.step(0)
-		h.refresh("app", tokens.RefreshToken).tokens(t)
+		h.Step(0)
+		h.Refresh("app", tokens.RefreshToken).Tokens(t)
 	})
 }

@@ -16,24 +16,24 @@ import (
 )
 
 // loginFrom logs in as a request from the address given would, through a trusted proxy.
-func (h *harness) loginFrom(address, username, password string) reply {
-	h.t.Helper()
+func (h *Harness) loginFrom(address, username, password string) Reply {
+	h.T.Helper()
 	body := "grant_type=password&username=" + username + "&password=" + strings.ReplaceAll(password, " ", "+")
-	r := must(http.NewRequest(http.MethodPost, h.base+"/token", strings.NewReader(body)))
+	r := Must(http.NewRequest(http.MethodPost, h.Base+"/token", strings.NewReader(body)))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	r.Header.Set("Authorization", basic("app", secret))
+	r.Header.Set("Authorization", Basic("app", secret))
 	r.Header.Set("X-Forwarded-For", "198.51.100.9, "+address)
-	return h.send(r)
+	return h.Send(r)
 }
 
 // eachThrottled runs a test on a replica that trusts its proxy.
-func eachThrottled(t *testing.T, test func(t *testing.T, h *harness)) {
+func eachThrottled(t *testing.T, test func(t *testing.T, h *Harness)) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
-		c := hashingConfig(databaseURL)
+		c := HashingConfig(databaseURL)
 		c.TrustedProxies = config.List{"127.0.0.0/8"}
 		c.PasswordHashSlots = 4
-		h := open(t, c, nil)
-		h.provision()
+		h := OpenHarness(t, c, nil)
+		h.Provision()
 		test(t, h)
 	})
 }
@@ -41,93 +41,93 @@ func eachThrottled(t *testing.T, test func(t *testing.T, h *harness)) {
 // Strangers who guess are throttled; the owner, from where she has logged in before, is not.
 func TestThrottleSparesTheOwner(t *testing.T) {
 	t.Parallel()
-	eachThrottled(t, func(t *testing.T, h *harness) {
-		h.loginFrom("192.0.2.1", "alice", password).tokens(t)
+	eachThrottled(t, func(t *testing.T, h *Harness) {
+		h.loginFrom("192.0.2.1", "alice", password).Tokens(t)
 		for i := range 30 {
-			if r := h.loginFrom(fmt.Sprintf("203.0.113.%d", i), "Alice", "wrong"); r.code(t) != "invalid_grant" {
-				t.Fatal(r.body)
+			if r := h.loginFrom(fmt.Sprintf("203.0.113.%d", i), "Alice", "wrong"); r.Code(t) != "invalid_grant" {
+				t.Fatal(r.Body)
 			}
 		}
 		throttled := h.loginFrom("203.0.113.200", "alice", password)
 		wrong := h.loginFrom("203.0.113.200", "alice", "wrong")
-		if throttled.body != wrong.body || throttled.status != wrong.status {
-			t.Errorf("throttled: %d %s, wrong: %d %s", throttled.status, throttled.body, wrong.status, wrong.body)
+		if throttled.Body != wrong.Body || throttled.Status != wrong.Status {
+			t.Errorf("throttled: %d %s, wrong: %d %s", throttled.Status, throttled.Body, wrong.Status, wrong.Body)
 		}
-		h.loginFrom("192.0.2.1", "alice", password).tokens(t)
-		h.loginFrom("203.0.113.201", "alice", password).tokens(t) // her login has lifted the throttle
+		h.loginFrom("192.0.2.1", "alice", password).Tokens(t)
+		h.loginFrom("203.0.113.201", "alice", password).Tokens(t) // her login has lifted the throttle
 	})
 }
 
 // A limit of ten is ten, however many guesses arrive at once over two replicas.
 func TestParallelGuesses(t *testing.T) {
 	t.Parallel()
-	eachThrottled(t, func(t *testing.T, h *harness) {
-		replica := open(t, h.config, h.clock)
-		before := strings.Count(h.log.String()+replica.log.String(), `"reason":"wrong password"`)
+	eachThrottled(t, func(t *testing.T, h *Harness) {
+		replica := OpenHarness(t, h.Config, h.Clock)
+		before := strings.Count(h.Log.String()+replica.Log.String(), `"reason":"wrong password"`)
 		var guesses sync.WaitGroup
 		var busy atomic.Int64
 		for i := range 200 {
 			guesses.Go(func() {
-				r := []*harness{h, replica}[i%2].loginFrom("203.0.113.1", "alice", "wrong")
-				if r.status == http.StatusServiceUnavailable {
+				r := []*Harness{h, replica}[i%2].loginFrom("203.0.113.1", "alice", "wrong")
+				if r.Status == http.StatusServiceUnavailable {
 					busy.Add(1)
-				} else if r.status != http.StatusBadRequest {
-					t.Errorf("%d %s", r.status, r.body)
+				} else if r.Status != http.StatusBadRequest {
+					t.Errorf("%d %s", r.Status, r.Body)
 				}
 			})
 		}
 		guesses.Wait()
-		judged := strings.Count(h.log.String()+replica.log.String(), `"reason":"wrong password"`) - before
+		judged := strings.Count(h.Log.String()+replica.Log.String(), `"reason":"wrong password"`) - before
 		// One replica may judge one guess before it knows of the other's.
 		if judged > 11 || judged == 0 {
 			t.Errorf("%d guesses were judged, %d were refused as busy", judged, busy.Load())
 		}
-		h.step(time.Minute)
-		if r := h.loginFrom("203.0.113.2", "alice", password); busy.Load() < 180 && r.status != 400 {
-			t.Errorf("not throttled: %d", r.status)
+		h.Step(time.Minute)
+		if r := h.loginFrom("203.0.113.2", "alice", password); busy.Load() < 180 && r.Status != 400 {
+			t.Errorf("not throttled: %d", r.Status)
 		}
-		h.step(3 * time.Hour)
-		h.loginFrom("203.0.113.2", "alice", password).tokens(t)
+		h.Step(3 * time.Hour)
+		h.loginFrom("203.0.113.2", "alice", password).Tokens(t)
 	})
 }
 
 // The delay grows, and after a hundred failures in a row nobody unknown is judged any more; a new password ends that.
 func TestThrottleGrowsAndEnds(t *testing.T) {
 	t.Parallel()
-	eachThrottled(t, func(t *testing.T, h *harness) {
+	eachThrottled(t, func(t *testing.T, h *Harness) {
 		k := storage.NewLoginKey("alice", "app", netip.MustParseAddr("203.0.113.1"))
 		for range 10 {
 			h.loginFrom("203.0.113.1", "alice", "wrong")
 		}
-		h.step(15*time.Minute - time.Second)
-		if h.loginFrom("203.0.113.1", "alice", password).status != 400 {
+		h.Step(15*time.Minute - time.Second)
+		if h.loginFrom("203.0.113.1", "alice", password).Status != 400 {
 			t.Error("judged within the window")
 		}
-		h.step(time.Second)
+		h.Step(time.Second)
 		h.loginFrom("203.0.113.1", "alice", "wrong") // the one guess of this window
-		h.step(29 * time.Minute)
-		if h.loginFrom("203.0.113.1", "alice", password).status != 400 {
+		h.Step(29 * time.Minute)
+		if h.loginFrom("203.0.113.1", "alice", password).Status != 400 {
 			t.Error("the delay does not grow")
 		}
 		for range storage.MaxConsecutive {
 			h.fails(k)
 		}
-		h.step(24 * time.Hour)
-		if h.loginFrom("203.0.113.1", "alice", password).status != 400 {
+		h.Step(24 * time.Hour)
+		if h.loginFrom("203.0.113.1", "alice", password).Status != 400 {
 			t.Error("judged after a hundred failures in a row")
 		}
-		must(0, h.admin.Users().SetPassword(ctx, "alice", password))
-		h.loginFrom("203.0.113.1", "alice", password).tokens(t)
+		Must(0, h.Admin.Users().SetPassword(ctx, "alice", password))
+		h.loginFrom("203.0.113.1", "alice", password).Tokens(t)
 	})
 }
 
 func TestForgedForwardedForDoesNotCount(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) { // no proxy is trusted here
+	Each(t, func(t *testing.T, h *Harness) { // no proxy is trusted here
 		for i := range 12 {
 			h.loginFrom(fmt.Sprintf("203.0.113.%d", i), "alice", "wrong")
 		}
-		if h.loginFrom("203.0.113.99", "alice", password).status != 400 {
+		if h.loginFrom("203.0.113.99", "alice", password).Status != 400 {
 			t.Error("a forged address gives a new budget")
 		}
 	})
@@ -137,57 +137,57 @@ func TestForgedForwardedForDoesNotCount(t *testing.T) {
 // refused for it.
 func TestClientsThatKeepFailing(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		try := func(id, secret string) reply {
-			r := must(http.NewRequest(http.MethodPost, h.base+"/introspect", strings.NewReader("token=x")))
+	Each(t, func(t *testing.T, h *Harness) {
+		try := func(id, secret string) Reply {
+			r := Must(http.NewRequest(http.MethodPost, h.Base+"/introspect", strings.NewReader("token=x")))
 			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-			r.Header.Set("Authorization", basic(id, secret))
-			return h.send(r)
+			r.Header.Set("Authorization", Basic(id, secret))
+			return h.Send(r)
 		}
 		for range 30 {
-			if r := try("app", "wrong"); r.status != 401 {
-				t.Fatal(r.status, r.body)
+			if r := try("app", "wrong"); r.Status != 401 {
+				t.Fatal(r.Status, r.Body)
 			}
 		}
-		if r := try("app", "wrong"); r.status != 429 || r.header.Get("Retry-After") == "" {
-			t.Errorf("%d %s", r.status, r.body)
+		if r := try("app", "wrong"); r.Status != 429 || r.Header.Get("Retry-After") == "" {
+			t.Errorf("%d %s", r.Status, r.Body)
 		}
 		for i := range 300 { // of clients that there are not, from the same address
 			try(fmt.Sprintf("invented%d", i), "wrong")
 		}
-		if r := try("rs2", "wrong"); r.status != 429 {
-			t.Errorf("the address goes on: %d %s", r.status, r.body)
+		if r := try("rs2", "wrong"); r.Status != 429 {
+			t.Errorf("the address goes on: %d %s", r.Status, r.Body)
 		}
 		for _, id := range []string{"app", "rs"} {
-			if r := try(id, secret); r.status != 200 {
-				t.Errorf("%s is refused for what others did: %d %s", id, r.status, r.body)
+			if r := try(id, secret); r.Status != 200 {
+				t.Errorf("%s is refused for what others did: %d %s", id, r.Status, r.Body)
 			}
 		}
-		h.step(20 * time.Minute)
-		if r := try("app", "wrong"); r.status != 401 {
-			t.Errorf("the budget does not come back: %d %s", r.status, r.body)
+		h.Step(20 * time.Minute)
+		if r := try("app", "wrong"); r.Status != 401 {
+			t.Errorf("the budget does not come back: %d %s", r.Status, r.Body)
 		}
 	})
 }
 
 func TestScanOfIntrospection(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		tokens := h.login("app")
+	Each(t, func(t *testing.T, h *Harness) {
+		tokens := h.Login("app")
 		refused := 0
 		for i := range 300 {
-			switch r := h.post("/introspect", "rs", "token", fmt.Sprintf("guess%d", i)); r.status {
+			switch r := h.Post("/introspect", "rs", "token", fmt.Sprintf("guess%d", i)); r.Status {
 			case 429:
 				refused++
 			case 200:
 			default:
-				t.Fatal(r.status, r.body)
+				t.Fatal(r.Status, r.Body)
 			}
 		}
 		if refused != 300-unknownTokens {
 			t.Errorf("%d refused", refused)
 		}
-		if !h.active("rs", tokens.AccessToken) || h.post("/introspect", "rs2", "token", "guess").status != 200 {
+		if !h.Active("rs", tokens.AccessToken) || h.Post("/introspect", "rs2", "token", "guess").Status != 200 {
 			t.Error("others, or honest questions, suffer")
 		}
 	})
@@ -195,13 +195,13 @@ func TestScanOfIntrospection(t *testing.T) {
 
 func TestHeaderAndBodyBounds(t *testing.T) {
 	t.Parallel()
-	h := open(t, testConfig(sqliteURL(t)), nil)
+	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
 	head := "POST /token HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\r\n"
-	large := h.rawExchange(head + "X-Large: " + strings.Repeat("x", maxHeader) + "\r\nContent-Length: 0\r\n\r\n")
+	large := h.RawExchange(head + "X-Large: " + strings.Repeat("x", maxHeader) + "\r\nContent-Length: 0\r\n\r\n")
 	if !strings.HasPrefix(large, "HTTP/1.1 431 ") {
 		t.Errorf("%.40q", large)
 	}
-	if fits := h.rawExchange(head + "X-Large: " + strings.Repeat("x", maxHeader-1024) +
+	if fits := h.RawExchange(head + "X-Large: " + strings.Repeat("x", maxHeader-1024) +
 		"\r\nContent-Length: 0\r\n\r\n"); !strings.HasPrefix(
 		fits,
 		"HTTP/1.1 401 ",
@@ -209,11 +209,11 @@ func TestHeaderAndBodyBounds(t *testing.T) {
 		t.Errorf("%.40q", fits)
 	}
 	// The announced body never comes: the answer must not wait for it.
-	if early := h.rawExchange(head + "Content-Length: 100000000\r\n\r\n"); !strings.HasPrefix(early, "HTTP/1.1 413 ") {
+	if early := h.RawExchange(head + "Content-Length: 100000000\r\n\r\n"); !strings.HasPrefix(early, "HTTP/1.1 413 ") {
 		t.Errorf("%.40q", early)
 	}
 	chunk := fmt.Sprintf("%x\r\n%s\r\n", 32<<10, strings.Repeat("x", 32<<10))
-	if chunked := h.rawExchange(head + "Transfer-Encoding: chunked\r\n\r\n" + chunk + chunk + chunk +
+	if chunked := h.RawExchange(head + "Transfer-Encoding: chunked\r\n\r\n" + chunk + chunk + chunk +
 		"0\r\n\r\n"); !strings.HasPrefix(
 		chunked,
 		"HTTP/1.1 413 ",
@@ -224,16 +224,16 @@ func TestHeaderAndBodyBounds(t *testing.T) {
 
 func TestCORS(t *testing.T) {
 	t.Parallel()
-	c := testConfig(sqliteURL(t))
+	c := ConfigFor(SQLiteURL(t))
 	c.CORSOrigins = config.List{"https://app.example"}
-	h := open(t, c, nil)
+	h := OpenHarness(t, c, nil)
 	call := func(method, path, origin string) http.Header {
-		r := must(http.NewRequest(method, h.base+path, nil))
+		r := Must(http.NewRequest(method, h.Base+path, nil))
 		r.Header.Set("Origin", origin)
 		if method == http.MethodOptions {
 			r.Header.Set("Access-Control-Request-Method", "POST")
 		}
-		return h.send(r).header
+		return h.Send(r).Header
 	}
 	for _, path := range []string{"/token", "/revoke"} {
 		for _, method := range []string{http.MethodPost, http.MethodOptions} {
@@ -264,27 +264,27 @@ func TestCORS(t *testing.T) {
 
 func TestJWKSCaching(t *testing.T) {
 	t.Parallel()
-	h := open(t, testConfig(sqliteURL(t)), nil)
-	first := h.get("/.well-known/jwks.json")
-	if first.header.Get("Cache-Control") != "public, max-age=300" ||
-		first.header.Get("Content-Type") != "application/jwk-set+json" {
-		t.Error(first.header)
+	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
+	first := h.Get("/.well-known/jwks.json")
+	if first.Header.Get("Cache-Control") != "public, max-age=300" ||
+		first.Header.Get("Content-Type") != "application/jwk-set+json" {
+		t.Error(first.Header)
 	}
-	r := must(http.NewRequest(http.MethodGet, h.base+"/.well-known/jwks.json", nil))
-	r.Header.Set("If-None-Match", `"else", W/`+first.header.Get("ETag"))
-	if again := h.send(r); again.status != http.StatusNotModified || again.body != "" {
-		t.Error(again.status)
+	r := Must(http.NewRequest(http.MethodGet, h.Base+"/.well-known/jwks.json", nil))
+	r.Header.Set("If-None-Match", `"else", W/`+first.Header.Get("ETag"))
+	if again := h.Send(r); again.Status != http.StatusNotModified || again.Body != "" {
+		t.Error(again.Status)
 	}
-	head := h.send(must(http.NewRequest(http.MethodHead, h.base+"/.well-known/jwks.json", nil)))
-	if head.status != 200 || head.body != "" || head.header.Get("ETag") != first.header.Get("ETag") ||
-		head.header.Get("Content-Length") == "" {
+	head := h.Send(Must(http.NewRequest(http.MethodHead, h.Base+"/.well-known/jwks.json", nil)))
+	if head.Status != 200 || head.Body != "" || head.Header.Get("ETag") != first.Header.Get("ETag") ||
+		head.Header.Get("Content-Length") == "" {
 		t.Error(head)
 	}
 }
 
 // fails counts a failed login of an account at an unfamiliar address.
-func (h *harness) fails(k storage.LoginKey) {
-	h.t.Helper()
+func (h *Harness) fails(k storage.LoginKey) {
+	h.T.Helper()
 	account := storage.Bucket{Name: k.AccountBucket, Account: k.AccountBucket}
-	must(0, h.server.db.Throttle().AddFailures(ctx, []storage.Bucket{account}, h.clock.now()))
+	Must(0, h.Server.db.Throttle().AddFailures(ctx, []storage.Bucket{account}, h.Clock.Now()))
 }

@@ -17,21 +17,21 @@ import (
 func TestLastSecondOfALogin(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
-		at := &testClock{}
+		at := &Clock{}
 		at.at.Store(noon.Add(500 * time.Millisecond).UnixNano())
-		c := testConfig(databaseURL)
+		c := ConfigFor(databaseURL)
 		c.RefreshMaxTTL, c.RefreshIdleTTL = time.Hour, time.Hour
-		h := open(t, c, at)
-		h.provision()
-		token := h.login("app").RefreshToken
-		h.step(time.Hour - 600*time.Millisecond) // a second of it is left, at least in whole seconds
-		tokens := h.refresh("app", token).tokens(t)
+		h := OpenHarness(t, c, at)
+		h.Provision()
+		token := h.Login("app").RefreshToken
+		h.Step(time.Hour - 600*time.Millisecond) // a second of it is left, at least in whole seconds
+		tokens := h.Refresh("app", token).Tokens(t)
 		if tokens.ExpiresIn < 1 {
 			t.Errorf("expires_in %d", tokens.ExpiresIn)
 		}
-		h.step(200 * time.Millisecond)
-		if r := h.refresh("app", tokens.RefreshToken); r.status != 400 || r.code(t) != "invalid_grant" {
-			t.Errorf("%d %s", r.status, r.body)
+		h.Step(200 * time.Millisecond)
+		if r := h.Refresh("app", tokens.RefreshToken); r.Status != 400 || r.Code(t) != "invalid_grant" {
+			t.Errorf("%d %s", r.Status, r.Body)
 		}
 	})
 }
@@ -39,30 +39,30 @@ func TestLastSecondOfALogin(t *testing.T) {
 // A token that our key has signed, but that begins at a time that has not come, is not active (RFC 7662 §4).
 func TestTokenThatHasNotBegun(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		real := h.login("app").AccessToken
-		payload, _, err := h.server.ring.Verify(real)
-		must(0, err)
-		signer := must(h.server.ring.Signer(ctx, h.clock.now().Add(time.Hour)))
+	Each(t, func(t *testing.T, h *Harness) {
+		real := h.Login("app").AccessToken
+		payload, _, err := h.Server.ring.Verify(real)
+		Must(0, err)
+		signer := Must(h.Server.ring.Signer(ctx, h.Clock.Now().Add(time.Hour)))
 		for name, c := range map[string]struct {
 			change map[string]any
 			active bool
 		}{
 			"as it is":                {nil, true},
-			"issued a little ahead":   {map[string]any{"iat": h.clock.now().Add(20 * time.Second).Unix()}, true},
-			"issued an hour ahead":    {map[string]any{"iat": h.clock.now().Add(time.Hour).Unix()}, false},
-			"not before an hour":      {map[string]any{"nbf": h.clock.now().Add(time.Hour).Unix()}, false},
-			"not before a minute":     {map[string]any{"nbf": h.clock.now().Add(-time.Minute).Unix()}, true},
+			"issued a little ahead":   {map[string]any{"iat": h.Clock.Now().Add(20 * time.Second).Unix()}, true},
+			"issued an hour ahead":    {map[string]any{"iat": h.Clock.Now().Add(time.Hour).Unix()}, false},
+			"not before an hour":      {map[string]any{"nbf": h.Clock.Now().Add(time.Hour).Unix()}, false},
+			"not before a minute":     {map[string]any{"nbf": h.Clock.Now().Add(-time.Minute).Unix()}, true},
 			"not before of no number": {map[string]any{"nbf": "tomorrow"}, false},
 		} {
 			claims := map[string]any{}
-			must(0, json.Unmarshal(payload, &claims))
+			Must(0, json.Unmarshal(payload, &claims))
 			claims["jti"] = name
 			for k, v := range c.change {
 				claims[k] = v
 			}
-			token := must(signer.Sign(keys.TypAccessToken, must(json.Marshal(claims))))
-			if got := h.active("rs", token); got != c.active {
+			token := Must(signer.Sign(keys.TypAccessToken, Must(json.Marshal(claims))))
+			if got := h.Active("rs", token); got != c.active {
 				t.Errorf("%s: active %v", name, got)
 			}
 		}
@@ -73,40 +73,40 @@ func TestTokenThatHasNotBegun(t *testing.T) {
 // that there is here.
 func TestClientAssertion(t *testing.T) {
 	t.Parallel()
-	h := open(t, testConfig(sqliteURL(t)), nil)
-	h.provision()
-	r := h.post("/introspect", "rs", "token", "x", "client_assertion", "y")
-	if r.status != 400 || r.code(t) != "invalid_request" {
-		t.Errorf("with Basic: %d %s", r.status, r.body)
+	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
+	h.Provision()
+	r := h.Post("/introspect", "rs", "token", "x", "client_assertion", "y")
+	if r.Status != 400 || r.Code(t) != "invalid_request" {
+		t.Errorf("with Basic: %d %s", r.Status, r.Body)
 	}
-	r = h.post("/introspect", "rs", "token", "x", "client_assertion_type", "y")
-	if r.status != 400 || r.code(t) != "invalid_request" {
-		t.Errorf("with Basic, the type alone: %d %s", r.status, r.body)
+	r = h.Post("/introspect", "rs", "token", "x", "client_assertion_type", "y")
+	if r.Status != 400 || r.Code(t) != "invalid_request" {
+		t.Errorf("with Basic, the type alone: %d %s", r.Status, r.Body)
 	}
-	r = h.post("/introspect", "", "token", "x", "client_assertion", "y", "client_id", "rs", "client_secret", secret)
-	if r.status != 400 || r.code(t) != "invalid_request" {
-		t.Errorf("with a secret: %d %s", r.status, r.body)
+	r = h.Post("/introspect", "", "token", "x", "client_assertion", "y", "client_id", "rs", "client_secret", secret)
+	if r.Status != 400 || r.Code(t) != "invalid_request" {
+		t.Errorf("with a secret: %d %s", r.Status, r.Body)
 	}
-	r = h.post("/token", publicClient, "grant_type", "refresh_token", "refresh_token", "x", "client_assertion", "y")
-	if r.status != 401 {
-		t.Errorf("alone: %d %s", r.status, r.body)
+	r = h.Post("/token", publicClient, "grant_type", "refresh_token", "refresh_token", "x", "client_assertion", "y")
+	if r.Status != 401 {
+		t.Errorf("alone: %d %s", r.Status, r.Body)
 	}
 }
 
 // doctor tells of a server that runs here and is not ready, and what a public client and late retries mean.
 func TestDoctorAsksTheServer(t *testing.T) {
 	t.Parallel()
-	h := open(t, testConfig(sqliteURL(t)), nil)
-	h.provision()
+	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
+	h.Provision()
 	listener := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h.server.look(ctx)
-		h.server.AdminHandler().ServeHTTP(w, r)
+		h.Server.look(ctx)
+		h.Server.AdminHandler().ServeHTTP(w, r)
 	}))
 	defer listener.Close()
-	c := h.config
+	c := h.Config
 	c.AdminListen, c.RefreshLateRetry = strings.TrimPrefix(listener.URL, "http://"), 24*time.Hour
 	found := func(check string, status admin.FindingStatus, says string) bool {
-		for _, f := range doctorOf(ctx, c, admin.Options{Actor: "os:test"}, nil) {
+		for _, f := range DoctorOf(ctx, c, admin.Options{Actor: "os:test"}, nil) {
 			if f.Check == check && f.Status == status && strings.Contains(f.Found, says) {
 				return true
 			}
@@ -123,7 +123,7 @@ func TestDoctorAsksTheServer(t *testing.T) {
 		t.Error("a stranger is taken for a server")
 	}
 	c.AdminListen = strings.TrimPrefix(listener.URL, "http://")
-	h.server.stopping.Store(true)
+	h.Server.stopping.Store(true)
 	if !found("server", admin.FindingFailed, "is not ready: serving") {
 		t.Error("a server that is not ready is not told of")
 	}

@@ -24,7 +24,7 @@ import (
 func TestLogLinesWaitForAMoment(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var out lockedBuffer
+		var out Buffer
 		log := NewLog(config.Config{LogLevel: "info"}, &out, false)
 		wrote := func(lines int, name string) {
 			t.Helper()
@@ -53,7 +53,7 @@ func TestLogLinesWaitForAMoment(t *testing.T) {
 func TestLogOnATerminal(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var out lockedBuffer
+		var out Buffer
 		log := NewLog(config.Config{LogLevel: "info"}, &out, true)
 		defer log.Close()
 		began := time.Now()
@@ -75,7 +75,7 @@ func delivered(t *testing.T, log string) (lines int) {
 	next := 0
 	for line := range strings.Lines(log) {
 		if m := noticed.FindStringSubmatch(line); m != nil {
-			next += must(strconv.Atoi(m[1]))
+			next += Must(strconv.Atoi(m[1]))
 			continue
 		}
 		var r struct{ N int }
@@ -134,7 +134,7 @@ func (l *Lines) full() bool {
 
 // moody is a writer that fails for a while, after a part of what it is given.
 type moody struct {
-	lockedBuffer
+	Buffer
 	fails atomic.Bool
 	part  int
 }
@@ -142,10 +142,10 @@ type moody struct {
 func (m *moody) Write(p []byte) (int, error) {
 	if m.fails.Load() {
 		n := min(m.part, len(p))
-		m.lockedBuffer.Write(p[:n])
+		m.Buffer.Write(p[:n])
 		return n, errors.New("no space left on device")
 	}
-	return m.lockedBuffer.Write(p)
+	return m.Buffer.Write(p)
 }
 
 // A full disk costs the lines that did not fit, and the log says so once there is room again. What was written in part
@@ -207,7 +207,7 @@ func TestLogCloseIsBounded(t *testing.T) {
 // Many who log at once lose nothing to each other.
 func TestLogInParallel(t *testing.T) {
 	t.Parallel()
-	var out lockedBuffer
+	var out Buffer
 	log := NewLog(config.Config{LogLevel: "info"}, &out, false)
 	var all sync.WaitGroup
 	for range 8 {
@@ -257,7 +257,7 @@ func TestLogLinesAreBounded(t *testing.T) {
 	}
 	for _, format := range []string{"json", "text"} {
 		for name, record := range records {
-			var out lockedBuffer
+			var out Buffer
 			log := NewLog(config.Config{LogLevel: "info", LogFormat: format}, &out, false)
 			record(log.Logger)
 			log.Close()
@@ -279,11 +279,11 @@ func TestLogLinesAreBounded(t *testing.T) {
 // A method that HTTP does not know is a word of a stranger, and the log has its beginning only.
 func TestLogOfAStrangersMethod(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		h.rawExchange(strings.Repeat("M", 9<<10) + " /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-		h.get("/livez")
-		waitUntil(t, func() bool { return strings.Contains(h.log.String(), `"method":"`+strings.Repeat("M", 16)+`"`) })
-		waitUntil(t, func() bool { return strings.Contains(h.log.String(), `"method":"`+http.MethodGet+`"`) })
+	Each(t, func(t *testing.T, h *Harness) {
+		h.RawExchange(strings.Repeat("M", 9<<10) + " /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		h.Get("/livez")
+		waitUntil(t, func() bool { return strings.Contains(h.Log.String(), `"method":"`+strings.Repeat("M", 16)+`"`) })
+		waitUntil(t, func() bool { return strings.Contains(h.Log.String(), `"method":"`+http.MethodGet+`"`) })
 	})
 }
 

@@ -19,17 +19,17 @@ var metricName = regexp.MustCompile(`\bkeyturn_[a-z_]+`)
 // is one that a stranger makes.
 func TestAlertsAskForWhatThereIs(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		h.login("app")
+	Each(t, func(t *testing.T, h *Harness) {
+		h.Login("app")
 		for _, path := range []string{"/token/../x", "/nobody", "/%00"} {
-			h.rawExchange(
+			h.RawExchange(
 				"FROB" + strings.Repeat(
 					"X",
 					5,
 				) + " " + path + " HTTP/1.1\r\nHost: x\r\nX-Request-Id: stranger\r\nConnection: close\r\n\r\n",
 			)
 		}
-		h.post("/token", "app", "grant_type", "of-a-stranger")
+		h.Post("/token", "app", "grant_type", "of-a-stranger")
 		h.loginFrom("192.0.2.1", "a-stranger", "wrong")
 		text := h.metricsText()
 		for _, made := range []string{"stranger", "FROB", "nobody"} {
@@ -38,16 +38,16 @@ func TestAlertsAskForWhatThereIs(t *testing.T) {
 			}
 		}
 		for _, file := range []string{"../deploy/prometheus/alerts.yaml", "../deploy/grafana/keyturn.json"} {
-			for _, name := range metricName.FindAllString(string(must(os.ReadFile(file))), -1) {
+			for _, name := range metricName.FindAllString(string(Must(os.ReadFile(file))), -1) {
 				family := strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(name, "_bucket"), "_count"), "_sum")
 				if !strings.Contains(text, "# TYPE "+family+" ") && name != "keyturn_test" {
 					t.Errorf("%s: there is no %s", file, name)
 				}
 			}
 		}
-		page := strings.ToLower(string(must(os.ReadFile("../docs/operate.md"))))
+		page := strings.ToLower(string(Must(os.ReadFile("../docs/operate.md"))))
 		alerts := regexp.MustCompile(`(?m)- alert: (\w+)$`).
-			FindAllStringSubmatch(string(must(os.ReadFile("../deploy/prometheus/alerts.yaml"))), -1)
+			FindAllStringSubmatch(string(Must(os.ReadFile("../deploy/prometheus/alerts.yaml"))), -1)
 		for _, alert := range alerts {
 			if !strings.Contains(page, "\n### "+strings.ToLower(alert[1])+"\n") {
 				t.Errorf("docs/operate.md does not say what to do at %s", alert[1])
@@ -62,7 +62,7 @@ func TestAlertsAskForWhatThereIs(t *testing.T) {
 // A server that is not ready, and keys that turn, show in the metrics.
 func TestMetricsOfKeysAndReadiness(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
+	Each(t, func(t *testing.T, h *Harness) {
 		text := h.metricsText()
 		for _, want := range []string{"keyturn_ready 1\n", `state="current"} 0` + "\n", `state="next"} 0` + "\n",
 			"keyturn_audit_records_total ", "keyturn_refreshes_total{kind=\"reuse\"} 0\n"} {
@@ -70,15 +70,15 @@ func TestMetricsOfKeysAndReadiness(t *testing.T) {
 				t.Errorf("no %q", want)
 			}
 		}
-		h.step(time.Hour)
+		h.Step(time.Hour)
 		if text := h.metricsText(); !strings.Contains(text, `state="current"} 3600`+"\n") {
 			t.Error("the key does not grow old")
 		}
-		h.server.stopping.Store(true)
+		h.Server.stopping.Store(true)
 		if text := h.metricsText(); !strings.Contains(text, "keyturn_ready 0\n") {
 			t.Error("it is ready")
 		}
-		h.server.stopping.Store(false)
+		h.Server.stopping.Store(false)
 	})
 }
 
@@ -86,26 +86,26 @@ func TestMetricsOfKeysAndReadiness(t *testing.T) {
 func TestTraces(t *testing.T) {
 	t.Parallel()
 	const id = "4bf92f3577b34da6a3ce929d0e0e4736"
-	each(t, func(t *testing.T, h *harness) {
+	Each(t, func(t *testing.T, h *Harness) {
 		send := func(traceparent string) {
-			r := must(
+			r := Must(
 				http.NewRequest(
 					http.MethodPost,
-					h.base+"/token",
+					h.Base+"/token",
 					strings.NewReader("grant_type=password&username=alice&password="+strings.ReplaceAll(password, " ", "+")),
 				),
 			)
 			r.Header.Set("Content-Type", formMediaType)
-			r.Header.Set("Authorization", basic("app", secret))
+			r.Header.Set("Authorization", Basic("app", secret))
 			r.Header.Set("Traceparent", traceparent)
-			h.send(r).tokens(t)
+			h.Send(r).Tokens(t)
 		}
 		send("00-" + id + "-00f067aa0ba902b7-01")
-		if !strings.Contains(h.log.String(), `"trace_id":"`+id+`"`) {
+		if !strings.Contains(h.Log.String(), `"trace_id":"`+id+`"`) {
 			t.Error("the log does not name the trace")
 		}
 		spans := tracetest.NewSpanRecorder()
-		h.server.tracer = trace.NewTracerProvider(trace.WithSpanProcessor(spans)).Tracer("test")
+		h.Server.tracer = trace.NewTracerProvider(trace.WithSpanProcessor(spans)).Tracer("test")
 		send("00-" + id + "-00f067aa0ba902b7-01")
 		var names []string
 		for _, span := range spans.Ended() {

@@ -15,11 +15,11 @@ import (
 // What is refused at the start is refused at a reload, and a warning is told again.
 func TestReloadRefusesAndWarns(t *testing.T) {
 	t.Parallel()
-	h := open(t, hashingConfig(storagetest.SQLiteURL(t)), nil)
+	h := OpenHarness(t, HashingConfig(storagetest.SQLiteURL(t)), nil)
 	f := &listeners{}
-	f.public.set(h.server.PublicHandler())
+	f.public.set(h.Server.PublicHandler())
 	reload := func(change func(*config.Config)) error {
-		next := *h.server.config()
+		next := *h.Server.config()
 		change(&next)
 		return h.reload(f, Options{}, next)
 	}
@@ -34,7 +34,7 @@ func TestReloadRefusesAndWarns(t *testing.T) {
 		}
 	}
 	warned := func() int {
-		return strings.Count(h.log.String(), `"level":"WARN","msg":"the configuration should be changed"`)
+		return strings.Count(h.Log.String(), `"level":"WARN","msg":"the configuration should be changed"`)
 	}
 	for n := range 2 {
 		if err := reload(func(c *config.Config) { c.BehindProxy = true }); err != nil || warned() != n+1 {
@@ -49,16 +49,16 @@ func TestReloadRefusesAndWarns(t *testing.T) {
 // A server warns when it starts.
 func TestServeWarns(t *testing.T) {
 	t.Parallel()
-	c := hashingConfig(storagetest.SQLiteURL(t))
+	c := HashingConfig(storagetest.SQLiteURL(t))
 	c.BehindProxy = true
-	l := must(Listen(c))
-	log := &lockedBuffer{}
+	l := Must(Listen(c))
+	log := &Buffer{}
 	running, stop := context.WithCancel(ctx)
 	served := make(chan error, 1)
 	go func() {
-		served <- serveAt(running, c, Options{Log: slog.New(slog.NewJSONHandler(log, nil))}, l)
+		served <- ServeAt(running, c, Options{Log: slog.New(slog.NewJSONHandler(log, nil))}, l)
 	}()
-	r := must(http.Get("http://" + l.Public.Addr().String() + "/livez"))
+	r := Must(http.Get("http://" + l.Public.Addr().String() + "/livez"))
 	r.Body.Close()
 	stop()
 	if err := <-served; err != nil {

@@ -33,18 +33,18 @@ import (
 func TestReload(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
-		c := hashingConfig(databaseURL)
-		h := open(t, c, nil)
-		h.provision()
+		c := HashingConfig(databaseURL)
+		h := OpenHarness(t, c, nil)
+		h.Provision()
 		f := &listeners{}
-		f.public.set(h.server.PublicHandler())
+		f.public.set(h.Server.PublicHandler())
 		var level slog.LevelVar
 		o := Options{Level: &level}
 		reload := func(change func(*config.Config)) error {
-			next := *h.server.config()
+			next := *h.Server.config()
 			change(&next)
 			err := h.reload(f, o, next)
-			h.server.tellReload(err)
+			h.Server.tellReload(err)
 			return err
 		}
 		if err := reload(func(c *config.Config) {
@@ -54,20 +54,20 @@ func TestReload(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		tokens := h.login("app")
+		tokens := h.Login("app")
 		if tokens.ExpiresIn != 60 || level.Level() != slog.LevelWarn {
 			t.Errorf("%d s, %v", tokens.ExpiresIn, level.Level())
 		}
-		if got := h.get("/.well-known/jwks.json").header.Get("Cache-Control"); got != "public, max-age=60" {
+		if got := h.Get("/.well-known/jwks.json").Header.Get("Cache-Control"); got != "public, max-age=60" {
 			t.Error(got)
 		}
 		for range 3 {
 			h.loginFrom("192.0.2.7", "alice", "wrong")
 		}
-		if r := h.loginFrom("192.0.2.7", "alice", password); r.status == 200 {
+		if r := h.loginFrom("192.0.2.7", "alice", password); r.Status == 200 {
 			t.Error("the limit of failed logins is the old one")
 		}
-		if log := h.log.String(); !strings.Contains(log, `"settings":"listen"`) || h.server.config().Listen == "127.0.0.1:1" {
+		if log := h.Log.String(); !strings.Contains(log, `"settings":"listen"`) || h.Server.config().Listen == "127.0.0.1:1" {
 			t.Error("nobody was told that listen needs a restart")
 		}
 		for _, bad := range []func(*config.Config){
@@ -80,7 +80,7 @@ func TestReload(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		}
-		if tokens := h.refresh("app", tokens.RefreshToken).tokens(t); tokens.ExpiresIn != 60 {
+		if tokens := h.Refresh("app", tokens.RefreshToken).Tokens(t); tokens.ExpiresIn != 60 {
 			t.Errorf("%d s", tokens.ExpiresIn)
 		}
 		if text := h.metricsText(); !strings.Contains(text, `keyturn_config_reloads_total{outcome="failed"} 3`) ||
@@ -114,18 +114,18 @@ func TestReloadOfACertificate(t *testing.T) {
 		}
 	}
 	certificate(1)
-	c := hashingConfig(storagetest.SQLiteURL(t))
+	c := HashingConfig(storagetest.SQLiteURL(t))
 	c.TLSCertFile, c.TLSKeyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	listeners, err := Listen(c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	asked := make(chan os.Signal, 1)
-	log := &lockedBuffer{}
+	log := &Buffer{}
 	served := make(chan error, 1)
 	running, stop := context.WithCancel(ctx)
 	go func() {
-		served <- serveAt(running, c, Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil)),
+		served <- ServeAt(running, c, Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil)),
 			Reload: Reload{Asked: asked, Read: func(config.Config) (Reread, error) { return Reread{Config: c}, nil }}}, listeners)
 	}()
 	t.Cleanup(func() {
@@ -172,9 +172,9 @@ func TestReloadOfACertificate(t *testing.T) {
 }
 
 // metricsText is what Prometheus reads.
-func (h *harness) metricsText() string {
-	h.t.Helper()
-	return textOf(h.server.AdminHandler(), "/metrics")
+func (h *Harness) metricsText() string {
+	h.T.Helper()
+	return textOf(h.Server.AdminHandler(), "/metrics")
 }
 
 // textOf is what a handler answers to a GET.
@@ -187,15 +187,15 @@ func textOf(h http.Handler, path string) string {
 // selfSigned is a certificate with its key, for loopback.
 func selfSigned(t *testing.T, serial int64) (certPEM, keyPEM []byte) {
 	t.Helper()
-	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	key := Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(serial),
 		NotBefore:    time.Now().Add(-time.Hour),
 		NotAfter:     time.Now().Add(time.Hour),
 		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
-	der := must(x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key))
-	private := must(x509.MarshalPKCS8PrivateKey(key))
+	der := Must(x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key))
+	private := Must(x509.MarshalPKCS8PrivateKey(key))
 	return pem.EncodeToMemory(
 		&pem.Block{Type: "CERTIFICATE", Bytes: der},
 	), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
@@ -204,17 +204,17 @@ func selfSigned(t *testing.T, serial int64) (certPEM, keyPEM []byte) {
 // Whoever has sent half a request does not decide how a server ends: it is cut off in time, and the server ends well.
 func TestStopDespiteASlowClient(t *testing.T) {
 	t.Parallel()
-	c := hashingConfig(storagetest.SQLiteURL(t))
-	listeners := must(Listen(c))
-	log := &lockedBuffer{}
+	c := HashingConfig(storagetest.SQLiteURL(t))
+	listeners := Must(Listen(c))
+	log := &Buffer{}
 	served := make(chan error, 1)
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	go func() {
-		served <- serveAt(running, c, Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))},
+		served <- ServeAt(running, c, Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))},
 			listeners)
 	}()
-	conn := must(net.Dial("tcp", listeners.Public.Addr().String()))
+	conn := Must(net.Dial("tcp", listeners.Public.Addr().String()))
 	defer conn.Close()
 	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(log.String(),
 		`"msg":"serving"`); time.Sleep(5 * time.Millisecond) {
@@ -222,7 +222,7 @@ func TestStopDespiteASlowClient(t *testing.T) {
 			t.Fatal(log.String())
 		}
 	}
-	must(
+	Must(
 		conn.Write(
 			[]byte(
 				"POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: " +
@@ -231,10 +231,10 @@ func TestStopDespiteASlowClient(t *testing.T) {
 		),
 	)
 	time.Sleep(50 * time.Millisecond) // until it is being read
-	lock := must(
+	lock := Must(
 		storagetest.Raw(t, c.Database).Conn(ctx),
 	) // neither does whoever keeps the last heartbeat from being written
-	must(lock.ExecContext(ctx, `BEGIN IMMEDIATE`))
+	Must(lock.ExecContext(ctx, `BEGIN IMMEDIATE`))
 	defer lock.ExecContext(ctx, `ROLLBACK`)
 	begun := time.Now()
 	stop()
@@ -269,29 +269,29 @@ func TestReloadOfBudgets(t *testing.T) {
 // A reload that cannot be recorded changes nothing, and one that has nothing to record needs no database.
 func TestReloadWhileTheDatabaseIsAway(t *testing.T) {
 	t.Parallel()
-	h := open(t, hashingConfig(storagetest.SQLiteURL(t)), nil)
+	h := OpenHarness(t, HashingConfig(storagetest.SQLiteURL(t)), nil)
 	f := &listeners{}
-	f.public.set(h.server.PublicHandler())
+	f.public.set(h.Server.PublicHandler())
 	var level slog.LevelVar
-	h.server.db.Close()
-	next := *h.server.config()
+	h.Server.db.Close()
+	next := *h.Server.config()
 	next.AccessTTL, next.LogLevel = time.Minute, "error"
 	if err := h.reload(f, Options{Level: &level}, next); err == nil || level.Level() != slog.LevelInfo ||
-		h.server.config().AccessTTL == next.AccessTTL {
+		h.Server.config().AccessTTL == next.AccessTTL {
 		t.Errorf("%v %v", err, level.Level())
 	}
-	next.AccessTTL = h.server.config().AccessTTL
+	next.AccessTTL = h.Server.config().AccessTTL
 	if err := h.reload(f, Options{Level: &level}, next); err != nil || level.Level() != slog.LevelError {
 		t.Errorf("%v %v", err, level.Level())
 	}
 }
 
 // reload does what the edge does with a configuration that was read again, and then what the server does.
-func (h *harness) reload(f *listeners, o Options, next config.Config) error {
-	mixed, later := h.server.config().Reloaded(next)
+func (h *Harness) reload(f *listeners, o Options, next config.Config) error {
+	mixed, later := h.Server.config().Reloaded(next)
 	problems := append(mixed.Problems(true), keys.Config(mixed.Keys()).Problems()...)
 	if problems = append(problems, next.Problems(true)...); len(problems) > 0 {
 		return &config.Error{Problems: problems}
 	}
-	return h.server.reload(ctx, f, o, Reread{Config: mixed, Later: later, Warnings: next.Warnings()})
+	return h.Server.reload(ctx, f, o, Reread{Config: mixed, Later: later, Warnings: next.Warnings()})
 }

@@ -48,13 +48,13 @@ func TestRush(t *testing.T) {
 }
 
 func (c rush) run(t *testing.T, databaseURL string) {
-	config := testConfig(databaseURL)
+	config := ConfigFor(databaseURL)
 	config.KeyBits, config.LogLevel = c.bits, "error"
 	if c.replicas > 1 { // which do not know for how long a client has waited at another
 		config.RefreshLateRetry = 24 * time.Hour
 	}
-	if !isSQLite(databaseURL) {
-		config.MasterKeyFile = masterFile(t)
+	if !IsSQLite(databaseURL) {
+		config.MasterKeyFile = MasterFile(t)
 	}
 	generate := keystest.Generator()
 	if c.bits != 2048 {
@@ -64,11 +64,11 @@ func (c rush) run(t *testing.T, databaseURL string) {
 	for range c.replicas {
 		replicas = append(replicas, serveWith(t, config, Options{Generate: generate, CPUs: c.cpus}))
 	}
-	replicas[0].provision()
+	replicas[0].Provision()
 	crowd := crowdOf(replicas...)
 	limited, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	filled := replicas[0].fillGrants("app", c.clients)
+	filled := replicas[0].FillGrants("app", c.clients)
 	result := servertest.Rush{Next: make([]string, c.clients)}
 	for i := range result.Next {
 		result.Next[i] = filled.RefreshToken(i)
@@ -90,14 +90,14 @@ func (c rush) run(t *testing.T, databaseURL string) {
 		result.Refusals, result.Took.Round(time.Millisecond))
 	var late int
 	row := storagetest.Raw(t, databaseURL).QueryRow(`SELECT COUNT(*) FROM audit WHERE type = 'grant.late-retry'`)
-	must(0, row.Scan(&late))
+	Must(0, row.Scan(&late))
 	t.Logf("%d of them repeated later than the retry window", late)
 	if result.Lost > 0 || result.Unserved > 0 {
 		t.Errorf("%d of %d sessions were lost, %d not served", result.Lost, result.Clients, result.Unserved)
 	}
 	for i, next := range result.Next { // what they were given is good
 		if i%50 == 0 && next != "" {
-			replicas[0].refresh("app", next).tokens(t)
+			replicas[0].Refresh("app", next).Tokens(t)
 		}
 	}
 }

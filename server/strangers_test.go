@@ -20,16 +20,16 @@ import (
 // ready, and nothing of it is among the failures that wake somebody.
 func TestFloodOfStrangers(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
-		c := hashingConfig(databaseURL)
-		if !isSQLite(databaseURL) {
+		c := HashingConfig(databaseURL)
+		if !IsSQLite(databaseURL) {
 			proxy := storagetest.NewProxy(t, databaseURL)
 			proxy.Delay(2 * time.Millisecond) // a database on another host
-			c.Database, c.MasterKeyFile = proxy.URL, masterFile(t)
+			c.Database, c.MasterKeyFile = proxy.URL, MasterFile(t)
 		}
-		log := &lockedBuffer{}
+		log := &Buffer{}
 		h := serveWith(t, c, Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))})
-		h.provision()
-		token := h.login("app").RefreshToken
+		h.Provision()
+		token := h.Login("app").RefreshToken
 		flooding, stop := context.WithCancel(ctx)
 		var all sync.WaitGroup
 		var asked atomic.Int64
@@ -40,7 +40,7 @@ func TestFloodOfStrangers(t *testing.T) {
 				for n := 0; flooding.Err() == nil; n++ {
 					form := strings.NewReader(fmt.Sprintf(
 						"grant_type=refresh_token&refresh_token=x&client_id=no%d-%d&client_secret=x", i, n))
-					r, _ := http.NewRequestWithContext(flooding, http.MethodPost, h.base+"/token", form)
+					r, _ := http.NewRequestWithContext(flooding, http.MethodPost, h.Base+"/token", form)
 					r.Header.Set("Content-Type", formMediaType)
 					if res, err := strangers.Do(r); err == nil {
 						res.Body.Close()
@@ -51,8 +51,8 @@ func TestFloodOfStrangers(t *testing.T) {
 		}
 		served := 0
 		for end := time.Now().Add(time.Duration(servertest.Times(int(1500*time.Millisecond), int(4*time.Second)))); time.Now().Before(end); served++ {
-			token = h.refresh("app", token).tokens(t).RefreshToken
-			if err := h.server.ready(); err != nil {
+			token = h.Refresh("app", token).Tokens(t).RefreshToken
+			if err := h.Server.ready(); err != nil {
 				t.Errorf("strangers make the replica unready: %v", err)
 			}
 		}

@@ -18,7 +18,7 @@ import (
 // could not read.
 func TestAdminTakesUTF8(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
+	Each(t, func(t *testing.T, h *Harness) {
 		const cp1251 = "\xef\xf0\xe8\xe2\xe5\xf2, \xec\xe8\xf0, \xef\xf0\xe8\xe2\xe5\xf2"
 		replaced := strings.Repeat("\ufffd", 20)
 		spec := func(change func(*admin.ClientSpec)) error {
@@ -29,23 +29,23 @@ func TestAdminTakesUTF8(t *testing.T) {
 				Secret:    secret,
 			}
 			change(&s)
-			_, err := h.admin.Clients().Create(ctx, s)
+			_, err := h.Admin.Clients().Create(ctx, s)
 			return err
 		}
-		_, badName := h.admin.Users().Create(ctx, cp1251, password, nil)
-		_, badPassword := h.admin.Users().Create(ctx, "bob", cp1251, nil)
-		_, replacedPassword := h.admin.Users().Create(ctx, "bob", replaced, nil)
-		_, badRole := h.admin.Users().Create(ctx, "bob", password, []string{cp1251})
-		_, badSecret := h.admin.Clients().RotateSecret(ctx, "app", cp1251, time.Hour)
-		_, replacedSecret := h.admin.Clients().RotateSecret(ctx, "app", replaced, time.Hour)
-		_, badReason := openAdmin(ctx, *h.server.config(), admin.Options{Actor: "os:test", Reason: cp1251})
-		_, nulReason := openAdmin(ctx, *h.server.config(), admin.Options{Actor: "os:test", Reason: "a\x00"})
+		_, badName := h.Admin.Users().Create(ctx, cp1251, password, nil)
+		_, badPassword := h.Admin.Users().Create(ctx, "bob", cp1251, nil)
+		_, replacedPassword := h.Admin.Users().Create(ctx, "bob", replaced, nil)
+		_, badRole := h.Admin.Users().Create(ctx, "bob", password, []string{cp1251})
+		_, badSecret := h.Admin.Clients().RotateSecret(ctx, "app", cp1251, time.Hour)
+		_, replacedSecret := h.Admin.Clients().RotateSecret(ctx, "app", replaced, time.Hour)
+		_, badReason := OpenAdmin(ctx, *h.Server.config(), admin.Options{Actor: "os:test", Reason: cp1251})
+		_, nulReason := OpenAdmin(ctx, *h.Server.config(), admin.Options{Actor: "os:test", Reason: "a\x00"})
 		for what, err := range map[string]error{
 			"name": badName, "password": badPassword, "replaced password": replacedPassword, "role": badRole,
 			"secret": badSecret, "replaced secret": replacedSecret, "reason": badReason, "NUL in a reason": nulReason,
-			"changed password":  h.admin.Users().SetPassword(ctx, "alice", cp1251),
-			"replaced, changed": h.admin.Users().SetPassword(ctx, "alice", replaced),
-			"name to look for":  h.admin.Users().Disable(ctx, cp1251),
+			"changed password":  h.Admin.Users().SetPassword(ctx, "alice", cp1251),
+			"replaced, changed": h.Admin.Users().SetPassword(ctx, "alice", replaced),
+			"name to look for":  h.Admin.Users().Disable(ctx, cp1251),
 			"client id":         spec(func(s *admin.ClientSpec) { s.ID = cp1251 }),
 			"scope":             spec(func(s *admin.ClientSpec) { s.Scope = cp1251 }),
 			"audience":          spec(func(s *admin.ClientSpec) { s.Audiences = config.List{"https://a.example/" + "\xff"} }),
@@ -57,7 +57,7 @@ func TestAdminTakesUTF8(t *testing.T) {
 			}
 		}
 		salted := "pbkdf2_sha256$1000$\xffsalt$i0i7LqFfmPwHteS0UVJWU9AhPCcLNVV1qZG2vVGPXzI="
-		done := must(h.admin.Users().Import(ctx, []admin.ImportedUser{
+		done := Must(h.Admin.Users().Import(ctx, []admin.ImportedUser{
 			{Row: 1, Username: cp1251},
 			{Row: 2, Username: "bob", Hash: salted},
 			{Row: 3, Username: "carol", Roles: []string{"\xff"}},
@@ -65,7 +65,7 @@ func TestAdminTakesUTF8(t *testing.T) {
 		if done.Imported != 0 || len(done.Refused) != 3 {
 			t.Errorf("%+v", done)
 		}
-		h.login("app") // nothing has changed
+		h.Login("app") // nothing has changed
 	})
 }
 
@@ -80,20 +80,20 @@ func TestBasicSecretIsUTF8(t *testing.T) {
 			t.Errorf("%q: %v", credentials, ok)
 		}
 	}
-	h := open(t, testConfig(storagetest.SQLiteURL(t)), nil)
-	h.provision()
-	r := must(http.NewRequest(http.MethodPost, h.base+"/introspect", strings.NewReader("token=x")))
+	h := OpenHarness(t, ConfigFor(storagetest.SQLiteURL(t)), nil)
+	h.Provision()
+	r := Must(http.NewRequest(http.MethodPost, h.Base+"/introspect", strings.NewReader("token=x")))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	r.Header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte("app:\xe9")))
-	if answer := h.send(r); answer.status != http.StatusUnauthorized {
-		t.Errorf("%d %s", answer.status, answer.body)
+	if answer := h.Send(r); answer.Status != http.StatusUnauthorized {
+		t.Errorf("%d %s", answer.Status, answer.Body)
 	}
 }
 
 // Settings are text, whoever has read them.
 func TestSettingsAreUTF8(t *testing.T) {
 	t.Parallel()
-	c := testConfig("sqlite:x.db")
+	c := ConfigFor("sqlite:x.db")
 	c.AnchorFile, c.CORSOrigins, c.MasterKeyFile = "\xff", config.List{"https://a.example", "\xff"}, "a\x00b"
 	said := errors.Join(c.Problems(false)...).Error()
 	for _, key := range []string{"anchor_file: it is", "cors_origins: it is", "master_key_file: it is"} {

@@ -20,22 +20,22 @@ import (
 )
 
 // verifyByHand verifies a token with the standard library alone, from what the JWKS publishes.
-func verifyByHand(t *testing.T, h *harness, token string) api.AccessToken {
+func verifyByHand(t *testing.T, h *Harness, token string) api.AccessToken {
 	t.Helper()
 	return verifyTyp(t, h, token, "at+jwt")
 }
 
 // verifyTyp is verifyByHand of a token that says to be of another typ.
-func verifyTyp(t *testing.T, h *harness, token, typ string) (claims api.AccessToken) {
+func verifyTyp(t *testing.T, h *Harness, token, typ string) (claims api.AccessToken) {
 	t.Helper()
 	var set struct{ Keys []struct{ KID, N, E string } }
-	if err := json.Unmarshal([]byte(h.get("/.well-known/jwks.json").body), &set); err != nil {
+	if err := json.Unmarshal([]byte(h.Get("/.well-known/jwks.json").Body), &set); err != nil {
 		t.Fatal(err)
 	}
 	parts := strings.Split(token, ".")
 	b64 := base64.RawURLEncoding
 	var header struct{ Alg, Typ, KID string }
-	if err := json.Unmarshal(must(b64.DecodeString(parts[0])), &header); err != nil || header.Alg != "RS256" ||
+	if err := json.Unmarshal(Must(b64.DecodeString(parts[0])), &header); err != nil || header.Alg != "RS256" ||
 		header.Typ != typ {
 		t.Fatalf("header %+v, %v", header, err)
 	}
@@ -44,14 +44,14 @@ func verifyTyp(t *testing.T, h *harness, token, typ string) (claims api.AccessTo
 			continue
 		}
 		public := &rsa.PublicKey{
-			N: new(big.Int).SetBytes(must(b64.DecodeString(k.N))),
-			E: int(new(big.Int).SetBytes(must(b64.DecodeString(k.E))).Int64()),
+			N: new(big.Int).SetBytes(Must(b64.DecodeString(k.N))),
+			E: int(new(big.Int).SetBytes(Must(b64.DecodeString(k.E))).Int64()),
 		}
 		sum := sha256.Sum256([]byte(parts[0] + "." + parts[1]))
-		if err := rsa.VerifyPKCS1v15(public, crypto.SHA256, sum[:], must(b64.DecodeString(parts[2]))); err != nil {
+		if err := rsa.VerifyPKCS1v15(public, crypto.SHA256, sum[:], Must(b64.DecodeString(parts[2]))); err != nil {
 			t.Fatal(err)
 		}
-		if err := json.Unmarshal(must(b64.DecodeString(parts[1])), &claims); err != nil {
+		if err := json.Unmarshal(Must(b64.DecodeString(parts[1])), &claims); err != nil {
 			t.Fatal(err)
 		}
 		return claims
@@ -62,9 +62,9 @@ func verifyTyp(t *testing.T, h *harness, token, typ string) (claims api.AccessTo
 
 func TestPasswordGrant(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		r := h.post("/token", "app", "grant_type", "password", "username", "ALICE", "password", password)
-		tokens := r.tokens(t)
+	Each(t, func(t *testing.T, h *Harness) {
+		r := h.Post("/token", "app", "grant_type", "password", "username", "ALICE", "password", password)
+		tokens := r.Tokens(t)
 		want := api.TokenResponse{
 			AccessToken:  tokens.AccessToken,
 			TokenType:    "Bearer",
@@ -77,7 +77,7 @@ func TestPasswordGrant(t *testing.T) {
 			t.Error(cmp.Diff(want, tokens))
 		}
 		claims := verifyByHand(t, h, tokens.AccessToken)
-		alice := must(h.admin.Users().Find(ctx, "alice"))
+		alice := Must(h.Admin.Users().Find(ctx, "alice"))
 		wantClaims := api.AccessToken{
 			Issuer:   issuer,
 			Subject:  alice.Sub,
@@ -94,11 +94,11 @@ func TestPasswordGrant(t *testing.T) {
 		if !cmp.Equal(claims, wantClaims) || len(claims.ID) < 16 {
 			t.Error(cmp.Diff(wantClaims, claims))
 		}
-		if claims := verifyByHand(t, h, h.login("app").AccessToken); claims.ID == wantClaims.ID ||
+		if claims := verifyByHand(t, h, h.Login("app").AccessToken); claims.ID == wantClaims.ID ||
 			claims.Session == wantClaims.Session {
 			t.Error("two logins share an id")
 		}
-		if h.login("once").RefreshToken != "" {
+		if h.Login("once").RefreshToken != "" {
 			t.Error("a client without refresh_token gets a refresh token")
 		}
 	})
@@ -108,29 +108,29 @@ func TestPasswordGrant(t *testing.T) {
 // revoked.
 func TestTokenTyp(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		tokens := h.login("app")
+	Each(t, func(t *testing.T, h *Harness) {
+		tokens := h.Login("app")
 		for _, typ := range []string{"JWT", "at+jwt"} {
-			must(h.admin.Clients().Update(ctx, "app", func(c *admin.ClientSpec) { c.TokenTyp = typ }))
-			refreshed := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken).tokens(t)
-			for _, token := range []string{refreshed.AccessToken, h.login("app").AccessToken} {
+			Must(h.Admin.Clients().Update(ctx, "app", func(c *admin.ClientSpec) { c.TokenTyp = typ }))
+			refreshed := h.Post("/token", "app", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken).Tokens(t)
+			for _, token := range []string{refreshed.AccessToken, h.Login("app").AccessToken} {
 				if claims := verifyTyp(t, h, token, typ); claims.ClientID != "app" {
 					t.Errorf("%+v", claims)
 				}
-				if !h.active("rs", token) {
+				if !h.Active("rs", token) {
 					t.Errorf("a token of typ %s is not active", typ)
 				}
 			}
-			verifyTyp(t, h, h.login("other").AccessToken, "at+jwt")
+			verifyTyp(t, h, h.Login("other").AccessToken, "at+jwt")
 			tokens = refreshed
 		}
-		must(h.admin.Clients().Update(ctx, "app", func(c *admin.ClientSpec) { c.TokenTyp = "JWT" }))
-		token := h.login("app").AccessToken
-		h.post("/revoke", "app", "token", token)
-		if h.active("rs", token) {
+		Must(h.Admin.Clients().Update(ctx, "app", func(c *admin.ClientSpec) { c.TokenTyp = "JWT" }))
+		token := h.Login("app").AccessToken
+		h.Post("/revoke", "app", "token", token)
+		if h.Active("rs", token) {
 			t.Error("a revoked token of typ JWT is active")
 		}
-		if _, err := h.admin.Clients().Update(ctx, "app", func(c *admin.ClientSpec) { c.TokenTyp = "jwt" }); !errors.Is(
+		if _, err := h.Admin.Clients().Update(ctx, "app", func(c *admin.ClientSpec) { c.TokenTyp = "jwt" }); !errors.Is(
 			err,
 			admin.ErrInvalid,
 		) {
@@ -141,43 +141,43 @@ func TestTokenTyp(t *testing.T) {
 
 func TestScopeAndResource(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		login := func(more ...string) reply {
-			return h.post(
+	Each(t, func(t *testing.T, h *Harness) {
+		login := func(more ...string) Reply {
+			return h.Post(
 				"/token",
 				"app",
 				append([]string{"grant_type", "password", "username", "alice", "password", password}, more...)...)
 		}
-		narrow := login("scope", "read").tokens(t)
+		narrow := login("scope", "read").Tokens(t)
 		if narrow.Scope != "read" || verifyByHand(t, h, narrow.AccessToken).Scope != "read" {
 			t.Error("scope is not narrowed at login")
 		}
-		if r := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", narrow.RefreshToken, "scope",
-			"read write"); r.code(
+		if r := h.Post("/token", "app", "grant_type", "refresh_token", "refresh_token", narrow.RefreshToken, "scope",
+			"read write"); r.Code(
 			t,
 		) != "invalid_scope" {
 			t.Error("scope grows at refresh")
 		}
-		mail := login("resource", "https://mail.example").tokens(t)
+		mail := login("resource", "https://mail.example").Tokens(t)
 		if verifyByHand(t, h, mail.AccessToken).Audience != "https://mail.example" {
 			t.Error("resource is not the audience")
 		}
-		if r := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", mail.RefreshToken, "resource",
-			"https://api.example"); r.code(
+		if r := h.Post("/token", "app", "grant_type", "refresh_token", "refresh_token", mail.RefreshToken, "resource",
+			"https://api.example"); r.Code(
 			t,
 		) != "invalid_target" {
 			t.Error("a refresh names a resource that the login did not")
 		}
-		full := login().tokens(t)
-		refreshed := h.post("/token", "app", "grant_type", "refresh_token", "refresh_token", full.RefreshToken, "scope",
+		full := login().Tokens(t)
+		refreshed := h.Post("/token", "app", "grant_type", "refresh_token", "refresh_token", full.RefreshToken, "scope",
 			"write", "resource", "https://mail.example").
-			tokens(t)
+			Tokens(t)
 		claims := verifyByHand(t, h, refreshed.AccessToken)
 		if refreshed.Scope != "write" || claims.Scope != "write" || claims.Audience != "https://mail.example" ||
 			refreshed.Username != "" {
 			t.Errorf("%+v", refreshed)
 		}
-		again := h.refresh("app", refreshed.RefreshToken).tokens(t)
+		again := h.Refresh("app", refreshed.RefreshToken).Tokens(t)
 		if again.Scope != "read write" || verifyByHand(t, h, again.AccessToken).Audience != "https://api.example" {
 			t.Errorf("the new refresh token does not keep the full scope: %+v", again)
 		}
@@ -187,12 +187,12 @@ func TestScopeAndResource(t *testing.T) {
 // What a client may no longer have is not issued again, and the refusal costs it nothing.
 func TestWithdrawnFromTheClient(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		tokens := h.login("app")
-		h.step(time.Second)
-		update := func(change func(*admin.ClientSpec)) { must(h.admin.Clients().Update(ctx, "app", change)) }
+	Each(t, func(t *testing.T, h *Harness) {
+		tokens := h.Login("app")
+		h.Step(time.Second)
+		update := func(change func(*admin.ClientSpec)) { Must(h.Admin.Clients().Update(ctx, "app", change)) }
 		update(func(s *admin.ClientSpec) { s.Scope = "read" })
-		tokens = h.refresh("app", tokens.RefreshToken).tokens(t)
+		tokens = h.Refresh("app", tokens.RefreshToken).Tokens(t)
 		if tokens.Scope != "read" {
 			t.Errorf("scope %q", tokens.Scope)
 		}
@@ -202,46 +202,46 @@ func TestWithdrawnFromTheClient(t *testing.T) {
 			"unauthorized_client": func(s *admin.ClientSpec) { s.Grants = []string{"password"} },
 		}
 		for _, code := range []string{"invalid_scope", "invalid_target", "unauthorized_client"} {
-			h.step(time.Second)
+			h.Step(time.Second)
 			update(refused[code])
-			if r := h.refresh("app", tokens.RefreshToken); r.code(t) != code {
-				t.Errorf("%s: %s", code, r.body)
+			if r := h.Refresh("app", tokens.RefreshToken); r.Code(t) != code {
+				t.Errorf("%s: %s", code, r.Body)
 			}
 		}
-		h.step(time.Second)
+		h.Step(time.Second)
 		update(func(s *admin.ClientSpec) {
 			s.Grants, s.Scope, s.Audiences = []string{"refresh_token"}, "read", []string{"https://api.example"}
 		})
-		h.refresh("app", tokens.RefreshToken).tokens(t)
+		h.Refresh("app", tokens.RefreshToken).Tokens(t)
 	})
 }
 
 func TestRefreshGrant(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		first := h.login("app")
-		second := h.refresh("app", first.RefreshToken).tokens(t)
-		retried := h.refresh("app", first.RefreshToken).tokens(t)
+	Each(t, func(t *testing.T, h *Harness) {
+		first := h.Login("app")
+		second := h.Refresh("app", first.RefreshToken).Tokens(t)
+		retried := h.Refresh("app", first.RefreshToken).Tokens(t)
 		if retried.RefreshToken != second.RefreshToken || retried.AccessToken == second.AccessToken {
 			t.Error("a retry does not get the same successor and a fresh access token")
 		}
 		verifyByHand(t, h, retried.AccessToken)
-		if r := h.refresh("other", second.RefreshToken); r.code(t) != "invalid_grant" {
+		if r := h.Refresh("other", second.RefreshToken); r.Code(t) != "invalid_grant" {
 			t.Error("another client uses the token")
 		}
-		third := h.refresh("app", second.RefreshToken).tokens(t)
-		h.step(9 * time.Second)
-		if h.refresh("app", second.RefreshToken).tokens(t).RefreshToken != third.RefreshToken {
+		third := h.Refresh("app", second.RefreshToken).Tokens(t)
+		h.Step(9 * time.Second)
+		if h.Refresh("app", second.RefreshToken).Tokens(t).RefreshToken != third.RefreshToken {
 			t.Error("a retry within the window fails")
 		}
-		h.step(time.Second)
-		if r := h.refresh("app", second.RefreshToken); r.status != 400 || r.code(t) != "invalid_grant" {
+		h.Step(time.Second)
+		if r := h.Refresh("app", second.RefreshToken); r.Status != 400 || r.Code(t) != "invalid_grant" {
 			t.Error("a retry after the window succeeds")
 		}
-		if r := h.refresh("app", third.RefreshToken); r.code(t) != "invalid_grant" || h.active("app", third.AccessToken) {
+		if r := h.Refresh("app", third.RefreshToken); r.Code(t) != "invalid_grant" || h.Active("app", third.AccessToken) {
 			t.Error("the grant survives the reuse")
 		}
-		if !strings.Contains(h.log.String(), `"reason":"reuse"`) {
+		if !strings.Contains(h.Log.String(), `"reason":"reuse"`) {
 			t.Error("the log does not tell of the reuse")
 		}
 	})
@@ -249,19 +249,19 @@ func TestRefreshGrant(t *testing.T) {
 
 func TestRefreshExpiry(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		resting := h.login("app")
-		tokens := h.login("app")
+	Each(t, func(t *testing.T, h *Harness) {
+		resting := h.Login("app")
+		tokens := h.Login("app")
 		for range 9 {
-			h.step(10 * 24 * time.Hour)
-			if h.clock.now().Sub(noon) < 90*24*time.Hour {
-				tokens = h.refresh("app", tokens.RefreshToken).tokens(t)
+			h.Step(10 * 24 * time.Hour)
+			if h.Clock.Now().Sub(noon) < 90*24*time.Hour {
+				tokens = h.Refresh("app", tokens.RefreshToken).Tokens(t)
 			}
 		}
-		if r := h.refresh("app", tokens.RefreshToken); r.code(t) != "invalid_grant" {
+		if r := h.Refresh("app", tokens.RefreshToken); r.Code(t) != "invalid_grant" {
 			t.Error("the absolute expiry is not enforced")
 		}
-		if r := h.refresh("app", resting.RefreshToken); r.code(t) != "invalid_grant" {
+		if r := h.Refresh("app", resting.RefreshToken); r.Code(t) != "invalid_grant" {
 			t.Error("the idle expiry is not enforced")
 		}
 	})
@@ -270,14 +270,14 @@ func TestRefreshExpiry(t *testing.T) {
 // An access token never outlives its grant.
 func TestAccessTokenEndsWithItsGrant(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		tokens := h.login("app")
+	Each(t, func(t *testing.T, h *Harness) {
+		tokens := h.Login("app")
 		for range 8 {
-			h.step(11 * 24 * time.Hour)
-			tokens = h.refresh("app", tokens.RefreshToken).tokens(t)
+			h.Step(11 * 24 * time.Hour)
+			tokens = h.Refresh("app", tokens.RefreshToken).Tokens(t)
 		}
-		h.step(2*24*time.Hour - 5*time.Minute)
-		tokens = h.refresh("app", tokens.RefreshToken).tokens(t)
+		h.Step(2*24*time.Hour - 5*time.Minute)
+		tokens = h.Refresh("app", tokens.RefreshToken).Tokens(t)
 		if claims := verifyByHand(t, h, tokens.AccessToken); tokens.ExpiresIn != 300 ||
 			claims.Expires-claims.IssuedAt != 300 {
 			t.Errorf("expires in %d", tokens.ExpiresIn)
@@ -288,17 +288,17 @@ func TestAccessTokenEndsWithItsGrant(t *testing.T) {
 // Whoever logs in at every call has a hundred grants, not more, and the oldest end first.
 func TestGrantsAreCapped(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		first := h.login("app")
-		h.step(time.Second)
+	Each(t, func(t *testing.T, h *Harness) {
+		first := h.Login("app")
+		h.Step(time.Second)
 		for range maxGrants - 1 {
-			h.login("app")
+			h.Login("app")
 		}
-		if !h.active("app", first.AccessToken) {
+		if !h.Active("app", first.AccessToken) {
 			t.Error("the first grant ended too early")
 		}
-		last := h.login("app")
-		if h.active("app", first.AccessToken) || !h.active("app", last.AccessToken) {
+		last := h.Login("app")
+		if h.Active("app", first.AccessToken) || !h.Active("app", last.AccessToken) {
 			t.Error("the oldest grant did not end")
 		}
 	})
@@ -306,16 +306,16 @@ func TestGrantsAreCapped(t *testing.T) {
 
 func TestPasswordGrantOff(t *testing.T) {
 	t.Parallel()
-	c := testConfig(sqliteURL(t))
+	c := ConfigFor(SQLiteURL(t))
 	c.PasswordGrant = false
-	h := open(t, c, nil)
-	h.provision()
-	if r := h.post("/token", "app", "grant_type", "password", "username", "alice", "password", password); r.code(
+	h := OpenHarness(t, c, nil)
+	h.Provision()
+	if r := h.Post("/token", "app", "grant_type", "password", "username", "alice", "password", password); r.Code(
 		t,
 	) != "unsupported_grant_type" {
-		t.Error(r.body)
+		t.Error(r.Body)
 	}
-	if body := h.get("/.well-known/oauth-authorization-server").body; !strings.Contains(
+	if body := h.Get("/.well-known/oauth-authorization-server").Body; !strings.Contains(
 		body,
 		`"grant_types_supported":["refresh_token"]`,
 	) {
@@ -326,28 +326,28 @@ func TestPasswordGrantOff(t *testing.T) {
 // A hundred uses of one refresh token at once, over two replicas.
 func TestRefreshRaceOverReplicas(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		replica := open(t, h.config, h.clock)
-		token := h.login("app").RefreshToken
-		answers := make(chan reply)
+	Each(t, func(t *testing.T, h *Harness) {
+		replica := OpenHarness(t, h.Config, h.Clock)
+		token := h.Login("app").RefreshToken
+		answers := make(chan Reply)
 		for i := range 100 {
-			go func() { answers <- []*harness{h, replica}[i%2].refresh("app", token) }()
+			go func() { answers <- []*Harness{h, replica}[i%2].Refresh("app", token) }()
 		}
 		successors := map[string]bool{}
 		for range 100 {
-			switch r := <-answers; r.status {
+			switch r := <-answers; r.Status {
 			case http.StatusOK:
-				successors[r.tokens(t).RefreshToken] = true
+				successors[r.Tokens(t).RefreshToken] = true
 			case http.StatusBadRequest, http.StatusTooManyRequests, http.StatusServiceUnavailable:
 			default:
-				t.Errorf("%d %s", r.status, r.body)
+				t.Errorf("%d %s", r.Status, r.Body)
 			}
 		}
 		if len(successors) != 1 {
 			t.Errorf("%d successors", len(successors))
 		}
 		for successor := range successors {
-			replica.refresh("app", successor).tokens(t)
+			replica.Refresh("app", successor).Tokens(t)
 		}
 	})
 }

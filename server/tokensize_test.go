@@ -27,8 +27,8 @@ func words(n int) (all []string) {
 // The computed size is that of the signed token, also of one with characters that encoding/json escapes.
 func TestTokenSizeIsExact(t *testing.T) {
 	t.Parallel()
-	h := open(t, testConfig(sqliteURL(t)), nil)
-	signer := must(h.server.ring.Signer(ctx, h.clock.now().Add(time.Minute)))
+	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
+	signer := Must(h.Server.ring.Signer(ctx, h.Clock.Now().Add(time.Minute)))
 	for _, typ := range []keys.Typ{keys.TypAccessToken, keys.TypJWT} {
 		for n := range 12 {
 			access := accessClaims{
@@ -42,14 +42,14 @@ func TestTokenSizeIsExact(t *testing.T) {
 				expires:  noon.Add(time.Minute),
 				authTime: noon,
 			}
-			token := must(h.server.accessToken(signer, access))
-			size := api.TokenSize(string(typ), len(must(json.Marshal(access.claims(issuer, api.SampleTokenID)))), 2048)
+			token := Must(h.Server.accessToken(signer, access))
+			size := api.TokenSize(string(typ), len(Must(json.Marshal(access.claims(issuer, api.SampleTokenID)))), 2048)
 			if size != len(token) {
 				t.Errorf("%s, %d: computed %d, signed %d", typ, n, size, len(token))
 			}
 			audiences := storage.List{"https://a", access.audience}
 			client := storage.Client{ID: "app", Audiences: audiences, Scope: access.scope}
-			payload := must(api.LargestPayload(issuer, client.ID, client.Scope, client.Audiences))
+			payload := Must(api.LargestPayload(issuer, client.ID, client.Scope, client.Audiences))
 			if got := api.TokenSize(string(typ), api.WithRoles(payload, storage.List(access.roles).Size()), 2048); got != len(token) {
 				t.Errorf("%s, %d: of the client %d, signed %d", typ, n, got, len(token))
 			}
@@ -69,7 +69,7 @@ func TestTokenSizeIsExact(t *testing.T) {
 // used everywhere.
 func TestTooLargeIsRefusedWhenItIsWritten(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
+	Each(t, func(t *testing.T, h *Harness) {
 		refused := func(what string, err error, says ...string) {
 			t.Helper()
 			if !errors.Is(err, admin.ErrInvalid) {
@@ -81,7 +81,7 @@ func TestTooLargeIsRefusedWhenItIsWritten(t *testing.T) {
 				}
 			}
 		}
-		_, err := h.admin.Users().Create(ctx, "bob", password, words(600))
+		_, err := h.Admin.Users().Create(ctx, "bob", password, words(600))
 		refused("user with 600 roles", err, "600", "client other", "bytes")
 		spec := admin.ClientSpec{
 			ID:        "big",
@@ -90,15 +90,15 @@ func TestTooLargeIsRefusedWhenItIsWritten(t *testing.T) {
 			Secret:    secret,
 			Scope:     strings.Join(words(2500), " "),
 		}
-		_, err = h.admin.Clients().Create(ctx, spec)
+		_, err = h.Admin.Clients().Create(ctx, spec)
 		refused("client with 2500 scopes", err, "client big")
-		_, err = h.admin.Clients().Update(ctx, "app", func(s *admin.ClientSpec) { s.Scope = spec.Scope })
+		_, err = h.Admin.Clients().Update(ctx, "app", func(s *admin.ClientSpec) { s.Scope = spec.Scope })
 		refused("client update", err, "client app")
-		_, err = h.admin.Clients().Update(ctx, "app", func(s *admin.ClientSpec) {
+		_, err = h.Admin.Clients().Update(ctx, "app", func(s *admin.ClientSpec) {
 			s.Audiences = append(s.Audiences, "https://api.example/"+strings.Repeat("a", 8000))
 		})
 		refused("client with a long audience", err)
-		done := must(h.admin.Users().Import(ctx, []admin.ImportedUser{
+		done := Must(h.Admin.Users().Import(ctx, []admin.ImportedUser{
 			{Row: 1, Username: "carol", Roles: words(600)},
 			{Row: 2, Username: "dave", Roles: words(2)},
 		}, admin.ImportOptions{SkipBad: true}))
@@ -108,42 +108,42 @@ func TestTooLargeIsRefusedWhenItIsWritten(t *testing.T) {
 
 		n := 600
 		for ; err != nil; n-- { // the largest that is taken
-			_, err = h.admin.Users().Create(ctx, "bob", password, words(n))
+			_, err = h.Admin.Users().Create(ctx, "bob", password, words(n))
 		}
-		tokens := h.post("/token", "app", "grant_type", "password", "username", "bob", "password", password).tokens(t)
+		tokens := h.Post("/token", "app", "grant_type", "password", "username", "bob", "password", password).Tokens(t)
 		if size := len(tokens.AccessToken); size > api.MaxAccessToken || size < api.MaxAccessToken-200 {
 			t.Errorf("the largest token has %d bytes", size)
 		}
-		if !h.active("app", tokens.AccessToken) {
+		if !h.Active("app", tokens.AccessToken) {
 			t.Error("it is not active")
 		}
-		if r := h.post("/revoke", "app", "token", tokens.AccessToken); r.status != http.StatusOK {
-			t.Errorf("revoke: %d %s", r.status, r.body)
+		if r := h.Post("/revoke", "app", "token", tokens.AccessToken); r.Status != http.StatusOK {
+			t.Errorf("revoke: %d %s", r.Status, r.Body)
 		}
 		spec.Scope = strings.Join(words(40), " ") // much less than it may have, but for bob
-		_, err = h.admin.Clients().Create(ctx, spec)
+		_, err = h.Admin.Clients().Create(ctx, spec)
 		refused("client beside a user with many roles", err, "client big")
-		must(0, h.admin.Users().Delete(ctx, "bob"))
-		must(h.admin.Clients().Create(ctx, spec))
+		Must(0, h.Admin.Users().Delete(ctx, "bob"))
+		Must(h.Admin.Clients().Create(ctx, spec))
 	})
 }
 
 // setRoles writes the roles of alice as somebody does who goes around Admin.
-func (h *harness) setRoles(roles []string) {
-	h.t.Helper()
-	raw := storagetest.Raw(h.t, h.config.Database)
-	must(raw.Exec(`UPDATE users SET roles = $1 WHERE username = 'alice'`, must(storage.List(roles).Value())))
+func (h *Harness) setRoles(roles []string) {
+	h.T.Helper()
+	raw := storagetest.Raw(h.T, h.Config.Database)
+	Must(raw.Exec(`UPDATE users SET roles = $1 WHERE username = 'alice'`, Must(storage.List(roles).Value())))
 }
 
 // A user whose roles fit no token, from before there was a limit, keeps nobody from creating clients. Doctor names how
 // many there are, and of which client the tokens are.
 func TestRolesBeyondEveryToken(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
+	Each(t, func(t *testing.T, h *Harness) {
 		told := func() bool {
-			c := h.config
-			c.MasterKeyFile = h.server.place.MasterKeyFile
-			findings := doctorOf(ctx, c, admin.Options{Actor: "os:test"}, nil)
+			c := h.Config
+			c.MasterKeyFile = h.Server.place.MasterKeyFile
+			findings := DoctorOf(ctx, c, admin.Options{Actor: "os:test"}, nil)
 			return found(findings, "users", admin.FindingWarning, "1 have roles of more than ")
 		}
 		if told() {
@@ -153,7 +153,7 @@ func TestRolesBeyondEveryToken(t *testing.T) {
 		if !told() {
 			t.Error("doctor does not tell of a user with many roles")
 		}
-		must(h.admin.Clients().Create(ctx, admin.ClientSpec{
+		Must(h.Admin.Clients().Create(ctx, admin.ClientSpec{
 			ID:        "new",
 			Grants:    []string{api.GrantPassword},
 			Audiences: []string{"https://api.example"},
@@ -168,48 +168,48 @@ func TestRolesBeyondEveryToken(t *testing.T) {
 func TestTooLargeIsNotIssued(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
-		h := open(t, testConfig(databaseURL), nil)
-		h.provision()
-		h.server.clients.age = time.Minute // as a server has it: the client is remembered
+		h := OpenHarness(t, ConfigFor(databaseURL), nil)
+		h.Provision()
+		h.Server.clients.age = time.Minute // as a server has it: the client is remembered
 		scope := "read " + strings.Join(words(200), " ")
 		raw := storagetest.Raw(t, databaseURL)
-		must(raw.Exec(`UPDATE clients SET scope = $1, revision = revision + 1 WHERE id = 'app'`, scope))
-		tooLarge := func(what string, r reply) {
+		Must(raw.Exec(`UPDATE clients SET scope = $1, revision = revision + 1 WHERE id = 'app'`, scope))
+		tooLarge := func(what string, r Reply) {
 			t.Helper()
-			if r.status != http.StatusBadRequest || r.code(t) != "invalid_scope" {
-				t.Errorf("%s: %d %s", what, r.status, r.body)
+			if r.Status != http.StatusBadRequest || r.Code(t) != "invalid_scope" {
+				t.Errorf("%s: %d %s", what, r.Status, r.Body)
 			}
 		}
-		grants := func() int { return len(must(h.admin.Grants().All(ctx, "", ""))) }
-		login := func(scope string) reply {
-			return h.post("/token", "app",
+		grants := func() int { return len(Must(h.Admin.Grants().All(ctx, "", ""))) }
+		login := func(scope string) Reply {
+			return h.Post("/token", "app",
 				"grant_type", "password", "username", "alice", "password", password, "scope", scope)
 		}
-		tokens := h.login("app")
+		tokens := h.Login("app")
 		h.setRoles(words(600))
 		tooLarge("login", login(""))
 		if grants() != 1 {
 			t.Error("a login without a token has left a grant")
 		}
-		tooLarge("refresh", h.refresh("app", tokens.RefreshToken))
+		tooLarge("refresh", h.Refresh("app", tokens.RefreshToken))
 		h.setRoles(words(450))
-		tooLarge("refresh", h.refresh("app", tokens.RefreshToken))
-		login("read").tokens(t)
-		narrow := h.post("/token", "app",
-			"grant_type", "refresh_token", "refresh_token", tokens.RefreshToken, "scope", "read").tokens(t)
-		if narrow.Scope != "read" || len(narrow.AccessToken) > api.MaxAccessToken || !h.active("app", narrow.AccessToken) {
+		tooLarge("refresh", h.Refresh("app", tokens.RefreshToken))
+		login("read").Tokens(t)
+		narrow := h.Post("/token", "app",
+			"grant_type", "refresh_token", "refresh_token", tokens.RefreshToken, "scope", "read").Tokens(t)
+		if narrow.Scope != "read" || len(narrow.AccessToken) > api.MaxAccessToken || !h.Active("app", narrow.AccessToken) {
 			t.Errorf("%d bytes for %s", len(narrow.AccessToken), narrow.Scope)
 		}
 		// A retry changes nothing, and gives no larger token either.
-		tooLarge("retry", h.refresh("app", tokens.RefreshToken))
+		tooLarge("retry", h.Refresh("app", tokens.RefreshToken))
 		h.setRoles(words(2))
-		if again := h.refresh("app", tokens.RefreshToken).tokens(t); again.RefreshToken != narrow.RefreshToken {
+		if again := h.Refresh("app", tokens.RefreshToken).Tokens(t); again.RefreshToken != narrow.RefreshToken {
 			t.Error("the retry has another successor")
 		}
 		for _, says := range []string{
 			`"level":"WARN","msg":"an access token is not issued`, `"client":"app","sub":"usr_`, `"max":8192`,
 		} {
-			if !strings.Contains(h.log.String(), says) {
+			if !strings.Contains(h.Log.String(), says) {
 				t.Errorf("the log does not say %s", says)
 			}
 		}
@@ -222,13 +222,13 @@ func TestTooLargeIsNotIssued(t *testing.T) {
 // The scope of the grant decides, not that of the client, which may have been given more since.
 func TestGrantWithLessScopeThanItsClient(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		tokens := h.login("app")
+	Each(t, func(t *testing.T, h *Harness) {
+		tokens := h.Login("app")
 		h.setRoles(words(450))
-		raw := storagetest.Raw(t, h.config.Database)
-		must(raw.Exec(`UPDATE clients SET scope = $1, revision = revision + 1 WHERE id = 'app'`,
+		raw := storagetest.Raw(t, h.Config.Database)
+		Must(raw.Exec(`UPDATE clients SET scope = $1, revision = revision + 1 WHERE id = 'app'`,
 			"read write "+strings.Join(words(1000), " ")))
-		if got := h.refresh("app", tokens.RefreshToken).tokens(t); got.Scope != "read write" {
+		if got := h.Refresh("app", tokens.RefreshToken).Tokens(t); got.Scope != "read write" {
 			t.Errorf("scope %s", got.Scope)
 		}
 	})
@@ -237,12 +237,12 @@ func TestGrantWithLessScopeThanItsClient(t *testing.T) {
 // Whatever stands in the row of a client, an access token lives for a second at least and an hour at most.
 func TestAccessTTLOfARowIsBounded(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		raw := storagetest.Raw(t, h.config.Database)
+	Each(t, func(t *testing.T, h *Harness) {
+		raw := storagetest.Raw(t, h.Config.Database)
 		for milliseconds, want := range map[int64]int64{1: 1, -5_000: 1, 1 << 42: 3600, 3_600_000: 3600, 60_000: 60} {
-			must(raw.Exec(`UPDATE clients SET access_ttl = $1, revision = revision + 1 WHERE id = 'app'`, milliseconds))
-			tokens := h.login("app")
-			refreshed := h.refresh("app", tokens.RefreshToken).tokens(t)
+			Must(raw.Exec(`UPDATE clients SET access_ttl = $1, revision = revision + 1 WHERE id = 'app'`, milliseconds))
+			tokens := h.Login("app")
+			refreshed := h.Refresh("app", tokens.RefreshToken).Tokens(t)
 			if tokens.ExpiresIn != want || refreshed.ExpiresIn != want {
 				t.Errorf("%d ms: %d s, then %d s, want %d", milliseconds, tokens.ExpiresIn, refreshed.ExpiresIn, want)
 			}

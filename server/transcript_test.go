@@ -25,19 +25,19 @@ var update = flag.Bool("update", false, "write what the server answers into the 
 // are masked.
 func TestTranscripts(t *testing.T) {
 	t.Parallel()
-	files := must(filepath.Glob("testdata/*.txtar"))
+	files := Must(filepath.Glob("testdata/*.txtar"))
 	if len(files) == 0 {
 		t.Fatal("no transcripts")
 	}
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			each(t, func(t *testing.T, h *harness) { playTranscript(t, h, file) })
+			Each(t, func(t *testing.T, h *Harness) { playTranscript(t, h, file) })
 		})
 	}
 }
 
-func playTranscript(t *testing.T, h *harness, file string) {
-	archive := must(txtar.ParseFile(file))
+func playTranscript(t *testing.T, h *Harness, file string) {
+	archive := Must(txtar.ParseFile(file))
 	words := transcriptWords(h)
 	for i := 0; i+1 < len(archive.Files); i += 2 {
 		name, isRequest := strings.CutSuffix(archive.Files[i].Name, ".request")
@@ -45,7 +45,7 @@ func playTranscript(t *testing.T, h *harness, file string) {
 			t.Fatalf("%s: not a request with its response", archive.Files[i].Name)
 		}
 		request := wire(words.Replace(string(archive.Files[i].Data)))
-		raw := h.rawExchange(request)
+		raw := h.RawExchange(request)
 		checkAgainstContract(t, name, request, raw)
 		got := mask(raw)
 		if *update {
@@ -55,39 +55,39 @@ func playTranscript(t *testing.T, h *harness, file string) {
 		}
 	}
 	if *update {
-		must(0, os.WriteFile(file, txtar.Format(archive), 0o644))
+		Must(0, os.WriteFile(file, txtar.Format(archive), 0o644))
 	}
 }
 
 // transcriptWords are what a transcript cannot hold literally.
-func transcriptWords(h *harness) *strings.Replacer {
-	used := h.login("app")
-	current := h.refresh("app", used.RefreshToken).tokens(h.t)
-	h.refresh("app", current.RefreshToken).tokens(h.t) // now used.RefreshToken is past every window
-	revoked := h.login("app")
-	h.post("/revoke", "app", "token", revoked.RefreshToken)
-	live := h.login("app")
-	page := h.login("page")
+func transcriptWords(h *Harness) *strings.Replacer {
+	used := h.Login("app")
+	current := h.Refresh("app", used.RefreshToken).Tokens(h.T)
+	h.Refresh("app", current.RefreshToken).Tokens(h.T) // now used.RefreshToken is past every window
+	revoked := h.Login("app")
+	h.Post("/revoke", "app", "token", revoked.RefreshToken)
+	live := h.Login("app")
+	page := h.Login("page")
 	forged := []byte(live.RefreshToken)
 	forged[20] ^= 1
 	alteredAccess := live.AccessToken[:len(live.AccessToken)-10] + "AAAAAAAAAA"
 	return strings.NewReplacer(
 		"$APP",
-		basic("app", secret),
+		Basic("app", secret),
 		"$OTHER",
-		basic("other", secret),
+		Basic("other", secret),
 		"$ONCE",
-		basic("once", secret),
+		Basic("once", secret),
 		"$RS2",
-		basic("rs2", secret),
+		Basic("rs2", secret),
 		"$RS",
-		basic("rs", secret),
+		Basic("rs", secret),
 		"$WRONG",
-		basic("app", "not the secret of app"),
+		Basic("app", "not the secret of app"),
 		"$NOBODY",
-		basic("nobody", secret),
+		Basic("nobody", secret),
 		"$PAGE_BASIC",
-		basic("page", "x"),
+		Basic("page", "x"),
 		"$SECRET",
 		formEscape(secret),
 		"$PASSWORD",
@@ -146,7 +146,7 @@ func mask(raw string) string {
 
 func checkAgainstContract(t *testing.T, name, request, raw string) {
 	t.Helper()
-	r := must(http.ReadRequest(bufio.NewReader(strings.NewReader(request))))
+	r := Must(http.ReadRequest(bufio.NewReader(strings.NewReader(request))))
 	res, err := http.ReadResponse(bufio.NewReader(strings.NewReader(raw)), r)
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
@@ -160,7 +160,7 @@ func checkAgainstContract(t *testing.T, name, request, raw string) {
 // A validator that takes everything would make every test above say nothing.
 func TestContractRefuses(t *testing.T) {
 	t.Parallel()
-	r := must(http.NewRequest(http.MethodPost, issuer+"/token", nil))
+	r := Must(http.NewRequest(http.MethodPost, issuer+"/token", nil))
 	good := http.Header{"Content-Type": {"application/json"}, "Cache-Control": {"no-store"}, "Pragma": {"no-cache"},
 		"X-Request-Id": {"1"}, "X-Content-Type-Options": {"nosniff"}}
 	for name, c := range map[string]struct {

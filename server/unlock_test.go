@@ -24,9 +24,9 @@ func mustFail(t *testing.T, raw *sql.DB, bucket, account string, failures int64,
 // How an account stands with the throttle is told by place, and what is told is what happens.
 func TestThrottleIsTold(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		raw, account := storagetest.Raw(t, h.config.Database), storage.AccountBucket("alice")
-		if states := must(h.admin.Users().Throttle(ctx, "alice")); len(states) != 0 || states == nil {
+	Each(t, func(t *testing.T, h *Harness) {
+		raw, account := storagetest.Raw(t, h.Config.Database), storage.AccountBucket("alice")
+		if states := Must(h.Admin.Users().Throttle(ctx, "alice")); len(states) != 0 || states == nil {
 			t.Errorf("at first: %+v", states)
 		}
 		mustFail(t, raw, account, "", 100, noon)
@@ -42,7 +42,7 @@ func TestThrottleIsTold(t *testing.T) {
 			{Place: admin.PlaceFamiliar, Failures: 9, LastFailedAt: at(-time.Minute)},
 			{Place: admin.PlaceFamiliar, Failures: 12, LastFailedAt: at(-2 * time.Minute), NextTryAt: &next},
 		}
-		if diff := cmp.Diff(want, must(h.admin.Users().Throttle(ctx, "ALICE"))); diff != "" {
+		if diff := cmp.Diff(want, Must(h.Admin.Users().Throttle(ctx, "ALICE"))); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -51,40 +51,40 @@ func TestThrottleIsTold(t *testing.T) {
 // Unlocking an account, giving it a password and enabling it lift every throttle of it, and of nobody else.
 func TestUnlock(t *testing.T) {
 	t.Parallel()
-	for name, lift := range map[string]func(h *harness) error{
-		"unlock": func(h *harness) error { return h.admin.Users().Unlock(ctx, "Alice") },
-		"passwd": func(h *harness) error { return h.admin.Users().SetPassword(ctx, "Alice", password) },
-		"enable": func(h *harness) error { return h.admin.Users().Enable(ctx, "Alice") },
+	for name, lift := range map[string]func(h *Harness) error{
+		"unlock": func(h *Harness) error { return h.Admin.Users().Unlock(ctx, "Alice") },
+		"passwd": func(h *Harness) error { return h.Admin.Users().SetPassword(ctx, "Alice", password) },
+		"enable": func(h *Harness) error { return h.Admin.Users().Enable(ctx, "Alice") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			each(t, func(t *testing.T, h *harness) {
-				raw, account := storagetest.Raw(t, h.config.Database), storage.AccountBucket("alice")
+			Each(t, func(t *testing.T, h *Harness) {
+				raw, account := storagetest.Raw(t, h.Config.Database), storage.AccountBucket("alice")
 				mustFail(t, raw, account, account, 100, noon)
 				mustFail(t, raw, "familiar", account, 100, noon)
 				mustFail(t, raw, "of bob", storage.AccountBucket("bob"), 1, noon)
 				mustFail(t, raw, "an address", "", 1, noon)
-				login := func() reply {
-					return h.post("/token", "app", "grant_type", "password", "username", "alice", "password", password)
+				login := func() Reply {
+					return h.Post("/token", "app", "grant_type", "password", "username", "alice", "password", password)
 				}
-				if r := login(); r.code(t) != "invalid_grant" {
+				if r := login(); r.Code(t) != "invalid_grant" {
 					t.Fatal("she is not throttled")
 				}
-				must(0, lift(h))
+				Must(0, lift(h))
 				var left []string
-				rows := must(raw.Query(`SELECT bucket FROM throttle
+				rows := Must(raw.Query(`SELECT bucket FROM throttle
 					WHERE bucket IN ('familiar', 'of bob', 'an address', '` + account + `')`))
 				defer rows.Close()
 				for rows.Next() {
 					var bucket string
-					must(0, rows.Scan(&bucket))
+					Must(0, rows.Scan(&bucket))
 					left = append(left, bucket)
 				}
 				slices.Sort(left)
 				if !slices.Equal(left, []string{"an address", "of bob"}) {
 					t.Errorf("left: %q", left)
 				}
-				login().tokens(t)
-				records := must(h.admin.Audit().All(ctx, time.Time{}, "user."+name))
+				login().Tokens(t)
+				records := Must(h.Admin.Audit().All(ctx, time.Time{}, "user."+name))
 				if len(records) != 1 || records[0].Actor != "os:test" {
 					t.Errorf("%+v", records)
 				}
@@ -96,8 +96,8 @@ func TestUnlock(t *testing.T) {
 // Nobody is unlocked who is not there.
 func TestUnlockOfNobody(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		if err := h.admin.Users().Unlock(ctx, "nobody"); err == nil {
+	Each(t, func(t *testing.T, h *Harness) {
+		if err := h.Admin.Users().Unlock(ctx, "nobody"); err == nil {
 			t.Error("unlocked")
 		}
 	})
@@ -106,17 +106,17 @@ func TestUnlockOfNobody(t *testing.T) {
 // A client that is disabled and enabled again has no grant of before, as a user.
 func TestEnabledClientHasNoOldGrants(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		tokens, others := h.login("app"), h.login("other")
-		must(0, h.admin.Clients().Disable(ctx, "app"))
-		must(0, h.admin.Clients().Enable(ctx, "app"))
-		if r := h.refresh("app", tokens.RefreshToken); r.code(t) != "invalid_grant" {
+	Each(t, func(t *testing.T, h *Harness) {
+		tokens, others := h.Login("app"), h.Login("other")
+		Must(0, h.Admin.Clients().Disable(ctx, "app"))
+		Must(0, h.Admin.Clients().Enable(ctx, "app"))
+		if r := h.Refresh("app", tokens.RefreshToken); r.Code(t) != "invalid_grant" {
 			t.Error("a grant came back to life")
 		}
-		if h.active("rs", tokens.AccessToken) {
+		if h.Active("rs", tokens.AccessToken) {
 			t.Error("an access token came back to life")
 		}
-		h.login("app")
-		h.refresh("other", others.RefreshToken).tokens(t)
+		h.Login("app")
+		h.Refresh("other", others.RefreshToken).Tokens(t)
 	})
 }

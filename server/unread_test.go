@@ -49,11 +49,11 @@ func unreadRequests() (all []unread) {
 // afterwards.
 func answeredEarly(t *testing.T, address string, u unread, status string) {
 	t.Helper()
-	conn := must(net.Dial("tcp", address))
+	conn := Must(net.Dial("tcp", address))
 	defer conn.Close()
-	must(conn.Write([]byte(u.head)))
+	Must(conn.Write([]byte(u.head)))
 	began := time.Now()
-	must(0, conn.SetDeadline(began.Add(requestTimeout)))
+	Must(0, conn.SetDeadline(began.Add(requestTimeout)))
 	r := bufio.NewReader(conn)
 	res, err := http.ReadResponse(r, nil)
 	if err != nil {
@@ -88,12 +88,12 @@ func answeredEarly(t *testing.T, address string, u unread, status string) {
 // A request that is refused before its body has ended is answered at once, however slowly its client goes on.
 func TestAnswersBeforeTheBodyEnds(t *testing.T) {
 	t.Parallel()
-	h := open(t, testConfig(sqliteURL(t)), nil)
-	h.provision()
+	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
+	h.Provision()
 	for _, u := range unreadRequests() {
 		t.Run(u.name, func(t *testing.T) {
 			t.Parallel()
-			answeredEarly(t, h.http.Listener.Addr().String(), u, strings.Fields(u.name)[0])
+			answeredEarly(t, h.HTTP.Listener.Addr().String(), u, strings.Fields(u.name)[0])
 		})
 	}
 }
@@ -101,7 +101,7 @@ func TestAnswersBeforeTheBodyEnds(t *testing.T) {
 // The same holds while the server starts.
 func TestAnswersBeforeTheBodyEndsWhileStarting(t *testing.T) {
 	t.Parallel()
-	address := startingServer(t, testConfig(sqliteURL(t)))
+	address := startingServer(t, ConfigFor(SQLiteURL(t)))
 	for _, u := range unreadRequests() {
 		if !strings.Contains(u.name, "chunked") {
 			continue
@@ -120,12 +120,12 @@ func TestAnswersBeforeTheBodyEndsWhileStarting(t *testing.T) {
 // A body that was read to its end leaves the connection open for the next request.
 func TestConnectionsAreUsedAgain(t *testing.T) {
 	t.Parallel()
-	h := open(t, testConfig(sqliteURL(t)), nil)
+	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
 	post := "POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
 	answers := h.answersTo(post + "Content-Length: 3\r\n\r\na=b" +
 		post + "Transfer-Encoding: chunked\r\n\r\n3\r\na=b\r\n0\r\n\r\n" +
 		post + "Content-Length: 0\r\n\r\n" + "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-	if len(answers) != 4 || answers[3].status != http.StatusOK {
+	if len(answers) != 4 || answers[3].Status != http.StatusOK {
 		t.Errorf("%d answers", len(answers))
 	}
 }
@@ -133,9 +133,9 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 // startingServer listens while a server waits for its database.
 func startingServer(t *testing.T, c config.Config) (address string) {
 	t.Helper()
-	l := Listeners{Public: must(net.Listen("tcp", "127.0.0.1:0")), Admin: must(net.Listen("tcp", "127.0.0.1:0"))}
+	l := Listeners{Public: Must(net.Listen("tcp", "127.0.0.1:0")), Admin: Must(net.Listen("tcp", "127.0.0.1:0"))}
 	public, admin := starting(c)
-	f := must(newListeners(c, l, slog.New(slog.DiscardHandler), public, admin))
+	f := Must(newListeners(c, l, slog.New(slog.DiscardHandler), public, admin))
 	t.Cleanup(func() {
 		for _, s := range f.servers {
 			s.Close()
@@ -166,12 +166,12 @@ func TestCharsets(t *testing.T) {
 			t.Errorf("%s: %v", value, err)
 		}
 	}
-	each(t, func(t *testing.T, h *harness) {
+	Each(t, func(t *testing.T, h *Harness) {
 		form := "grant_type=password&username=alice&password=" + strings.ReplaceAll(password, " ", "+")
-		r := must(http.NewRequest(http.MethodPost, h.base+"/token", strings.NewReader(form)))
+		r := Must(http.NewRequest(http.MethodPost, h.Base+"/token", strings.NewReader(form)))
 		r.Header.Set("Content-Type", `application/x-www-form-urlencoded; charset=utf8`)
-		r.Header.Set("Authorization", basic("app", secret))
-		h.send(r).tokens(t)
+		r.Header.Set("Authorization", Basic("app", secret))
+		h.Send(r).Tokens(t)
 	})
 }
 
@@ -180,11 +180,11 @@ func TestCharsets(t *testing.T) {
 func TestStartingAnswersByTheSameRules(t *testing.T) {
 	t.Parallel()
 	for _, issuer := range []string{issuer, "http://localhost:8080/tenant"} {
-		c := testConfig(sqliteURL(t))
+		c := ConfigFor(SQLiteURL(t))
 		c.Issuer, c.CORSOrigins = issuer, config.List{"https://app.example"}
-		h := open(t, c, nil)
-		starting := &harness{t: t, base: "http://" + startingServer(t, c)}
-		for _, path := range paths(h.server.publicRoutes()) {
+		h := OpenHarness(t, c, nil)
+		starting := &Harness{T: t, Base: "http://" + startingServer(t, c)}
+		for _, path := range paths(h.Server.publicRoutes()) {
 			for _, method := range []string{"GET", "HEAD", "POST", "PUT", "OPTIONS", "FROB"} {
 				for _, origin := range []string{"", "https://app.example", "https://else.example"} {
 					for _, asked := range []string{"", "POST"} {
@@ -195,49 +195,49 @@ func TestStartingAnswersByTheSameRules(t *testing.T) {
 				}
 			}
 		}
-		if got := starting.call("GET", "/nowhere", "", ""); got.status != http.StatusNotFound {
-			t.Errorf("an unknown path: %d", got.status)
+		if got := starting.call("GET", "/nowhere", "", ""); got.Status != http.StatusNotFound {
+			t.Errorf("an unknown path: %d", got.Status)
 		}
 	}
 }
 
 // call is a request as a browser sends it. What is at the root is held to openapi.yaml.
-func (h *harness) call(method, path, origin, asked string) reply {
-	h.t.Helper()
-	r := must(http.NewRequest(method, h.base+path, nil))
+func (h *Harness) call(method, path, origin, asked string) Reply {
+	h.T.Helper()
+	r := Must(http.NewRequest(method, h.Base+path, nil))
 	for name, value := range map[string]string{"Origin": origin, "Access-Control-Request-Method": asked} {
 		if value != "" {
 			r.Header.Set(name, value)
 		}
 	}
 	if !strings.Contains(path, "tenant") && (method != http.MethodOptions || asked == "") && method != "FROB" {
-		return h.send(r)
+		return h.Send(r)
 	}
-	res := must(noRedirect.Do(r))
+	res := Must(noRedirect.Do(r))
 	defer res.Body.Close()
-	return reply{res.StatusCode, res.Header, string(must(io.ReadAll(res.Body)))}
+	return Reply{res.StatusCode, res.Header, string(Must(io.ReadAll(res.Body)))}
 }
 
 // compareAnswers holds an answer at the start to that of later.
-func compareAnswers(t *testing.T, name string, later, now reply) {
+func compareAnswers(t *testing.T, name string, later, now Reply) {
 	t.Helper()
 	headers := []string{
 		"Allow", "Vary", "Access-Control-Allow-Origin", "Access-Control-Allow-Methods", "Access-Control-Allow-Headers",
 		"Access-Control-Expose-Headers", "Access-Control-Max-Age", "X-Content-Type-Options",
 	}
 	for _, header := range headers {
-		if got, want := now.header.Get(header), later.header.Get(header); got != want {
+		if got, want := now.Header.Get(header), later.Header.Get(header); got != want {
 			t.Errorf("%s: %s %q, later %q", name, header, got, want)
 		}
 	}
-	if now.header.Get("X-Request-Id") == "" {
+	if now.Header.Get("X-Request-Id") == "" {
 		t.Errorf("%s: no request id", name)
 	}
-	notYet := now.status == http.StatusServiceUnavailable && now.header.Get("Retry-After") != ""
-	if now.status != later.status && !notYet {
-		t.Errorf("%s: %d, later %d", name, now.status, later.status)
+	notYet := now.Status == http.StatusServiceUnavailable && now.Header.Get("Retry-After") != ""
+	if now.Status != later.Status && !notYet {
+		t.Errorf("%s: %d, later %d", name, now.Status, later.Status)
 	}
-	if now.status == later.status && now.body != later.body {
-		t.Errorf("%s: %s, later %s", name, now.body, later.body)
+	if now.Status == later.Status && now.Body != later.Body {
+		t.Errorf("%s: %s, later %s", name, now.Body, later.Body)
 	}
 }

@@ -13,32 +13,32 @@ import (
 // What is over goes, in whatever number of batches, and what is not over stays.
 func TestCleanUp(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		resting, revoked := h.login("app"), h.login("app")
-		live := h.login("app")
-		h.post("/revoke", "app", "token", revoked.RefreshToken)
-		h.post("/token", "app", "grant_type", "password", "username", "alice", "password", "wrong")
-		count := func() int { return len(must(h.admin.Grants().All(ctx, "", ""))) }
+	Each(t, func(t *testing.T, h *Harness) {
+		resting, revoked := h.Login("app"), h.Login("app")
+		live := h.Login("app")
+		h.Post("/revoke", "app", "token", revoked.RefreshToken)
+		h.Post("/token", "app", "grant_type", "password", "username", "alice", "password", "wrong")
+		count := func() int { return len(Must(h.Admin.Grants().All(ctx, "", ""))) }
 		clean := func() {
 			t.Helper()
-			must(0, h.server.cleanUpOnce(ctx))
+			Must(0, h.Server.cleanUpOnce(ctx))
 		}
 		if clean(); count() != 3 {
 			t.Fatalf("%d grants after the first round", count())
 		}
 		for range 8 {
-			h.step(2 * 24 * time.Hour)
-			live = h.refresh("app", live.RefreshToken).tokens(t)
+			h.Step(2 * 24 * time.Hour)
+			live = h.Refresh("app", live.RefreshToken).Tokens(t)
 		}
 		if clean(); count() != 1 {
 			t.Errorf("%d grants; the revoked and the resting one should have gone", count())
 		}
-		if r := h.refresh("app", resting.RefreshToken); r.code(t) != "invalid_grant" {
-			t.Error(r.body)
+		if r := h.Refresh("app", resting.RefreshToken); r.Code(t) != "invalid_grant" {
+			t.Error(r.Body)
 		}
-		h.refresh("app", live.RefreshToken).tokens(t)
-		h.step(91 * 24 * time.Hour)
-		h.login("app")
+		h.Refresh("app", live.RefreshToken).Tokens(t)
+		h.Step(91 * 24 * time.Hour)
+		h.Login("app")
 		if clean(); count() != 1 {
 			t.Errorf("%d grants; the expired one should have gone", count())
 		}
@@ -48,8 +48,8 @@ func TestCleanUp(t *testing.T) {
 // One replica at a time cleans up; when it stops, another takes over.
 func TestLease(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		db, now := h.server.db, h.clock.now()
+	Each(t, func(t *testing.T, h *Harness) {
+		db, now := h.Server.db, h.Clock.Now()
 		for _, c := range []struct {
 			holder string
 			after  time.Duration
@@ -67,16 +67,16 @@ func TestLease(t *testing.T) {
 // A hash below the policy is replaced at login, once, by one of the same password.
 func TestRehashAtLogin(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		alice := must(h.admin.Users().Find(ctx, "alice"))
-		h.server.hasher.Policy.Memory *= 2
-		h.login("app")
-		again := must(h.admin.Users().Find(ctx, "alice"))
+	Each(t, func(t *testing.T, h *Harness) {
+		alice := Must(h.Admin.Users().Find(ctx, "alice"))
+		h.Server.hasher.Policy.Memory *= 2
+		h.Login("app")
+		again := Must(h.Admin.Users().Find(ctx, "alice"))
 		if again.PasswordHash == alice.PasswordHash || !strings.Contains(again.PasswordHash, fmt.Sprintf("m=%d,", 128)) {
 			t.Errorf("the hash stays %s", again.PasswordHash)
 		}
-		tokens := h.login("app")
-		if must(h.admin.Users().Find(ctx, "alice")).PasswordHash != again.PasswordHash || !h.active("app", tokens.AccessToken) {
+		tokens := h.Login("app")
+		if Must(h.Admin.Users().Find(ctx, "alice")).PasswordHash != again.PasswordHash || !h.Active("app", tokens.AccessToken) {
 			t.Error("hashed again without need")
 		}
 	})
@@ -85,9 +85,9 @@ func TestRehashAtLogin(t *testing.T) {
 // Each record tells who made the change and why.
 func TestAuditNamesWhoAndWhy(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		records := must(h.admin.Audit().All(ctx, time.Time{}, ""))
-		if n, err := h.admin.Audit().Verify(ctx); err != nil || n != int64(len(records)) || n < 5 {
+	Each(t, func(t *testing.T, h *Harness) {
+		records := Must(h.Admin.Audit().All(ctx, time.Time{}, ""))
+		if n, err := h.Admin.Audit().Verify(ctx); err != nil || n != int64(len(records)) || n < 5 {
 			t.Fatal(n, err)
 		}
 		for _, r := range records[2:] {
@@ -101,12 +101,12 @@ func TestAuditNamesWhoAndWhy(t *testing.T) {
 // A change whose record cannot be written does not happen.
 func TestNoRecordNoChange(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, h *harness) {
-		keyless := must(storage.Open(ctx, storage.Options{Source: storagetest.MustSource(t, h.config.Database)}))
+	Each(t, func(t *testing.T, h *Harness) {
+		keyless := Must(storage.Open(ctx, storage.Options{Source: storagetest.MustSource(t, h.Config.Database)}))
 		defer keyless.Close()
-		if err := keyless.Users().Disable(ctx, storage.Actor{Name: "os:test"}, "alice", h.clock.now()); err == nil {
+		if err := keyless.Users().Disable(ctx, storage.Actor{Name: "os:test"}, "alice", h.Clock.Now()); err == nil {
 			t.Fatal("changed without a record")
 		}
-		h.login("app")
+		h.Login("app")
 	})
 }
