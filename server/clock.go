@@ -31,7 +31,7 @@ func (s *health) beginClock(ctx context.Context) error {
 		return fmt.Errorf("%s: %w", metaRetiredTime, err)
 	}
 	if ahead := latest.Sub(s.now()); ahead > clock.MaxOff {
-		s.log.Error("the last use of the database is in the future: the clock was wrong then, or it is wrong now",
+		s.log.Error("the database was last used at a time that has not come yet: the clock was wrong then, or is now",
 			"at", latest)
 	}
 	s.clock.Begin(latest, retired)
@@ -101,7 +101,7 @@ func (s *health) settledTime(ctx context.Context) error {
 // warnOfClock logs an offset of the clock.
 func (s *health) warnOfClock() {
 	if off := s.clock.Off(); off.Abs() > clockWarning {
-		s.log.Warn("the clock here is off the clock of the database: use NTP on both",
+		s.log.Warn("the clock here is off: it differs from the clock of the database; use NTP on both",
 			"by", off.Round(time.Second).String())
 	}
 }

@@ -205,7 +205,7 @@ func (s *logins) storedHash(view storage.LoginView) (h passwords.Hash, usable bo
 		if err == nil {
 			return h, view.User.DisabledAt == nil
 		}
-		s.log.Error("a stored password hash is malformed", "sub", view.User.Sub, "error", err)
+		s.log.Error("a stored password hash is invalid", "sub", view.User.Sub, "error", err)
 	}
 	if h, err := passwords.Parse(view.StrangersHash); err == nil {
 		return h, false

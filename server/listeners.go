@@ -133,7 +133,7 @@ func (f *listeners) stop(span time.Duration, log *slog.Logger) {
 	for _, server := range f.servers {
 		all.Go(func() {
 			if err := server.Shutdown(ctx); err != nil {
-				log.Warn("requests that did not end in time were aborted", "error", err.Error())
+				log.Warn("requests that did not end in time were cut off", "error", err.Error())
 				server.Close()
 			}
 		})
