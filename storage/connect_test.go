@@ -145,11 +145,13 @@ func TestConnectionLimits(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []string{"1", "2", "3", "4", "8"} {
 		t.Run(limit, func(t *testing.T) {
+			t.Parallel()
 			databaseURL := storagetest.AsOwner(t, storagetest.PostgresURL(t), "CONNECTION LIMIT "+limit)
 			everythingWorks(t, storagetest.MustOpen(t, databaseURL))
 		})
 	}
 	t.Run("two replicas under 8", func(t *testing.T) {
+		t.Parallel()
 		databaseURL := storagetest.AsOwner(t, storagetest.PostgresURL(t), "CONNECTION LIMIT 8")
 		one := storagetest.MustOpen(t, databaseURL)
 		one.SigningKeys().Changes(t.Context())
@@ -158,11 +160,13 @@ func TestConnectionLimits(t *testing.T) {
 		everythingWorks(t, one, two)
 	})
 	t.Run("two under 2", func(t *testing.T) { // as a command beside a server
+		t.Parallel()
 		databaseURL := storagetest.AsOwner(t, storagetest.PostgresURL(t), "CONNECTION LIMIT 2")
 		one := storagetest.MustOpen(t, databaseURL)
 		everythingWorks(t, one, storagetest.MustOpen(t, databaseURL))
 	})
 	t.Run("set while they serve", func(t *testing.T) {
+		t.Parallel()
 		databaseURL := storagetest.AsOwner(t, storagetest.PostgresURL(t), "CONNECTION LIMIT 40")
 		db := storagetest.MustOpen(t, databaseURL)
 		other := storagetest.MustOpen(t, databaseURL)
