@@ -207,11 +207,14 @@ func TestSessionsThatRest(t *testing.T) {
 		return sessions() > 2
 	})
 
-	var before int
+	var before, looks int
 	eventually(t, "no more sessions are opened", func() bool {
-		before = sessions()
-		time.Sleep(100 * time.Millisecond)
-		return sessions() == before
+		if n := sessions(); n != before {
+			before, looks = n, 0
+		}
+		time.Sleep(50 * time.Millisecond)
+		looks++
+		return looks > 4
 	})
 	hurried, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 	defer cancel()
@@ -219,9 +222,11 @@ func TestSessionsThatRest(t *testing.T) {
 		t.Error("the statement did not end with its context")
 	}
 	eventually(t, "the abandoned session ends", func() bool { return sessions() < before })
-	time.Sleep(100 * time.Millisecond)
-	if after := sessions(); after != before-1 {
-		t.Errorf("%d sessions are left of %d", after, before)
+	for range 2 { // the others stay
+		if after := sessions(); after != before-1 {
+			t.Errorf("%d sessions are left of %d", after, before)
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 
@@ -253,6 +258,7 @@ func TestRefusedSessions(t *testing.T) {
 	db := storagetest.MustOpen(t, proxy.URL)
 	var all sync.WaitGroup
 	proxy.LetThrough(1)
+	began := time.Now()
 	for range 2 { // as many as there are sessions then
 		all.Go(func() {
 			for range 100 {
@@ -261,8 +267,10 @@ func TestRefusedSessions(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if n := proxy.Refused(); n == 0 || n > 10 {
-		t.Errorf("%d sessions were asked for in vain", n)
+	// About one a second, of the two hundred occasions. A busy machine takes longer.
+	took := time.Since(began)
+	if n, most := proxy.Refused(), 10+2*int64(took/time.Second); n == 0 || n > most {
+		t.Errorf("%d sessions were asked for in vain in %v", n, took)
 	}
 }
 

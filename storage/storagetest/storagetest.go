@@ -1,8 +1,11 @@
 // Package storagetest gives tests a real SQLite and a real PostgreSQL.
 //
 // The PostgreSQL is a throwaway cluster, started from the installed server binaries at its first use in a test binary,
-// in a temporary folder, on a Unix socket, and stopped by [Main]. Without server binaries its tests are skipped,
-// loudly; with KEYTURN_TEST_POSTGRES=required, as `make test` sets it, they fail.
+// on a Unix socket, and stopped by [Main]. Without server binaries its tests are skipped, loudly; with
+// KEYTURN_TEST_POSTGRES=required, as `make test` sets it, they fail.
+//
+// Databases are in memory, in /dev/shm, if it has room, or else in a temporary folder. A test that needs an empty
+// database uses [EachURL]. A test that needs one with the schema uses [EachReady], which is faster.
 package storagetest
 
 import (
