@@ -190,8 +190,8 @@ func mustCluster(t testing.TB) *Cluster {
 	return nil
 }
 
-// copyFiles has CREATE DATABASE copy files instead of logging each page, from PostgreSQL 15 on. On a disk that waits for
-// nothing, this takes half the time.
+// copyFiles makes CREATE DATABASE copy files instead of logging each page, from PostgreSQL 15 on. Without fsync, this
+// takes half the time.
 func (c *Cluster) copyFiles() error {
 	var version int
 	err := c.admin.QueryRow(`SELECT CAST(current_setting('server_version_num') AS INTEGER)`).Scan(&version)
