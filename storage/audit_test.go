@@ -26,10 +26,11 @@ func TestTamperedAudit(t *testing.T) {
 		"inserted": {`INSERT INTO audit (seq, time, type, actor, target, reason, details, prev_hash, hash)
 			SELECT 7, time, type, actor, target, reason, details, hash, hash FROM audit WHERE seq = 6`},
 	}
-	for name, statements := range tampering {
-		t.Run(name, func(t *testing.T) {
-			storagetest.EachReady(t, func(t *testing.T, url string) {
-				db := storagetest.MustOpen(t, url)
+	storagetest.EachReady(t, func(t *testing.T, url string) {
+		db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
+		for name, statements := range tampering {
+			t.Run(name, func(t *testing.T) {
+				mustEmpty(t, raw)
 				mustUser(t, db, "alice")
 				for range 5 {
 					must(t, db.Users().RevokeGrants(ctx, admin, "alice", noon))
@@ -37,11 +38,11 @@ func TestTamperedAudit(t *testing.T) {
 				if n, err := db.Audit().Verify(ctx); err != nil || n != 6 {
 					t.Fatal(n, err)
 				}
-				storagetest.MustExec(t, storagetest.Raw(t, url), statements...)
+				storagetest.MustExec(t, raw, statements...)
 				if _, err := db.Audit().Verify(ctx); err == nil || !strings.HasPrefix(err.Error(), "audit: ") {
 					t.Error("not found out:", err)
 				}
 			})
-		})
-	}
+		}
+	})
 }

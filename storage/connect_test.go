@@ -145,11 +145,13 @@ func TestConnectionLimits(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []string{"1", "2", "3", "4", "8"} {
 		t.Run(limit, func(t *testing.T) {
+			t.Parallel()
 			databaseURL := storagetest.AsOwner(t, storagetest.PostgresURL(t), "CONNECTION LIMIT "+limit)
 			everythingWorks(t, storagetest.MustOpen(t, databaseURL))
 		})
 	}
 	t.Run("two replicas under 8", func(t *testing.T) {
+		t.Parallel()
 		databaseURL := storagetest.AsOwner(t, storagetest.PostgresURL(t), "CONNECTION LIMIT 8")
 		one := storagetest.MustOpen(t, databaseURL)
 		one.SigningKeys().Changes(t.Context())
@@ -158,11 +160,13 @@ func TestConnectionLimits(t *testing.T) {
 		everythingWorks(t, one, two)
 	})
 	t.Run("two under 2", func(t *testing.T) { // as a command beside a server
+		t.Parallel()
 		databaseURL := storagetest.AsOwner(t, storagetest.PostgresURL(t), "CONNECTION LIMIT 2")
 		one := storagetest.MustOpen(t, databaseURL)
 		everythingWorks(t, one, storagetest.MustOpen(t, databaseURL))
 	})
 	t.Run("set while they serve", func(t *testing.T) {
+		t.Parallel()
 		databaseURL := storagetest.AsOwner(t, storagetest.PostgresURL(t), "CONNECTION LIMIT 40")
 		db := storagetest.MustOpen(t, databaseURL)
 		other := storagetest.MustOpen(t, databaseURL)
@@ -203,11 +207,14 @@ func TestSessionsThatRest(t *testing.T) {
 		return sessions() > 2
 	})
 
-	var before int
+	var before, looks int
 	eventually(t, "no more sessions are opened", func() bool {
-		before = sessions()
-		time.Sleep(100 * time.Millisecond)
-		return sessions() == before
+		if n := sessions(); n != before {
+			before, looks = n, 0
+		}
+		time.Sleep(50 * time.Millisecond)
+		looks++
+		return looks > 4
 	})
 	hurried, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 	defer cancel()
@@ -215,9 +222,11 @@ func TestSessionsThatRest(t *testing.T) {
 		t.Error("the statement did not end with its context")
 	}
 	eventually(t, "the abandoned session ends", func() bool { return sessions() < before })
-	time.Sleep(100 * time.Millisecond)
-	if after := sessions(); after != before-1 {
-		t.Errorf("%d sessions are left of %d", after, before)
+	for range 2 { // the others stay
+		if after := sessions(); after != before-1 {
+			t.Errorf("%d sessions are left of %d", after, before)
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 
@@ -249,6 +258,7 @@ func TestRefusedSessions(t *testing.T) {
 	db := storagetest.MustOpen(t, proxy.URL)
 	var all sync.WaitGroup
 	proxy.LetThrough(1)
+	began := time.Now()
 	for range 2 { // as many as there are sessions then
 		all.Go(func() {
 			for range 100 {
@@ -257,8 +267,10 @@ func TestRefusedSessions(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if n := proxy.Refused(); n == 0 || n > 10 {
-		t.Errorf("%d sessions were asked for in vain", n)
+	// About one a second, of the two hundred occasions. A busy machine takes longer.
+	took := time.Since(began)
+	if n, most := proxy.Refused(), 10+2*int64(took/time.Second); n == 0 || n > most {
+		t.Errorf("%d sessions were asked for in vain in %v", n, took)
 	}
 }
 

@@ -351,11 +351,15 @@ var refreshCases = []refreshCase{
 
 func TestRefresh(t *testing.T) {
 	t.Parallel()
-	for _, c := range refreshCases {
-		t.Run(c.name, func(t *testing.T) {
-			storagetest.Each(t, func(t *testing.T, db *storage.DB) { c.run(t, db) })
-		})
-	}
+	storagetest.EachReady(t, func(t *testing.T, databaseURL string) {
+		db, raw := storagetest.MustOpen(t, databaseURL), storagetest.Raw(t, databaseURL)
+		for _, c := range refreshCases {
+			t.Run(c.name, func(t *testing.T) {
+				mustEmpty(t, raw)
+				c.run(t, db)
+			})
+		}
+	})
 }
 
 func (c refreshCase) run(t *testing.T, db *storage.DB) {
@@ -429,6 +433,9 @@ func TestRefreshRace(t *testing.T) {
 					d = replica
 				}
 				s, outcome, err := d.Grants().Rotate(ctx, refreshOf(g, 0), noon.Add(time.Minute))
+				for errors.Is(err, storage.ErrBusy) { // on a busy machine: it had no turn, and nothing was done
+					s, outcome, err = d.Grants().Rotate(ctx, refreshOf(g, 0), noon.Add(time.Minute))
+				}
 				if err != nil || s.Generation != 1 {
 					t.Errorf("generation %d, %v", s.Generation, err)
 				}

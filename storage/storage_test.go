@@ -2,7 +2,11 @@ package storage_test
 
 import (
 	"context"
+	"database/sql"
+	"flag"
 	"os"
+	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
@@ -15,7 +19,18 @@ func TestMain(m *testing.M) {
 		opening(databaseURL)
 		return
 	}
+	// Many of these tests wait for time-outs. The command line may say otherwise.
+	flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
 	storagetest.Main(m)
+}
+
+// mustEmpty deletes all rows, for another test in the same database.
+func mustEmpty(t testing.TB, raw *sql.DB) {
+	t.Helper()
+	for _, table := range []string{"grants", "users", "clients", "audit"} {
+		storagetest.MustExec(t, raw, `DELETE FROM `+table)
+	}
+	storagetest.MustExec(t, raw, `UPDATE audit_head SET seq = 0, hash = ''`)
 }
 
 var (

@@ -164,14 +164,14 @@ func (r *rowLimits) updateOne() error {
 	return err
 }
 
-// repeat runs do in parallel workers for a span of time.
+// repeat runs do in parallel workers for a span of time, in each once at least.
 func repeat(workers int, span time.Duration, do func() error) (result, error) {
 	until := time.Now().Add(span)
 	times, failures := make([][]time.Duration, workers), make([]error, workers)
 	var all sync.WaitGroup
 	for w := range workers {
 		all.Go(func() {
-			for began := time.Now(); began.Before(until); began = time.Now() {
+			for began := time.Now(); len(times[w]) == 0 || began.Before(until); began = time.Now() {
 				if failures[w] = do(); failures[w] != nil {
 					return
 				}

@@ -46,7 +46,7 @@ func (r result) percentile(p int) time.Duration {
 	return r.times[min(len(r.times)-1, len(r.times)*p/100)]
 }
 
-// run makes calls for a span of time.
+// run makes calls for a span of time. Each worker makes one at least.
 func (l load) run(span time.Duration) (result, error) {
 	began := time.Now()
 	times, failures := make([][]time.Duration, l.workers), make([]error, l.workers)
@@ -78,7 +78,7 @@ func (l load) work(worker int, until time.Time) (times []time.Duration, err erro
 	answers := bufio.NewReader(conn)
 	for {
 		began := time.Now()
-		if !began.Before(until) {
+		if len(times) > 0 && !began.Before(until) {
 			return times, nil
 		}
 		c, err := l.next(worker)

@@ -1,8 +1,11 @@
 // Package storagetest gives tests a real SQLite and a real PostgreSQL.
 //
 // The PostgreSQL is a throwaway cluster, started from the installed server binaries at its first use in a test binary,
-// in a temporary folder, on a Unix socket, and stopped by [Main]. Without server binaries its tests are skipped,
-// loudly; with KEYTURN_TEST_POSTGRES=required, as `make test` sets it, they fail.
+// on a Unix socket, and stopped by [Main]. Without server binaries its tests are skipped, loudly; with
+// KEYTURN_TEST_POSTGRES=required, as `make test` sets it, they fail.
+//
+// Databases are in memory, in /dev/shm, if it has room, or else in a temporary folder. A test that needs an empty
+// database uses [EachURL]. A test that needs one with the schema uses [EachReady], which is faster.
 package storagetest
 
 import (
@@ -187,8 +190,8 @@ func mustCluster(t testing.TB) *Cluster {
 	return nil
 }
 
-// copyFiles has CREATE DATABASE copy files instead of logging each page, from PostgreSQL 15 on. On a disk that waits for
-// nothing, this takes half the time.
+// copyFiles makes CREATE DATABASE copy files instead of logging each page, from PostgreSQL 15 on. Without fsync, this
+// takes half the time.
 func (c *Cluster) copyFiles() error {
 	var version int
 	err := c.admin.QueryRow(`SELECT CAST(current_setting('server_version_num') AS INTEGER)`).Scan(&version)

@@ -220,7 +220,7 @@ func TestCommitsOfLateComers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	if _, err := db.write.Exec(`PRAGMA busy_timeout = 200`); err != nil {
+	if _, err := db.write.Exec(`PRAGMA busy_timeout = 1000`); err != nil {
 		t.Fatal(err)
 	}
 	lock := other.MustBegin()
