@@ -16,82 +16,95 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Anchor is what a host remembers of its database, in a file beside the master key: how far it had come, and what must
-// never come back. A backup that is put in the place of the database is known by it.
-type Anchor struct {
-	Heartbeat  time.Time `json:"heartbeat"`  // the latest that was written to the database
-	NotBefore  time.Time `json:"not_before"` // the last restore: grants from before it are dead
-	AuditSeq   int64     `json:"audit_seq"`
-	AuditHash  string    `json:"audit_hash"` // of that record
-	KeyVersion int64     `json:"key_version"`
-	Revoked    []string  `json:"revoked"` // kids
-	trusted    []string  // kids of all other keys; not remembered
-}
-
-// HeartbeatInterval is how often a server leaves a heartbeat.
+// HeartbeatInterval is how often a server writes a heartbeat.
 const HeartbeatInterval = time.Minute
 
-// LostTail is how much of its newest past a PostgreSQL may lose in a failover without being taken for an older one.
-// SQLite loses nothing that was committed.
+// LostTail is how much of its newest history a PostgreSQL may lose in a failover without being taken for an older
+// database. SQLite loses nothing that was committed.
 const LostTail = 2 * time.Minute
 
-// OlderError says that a database is older than the anchor of this host.
-type OlderError struct {
-	Anchor, Database Anchor
+// Anchor is a file on this host, beside the master key, that holds the newest state of the database that this host has
+// seen. By it, a server notices that a backup was put in the place of the database.
+type Anchor struct {
+	ring *Ring
+	path string
 }
 
-// Error names both times, and what to do.
+// DatabaseState is how far a database has come, and what must never come back.
+type DatabaseState struct {
+	Heartbeat  time.Time `json:"heartbeat"`  // the last one in the database
+	NotBefore  time.Time `json:"not_before"` // the last restore: older grants have ended
+	AuditSeq   int64     `json:"audit_seq"`  // of the last audit record
+	AuditHash  string    `json:"audit_hash"` // of the same record
+	KeyVersion int64     `json:"key_version"`
+	Revoked    []string  `json:"revoked"` // kids
+	trusted    []string  // kids of all other keys; not in the file
+}
+
+// OlderError means that the database is older than the anchor of this host.
+type OlderError struct {
+	Anchor, Database DatabaseState
+}
+
+// Error names both times and says what to do.
 func (e *OlderError) Error() string {
 	return fmt.Sprintf(
 		"the database is from %s, and this host has seen it as of %s: an older copy was put in its place. Bring the "+
-			"newest one back, or, "+
-			"if there is none, run `keyturn restore --confirm`: it ends every login from before, so that nothing that was "+
-			"revoked since comes back",
+			"newest one back, or, if there is none, run `keyturn restore --confirm`: it ends every older login, so that "+
+			"nothing that was revoked since comes back",
 		stamp(e.Database.Heartbeat),
 		stamp(e.Anchor.Heartbeat),
 	)
 }
 
-// check tells whether a database that stands at now may follow the anchor, though it may have lost so much of its tail.
-// *OlderError if not.
-func (a Anchor) check(now Anchor, lost time.Duration) error {
-	revived := slices.ContainsFunc(a.Revoked, func(kid string) bool { return slices.Contains(now.trusted, kid) })
-	if revived || now.Heartbeat.Add(lost).Before(a.Heartbeat) || now.NotBefore.Before(a.NotBefore) {
-		return &OlderError{a, now}
+// ErrTrailCut means that the audit trail lacks a record that this host has seen.
+var ErrTrailCut = errors.New(
+	"audit: the trail is not the one that this host has seen: its end was cut off, or, with PostgreSQL, lost in a " +
+		"failover; `keyturn audit verify` names the first record that differs. If you know the cause, remove the anchor " +
+		"file",
+)
+
+// check returns an *OlderError unless the database state now may follow s. lost is how much of its newest history the
+// database may have lost.
+func (s DatabaseState) check(now DatabaseState, lost time.Duration) error {
+	revived := slices.ContainsFunc(s.Revoked, func(kid string) bool { return slices.Contains(now.trusted, kid) })
+	if revived || now.Heartbeat.Add(lost).Before(s.Heartbeat) || now.NotBefore.Before(s.NotBefore) {
+		return &OlderError{s, now}
 	}
 	return nil
 }
 
-// later is the anchor of both: what either has seen has been.
-func (a Anchor) later(b Anchor) Anchor {
-	if b.AuditSeq < a.AuditSeq || b.AuditSeq == a.AuditSeq && b.Heartbeat.Before(a.Heartbeat) {
-		a, b = b, a
+// later combines two states. The newer audit record counts, and all that either state knows of restores, key versions
+// and revoked keys.
+func (s DatabaseState) later(o DatabaseState) DatabaseState {
+	if o.AuditSeq < s.AuditSeq || o.AuditSeq == s.AuditSeq && o.Heartbeat.Before(s.Heartbeat) {
+		s, o = o, s
 	}
-	b.NotBefore = later(a.NotBefore, b.NotBefore)
-	b.KeyVersion = max(a.KeyVersion, b.KeyVersion)
-	return b.withRevoked(a.Revoked)
+	o.NotBefore = later(s.NotBefore, o.NotBefore)
+	o.KeyVersion = max(s.KeyVersion, o.KeyVersion)
+	return o.withRevoked(s.Revoked)
 }
 
-// withRevoked is the anchor that knows further keys to be revoked.
-func (a Anchor) withRevoked(kids []string) Anchor {
-	a.Revoked = slices.Clone(a.Revoked)
+// withRevoked adds revoked keys.
+func (s DatabaseState) withRevoked(kids []string) DatabaseState {
+	s.Revoked = slices.Clone(s.Revoked)
 	for _, kid := range kids {
-		if !slices.Contains(a.Revoked, kid) {
-			a.Revoked = append(a.Revoked, kid)
+		if !slices.Contains(s.Revoked, kid) {
+			s.Revoked = append(s.Revoked, kid)
 		}
 	}
-	return a
+	return s
 }
 
-// anchorFile is the anchor as it lies in its file.
+// anchorFile is the content of the file.
 type anchorFile struct {
-	Anchor
+	DatabaseState
 	MAC string `json:"mac"`
 }
 
-// anchorMAC is under the key of the audit trail, which belongs to the database and outlives a master key.
-func (s *Secrets) anchorMAC(a Anchor) (string, error) {
-	text, err := json.Marshal([]any{"anchor", a})
+// anchorMAC uses the key of the audit trail, which belongs to the database and outlives a master key.
+func (s *Secrets) anchorMAC(state DatabaseState) (string, error) {
+	text, err := json.Marshal([]any{"anchor", state})
 	if err != nil {
 		return "", fmt.Errorf("anchor: %w", err)
 	}
@@ -100,10 +113,10 @@ func (s *Secrets) anchorMAC(a Anchor) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)), nil
 }
 
-// PeekAnchor reads an anchor of which nobody knows yet whether it is authentic; the zero value if there is no file.
-func PeekAnchor(path string) (Anchor, error) {
+// PeekAnchor reads an anchor without a check of its MAC. It returns the zero value if there is no file.
+func PeekAnchor(path string) (DatabaseState, error) {
 	f, err := readAnchorFile(path)
-	return f.Anchor, err
+	return f.DatabaseState, err
 }
 
 func readAnchorFile(path string) (f anchorFile, err error) {
@@ -120,41 +133,41 @@ func readAnchorFile(path string) (f anchorFile, err error) {
 	return f, nil
 }
 
-// Anchor reads the anchor of this host; the zero value if there is no file.
-func (r *Ring) Anchor(path string) (Anchor, error) {
-	f, err := readAnchorFile(path)
+// Read returns the newest state that this host has seen. It is zero if there is no file.
+func (a Anchor) Read() (DatabaseState, error) {
+	f, err := readAnchorFile(a.path)
 	if err != nil || f.MAC == "" && f.Heartbeat.IsZero() {
-		return Anchor{}, err
+		return DatabaseState{}, err
 	}
-	want, err := r.Secrets().anchorMAC(f.Anchor)
+	want, err := a.ring.Secrets().anchorMAC(f.DatabaseState)
 	if err == nil && !hmac.Equal([]byte(f.MAC), []byte(want)) {
 		err = fmt.Errorf(
 			"anchor: %s is of another database, or not as keyturn wrote it: if you know why, remove it, and this host "+
 				"forgets what it knew",
-			path,
+			a.path,
 		)
 	}
-	return f.Anchor, err
+	return f.DatabaseState, err
 }
 
-// writeAnchor replaces the file, durably and at once.
-func (r *Ring) writeAnchor(path string, a Anchor) error {
-	mac, err := r.Secrets().anchorMAC(a)
+// write replaces the file, durably and atomically.
+func (a Anchor) write(s DatabaseState) error {
+	mac, err := a.ring.Secrets().anchorMAC(s)
 	if err != nil {
 		return err
 	}
-	text, err := json.MarshalIndent(anchorFile{a, mac}, "", "  ")
+	text, err := json.MarshalIndent(anchorFile{s, mac}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("anchor: %w", err)
 	}
-	f, err := anchorDraft(path)
+	f, err := anchorDraft(a.path)
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(append(text, '\n'))
-	if err = errors.Join(err, keepOwner(f, path), f.Sync(), f.Close()); err == nil {
-		err = storage.Rename(f.Name(), path)
+	if err = errors.Join(err, keepOwner(f, a.path), f.Sync(), f.Close()); err == nil {
+		err = storage.Rename(f.Name(), a.path)
 	}
 	if err != nil {
 		return fmt.Errorf("anchor: %w", err)
@@ -162,7 +175,7 @@ func (r *Ring) writeAnchor(path string, a Anchor) error {
 	return nil
 }
 
-// anchorDraft is a file beside the anchor that can take its place.
+// anchorDraft creates a file in the folder of the anchor.
 func anchorDraft(path string) (*os.File, error) {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
 	if err != nil {
@@ -171,8 +184,7 @@ func anchorDraft(path string) (*os.File, error) {
 	return f, nil
 }
 
-// TryAnchor tells whether an anchor could be written here. It leaves nothing behind and does not touch the one that is
-// there.
+// TryAnchor returns an error if an anchor cannot be written at path. It changes nothing.
 func TryAnchor(path string) error {
 	f, err := anchorDraft(path)
 	if err != nil {
@@ -185,181 +197,174 @@ func TryAnchor(path string) error {
 	return nil
 }
 
-// DatabaseState is where the database stands now.
-func (r *Ring) DatabaseState(ctx context.Context) (Anchor, error) {
-	if err := r.Poll(ctx); err != nil {
-		return Anchor{}, err
+// databaseState reads the state of the database.
+func (a Anchor) databaseState(ctx context.Context) (DatabaseState, error) {
+	if err := a.ring.Poll(ctx); err != nil {
+		return DatabaseState{}, err
 	}
-	v := r.view.Load()
-	a := Anchor{KeyVersion: v.version, Revoked: []string{}}
+	v, db := a.ring.view.Load(), a.ring.db
+	s := DatabaseState{KeyVersion: v.version, Revoked: []string{}}
 	for _, row := range v.rows {
 		if row.State == storage.KeyRevoked {
-			a.Revoked = append(a.Revoked, row.KID)
+			s.Revoked = append(s.Revoked, row.KID)
 		} else {
-			a.trusted = append(a.trusted, row.KID)
+			s.trusted = append(s.trusted, row.KID)
 		}
 	}
-	slices.Sort(a.Revoked)
+	slices.Sort(s.Revoked)
 	var err error
-	if a.AuditSeq, a.AuditHash, err = r.db.Audit().Head(ctx); err != nil {
-		return a, err
+	if s.AuditSeq, s.AuditHash, err = db.Audit().Head(ctx); err != nil {
+		return s, err
 	}
-	if a.Heartbeat, err = r.db.Meta().Timestamp(ctx, storage.TimestampHeartbeat); err != nil {
-		return a, err
+	if s.Heartbeat, err = db.Meta().Timestamp(ctx, storage.TimestampHeartbeat); err != nil {
+		return s, err
 	}
-	a.NotBefore, err = r.db.Meta().Timestamp(ctx, storage.TimestampNotBefore)
-	return a, err
+	s.NotBefore, err = db.Meta().Timestamp(ctx, storage.TimestampNotBefore)
+	return s, err
 }
 
-// CheckAnchor tells whether this host has seen a newer state of the database. *OlderError if so.
-func (r *Ring) CheckAnchor(ctx context.Context, path string) error {
-	before, err := r.Anchor(path)
+// Check returns an *OlderError if this host has seen a newer state of the database.
+func (a Anchor) Check(ctx context.Context) error {
+	seen, err := a.Read()
 	if err != nil {
 		return err
 	}
-	stands, err := r.DatabaseState(ctx)
+	now, err := a.databaseState(ctx)
 	if err != nil {
 		return err
 	}
-	return before.check(stands, r.mayLose())
+	return seen.check(now, a.mayLose())
 }
 
-func (r *Ring) mayLose() time.Duration {
-	if r.db.Kind() == storage.SQLite {
+func (a Anchor) mayLose() time.Duration {
+	if a.ring.db.Kind() == storage.SQLite {
 		return 0
 	}
 	return LostTail
 }
 
-// ErrTrailCut says that the audit trail lacks, at its end or in it, what this host has seen.
-var ErrTrailCut = errors.New(
-	"audit: the trail is not the one that this host has seen: its end was cut off, or, with PostgreSQL, lost in a " +
-		"failover; " +
-		"`keyturn audit verify` tells from where on. If that is explained, remove the anchor file",
-)
-
-// WriteHeartbeat leaves a heartbeat in the database and then the anchor in its file, and returns where the database stands.
-// *OlderError, and neither, if it has gone back; *clock.UnsureError, and neither, if the clock here is wrong;
-// ErrTrailCut if the trail is not the one that was seen, of which the anchor then keeps the mark.
-func (r *Ring) WriteHeartbeat(ctx context.Context, path string) (Anchor, error) {
-	before, stands, err := r.sinceAnchor(ctx, path)
+// WriteHeartbeat writes a heartbeat to the database, then the anchor, and returns the state before the heartbeat. It
+// writes neither if the database is older than the anchor (*OlderError), or if this replica is not sure of the time
+// (*clock.UnsureError). On ErrTrailCut both are written, and the anchor keeps the audit record that it had.
+func (a Anchor) WriteHeartbeat(ctx context.Context) (DatabaseState, error) {
+	seen, now, err := a.compare(ctx)
 	if err == nil {
-		err = r.checkClock(ctx)
+		err = a.ring.checkClock(ctx)
 	}
 	if err != nil {
-		return stands, err
+		return now, err
 	}
-	return stands, r.follow(ctx, path, before, stands, func() (time.Time, error) {
-		now := r.options.Now().Truncate(time.Millisecond).UTC()
-		return now, r.db.Meta().SetTimestamp(ctx, storage.TimestampHeartbeat, now)
+	return now, a.follow(ctx, seen, now, func() (time.Time, error) {
+		at := a.ring.options.Now().Truncate(time.Millisecond).UTC()
+		return at, a.ring.db.Meta().SetTimestamp(ctx, storage.TimestampHeartbeat, at)
 	})
 }
 
-// Note moves the anchor on to where the database stands, and leaves no heartbeat: that would say that a server runs.
-// Unless make is set, it makes no anchor where there is none. *OlderError, and ErrTrailCut, as Beat.
-func (r *Ring) Note(ctx context.Context, path string, make bool) error {
-	if _, err := os.Stat(path); !make && errors.Is(err, os.ErrNotExist) {
+// Note writes the state of the database to the anchor without a heartbeat, which would mean that a server runs. It
+// creates a missing anchor only if create is set. *OlderError and ErrTrailCut as for WriteHeartbeat.
+func (a Anchor) Note(ctx context.Context, create bool) error {
+	if _, err := os.Stat(a.path); !create && errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	before, stands, err := r.sinceAnchor(ctx, path)
+	seen, now, err := a.compare(ctx)
 	if err != nil {
 		return err
 	}
-	same := func() (time.Time, error) { return later(before.Heartbeat, stands.Heartbeat), nil }
-	return r.follow(ctx, path, before, stands, same)
+	same := func() (time.Time, error) { return later(seen.Heartbeat, now.Heartbeat), nil }
+	return a.follow(ctx, seen, now, same)
 }
 
-// sinceAnchor is the anchor, with the keys that are revoked now, and where the database stands, which may follow it.
-func (r *Ring) sinceAnchor(ctx context.Context, path string) (before, stands Anchor, err error) {
-	if stands, err = r.DatabaseState(ctx); err != nil {
-		return before, stands, err
+// compare returns the state in the anchor and the state of the database. *OlderError if the latter is older.
+func (a Anchor) compare(ctx context.Context) (seen, now DatabaseState, err error) {
+	if now, err = a.databaseState(ctx); err != nil {
+		return seen, now, err
 	}
-	if before, err = r.rememberRevoked(path, stands); err == nil {
-		err = before.check(stands, r.mayLose())
+	if seen, err = a.noteRevoked(now); err == nil {
+		err = seen.check(now, a.mayLose())
 	}
-	return before, stands, err
+	return seen, now, err
 }
 
-// follow writes the anchor of a database that stands so, with a heartbeat that is asked for once the trail was looked
-// at.
-func (r *Ring) follow(
-	ctx context.Context, path string, before, stands Anchor, heartbeat func() (time.Time, error),
+// follow checks the audit trail, calls heartbeat, and writes the anchor.
+func (a Anchor) follow(
+	ctx context.Context, seen, now DatabaseState, heartbeat func() (time.Time, error),
 ) error {
-	cut, err := r.trailCut(ctx, before)
+	cut, err := a.trailCut(ctx, seen)
 	if err != nil {
 		return err
 	}
-	next := stands
+	next := now
 	if next.Heartbeat, err = heartbeat(); err != nil {
 		return err
 	}
-	next = before.later(next)
+	next = seen.later(next)
 	if cut {
-		next.AuditSeq, next.AuditHash = before.AuditSeq, before.AuditHash
-		return errors.Join(ErrTrailCut, r.writeAnchor(path, next))
+		next.AuditSeq, next.AuditHash = seen.AuditSeq, seen.AuditHash
+		return errors.Join(ErrTrailCut, a.write(next))
 	}
-	return r.writeAnchor(path, next)
+	return a.write(next)
 }
 
-// rememberRevoked adds the keys that are revoked now to the anchor, whatever else is to be said of the database, and
-// returns it.
-func (r *Ring) rememberRevoked(path string, stands Anchor) (Anchor, error) {
-	known, err := r.Anchor(path)
-	a := known.withRevoked(stands.Revoked)
-	if err != nil || len(a.Revoked) == len(known.Revoked) {
-		return a, err
+// noteRevoked adds the revoked keys of the database to the anchor, even if the database turns out to be older.
+func (a Anchor) noteRevoked(now DatabaseState) (DatabaseState, error) {
+	known, err := a.Read()
+	s := known.withRevoked(now.Revoked)
+	if err != nil || len(s.Revoked) == len(known.Revoked) {
+		return s, err
 	}
-	return a, r.writeAnchor(path, a)
+	return s, a.write(s)
 }
 
-// trailCut tells whether the record that an anchor names is not there as it was.
-func (r *Ring) trailCut(ctx context.Context, a Anchor) (bool, error) {
-	if a.AuditSeq == 0 {
+// trailCut reports whether the audit record of a state is missing or differs.
+func (a Anchor) trailCut(ctx context.Context, s DatabaseState) (bool, error) {
+	if s.AuditSeq == 0 {
 		return false, nil
 	}
-	hash, err := r.db.Audit().Hash(ctx, a.AuditSeq)
+	hash, err := a.ring.db.Audit().Hash(ctx, s.AuditSeq)
 	if isNotFound(err) {
 		return true, nil
 	}
-	return err == nil && hash != a.AuditHash, err
+	return err == nil && hash != s.AuditHash, err
 }
 
-// Restored makes an older database follow the anchor: what was revoked since is revoked again, replicas that have seen
-// later keys follow, and then, as the mark that it is done, every grant ends. It may be interrupted and run again.
-func (r *Ring) Restored(ctx context.Context, by storage.Actor, path string) error {
-	before, err := r.Anchor(path)
+// RecordRestore makes an older database follow the anchor: it revokes again the keys that were revoked since, raises
+// the version of the keys above any that a replica has seen, and ends every grant, as the mark that it is done. It may
+// be interrupted and run again.
+func (a Anchor) RecordRestore(ctx context.Context, by storage.Actor) error {
+	seen, err := a.Read()
 	if err != nil {
 		return err
 	}
-	for _, kid := range before.Revoked {
-		if _, err := r.Revoke(ctx, by, Leak{KID: kid}); err != nil && !isNotFound(err) {
+	life := a.ring.LifeCycle()
+	for _, kid := range seen.Revoked {
+		if _, err := life.Revoke(ctx, by, Leak{KID: kid}); err != nil && !isNotFound(err) {
 			return err
 		}
 	}
-	v, err := r.intact(ctx)
+	v, err := a.ring.intact(ctx)
 	if err != nil {
 		return err
 	}
-	now := r.options.Now().Truncate(time.Millisecond).UTC()
+	now := a.ring.options.Now().Truncate(time.Millisecond).UTC()
 	if len(v.rows) > 0 {
 		moved := *v
-		moved.leastVersion = max(before.KeyVersion+1, now.UnixMilli())
-		if err := r.change(ctx, by, &moved, storage.KeyChange{Event: event("key.restore", "", nil)}, now); err != nil {
+		moved.leastVersion = max(seen.KeyVersion+1, now.UnixMilli())
+		if err := life.change(ctx, by, &moved, storage.KeyChange{Event: event("key.restore", "", nil)}, now); err != nil {
 			return err
 		}
 	}
-	return r.db.RecordRestore(ctx, by, now)
+	return a.ring.db.RecordRestore(ctx, by, now)
 }
 
-// AnchorRestored makes the anchor follow a database that was Restored. Until it has, the one from before still holds.
-func (r *Ring) AnchorRestored(ctx context.Context, path string) error {
-	before, err := r.Anchor(path)
+// FollowRestore writes the state of a database that RecordRestore has finished. Until then the older anchor counts.
+func (a Anchor) FollowRestore(ctx context.Context) error {
+	seen, err := a.Read()
 	if err != nil {
 		return err
 	}
-	stands, err := r.DatabaseState(ctx)
+	now, err := a.databaseState(ctx)
 	if err != nil {
 		return err
 	}
-	return r.writeAnchor(path, stands.withRevoked(before.Revoked)) // of keys that the backup does not know, too
+	return a.write(now.withRevoked(seen.Revoked)) // the backup may lack some of the revoked keys
 }

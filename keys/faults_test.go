@@ -30,37 +30,37 @@ func newMaster(t *testing.T) *keys.Master { return keystest.MustMaster(t, 2) }
 var interruptions = map[string]interrupted{
 	"scheduled rotation": {
 		wait:   keystest.Config.RotationInterval,
-		act:    func(_ *testing.T, r *keys.Ring, _ string) error { return r.Maintain(ctx) },
+		act:    func(_ *testing.T, r *keys.Ring, _ string) error { return r.LifeCycle().Maintain(ctx) },
 		settle: wantStates(map[storage.KeyState]int{"previous": 1, "current": 1, "next": 1}), least: 6,
 	},
 	"rotation by hand": {
 		act: func(_ *testing.T, r *keys.Ring, _ string) error {
-			_, err := r.Rotate(ctx, admin, true)
+			_, err := r.LifeCycle().Rotate(ctx, admin, true)
 			return err
 		},
 		settle: wantStates(map[storage.KeyState]int{"previous": 1, "current": 1, "next": 1}), least: 6,
 	},
 	"revocation": {
 		act: func(_ *testing.T, r *keys.Ring, current string) error {
-			_, err := r.Revoke(ctx, admin, keys.Leak{KID: current})
+			_, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: current})
 			return err
 		},
 		settle: wantStates(map[storage.KeyState]int{"revoked": 1, "current": 1, "next": 1}), least: 6,
 	},
 	"revocation of all": {
 		act: func(_ *testing.T, r *keys.Ring, current string) error {
-			_, err := r.Revoke(ctx, admin, keys.Leak{KID: current, Store: true})
+			_, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: current, Store: true})
 			return err
 		},
 		settle: wantStates(map[storage.KeyState]int{"revoked": 2, "current": 1, "next": 1}), least: 7,
 	},
 	"rewrap": {
 		act: func(t *testing.T, r *keys.Ring, _ string) error {
-			_, err := r.Rewrap(ctx, admin, newMaster(t))
+			_, err := r.LifeCycle().Rewrap(ctx, admin, newMaster(t))
 			return err
 		},
 		settle: func(t *testing.T, r *keys.Ring) {
-			done, err := r.Rewrap(ctx, admin, newMaster(t))
+			done, err := r.LifeCycle().Rewrap(ctx, admin, newMaster(t))
 			if err != nil || done != (keys.Rewrapped{MasterKey: newMaster(t).ID()}) {
 				t.Errorf("not finished: %+v, %v", done, err)
 			}
@@ -122,7 +122,7 @@ func (i interrupted) cutShort(t *testing.T, db *storage.DB, raw *sql.DB, faults 
 		must(t, i.act(t, restarted, current))
 	}
 	i.settle(t, restarted)
-	must(t, r.Maintain(ctx)) // the replica that was interrupted goes on as well
+	must(t, r.LifeCycle().Maintain(ctx)) // the replica that was interrupted goes on as well
 	if _, err := db.Audit().Verify(ctx); err != nil {
 		t.Errorf("write %d: %v", n, err)
 	}

@@ -98,7 +98,7 @@ func TestLifeBySchedule(t *testing.T) {
 			t.Errorf("published %v for %v", published(t, r), r.JWKS().MaxAge)
 		}
 		c.step(keystest.Config.RotationInterval - time.Minute)
-		must(t, r.Maintain(ctx))
+		must(t, r.LifeCycle().Maintain(ctx))
 		if age := r.JWKS().MaxAge; age != time.Minute {
 			t.Errorf("a minute before the rotation max-age is %v", age)
 		}
@@ -107,7 +107,7 @@ func TestLifeBySchedule(t *testing.T) {
 			t.Error("rotated too early")
 		}
 		c.step(time.Minute)
-		must(t, r.Maintain(ctx))
+		must(t, r.LifeCycle().Maintain(ctx))
 		_, second := mustSign(t, r, c.now().Add(10*time.Minute))
 		if got := states(r); second == first ||
 			!cmp.Equal(got, map[storage.KeyState]int{"current": 1, "next": 1, "previous": 1}) {
@@ -120,12 +120,12 @@ func TestLifeBySchedule(t *testing.T) {
 		}
 		// The last token of the first key was to live for an hour less a minute from here on.
 		c.step(time.Hour - time.Minute)
-		must(t, r.Maintain(ctx))
+		must(t, r.LifeCycle().Maintain(ctx))
 		if !published(t, r)[first] {
 			t.Error("the previous key left before its last token expired")
 		}
 		c.step(time.Minute + keys.Skew + keystest.Config.JWKSMaxAge)
-		must(t, r.Maintain(ctx))
+		must(t, r.LifeCycle().Maintain(ctx))
 		if published(t, r)[first] || states(r)[storage.KeyRetired] != 1 {
 			t.Error("the previous key did not retire")
 		}
@@ -143,19 +143,20 @@ func TestRotateRefusesAYoungKey(t *testing.T) {
 		c := newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
 		var young *keys.TooYoungError
-		if _, err := r.Rotate(ctx, admin, false); !errors.As(err, &young) || !young.Earliest.Equal(noon.Add(24*time.Hour)) {
+		_, err := r.LifeCycle().Rotate(ctx, admin, false)
+		if !errors.As(err, &young) || !young.Earliest.Equal(noon.Add(24*time.Hour)) {
 			t.Fatal(err)
 		}
-		plan, err := r.PlanRotation(ctx, true)
+		plan, err := r.LifeCycle().PlanRotation(ctx, true)
 		must(t, err)
-		forced, err := r.Rotate(ctx, admin, true)
+		forced, err := r.LifeCycle().Rotate(ctx, admin, true)
 		must(t, err)
 		if forced.Current != plan.Current || forced.Previous != plan.Previous {
 			t.Errorf("planned %+v, done %+v", plan, forced)
 		}
 		c.step(24 * time.Hour)
 		must(t, r.Poll(ctx))
-		if _, err := r.Rotate(ctx, admin, false); err != nil {
+		if _, err := r.LifeCycle().Rotate(ctx, admin, false); err != nil {
 			t.Error(err)
 		}
 	})
@@ -172,7 +173,7 @@ func TestConcurrentRotationsMakeOne(t *testing.T) {
 		for round := 1; round <= 3; round++ {
 			c.step(25 * time.Hour)
 			for _, r := range rings {
-				must(t, r.Maintain(ctx))
+				must(t, r.LifeCycle().Maintain(ctx))
 			}
 			rotateAtOnce(t, rings, 20)
 			must(t, rings[0].Poll(ctx))
@@ -195,7 +196,7 @@ func TestReplicasServeTheSameBytes(t *testing.T) {
 				t.Fatalf("%+v\n%+v", x, y)
 			}
 			before := a.JWKS().ETag
-			_, err := a.Rotate(ctx, admin, true)
+			_, err := a.LifeCycle().Rotate(ctx, admin, true)
 			must(t, err)
 			must(t, b.Poll(ctx))
 			if b.JWKS().ETag == before {
@@ -212,7 +213,7 @@ func rotateAtOnce(t *testing.T, rings []*keys.Ring, n int) {
 	results := make(chan error)
 	for i := range n * len(rings) {
 		go func() {
-			_, err := rings[i%len(rings)].Rotate(ctx, admin, false)
+			_, err := rings[i%len(rings)].LifeCycle().Rotate(ctx, admin, false)
 			results <- err
 		}()
 	}
@@ -240,7 +241,7 @@ func TestRetirementCountsTokensOfSlowReplicas(t *testing.T) {
 		slow := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
 		expires := c.now().Add(10 * time.Minute)
 		_, first := mustSign(t, slow, expires)
-		_, err := fast.Rotate(ctx, admin, true)
+		_, err := fast.LifeCycle().Rotate(ctx, admin, true)
 		must(t, err)
 		if _, kid := mustSign(t, slow, expires); kid != first {
 			t.Error("the slow replica is not slow")
@@ -352,9 +353,9 @@ func TestAlteredRowsMakeNoView(t *testing.T) {
 				_, kid := mustSign(t, r, c.now())
 				raw := storagetest.Raw(t, url)
 				storagetest.MustExec(t, raw, keepKeys...)
-				_, err := r.Revoke(ctx, admin, keys.Leak{KID: kid})
+				_, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: kid})
 				must(t, err)
-				_, err = r.Rotate(ctx, admin, true)
+				_, err = r.LifeCycle().Rotate(ctx, admin, true)
 				must(t, err)
 				keysBefore := published(t, r)
 				storagetest.MustExec(t, raw, statements...)
@@ -362,10 +363,10 @@ func TestAlteredRowsMakeNoView(t *testing.T) {
 				if err := r.Poll(ctx); !errors.As(err, &altered) || len(altered.Problems) == 0 {
 					t.Errorf("polled: %v", err)
 				}
-				if err := r.Maintain(ctx); !errors.As(err, &altered) {
+				if err := r.LifeCycle().Maintain(ctx); !errors.As(err, &altered) {
 					t.Errorf("maintained: %v", err)
 				}
-				if _, err := r.Revoke(ctx, admin, keys.Leak{KID: kid}); !errors.As(err, &altered) {
+				if _, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: kid}); !errors.As(err, &altered) {
 					t.Errorf("revoked: %v", err)
 				}
 				if !cmp.Equal(published(t, r), keysBefore) {
@@ -383,13 +384,13 @@ func TestAlteredRowsMakeNoView(t *testing.T) {
 					keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet},
 				)
 				if err == nil {
-					err = fresh.Maintain(ctx)
+					err = fresh.LifeCycle().Maintain(ctx)
 				}
 				if !errors.As(err, &altered) {
 					t.Errorf("a new replica: %v", err)
 				}
 				mendsByRevokingAll(t, db, c, generate)
-				if err := r.Maintain(ctx); err != nil || r.Healthy() != nil || published(t, r)[kid] {
+				if err := r.LifeCycle().Maintain(ctx); err != nil || r.Healthy() != nil || published(t, r)[kid] {
 					t.Errorf("the replica that was there does not follow: %v, %v", err, r.Healthy())
 				}
 			})
@@ -408,16 +409,16 @@ func mendsByRevokingAll(t *testing.T, db *storage.DB, c *clock, generate keystes
 		keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet, Tolerant: true},
 	)
 	must(t, err)
-	status, err := r.Status(ctx)
+	status, err := r.LifeCycle().Status(ctx)
 	must(t, err)
 	if status.Level != keys.LevelCritical || status.Problems[0].Advice == "" {
 		t.Errorf("%+v", status)
 	}
-	if _, err := r.Rotate(ctx, admin, true); err == nil {
+	if _, err := r.LifeCycle().Rotate(ctx, admin, true); err == nil {
 		t.Error("rotates altered rows")
 	}
 	c.step(time.Second)
-	done, err := r.Revoke(ctx, admin, keys.Leak{Store: true})
+	done, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{Store: true})
 	if err != nil {
 		t.Fatal("not mended:", err)
 	}
@@ -425,7 +426,7 @@ func mendsByRevokingAll(t *testing.T, db *storage.DB, c *clock, generate keystes
 		r.JWKS().MaxAge > keys.IncidentMaxAge {
 		t.Errorf("mended: %+v", done)
 	}
-	if err := r.Maintain(ctx); err != nil || r.Healthy() != nil {
+	if err := r.LifeCycle().Maintain(ctx); err != nil || r.Healthy() != nil {
 		t.Error(err, r.Healthy())
 	}
 	for _, row := range r.Rows() {
@@ -457,7 +458,7 @@ func TestOlderSetMakesNoView(t *testing.T) {
 		r, raw := keystest.MustRing(t, db, c.now, keystest.Generator()), storagetest.Raw(t, url)
 		token, kid := mustSign(t, r, c.now().Add(time.Minute))
 		storagetest.MustExec(t, raw, keepKeys...)
-		_, err := r.Revoke(ctx, admin, keys.Leak{KID: kid})
+		_, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: kid})
 		must(t, err)
 		storagetest.MustExec(t, raw, bringBack...)
 		var altered *keys.AlteredError
@@ -470,7 +471,7 @@ func TestOlderSetMakesNoView(t *testing.T) {
 		// Nor does it follow, if somebody who does not know goes on from there to the same version and beyond.
 		fresh := mustOpen(t, db, c, keystest.Generator())
 		for range 3 {
-			_, err := fresh.Rotate(ctx, admin, true)
+			_, err := fresh.LifeCycle().Rotate(ctx, admin, true)
 			must(t, err)
 			if err := r.Poll(ctx); !errors.As(err, &altered) {
 				t.Error("followed:", err)
@@ -489,7 +490,7 @@ func TestAlteredRowsHideNoRevocation(t *testing.T) {
 		r := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
 		other := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
 		token, kid := mustSign(t, r, c.now().Add(time.Minute))
-		_, err := other.Revoke(ctx, admin, keys.Leak{KID: kid})
+		_, err := other.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: kid})
 		must(t, err)
 		storagetest.MustExec(t, storagetest.Raw(t, url), `UPDATE signing_keys SET reason = 'x' WHERE state = 'next'`)
 		var altered *keys.AlteredError
@@ -515,7 +516,7 @@ func TestAlteredRefreshKey(t *testing.T) {
 			storagetest.Raw(t, url),
 			`INSERT INTO secret_keys (purpose, number, sealed, activated_at) VALUES ('refresh token', 2, 'x', 0)`,
 		)
-		must(t, r.Maintain(ctx))
+		must(t, r.LifeCycle().Maintain(ctx))
 		mustSign(t, r, c.now())
 		if number, _ := r.Secrets().RefreshKey(c.now()); number != 1 {
 			t.Errorf("key %d is used", number)
@@ -544,10 +545,10 @@ func TestLeakUnderAWrongClock(t *testing.T) {
 			must(t, err)
 			var young *keys.TooYoungError
 			var unsure *keyclock.UnsureError
-			if _, err := r.Rotate(ctx, admin, false); !errors.As(err, &unsure) && !errors.As(err, &young) {
+			if _, err := r.LifeCycle().Rotate(ctx, admin, false); !errors.As(err, &unsure) && !errors.As(err, &young) {
 				t.Errorf("%v: rotated: %v", off, err)
 			}
-			done, err := r.Revoke(ctx, admin, keys.Leak{KID: byState(r)[storage.KeyCurrent]})
+			done, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: byState(r)[storage.KeyCurrent]})
 			must(t, err)
 			if done.SecondRotation == nil || !done.ExposedUntil.Equal(c.now().Add(exposure)) || !done.RevokedAt.Equal(c.now()) {
 				t.Errorf("%v: at %v: %+v", off, c.now(), done)
@@ -590,10 +591,10 @@ func TestStepsByAWrongClock(t *testing.T) {
 		must(t, err)
 		before := r.JWKS().ETag
 		fast.step(2 * keystest.Config.RotationInterval)
-		if err := ahead.Maintain(ctx); err == nil || !strings.Contains(err.Error(), "clock") {
+		if err := ahead.LifeCycle().Maintain(ctx); err == nil || !strings.Contains(err.Error(), "clock") {
 			t.Error(err)
 		}
-		s, err := ahead.Status(ctx)
+		s, err := ahead.LifeCycle().Status(ctx)
 		must(t, err)
 		if got := problems(s, "the clock of this machine"); !cmp.Equal(got, []keys.Level{keys.LevelWarning}) {
 			t.Errorf("%+v", s)

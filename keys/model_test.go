@@ -157,7 +157,7 @@ func (m *lifeModel) current(r *rapid.T) string {
 // served has promised.
 func (m *lifeModel) maintain(r *rapid.T, i int) {
 	before := etag(m.replicas[i])
-	if err := m.replicas[i].Maintain(ctx); err != nil {
+	if err := m.replicas[i].LifeCycle().Maintain(ctx); err != nil {
 		r.Fatal(err)
 	}
 	now := m.clock.now()
@@ -285,7 +285,7 @@ func (m *lifeModel) rotate(r *rapid.T) {
 		return
 	}
 	before := m.rows(r)
-	rotation, err := m.replicas[i].Rotate(ctx, admin, force)
+	rotation, err := m.replicas[i].LifeCycle().Rotate(ctx, admin, force)
 	m.reads[i] = m.clock.now()
 	var young *keys.TooYoungError
 	if errors.As(err, &young) {
@@ -317,7 +317,7 @@ func (m *lifeModel) revoke(r *rapid.T) {
 	i, storeLeaked := m.drawReplica(r), rapid.IntRange(0, 3).Draw(r, "store leaked") == 0
 	rows := m.rows(r)
 	row := rows[rapid.IntRange(0, len(rows)-1).Draw(r, "row")]
-	done, err := m.replicas[i].Revoke(ctx, admin, keys.Leak{KID: row.KID, Store: storeLeaked})
+	done, err := m.replicas[i].LifeCycle().Revoke(ctx, admin, keys.Leak{KID: row.KID, Store: storeLeaked})
 	m.reads[i] = m.clock.now()
 	if err != nil {
 		r.Fatal(err)

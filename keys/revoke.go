@@ -39,12 +39,12 @@ type Leak struct {
 // current one leaked. A fresh next key, which no verifier can have cached, takes over as soon as every verifier that
 // obeys max-age knows it, because those that keep a key set for ever fetch it again only when they meet an unknown kid.
 // ErrNotFound if there is no such key.
-func (r *Ring) Revoke(ctx context.Context, by storage.Actor, leak Leak) (Revocation, error) {
+func (l *LifeCycle) Revoke(ctx context.Context, by storage.Actor, leak Leak) (Revocation, error) {
 	if leak.NewMaster != nil {
-		r.master.Store(r.master.Load().with(leak.NewMaster))
+		l.ring.masters.add(leak.NewMaster)
 	}
 	for try := 1; ; try++ {
-		v, err := r.revocable(ctx, leak)
+		v, err := l.revocable(ctx, leak)
 		if err != nil {
 			return Revocation{}, err
 		}
@@ -53,22 +53,22 @@ func (r *Ring) Revoke(ctx context.Context, by storage.Actor, leak Leak) (Revocat
 			return Revocation{}, fmt.Errorf("signing key %s: %w", leak.KID, storage.ErrNotFound)
 		}
 		if !leak.Store && v.rows[i].State == storage.KeyRevoked {
-			return r.outcome(v.rows, revokedWith(v.rows, v.rows[i]), v.rows[i].RevokedAt.Time, true), nil
+			return l.outcome(v.rows, revokedWith(v.rows, v.rows[i]), v.rows[i].RevokedAt.Time, true), nil
 		}
-		done, err := r.revoke(ctx, by, v, leak)
+		done, err := l.revoke(ctx, by, v, leak)
 		if !errors.Is(err, storage.ErrConflict) || try == 5 {
-			r.pollAfter(ctx, err)
+			l.pollAfter(ctx, err)
 			return done, err
 		}
 	}
 }
 
 // revocable reads the rows. Only when everything is thrown away may they be altered ones.
-func (r *Ring) revocable(ctx context.Context, leak Leak) (*view, error) {
-	if err := r.Poll(ctx); err != nil {
+func (l *LifeCycle) revocable(ctx context.Context, leak Leak) (*view, error) {
+	if err := l.ring.Poll(ctx); err != nil {
 		return nil, err
 	}
-	v := *r.view.Load()
+	v := *l.ring.view.Load()
 	if v.altered != nil && !leak.Store {
 		return nil, fmt.Errorf(
 			"%w: whoever can write the table may have read it: revoke with --store-leaked, which makes fresh keys",
@@ -79,7 +79,7 @@ func (r *Ring) revocable(ctx context.Context, leak Leak) (*view, error) {
 		v.master = v.master.with(leak.NewMaster).sealing(leak.NewMaster.ID())
 	}
 	if leak.Store { // replicas may have seen later versions than this one
-		v.leastVersion = r.options.Now().UnixMilli()
+		v.leastVersion = l.ring.options.Now().UnixMilli()
 	}
 	return &v, nil
 }
@@ -96,18 +96,18 @@ func revokedWith(rows []storage.SigningKey, named storage.SigningKey) []string {
 }
 
 // revoke makes the change, in one transaction. The fresh keys are generated before it.
-func (r *Ring) revoke(ctx context.Context, by storage.Actor, v *view, leak Leak) (Revocation, error) {
-	inserts, err := r.replacements(v, leak, by.Reason)
+func (l *LifeCycle) revoke(ctx context.Context, by storage.Actor, v *view, leak Leak) (Revocation, error) {
+	inserts, err := l.replacements(v, leak, by.Reason)
 	if err != nil {
 		return Revocation{}, err
 	}
-	now := r.momentAfter(ctx, v.rows)
+	now := l.momentAfter(ctx, v.rows)
 	change := storage.KeyChange{
-		Insert: publishedAt(inserts, r.config(), now),
-		Update: r.withdrawals(v, leak, len(inserts) == 1, by.Reason, now),
+		Insert: publishedAt(inserts, l.ring.config(), now),
+		Update: l.withdrawals(v, leak, len(inserts) == 1, by.Reason, now),
 	}
 	if leak.Store { // also if no row is left that says so
-		change.Insert[1].ExposedUntil = storage.AtPtr(now.Add(r.config().JWKSMaxAge + Skew))
+		change.Insert[1].ExposedUntil = storage.AtPtr(now.Add(l.ring.config().JWKSMaxAge + Skew))
 	}
 	rows := apply(v.rows, change)
 	if secondRotation(rows) {
@@ -121,14 +121,14 @@ func (r *Ring) revoke(ctx context.Context, by storage.Actor, v *view, leak Leak)
 		}
 	}
 	slices.SortStableFunc(revoked, func(a, b string) int { return namedFirst(a, leak.KID) - namedFirst(b, leak.KID) })
-	done := r.outcome(rows, revoked, now, false)
+	done := l.outcome(rows, revoked, now, false)
 	change.Event = event(
 		"key.revoke",
 		leak.KID,
 		map[string]any{"revoked": revoked, "current": done.Current, "next": done.Next,
 			"store_leaked": leak.Store, "exposed_until": storage.At(done.ExposedUntil)},
 	)
-	return done, r.change(ctx, by, v, change, now)
+	return done, l.change(ctx, by, v, change, now)
 }
 
 func namedFirst(kid, named string) int {
@@ -139,8 +139,8 @@ func namedFirst(kid, named string) int {
 }
 
 // replacements are the rows of the fresh keys: the next one, and one to sign at once if there is none that could.
-func (r *Ring) replacements(v *view, leak Leak, reason string) ([]storage.SigningKey, error) {
-	fresh, err := r.generateNext(v.master)
+func (l *LifeCycle) replacements(v *view, leak Leak, reason string) ([]storage.SigningKey, error) {
+	fresh, err := l.generateNext(v.master)
 	if err != nil {
 		return nil, err
 	}
@@ -148,21 +148,21 @@ func (r *Ring) replacements(v *view, leak Leak, reason string) ([]storage.Signin
 	if !leak.Store && (current != nil && current.KID != leak.KID || next != nil && next.KID != leak.KID) {
 		return []storage.SigningKey{fresh}, nil
 	}
-	signer, err := r.generate(v.master, "signs after a revocation")
+	signer, err := l.generate(v.master, "signs after a revocation")
 	return []storage.SigningKey{fresh, activated(signer, reason, signer.PublishedAt.Time)}, err
 }
 
 // withdrawals are what a revocation does to the rows that are there: what leaked is revoked, and the next key, if it
 // may, signs if the current one leaked, or makes room for a fresh one. Rows that give up a state come before the one
 // that takes it.
-func (r *Ring) withdrawals(v *view, leak Leak, nextMaySign bool, reason string, now time.Time) []storage.KeyUpdate {
+func (l *LifeCycle) withdrawals(v *view, leak Leak, nextMaySign bool, reason string, now time.Time) []storage.KeyUpdate {
 	current := find(v.rows, storage.KeyCurrent)
 	needsSigner := current == nil || current.KID == leak.KID
 	var updates, last []storage.KeyUpdate
 	for _, row := range v.rows {
 		switch {
 		case row.KID == leak.KID && row.State != storage.KeyRevoked, v.altered != nil, leak.Store && row.State.Published():
-			updates = append(updates, storage.KeyUpdate{From: row, To: revokedRow(row, reason, r.config(), now)})
+			updates = append(updates, storage.KeyUpdate{From: row, To: revokedRow(row, reason, l.ring.config(), now)})
 		case row.State == storage.KeyNext && needsSigner && nextMaySign:
 			last = append(last, storage.KeyUpdate{From: row, To: activated(row, reason, now)})
 		case row.State == storage.KeyNext:
@@ -177,11 +177,11 @@ func (r *Ring) withdrawals(v *view, leak Leak, nextMaySign bool, reason string, 
 
 // momentAfter is now: by the clock of the database if the one here is wrong, since a leak must not wait for a clock;
 // and not before any key that is published. If the database does not tell the time, it is by the clock here.
-func (r *Ring) momentAfter(ctx context.Context, rows []storage.SigningKey) time.Time {
-	off, err := r.ClockOff(ctx)
-	now := r.options.Now()
+func (l *LifeCycle) momentAfter(ctx context.Context, rows []storage.SigningKey) time.Time {
+	off, err := l.ring.ClockOff(ctx)
+	now := l.ring.options.Now()
 	if err == nil && off.Abs() > clock.MaxOff {
-		now = r.options.Wall().Add(-off)
+		now = l.ring.options.Wall().Add(-off)
 	}
 	for _, row := range rows {
 		if row.State.Published() && row.PublishedAt.Before(now.Add(clock.MaxOff)) {
@@ -214,7 +214,7 @@ func revokedRow(k storage.SigningKey, reason string, c Config, now time.Time) st
 }
 
 // outcome is what a revocation at the moment given has led to.
-func (r *Ring) outcome(rows []storage.SigningKey, revoked []string, at time.Time, already bool) Revocation {
+func (l *LifeCycle) outcome(rows []storage.SigningKey, revoked []string, at time.Time, already bool) Revocation {
 	o := Revocation{
 		Revoked:      revoked,
 		RevokedAt:    storage.At(at).Time,
@@ -224,7 +224,7 @@ func (r *Ring) outcome(rows []storage.SigningKey, revoked []string, at time.Time
 		ExposedUntil: exposedUntil(rows),
 	}
 	if secondRotation(rows) {
-		second := rotatesAt(rows, r.config()).UTC()
+		second := rotatesAt(rows, l.ring.config()).UTC()
 		o.SecondRotation = &second
 	}
 	return o

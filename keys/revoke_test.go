@@ -34,12 +34,12 @@ func inEveryState(t *testing.T, db *storage.DB, c *clock) *keys.Ring {
 	t.Helper()
 	r := keystest.MustRing(t, db, c.now, keystest.Generator())
 	for range 2 {
-		_, err := r.Rotate(ctx, admin, true)
+		_, err := r.LifeCycle().Rotate(ctx, admin, true)
 		must(t, err)
 		c.step(24 * time.Hour)
-		must(t, r.Maintain(ctx))
+		must(t, r.LifeCycle().Maintain(ctx))
 	}
-	_, err := r.Rotate(ctx, admin, false)
+	_, err := r.LifeCycle().Rotate(ctx, admin, false)
 	must(t, err)
 	if got := states(r); !cmp.Equal(got, map[storage.KeyState]int{"retired": 2, "previous": 1, "current": 1, "next": 1}) {
 		t.Fatal(got)
@@ -59,7 +59,7 @@ func TestRevokeFromAnyState(t *testing.T) {
 				before := byState(r)
 				token, _ := mustSign(t, r, c.now().Add(time.Minute))
 				c.step(time.Second)
-				done, err := r.Revoke(ctx, admin, keys.Leak{KID: before[state]})
+				done, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: before[state]})
 				must(t, err)
 				current := before[storage.KeyCurrent]
 				if state == storage.KeyCurrent {
@@ -94,19 +94,19 @@ func TestRevokeFromAnyState(t *testing.T) {
 func secondRotation(t *testing.T, r *keys.Ring, c *clock, done keys.Revocation) {
 	t.Helper()
 	c.step(exposure - time.Millisecond)
-	must(t, r.Maintain(ctx))
+	must(t, r.LifeCycle().Maintain(ctx))
 	if _, kid := mustSign(t, r, c.now()); kid != done.Current {
 		t.Error("the second rotation came too early")
 	}
 	c.step(time.Millisecond)
-	must(t, r.Maintain(ctx))
+	must(t, r.LifeCycle().Maintain(ctx))
 	if _, kid := mustSign(t, r, c.now()); kid != done.Next {
 		t.Error("the second rotation did not come")
 	}
 	if age := r.JWKS().MaxAge; age != keystest.Config.JWKSMaxAge {
 		t.Errorf("after the incident max-age is %v", age)
 	}
-	again, err := r.Revoke(ctx, admin, keys.Leak{KID: done.Revoked[0]})
+	again, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: done.Revoked[0]})
 	if err != nil || !again.Already || !again.RevokedAt.Equal(done.RevokedAt) ||
 		!again.ExposedUntil.Equal(done.ExposedUntil) ||
 		again.SecondRotation != nil {
@@ -123,7 +123,7 @@ func TestRevokeWithTheStoreLeaked(t *testing.T) {
 		for _, row := range r.Rows() {
 			known[row.KID] = true
 		}
-		done, err := r.Revoke(ctx, admin, keys.Leak{KID: before[storage.KeyPrevious], Store: true})
+		done, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: before[storage.KeyPrevious], Store: true})
 		must(t, err)
 		if len(done.Revoked) != 3 || done.Revoked[0] != before[storage.KeyPrevious] || known[done.Current] ||
 			known[done.Next] ||
@@ -139,7 +139,7 @@ func TestRevokeWithTheStoreLeaked(t *testing.T) {
 			}
 		}
 		c.step(exposure)
-		must(t, r.Maintain(ctx))
+		must(t, r.LifeCycle().Maintain(ctx))
 		if got := byState(r); got[storage.KeyCurrent] != done.Current {
 			t.Error("rotated without need")
 		}
@@ -153,17 +153,17 @@ func TestStoreLeakedAfterAKeyLeaked(t *testing.T) {
 		c := newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
 		c.step(time.Hour)
-		first, err := r.Revoke(ctx, admin, keys.Leak{KID: byState(r)[storage.KeyCurrent]})
+		first, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: byState(r)[storage.KeyCurrent]})
 		must(t, err)
 		c.step(time.Second)
-		all, err := r.Revoke(ctx, admin, keys.Leak{KID: first.Revoked[0], Store: true})
+		all, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: first.Revoked[0], Store: true})
 		must(t, err)
 		if all.Already || all.Current == first.Current || all.Next == first.Next ||
 			!slices.Contains(all.Revoked, first.Current) ||
 			!slices.Contains(all.Revoked, first.Next) {
 			t.Errorf("%+v after %+v", all, first)
 		}
-		again, err := r.Revoke(ctx, admin, keys.Leak{KID: first.Current})
+		again, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: first.Current})
 		if err != nil || !again.Already || len(again.Revoked) != 2 {
 			t.Errorf("%+v, %v", again, err)
 		}
@@ -175,7 +175,7 @@ func TestStoreLeakedWithItsMaster(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		c, db := newClock(), storagetest.MustOpen(t, url)
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
-		_, err := r.Revoke(ctx, admin, keys.Leak{Store: true, NewMaster: newMaster(t)})
+		_, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{Store: true, NewMaster: newMaster(t)})
 		must(t, err)
 		var under int
 		query := `SELECT COUNT(*) FROM signing_keys WHERE private_key LIKE 'v1.` + keystest.MustMaster(t, 1).ID() + `%'`
@@ -183,7 +183,7 @@ func TestStoreLeakedWithItsMaster(t *testing.T) {
 		if under != 0 {
 			t.Errorf("%d fresh keys are sealed under the leaked master key", under)
 		}
-		done, err := r.Rewrap(ctx, admin, newMaster(t))
+		done, err := r.LifeCycle().Rewrap(ctx, admin, newMaster(t))
 		if err != nil || done.Left != 0 {
 			t.Errorf("%+v, %v", done, err)
 		}
@@ -199,7 +199,7 @@ func TestRevokeWhileTimeGoesBy(t *testing.T) {
 			return c.now()
 		}
 		r := keystest.MustRing(t, db, ticking, keystest.Generator())
-		done, err := r.Revoke(ctx, admin, keys.Leak{KID: byState(r)[storage.KeyCurrent], Store: true})
+		done, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: byState(r)[storage.KeyCurrent], Store: true})
 		must(t, err)
 		if done.SecondRotation != nil {
 			t.Errorf("%+v", done)
@@ -218,11 +218,11 @@ func TestRevokeTwice(t *testing.T) {
 		c := newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
 		c.step(time.Hour)
-		first, err := r.Revoke(ctx, admin, keys.Leak{KID: byState(r)[storage.KeyCurrent]})
+		first, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: byState(r)[storage.KeyCurrent]})
 		must(t, err)
 		c.step(time.Minute)
-		must(t, r.Maintain(ctx))
-		second, err := r.Revoke(ctx, admin, keys.Leak{KID: first.Next})
+		must(t, r.LifeCycle().Maintain(ctx))
+		second, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: first.Next})
 		must(t, err)
 		if second.SecondRotation == nil || !second.SecondRotation.Equal(c.now().Add(exposure)) ||
 			second.Current != first.Current ||
@@ -236,7 +236,7 @@ func TestRevokeTwice(t *testing.T) {
 func TestRevokeUnknownKey(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		r := keystest.MustRing(t, db, time.Now, keystest.Generator())
-		if _, err := r.Revoke(ctx, admin, keys.Leak{KID: "nobody"}); !errors.Is(err, storage.ErrNotFound) {
+		if _, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: "nobody"}); !errors.Is(err, storage.ErrNotFound) {
 			t.Error(err)
 		}
 	})
@@ -252,25 +252,26 @@ func TestCommitWhoseAnswerIsLost(t *testing.T) {
 	c.step(25 * time.Hour)
 
 	proxy.LoseAnswer("COMMIT")
-	if _, err := r.Rotate(ctx, admin, false); !errors.Is(err, storage.ErrUnavailable) {
+	if _, err := r.LifeCycle().Rotate(ctx, admin, false); !errors.Is(err, storage.ErrUnavailable) {
 		t.Error("rotated:", err)
 	}
 	var young *keys.TooYoungError
-	if _, err := r.Rotate(ctx, admin, false); !errors.As(err, &young) || states(r)[storage.KeyPrevious] != 1 {
+	_, err := r.LifeCycle().Rotate(ctx, admin, false)
+	if !errors.As(err, &young) || states(r)[storage.KeyPrevious] != 1 {
 		t.Error("rotated twice:", err)
 	}
 	proxy.LoseAnswer("COMMIT")
-	if _, err := r.Revoke(ctx, admin, keys.Leak{KID: kid}); !errors.Is(err, storage.ErrUnavailable) {
+	if _, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: kid}); !errors.Is(err, storage.ErrUnavailable) {
 		t.Error("revoked:", err)
 	}
-	if done, err := r.Revoke(ctx, admin, keys.Leak{KID: kid}); err != nil || !done.Already {
+	if done, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: kid}); err != nil || !done.Already {
 		t.Errorf("%+v, %v", done, err)
 	}
 	proxy.LoseAnswer("COMMIT")
-	if _, err := r.Rewrap(ctx, admin, newMaster(t)); !errors.Is(err, storage.ErrUnavailable) {
+	if _, err := r.LifeCycle().Rewrap(ctx, admin, newMaster(t)); !errors.Is(err, storage.ErrUnavailable) {
 		t.Error("rewrapped:", err)
 	}
-	if done, err := r.Rewrap(ctx, admin, newMaster(t)); err != nil || done.Left != 0 {
+	if done, err := r.LifeCycle().Rewrap(ctx, admin, newMaster(t)); err != nil || done.Left != 0 {
 		t.Errorf("%+v, %v", done, err)
 	}
 	if proxy.Cuts() != 3 {
@@ -297,7 +298,7 @@ func TestRevokeWithoutTimeOrAnnouncement(t *testing.T) {
 	must(t, err)
 	proxy.Cut("pg_notify", storagetest.Before, 100)
 	kid := byState(r)[storage.KeyCurrent]
-	done, err := r.Revoke(ctx, admin, keys.Leak{KID: kid})
+	done, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: kid})
 	must(t, err)
 	if !done.RevokedAt.Equal(noon) || published(t, r)[kid] || proxy.Cuts() == 0 {
 		t.Errorf("%+v, %d announcements were cut", done, proxy.Cuts())
@@ -319,7 +320,7 @@ func TestOldRefreshKeyThatCannotBeLookedUp(t *testing.T) {
 	must(t, err)
 	for range 2 {
 		c.step(keystest.Config.RotationInterval)
-		must(t, r.Maintain(ctx))
+		must(t, r.LifeCycle().Maintain(ctx))
 	}
 	c.step(24 * time.Hour)
 	lock, err := storagetest.Raw(t, url).Begin()
@@ -327,5 +328,5 @@ func TestOldRefreshKeyThatCannotBeLookedUp(t *testing.T) {
 	defer lock.Rollback()
 	_, err = lock.Exec(`LOCK TABLE grants IN ACCESS EXCLUSIVE MODE`)
 	must(t, err)
-	must(t, r.Maintain(ctx))
+	must(t, r.LifeCycle().Maintain(ctx))
 }

@@ -11,55 +11,96 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Rewrapped counts what a rewrap has sealed anew. What an interrupted one had done before is not in it.
+// Rewrapped counts what a rewrap has sealed under the new master key. It does not count the work of an earlier run that
+// was interrupted.
 type Rewrapped struct {
 	MasterKey   string `json:"master_key"`   // id of the new master key
 	SigningKeys int    `json:"signing_keys"` // rows of signing keys
 	SecretKeys  int    `json:"secret_keys"`  // rows of symmetric keys
-	Left        int    `json:"left"`         // rows under any other master key, counted at the end: 0
+	Left        int    `json:"left"`         // rows under any other master key at the end: 0
 }
 
-// errOtherRewrap says that another rewrap seals under a key of its own.
+// errOtherRewrap means that another rewrap to a third master key is under way.
 var errOtherRewrap = fmt.Errorf("another rewrap seals under another new master key: %w", storage.ErrConflict)
 
-// Rewrap seals everything under a new master key, row by row in small transactions. Every replica must be able to read
-// the new key before: what it seals is under the new one from the first transaction on, and what it opens may be under
-// either. One that was interrupted is finished by the next. ErrConflict if another rewrap goes on to a third key.
-func (r *Ring) Rewrap(ctx context.Context, by storage.Actor, to *Master) (Rewrapped, error) {
-	r.master.Store(r.master.Load().with(to))
-	done := Rewrapped{MasterKey: to.ID()}
-	v, err := r.intact(ctx)
+// ErrRetiredMaster refuses a master key from which an earlier rewrap moved away. Servers no longer trust it.
+var ErrRetiredMaster = errors.New(
+	"this master key was in use before, and servers that have seen it go do not trust it any more: make a new one",
+)
+
+// rewrap is one run over all sealed values.
+type rewrap struct {
+	life *LifeCycle
+	ring *Ring
+	by   storage.Actor
+	from string // id of the master key that sealed before
+	done Rewrapped
+}
+
+// Rewrap seals everything under a new master key, row by row in small transactions. Give every replica the new master
+// key first: from the first transaction on, rows may be under either. An interrupted rewrap is finished by the next
+// one. ErrConflict if another rewrap to a third key is under way.
+func (l *LifeCycle) Rewrap(ctx context.Context, by storage.Actor, to *Master) (Rewrapped, error) {
+	w := rewrap{life: l, ring: l.ring, by: by, done: Rewrapped{MasterKey: to.ID()}}
+	w.ring.masters.add(to)
+	v, err := w.ring.intact(ctx)
 	if err != nil {
-		return done, err
+		return w.done, err
 	}
-	r.master.Store(r.master.Load().with(to)) // a key that seals nothing yet is not forgotten: it comes last
-	from := v.master.ID()
-	if retired, err := r.retiredMasters(ctx); err != nil || slices.Contains(retired, to.ID()) {
-		return done, cmp.Or(err, ErrRetiredMaster)
+	w.ring.masters.add(to) // again: the poll may have dropped a key that seals nothing yet
+	w.from = v.master.ID()
+	if retired, err := w.retired(ctx); err != nil || slices.Contains(retired, to.ID()) {
+		return w.done, cmp.Or(err, ErrRetiredMaster)
 	}
 	for try := 1; ; try++ {
-		err := r.rewrap(ctx, by, from, &done)
+		err := w.run(ctx)
 		if !errors.Is(err, storage.ErrConflict) || errors.Is(err, errOtherRewrap) || try == 10 {
-			return done, err
+			return w.done, err
 		}
 	}
 }
 
-// ErrRetiredMaster refuses a master key that another has taken over from before: servers do not believe it any more.
-var ErrRetiredMaster = errors.New(
-	"this master key was in use before, and servers that have seen it go do not believe it any more: make a new one",
-)
+// run goes over everything once. ErrConflict if somebody else changed a row meanwhile.
+func (w *rewrap) run(ctx context.Context) error {
+	if err := w.turn(ctx); err != nil {
+		return err
+	}
+	if w.from != w.done.MasterKey {
+		if err := w.retire(ctx, w.from); err != nil {
+			return err
+		}
+	}
+	for _, name := range sealedMetas {
+		if err := w.resealMeta(ctx, name); err != nil {
+			return err
+		}
+	}
+	if err := w.resealSigningKeys(ctx); err != nil {
+		return err
+	}
+	if err := w.resealSecretKeys(ctx); err != nil {
+		return err
+	}
+	if err := w.resealMeta(ctx, metaCanary); err != nil {
+		return err
+	}
+	left, err := w.life.left(ctx, w.done.MasterKey)
+	if w.done.Left = left; err == nil && left > 0 {
+		err = fmt.Errorf("rewrap: %d rows are left: %w", left, storage.ErrConflict)
+	}
+	return err
+}
 
-// retiredMasters are the ids of master keys that others have taken over from.
-func (r *Ring) retiredMasters(ctx context.Context) (ids []string, err error) {
-	sealed, err := r.db.Meta().Value(ctx, metaRetired)
+// retired returns the ids of the master keys from which earlier rewraps moved away.
+func (w *rewrap) retired(ctx context.Context) (ids []string, err error) {
+	sealed, err := w.ring.db.Meta().Value(ctx, metaRetired)
 	if isNotFound(err) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	text, err := r.master.Load().open(metaRetired, "1", nil, sealed)
+	text, err := w.ring.masters.load().open(metaRetired, "1", nil, sealed)
 	if err != nil {
 		return nil, err
 	}
@@ -69,9 +110,9 @@ func (r *Ring) retiredMasters(ctx context.Context) (ids []string, err error) {
 	return ids, nil
 }
 
-// retireMaster notes that a master key has been taken over from.
-func (r *Ring) retireMaster(ctx context.Context, id string) error {
-	retired, err := r.retiredMasters(ctx)
+// retire records that rewraps moved away from a master key.
+func (w *rewrap) retire(ctx context.Context, id string) error {
+	retired, err := w.retired(ctx)
 	if err != nil || slices.Contains(retired, id) {
 		return err
 	}
@@ -79,60 +120,34 @@ func (r *Ring) retireMaster(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("retired master keys: %w", err)
 	}
-	return r.db.Meta().Set(ctx, metaRetired, r.view.Load().master.seal(metaRetired, "1", nil, text))
+	return w.ring.db.Meta().Set(ctx, metaRetired, w.ring.view.Load().master.seal(metaRetired, "1", nil, text))
 }
 
-// rewrap goes once over everything. ErrConflict if somebody else changed a row meanwhile.
-func (r *Ring) rewrap(ctx context.Context, by storage.Actor, from string, done *Rewrapped) error {
-	if err := r.turnMaster(ctx, by, from, done.MasterKey); err != nil {
-		return err
-	}
-	if from != done.MasterKey {
-		if err := r.retireMaster(ctx, from); err != nil {
-			return err
-		}
-	}
-	for _, name := range sealedMetas {
-		if err := r.resealMeta(ctx, by, name); err != nil {
-			return err
-		}
-	}
-	if err := r.resealSigningKeys(ctx, by, done); err != nil {
-		return err
-	}
-	if err := r.resealSecretKeys(ctx, by, done); err != nil {
-		return err
-	}
-	if err := r.resealMeta(ctx, by, metaCanary); err != nil {
-		return err
-	}
-	left, err := r.left(ctx, done.MasterKey)
-	if done.Left = left; err == nil && left > 0 {
-		err = fmt.Errorf("rewrap: %d rows are left: %w", left, storage.ErrConflict)
-	}
-	return err
+// rewrapEvent is the audit event for a value that was sealed under the master key with the id.
+func rewrapEvent(target, id string) storage.Event {
+	return event("key.rewrap", target, map[string]any{"master_key": id})
 }
 
-// turnMaster makes the new master key the one that seals: that whose id the MAC of the set bears.
-func (r *Ring) turnMaster(ctx context.Context, by storage.Actor, from, id string) error {
-	v, err := r.intact(ctx)
-	if err != nil || v.master.ID() == id && v.version > 0 {
+// turn makes the new master key the one that seals. The MAC of the set names that key.
+func (w *rewrap) turn(ctx context.Context) error {
+	v, err := w.ring.intact(ctx)
+	if err != nil || v.master.ID() == w.done.MasterKey && v.version > 0 {
 		return err
 	}
-	if v.master.ID() != from {
+	if v.master.ID() != w.from {
 		return errOtherRewrap
 	}
 	turned := *v
-	turned.master = v.master.sealing(id)
-	if err := r.change(ctx, by, &turned, storage.KeyChange{Event: event("key.rewrap", "",
-		map[string]any{"master_key": id})}, r.options.Now()); err != nil {
+	turned.master = v.master.sealing(w.done.MasterKey)
+	change := storage.KeyChange{Event: rewrapEvent("", w.done.MasterKey)}
+	if err := w.life.change(ctx, w.by, &turned, change, w.ring.options.Now()); err != nil {
 		return err
 	}
-	return r.Poll(ctx)
+	return w.ring.Poll(ctx)
 }
 
-func (r *Ring) resealSigningKeys(ctx context.Context, by storage.Actor, done *Rewrapped) error {
-	v, err := r.intact(ctx)
+func (w *rewrap) resealSigningKeys(ctx context.Context) error {
+	v, err := w.ring.intact(ctx)
 	if err != nil {
 		return err
 	}
@@ -145,26 +160,26 @@ func (r *Ring) resealSigningKeys(ctx context.Context, by storage.Actor, done *Re
 			return err
 		}
 		change := storage.KeyChange{
-			Event:  event("key.rewrap", row.KID, map[string]any{"master_key": v.master.ID()}),
+			Event:  rewrapEvent(row.KID, v.master.ID()),
 			Update: []storage.KeyUpdate{{From: row, To: to}},
 		}
-		if err := r.change(ctx, by, v, change, r.options.Now()); err != nil {
+		if err := w.life.change(ctx, w.by, v, change, w.ring.options.Now()); err != nil {
 			return err
 		}
-		done.SigningKeys++
-		if v, err = r.intact(ctx); err != nil {
+		w.done.SigningKeys++
+		if v, err = w.ring.intact(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// sealedBy tells whether nothing of a row is under another key than the one of that id.
+// sealedBy reports whether a row is wholly under the master key with the id.
 func sealedBy(row storage.SigningKey, id string) bool {
 	return sealedUnder(row.MAC) == id && (row.PrivateKey == "" || sealedUnder(row.PrivateKey) == id)
 }
 
-// reseal is a row with its private half, if it has one, under the first key.
+// reseal returns a row whose private half, if it has one, is sealed under the first key.
 func (m *Master) reseal(row storage.SigningKey) (storage.SigningKey, error) {
 	if row.PrivateKey == "" {
 		return row, nil
@@ -181,8 +196,8 @@ func (m *Master) reseal(row storage.SigningKey) (storage.SigningKey, error) {
 	return row, nil
 }
 
-func (r *Ring) resealSecretKeys(ctx context.Context, by storage.Actor, done *Rewrapped) error {
-	v, err := r.intact(ctx)
+func (w *rewrap) resealSecretKeys(ctx context.Context) error {
+	v, err := w.ring.intact(ctx)
 	if err != nil {
 		return err
 	}
@@ -192,54 +207,46 @@ func (r *Ring) resealSecretKeys(ctx context.Context, by storage.Actor, done *Rew
 				continue
 			}
 			sealed := v.master.sealSecret(purpose, k.row.Number, k.key)
-			if err := r.db.SecretKeys().Reseal(ctx, by, k.row, sealed, r.options.Now()); err != nil {
+			if err := w.ring.db.SecretKeys().Reseal(ctx, w.by, k.row, sealed, w.ring.options.Now()); err != nil {
 				return err
 			}
-			done.SecretKeys++
+			w.done.SecretKeys++
 		}
 	}
-	return r.Poll(ctx)
+	return w.ring.Poll(ctx)
 }
 
-// resealMeta seals a named value anew, if there is one. The canary comes last: by it a server that starts knows which
-// master key it needs at least.
-func (r *Ring) resealMeta(ctx context.Context, by storage.Actor, name string) error {
-	m := r.view.Load().master
-	sealed, err := r.db.Meta().Value(ctx, name)
+// resealMeta seals a named value anew, if there is one. The canary comes last: it names the master key that a starting
+// server needs at least.
+func (w *rewrap) resealMeta(ctx context.Context, name string) error {
+	m := w.ring.view.Load().master
+	sealed, err := w.ring.db.Meta().Value(ctx, name)
 	if isNotFound(err) || err == nil && sealedUnder(sealed) == m.ID() {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	anew := m.sealCanary() // what it says is known: it need not be opened
+	anew := m.sealCanary() // its text is known
 	if name != metaCanary {
 		text, err := m.open(name, "1", nil, sealed)
 		if err != nil {
-			r.options.Log.Warn("a value could not be read, and is emptied", "name", name, "error", err)
+			w.ring.options.Log.Warn("a value could not be read, and is emptied", "name", name, "error", err)
 		}
 		anew = m.seal(name, "1", nil, text)
 	}
-	return r.db.Meta().Replace(
-		ctx,
-		by,
-		event("key.rewrap", name, map[string]any{"master_key": m.ID()}),
-		name,
-		sealed,
-		anew,
-		r.options.Now(),
-	)
+	return w.ring.db.Meta().Replace(ctx, w.by, rewrapEvent(name, m.ID()), name, sealed, anew, w.ring.options.Now())
 }
 
-// left counts, anew from the database, what is under another master key than the one of that id.
-func (r *Ring) left(ctx context.Context, id string) (int, error) {
-	v, err := r.intact(ctx)
+// left counts in the database what is not under the master key with the id.
+func (l *LifeCycle) left(ctx context.Context, id string) (int, error) {
+	v, err := l.ring.intact(ctx)
 	if err != nil {
 		return 0, err
 	}
 	left := v.underOthers(id)
 	for _, name := range append([]string{metaCanary}, sealedMetas...) {
-		sealed, err := r.db.Meta().Value(ctx, name)
+		sealed, err := l.ring.db.Meta().Value(ctx, name)
 		if err != nil && !isNotFound(err) {
 			return 0, err
 		}
@@ -250,7 +257,7 @@ func (r *Ring) left(ctx context.Context, id string) (int, error) {
 	return left, nil
 }
 
-// underOthers counts the rows of a view, and its set, that are under another master key than the one of that id.
+// underOthers counts the rows of a view, and its set, that are not under the master key with the id.
 func (v *view) underOthers(id string) (n int) {
 	if v.version > 0 && sealedUnder(v.setMAC) != id {
 		n++

@@ -47,7 +47,7 @@ func TestRewrapUnderARunningServer(t *testing.T) {
 		}
 		server, err := ring(file)
 		must(t, err)
-		must(t, server.Maintain(ctx))
+		must(t, server.LifeCycle().Maintain(ctx))
 		token, _ := mustSign(t, server, c.now().Add(time.Minute))
 		_, mac := server.Secrets().RefreshKey(c.now())
 
@@ -56,14 +56,14 @@ func TestRewrapUnderARunningServer(t *testing.T) {
 		must(t, err)
 		to, err := keys.ReadMaster(after)
 		must(t, err)
-		done, err := command.Rewrap(ctx, admin, to)
+		done, err := command.LifeCycle().Rewrap(ctx, admin, to)
 		must(t, err)
 		if done.MasterKey != to.ID() || done.SigningKeys != 2 || done.SecretKeys != 3 || done.Left != 0 {
 			t.Errorf("%+v", done)
 		}
 
 		c.step(time.Hour) // it has cached what it knew
-		must(t, server.Maintain(ctx))
+		must(t, server.LifeCycle().Maintain(ctx))
 		if _, _, err := server.Verify(token); err != nil {
 			t.Error(err)
 		}
@@ -72,16 +72,17 @@ func TestRewrapUnderARunningServer(t *testing.T) {
 			t.Error("the key of refresh tokens has changed")
 		}
 		c.step(keystest.Config.RotationInterval)
-		must(t, server.Maintain(ctx)) // seals new keys
+		must(t, server.LifeCycle().Maintain(ctx)) // seals new keys
 
 		if _, err := ring(before); !errors.Is(err, keys.ErrWrongMaster) {
 			t.Error("the old master key still opens:", err)
 		}
 		alone, err := ring(after)
 		must(t, err)
-		must(t, alone.Maintain(ctx))
+		must(t, alone.LifeCycle().Maintain(ctx))
 		mustSign(t, alone, c.now().Add(time.Minute))
-		if done, err := alone.Rewrap(ctx, admin, to); err != nil || done.SigningKeys+done.SecretKeys+done.Left != 0 {
+		done, err = alone.LifeCycle().Rewrap(ctx, admin, to)
+		if err != nil || done.SigningKeys+done.SecretKeys+done.Left != 0 {
 			t.Errorf("something was left: %+v, %v", done, err)
 		}
 	})
@@ -93,14 +94,14 @@ func TestOldMasterIsNotBelieved(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		c, generate := newClock(), keystest.Generator()
 		server := mustOpen(t, storagetest.MustOpen(t, url), c, generate) // made by the first of the two in its file
-		must(t, server.Maintain(ctx))
-		_, err := server.Rewrap(ctx, admin, newMaster(t))
+		must(t, server.LifeCycle().Maintain(ctx))
+		_, err := server.LifeCycle().Rewrap(ctx, admin, newMaster(t))
 		must(t, err)
 		must(t, server.Poll(ctx))
 		thief := mustOpen(t, storagetest.MustOpen(t, url), c, generate)
 		back, err := keys.NewMaster(make32(3))
 		must(t, err)
-		_, err = thief.Rewrap(ctx, admin, back)
+		_, err = thief.LifeCycle().Rewrap(ctx, admin, back)
 		must(t, err)
 		if err := server.Poll(ctx); !errors.Is(err, keys.ErrWrongMaster) {
 			t.Error("a master key that it was never given:", err)
@@ -121,7 +122,7 @@ func TestOldMasterIsNotBelieved(t *testing.T) {
 				ReadMaster: func() (*keys.Master, error) { return both, nil }},
 		)
 		must(t, err)
-		_, err = mustOpen(t, db, c, generate).Rewrap(ctx, admin, newMaster(t))
+		_, err = mustOpen(t, db, c, generate).LifeCycle().Rewrap(ctx, admin, newMaster(t))
 		must(t, err)
 		must(t, server.Poll(ctx))
 		thief, err := keys.Open(
@@ -132,7 +133,7 @@ func TestOldMasterIsNotBelieved(t *testing.T) {
 			keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet},
 		)
 		must(t, err)
-		if _, err := thief.Rewrap(ctx, admin, old); !errors.Is(err, keys.ErrRetiredMaster) {
+		if _, err := thief.LifeCycle().Rewrap(ctx, admin, old); !errors.Is(err, keys.ErrRetiredMaster) {
 			t.Error("back to a retired master key:", err)
 		}
 		storagetest.MustExec(
@@ -140,7 +141,7 @@ func TestOldMasterIsNotBelieved(t *testing.T) {
 			storagetest.Raw(t, url),
 			`DELETE FROM meta WHERE name = 'retired master keys'`,
 		) // as a thief would
-		_, err = thief.Rewrap(ctx, admin, old)
+		_, err = thief.LifeCycle().Rewrap(ctx, admin, old)
 		must(t, err)
 		if err := server.Poll(ctx); !errors.Is(err, keys.ErrWrongMaster) {
 			t.Error("the old master key is believed:", err)
@@ -164,10 +165,10 @@ func TestRewrapWithTheNewKeyOnTop(t *testing.T) {
 				ReadMaster: func() (*keys.Master, error) { return onTop, nil }},
 		)
 		must(t, err)
-		must(t, server.Maintain(ctx))
-		_, err = mustOpen(t, storagetest.MustOpen(t, url), c, generate).Rewrap(ctx, admin, newMaster(t))
+		must(t, server.LifeCycle().Maintain(ctx))
+		_, err = mustOpen(t, storagetest.MustOpen(t, url), c, generate).LifeCycle().Rewrap(ctx, admin, newMaster(t))
 		must(t, err)
-		must(t, server.Maintain(ctx))
+		must(t, server.LifeCycle().Maintain(ctx))
 		mustSign(t, server, c.now())
 	})
 }
@@ -194,7 +195,7 @@ func TestTwoRewrapsAtOnce(t *testing.T) {
 		results := make(chan error)
 		for i, r := range rings {
 			go func() {
-				_, err := r.Rewrap(ctx, admin, keystest.MustMaster(t, byte(2+i)))
+				_, err := r.LifeCycle().Rewrap(ctx, admin, keystest.MustMaster(t, byte(2+i)))
 				results <- err
 			}()
 		}
@@ -235,11 +236,11 @@ func TestRewrapWithoutTheNewKeyInTheFile(t *testing.T) {
 				ReadMaster: func() (*keys.Master, error) { return today, nil }},
 		)
 		must(t, err)
-		must(t, server.Maintain(ctx))
+		must(t, server.LifeCycle().Maintain(ctx))
 		command := mustOpen(t, db, c, keystest.Generator())
-		_, err = command.Rewrap(ctx, admin, newMaster(t))
+		_, err = command.LifeCycle().Rewrap(ctx, admin, newMaster(t))
 		must(t, err)
-		if err := server.Maintain(ctx); !errors.Is(err, keys.ErrWrongMaster) {
+		if err := server.LifeCycle().Maintain(ctx); !errors.Is(err, keys.ErrWrongMaster) {
 			t.Error(err)
 		}
 		c.step(keys.StaleAfter + time.Second)
@@ -247,7 +248,7 @@ func TestRewrapWithoutTheNewKeyInTheFile(t *testing.T) {
 			t.Error(err)
 		}
 		today = newMaster(t)
-		must(t, server.Maintain(ctx))
+		must(t, server.LifeCycle().Maintain(ctx))
 		must(t, server.Healthy())
 	})
 }

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Schedule holds the settings of the servers of a database that commands need: the lifetimes of keys and tokens, how
-// long verifiers cache the JWKS, and what decides the size of access tokens. The server that started last records it.
+// Schedule is the settings of servers that commands must know: the life of keys, how long verifiers keep the JWKS, and
+// what decides the size of access tokens. The server that started last has recorded them.
 type Schedule struct {
 	AccessTTL           Span   `json:"access_ttl"`
 	RefreshMaxTTL       Span   `json:"refresh_max_ttl"`
@@ -19,10 +19,10 @@ type Schedule struct {
 	KeyPublishLead      Span   `json:"key_publish_lead"`
 	JWKSMaxAge          Span   `json:"jwks_max_age"`
 	KeyBits             int    `json:"key_bits"`
-	Issuer              string `json:"issuer"` // "" if an older server recorded it
+	Issuer              string `json:"issuer"` // "" if an older server has recorded it
 }
 
-// Span is a time.Duration as text in JSON, such as 1h30m0s. It also reads days, such as 90d.
+// Span is a time.Duration whose JSON is text in the form of Go. UnmarshalText also reads days, such as 90d.
 type Span time.Duration
 
 // MarshalText implements encoding.TextMarshaler.
@@ -40,21 +40,25 @@ func (s *Span) UnmarshalText(text []byte) error {
 	return err
 }
 
-// RecordSchedule stores the settings for commands and other servers. It writes nothing if they have not changed.
-func (r *Ring) RecordSchedule(ctx context.Context, s Schedule) error {
+// ScheduleRecord is the Schedule in the database, sealed under the master key.
+type ScheduleRecord struct{ ring *Ring }
+
+// Write records the schedule. It writes nothing if the same schedule is recorded already.
+func (r ScheduleRecord) Write(ctx context.Context, s Schedule) error {
 	text, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("schedule: %w", err)
 	}
-	if recorded, err := r.sealedSchedule(ctx); err != nil || bytes.Equal(recorded, text) {
+	if recorded, err := r.text(ctx); err != nil || bytes.Equal(recorded, text) {
 		return err
 	}
-	return r.db.Meta().Set(ctx, metaSchedule, r.view.Load().master.seal(metaSchedule, "1", nil, text))
+	sealed := r.ring.view.Load().master.seal(metaSchedule, "1", nil, text)
+	return r.ring.db.Meta().Set(ctx, metaSchedule, sealed)
 }
 
-// Schedule returns the last recorded schedule. ok is false if there is none, or if somebody has altered it.
-func (r *Ring) Schedule(ctx context.Context) (s Schedule, ok bool, err error) {
-	text, err := r.sealedSchedule(ctx)
+// Read returns the recorded schedule. ok is false if there is none, or if it was altered.
+func (r ScheduleRecord) Read(ctx context.Context) (s Schedule, ok bool, err error) {
+	text, err := r.text(ctx)
 	if err != nil || len(text) == 0 {
 		return s, false, err
 	}
@@ -64,18 +68,18 @@ func (r *Ring) Schedule(ctx context.Context) (s Schedule, ok bool, err error) {
 	return s, true, nil
 }
 
-// sealedSchedule returns the recorded text, or nil if there is none or it cannot be opened.
-func (r *Ring) sealedSchedule(ctx context.Context) ([]byte, error) {
-	sealed, err := r.db.Meta().Value(ctx, metaSchedule)
+// text returns the recorded text, or nil if there is none or it does not open.
+func (r ScheduleRecord) text(ctx context.Context) ([]byte, error) {
+	sealed, err := r.ring.db.Meta().Value(ctx, metaSchedule)
 	if isNotFound(err) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	text, err := r.master.Load().open(metaSchedule, "1", nil, sealed)
+	text, err := r.ring.masters.load().open(metaSchedule, "1", nil, sealed)
 	if err != nil {
-		r.options.Log.Warn("the recorded schedule cannot be opened", "error", err)
+		r.ring.options.Log.Warn("the schedule that servers recorded cannot be read", "error", err)
 	}
 	return text, nil
 }

@@ -1,7 +1,6 @@
 package keys
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -145,50 +144,50 @@ func lapsed(rows []secretKey, now time.Time) (old *secretKey, replacedAt time.Ti
 
 // maintainSecrets makes the next key of refresh tokens when it is due, and removes old ones once nothing can be
 // presented under them: no refresh token, and none that was replaced, whose second use ends the grant.
-func (r *Ring) maintainSecrets(ctx context.Context, v *view) error {
-	rows, now := v.secrets.byPurpose[purposeRefresh], r.options.Now()
-	if due, activate := nextRefreshKey(rows, r.config(), now); due {
+func (l *LifeCycle) maintainSecrets(ctx context.Context, v *view) error {
+	rows, now := v.secrets.byPurpose[purposeRefresh], l.ring.options.Now()
+	if due, activate := nextRefreshKey(rows, l.ring.config(), now); due {
 		if number, ok := freeNumber(rows); ok { // if not, Status tells
-			if err := r.checkClock(ctx); err != nil {
+			if err := l.ring.checkClock(ctx); err != nil {
 				return err
 			}
 			row := v.master.newSecretRow(purposeRefresh, number, activate)
-			if err := r.db.SecretKeys().Add(ctx, itself, row, v.version, now); err != nil && !errors.Is(err, storage.ErrConflict) {
+			if err := l.ring.db.SecretKeys().Add(ctx, itself, row, v.version, now); err != nil && !errors.Is(err, storage.ErrConflict) {
 				return err
 			}
-			return r.Poll(ctx)
+			return l.ring.Poll(ctx)
 		}
 	}
-	if since := now.Sub(r.looked); since >= 0 && since < lookInterval {
+	if since := now.Sub(l.looked); since >= 0 && since < lookInterval {
 		return nil
 	}
-	if err := r.checkClock(ctx); err != nil { // what it would remove may be needed
+	if err := l.ring.checkClock(ctx); err != nil { // what it would remove may be needed
 		return err
 	}
-	r.looked = now
-	return r.removeLapsed(ctx, rows, now)
+	l.looked = now
+	return l.removeLapsed(ctx, rows, now)
 }
 
 // removeLapsed removes old keys of refresh tokens up to the first that a grant may need.
-func (r *Ring) removeLapsed(ctx context.Context, rows []secretKey, now time.Time) error {
+func (l *LifeCycle) removeLapsed(ctx context.Context, rows []secretKey, now time.Time) error {
 	for {
 		old, replacedAt := lapsed(rows, now)
 		if old == nil {
 			return nil
 		}
-		used, err := r.db.Grants().AnyBefore(ctx, replacedAt, now, cmp.Or(r.options.LookTimeout, lookTimeout))
+		used, err := l.ring.db.Grants().AnyBefore(ctx, replacedAt, now, l.ring.options.LookTimeout)
 		if errors.Is(err, storage.ErrTooSlow) { // keeping the key harms nobody, and a server must start
-			r.options.Log.Warn("an old key of refresh tokens stays: nobody knows yet whether a login needs it",
+			l.ring.options.Log.Warn("an old key of refresh tokens stays: nobody knows yet whether a login needs it",
 				"number", old.row.Number, "error", err)
 			return nil
 		}
 		if err != nil || used {
 			return err
 		}
-		if err := r.db.SecretKeys().Delete(ctx, itself, old.row, now); err != nil && !errors.Is(err, storage.ErrConflict) {
+		if err := l.ring.db.SecretKeys().Delete(ctx, itself, old.row, now); err != nil && !errors.Is(err, storage.ErrConflict) {
 			return err
 		}
-		if err := r.Poll(ctx); err != nil {
+		if err := l.ring.Poll(ctx); err != nil {
 			return err
 		}
 		rows = rows[1:]
@@ -242,8 +241,5 @@ func claimDatabase(ctx context.Context, db *storage.DB, m *Master) error {
 	}
 	return CheckMaster(ctx, db, m)
 }
-
-// Follow makes the ring keep another schedule from now on.
-func (r *Ring) Follow(c Config) { r.settings.Store(&c) }
 
 func (m *Master) sealCanary() string { return m.seal(purposeCanary, "1", nil, []byte(canaryText)) }

@@ -57,13 +57,13 @@ func TestRefreshKeyTurns(t *testing.T) {
 		mustLogin(t, db, c.now().Add(interval-time.Minute), 30*24*time.Hour)
 
 		c.step(interval - lead - time.Millisecond)
-		must(t, r.Maintain(ctx))
+		must(t, r.LifeCycle().Maintain(ctx))
 		if n, _ := r.Secrets().RefreshKey(c.now().Add(2 * lead)); n != first {
 			t.Error("a new key came too early")
 		}
 		c.step(time.Millisecond)
-		must(t, r.Maintain(ctx))
-		must(t, other.Maintain(ctx))
+		must(t, r.LifeCycle().Maintain(ctx))
+		must(t, other.LifeCycle().Maintain(ctx))
 		turn := noon.Add(interval)
 		for name, replica := range map[string]*keys.Ring{"the one that made it": r, "another": other} {
 			before, _ := replica.Secrets().RefreshKey(turn.Add(-time.Millisecond))
@@ -76,13 +76,13 @@ func TestRefreshKeyTurns(t *testing.T) {
 		// The grant from before the turn lives for 30 days.
 		for range 29 {
 			c.step(24 * time.Hour)
-			must(t, r.Maintain(ctx))
+			must(t, r.LifeCycle().Maintain(ctx))
 		}
 		if r.Secrets().RefreshKeyByNumber(first) == nil {
 			t.Fatal("the key of a live grant is gone")
 		}
 		c.step(2 * 24 * time.Hour)
-		must(t, r.Maintain(ctx))
+		must(t, r.LifeCycle().Maintain(ctx))
 		if r.Secrets().RefreshKeyByNumber(first) != nil {
 			t.Error("the old key is kept for nobody")
 		}
@@ -102,7 +102,7 @@ func TestRefreshKeyNumbersComeAgain(t *testing.T) {
 		config := keystest.Config
 		for range 12 {
 			c.step(config.RotationInterval)
-			must(t, r.Maintain(ctx))
+			must(t, r.LifeCycle().Maintain(ctx))
 			c.step(time.Hour)
 			n, key := r.Secrets().RefreshKey(c.now())
 			if seen[n]++; seen[n] > 1 || n == 0 || key == nil {

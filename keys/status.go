@@ -66,27 +66,27 @@ type facts struct {
 }
 
 // Status reads everything anew and judges it. It works on altered rows too, if the ring is a tolerant one.
-func (r *Ring) Status(ctx context.Context) (Status, error) {
-	if err := r.Poll(ctx); err != nil {
+func (l *LifeCycle) Status(ctx context.Context) (Status, error) {
+	if err := l.ring.Poll(ctx); err != nil {
 		return Status{}, err
 	}
-	v, now := r.view.Load(), r.options.Now()
+	v, now := l.ring.view.Load(), l.ring.options.Now()
 	f := facts{rows: v.rows, refresh: v.secrets.byPurpose[purposeRefresh], unreadable: v.secrets.unreadable}
 	var err error
 	if !errors.As(v.altered, &f.altered) {
-		if f.left, err = r.left(ctx, v.master.ID()); err != nil {
+		if f.left, err = l.left(ctx, v.master.ID()); err != nil {
 			return Status{}, err
 		}
 	}
 	if len(f.rows) == 0 { // otherwise it is not asked, and the trail may be long
-		if f.begun, err = r.db.Audit().HasType(ctx, eventBegin); err != nil {
+		if f.begun, err = l.ring.db.Audit().HasType(ctx, eventBegin); err != nil {
 			return Status{}, err
 		}
 	}
-	if f.clockOff, err = r.ClockOff(ctx); err != nil {
+	if f.clockOff, err = l.ring.ClockOff(ctx); err != nil {
 		return Status{}, err
 	}
-	return judge(f, r.config(), now), nil
+	return judge(f, l.ring.config(), now), nil
 }
 
 // judge is the health of the keys, a pure function.

@@ -16,7 +16,7 @@ import (
 // mustStatus is the health as a command sees it.
 func mustStatus(t *testing.T, r *keys.Ring) keys.Status {
 	t.Helper()
-	s, err := r.Status(ctx)
+	s, err := r.LifeCycle().Status(ctx)
 	must(t, err)
 	if s.Healthy != (len(s.Problems) == 0) || s.Healthy != (s.Level == keys.LevelOK) || s.Sentence == "" {
 		t.Errorf("%+v", s)
@@ -63,7 +63,7 @@ func TestStatus(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 		c.step(time.Second)
-		done, err := r.Revoke(ctx, admin, keys.Leak{KID: kids["current"]})
+		done, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: kids["current"]})
 		must(t, err)
 		s = mustStatus(t, r)
 		if got := problems(s, "a key was revoked at"); !cmp.Equal(got, []keys.Level{keys.LevelWarning}) ||
@@ -80,7 +80,7 @@ func TestStatus(t *testing.T) {
 				t.Errorf("late by %v: %v", late.by, got)
 			}
 		}
-		must(t, r.Maintain(ctx))
+		must(t, r.LifeCycle().Maintain(ctx))
 		if s := mustStatus(t, r); !s.Healthy {
 			t.Errorf("after the incident: %+v", s)
 		}
@@ -92,7 +92,7 @@ func TestStatusOfLateSteps(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		c := newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
-		_, err := r.Rotate(ctx, admin, true)
+		_, err := r.LifeCycle().Rotate(ctx, admin, true)
 		must(t, err)
 		for _, step := range []struct {
 			by           time.Duration
@@ -122,7 +122,7 @@ func TestStatusOfAnUnfinishedRewrap(t *testing.T) {
 		faults := storagetest.NewFaults(t, url, "secret_keys")
 		r := mustOpen(t, db, c, keystest.Generator())
 		faults.Arm(1)
-		if _, err := r.Rewrap(ctx, admin, newMaster(t)); err == nil {
+		if _, err := r.LifeCycle().Rewrap(ctx, admin, newMaster(t)); err == nil {
 			t.Fatal("not interrupted")
 		}
 		faults.Disarm()
@@ -183,7 +183,7 @@ func TestLivesComeTrue(t *testing.T) {
 		}
 		c.step(interval)
 		mustSignAfterPoll(t, r, c)
-		must(t, r.Maintain(ctx))
+		must(t, r.LifeCycle().Maintain(ctx))
 		lives := map[string]keys.Life{}
 		for _, l := range r.Lives() {
 			lives[l.KID] = l

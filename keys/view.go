@@ -39,7 +39,7 @@ type view struct {
 // they are not, or ErrWrongMaster if that cannot be known; the view then holds the rows and no more, for a person to
 // look at.
 func (r *Ring) newView(set storage.KeySet, secretRows []storage.SecretKey, readAt time.Time) (*view, error) {
-	old, master := r.view.Load(), r.master.Load()
+	old, master := r.view.Load(), r.masters.load()
 	v := &view{
 		readAt:  readAt,
 		version: set.Version,

@@ -91,7 +91,7 @@ func MustRing(t testing.TB, db *storage.DB, now func() time.Time, generate Gener
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Maintain(context.Background()); err != nil {
+	if err := r.LifeCycle().Maintain(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	return r

@@ -1,0 +1,85 @@
+package keys
+
+import (
+	"crypto/rsa"
+	"errors"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+var (
+	// ErrToken means that a text is no token signed by a key of this Ring. The error never says more.
+	ErrToken = errors.New("not a token of this server")
+	// ErrRevoked means that a text names a revoked key. The signature is not checked.
+	ErrRevoked = errors.New("the key has been revoked")
+)
+
+// Trusts returns nil if tokens signed by the key are trusted now, and otherwise ErrRevoked, ErrToken, or ErrStale if
+// this replica cannot be sure.
+func (r *Ring) Trusts(kid string) error {
+	v, err := r.fresh()
+	if err != nil {
+		return err
+	}
+	_, err = v.trusted(kid)
+	return err
+}
+
+func (v *view) trusted(kid string) (*rsa.PublicKey, error) {
+	switch public := v.public[kid]; {
+	case public != nil:
+		return public, nil
+	case v.revoked[kid]:
+		return nil, ErrRevoked
+	}
+	return nil, ErrToken
+}
+
+// Verify returns the payload and the kid of a token that a trusted key of this Ring signed. The token must be a compact
+// JWS in canonical base64url with exactly the header that Sign makes. The error is ErrToken, ErrRevoked, or ErrStale if
+// this replica cannot be sure.
+func (r *Ring) Verify(token string) (payload []byte, kid string, err error) {
+	v, err := r.fresh()
+	if err != nil {
+		return nil, "", err
+	}
+	kid, ok := tokenKID(token)
+	if !ok {
+		return nil, "", ErrToken
+	}
+	public, err := v.trusted(kid)
+	if err != nil {
+		return nil, "", err
+	}
+	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{signingAlg})
+	if err != nil {
+		return nil, "", ErrToken
+	}
+	if payload, err = jws.Verify(public); err != nil {
+		return nil, "", ErrToken
+	}
+	return payload, kid, nil
+}
+
+// JWKS is the set of public keys for verifiers.
+type JWKS struct {
+	Body   []byte
+	ETag   string
+	MaxAge time.Duration // how long a verifier may keep it
+}
+
+// JWKS returns the published keys from memory, also while the database is away. MaxAge shrinks with the age of the
+// view, since another replica may have published a key meanwhile. It is a minute at most if the view is stale, since a
+// key may have been revoked.
+func (r *Ring) JWKS() JWKS {
+	v, now := r.view.Load(), r.options.Now()
+	age := MaxAge(v.rows, r.config(), now)
+	switch old := now.Sub(v.readAt); {
+	case old > StaleAfter:
+		age = min(age, IncidentMaxAge)
+	case old > PollInterval:
+		age = max(age-old+PollInterval, 0).Truncate(time.Second)
+	}
+	return JWKS{v.jwks, v.etag, age}
+}
