@@ -42,8 +42,19 @@ type UnsureError struct {
 
 // Error says how far the clock is off, and what to do.
 func (e *UnsureError) Error() string {
-	return fmt.Sprintf("the clock here is %v off that of the database, or was set a short time ago: set both by NTP",
-		e.Off.Round(time.Second))
+	return fmt.Sprintf(
+		"not sure of the time: the clock of this machine is %v off the clock of the database, or was set a short time "+
+			"ago: set both with NTP",
+		e.Off.Round(time.Second),
+	)
+}
+
+// CheckOff returns an *UnsureError if two clocks differ by more than MaxOff.
+func CheckOff(off time.Duration) error {
+	if off.Abs() > MaxOff {
+		return &UnsureError{off}
+	}
+	return nil
 }
 
 // Clock is the time of one process. It is safe for concurrent use.

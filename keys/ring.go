@@ -31,7 +31,7 @@ const (
 )
 
 // ErrStale means that the rows could not be read for longer than StaleAfter, or that no key may sign.
-var ErrStale = errors.New("no signing key of which this replica is sure")
+var ErrStale = errors.New("no usable signing key")
 
 // Ring holds the keys of one replica in memory: it signs, verifies and serves the JWKS. It is safe for concurrent use.
 type Ring struct {
@@ -240,10 +240,10 @@ func (r *Ring) checkClock(ctx context.Context) error {
 		return r.options.Sure(ctx)
 	}
 	off, err := r.ClockOff(ctx)
-	if err == nil && off.Abs() > clock.MaxOff {
-		err = &clock.UnsureError{Off: off}
+	if err != nil {
+		return err
 	}
-	return err
+	return clock.CheckOff(off)
 }
 
 // fresh returns the view. It fails if the view is too old (ErrStale) or shows altered rows.
