@@ -10,22 +10,21 @@ import (
 // Moment is one point in the life of a key.
 type Moment struct {
 	At      time.Time `json:"at"`
-	Planned bool      `json:"planned"` // it has not come yet
+	Planned bool      `json:"planned"` // in the future
 }
 
-// Life is what has become of a key and, as long as nobody acts and the configuration stays, what will become of it.
+// Life is the past of a key, and its future if nobody acts and the configuration stays the same.
 type Life struct {
-	KID       string           `json:"kid"` // "" for a key that is still to be made
+	KID       string           `json:"kid"` // "" for a key that does not exist yet
 	State     storage.KeyState `json:"state"`
 	Published Moment           `json:"published"`
-	Signs     *Moment          `json:"signs"` // since when it signs; nil: never
-	Stops     *Moment          `json:"stops"` // when it stops signing and its private half is destroyed
-	// when it leaves the JWKS: then no token of it is alive, or none is accepted
-	Leaves Moment `json:"leaves"`
+	Signs     *Moment          `json:"signs"`  // when it begins to sign; nil: never
+	Stops     *Moment          `json:"stops"`  // when it stops signing and its private half is destroyed
+	Leaves    Moment           `json:"leaves"` // when it leaves the JWKS
 }
 
-// Lives tells the lives of all keys, oldest first, and of the one that will be made at the next rotation. It is a pure
-// function. What is overdue is planned for now.
+// Lives returns the lives of all keys, oldest first, and of the key that the next rotation makes. An overdue step is
+// planned for now.
 func Lives(rows []storage.SigningKey, c Config, now time.Time) []Life {
 	p := plan{c: c, now: now, rotation: plannedRotation(rows, c, now)}
 	lives := make([]Life, 0, len(rows)+1)
@@ -33,23 +32,22 @@ func Lives(rows []storage.SigningKey, c Config, now time.Time) []Life {
 		lives = append(lives, p.life(row))
 	}
 	if find(rows, storage.KeyNext) != nil {
-		lives = append(
-			lives,
-			p.signing(Life{State: storage.KeyNext, Published: Moment{p.rotation, true}}, p.rotation.Add(c.RotationInterval)),
-		)
+		made := Life{State: storage.KeyNext, Published: Moment{p.rotation, true}}
+		lives = append(lives, p.signing(made, p.rotation.Add(c.RotationInterval)))
 	}
 	slices.SortStableFunc(lives, func(a, b Life) int { return a.Published.At.Compare(b.Published.At) })
 	return lives
 }
 
-// plan is what lives are told by.
+// plan is what the future of keys depends on.
 type plan struct {
 	c        Config
 	now      time.Time
 	rotation time.Time // the next one
 }
 
-// plannedRotation is when the next rotation will be, at least now, also while its key is still to be made.
+// plannedRotation returns the moment of the next rotation, not before now. If there is no next key yet, it assumes that
+// one is published now.
 func plannedRotation(rows []storage.SigningKey, c Config, now time.Time) time.Time {
 	at := rotatesAt(rows, c)
 	if at.IsZero() {
@@ -73,7 +71,8 @@ func (p plan) life(row storage.SigningKey) Life {
 	case storage.KeyNext:
 		return p.signing(l, p.rotation)
 	case storage.KeyCurrent:
-		l.Stops, l.Leaves = &Moment{p.rotation, true}, p.leaves(later(p.rotation.Add(p.c.TokenTTL), row.SignsUntil.Time))
+		l.Stops = &Moment{p.rotation, true}
+		l.Leaves = p.leaves(later(p.rotation.Add(p.c.TokenTTL), row.SignsUntil.Time))
 	case storage.KeyPrevious:
 		l.Leaves = Moment{later(row.RetiresAt.Time, p.now).UTC(), true}
 	case storage.KeyRetired:
@@ -87,7 +86,7 @@ func (p plan) life(row storage.SigningKey) Life {
 	return l
 }
 
-// signing is the life of a key that will sign from the moment given.
+// signing returns the life of a key that begins to sign at the given moment.
 func (p plan) signing(l Life, from time.Time) Life {
 	stops := from.Add(p.c.RotationInterval)
 	l.Signs, l.Stops = &Moment{from, true}, &Moment{stops, true}
@@ -95,13 +94,13 @@ func (p plan) signing(l Life, from time.Time) Life {
 	return l
 }
 
-// leaves is when a key leaves the JWKS whose last token expires at the moment given.
+// leaves returns when a key leaves the JWKS if its last token expires at the given moment.
 func (p plan) leaves(last time.Time) Moment {
 	return Moment{last.Add(Skew + p.c.JWKSMaxAge).UTC(), true}
 }
 
-// retiredAt is when a key left the JWKS by schedule, or is to leave it; nil if that was never planned. Rows of the
-// first schema know only the plan.
+// retiredAt returns when a key left the JWKS by schedule, or is planned to. nil: never planned. Rows of the first
+// schema hold only the plan.
 func retiredAt(row storage.SigningKey) *storage.Time {
 	if row.RetiredAt != nil {
 		return row.RetiredAt

@@ -70,9 +70,6 @@ func (l *LifeCycle) take(ctx context.Context, step Step, v *view) error {
 	}
 }
 
-// errRemoved means that somebody removed all signing keys outside keyturn.
-func errRemoved() error { return &AlteredError{Problems: []string{problemRemoved}} }
-
 const problemRemoved = "there are no signing keys, and there were some: the rows were removed outside keyturn"
 
 // begin makes the first current key. It signs without a lead, since no verifier has a JWKS yet. If there were keys
@@ -82,7 +79,7 @@ func (l *LifeCycle) begin(ctx context.Context, v *view) error {
 		if v, e := l.ring.intact(ctx); e != nil || err != nil || len(v.rows) > 0 {
 			return cmp.Or(err, e, storage.ErrConflict) // another replica has just begun
 		}
-		return errRemoved()
+		return &AlteredError{Problems: []string{problemRemoved}}
 	}
 	row, err := l.generate(v.master, "first key")
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 // MasterSize is the size of a master key in bytes.
 const MasterSize = 32
 
-// masterIDSize is the size of its id.
+// masterIDSize is the size of the id of a master key in bytes.
 const masterIDSize = 8
 
 // Labels of the keys that are derived from the master key with HKDF-SHA256 (RFC 5869), one for each use.
@@ -28,24 +28,24 @@ const (
 	labelSet  = "keyturn signing key set v1"
 )
 
-// ErrWrongMaster says that something was sealed under a master key that this keyturn does not have.
+// ErrWrongMaster means that a value was sealed under a master key that this process does not have.
 var ErrWrongMaster = errors.New("sealed under another master key")
 
-// Master is the key outside the database that seals all private key material inside it, or several of them while one
-// takes over from another: all of them open, and the database says which one seals. It is immutable.
+// Master is the master key, which seals the secrets in the database and is kept outside it. During a rewrap it is
+// several keys: all of them open, and the database names the one that seals. It is immutable.
 type Master struct {
 	keys []masterKey // at least one
 }
 
-// masterKey is what is derived from the 32 bytes of one master key.
+// masterKey holds what is derived from the 32 bytes of one master key.
 type masterKey struct {
-	id   string // masterIDSize bytes as hex, which name the key and tell nothing of it
+	id   string // masterIDSize bytes as hex, which reveal nothing about the key
 	wrap []byte
 	row  []byte
 	set  []byte
 }
 
-// NewMaster derives from the 32 bytes of each master key what is needed of it.
+// NewMaster makes a Master of one or more keys of 32 bytes each.
 func NewMaster(keys ...[]byte) (*Master, error) {
 	m := &Master{}
 	for _, key := range keys {
@@ -55,7 +55,7 @@ func NewMaster(keys ...[]byte) (*Master, error) {
 		derive := func(label string, size int) []byte {
 			b, err := hkdf.Key(sha256.New, key, nil, label, size)
 			if err != nil {
-				panic(err) // a size that HKDF cannot give is a mistake in this file
+				panic(err) // HKDF supports all sizes that this file asks for
 			}
 			return b
 		}
@@ -75,7 +75,7 @@ func NewMaster(keys ...[]byte) (*Master, error) {
 	return m, nil
 }
 
-// byID is the key of that id, or nil.
+// byID returns the key with the id, or nil.
 func (m *Master) byID(id string) *masterKey {
 	for i := range m.keys {
 		if m.keys[i].id == id {
@@ -85,7 +85,7 @@ func (m *Master) byID(id string) *masterKey {
 	return nil
 }
 
-// sealing is m with the key of that id first: the one that seals.
+// sealing returns m with the key with the id first, so that it seals.
 func (m *Master) sealing(id string) *Master {
 	ordered := &Master{keys: slices.Clone(m.keys)}
 	slices.SortStableFunc(ordered.keys, func(a, b masterKey) int {
@@ -100,7 +100,7 @@ func (m *Master) sealing(id string) *Master {
 	return ordered
 }
 
-// without is m less the keys of some ids; nil if none is left.
+// without returns m without the keys with the ids, or nil if no key is left.
 func (m *Master) without(ids map[string]bool) *Master {
 	rest := slices.DeleteFunc(slices.Clone(m.keys), func(k masterKey) bool { return ids[k.id] })
 	if len(rest) == 0 {
@@ -109,7 +109,7 @@ func (m *Master) without(ids map[string]bool) *Master {
 	return &Master{keys: rest}
 }
 
-// with is m and the keys of another.
+// with returns m with the keys of another Master.
 func (m *Master) with(other *Master) *Master {
 	all := &Master{keys: slices.Clone(m.keys)}
 	for _, k := range other.keys {
@@ -120,17 +120,17 @@ func (m *Master) with(other *Master) *Master {
 	return all
 }
 
-// ID names the key that seals, and tells nothing of it.
+// ID returns the id of the key that seals. It reveals nothing about the key.
 func (m *Master) ID() string { return m.keys[0].id }
 
-// Single tells whether m is one key.
+// Single reports whether m is one key.
 func (m *Master) Single() bool { return len(m.keys) == 1 }
 
-// Holds tells whether m has all keys of another.
+// Holds reports whether m has all keys of another Master.
 func (m *Master) Holds(other *Master) bool { return len(m.with(other).keys) == len(m.keys) }
 
-// ReadMaster reads a master key file: 32 bytes as base64 or hex text, one key in a line, or one key as it is. A file
-// that others may read is refused.
+// ReadMaster reads a master key file: one key per line, 32 bytes as base64 or hex, or the 32 bytes of one key. It
+// refuses a file that other users may read.
 func ReadMaster(path string) (*Master, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -182,8 +182,8 @@ func decodeMasterLine(text string) ([]byte, bool) {
 	return nil, false
 }
 
-// CreateMaster writes a new random master key to a file that must not exist, with mode 0600, and makes it durable
-// before it returns. Nobody ever sees a part of it: the file gets its name when it is whole.
+// CreateMaster writes a new random master key to a file that must not exist, with mode 0600, and syncs it. The file
+// gets its name when it is complete.
 func CreateMaster(path string) error {
 	key := make([]byte, MasterSize)
 	rand.Read(key)
@@ -218,8 +218,8 @@ func syncFolder(path string) error {
 	return errors.Join(folder.Sync(), folder.Close())
 }
 
-// AppendMaster adds the keys of the file from to the file to, which keeps owner and mode, so that servers that read it
-// open what is sealed under either.
+// AppendMaster appends the keys in the file from to the file to, which keeps its owner and mode. Servers that read that
+// file then open what is sealed under either key.
 func AppendMaster(to, from string) error {
 	old, err := os.ReadFile(to)
 	if err != nil {

@@ -7,16 +7,16 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// maxOutages is how many outages are remembered: far more than a retry window can see.
+// maxOutages is how many outages are kept: far more than fit into a retry window.
 const maxOutages = 64
 
-// outages are the last times that the database was away, in order of their beginning, each after the one before.
+// outages are the last outages, in order and without overlap.
 type outages struct {
 	mu    sync.Mutex
 	spans []storage.Span
 }
 
-// note adds an outage, which may be a part of one that is known.
+// note adds an outage, and merges it with those that it overlaps.
 func (o *outages) note(s storage.Span) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -34,7 +34,7 @@ func (o *outages) note(s storage.Span) {
 	o.spans = merged[max(0, len(merged)-maxOutages):]
 }
 
-// all is what is remembered. It must not be changed.
+// all returns the outages. The caller must not change them.
 func (o *outages) all() []storage.Span {
 	o.mu.Lock()
 	defer o.mu.Unlock()

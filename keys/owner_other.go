@@ -4,5 +4,5 @@ package keys
 
 import "os"
 
-// keepOwner does nothing: owners of files are not those of Unix.
+// keepOwner does nothing: files have no Unix owners here.
 func keepOwner(*os.File, string) error { return nil }

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// keepOwner gives a file that is to take the place of another the owner, group and mode of that one, if it is there: a
-// command that root runs must not take the anchor from the server.
+// keepOwner gives the file f the owner, group and mode of the file at path, which f replaces. Otherwise a command that
+// root runs would take the anchor away from the server.
 func keepOwner(f *os.File, path string) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -29,7 +29,7 @@ func keepOwner(f *os.File, path string) error {
 		return f.Chmod(info.Mode().Perm())
 	}
 	err = f.Chown(int(theirs.Uid), int(theirs.Gid))
-	if err != nil && (!ok || ours.Uid != theirs.Uid) { // another group alone keeps nobody out who could read it
+	if err != nil && (!ok || ours.Uid != theirs.Uid) { // another group alone is no error: the owner still has access
 		return fmt.Errorf("%s would change its owner: %w", path, err)
 	}
 	return f.Chmod(info.Mode().Perm())

@@ -11,8 +11,8 @@ import (
 const (
 	// Skew is how far the clock of a verifier may be behind without refusing a token whose key it looks up again.
 	Skew = time.Minute
-	// IncidentMaxAge is how long the JWKS may be kept after a key was revoked, until every verifier has had the time to
-	// see the new set.
+	// IncidentMaxAge is the longest max-age of the JWKS after a revocation, until every verifier has had time to fetch
+	// the new set.
 	IncidentMaxAge = time.Minute
 )
 
@@ -22,13 +22,12 @@ type Config struct {
 	PublishLead      time.Duration // how long a key is in the JWKS before it signs
 	JWKSMaxAge       time.Duration // how long a verifier may keep the JWKS
 	Bits             int           // of a new RSA key: 2048, 3072 or 4096
-	GrantTTL         time.Duration // the longest life of a grant: keys of refresh tokens turn slowly enough for it
-	// the longest life of a token; plans are made with it, what is done follows SigningKey.SignsUntil
-	TokenTTL time.Duration
+	GrantTTL         time.Duration // the longest life of a grant, which bounds how often keys of refresh tokens turn
+	TokenTTL         time.Duration // the longest life of a token, for plans; steps use SigningKey.SignsUntil
 }
 
-// Problems tells every rule that the schedule breaks, with its numbers: what could leave a verifier without the key of
-// a live token.
+// Problems returns an error for every rule that the schedule breaks. A schedule that breaks one could leave a verifier
+// without the key of a live token.
 func (c Config) Problems() []error {
 	var problems []error
 	refuse := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
@@ -58,13 +57,12 @@ func (c Config) Problems() []error {
 // StepKind is a kind of step in the life of the keys.
 type StepKind string
 
-// The steps that come due by themselves.
+// The steps of the schedule.
 const (
-	StepBegin   StepKind = "begin"   // there is no current key and none that could become it: make one
-	StepPublish StepKind = "publish" // there is no next key: make one
-	// the current key has signed for its interval, the next has been published for its lead
-	StepRotate StepKind = "rotate"
-	StepRetire StepKind = "retire" // the last token of a previous key has expired
+	StepBegin   StepKind = "begin"   // make a current key: there is neither a current nor a next key
+	StepPublish StepKind = "publish" // make a next key
+	StepRotate  StepKind = "rotate"  // the interval of the current key and the lead of the next key are over
+	StepRetire  StepKind = "retire"  // the last token of a previous key has expired
 )
 
 // Step is one step that is due.
@@ -73,7 +71,7 @@ type Step struct {
 	KID  string // of the key that retires
 }
 
-// Due tells the steps that are due, in the order in which to take them. It is a pure function.
+// Due returns the steps that are due, in the order in which to take them.
 func Due(rows []storage.SigningKey, c Config, now time.Time) []Step {
 	var steps []Step
 	current, next := find(rows, storage.KeyCurrent), find(rows, storage.KeyNext)
@@ -93,8 +91,8 @@ func Due(rows []storage.SigningKey, c Config, now time.Time) []Step {
 	return steps
 }
 
-// rotatesAt is the moment of the planned rotation: after the interval and not before the next key is safe, or, when a
-// leak calls for a second rotation, as soon as it is. The zero time if there is no current or no next key.
+// rotatesAt returns the moment of the planned rotation: after the interval, but not before the next key is safe. A
+// second rotation after a leak does not wait for the interval. It is zero if there is no current or no next key.
 func rotatesAt(rows []storage.SigningKey, c Config) time.Time {
 	current, next := find(rows, storage.KeyCurrent), find(rows, storage.KeyNext)
 	if current == nil || next == nil || current.ActivatedAt == nil {
@@ -107,8 +105,8 @@ func rotatesAt(rows []storage.SigningKey, c Config) time.Time {
 	return later(current.ActivatedAt.Add(c.RotationInterval), safe)
 }
 
-// safeFrom is the moment from which the next key may sign without a verifier that keeps the JWKS missing it: the longer
-// of the lead at its publication and that of today.
+// safeFrom returns the moment from which every verifier knows the next key. It uses the longer of the configured lead
+// and the lead at the publication.
 func safeFrom(rows []storage.SigningKey, c Config) time.Time {
 	next := find(rows, storage.KeyNext)
 	if secondRotation(rows) {
@@ -117,7 +115,7 @@ func safeFrom(rows []storage.SigningKey, c Config) time.Time {
 	return later(next.SafeFrom.Time, next.PublishedAt.Add(c.PublishLead))
 }
 
-// lastRevocation is when a key was revoked last; the zero time if none was.
+// lastRevocation returns when a key was revoked last, or zero.
 func lastRevocation(rows []storage.SigningKey) (at time.Time) {
 	for _, k := range rows {
 		if k.RevokedAt != nil {
@@ -127,23 +125,25 @@ func lastRevocation(rows []storage.SigningKey) (at time.Time) {
 	return at
 }
 
-// secondRotation tells whether a rotation is owed that makes verifiers drop a revoked key. Some keep a key set for ever
-// and fetch it again only when they meet a kid that is not in it. As long as the current key is older than the
-// revocation, they may never meet one.
+// secondRotation reports whether verifiers need another rotation to drop a revoked key. Some keep a key set for ever
+// and fetch it again only when they meet an unknown kid. While the current key is older than the revocation, they may
+// never meet one.
 func secondRotation(rows []storage.SigningKey) bool {
 	current, next, revoked := find(rows, storage.KeyCurrent), find(rows, storage.KeyNext), lastRevocation(rows)
-	return current != nil && next != nil && !revoked.IsZero() && current.PublishedAt.Before(revoked) &&
+	return current != nil &&
+		next != nil &&
+		!revoked.IsZero() &&
+		current.PublishedAt.Before(revoked) &&
 		!next.PublishedAt.Before(revoked)
 }
 
-// incident tells whether a revoked key may still be trusted by verifiers that keep the JWKS for as long as they were
-// told.
+// incident reports whether a verifier that obeys max-age may still trust a revoked key.
 func incident(rows []storage.SigningKey, now time.Time) bool {
 	return secondRotation(rows) || now.Before(exposedUntil(rows))
 }
 
-// exposedUntil is the moment after which no verifier that obeys max-age trusts a revoked key; the zero time if none was
-// revoked.
+// exposedUntil returns the moment after which no verifier that obeys max-age trusts a revoked key. It is zero if none
+// was revoked.
 func exposedUntil(rows []storage.SigningKey) (at time.Time) {
 	for _, k := range rows {
 		if k.ExposedUntil != nil {
@@ -153,8 +153,8 @@ func exposedUntil(rows []storage.SigningKey) (at time.Time) {
 	return at
 }
 
-// MaxAge is how long the JWKS may be kept: at most jwks_max_age and half the lead, never past a planned change, and a
-// minute at most during an incident. Whole seconds.
+// MaxAge returns how long the JWKS may be kept, in whole seconds: at most jwks_max_age and half the lead, never past a
+// planned change, and at most a minute during an incident.
 func MaxAge(rows []storage.SigningKey, c Config, now time.Time) time.Duration {
 	age := min(c.JWKSMaxAge, c.PublishLead/2)
 	if at := rotatesAt(rows, c); !at.IsZero() {
@@ -171,8 +171,8 @@ func MaxAge(rows []storage.SigningKey, c Config, now time.Time) time.Duration {
 	return max(age, 0).Truncate(time.Second)
 }
 
-// retirement is when a key that stops signing leaves the JWKS: after its last token, and after the last copy of the
-// JWKS.
+// retirement returns when a key that stops signing now leaves the JWKS: after its last token has expired, and after a
+// verifier may have kept the JWKS.
 func retirement(k storage.SigningKey, c Config, now time.Time) time.Time {
 	return later(k.SignsUntil.Time, now).Add(Skew + c.JWKSMaxAge)
 }

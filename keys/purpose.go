@@ -8,19 +8,19 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// metaStamp marks a database that `keyturn dev` has made. `keyturn serve` refuses it.
+// metaStamp marks a database that `keyturn dev` has made, which `keyturn serve` refuses.
 const (
 	metaStamp = "stamp"
 	stampDev  = "dev"
 )
 
-// UnfitError means that a database must not be used. Its text names the database to use instead.
+// UnfitError means that a database must not be used. Its text says what to use instead.
 type UnfitError struct{ why string }
 
 // Error implements error.
 func (e *UnfitError) Error() string { return "database: " + e.why }
 
-// StampDev marks a database as made by `keyturn dev`. It changes nothing if the database has keys.
+// StampDev marks the database as one of `keyturn dev`, if it has no keys yet.
 func (s Store) StampDev(ctx context.Context) error {
 	if len(s.Ring.Rows()) > 0 {
 		return nil
@@ -29,8 +29,8 @@ func (s Store) StampDev(ctx context.Context) error {
 	return err
 }
 
-// CheckPurpose returns an error if the database must not be served: only `keyturn dev` may serve a database that it has
-// made, and it may serve no other. The error is *UnfitError for a dev database, and for one that was copied elsewhere.
+// CheckPurpose returns an error if the database must not be served. It is an *UnfitError if `keyturn dev` has made the
+// database and dev is not set, or if it was copied to another one.
 func (s Store) CheckPurpose(ctx context.Context, dev bool) error {
 	stamp, err := s.DB.Meta().Value(ctx, metaStamp)
 	if errors.Is(err, storage.ErrNotFound) {
@@ -44,16 +44,14 @@ func (s Store) CheckPurpose(ctx context.Context, dev bool) error {
 	}
 	switch {
 	case stamp == stampDev && !dev:
-		return &UnfitError{"it was made by `keyturn dev`, so everybody knows its secrets: use another database"}
+		return &UnfitError{"it was made by `keyturn dev`, its secrets are known to everybody: use another one"}
 	case stamp != stampDev && dev:
-		return errors.New(
-			"database: it was not made by `keyturn dev`, which would add a demo user to it: use another folder",
-		)
+		return errors.New("database: it was not made by `keyturn dev`, which would add a demo user to it: use another folder")
 	}
 	return nil
 }
 
-// CheckMoved returns an *UnfitError if the database was copied to another one: changes here would be lost.
+// CheckMoved returns an *UnfitError if the database was copied to another one: nobody would see changes in it.
 func (s Store) CheckMoved(ctx context.Context) error {
 	moved, err := s.DB.Meta().Value(ctx, storage.MetaMoved)
 	if errors.Is(err, storage.ErrNotFound) {
@@ -63,7 +61,7 @@ func (s Store) CheckMoved(ctx context.Context) error {
 		return err
 	}
 	return &UnfitError{fmt.Sprintf(
-		"it was copied to %s and lacks all later changes: use that one; to go back to this one, use `keyturn restore "+
-			"--confirm`, which ends every login", moved,
+		"it was copied to %s, and what has happened there since is not in it: use that one; to go back to this one, "+
+			"`keyturn restore --confirm` ends every login", moved,
 	)}
 }

@@ -12,19 +12,20 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// RefreshToken is a parsed refresh token. Its text is
+// RefreshToken holds the parts of a refresh token, which is
 //
-//	ktr_ base64url( key[1] id[8] generation[4] family[16] mac[16] )
+//	ktr_ base64url( k[1] id[8] generation[4] family[16] mac[16] )
 //
-// The database holds only the SHA-256 of the family, so a copy of the database does not suffice to make a token. The
-// MAC is checked before any database call. Family and MAC have 128 bits each and cannot be guessed (RFC 6749 §10.10).
+// k is the number of the key of the MAC, and id that of the grant. The MAC is checked before the database is asked. The
+// database holds only the SHA-256 of the family, so that a copy of it does not suffice to make a token. 128 bits of
+// family and 128 bits of MAC cannot be guessed (RFC 6749 §10.10).
 type RefreshToken struct {
 	Grant      storage.GrantID
 	Generation uint32
 	Family     Family
 }
 
-// Family is the random part of a refresh token. All refresh tokens of a grant share it.
+// Family is the random part that all refresh tokens of a grant share.
 type Family [16]byte
 
 // RefreshPrefix begins every refresh token.
@@ -47,7 +48,7 @@ func (f Family) Hash() string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// SealRefreshToken returns the text of a token that was issued at the given time. Every replica computes the same text.
+// SealRefreshToken returns the text of a token that was issued at the given moment. All replicas return the same text.
 func (s *Secrets) SealRefreshToken(t RefreshToken, issued time.Time) string {
 	number, key := s.refreshKey(issued)
 	b := make([]byte, 0, refreshSize)
@@ -66,7 +67,7 @@ func refreshMAC(key, content []byte) []byte {
 	return mac.Sum(nil)[:refreshMACSize]
 }
 
-// OpenRefreshToken parses a refresh token that this server issued. ok is false for any other text.
+// OpenRefreshToken parses a refresh token. ok is false for a text that this server did not issue.
 func (s *Secrets) OpenRefreshToken(text string) (t RefreshToken, ok bool) {
 	rest, ok := strings.CutPrefix(text, RefreshPrefix)
 	if !ok || len(rest) != base64.RawURLEncoding.EncodedLen(refreshSize) {
@@ -87,8 +88,8 @@ func (s *Secrets) OpenRefreshToken(text string) (t RefreshToken, ok bool) {
 	return t, true
 }
 
-// OpenRefreshToken is [Secrets.OpenRefreshToken] with the newest keys. The error is ErrStale if the keys of this
-// replica may be outdated, because the token may have a newer key.
+// OpenRefreshToken is [Secrets.OpenRefreshToken] with the newest keys. It returns ErrStale if this replica may lack the
+// newest key: then a valid token could look like a text that this server did not issue.
 func (r *Ring) OpenRefreshToken(text string) (t RefreshToken, ok bool, err error) {
 	if !strings.HasPrefix(text, RefreshPrefix) {
 		return t, false, nil

@@ -11,34 +11,36 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Revocation is the outcome of the revocation of a leaked key.
+// Revocation is the outcome of a revocation.
 type Revocation struct {
-	Revoked   []string  `json:"revoked"`    // kids; more than one with the store leaked
-	RevokedAt time.Time `json:"revoked_at"` // of the key that was named
-	Already   bool      `json:"already"`    // it had been revoked before: nothing was changed
+	Revoked   []string  `json:"revoked"`    // kids; several if the store leaked
+	RevokedAt time.Time `json:"revoked_at"` // of the named key
+	Already   bool      `json:"already"`    // the key had been revoked before, and nothing was changed
 	Current   string    `json:"current"`    // the kid that signs now
 	Next      string    `json:"next"`       // the kid that signs next
-	// to a key that no verifier has cached; nil: none is needed, the current key is such
+	// SecondRotation goes to a key that no verifier has cached. nil: the current key is such a key.
 	SecondRotation *time.Time `json:"second_rotation_at"`
-	// until when verifiers that obey max-age may accept a token that was forged with any revoked key
+	// ExposedUntil is the end of the time in which a verifier that obeys max-age may accept a token forged with a
+	// revoked key.
 	ExposedUntil time.Time `json:"exposed_until"`
 }
 
-// Leak is what has leaked.
+// Leak says what has leaked.
 type Leak struct {
 	KID string // of one key; "" only if the store leaked
-	// Store says that whoever copied the database and the master key may have every private half: all keys in the JWKS are
-	// thrown away, and a fresh key signs at once. That also mends rows that were altered: none of them is used again.
+	// Store means that somebody may have the database and the master key, and so every private half. Revoke then
+	// revokes all keys in the JWKS, and a fresh key signs at once. This also repairs altered rows: none of them is used
+	// again.
 	Store bool
-	// NewMaster, if the store leaked, seals the fresh keys, so that the old master key opens none of them. A Rewrap must
-	// follow.
+	// NewMaster, if the store leaked, seals the fresh keys, so that the old master key does not open them. A Rewrap
+	// must follow.
 	NewMaster *Master
 }
 
-// Revoke takes a leaked key out of the JWKS for good and lets another sign, in one transaction: the next key if the
-// current one leaked. A fresh next key, which no verifier can have cached, takes over as soon as every verifier that
-// obeys max-age knows it, because those that keep a key set for ever fetch it again only when they meet an unknown kid.
-// ErrNotFound if there is no such key.
+// Revoke removes a leaked key from the JWKS for good, in one transaction. If the current key leaked, the next key
+// signs. Revoke also publishes a fresh next key, which no verifier has cached. That key takes over as soon as every
+// verifier that obeys max-age knows it: some verifiers keep a key set for ever and fetch it again only when they meet
+// an unknown kid. ErrNotFound if there is no such key.
 func (l *LifeCycle) Revoke(ctx context.Context, by storage.Actor, leak Leak) (Revocation, error) {
 	if leak.NewMaster != nil {
 		l.ring.masters.add(leak.NewMaster)
@@ -63,7 +65,7 @@ func (l *LifeCycle) Revoke(ctx context.Context, by storage.Actor, leak Leak) (Re
 	}
 }
 
-// revocable reads the rows. Only when everything is thrown away may they be altered ones.
+// revocable reads the rows again. Altered rows are accepted only if the store leaked, since then none is used again.
 func (l *LifeCycle) revocable(ctx context.Context, leak Leak) (*view, error) {
 	if err := l.ring.Poll(ctx); err != nil {
 		return nil, err
@@ -78,13 +80,13 @@ func (l *LifeCycle) revocable(ctx context.Context, leak Leak) (*view, error) {
 	if leak.NewMaster != nil {
 		v.master = v.master.with(leak.NewMaster).sealing(leak.NewMaster.ID())
 	}
-	if leak.Store { // replicas may have seen later versions than this one
+	if leak.Store { // the set may have gone back: use a version above any that a replica has seen
 		v.leastVersion = l.ring.options.Now().UnixMilli()
 	}
 	return &v, nil
 }
 
-// revokedWith is the kids of the keys that were revoked at the same moment, the one given first.
+// revokedWith returns the kids of the keys that were revoked at the same moment as the named key, which comes first.
 func revokedWith(rows []storage.SigningKey, named storage.SigningKey) []string {
 	kids := []string{named.KID}
 	for _, row := range rows {
@@ -95,7 +97,7 @@ func revokedWith(rows []storage.SigningKey, named storage.SigningKey) []string {
 	return kids
 }
 
-// revoke makes the change, in one transaction. The fresh keys are generated before it.
+// revoke makes the change in one transaction. It generates the fresh keys before the transaction.
 func (l *LifeCycle) revoke(ctx context.Context, by storage.Actor, v *view, leak Leak) (Revocation, error) {
 	inserts, err := l.replacements(v, leak, by.Reason)
 	if err != nil {
@@ -106,7 +108,7 @@ func (l *LifeCycle) revoke(ctx context.Context, by storage.Actor, v *view, leak 
 		Insert: publishedAt(inserts, l.ring.config(), now),
 		Update: l.withdrawals(v, leak, len(inserts) == 1, by.Reason, now),
 	}
-	if leak.Store { // also if no row is left that says so
+	if leak.Store { // the current row says so even if no other row is left
 		change.Insert[1].ExposedUntil = storage.AtPtr(now.Add(l.ring.config().JWKSMaxAge + Skew))
 	}
 	rows := apply(v.rows, change)
@@ -138,7 +140,7 @@ func namedFirst(kid, named string) int {
 	return 1
 }
 
-// replacements are the rows of the fresh keys: the next one, and one to sign at once if there is none that could.
+// replacements returns the rows of the fresh keys: a next key, and a key that signs at once if no existing key may.
 func (l *LifeCycle) replacements(v *view, leak Leak, reason string) ([]storage.SigningKey, error) {
 	fresh, err := l.generateNext(v.master)
 	if err != nil {
@@ -152,35 +154,37 @@ func (l *LifeCycle) replacements(v *view, leak Leak, reason string) ([]storage.S
 	return []storage.SigningKey{fresh, activated(signer, reason, signer.PublishedAt.Time)}, err
 }
 
-// withdrawals are what a revocation does to the rows that are there: what leaked is revoked, and the next key, if it
-// may, signs if the current one leaked, or makes room for a fresh one. Rows that give up a state come before the one
-// that takes it.
-func (l *LifeCycle) withdrawals(v *view, leak Leak, nextMaySign bool, reason string, now time.Time) []storage.KeyUpdate {
+// withdrawals returns what a revocation does to the existing rows. Leaked keys are revoked. The next key signs if a
+// signer is needed and it may sign; otherwise a fresh key replaces it. A row that leaves a state comes before the row
+// that enters it.
+func (l *LifeCycle) withdrawals(
+	v *view, leak Leak, nextMaySign bool, reason string, now time.Time,
+) []storage.KeyUpdate {
 	current := find(v.rows, storage.KeyCurrent)
 	needsSigner := current == nil || current.KID == leak.KID
 	var updates, last []storage.KeyUpdate
 	for _, row := range v.rows {
 		switch {
-		case row.KID == leak.KID && row.State != storage.KeyRevoked, v.altered != nil, leak.Store && row.State.Published():
+		case row.KID == leak.KID && row.State != storage.KeyRevoked,
+			v.altered != nil,
+			leak.Store && row.State.Published():
 			updates = append(updates, storage.KeyUpdate{From: row, To: revokedRow(row, reason, l.ring.config(), now)})
 		case row.State == storage.KeyNext && needsSigner && nextMaySign:
 			last = append(last, storage.KeyUpdate{From: row, To: activated(row, reason, now)})
 		case row.State == storage.KeyNext:
-			updates = append(
-				updates,
-				storage.KeyUpdate{From: row, To: retired(row, now)},
-			) // it never signed; a fresh one takes its place
+			updates = append(updates, storage.KeyUpdate{From: row, To: retired(row, now)}) // it never signed
 		}
 	}
 	return append(updates, last...)
 }
 
-// momentAfter is now: by the clock of the database if the one here is wrong, since a leak must not wait for a clock;
-// and not before any key that is published. If the database does not tell the time, it is by the clock here.
+// momentAfter returns the moment of a revocation: now, but not before any published key. If this machine's clock is far
+// off, it uses the clock of the database, since a leak must not wait for a clock. If that clock cannot be read, it uses
+// this machine's clock.
 func (l *LifeCycle) momentAfter(ctx context.Context, rows []storage.SigningKey) time.Time {
 	off, err := l.ring.ClockOff(ctx)
 	now := l.ring.options.Now()
-	if err == nil && off.Abs() > clock.MaxOff {
+	if err == nil && clock.CheckOff(off) != nil {
 		now = l.ring.options.Wall().Add(-off)
 	}
 	for _, row := range rows {
@@ -191,8 +195,8 @@ func (l *LifeCycle) momentAfter(ctx context.Context, rows []storage.SigningKey) 
 	return now
 }
 
-// publishedAt is rows of new keys as published, and as coming to sign, at the moment given: that of a revocation, than
-// which they are not older.
+// publishedAt sets the moment at which new keys are published, and sign, to that of the revocation: they must not be
+// older.
 func publishedAt(rows []storage.SigningKey, c Config, now time.Time) []storage.SigningKey {
 	for i := range rows {
 		rows[i].PublishedAt, rows[i].SafeFrom = storage.At(now), storage.At(now.Add(c.PublishLead))
@@ -203,7 +207,7 @@ func publishedAt(rows []storage.SigningKey, c Config, now time.Time) []storage.S
 	return rows
 }
 
-// revokedRow is the row of a key that has leaked.
+// revokedRow returns the row of a leaked key.
 func revokedRow(k storage.SigningKey, reason string, c Config, now time.Time) storage.SigningKey {
 	if k.State == storage.KeyCurrent {
 		k.DeactivatedAt = storage.AtPtr(now)
@@ -213,7 +217,7 @@ func revokedRow(k storage.SigningKey, reason string, c Config, now time.Time) st
 	return k
 }
 
-// outcome is what a revocation at the moment given has led to.
+// outcome describes the rows after a revocation at the given moment.
 func (l *LifeCycle) outcome(rows []storage.SigningKey, revoked []string, at time.Time, already bool) Revocation {
 	o := Revocation{
 		Revoked:      revoked,

@@ -24,9 +24,7 @@ type Rewrapped struct {
 var errOtherRewrap = fmt.Errorf("another rewrap seals under another new master key: %w", storage.ErrConflict)
 
 // ErrRetiredMaster refuses a master key from which an earlier rewrap moved away. Servers no longer trust it.
-var ErrRetiredMaster = errors.New(
-	"this master key was in use before, and servers that have seen it go do not trust it any more: make a new one",
-)
+var ErrRetiredMaster = errors.New("this master key was replaced before, and servers no longer trust it: make a new one")
 
 // rewrap is one run over all sealed values.
 type rewrap struct {

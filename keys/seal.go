@@ -21,8 +21,8 @@ import (
 // sealVersion begins every sealed text: VERSION.MASTER-ID.BASE64URL(nonce, ciphertext, tag).
 const sealVersion = "v1"
 
-// binding is what a sealed text belongs to. It is authenticated with the text (AES-GCM associated data), so that sealed
-// texts can be neither swapped between rows nor used for another purpose.
+// binding is the associated data of a sealed text (AES-GCM). With it, nobody can move a sealed text to another row or
+// use it for another purpose.
 type binding struct {
 	Version string
 	Master  string
@@ -31,8 +31,7 @@ type binding struct {
 	Public  string // SHA-256 of the public half, if there is one
 }
 
-// aead is AES-GCM. [cipher.NewGCMWithRandomNonce] would put the nonce before the text as box does, but does not know
-// BoringCrypto's AES.
+// aead returns AES-GCM. It does not use [cipher.NewGCMWithRandomNonce], which does not accept the AES of BoringCrypto.
 func (k masterKey) aead() cipher.AEAD {
 	block, err := aes.NewCipher(k.wrap)
 	if err == nil {
@@ -44,7 +43,7 @@ func (k masterKey) aead() cipher.AEAD {
 	panic(err) // the size of the wrapping key is a constant
 }
 
-// box encrypts under a random nonce, which comes first.
+// box encrypts under a random nonce, and puts the nonce first.
 func (k masterKey) box(secret, bound []byte) []byte {
 	gcm := k.aead()
 	nonce := make([]byte, gcm.NonceSize())
@@ -80,7 +79,7 @@ func (m *Master) seal(purpose, id string, public, secret []byte) string {
 	return sealVersion + "." + k.id + "." + base64.RawURLEncoding.EncodeToString(box)
 }
 
-// open decrypts what seal made under any of the keys, or tells why it cannot.
+// open decrypts what seal made under any of the keys.
 func (m *Master) open(purpose, id string, public []byte, sealed string) ([]byte, error) {
 	version, rest, _ := strings.Cut(sealed, ".")
 	master, text, ok := strings.Cut(rest, ".")
@@ -102,14 +101,14 @@ func (m *Master) open(purpose, id string, public []byte, sealed string) ([]byte,
 	return secret, nil
 }
 
-// sealedUnder is the id of the master key under which a text was sealed or a MAC was made.
+// sealedUnder returns the id of the master key of a sealed text or a MAC.
 func sealedUnder(text string) string {
 	text = strings.TrimPrefix(text, sealVersion+".")
 	id, _, _ := strings.Cut(text, ".")
 	return id
 }
 
-// isMasterID tells whether a text can be the id of a master key.
+// isMasterID reports whether a text has the form of the id of a master key.
 func isMasterID(text string) bool {
 	b, err := hex.DecodeString(text)
 	return err == nil && len(b) == masterIDSize
@@ -125,10 +124,10 @@ func mac(k *masterKey, key []byte, fields []any) string {
 	return k.id + "." + base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
-// rowMAC authenticates all columns that decide the state of a signing key.
+// rowMAC returns the MAC over all columns that decide the state of a signing key.
 func (m *Master) rowMAC(k storage.SigningKey) string { return m.keys[0].rowMAC(k) }
 
-// wrote tells whether the row is as it was when its MAC was made under this key.
+// wrote reports whether the MAC of the row is right under this key.
 func (k *masterKey) wrote(row storage.SigningKey) bool {
 	return hmac.Equal([]byte(row.MAC), []byte(k.rowMAC(row)))
 }
@@ -160,10 +159,10 @@ func (k *masterKey) rowMAC(row storage.SigningKey) string {
 	return mac(k, k.row, fields)
 }
 
-// ofFirstSchema tells of a row that was written before there was a MAC over the set; every change of a row ends that.
+// ofFirstSchema reports whether the row was written before the set had a MAC, and not changed since.
 func ofFirstSchema(row storage.SigningKey) bool { return row.SafeFrom.UnixMilli() == 0 }
 
-// setMAC authenticates that these rows, and no others, are the keys at that version.
+// setMAC returns the MAC over the version and the MACs of all rows, so that no row can be added, removed or put back.
 func (m *Master) setMAC(version int64, rows []storage.SigningKey) string {
 	return m.keys[0].setMAC(version, rows)
 }
@@ -180,7 +179,7 @@ func (k *masterKey) setMAC(version int64, rows []storage.SigningKey) string {
 	return mac(k, k.set, fields)
 }
 
-// AlteredError says that the rows of the signing keys are not as keyturn wrote them.
+// AlteredError means that the rows of the signing keys are not as keyturn wrote them.
 type AlteredError struct {
 	Problems      []string
 	UnknownMaster bool // a row names a master key that this host does not have: a rewrap may be under way
@@ -189,8 +188,8 @@ type AlteredError struct {
 // Error lists the problems.
 func (e *AlteredError) Error() string { return "signing keys: " + strings.Join(e.Problems, "; ") }
 
-// checkSet tells whether the rows are those of the version that the set claims, each as it was written. *AlteredError
-// if not; ErrWrongMaster if that cannot be known.
+// checkSet checks the MACs of all rows and of the set. It returns an *AlteredError if one is wrong, or ErrWrongMaster
+// if the master key of one is missing.
 func (m *Master) checkSet(set storage.KeySet) error {
 	var altered AlteredError
 	first := true

@@ -12,7 +12,7 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Purposes of the symmetric keys that lie sealed in the database.
+// Purposes of the symmetric keys, which the database holds sealed.
 const (
 	purposeRefresh = "refresh token"
 	purposeClient  = "client secret"
@@ -22,14 +22,14 @@ const (
 var purposes = []string{purposeRefresh, purposeClient, purposeAudit}
 
 const (
-	// secretLead is how long before its use a new key of refresh tokens is made: far longer than StaleAfter, so that every
-	// replica that still answers has it when the first token comes back.
+	// secretLead is how long before its first use a key of refresh tokens is made. It is far longer than StaleAfter, so
+	// that every replica that still answers knows the key when the first token comes back.
 	secretLead = time.Hour
-	// lookInterval is how often the grants are searched for one that still needs an old key.
+	// lookInterval is how often Maintain searches for a grant that still needs an old key.
 	lookInterval = time.Hour
-	// lookTimeout bounds that search: a server that starts waits for it.
+	// lookTimeout bounds that search, since a starting server waits for it.
 	lookTimeout = 10 * time.Second
-	// maxSecretNumber is the largest number of a key: it is one byte of a refresh token.
+	// maxSecretNumber is the largest number of a key, which is one byte of a refresh token.
 	maxSecretNumber = 255
 )
 
@@ -39,14 +39,14 @@ type secretKey struct {
 	key []byte
 }
 
-// Secrets are the symmetric keys of keyturn, opened, each purpose in the order of activation. They are immutable.
+// Secrets are the symmetric keys of keyturn, opened, in the order of activation for each purpose. They are immutable.
 type Secrets struct {
 	byPurpose  map[string][]secretKey
 	unreadable int // rows that do not open
 }
 
-// refreshKey is the key that MACs a refresh token made at the moment given, and its number. Which key that is follows
-// from the rows alone, so that a retry gets the same token from every replica.
+// refreshKey returns the key for the MAC of a refresh token issued at the given moment, and the number of the key. It
+// depends on the rows alone, so that a retry gets the same token from every replica.
 func (s *Secrets) refreshKey(at time.Time) (number byte, key []byte) {
 	for _, k := range s.byPurpose[purposeRefresh] {
 		if number == 0 || !k.row.ActivatedAt.After(at) {
@@ -56,7 +56,7 @@ func (s *Secrets) refreshKey(at time.Time) (number byte, key []byte) {
 	return number, key
 }
 
-// refreshKeyByNumber is the key with which a presented token claims to be MACed; nil if there is none.
+// refreshKeyByNumber returns the key with the number, or nil.
 func (s *Secrets) refreshKeyByNumber(number byte) []byte {
 	for _, k := range s.byPurpose[purposeRefresh] {
 		if k.row.Number == int64(number) {
@@ -82,7 +82,7 @@ func (m *Master) sealSecret(purpose string, number int64, key []byte) string {
 	return m.seal(purpose, strconv.FormatInt(number, 10), nil, key)
 }
 
-// beginSecrets makes the first symmetric keys of a database that holds none.
+// beginSecrets makes the first symmetric keys if the database has none.
 func beginSecrets(ctx context.Context, db *storage.DB, m *Master, now time.Time) error {
 	rows, err := db.SecretKeys().All(ctx)
 	if err != nil || len(rows) > 0 {
@@ -94,13 +94,13 @@ func beginSecrets(ctx context.Context, db *storage.DB, m *Master, now time.Time)
 	return db.SecretKeys().CreateFirst(ctx, rows)
 }
 
-// openSecrets opens the symmetric keys of all rows. A key of refresh tokens that was altered is left out; so is one
-// under an unknown master key, if that is to be tolerated.
+// openSecrets opens the symmetric keys of all rows. It leaves out a key of refresh tokens that was altered, and, if
+// tolerant, one under an unknown master key.
 func (m *Master) openSecrets(rows []storage.SecretKey, tolerant bool) (*Secrets, error) {
 	s := &Secrets{byPurpose: map[string][]secretKey{}}
 	for _, row := range rows {
 		if row.Number < 1 || row.Number > maxSecretNumber || !slices.Contains(purposes, row.Purpose) {
-			continue // not of keyturn: nothing can be made or read with it
+			continue // keyturn wrote no such row
 		}
 		key, err := m.open(row.Purpose, strconv.FormatInt(row.Number, 10), nil, row.Sealed)
 		if err != nil && row.Purpose == purposeRefresh && (tolerant || !errors.Is(err, ErrWrongMaster)) {
@@ -120,21 +120,20 @@ func (m *Master) openSecrets(rows []storage.SecretKey, tolerant bool) (*Secrets,
 	return s, nil
 }
 
-// refreshInterval is how long a key of refresh tokens is used: it turns with the signing keys, but so slowly that there
-// are numbers for all that a grant may still need.
+// refreshInterval is how long a key of refresh tokens is used for new tokens: as long as a signing key, or longer if
+// the numbers would not last for the longest grant.
 func refreshInterval(c Config) time.Duration {
 	return max(c.RotationInterval, c.GrantTTL/(maxSecretNumber/2), 24*time.Hour)
 }
 
-// nextRefreshKey is when the next key of refresh tokens is to be made and from when on it is used. It is a pure
-// function.
+// nextRefreshKey reports whether the next key of refresh tokens is due, and from when it is used.
 func nextRefreshKey(rows []secretKey, c Config, now time.Time) (due bool, activate time.Time) {
 	at := rows[len(rows)-1].row.ActivatedAt.Add(refreshInterval(c))
 	return !now.Before(at.Add(-secretLead)), later(at, now.Add(secretLead))
 }
 
-// lapsed is the oldest key of refresh tokens, if another took over more than secretLead ago, and when that was. It may
-// go once no live grant is older.
+// lapsed returns the oldest key of refresh tokens and when another replaced it, if that was more than secretLead ago.
+// The key may be deleted once no live grant is older.
 func lapsed(rows []secretKey, now time.Time) (old *secretKey, replacedAt time.Time) {
 	if len(rows) < 2 || now.Before(rows[1].row.ActivatedAt.Add(secretLead)) {
 		return nil, time.Time{}
@@ -142,17 +141,18 @@ func lapsed(rows []secretKey, now time.Time) (old *secretKey, replacedAt time.Ti
 	return &rows[0], rows[1].row.ActivatedAt.Time
 }
 
-// maintainSecrets makes the next key of refresh tokens when it is due, and removes old ones once nothing can be
-// presented under them: no refresh token, and none that was replaced, whose second use ends the grant.
+// maintainSecrets makes the next key of refresh tokens when it is due, and deletes an old one once no grant can present
+// a token under it. Replaced tokens count too, since their second use ends the grant.
 func (l *LifeCycle) maintainSecrets(ctx context.Context, v *view) error {
 	rows, now := v.secrets.byPurpose[purposeRefresh], l.ring.options.Now()
 	if due, activate := nextRefreshKey(rows, l.ring.config(), now); due {
-		if number, ok := freeNumber(rows); ok { // if not, Status tells
+		if number, ok := freeNumber(rows); ok { // otherwise Status reports it
 			if err := l.ring.checkClock(ctx); err != nil {
 				return err
 			}
 			row := v.master.newSecretRow(purposeRefresh, number, activate)
-			if err := l.ring.db.SecretKeys().Add(ctx, itself, row, v.version, now); err != nil && !errors.Is(err, storage.ErrConflict) {
+			err := l.ring.db.SecretKeys().Add(ctx, itself, row, v.version, now)
+			if err != nil && !errors.Is(err, storage.ErrConflict) {
 				return err
 			}
 			return l.ring.Poll(ctx)
@@ -161,14 +161,14 @@ func (l *LifeCycle) maintainSecrets(ctx context.Context, v *view) error {
 	if since := now.Sub(l.looked); since >= 0 && since < lookInterval {
 		return nil
 	}
-	if err := l.ring.checkClock(ctx); err != nil { // what it would remove may be needed
+	if err := l.ring.checkClock(ctx); err != nil { // by a wrong clock, a key that is needed looks unneeded
 		return err
 	}
 	l.looked = now
 	return l.removeLapsed(ctx, rows, now)
 }
 
-// removeLapsed removes old keys of refresh tokens up to the first that a grant may need.
+// removeLapsed deletes old keys of refresh tokens up to the first one that a grant may need.
 func (l *LifeCycle) removeLapsed(ctx context.Context, rows []secretKey, now time.Time) error {
 	for {
 		old, replacedAt := lapsed(rows, now)
@@ -176,15 +176,19 @@ func (l *LifeCycle) removeLapsed(ctx context.Context, rows []secretKey, now time
 			return nil
 		}
 		used, err := l.ring.db.Grants().AnyBefore(ctx, replacedAt, now, l.ring.options.LookTimeout)
-		if errors.Is(err, storage.ErrTooSlow) { // keeping the key harms nobody, and a server must start
-			l.ring.options.Log.Warn("an old key of refresh tokens stays: nobody knows yet whether a login needs it",
-				"number", old.row.Number, "error", err)
+		if errors.Is(err, storage.ErrTooSlow) { // an old key does no harm, and a server must start
+			l.ring.options.Log.Warn(
+				"an old key of refresh tokens is kept: it is not known yet whether a login needs it",
+				"number", old.row.Number,
+				"error", err,
+			)
 			return nil
 		}
 		if err != nil || used {
 			return err
 		}
-		if err := l.ring.db.SecretKeys().Delete(ctx, itself, old.row, now); err != nil && !errors.Is(err, storage.ErrConflict) {
+		err = l.ring.db.SecretKeys().Delete(ctx, itself, old.row, now)
+		if err != nil && !errors.Is(err, storage.ErrConflict) {
 			return err
 		}
 		if err := l.ring.Poll(ctx); err != nil {
@@ -194,7 +198,7 @@ func (l *LifeCycle) removeLapsed(ctx context.Context, rows []secretKey, now time
 	}
 }
 
-// freeNumber is the number of the next key, unless all are in use.
+// freeNumber returns the number of the next key. ok is false if all numbers are in use.
 func freeNumber(rows []secretKey) (number int64, ok bool) {
 	taken := map[int64]bool{}
 	for _, k := range rows {
@@ -209,7 +213,7 @@ func freeNumber(rows []secretKey) (number int64, ok bool) {
 	return 0, false
 }
 
-// sealedMetas are named values that lie sealed in the database, besides the canary. Their names are their purposes.
+// sealedMetas are the sealed values in the table meta, besides the canary. Their names are their purposes.
 var sealedMetas = []string{metaSchedule, metaRetired}
 
 const (
@@ -220,8 +224,8 @@ const (
 	canaryText    = "this master key belongs to this database"
 )
 
-// CheckMaster tells whether the master key belongs to the database, and writes nothing. A database that was never
-// sealed takes any. ErrWrongMaster if not.
+// CheckMaster returns ErrWrongMaster if the master key does not belong to the database. A database without a canary
+// accepts any master key. CheckMaster writes nothing.
 func CheckMaster(ctx context.Context, db *storage.DB, m *Master) error {
 	sealed, err := db.Meta().Value(ctx, metaCanary)
 	if isNotFound(err) {
@@ -234,7 +238,7 @@ func CheckMaster(ctx context.Context, db *storage.DB, m *Master) error {
 	return err
 }
 
-// claimDatabase leaves the canary by which CheckMaster knows the master key.
+// claimDatabase writes the canary for CheckMaster, if there is none, and checks it.
 func claimDatabase(ctx context.Context, db *storage.DB, m *Master) error {
 	if _, err := db.Meta().SetOnce(ctx, metaCanary, m.sealCanary()); err != nil {
 		return err

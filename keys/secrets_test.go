@@ -17,7 +17,8 @@ func mustLogin(t *testing.T, db *storage.DB, at time.Time, ttl time.Duration) st
 	if err != nil {
 		u, err = db.Users().Create(ctx, admin, storage.User{Sub: "usr_x", Username: "alice", CreatedAt: storage.At(at)})
 		must(t, err)
-		must(t, db.Clients().Create(ctx, admin, storage.Client{ID: "app", CreatedAt: storage.At(at), UpdatedAt: storage.At(at)}))
+		client := storage.Client{ID: "app", CreatedAt: storage.At(at), UpdatedAt: storage.At(at)}
+		must(t, db.Clients().Create(ctx, admin, client))
 	}
 	client, err := db.Clients().ByID(ctx, "app")
 	must(t, err)

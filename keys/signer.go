@@ -11,14 +11,15 @@ import (
 	"github.com/keyturn/keyturn/queue"
 )
 
-// signAhead is how far the row of a key is written ahead of the expiry of a token, so that not every token writes to it.
+// signAhead is how far the row of a key is written ahead of the expiry of a token, so that not every token writes to
+// it.
 const signAhead = time.Minute
 
 // A caller is admitted before it signs (Ring.Admit). admittedPerCPU is large enough to keep the CPUs busy while some
 // callers wait for a statement, and small enough that a signature waits for a fraction of a second at most.
 const (
 	admittedPerCPU = 32
-	signPace       = 5 * time.Millisecond // the assumed time of a statement and a signature, until some were measured
+	signPace       = 5 * time.Millisecond // the assumed time of a statement and a signature, until some are measured
 	signPatience   = 2 * time.Second      // the longest wait for an admission
 )
 

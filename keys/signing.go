@@ -19,13 +19,13 @@ const (
 	purposeSigningKey = "signing key"
 )
 
-// thumbprint is the kid of a public key (RFC 7638).
+// thumbprint returns the kid of a public key (RFC 7638).
 func thumbprint(public *rsa.PublicKey) (string, error) {
 	sum, err := (&jose.JSONWebKey{Key: public}).Thumbprint(crypto.SHA256)
 	return base64.RawURLEncoding.EncodeToString(sum), err
 }
 
-// newRow seals a new pair as a row in state next, published now.
+// newRow returns the row of a new pair in state next, published now, with its private half sealed.
 func (m *Master) newRow(private *rsa.PrivateKey, reason string, now time.Time) (storage.SigningKey, error) {
 	kid, err := thumbprint(&private.PublicKey)
 	if err != nil {
@@ -40,15 +40,21 @@ func (m *Master) newRow(private *rsa.PrivateKey, reason string, now time.Time) (
 		return storage.SigningKey{}, fmt.Errorf("new key: %w", err)
 	}
 	row := storage.SigningKey{
-		KID: kid, State: storage.KeyNext, Alg: string(signingAlg), Bits: private.N.BitLen(),
+		KID:         kid,
+		State:       storage.KeyNext,
+		Alg:         string(signingAlg),
+		Bits:        private.N.BitLen(),
 		PublicKey:   base64.RawURLEncoding.EncodeToString(public),
 		PrivateKey:  m.seal(purposeSigningKey, kid, public, secret),
-		PublishedAt: storage.At(now), SafeFrom: storage.At(now), Reason: reason, SignsUntil: storage.At(now),
+		PublishedAt: storage.At(now),
+		SafeFrom:    storage.At(now),
+		Reason:      reason,
+		SignsUntil:  storage.At(now),
 	}
 	return row, nil
 }
 
-// publicOf reads the public half of a row whose MAC is right, and checks that its kid is its thumbprint.
+// publicOf parses the public half of a row, and checks that the kid is its thumbprint. Check the MAC of the row first.
 func publicOf(row storage.SigningKey) (*rsa.PublicKey, []byte, error) {
 	der, err := base64.RawURLEncoding.DecodeString(row.PublicKey)
 	if err != nil {

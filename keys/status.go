@@ -10,7 +10,7 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Level is how bad a problem is.
+// Level is the severity of a problem.
 type Level string
 
 // The levels, as cron and Nagios know them.
@@ -20,7 +20,7 @@ const (
 	LevelCritical Level = "critical" // somebody should look now
 )
 
-// Problem is something about the keys that a person should know, and what to do about it.
+// Problem is something about the keys that needs a person, with advice.
 type Problem struct {
 	Level   Level  `json:"level"`
 	Problem string `json:"problem"`
@@ -39,33 +39,33 @@ type Status struct {
 	Current        string     `json:"current"` // kid; "" if none signs
 	Next           string     `json:"next"`    // kid; "" if there is none
 	NextRotationAt *time.Time `json:"next_rotation_at"`
-	Healthy        bool       `json:"healthy"` // there are no problems
+	Healthy        bool       `json:"healthy"` // no problems
 	Problems       []Problem  `json:"problems"`
 	Level          Level      `json:"level"` // of the worst problem
 	Sentence       string     `json:"sentence"`
 	NextEvent      *Event     `json:"next_event"`
 }
 
-// Bounds of Status. The steps are due by themselves and taken within seconds, so that one left undone tells that no
-// server runs.
+// Bounds of Status. Servers take each step within seconds, so that a late step means that no server runs.
 const (
-	lateAfter     = time.Hour          // a step that nobody has taken: warning
-	critLateAfter = 7 * 24 * time.Hour // a rotation that nobody has made: critical
+	lateAfter     = time.Hour          // a step this late is a warning
+	critLateAfter = 7 * 24 * time.Hour // a rotation this late is critical
 	clockWarning  = 5 * time.Second
 )
 
-// facts is all that the health of the keys follows from.
+// facts are all that the health of the keys depends on.
 type facts struct {
 	rows       []storage.SigningKey
 	altered    *AlteredError
 	refresh    []secretKey   // keys of refresh tokens
-	left       int           // rows under another master key than the one that seals
+	left       int           // rows that are not under the master key that seals
 	unreadable int           // keys of refresh tokens that do not open
-	begun      bool          // there have been keys
-	clockOff   time.Duration // how far the clock here is ahead of that of the database
+	begun      bool          // there were keys once
+	clockOff   time.Duration // how far the clock of this machine is ahead of the clock of the database
 }
 
-// Status reads everything anew and judges it. It works on altered rows too, if the ring is a tolerant one.
+// Status reads everything again and returns the health of the keys. With a tolerant Ring, it also describes altered
+// rows.
 func (l *LifeCycle) Status(ctx context.Context) (Status, error) {
 	if err := l.ring.Poll(ctx); err != nil {
 		return Status{}, err
@@ -78,7 +78,7 @@ func (l *LifeCycle) Status(ctx context.Context) (Status, error) {
 			return Status{}, err
 		}
 	}
-	if len(f.rows) == 0 { // otherwise it is not asked, and the trail may be long
+	if len(f.rows) == 0 { // the answer is not needed otherwise, and the audit trail may be long
 		if f.begun, err = l.ring.db.Audit().HasType(ctx, eventBegin); err != nil {
 			return Status{}, err
 		}
@@ -89,7 +89,7 @@ func (l *LifeCycle) Status(ctx context.Context) (Status, error) {
 	return judge(f, l.ring.config(), now), nil
 }
 
-// judge is the health of the keys, a pure function.
+// judge derives the health of the keys from facts alone.
 func judge(f facts, c Config, now time.Time) Status {
 	s := Status{
 		Current:  kidOf(find(f.rows, storage.KeyCurrent)),
@@ -137,7 +137,7 @@ func (s Status) sentence() string {
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// nextEvent is the first planned moment of all lives that changes what verifiers see.
+// nextEvent returns the first planned moment at which verifiers see a change.
 func nextEvent(lives []Life) *Event {
 	var next *Event
 	take := func(m *Moment, kid, what string) {
@@ -154,50 +154,30 @@ func nextEvent(lives []Life) *Event {
 	return next
 }
 
-// problems tells all that is wrong, the worst first.
+// report adds a problem.
+type report func(level Level, advice, format string, args ...any)
+
+// problems returns all problems, the worst first.
 func (f facts) problems(c Config, now time.Time) []Problem {
 	problems := []Problem{}
-	tell := func(level Level, advice, format string, args ...any) {
+	add := func(level Level, advice, format string, args ...any) {
 		problems = append(problems, Problem{level, fmt.Sprintf(format, args...), advice})
 	}
 	if f.altered != nil {
-		advice := mendRows
-		if f.altered.UnknownMaster {
-			advice = "if a rewrap is under way, add its new key to the master key file of this host, as a further line, " +
-				"and look again; if none is: " + mendRows
-		}
-		for _, p := range f.altered.Problems {
-			tell(LevelCritical, advice, "%s", p)
-		}
+		f.alteredProblems(add)
 		return problems
 	}
 	switch {
 	case len(f.rows) > 0:
-		f.stepProblems(c, now, tell)
+		f.stepProblems(c, now, add)
 	case f.begun:
-		tell(LevelCritical, mendRows, "there are no signing keys, and there were some: the rows were removed outside keyturn")
+		add(LevelCritical, mendRows, problemRemoved)
 	default:
-		tell(LevelWarning, "the first start of a server makes them", "there are no signing keys yet")
+		add(LevelWarning, "the first start of a server makes them", "there are no signing keys yet")
 	}
-	if _, free := freeNumber(f.refresh); !free {
-		tell(
-			LevelWarning,
-			"shorten refresh_max_ttl: the key in use stays in use until the oldest grant has ended",
-			"all numbers for keys of refresh tokens are taken by keys that some grant needs",
-		)
-	} else if due, _ := nextRefreshKey(f.refresh, c, now.Add(-lateAfter)); due {
-		tell(LevelWarning, startServer, "the next key of refresh tokens is overdue")
-	}
-	if f.unreadable > 0 {
-		tell(
-			LevelCritical,
-			"bring the table back from a backup: clients with tokens of that key must log in again otherwise",
-			"%d keys of refresh tokens were altered outside keyturn",
-			f.unreadable,
-		)
-	}
+	f.refreshProblems(c, now, add)
 	if f.left > 0 {
-		tell(
+		add(
 			LevelWarning,
 			"run the same `keyturn keys rewrap` again: it goes on where it stopped",
 			"a rewrap is not finished: %d rows are under another master key",
@@ -205,7 +185,7 @@ func (f facts) problems(c Config, now time.Time) []Problem {
 		)
 	}
 	if f.clockOff.Abs() > clockWarning {
-		tell(
+		add(
 			LevelWarning,
 			"set the clock of this machine (NTP), then that of the database",
 			"the clock of this machine is %v off that of the database",
@@ -216,49 +196,82 @@ func (f facts) problems(c Config, now time.Time) []Problem {
 	return problems
 }
 
+// alteredProblems reports altered rows, and nothing else: the rows cannot be trusted.
+func (f facts) alteredProblems(add report) {
+	advice := mendRows
+	if f.altered.UnknownMaster {
+		advice = "if a rewrap is under way, add its new key to the master key file of this host, as a further line, " +
+			"and look again; if none is: " + mendRows
+	}
+	for _, p := range f.altered.Problems {
+		add(LevelCritical, advice, "%s", p)
+	}
+}
+
+// refreshProblems reports problems with the keys of refresh tokens.
+func (f facts) refreshProblems(c Config, now time.Time, add report) {
+	if _, free := freeNumber(f.refresh); !free {
+		add(
+			LevelWarning,
+			"shorten refresh_max_ttl: the key in use stays in use until the oldest grant has ended",
+			"all numbers for keys of refresh tokens are taken by keys that some grant needs",
+		)
+	} else if due, _ := nextRefreshKey(f.refresh, c, now.Add(-lateAfter)); due {
+		add(LevelWarning, startServer, "the next key of refresh tokens is overdue")
+	}
+	if f.unreadable > 0 {
+		add(
+			LevelCritical,
+			"bring the table back from a backup: clients with tokens of that key must log in again otherwise",
+			"%d keys of refresh tokens were altered outside keyturn",
+			f.unreadable,
+		)
+	}
+}
+
 // Rank orders the levels: 0 ok, 1 warning, 2 critical.
 func (l Level) Rank() int { return slices.Index([]Level{LevelOK, LevelWarning, LevelCritical}, l) }
 
-const mendRows = "servers refuse to sign: bring the tables back from a backup, or, since whoever can write them " +
-	"may have read them, " +
-	"`keyturn keys revoke all --store-leaked`, which makes fresh keys"
+const mendRows = "servers refuse to sign: bring the tables back from a backup, or, since whoever can write them may " +
+	"have read them, `keyturn keys revoke all --store-leaked`, which makes fresh keys"
 
 const startServer = "servers take this step by themselves: see that one runs, and what its log says of signing keys"
 
-// stepProblems tells what the rows lack, and the steps that are late.
-func (f facts) stepProblems(c Config, now time.Time, tell func(Level, string, string, ...any)) {
+// stepProblems reports missing keys and late steps.
+func (f facts) stepProblems(c Config, now time.Time, add report) {
 	current, next := find(f.rows, storage.KeyCurrent), find(f.rows, storage.KeyNext)
 	if current == nil {
-		tell(LevelCritical, startServer, "no key signs")
+		add(LevelCritical, startServer, "no key signs")
 	}
 	if next == nil {
-		tell(LevelWarning, startServer, "there is no next key: a rotation would break verifiers")
+		add(LevelWarning, startServer, "there is no next key: a rotation would break verifiers")
 	}
-	f.incidentProblem(c, now, tell)
+	f.incidentProblem(c, now, add)
 	if at := rotatesAt(f.rows, c); !at.IsZero() && now.Sub(at) > lateAfter {
 		level := LevelWarning
 		if now.Sub(at) > critLateAfter || secondRotation(f.rows) {
 			level = LevelCritical
 		}
-		tell(level, startServer, "the rotation that was due at %s has not been made", stamp(at))
+		add(level, startServer, "the rotation that was due at %s has not been made", stamp(at))
 	}
 	for _, row := range f.rows {
 		if row.State == storage.KeyPrevious && now.Sub(row.RetiresAt.Time) > lateAfter {
-			tell(LevelWarning, startServer, "key %s was due to leave the JWKS at %s", row.KID, stamp(row.RetiresAt.Time))
+			add(LevelWarning, startServer, "key %s was due to leave the JWKS at %s", row.KID, stamp(row.RetiresAt.Time))
 		}
 	}
 }
 
-// incidentProblem tells of a leak that is not over.
-func (f facts) incidentProblem(c Config, now time.Time, tell func(Level, string, string, ...any)) {
+// incidentProblem reports a leak that is not over.
+func (f facts) incidentProblem(c Config, now time.Time, add report) {
 	if !incident(f.rows, now) {
 		return
 	}
 	revoked, exposed := lastRevocation(f.rows), exposedUntil(f.rows)
+	const restart = "restart verifiers that keep a key set longer than they were told"
 	if secondRotation(f.rows) {
-		tell(
+		add(
 			LevelWarning,
-			"leave it to the servers; restart verifiers that keep a key set longer than they were told",
+			"leave it to the servers; "+restart,
 			"a key was revoked at %s: verifiers that obey max-age may accept forgeries until %s, and the second rotation "+
 				"is at %s",
 			stamp(revoked),
@@ -267,6 +280,11 @@ func (f facts) incidentProblem(c Config, now time.Time, tell func(Level, string,
 		)
 		return
 	}
-	tell(LevelWarning, "wait; restart verifiers that keep a key set longer than they were told",
-		"a key was revoked at %s: verifiers that obey max-age may accept forgeries until %s", stamp(revoked), stamp(exposed))
+	add(
+		LevelWarning,
+		"wait; "+restart,
+		"a key was revoked at %s: verifiers that obey max-age may accept forgeries until %s",
+		stamp(revoked),
+		stamp(exposed),
+	)
 }

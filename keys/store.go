@@ -11,22 +11,22 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Place names the database, and the files of the master key and the anchor on this host.
+// Place is where keyturn keeps its data: the database, and on this host the master key and the anchor.
 type Place struct {
 	Database      storage.Source
 	MasterKeyFile string
 	AnchorFile    string
 }
 
-// masterKeyName is the default name of the master key file, in the folder of an SQLite database.
+// masterKeyName is the file of the master key beside an SQLite database.
 const masterKeyName = "keyturn-master.key"
 
-// errNoMasterKeyFile means that PostgreSQL is used and master_key_file is not set.
-var errNoMasterKeyFile = errors.New("master_key_file: is required with PostgreSQL: `openssl rand -base64 32` makes " +
-	"the content, chmod 600 the file")
+var errNoMasterKeyFile = errors.New(
+	"master_key_file: is required with PostgreSQL: `openssl rand -base64 32` makes the content, chmod 600 the file",
+)
 
-// NewPlace returns the place of a database. By default the master key is in the folder of an SQLite database, and the
-// anchor in the folder of the master key.
+// NewPlace returns the place of a database. Unless they are named, the master key is beside an SQLite database, and the
+// anchor beside the master key.
 func NewPlace(database storage.Source, masterKeyFile, anchorFile string) (Place, error) {
 	p := Place{Database: database, MasterKeyFile: masterKeyFile, AnchorFile: anchorFile}
 	if file := database.File(); p.MasterKeyFile == "" && file != "" {
@@ -41,24 +41,24 @@ func NewPlace(database storage.Source, masterKeyFile, anchorFile string) (Place,
 	return p, nil
 }
 
-// Store holds an open database and its keys.
+// Store is a database and its keys, opened together.
 type Store struct {
 	DB   *storage.DB
 	Ring *Ring
 }
 
-// Close closes the connections to the database.
+// Close closes the database.
 func (s Store) Close() error { return s.DB.Close() }
 
-// StoreOptions are the options of OpenStore.
+// StoreOptions say how a store is opened.
 type StoreOptions struct {
-	Create  bool // create the SQLite database and its master key if they do not exist
+	Create  bool // create a missing SQLite database and its master key
 	Migrate bool // migrate an older schema
 	Keys    Options
 }
 
-// OpenStore opens the database and the keys. The error is ErrWrongMaster, and nothing is written, if the master key
-// does not belong to the database.
+// OpenStore opens database and keys. It writes nothing if the master key does not belong to the database
+// (ErrWrongMaster).
 func OpenStore(ctx context.Context, p Place, c Config, o StoreOptions) (Store, error) {
 	o.Keys.ReadMaster = func() (*Master, error) { return ReadMaster(p.MasterKeyFile) }
 	master, err := openMaster(p, o.Create)
@@ -85,8 +85,8 @@ func OpenStore(ctx context.Context, p Place, c Config, o StoreOptions) (Store, e
 	return Store{db, ring}, nil
 }
 
-// CheckBackup returns an error if a copied SQLite file cannot be restored here: it is not a complete database, or it is
-// sealed under another master key (ErrWrongMaster). name is the name of the file in the error.
+// CheckBackup returns an error if a copied SQLite file cannot be restored at this place: it is not a whole database, or
+// it was sealed under another master key (ErrWrongMaster). The error calls the file by name.
 func (p Place) CheckBackup(ctx context.Context, copied, name string) error {
 	master, err := ReadMaster(p.MasterKeyFile)
 	if err != nil {
@@ -99,48 +99,36 @@ func (p Place) CheckBackup(ctx context.Context, copied, name string) error {
 	return nil
 }
 
-// checkNotLost returns an error if the SQLite file is missing or empty, but the anchor shows that it existed.
+// checkNotLost returns an error if an SQLite database is missing that this host has seen.
 func checkNotLost(p Place) error {
 	file := p.Database.File()
 	if file == "" {
 		return nil
 	}
-	// Read the anchor first. Another process that creates the database now writes the anchor later.
+	// Read the anchor first: another process that creates the database now writes the anchor later.
 	a, err := PeekAnchor(p.AnchorFile)
-	if isMissing, e := missingOrEmpty(file); e != nil || !isMissing {
-		return nil // storage.Open reports the error
+	info, e := os.Stat(file)
+	if e == nil && info.Size() > 0 || e != nil && !errors.Is(e, os.ErrNotExist) {
+		return nil
 	}
-	known := !a.Heartbeat.IsZero() || a.AuditSeq != 0
-	if err != nil || !known {
+	if err != nil || a.Heartbeat.IsZero() && a.AuditSeq == 0 {
 		return err
 	}
 	return fmt.Errorf(
-		"database %s is gone or empty, but this host last used it at %s: bring it back, or restore a backup with "+
-			"`keyturn restore FILE --confirm`; to begin anew, remove %s",
+		"database %s is gone or empty, and this host has seen it as of %s: bring it back, or `keyturn restore FILE "+
+			"--confirm` a backup; to begin anew, remove %s",
 		file,
 		a.Heartbeat.Format(time.RFC3339),
 		p.AnchorFile,
 	)
 }
 
-// missingOrEmpty reports whether a file does not exist or has no content.
-func missingOrEmpty(file string) (bool, error) {
-	info, err := os.Stat(file)
-	if errors.Is(err, os.ErrNotExist) {
-		return true, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	return info.Size() == 0, nil
-}
-
-// nameMaster adds the name of the master key file to ErrWrongMaster.
+// nameMaster adds the path of the master key and advice to ErrWrongMaster.
 func (p Place) nameMaster(err error) error {
 	if errors.Is(err, ErrWrongMaster) {
 		return fmt.Errorf(
-			"master key: %s does not belong to this database (%w): name the right one with --master-key-file, or, "+
-				"after a rewrap, append the new key to it as a line",
+			"master key: %s does not belong to this database (%w): name the one that was used before with "+
+				"--master-key-file, or add to it, as a line, the new key of a rewrap",
 			p.MasterKeyFile,
 			err,
 		)
@@ -148,7 +136,7 @@ func (p Place) nameMaster(err error) error {
 	return err
 }
 
-// openMaster reads the master key, or creates one for a new SQLite database.
+// openMaster reads the master key. If create is set, it makes one for a new SQLite database.
 func openMaster(p Place, create bool) (*Master, error) {
 	path := p.MasterKeyFile
 	m, err := ReadMaster(path)
@@ -158,8 +146,7 @@ func openMaster(p Place, create bool) (*Master, error) {
 	file := p.Database.File()
 	if file == "" {
 		return nil, fmt.Errorf(
-			"master key: %s does not exist: for a new database, create it with `openssl rand -base64 32 > %s && "+
-				"chmod 600 %s`",
+			"master key: %s does not exist: `openssl rand -base64 32 > %s && chmod 600 %s` makes one for a new database",
 			path,
 			path,
 			path,
@@ -167,11 +154,11 @@ func openMaster(p Place, create bool) (*Master, error) {
 	}
 	if info, err := os.Stat(file); err == nil && info.Size() > 0 {
 		if m, err := ReadMaster(path); !errors.Is(err, os.ErrNotExist) {
-			return m, err // another process has just created both, first the key
+			return m, err // another process has just made the key, and then the database
 		}
 		return nil, fmt.Errorf(
-			"master key: %s does not exist, but %s does, and it is sealed under that key: bring the key file back, or "+
-				"name it with --master-key-file",
+			"master key: %s does not exist, but %s does, and was sealed under it: bring the key file back, or name it with "+
+				"--master-key-file",
 			path,
 			file,
 		)
@@ -192,12 +179,12 @@ func openMaster(p Place, create bool) (*Master, error) {
 	return ReadMaster(path)
 }
 
-// MakeMasterKey creates the master key file unless it exists. made reports whether it did.
+// MakeMasterKey makes the file of the master key if it is missing. made reports whether it did.
 func (p Place) MakeMasterKey() (made bool, err error) {
 	if _, err := os.Lstat(p.MasterKeyFile); !errors.Is(err, os.ErrNotExist) {
 		return false, err
 	}
-	if err := checkNotLost(p); err != nil { // a new key would not open the database that was here
+	if err := checkNotLost(p); err != nil { // a new key would not open the missing database
 		return false, err
 	}
 	return true, CreateMaster(p.MasterKeyFile)

@@ -7,29 +7,29 @@ import (
 	"strings"
 )
 
-// header is the whole protected header of a token of this server (RFC 9068 §2.1). Anything else in it (jku, jwk, x5u,
-// crit …) makes it a token of somebody else.
+// header is the whole protected header of a token of this server (RFC 9068 §2.1). A token with any other member (jku,
+// jwk, x5u, crit …) is not a token of this server.
 type header struct {
 	Alg string `json:"alg"`
 	KID string `json:"kid"`
 	Typ Typ    `json:"typ"`
 }
 
-// Typ is the typ in the header of a token: what kind of JWT it says to be (RFC 7519 §5.1).
+// Typ is the typ in the header of a token (RFC 7519 §5.1).
 type Typ string
 
-// What a token may say to be. Access tokens are the only JWTs of this server, so that JWT names the same thing, to
-// verifiers which were made before RFC 9068.
+// The values of typ. Both mean an access token, the only JWT of this server. TypJWT is for verifiers that do not know
+// RFC 9068.
 const (
 	TypAccessToken Typ = "at+jwt" // RFC 9068 §2.1
 	TypJWT         Typ = "JWT"    // RFC 7519 §5.1
 )
 
-// Known tells whether this server signs tokens of the typ.
+// Known reports whether this server signs tokens with the typ.
 func (t Typ) Known() bool { return t == TypAccessToken || t == TypJWT }
 
-// tokenKID reads the kid of a text that has the form of a token of this server: three parts in canonical base64url,
-// since a decoder that overlooks trailing bits accepts several spellings of one signature.
+// tokenKID returns the kid of a text in the form of a token of this server: three parts in canonical base64url. A lax
+// decoder ignores trailing bits and accepts several spellings of one signature.
 func tokenKID(token string) (kid string, ok bool) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {

@@ -16,28 +16,28 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// view is what a replica knows of the keys. It is immutable.
+// view is the keys at one poll. It is immutable.
 type view struct {
 	readAt       time.Time
-	polled       time.Duration // when, by the time that passes
+	polled       time.Duration // the same moment, by Options.Elapsed
 	version      int64         // of the set
 	setMAC       string
-	leastVersion int64 // that the next change must have at least
+	leastVersion int64 // the least version of the next change
 	rows         []storage.SigningKey
-	master       *Master // the key that seals first
+	master       *Master // the first of its keys seals
 	secrets      *Secrets
-	public       map[string]*rsa.PublicKey // of all keys that are not revoked
+	public       map[string]*rsa.PublicKey // all keys that are not revoked
 	revoked      map[string]bool
 	signers      map[Typ]jose.Signer // of the current key; nil if there is none
-	kid          string
+	kid          string              // of the current key
 	jwks         []byte
 	etag         string
-	altered      error // of a tolerant ring: how the rows were altered
+	altered      error // how the rows were altered; only in a tolerant Ring
 }
 
-// newView builds a view from rows that are as keyturn wrote them and not older than those it has seen. *AlteredError if
-// they are not, or ErrWrongMaster if that cannot be known; the view then holds the rows and no more, for a person to
-// look at.
+// newView builds a view if the rows are as keyturn wrote them and not older than those of the last view. Otherwise it
+// returns an *AlteredError, or ErrWrongMaster if a master key is missing for the check, with a view that holds the rows
+// only, for a person to inspect.
 func (r *Ring) newView(set storage.KeySet, secretRows []storage.SecretKey, readAt time.Time) (*view, error) {
 	old, master := r.view.Load(), r.masters.load()
 	v := &view{
@@ -66,9 +66,9 @@ func (r *Ring) newView(set storage.KeySet, secretRows []storage.SecretKey, readA
 	return v, v.take(old)
 }
 
-// tolerate makes a view that tells how its rows were altered of one that could not be built. What mends it is sealed
-// under the master key of the refresh tokens' key, which is authentic, since it opens, and not under one that an
-// altered row names.
+// tolerate turns a view that could not be built into one for inspection and repair, and reports whether it could. A
+// repair seals under the master key of the oldest refresh key: that row is authentic, since it opens. An altered row
+// could name any master key.
 func (v *view) tolerate(m *Master, err error) bool {
 	if errors.Is(err, ErrWrongMaster) {
 		err = &AlteredError{Problems: []string{err.Error() + ", or the rows were altered"}, UnknownMaster: true}
@@ -76,27 +76,27 @@ func (v *view) tolerate(m *Master, err error) bool {
 	if v == nil || !errors.As(err, new(*AlteredError)) {
 		return false
 	}
-	v.altered, v.master, v.signers = err, m.sealing(sealedUnder(v.secrets.byPurpose[purposeRefresh][0].row.Sealed)), nil
+	oldest := v.secrets.byPurpose[purposeRefresh][0].row
+	v.altered, v.master, v.signers = err, m.sealing(sealedUnder(oldest.Sealed)), nil
 	return true
 }
 
-// precedes tells whether the rows of a view may follow those of v. *AlteredError if the database has gone back to an
-// older state.
+// precedes returns an *AlteredError if the next view shows an older state of the database than v.
 func (v *view) precedes(next *view) error {
 	var altered AlteredError
-	tell := func(format string, args ...any) {
+	add := func(format string, args ...any) {
 		altered.Problems = append(altered.Problems, fmt.Sprintf(format, args...))
 	}
 	switch {
 	case next.version < v.version:
-		tell("the set is at version %d and was at %d: the database has gone back to an older state", next.version, v.version)
+		add("the set is at version %d and was at %d: the database has gone back to an older state", next.version, v.version)
 	case next.version == v.version && next.setMAC != v.setMAC:
-		tell("there are two sets of version %d: the database has gone back to an older state and on from there", next.version)
+		add("there are two sets of version %d: the database has gone back to an older state and on from there", next.version)
 	}
 	for kid := range v.revoked {
-		if i := slices.IndexFunc(next.rows, func(k storage.SigningKey) bool { return k.KID == kid }); i >= 0 &&
-			next.rows[i].State != storage.KeyRevoked {
-			tell("key %s was revoked and is not any more: the database has gone back to an older state", kid)
+		i := slices.IndexFunc(next.rows, func(k storage.SigningKey) bool { return k.KID == kid })
+		if i >= 0 && next.rows[i].State != storage.KeyRevoked {
+			add("key %s was revoked and is not any more: the database has gone back to an older state", kid)
 		}
 	}
 	if altered.Problems != nil {
@@ -105,14 +105,17 @@ func (v *view) precedes(next *view) error {
 	return nil
 }
 
-// withoutRevoked is v less the keys that rows of an altered set say are revoked, as far as these rows are as keyturn
-// wrote them: whatever was done to the others, a revocation counts. It is v itself if there are none.
+// withoutRevoked returns v without the keys that an altered set shows as revoked. It checks the MAC of each revoked
+// row: a revocation counts although other rows were altered. It returns v itself if there is no such key.
 func (v *view) withoutRevoked(m *Master, set storage.KeySet) (*view, error) {
 	less := *v
 	less.rows, less.public, less.revoked = slices.Clone(v.rows), maps.Clone(v.public), maps.Clone(v.revoked)
 	for _, row := range set.Keys {
-		if k := m.byID(sealedUnder(row.MAC)); row.State == storage.KeyRevoked && k != nil && k.wrote(row) &&
-			v.public[row.KID] != nil {
+		k := m.byID(sealedUnder(row.MAC))
+		if row.State == storage.KeyRevoked &&
+			v.public[row.KID] != nil &&
+			k != nil &&
+			k.wrote(row) {
 			delete(less.public, row.KID)
 			less.revoked[row.KID] = true
 			less.rows[slices.IndexFunc(v.rows, func(k storage.SigningKey) bool { return k.KID == row.KID })] = row
@@ -127,7 +130,7 @@ func (v *view) withoutRevoked(m *Master, set storage.KeySet) (*view, error) {
 	return &less, less.render()
 }
 
-// take reads the public halves, writes the JWKS and opens the current key.
+// take reads the public halves, renders the JWKS and opens the current key.
 func (v *view) take(old *view) error {
 	for _, row := range v.rows {
 		if row.State == storage.KeyRevoked {
@@ -146,7 +149,7 @@ func (v *view) take(old *view) error {
 	return v.takeSigners(old)
 }
 
-// render writes the JWKS (RFC 7517 §5) once for all requests.
+// render makes the JWKS (RFC 7517 §5) once for all requests.
 func (v *view) render() error {
 	published := []jose.JSONWebKey{}
 	for _, row := range v.rows {
@@ -166,7 +169,7 @@ func (v *view) render() error {
 	return nil
 }
 
-// takeSigners opens the current key, or takes its signers over from the view before if it is the same key.
+// takeSigners opens the current key. If the old view has the same current key, it reuses its signers.
 func (v *view) takeSigners(old *view) error {
 	current := find(v.rows, storage.KeyCurrent)
 	if current == nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// Filled is grants that no login has made, with their refresh tokens: to measure keyturn on a database of some size.
+// Filled are grants that were written without logins, with their refresh tokens, for measurements on a large database.
 type Filled struct {
 	fill    storagetest.Fill
 	family  keys.Family
@@ -47,7 +47,7 @@ func Fill(
 	return f, f.fill.Write(ctx, raw)
 }
 
-// RefreshToken is the refresh token of the i-th grant, as its login would have issued it.
+// RefreshToken returns the refresh token of the i-th grant, as a login would have issued it.
 func (f Filled) RefreshToken(i int) string {
 	return f.secrets.SealRefreshToken(keys.RefreshToken{Grant: f.fill.ID(i), Family: f.family}, f.fill.Now)
 }

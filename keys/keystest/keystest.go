@@ -1,4 +1,4 @@
-// Package keystest gives tests signing keys without the wait for them.
+// Package keystest gives tests rings and ready-made signing keys.
 package keystest
 
 import (
@@ -41,7 +41,7 @@ func Generator() Generate {
 	}
 }
 
-// Config is the default schedule.
+// Config is the default schedule of a server.
 var Config = keys.Config{
 	RotationInterval: 90 * 24 * time.Hour,
 	PublishLead:      24 * time.Hour,
@@ -50,21 +50,21 @@ var Config = keys.Config{
 	TokenTTL:         time.Hour,
 }
 
-// Fataler is a test, of the standard library or of rapid.
+// Fataler is a test of the standard library or of rapid.
 type Fataler interface {
 	Helper()
 	Fatal(args ...any)
 }
 
-// At is the clock of a database that tells the time of the test.
+// At returns the clock of a database that shows the time of the test.
 func At(now func() time.Time) func(context.Context) (time.Time, error) {
 	return func(context.Context) (time.Time, error) { return now(), nil }
 }
 
-// Quiet is a log that nobody reads.
+// Quiet discards the log.
 var Quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
-// MustMaster is the master key of all bytes b.
+// MustMaster returns the master key whose bytes are all b.
 func MustMaster(t Fataler, b byte) *keys.Master {
 	t.Helper()
 	key := make([]byte, keys.MasterSize)
@@ -78,7 +78,7 @@ func MustMaster(t Fataler, b byte) *keys.Master {
 	return m
 }
 
-// MustRing opens a ring on the database, at the time that now tells, and lets it make its first keys.
+// MustRing opens a ring on the database, at the time of now, and lets it make its first keys.
 func MustRing(t testing.TB, db *storage.DB, now func() time.Time, generate Generate) *keys.Ring {
 	t.Helper()
 	r, err := keys.Open(
