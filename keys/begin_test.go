@@ -12,6 +12,7 @@ import (
 
 // Several that make a master key at once end with the same one, and nobody reads a part of it.
 func TestCreateMasterAtOnce(t *testing.T) {
+	t.Parallel()
 	for range 20 {
 		path := filepath.Join(t.TempDir(), "master.key")
 		var all sync.WaitGroup

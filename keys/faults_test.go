@@ -79,7 +79,9 @@ func wantStates(want map[storage.KeyState]int) func(*testing.T, *keys.Ring) {
 // Rotation, revocation and rewrap are cut short at every single write. Each time the database refuses, the keys are as
 // before or as after, never between, a replica that starts then serves, and the same command finishes what was begun.
 func TestInterruptedAtEveryWrite(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
 		faults := storagetest.NewFaults(t, url, keyTables...)
 		for name, i := range interruptions {
@@ -134,15 +136,7 @@ func mustOpen(t *testing.T, db *storage.DB, c *clock, generate keystest.Generate
 	t.Helper()
 	both, err := keys.NewMaster(make32(1), make32(2))
 	must(t, err)
-	r, err := keys.Open(
-		ctx,
-		db,
-		both,
-		keystest.Config,
-		keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet},
-	)
-	must(t, err)
-	return r
+	return mustRing(t, db, both, c.options(generate))
 }
 
 func make32(b byte) []byte { return bytes.Repeat([]byte{b}, keys.MasterSize) }

@@ -5,8 +5,10 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"flag"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -17,11 +19,25 @@ import (
 	keyclock "github.com/keyturn/keyturn/clock"
 	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/server/servertest"
 	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-func TestMain(m *testing.M) { storagetest.Main(m) }
+// TestMain makes rapid shorter than its default, or longer with KEYTURN_SOAK, unless the command line says how long.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	checks := strconv.Itoa(servertest.Times(30, 300))
+	flag.Visit(func(f *flag.Flag) {
+		if f.Name == "rapid.checks" {
+			checks = f.Value.String()
+		}
+	})
+	if err := flag.Set("rapid.checks", checks); err != nil {
+		panic(err)
+	}
+	storagetest.Main(m)
+}
 
 var (
 	ctx   = context.Background()
@@ -40,6 +56,19 @@ func newClock() *clock {
 
 func (c *clock) now() time.Time       { return time.Unix(0, c.at.Load()).UTC() }
 func (c *clock) step(d time.Duration) { c.at.Add(int64(d)) }
+
+// options are those of a Ring at the time of the clock, on a database with the same time.
+func (c *clock) options(generate keystest.Generate) keys.Options {
+	return keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet}
+}
+
+// mustRing opens a Ring and makes no keys.
+func mustRing(t *testing.T, db *storage.DB, m *keys.Master, o keys.Options) *keys.Ring {
+	t.Helper()
+	r, err := keys.Open(ctx, db, m, keystest.Config, o)
+	must(t, err)
+	return r
+}
 
 func must(t *testing.T, err error) {
 	t.Helper()
@@ -87,7 +116,9 @@ func states(r *keys.Ring) map[storage.KeyState]int {
 
 // The life of keys by schedule alone: each token's key stays published until the token has expired.
 func TestLifeBySchedule(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		t.Parallel()
 		c := newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
 		if got := states(r); !cmp.Equal(got, map[storage.KeyState]int{"current": 1, "next": 1}) {
@@ -139,7 +170,9 @@ func TestLifeBySchedule(t *testing.T) {
 }
 
 func TestRotateRefusesAYoungKey(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		t.Parallel()
 		c := newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
 		var young *keys.TooYoungError
@@ -164,7 +197,9 @@ func TestRotateRefusesAYoungKey(t *testing.T) {
 
 // Many replicas rotate at once from one state: one rotation happens, round after round.
 func TestConcurrentRotationsMakeOne(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		c, generate := newClock(), keystest.Generator()
 		var rings []*keys.Ring
 		for range 5 {
@@ -187,7 +222,9 @@ func TestConcurrentRotationsMakeOne(t *testing.T) {
 
 // Replicas with the same view serve the same bytes.
 func TestReplicasServeTheSameBytes(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		c, generate := newClock(), keystest.Generator()
 		a := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
 		b := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
@@ -235,7 +272,9 @@ func rotateAtOnce(t *testing.T, rings []*keys.Ring, n int) {
 // A replica that does not know of a rotation yet still signs with the key before; that key's retirement must count such
 // a token too.
 func TestRetirementCountsTokensOfSlowReplicas(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		c, generate := newClock(), keystest.Generator()
 		fast := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
 		slow := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
@@ -259,7 +298,9 @@ func TestRetirementCountsTokensOfSlowReplicas(t *testing.T) {
 }
 
 func TestStaleViewRefuses(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		t.Parallel()
 		c := newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
 		token, _ := mustSign(t, r, c.now().Add(time.Minute))
@@ -280,7 +321,9 @@ func TestStaleViewRefuses(t *testing.T) {
 }
 
 func TestVerifyRefuses(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		t.Parallel()
 		c := newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
 		token, kid := mustSign(t, r, c.now().Add(time.Minute))
@@ -325,7 +368,9 @@ func TestVerifyRefuses(t *testing.T) {
 // Whoever can write the table can neither change the state of a key, nor add, remove or put back a row, without being
 // found out: no view takes the place of the one that is there, which then grows too old to be used.
 func TestAlteredRowsMakeNoView(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		for name, statements := range map[string][]string{
 			"a state is changed":  {`UPDATE signing_keys SET state = 'previous' WHERE state = 'current'`},
 			"a moment is changed": {`UPDATE signing_keys SET retires_at = retires_at + 1 WHERE state = 'previous'`},
@@ -347,6 +392,7 @@ func TestAlteredRowsMakeNoView(t *testing.T) {
 			"a row is made one of the first schema": {`UPDATE signing_keys SET safe_from = 0 WHERE state = 'revoked'`},
 		} {
 			t.Run(name, func(t *testing.T) {
+				t.Parallel()
 				url := storagetest.Another(t, url)
 				c, db, generate := newClock(), storagetest.MustOpen(t, url), keystest.Generator()
 				r := keystest.MustRing(t, db, c.now, generate)
@@ -376,13 +422,7 @@ func TestAlteredRowsMakeNoView(t *testing.T) {
 				if err := r.Healthy(); err == nil {
 					t.Error("healthy")
 				}
-				fresh, err := keys.Open(
-					ctx,
-					db,
-					keystest.MustMaster(t, 1),
-					keystest.Config,
-					keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet},
-				)
+				fresh, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, c.options(generate))
 				if err == nil {
 					err = fresh.LifeCycle().Maintain(ctx)
 				}
@@ -401,14 +441,9 @@ func TestAlteredRowsMakeNoView(t *testing.T) {
 // mendsByRevokingAll checks that a person sees what was altered, and gets out of it by throwing every key away.
 func mendsByRevokingAll(t *testing.T, db *storage.DB, c *clock, generate keystest.Generate) {
 	t.Helper()
-	r, err := keys.Open(
-		ctx,
-		db,
-		keystest.MustMaster(t, 1),
-		keystest.Config,
-		keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet, Tolerant: true},
-	)
-	must(t, err)
+	o := c.options(generate)
+	o.Tolerant = true
+	r := mustRing(t, db, keystest.MustMaster(t, 1), o)
 	status, err := r.LifeCycle().Status(ctx)
 	must(t, err)
 	if status.Level != keys.LevelCritical || status.Problems[0].Advice == "" {
@@ -453,7 +488,9 @@ var (
 
 // A replica never goes back to an older state of the tables, even if keyturn wrote all of it.
 func TestOlderSetMakesNoView(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		c, db := newClock(), storagetest.MustOpen(t, url)
 		r, raw := keystest.MustRing(t, db, c.now, keystest.Generator()), storagetest.Raw(t, url)
 		token, kid := mustSign(t, r, c.now().Add(time.Minute))
@@ -485,7 +522,9 @@ func TestOlderSetMakesNoView(t *testing.T) {
 
 // A key that was revoked leaves the JWKS also when somebody alters another row at the same time.
 func TestAlteredRowsHideNoRevocation(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		c, generate := newClock(), keystest.Generator()
 		r := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
 		other := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
@@ -508,7 +547,9 @@ func TestAlteredRowsHideNoRevocation(t *testing.T) {
 
 // One row of the symmetric keys that was altered stops neither the servers nor who mends it.
 func TestAlteredRefreshKey(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		c, db := newClock(), storagetest.MustOpen(t, url)
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
 		storagetest.MustExec(
@@ -529,20 +570,16 @@ func TestAlteredRefreshKey(t *testing.T) {
 
 // By a wrong clock nobody rotates, and a leak is dealt with all the same.
 func TestLeakUnderAWrongClock(t *testing.T) {
+	t.Parallel()
 	for _, off := range []time.Duration{-time.Hour, 48 * time.Hour} {
 		storagetest.Each(t, func(t *testing.T, db *storage.DB) {
-			c, wrong := newClock(), newClock()
-			keystest.MustRing(t, db, c.now, keystest.Generator())
+			c, wrong, generate := newClock(), newClock(), keystest.Generator()
+			keystest.MustRing(t, db, c.now, generate)
 			c.step(time.Hour)
 			wrong.step(time.Hour + off)
-			r, err := keys.Open(
-				ctx,
-				db,
-				keystest.MustMaster(t, 1),
-				keystest.Config,
-				keys.Options{Now: wrong.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet},
-			)
-			must(t, err)
+			o := c.options(generate)
+			o.Now = wrong.now
+			r := mustRing(t, db, keystest.MustMaster(t, 1), o)
 			var young *keys.TooYoungError
 			var unsure *keyclock.UnsureError
 			if _, err := r.LifeCycle().Rotate(ctx, admin, false); !errors.As(err, &unsure) && !errors.As(err, &young) {
@@ -559,7 +596,9 @@ func TestLeakUnderAWrongClock(t *testing.T) {
 
 // A set that names a master key that nobody has is an altered one, if no rewrap is under way.
 func TestUnknownMasterInTheSet(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		c, db, generate := newClock(), storagetest.MustOpen(t, url), keystest.Generator()
 		r := keystest.MustRing(t, db, c.now, generate)
 		storagetest.MustExec(
@@ -578,17 +617,14 @@ func TestUnknownMasterInTheSet(t *testing.T) {
 
 // A replica whose clock is wrong takes no step by it.
 func TestStepsByAWrongClock(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
-		c, fast := newClock(), newClock()
-		r := keystest.MustRing(t, db, c.now, keystest.Generator())
-		ahead, err := keys.Open(
-			ctx,
-			db,
-			keystest.MustMaster(t, 1),
-			keystest.Config,
-			keys.Options{Now: fast.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet},
-		)
-		must(t, err)
+		t.Parallel()
+		c, fast, generate := newClock(), newClock(), keystest.Generator()
+		r := keystest.MustRing(t, db, c.now, generate)
+		o := c.options(generate)
+		o.Now = fast.now
+		ahead := mustRing(t, db, keystest.MustMaster(t, 1), o)
 		before := r.JWKS().ETag
 		fast.step(2 * keystest.Config.RotationInterval)
 		if err := ahead.LifeCycle().Maintain(ctx); err == nil || !strings.Contains(err.Error(), "clock") {
@@ -607,8 +643,10 @@ func TestStepsByAWrongClock(t *testing.T) {
 }
 
 func TestWrongMasterWritesNothing(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
-		keystest.MustRing(t, storagetest.MustOpen(t, url), time.Now, keystest.Generator())
+		t.Parallel()
+		keystest.MustRing(t, storagetest.MustOpen(t, url), newClock().now, keystest.Generator())
 		other := keystest.MustMaster(t, 2)
 		guard := func(ctx context.Context, db *storage.DB) error { return keys.CheckMaster(ctx, db, other) }
 		_, err := storage.Open(ctx, storage.Options{Source: storagetest.MustSource(t, url), Migrate: true, Guard: guard})
@@ -619,6 +657,7 @@ func TestWrongMasterWritesNothing(t *testing.T) {
 }
 
 func TestMasterFile(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "master.key")
 	must(t, keys.CreateMaster(path))
 	if err := keys.CreateMaster(path); !errors.Is(err, os.ErrExist) {
@@ -653,6 +692,7 @@ func TestMasterFile(t *testing.T) {
 }
 
 func TestConfigProblems(t *testing.T) {
+	t.Parallel()
 	if p := keystest.Config.Problems(); p != nil {
 		t.Error(p)
 	}

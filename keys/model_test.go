@@ -120,13 +120,7 @@ func newLifeModel(r *rapid.T, db *storage.DB) *lifeModel {
 }
 
 func (m *lifeModel) start(r *rapid.T, i int) {
-	ring, err := keys.Open(
-		ctx,
-		m.db,
-		keystest.MustMaster(r, 1),
-		m.config,
-		keys.Options{Now: m.clock.now, DatabaseNow: keystest.At(m.clock.now), Generate: m.generate, Log: keystest.Quiet},
-	)
+	ring, err := keys.Open(ctx, m.db, keystest.MustMaster(r, 1), m.config, m.clock.options(m.generate))
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -420,7 +414,9 @@ func leastLead(row storage.SigningKey) time.Duration {
 // Whatever happens in whatever order, on however many replicas, no verifier lacks the key of a live token, and no
 // revoked key comes back.
 func TestLifeModel(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
 		rapid.Check(t, func(r *rapid.T) {
 			empty(t, raw)
@@ -440,6 +436,7 @@ func TestLifeModel(t *testing.T) {
 
 // Every schedule of the model is one that keyturn takes.
 func TestModelConfigs(t *testing.T) {
+	t.Parallel()
 	for _, c := range configs {
 		if p := c.Problems(); p != nil {
 			t.Error(fmt.Sprint(c), p)

@@ -9,6 +9,7 @@ import (
 
 // There is a number for every key that a grant may need, and where there is none, none is taken twice.
 func TestRefreshKeyNumbers(t *testing.T) {
+	t.Parallel()
 	const day = 24 * time.Hour
 	for _, c := range []Config{{RotationInterval: 2 * time.Second, GrantTTL: 90 * day},
 		{RotationInterval: day, GrantTTL: 3650 * day}, {RotationInterval: 90 * day, GrantTTL: time.Hour}} {

@@ -50,6 +50,7 @@ func inEveryState(t *testing.T, db *storage.DB, c *clock) *keys.Ring {
 // A key may leak in any state. It leaves the JWKS and its tokens are refused; a key that no verifier has cached comes
 // to sign, after the time for which verifiers keep the JWKS.
 func TestRevokeFromAnyState(t *testing.T) {
+	t.Parallel()
 	for _, state := range []storage.KeyState{storage.KeyNext, storage.KeyCurrent, storage.KeyPrevious,
 		storage.KeyRetired} {
 		t.Run(string(state), func(t *testing.T) {
@@ -116,7 +117,9 @@ func secondRotation(t *testing.T, r *keys.Ring, c *clock, done keys.Revocation) 
 
 // With the store leaked no private half from before is ever used again, and no second rotation is needed.
 func TestRevokeWithTheStoreLeaked(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		t.Parallel()
 		c := newClock()
 		r := inEveryState(t, db, c)
 		before, known := byState(r), map[string]bool{}
@@ -149,7 +152,9 @@ func TestRevokeWithTheStoreLeaked(t *testing.T) {
 // First one key leaks, then it turns out that all did: the second command does what it says, whatever the first has
 // done.
 func TestStoreLeakedAfterAKeyLeaked(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		t.Parallel()
 		c := newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
 		c.step(time.Hour)
@@ -172,7 +177,9 @@ func TestStoreLeakedAfterAKeyLeaked(t *testing.T) {
 
 // The old master key opens nothing of what is made after a leak of the store.
 func TestStoreLeakedWithItsMaster(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		c, db := newClock(), storagetest.MustOpen(t, url)
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
 		_, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{Store: true, NewMaster: newMaster(t)})
@@ -192,7 +199,9 @@ func TestStoreLeakedWithItsMaster(t *testing.T) {
 
 // A key that is generated takes time. What is made for a revocation is not older than it, by however little.
 func TestRevokeWhileTimeGoesBy(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		t.Parallel()
 		c := newClock()
 		ticking := func() time.Time {
 			c.step(time.Millisecond)
@@ -214,7 +223,9 @@ func TestRevokeWhileTimeGoesBy(t *testing.T) {
 
 // A second leak during the incident of a first puts the second rotation off: its key must be newer than both.
 func TestRevokeTwice(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		t.Parallel()
 		c := newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
 		c.step(time.Hour)
@@ -234,8 +245,10 @@ func TestRevokeTwice(t *testing.T) {
 }
 
 func TestRevokeUnknownKey(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
-		r := keystest.MustRing(t, db, time.Now, keystest.Generator())
+		t.Parallel()
+		r := keystest.MustRing(t, db, newClock().now, keystest.Generator())
 		if _, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: "nobody"}); !errors.Is(err, storage.ErrNotFound) {
 			t.Error(err)
 		}
@@ -244,6 +257,7 @@ func TestRevokeUnknownKey(t *testing.T) {
 
 // An answer to COMMIT is lost: the command fails, and given again it finds what it did, once.
 func TestCommitWhoseAnswerIsLost(t *testing.T) {
+	t.Parallel()
 	proxy := storagetest.NewProxy(t, storagetest.PostgresURL(t))
 	db := storagetest.MustOpen(t, proxy.URL)
 	c := newClock()
@@ -284,18 +298,16 @@ func TestCommitWhoseAnswerIsLost(t *testing.T) {
 
 // Neither a database that does not tell the time, nor an announcement that cannot be made, keeps a leaked key in use.
 func TestRevokeWithoutTimeOrAnnouncement(t *testing.T) {
+	t.Parallel()
 	proxy := storagetest.NewProxy(t, storagetest.PostgresURL(t))
 	db := storagetest.MustOpen(t, proxy.URL)
 	c := newClock()
-	keystest.MustRing(t, db, c.now, keystest.Generator())
+	generate := keystest.Generator()
+	keystest.MustRing(t, db, c.now, generate)
 	timeless := func(context.Context) (time.Time, error) { return time.Time{}, errors.New("no time") }
-	r, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{
-		Now:         c.now,
-		DatabaseNow: timeless,
-		Log:         keystest.Quiet,
-		Generate:    keystest.Generator(),
-	})
-	must(t, err)
+	o := c.options(generate)
+	o.DatabaseNow = timeless
+	r := mustRing(t, db, keystest.MustMaster(t, 1), o)
 	proxy.Cut("pg_notify", storagetest.Before, 100)
 	kid := byState(r)[storage.KeyCurrent]
 	done, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: kid})
@@ -307,17 +319,13 @@ func TestRevokeWithoutTimeOrAnnouncement(t *testing.T) {
 
 // Whether an old key of refresh tokens may go is not known in time: it stays, and the upkeep goes on.
 func TestOldRefreshKeyThatCannotBeLookedUp(t *testing.T) {
+	t.Parallel()
 	url := storagetest.PostgresURL(t)
 	db := storagetest.MustOpen(t, url)
 	c := newClock()
-	r, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, keys.Options{
-		Now:         c.now,
-		DatabaseNow: keystest.At(c.now),
-		Log:         keystest.Quiet,
-		Generate:    keystest.Generator(),
-		LookTimeout: 50 * time.Millisecond,
-	})
-	must(t, err)
+	o := c.options(keystest.Generator())
+	o.LookTimeout = 50 * time.Millisecond
+	r := mustRing(t, db, keystest.MustMaster(t, 1), o)
 	for range 2 {
 		c.step(keystest.Config.RotationInterval)
 		must(t, r.LifeCycle().Maintain(ctx))

@@ -27,8 +27,10 @@ func masterOf(t *testing.T, lines ...string) string {
 // A server that runs goes on through a rewrap: it reads the new master key from its file when it first meets it.
 // Afterwards nothing opens with the old key alone, and everything with the new one alone.
 func TestRewrapUnderARunningServer(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
-		c, dir := newClock(), t.TempDir()
+		t.Parallel()
+		c, dir, generate := newClock(), t.TempDir(), keystest.Generator()
 		before, after := filepath.Join(dir, "old"), filepath.Join(dir, "new")
 		must(t, keys.CreateMaster(before))
 		must(t, keys.CreateMaster(after))
@@ -36,14 +38,9 @@ func TestRewrapUnderARunningServer(t *testing.T) {
 		ring := func(path string) (*keys.Ring, error) {
 			m, err := keys.ReadMaster(path)
 			must(t, err)
-			return keys.Open(
-				ctx,
-				storagetest.MustOpen(t, url),
-				m,
-				keystest.Config,
-				keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: keystest.Generator(), Log: keystest.Quiet,
-					ReadMaster: func() (*keys.Master, error) { return keys.ReadMaster(path) }},
-			)
+			o := c.options(generate)
+			o.ReadMaster = func() (*keys.Master, error) { return keys.ReadMaster(path) }
+			return keys.Open(ctx, storagetest.MustOpen(t, url), m, keystest.Config, o)
 		}
 		server, err := ring(file)
 		must(t, err)
@@ -91,7 +88,9 @@ func TestRewrapUnderARunningServer(t *testing.T) {
 // Who has the old master key and can write the tables is not believed by a server that has seen it go, even if its file
 // still has it.
 func TestOldMasterIsNotBelieved(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		c, generate := newClock(), keystest.Generator()
 		server := mustOpen(t, storagetest.MustOpen(t, url), c, generate) // made by the first of the two in its file
 		must(t, server.LifeCycle().Maintain(ctx))
@@ -108,31 +107,19 @@ func TestOldMasterIsNotBelieved(t *testing.T) {
 		}
 	})
 	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		c, generate, old := newClock(), keystest.Generator(), keystest.MustMaster(t, 1)
 		db := storagetest.MustOpen(t, url)
 		both, err := keys.NewMaster(make32(1), make32(2))
 		must(t, err)
 		keystest.MustRing(t, db, c.now, generate)
-		server, err := keys.Open(
-			ctx,
-			db,
-			both,
-			keystest.Config,
-			keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet,
-				ReadMaster: func() (*keys.Master, error) { return both, nil }},
-		)
-		must(t, err)
+		o := c.options(generate)
+		o.ReadMaster = func() (*keys.Master, error) { return both, nil }
+		server := mustRing(t, db, both, o)
 		_, err = mustOpen(t, db, c, generate).LifeCycle().Rewrap(ctx, admin, newMaster(t))
 		must(t, err)
 		must(t, server.Poll(ctx))
-		thief, err := keys.Open(
-			ctx,
-			db,
-			newMaster(t),
-			keystest.Config,
-			keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet},
-		)
-		must(t, err)
+		thief := mustRing(t, db, newMaster(t), c.options(generate))
 		if _, err := thief.LifeCycle().Rewrap(ctx, admin, old); !errors.Is(err, keys.ErrRetiredMaster) {
 			t.Error("back to a retired master key:", err)
 		}
@@ -151,20 +138,16 @@ func TestOldMasterIsNotBelieved(t *testing.T) {
 
 // The order of the master keys in a file means nothing: the new one may have been put on top.
 func TestRewrapWithTheNewKeyOnTop(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		c, generate := newClock(), keystest.Generator()
 		keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
 		onTop, err := keys.NewMaster(make32(2), make32(1))
 		must(t, err)
-		server, err := keys.Open(
-			ctx,
-			storagetest.MustOpen(t, url),
-			onTop,
-			keystest.Config,
-			keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet,
-				ReadMaster: func() (*keys.Master, error) { return onTop, nil }},
-		)
-		must(t, err)
+		o := c.options(generate)
+		o.ReadMaster = func() (*keys.Master, error) { return onTop, nil }
+		server := mustRing(t, storagetest.MustOpen(t, url), onTop, o)
 		must(t, server.LifeCycle().Maintain(ctx))
 		_, err = mustOpen(t, storagetest.MustOpen(t, url), c, generate).LifeCycle().Rewrap(ctx, admin, newMaster(t))
 		must(t, err)
@@ -175,22 +158,16 @@ func TestRewrapWithTheNewKeyOnTop(t *testing.T) {
 
 // Two rewraps to different keys at once: one of them does it all, the other does so after it, or says that it did not.
 func TestTwoRewrapsAtOnce(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		c, generate := newClock(), keystest.Generator()
 		keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
 		all, err := keys.NewMaster(make32(1), make32(2), make32(3))
 		must(t, err)
 		var rings []*keys.Ring
 		for range 2 {
-			r, err := keys.Open(
-				ctx,
-				storagetest.MustOpen(t, url),
-				all,
-				keystest.Config,
-				keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet},
-			)
-			must(t, err)
-			rings = append(rings, r)
+			rings = append(rings, mustRing(t, storagetest.MustOpen(t, url), all, c.options(generate)))
 		}
 		results := make(chan error)
 		for i, r := range rings {
@@ -208,14 +185,7 @@ func TestTwoRewrapsAtOnce(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		last, err := keys.Open(
-			ctx,
-			storagetest.MustOpen(t, url),
-			all,
-			keystest.Config,
-			keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Log: keystest.Quiet},
-		)
-		must(t, err)
+		last := mustRing(t, storagetest.MustOpen(t, url), all, c.options(keystest.Generator()))
 		if s := mustStatus(t, last); !s.Healthy {
 			t.Errorf("%+v", s)
 		}
@@ -225,20 +195,16 @@ func TestTwoRewrapsAtOnce(t *testing.T) {
 // A server whose file lacks the new master key stops signing rather than go on with what it can no longer check, and
 // recovers by itself.
 func TestRewrapWithoutTheNewKeyInTheFile(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		t.Parallel()
 		c, today := newClock(), keystest.MustMaster(t, 1)
-		server, err := keys.Open(
-			ctx,
-			db,
-			today,
-			keystest.Config,
-			keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: keystest.Generator(), Log: keystest.Quiet,
-				ReadMaster: func() (*keys.Master, error) { return today, nil }},
-		)
-		must(t, err)
+		o := c.options(keystest.Generator())
+		o.ReadMaster = func() (*keys.Master, error) { return today, nil }
+		server := mustRing(t, db, today, o)
 		must(t, server.LifeCycle().Maintain(ctx))
 		command := mustOpen(t, db, c, keystest.Generator())
-		_, err = command.LifeCycle().Rewrap(ctx, admin, newMaster(t))
+		_, err := command.LifeCycle().Rewrap(ctx, admin, newMaster(t))
 		must(t, err)
 		if err := server.LifeCycle().Maintain(ctx); !errors.Is(err, keys.ErrWrongMaster) {
 			t.Error(err)

@@ -40,7 +40,9 @@ func mustLogin(t *testing.T, db *storage.DB, at time.Time, ttl time.Duration) st
 // The key of refresh tokens turns with the schedule; it is known to every replica before its first token; an old one is
 // honoured until no grant can present a token under it, and then destroyed.
 func TestRefreshKeyTurns(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		c, db := newClock(), storagetest.MustOpen(t, url)
 		r, other := keystest.MustRing(
 			t,
@@ -95,7 +97,9 @@ func TestRefreshKeyTurns(t *testing.T) {
 
 // The number of a key is one byte of a token. After the last comes the first again, unless it is still in use.
 func TestRefreshKeyNumbersComeAgain(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		c, db := newClock(), storagetest.MustOpen(t, url)
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
 		seen := map[byte]int{}

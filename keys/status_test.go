@@ -40,17 +40,12 @@ func problems(s keys.Status, text string) (found []keys.Level) {
 }
 
 func TestStatus(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		db, generate := storagetest.MustOpen(t, url), keystest.Generator()
 		c := newClock()
-		none, err := keys.Open(
-			ctx,
-			db,
-			keystest.MustMaster(t, 1),
-			keystest.Config,
-			keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet},
-		)
-		must(t, err)
+		none := mustRing(t, db, keystest.MustMaster(t, 1), c.options(generate))
 		if s := mustStatus(t, none); !strings.Contains(s.Sentence, "no signing keys yet") || s.Level != keys.LevelWarning {
 			t.Errorf("%+v", s)
 		}
@@ -89,7 +84,9 @@ func TestStatus(t *testing.T) {
 
 // What is late is a warning first and critical after a week.
 func TestStatusOfLateSteps(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		t.Parallel()
 		c := newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
 		_, err := r.LifeCycle().Rotate(ctx, admin, true)
@@ -116,7 +113,9 @@ func TestStatusOfLateSteps(t *testing.T) {
 }
 
 func TestStatusOfAnUnfinishedRewrap(t *testing.T) {
+	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		c, db := newClock(), storagetest.MustOpen(t, url)
 		keystest.MustRing(t, db, c.now, keystest.Generator())
 		faults := storagetest.NewFaults(t, url, "secret_keys")
@@ -137,7 +136,9 @@ func TestStatusOfAnUnfinishedRewrap(t *testing.T) {
 
 // What has been is told from the rows, what is to come from the schedule, and what comes is what was told.
 func TestLivesComeTrue(t *testing.T) {
+	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		t.Parallel()
 		c := newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
 		kids, interval := byState(r), keystest.Config.RotationInterval

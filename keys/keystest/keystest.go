@@ -3,43 +3,14 @@ package keystest
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
 	"io"
 	"log/slog"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/storage"
 )
-
-var (
-	mu   sync.Mutex
-	pool []*rsa.PrivateKey
-)
-
-// Generate makes a key pair.
-type Generate = func(bits int) (*rsa.PrivateKey, error)
-
-// Generator hands out key pairs, each once, from a pool that all tests of a binary share.
-func Generator() Generate {
-	used := 0
-	return func(bits int) (*rsa.PrivateKey, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if used == len(pool) {
-			k, err := rsa.GenerateKey(rand.Reader, bits)
-			if err != nil {
-				return nil, err
-			}
-			pool = append(pool, k)
-		}
-		used++
-		return pool[used-1], nil
-	}
-}
 
 // Config is the default schedule of a server.
 var Config = keys.Config{
