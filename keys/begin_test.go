@@ -10,7 +10,7 @@ import (
 	"github.com/keyturn/keyturn/keys"
 )
 
-// Several that make a master key at once end with the same one, and nobody reads a part of it.
+// Processes that create a master key at once all read the same complete key.
 func TestCreateMasterAtOnce(t *testing.T) {
 	t.Parallel()
 	for range 20 {

@@ -17,12 +17,12 @@ import (
 
 var keyTables = []string{"signing_keys", "key_set", "secret_keys", "meta", "audit", "audit_head"}
 
-// interrupted is something done to the keys that may be cut short.
+// interrupted is a change of the keys that a fault interrupts.
 type interrupted struct {
-	wait   time.Duration                                          // before it
-	act    func(t *testing.T, r *keys.Ring, current string) error // current: the kid that signed before it
-	settle func(t *testing.T, r *keys.Ring)                       // holds once it was done, perhaps in two runs
-	least  int                                                    // of the writes that it takes
+	wait   time.Duration                                          // the time before the change
+	act    func(t *testing.T, r *keys.Ring, current string) error // makes the change; current signs before it
+	settle func(t *testing.T, r *keys.Ring)                       // checks the keys after the change
+	least  int                                                    // the least number of writes
 }
 
 func newMaster(t *testing.T) *keys.Master { return keystest.MustMaster(t, 2) }
@@ -31,28 +31,32 @@ var interruptions = map[string]interrupted{
 	"scheduled rotation": {
 		wait:   keystest.Config.RotationInterval,
 		act:    func(_ *testing.T, r *keys.Ring, _ string) error { return r.LifeCycle().Maintain(ctx) },
-		settle: wantStates(map[storage.KeyState]int{"previous": 1, "current": 1, "next": 1}), least: 6,
+		settle: wantStates(map[storage.KeyState]int{"previous": 1, "current": 1, "next": 1}),
+		least:  6,
 	},
 	"rotation by hand": {
 		act: func(_ *testing.T, r *keys.Ring, _ string) error {
 			_, err := r.LifeCycle().Rotate(ctx, admin, true)
 			return err
 		},
-		settle: wantStates(map[storage.KeyState]int{"previous": 1, "current": 1, "next": 1}), least: 6,
+		settle: wantStates(map[storage.KeyState]int{"previous": 1, "current": 1, "next": 1}),
+		least:  6,
 	},
 	"revocation": {
 		act: func(_ *testing.T, r *keys.Ring, current string) error {
 			_, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: current})
 			return err
 		},
-		settle: wantStates(map[storage.KeyState]int{"revoked": 1, "current": 1, "next": 1}), least: 6,
+		settle: wantStates(map[storage.KeyState]int{"revoked": 1, "current": 1, "next": 1}),
+		least:  6,
 	},
 	"revocation of all": {
 		act: func(_ *testing.T, r *keys.Ring, current string) error {
 			_, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: current, Store: true})
 			return err
 		},
-		settle: wantStates(map[storage.KeyState]int{"revoked": 2, "current": 1, "next": 1}), least: 7,
+		settle: wantStates(map[storage.KeyState]int{"revoked": 2, "current": 1, "next": 1}),
+		least:  7,
 	},
 	"rewrap": {
 		act: func(t *testing.T, r *keys.Ring, _ string) error {
@@ -64,7 +68,8 @@ var interruptions = map[string]interrupted{
 			if err != nil || done != (keys.Rewrapped{MasterKey: newMaster(t).ID()}) {
 				t.Errorf("not finished: %+v, %v", done, err)
 			}
-		}, least: 20,
+		},
+		least: 20,
 	},
 }
 
@@ -76,8 +81,8 @@ func wantStates(want map[storage.KeyState]int) func(*testing.T, *keys.Ring) {
 	}
 }
 
-// Rotation, revocation and rewrap are cut short at every single write. Each time the database refuses, the keys are as
-// before or as after, never between, a replica that starts then serves, and the same command finishes what was begun.
+// Rotation, revocation and rewrap are interrupted at every write. Each time, the keys are in the state before or after
+// the change, a replica that starts then serves, and the same command finishes the change.
 func TestInterruptedAtEveryWrite(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
@@ -97,7 +102,7 @@ func TestInterruptedAtEveryWrite(t *testing.T) {
 	})
 }
 
-// cutShort makes the n-th write fail and tells whether there was one.
+// cutShort makes the n-th write fail and reports whether there was one.
 func (i interrupted) cutShort(t *testing.T, db *storage.DB, raw *sql.DB, faults storagetest.Faults, n int) bool {
 	t.Helper()
 	empty(t, raw)
@@ -131,7 +136,7 @@ func (i interrupted) cutShort(t *testing.T, db *storage.DB, raw *sql.DB, faults 
 	return met
 }
 
-// mustOpen opens a ring that has both master keys of a rewrap.
+// mustOpen opens a ring with both master keys of a rewrap.
 func mustOpen(t *testing.T, db *storage.DB, c *clock, generate keystest.Generate) *keys.Ring {
 	t.Helper()
 	both, err := keys.NewMaster(make32(1), make32(2))

@@ -7,8 +7,7 @@ import (
 	"testing"
 )
 
-// A text has a kid only if it has the form of a token of this server: three parts in canonical base64url and exactly
-// our header.
+// tokenKID accepts only the form of a token of this server: three parts in canonical base64url and exactly its header.
 func FuzzTokenKID(f *testing.F) {
 	f.Add("eyJhbGciOiJSUzI1NiIsImtpZCI6IngiLCJ0eXAiOiJhdCtqd3QifQ.e30.AAAA")
 	f.Add("eyJhbGciOiJub25lIn0.e30.")
@@ -39,7 +38,7 @@ func FuzzTokenKID(f *testing.F) {
 	})
 }
 
-// Whatever text stands where a sealed one should: it opens only if it was sealed for that purpose and id.
+// A text opens only if it was sealed for the same purpose and id.
 func FuzzSealed(f *testing.F) {
 	m, err := NewMaster(make([]byte, MasterSize))
 	if err != nil {
@@ -62,7 +61,7 @@ func FuzzSealed(f *testing.F) {
 	})
 }
 
-// A master key file holds keys of the right size, or none.
+// A master key file holds only keys of the right size, or is refused.
 func FuzzMasterFile(f *testing.F) {
 	f.Add([]byte(strings.Repeat("ab", 32)))
 	f.Add([]byte(strings.Repeat("A", 43) + "=\n" + strings.Repeat("B", 43) + "=\n"))

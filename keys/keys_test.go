@@ -24,7 +24,7 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// TestMain makes rapid shorter than its default, or longer with KEYTURN_SOAK, unless the command line says how long.
+// TestMain sets the number of rapid checks, unless the command line does: few, or many with KEYTURN_SOAK.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	checks := strconv.Itoa(servertest.Times(30, 300))
@@ -57,7 +57,7 @@ func newClock() *clock {
 func (c *clock) now() time.Time       { return time.Unix(0, c.at.Load()).UTC() }
 func (c *clock) step(d time.Duration) { c.at.Add(int64(d)) }
 
-// options are those of a Ring at the time of the clock, on a database with the same time.
+// options returns the options of a Ring whose clock and database show the time of c.
 func (c *clock) options(generate keystest.Generate) keys.Options {
 	return keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet}
 }
@@ -77,7 +77,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// mustSign signs a token that expires at the moment given.
+// mustSign signs a token that expires at the given moment.
 func mustSign(t *testing.T, r *keys.Ring, expires time.Time) (token, kid string) {
 	t.Helper()
 	s, err := r.Signer(ctx, expires)
@@ -114,7 +114,7 @@ func states(r *keys.Ring) map[storage.KeyState]int {
 	return count
 }
 
-// The life of keys by schedule alone: each token's key stays published until the token has expired.
+// When only the schedule changes keys, the key of a token stays published until the token has expired.
 func TestLifeBySchedule(t *testing.T) {
 	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
@@ -149,7 +149,7 @@ func TestLifeBySchedule(t *testing.T) {
 				t.Error("the private half of the previous key is kept")
 			}
 		}
-		// The last token of the first key was to live for an hour less a minute from here on.
+		// The last token of the first key expires an hour less a minute from now.
 		c.step(time.Hour - time.Minute)
 		must(t, r.LifeCycle().Maintain(ctx))
 		if !published(t, r)[first] {
@@ -195,7 +195,7 @@ func TestRotateRefusesAYoungKey(t *testing.T) {
 	})
 }
 
-// Many replicas rotate at once from one state: one rotation happens, round after round.
+// When many replicas rotate at once, one rotation happens.
 func TestConcurrentRotationsMakeOne(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
@@ -244,7 +244,7 @@ func TestReplicasServeTheSameBytes(t *testing.T) {
 	})
 }
 
-// rotateAtOnce lets every ring rotate n times at once. One of all is done.
+// rotateAtOnce lets every ring rotate n times at once, and checks that one rotation succeeds.
 func rotateAtOnce(t *testing.T, rings []*keys.Ring, n int) {
 	t.Helper()
 	results := make(chan error)
@@ -269,8 +269,8 @@ func rotateAtOnce(t *testing.T, rings []*keys.Ring, n int) {
 	}
 }
 
-// A replica that does not know of a rotation yet still signs with the key before; that key's retirement must count such
-// a token too.
+// A replica that does not know of a rotation yet still signs with the old key. The retirement of that key must wait for
+// such a token too.
 func TestRetirementCountsTokensOfSlowReplicas(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
@@ -365,80 +365,85 @@ func TestVerifyRefuses(t *testing.T) {
 	})
 }
 
-// Whoever can write the table can neither change the state of a key, nor add, remove or put back a row, without being
-// found out: no view takes the place of the one that is there, which then grows too old to be used.
+// alterations are changes of the rows outside keyturn.
+var alterations = map[string][]string{
+	"a state is changed":  {`UPDATE signing_keys SET state = 'previous' WHERE state = 'current'`},
+	"a moment is changed": {`UPDATE signing_keys SET retires_at = retires_at + 1 WHERE state = 'previous'`},
+	"a row is removed":    {`DELETE FROM signing_keys WHERE state = 'revoked'`},
+	"a revoked row is put back as it was": {`UPDATE signing_keys SET state = 'previous' WHERE state = 'current'`,
+		`DELETE FROM signing_keys WHERE state = 'revoked'`, `INSERT INTO signing_keys SELECT * FROM kept_keys
+			WHERE state = 'current'`},
+	"the version is put back": {`UPDATE key_set SET version = 0, mac = ''`},
+	"the set is put back":     {`DELETE FROM key_set`, `INSERT INTO key_set SELECT * FROM kept_set`},
+	"two private halves change places": {`UPDATE signing_keys SET private_key = (SELECT s.private_key
+		FROM signing_keys s WHERE s.state = 'next') WHERE state = 'current'`},
+	"a MAC is no MAC":          {`UPDATE signing_keys SET mac = '' WHERE state = 'next'`},
+	"there is no set":          {`DELETE FROM key_set`},
+	"every row is removed":     {`DELETE FROM signing_keys`},
+	"rows and set are removed": {`DELETE FROM signing_keys`, `UPDATE key_set SET version = 0, mac = ''`},
+	"a moment is removed":      {`UPDATE signing_keys SET activated_at = NULL WHERE state = 'current'`},
+	"a leak is to last for ever": {`UPDATE signing_keys SET revoked_at = 7258118400000,
+		exposed_until = 7258118400000 WHERE state = 'revoked'`},
+	"a row is made one of the first schema": {`UPDATE signing_keys SET safe_from = 0 WHERE state = 'revoked'`},
+}
+
+// A replica detects each change of the rows outside keyturn. It keeps its old view, which then becomes too old to use.
 func TestAlteredRowsMakeNoView(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
-		t.Parallel()
-		for name, statements := range map[string][]string{
-			"a state is changed":  {`UPDATE signing_keys SET state = 'previous' WHERE state = 'current'`},
-			"a moment is changed": {`UPDATE signing_keys SET retires_at = retires_at + 1 WHERE state = 'previous'`},
-			"a row is removed":    {`DELETE FROM signing_keys WHERE state = 'revoked'`},
-			"a revoked row is put back as it was": {`UPDATE signing_keys SET state = 'previous' WHERE state = 'current'`,
-				`DELETE FROM signing_keys WHERE state = 'revoked'`, `INSERT INTO signing_keys SELECT * FROM kept_keys
-					WHERE state = 'current'`},
-			"the version is put back": {`UPDATE key_set SET version = 0, mac = ''`},
-			"the set is put back":     {`DELETE FROM key_set`, `INSERT INTO key_set SELECT * FROM kept_set`},
-			"two private halves change places": {`UPDATE signing_keys SET private_key = (SELECT s.private_key
-				FROM signing_keys s WHERE s.state = 'next') WHERE state = 'current'`},
-			"a MAC is no MAC":          {`UPDATE signing_keys SET mac = '' WHERE state = 'next'`},
-			"there is no set":          {`DELETE FROM key_set`},
-			"every row is removed":     {`DELETE FROM signing_keys`},
-			"rows and set are removed": {`DELETE FROM signing_keys`, `UPDATE key_set SET version = 0, mac = ''`},
-			"a moment is removed":      {`UPDATE signing_keys SET activated_at = NULL WHERE state = 'current'`},
-			"a leak is to last for ever": {`UPDATE signing_keys SET revoked_at = 7258118400000,
-				exposed_until = 7258118400000 WHERE state = 'revoked'`},
-			"a row is made one of the first schema": {`UPDATE signing_keys SET safe_from = 0 WHERE state = 'revoked'`},
-		} {
+		for name, statements := range alterations {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				url := storagetest.Another(t, url)
-				c, db, generate := newClock(), storagetest.MustOpen(t, url), keystest.Generator()
-				r := keystest.MustRing(t, db, c.now, generate)
-				_, kid := mustSign(t, r, c.now())
-				raw := storagetest.Raw(t, url)
-				storagetest.MustExec(t, raw, keepKeys...)
-				_, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: kid})
-				must(t, err)
-				_, err = r.LifeCycle().Rotate(ctx, admin, true)
-				must(t, err)
-				keysBefore := published(t, r)
-				storagetest.MustExec(t, raw, statements...)
-				var altered *keys.AlteredError
-				if err := r.Poll(ctx); !errors.As(err, &altered) || len(altered.Problems) == 0 {
-					t.Errorf("polled: %v", err)
-				}
-				if err := r.LifeCycle().Maintain(ctx); !errors.As(err, &altered) {
-					t.Errorf("maintained: %v", err)
-				}
-				if _, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: kid}); !errors.As(err, &altered) {
-					t.Errorf("revoked: %v", err)
-				}
-				if !cmp.Equal(published(t, r), keysBefore) {
-					t.Error("the view has changed")
-				}
-				c.step(keys.StaleAfter + time.Millisecond)
-				if err := r.Healthy(); err == nil {
-					t.Error("healthy")
-				}
-				fresh, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, c.options(generate))
-				if err == nil {
-					err = fresh.LifeCycle().Maintain(ctx)
-				}
-				if !errors.As(err, &altered) {
-					t.Errorf("a new replica: %v", err)
-				}
-				mendsByRevokingAll(t, db, c, generate)
-				if err := r.LifeCycle().Maintain(ctx); err != nil || r.Healthy() != nil || published(t, r)[kid] {
-					t.Errorf("the replica that was there does not follow: %v, %v", err, r.Healthy())
-				}
+				detectsAlteration(t, storagetest.Another(t, url), statements)
 			})
 		}
 	})
 }
 
-// mendsByRevokingAll checks that a person sees what was altered, and gets out of it by throwing every key away.
+// detectsAlteration runs the statements and checks that neither the running replica nor a new one accepts the rows.
+func detectsAlteration(t *testing.T, url string, statements []string) {
+	c, db, generate := newClock(), storagetest.MustOpen(t, url), keystest.Generator()
+	r := keystest.MustRing(t, db, c.now, generate)
+	_, kid := mustSign(t, r, c.now())
+	raw := storagetest.Raw(t, url)
+	storagetest.MustExec(t, raw, keepKeys...)
+	_, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: kid})
+	must(t, err)
+	_, err = r.LifeCycle().Rotate(ctx, admin, true)
+	must(t, err)
+	keysBefore := published(t, r)
+	storagetest.MustExec(t, raw, statements...)
+	var altered *keys.AlteredError
+	if err := r.Poll(ctx); !errors.As(err, &altered) || len(altered.Problems) == 0 {
+		t.Errorf("polled: %v", err)
+	}
+	if err := r.LifeCycle().Maintain(ctx); !errors.As(err, &altered) {
+		t.Errorf("maintained: %v", err)
+	}
+	if _, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: kid}); !errors.As(err, &altered) {
+		t.Errorf("revoked: %v", err)
+	}
+	if !cmp.Equal(published(t, r), keysBefore) {
+		t.Error("the view has changed")
+	}
+	c.step(keys.StaleAfter + time.Millisecond)
+	if err := r.Healthy(); err == nil {
+		t.Error("healthy")
+	}
+	fresh, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, c.options(generate))
+	if err == nil {
+		err = fresh.LifeCycle().Maintain(ctx)
+	}
+	if !errors.As(err, &altered) {
+		t.Errorf("a new replica: %v", err)
+	}
+	mendsByRevokingAll(t, db, c, generate)
+	if err := r.LifeCycle().Maintain(ctx); err != nil || r.Healthy() != nil || published(t, r)[kid] {
+		t.Errorf("the replica that was there does not follow: %v, %v", err, r.Healthy())
+	}
+}
+
+// mendsByRevokingAll checks that a person sees what was altered, and repairs it by revoking all keys.
 func mendsByRevokingAll(t *testing.T, db *storage.DB, c *clock, generate keystest.Generate) {
 	t.Helper()
 	o := c.options(generate)
@@ -486,7 +491,7 @@ var (
 	}
 )
 
-// A replica never goes back to an older state of the tables, even if keyturn wrote all of it.
+// A replica never goes back to an older state of the tables, even if keyturn wrote that state.
 func TestOlderSetMakesNoView(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
@@ -505,7 +510,7 @@ func TestOlderSetMakesNoView(t *testing.T) {
 		if _, _, err := r.Verify(token); !errors.Is(err, keys.ErrRevoked) {
 			t.Error("the key is revived:", err)
 		}
-		// Nor does it follow, if somebody who does not know goes on from there to the same version and beyond.
+		// A replica that does not know the newer state goes on from the older one, to the same version and beyond.
 		fresh := mustOpen(t, db, c, keystest.Generator())
 		for range 3 {
 			_, err := fresh.LifeCycle().Rotate(ctx, admin, true)
@@ -520,7 +525,7 @@ func TestOlderSetMakesNoView(t *testing.T) {
 	})
 }
 
-// A key that was revoked leaves the JWKS also when somebody alters another row at the same time.
+// A revoked key leaves the JWKS even if somebody alters another row at the same time.
 func TestAlteredRowsHideNoRevocation(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
@@ -545,7 +550,7 @@ func TestAlteredRowsHideNoRevocation(t *testing.T) {
 	})
 }
 
-// One row of the symmetric keys that was altered stops neither the servers nor who mends it.
+// An altered row of a symmetric key stops neither the servers nor the commands that repair it.
 func TestAlteredRefreshKey(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
@@ -568,7 +573,7 @@ func TestAlteredRefreshKey(t *testing.T) {
 	})
 }
 
-// By a wrong clock nobody rotates, and a leak is dealt with all the same.
+// A replica with a wrong clock does not rotate, but it revokes.
 func TestLeakUnderAWrongClock(t *testing.T) {
 	t.Parallel()
 	for _, off := range []time.Duration{-time.Hour, 48 * time.Hour} {
@@ -594,7 +599,7 @@ func TestLeakUnderAWrongClock(t *testing.T) {
 	}
 }
 
-// A set that names a master key that nobody has is an altered one, if no rewrap is under way.
+// A set that names an unknown master key counts as altered if no rewrap is under way.
 func TestUnknownMasterInTheSet(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
@@ -615,7 +620,7 @@ func TestUnknownMasterInTheSet(t *testing.T) {
 	})
 }
 
-// A replica whose clock is wrong takes no step by it.
+// A replica whose clock is wrong takes no step of the schedule.
 func TestStepsByAWrongClock(t *testing.T) {
 	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {

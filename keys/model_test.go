@@ -18,7 +18,7 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// configs are schedules among which the model changes. All are allowed.
+// configs are the schedules among which the model changes.
 var configs = []keys.Config{
 	keystest.Config,
 	{
@@ -51,8 +51,8 @@ var configs = []keys.Config{
 	},
 }
 
-// lifeModel is three replicas on one database, the tokens that they have signed, and verifiers that keep what they
-// fetched for as long as they were told. It looks at what comes out, never at how it was decided.
+// lifeModel is three replicas on one database, the tokens that they have signed, and verifiers that keep the JWKS for
+// max-age. It checks results only, not decisions.
 type lifeModel struct {
 	db       *storage.DB
 	clock    *clock
@@ -60,13 +60,13 @@ type lifeModel struct {
 	config   keys.Config
 	replicas []*keys.Ring
 	reads    []time.Time // when each replica read the rows last
-	informed []bool      // whether it has read them since a person changed them last
+	informed []bool      // whether each replica has read the rows since a person last changed them
 	tokens   []modelToken
 	caches   []modelCache
 	promises []modelPromise
-	hasty    map[string]bool // keys that came to sign before their time: forced, or after a leak
+	hasty    map[string]bool // keys that signed before their lead was over: forced, or after a leak
 	revoked  map[string]bool
-	exposed  time.Time // until when a verifier may trust a revoked key, by what it was told before
+	exposed  time.Time // until when a verifier that obeys max-age may trust a revoked key
 }
 
 type modelToken struct {
@@ -74,19 +74,19 @@ type modelToken struct {
 	expires   time.Time
 }
 
-// modelCache is the JWKS as one verifier keeps it.
+// modelCache is the JWKS that one verifier keeps.
 type modelCache struct {
 	kids  map[string]bool
 	until time.Time
 }
 
-// modelPromise is until when the JWKS with this tag was said to be good.
+// modelPromise is a JWKS that was served, and the end of its max-age.
 type modelPromise struct {
 	etag        string
 	made, until time.Time
 }
 
-// empty makes the database one that no keyturn has used, which is faster than another one.
+// empty makes the database as good as new, which is faster than a new one.
 func empty(t testing.TB, raw *sql.DB) {
 	storagetest.MustExec(
 		t,
@@ -128,7 +128,7 @@ func (m *lifeModel) start(r *rapid.T, i int) {
 	m.maintain(r, i)
 }
 
-// rows are what the database holds.
+// rows returns the rows in the database.
 func (m *lifeModel) rows(r *rapid.T) []storage.SigningKey {
 	set, err := m.db.SigningKeys().All(ctx)
 	if err != nil {
@@ -147,8 +147,8 @@ func (m *lifeModel) current(r *rapid.T) string {
 	return ""
 }
 
-// maintain lets a replica take the steps that are due. None of them may come sooner than a JWKS that this replica
-// served has promised.
+// maintain lets a replica take the steps that are due. No step may come before the end of the max-age of a JWKS that
+// this replica served.
 func (m *lifeModel) maintain(r *rapid.T, i int) {
 	before := etag(m.replicas[i])
 	if err := m.replicas[i].LifeCycle().Maintain(ctx); err != nil {
@@ -161,13 +161,13 @@ func (m *lifeModel) maintain(r *rapid.T, i int) {
 	}
 	for _, p := range m.promises {
 		if p.etag == before && now.After(p.made) && now.Before(p.until) && m.changedBySchedule(r, now) {
-			r.Fatalf("at %v the JWKS changed by schedule; at %v it was said to be good until %v", now, p.made, p.until)
+			r.Fatalf("at %v the JWKS changed by schedule; it was served at %v with a max-age until %v", now, p.made, p.until)
 		}
 	}
 }
 
-// changedBySchedule tells whether a step was taken now that was planned. A next key that is published where there was
-// none is not one: nobody needs it yet.
+// changedBySchedule reports whether a key was activated or retired now. A newly published next key does not count: no
+// verifier needs it yet.
 func (m *lifeModel) changedBySchedule(r *rapid.T, now time.Time) bool {
 	return slices.ContainsFunc(m.rows(r), func(k storage.SigningKey) bool {
 		return k.ActivatedAt != nil && k.ActivatedAt.Equal(now) || k.RetiredAt != nil && k.RetiredAt.Equal(now)
@@ -181,14 +181,14 @@ func etag(r *keys.Ring) string {
 	return r.JWKS().ETag
 }
 
-// stale tells whether a replica may not be trusted any more. It must know that itself.
+// stale reports whether the view of a replica is too old. The replica must know that itself.
 func (m *lifeModel) stale(i int) bool { return m.clock.now().Sub(m.reads[i]) > keys.StaleAfter }
 
 func (m *lifeModel) drawReplica(r *rapid.T) int {
 	return rapid.IntRange(0, len(m.replicas)-1).Draw(r, "replica")
 }
 
-// wait steps the clock. Replicas poll meanwhile, or are cut off.
+// wait steps the clock. Each replica polls in that time or misses the poll.
 func (m *lifeModel) wait(r *rapid.T) {
 	spans := []time.Duration{
 		time.Millisecond,
@@ -210,8 +210,8 @@ func (m *lifeModel) wait(r *rapid.T) {
 	}
 }
 
-// sign lets a replica sign. Every verifier whose copy of the JWKS is good must have the key, unless it came to sign
-// before its time.
+// sign lets a replica sign. Every verifier within max-age must have the key, unless the key signs before its lead is
+// over.
 func (m *lifeModel) sign(r *rapid.T) {
 	i := m.drawReplica(r)
 	expires := m.clock.now().
@@ -227,7 +227,7 @@ func (m *lifeModel) sign(r *rapid.T) {
 	if err != nil {
 		r.Fatal(err)
 	}
-	if etag(m.replicas[i]) != before { // it has read the rows, since its key was not the current one any more
+	if etag(m.replicas[i]) != before { // it has read the rows, since another key is current
 		m.reads[i], m.informed[i] = m.clock.now(), true
 	}
 	text, err := signer.Sign(keys.TypAccessToken, []byte(`{}`))
@@ -235,7 +235,7 @@ func (m *lifeModel) sign(r *rapid.T) {
 		r.Fatal(err)
 	}
 	if m.revoked[signer.KID] {
-		return // it did not know yet; the token is refused everywhere
+		return // the replica did not know of the revocation; the token is refused everywhere
 	}
 	m.tokens = append(m.tokens, modelToken{text, signer.KID, expires})
 	for _, c := range m.caches {
@@ -297,8 +297,8 @@ func (m *lifeModel) rotate(r *rapid.T) {
 	m.changedBy(i)
 }
 
-// changedBy forgets what was promised before a person acted on a replica: no promise can hold against that. The others
-// do not know yet.
+// changedBy drops the promises after a person changed the keys on a replica: a planned max-age cannot cover that. The
+// other replicas do not know yet.
 func (m *lifeModel) changedBy(i int) {
 	m.promises, m.informed = nil, make([]bool, len(m.replicas))
 	m.informed[i] = true
@@ -336,8 +336,8 @@ func (m *lifeModel) revoke(r *rapid.T) {
 	}
 }
 
-// reconfigure restarts all replicas with another schedule. Copies of the JWKS from before are let go: the longer
-// max-age of before was promised under another rule.
+// reconfigure restarts all replicas with another schedule. It drops the copies of the JWKS: the old schedule may have
+// had a longer max-age.
 func (m *lifeModel) reconfigure(r *rapid.T) {
 	if rapid.IntRange(0, 3).Draw(r, "rarely") > 0 {
 		return
@@ -349,7 +349,7 @@ func (m *lifeModel) reconfigure(r *rapid.T) {
 	}
 }
 
-// check holds after every action.
+// check runs after every action.
 func (m *lifeModel) check(r *rapid.T) {
 	now, states, byKID := m.clock.now(), map[storage.KeyState]int{}, map[string]storage.SigningKey{}
 	for _, row := range m.rows(r) {
@@ -370,7 +370,7 @@ func (m *lifeModel) check(r *rapid.T) {
 			continue
 		}
 		for _, t := range m.tokens {
-			// A schedule may be so short that a key is published and signs before a replica is stale that has not polled since.
+			// With a short schedule, a key can be published and sign before a replica that does not poll is stale.
 			polled := now.Sub(m.reads[i]) < m.config.PublishLead
 			if !byKID[t.kid].State.Published() || !kids[t.kid] && polled && (!m.hasty[t.kid] || m.informed[i]) {
 				r.Fatalf("replica %d lacks key %s (%s) of a token that lives until %v", i, t.kid, byKID[t.kid].State, t.expires)
@@ -402,8 +402,8 @@ func (m *lifeModel) checkRow(r *rapid.T, row storage.SigningKey) {
 	}
 }
 
-// leastLead is the shortest time for which a key must have been published before it signs: that of its schedule, or,
-// for a second rotation after a leak, the time for which verifiers may keep the JWKS.
+// leastLead returns the shortest time between the publication of a key and its first signature: the shortest lead, or,
+// for a second rotation after a leak, the shortest max-age.
 func leastLead(row storage.SigningKey) time.Duration {
 	if row.Reason == "second rotation after a revocation" {
 		return time.Second + keys.Skew
@@ -411,8 +411,7 @@ func leastLead(row storage.SigningKey) time.Duration {
 	return slices.MinFunc(configs, func(a, b keys.Config) int { return int(a.PublishLead - b.PublishLead) }).PublishLead
 }
 
-// Whatever happens in whatever order, on however many replicas, no verifier lacks the key of a live token, and no
-// revoked key comes back.
+// In any order of events on three replicas, no verifier lacks the key of a live token, and no revoked key comes back.
 func TestLifeModel(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
@@ -434,7 +433,7 @@ func TestLifeModel(t *testing.T) {
 	})
 }
 
-// Every schedule of the model is one that keyturn takes.
+// keyturn accepts every schedule of the model.
 func TestModelConfigs(t *testing.T) {
 	t.Parallel()
 	for _, c := range configs {

@@ -7,7 +7,7 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// There is a number for every key that a grant may need, and where there is none, none is taken twice.
+// There is a number for every key that a grant may need. If all numbers are in use, none is used twice.
 func TestRefreshKeyNumbers(t *testing.T) {
 	t.Parallel()
 	const day = 24 * time.Hour

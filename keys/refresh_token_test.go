@@ -9,7 +9,7 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// A text opens as a refresh token only if it is, to the letter, one that this server would make.
+// A text opens as a refresh token only if this server would make exactly the same text.
 func FuzzRefreshToken(f *testing.F) {
 	db := storagetest.MustOpen(f, storagetest.SQLiteURL(f))
 	c := newClock()

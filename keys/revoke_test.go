@@ -15,10 +15,10 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// exposure is for how long a verifier that obeys max-age may trust a revoked key.
+// exposure is how long a verifier that obeys max-age may trust a revoked key.
 const exposure = 5*time.Minute + keys.Skew
 
-// byState is the kid of the first key in each state.
+// byState returns the kid of the first key in each state.
 func byState(r *keys.Ring) map[storage.KeyState]string {
 	kids := map[storage.KeyState]string{}
 	for _, row := range r.Rows() {
@@ -29,7 +29,7 @@ func byState(r *keys.Ring) map[storage.KeyState]string {
 	return kids
 }
 
-// inEveryState is a ring with a key in each state but revoked.
+// inEveryState returns a ring with a key in each state except revoked.
 func inEveryState(t *testing.T, db *storage.DB, c *clock) *keys.Ring {
 	t.Helper()
 	r := keystest.MustRing(t, db, c.now, keystest.Generator())
@@ -47,8 +47,8 @@ func inEveryState(t *testing.T, db *storage.DB, c *clock) *keys.Ring {
 	return r
 }
 
-// A key may leak in any state. It leaves the JWKS and its tokens are refused; a key that no verifier has cached comes
-// to sign, after the time for which verifiers keep the JWKS.
+// A key may leak in any state. It leaves the JWKS and its tokens are refused. After the max-age, a key signs that no
+// verifier has cached.
 func TestRevokeFromAnyState(t *testing.T) {
 	t.Parallel()
 	for _, state := range []storage.KeyState{storage.KeyNext, storage.KeyCurrent, storage.KeyPrevious,
@@ -91,7 +91,8 @@ func TestRevokeFromAnyState(t *testing.T) {
 	}
 }
 
-// secondRotation waits for the rotation that makes verifiers drop the leaked key, and for the end of the incident.
+// secondRotation steps the clock to the rotation that makes verifiers drop the leaked key, and checks the end of the
+// incident.
 func secondRotation(t *testing.T, r *keys.Ring, c *clock, done keys.Revocation) {
 	t.Helper()
 	c.step(exposure - time.Millisecond)
@@ -115,7 +116,7 @@ func secondRotation(t *testing.T, r *keys.Ring, c *clock, done keys.Revocation) 
 	}
 }
 
-// With the store leaked no private half from before is ever used again, and no second rotation is needed.
+// If the store leaked, no old private half is used again, and no second rotation is needed.
 func TestRevokeWithTheStoreLeaked(t *testing.T) {
 	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
@@ -149,8 +150,7 @@ func TestRevokeWithTheStoreLeaked(t *testing.T) {
 	})
 }
 
-// First one key leaks, then it turns out that all did: the second command does what it says, whatever the first has
-// done.
+// First one key leaks, then the store: the second revocation revokes all keys, whatever the first one did.
 func TestStoreLeakedAfterAKeyLeaked(t *testing.T) {
 	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
@@ -175,7 +175,7 @@ func TestStoreLeakedAfterAKeyLeaked(t *testing.T) {
 	})
 }
 
-// The old master key opens nothing of what is made after a leak of the store.
+// The old master key opens no key that is made after a leak of the store.
 func TestStoreLeakedWithItsMaster(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
@@ -197,7 +197,7 @@ func TestStoreLeakedWithItsMaster(t *testing.T) {
 	})
 }
 
-// A key that is generated takes time. What is made for a revocation is not older than it, by however little.
+// A key takes time to generate. A key made for a revocation is still not older than the revocation.
 func TestRevokeWhileTimeGoesBy(t *testing.T) {
 	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
@@ -221,7 +221,7 @@ func TestRevokeWhileTimeGoesBy(t *testing.T) {
 	})
 }
 
-// A second leak during the incident of a first puts the second rotation off: its key must be newer than both.
+// A second leak during an incident delays the second rotation: its key must be newer than both leaks.
 func TestRevokeTwice(t *testing.T) {
 	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
@@ -255,7 +255,7 @@ func TestRevokeUnknownKey(t *testing.T) {
 	})
 }
 
-// An answer to COMMIT is lost: the command fails, and given again it finds what it did, once.
+// The answer to COMMIT is lost: the command fails, and the same command again finds that the change was made once.
 func TestCommitWhoseAnswerIsLost(t *testing.T) {
 	t.Parallel()
 	proxy := storagetest.NewProxy(t, storagetest.PostgresURL(t))
@@ -296,7 +296,7 @@ func TestCommitWhoseAnswerIsLost(t *testing.T) {
 	}
 }
 
-// Neither a database that does not tell the time, nor an announcement that cannot be made, keeps a leaked key in use.
+// A revocation succeeds even if the time of the database cannot be read and the announcement cannot be sent.
 func TestRevokeWithoutTimeOrAnnouncement(t *testing.T) {
 	t.Parallel()
 	proxy := storagetest.NewProxy(t, storagetest.PostgresURL(t))
@@ -317,7 +317,7 @@ func TestRevokeWithoutTimeOrAnnouncement(t *testing.T) {
 	}
 }
 
-// Whether an old key of refresh tokens may go is not known in time: it stays, and the upkeep goes on.
+// The search for grants of an old key of refresh tokens times out: the key stays, and Maintain succeeds.
 func TestOldRefreshKeyThatCannotBeLookedUp(t *testing.T) {
 	t.Parallel()
 	url := storagetest.PostgresURL(t)

@@ -24,8 +24,8 @@ func masterOf(t *testing.T, lines ...string) string {
 	return path
 }
 
-// A server that runs goes on through a rewrap: it reads the new master key from its file when it first meets it.
-// Afterwards nothing opens with the old key alone, and everything with the new one alone.
+// A running server keeps working during a rewrap: it reads the new master key from its file when it first needs it.
+// Afterwards nothing opens with the old key alone, and everything opens with the new key alone.
 func TestRewrapUnderARunningServer(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
@@ -85,8 +85,7 @@ func TestRewrapUnderARunningServer(t *testing.T) {
 	})
 }
 
-// Who has the old master key and can write the tables is not believed by a server that has seen it go, even if its file
-// still has it.
+// A server that has seen a rewrap does not trust the old master key, even if its file still holds that key.
 func TestOldMasterIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
@@ -136,7 +135,7 @@ func TestOldMasterIsNotBelieved(t *testing.T) {
 	})
 }
 
-// The order of the master keys in a file means nothing: the new one may have been put on top.
+// The order of the master keys in a file does not matter: the new key may be on top.
 func TestRewrapWithTheNewKeyOnTop(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
@@ -156,7 +155,7 @@ func TestRewrapWithTheNewKeyOnTop(t *testing.T) {
 	})
 }
 
-// Two rewraps to different keys at once: one of them does it all, the other does so after it, or says that it did not.
+// Of two rewraps to different keys at once, one finishes. The other finishes after it or returns an error.
 func TestTwoRewrapsAtOnce(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
@@ -192,8 +191,7 @@ func TestTwoRewrapsAtOnce(t *testing.T) {
 	})
 }
 
-// A server whose file lacks the new master key stops signing rather than go on with what it can no longer check, and
-// recovers by itself.
+// A server whose file lacks the new master key stops signing, since it cannot check the rows. It recovers by itself.
 func TestRewrapWithoutTheNewKeyInTheFile(t *testing.T) {
 	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {

@@ -10,7 +10,7 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// mustLogin makes a grant of alice at the moment given, as a login would.
+// mustLogin makes a grant for alice at the given moment, as a login would.
 func mustLogin(t *testing.T, db *storage.DB, at time.Time, ttl time.Duration) storage.Grant {
 	t.Helper()
 	u, err := db.Users().ByUsername(ctx, "alice")
@@ -37,24 +37,16 @@ func mustLogin(t *testing.T, db *storage.DB, at time.Time, ttl time.Duration) st
 	return g
 }
 
-// The key of refresh tokens turns with the schedule; it is known to every replica before its first token; an old one is
-// honoured until no grant can present a token under it, and then destroyed.
+// The key of refresh tokens changes by schedule. Every replica knows a new key before its first token. An old key is
+// deleted once no grant can present a token under it.
 func TestRefreshKeyTurns(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
 		c, db := newClock(), storagetest.MustOpen(t, url)
-		r, other := keystest.MustRing(
-			t,
-			db,
-			c.now,
-			keystest.Generator(),
-		), keystest.MustRing(
-			t,
-			storagetest.MustOpen(t, url),
-			c.now,
-			keystest.Generator(),
-		)
+		generate := keystest.Generator()
+		r := keystest.MustRing(t, db, c.now, generate)
+		other := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
 		first, _ := r.Secrets().RefreshKey(c.now())
 		interval, lead := keystest.Config.RotationInterval, time.Hour
 		mustLogin(t, db, c.now().Add(interval-time.Minute), 30*24*time.Hour)
@@ -95,7 +87,7 @@ func TestRefreshKeyTurns(t *testing.T) {
 	})
 }
 
-// The number of a key is one byte of a token. After the last comes the first again, unless it is still in use.
+// The number of a key is one byte. After the last number comes the first one again, unless it is still in use.
 func TestRefreshKeyNumbersComeAgain(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {

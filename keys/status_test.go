@@ -13,7 +13,7 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// mustStatus is the health as a command sees it.
+// mustStatus returns the status and checks that it is consistent.
 func mustStatus(t *testing.T, r *keys.Ring) keys.Status {
 	t.Helper()
 	s, err := r.LifeCycle().Status(ctx)
@@ -29,7 +29,7 @@ func mustStatus(t *testing.T, r *keys.Ring) keys.Status {
 	return s
 }
 
-// problems are those that hold a text.
+// problems returns the levels of the problems that contain a text.
 func problems(s keys.Status, text string) (found []keys.Level) {
 	for _, p := range s.Problems {
 		if strings.Contains(p.Problem, text) {
@@ -65,7 +65,7 @@ func TestStatus(t *testing.T) {
 			s.NextEvent.KID != done.Next {
 			t.Errorf("in an incident: %+v", s)
 		}
-		// Nobody takes the steps that come due.
+		// No server takes the steps that are due.
 		for _, late := range []struct {
 			by   time.Duration
 			want []keys.Level
@@ -82,7 +82,7 @@ func TestStatus(t *testing.T) {
 	})
 }
 
-// What is late is a warning first and critical after a week.
+// A late step is a warning first. A late rotation is critical after a week.
 func TestStatusOfLateSteps(t *testing.T) {
 	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
@@ -125,72 +125,77 @@ func TestStatusOfAnUnfinishedRewrap(t *testing.T) {
 			t.Fatal("not interrupted")
 		}
 		faults.Disarm()
-		if got := problems(mustStatus(t, r), "a rewrap is not finished: 4 rows"); !cmp.Equal(
-			got,
-			[]keys.Level{keys.LevelWarning},
-		) {
+		got := problems(mustStatus(t, r), "a rewrap is not finished: 4 rows")
+		if !cmp.Equal(got, []keys.Level{keys.LevelWarning}) {
 			t.Error(got)
 		}
 	})
 }
 
-// What has been is told from the rows, what is to come from the schedule, and what comes is what was told.
+// leaves returns when a key leaves the JWKS that signs until the given moment.
+func leaves(stops time.Time) time.Time {
+	return stops.Add(keystest.Config.TokenTTL + keys.Skew + keystest.Config.JWKSMaxAge)
+}
+
+func livesByKID(lives []keys.Life) map[string]keys.Life {
+	m := map[string]keys.Life{}
+	for _, l := range lives {
+		m[l.KID] = l
+	}
+	return m
+}
+
+// firstLives returns the lives at noon of the first keys, by kid.
+func firstLives(current, next string) map[string]keys.Life {
+	interval := keystest.Config.RotationInterval
+	turn := noon.Add(interval)
+	planned := func(at time.Time) *keys.Moment { return &keys.Moment{At: at, Planned: true} }
+	return livesByKID([]keys.Life{
+		{
+			KID:       current,
+			State:     "current",
+			Published: keys.Moment{At: noon},
+			Signs:     &keys.Moment{At: noon},
+			Stops:     planned(turn),
+			Leaves:    *planned(leaves(turn)),
+		},
+		{
+			KID:       next,
+			State:     "next",
+			Published: keys.Moment{At: noon},
+			Signs:     planned(turn),
+			Stops:     planned(turn.Add(interval)),
+			Leaves:    *planned(leaves(turn.Add(interval))),
+		},
+		{
+			State:     "next",
+			Published: *planned(turn),
+			Signs:     planned(turn.Add(interval)),
+			Stops:     planned(turn.Add(2 * interval)),
+			Leaves:    *planned(leaves(turn.Add(2 * interval))),
+		},
+	})
+}
+
+// Lives shows the past from the rows and the future from the schedule, and that future comes true.
 func TestLivesComeTrue(t *testing.T) {
 	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		t.Parallel()
 		c := newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
-		kids, interval := byState(r), keystest.Config.RotationInterval
-		leaves := func(stops time.Time) time.Time {
-			return stops.Add(keystest.Config.TokenTTL + keys.Skew + keystest.Config.JWKSMaxAge)
-		}
-		turn := noon.Add(interval)
-		planned := func(at time.Time) *keys.Moment { return &keys.Moment{At: at, Planned: true} }
-		want := []keys.Life{
-			{
-				KID:       kids["current"],
-				State:     "current",
-				Published: keys.Moment{At: noon},
-				Signs:     &keys.Moment{At: noon},
-				Stops:     planned(turn),
-				Leaves:    *planned(leaves(turn)),
-			},
-			{
-				KID:       kids["next"],
-				State:     "next",
-				Published: keys.Moment{At: noon},
-				Signs:     planned(turn),
-				Stops:     planned(turn.Add(interval)),
-				Leaves:    *planned(leaves(turn.Add(interval))),
-			},
-			{
-				State:     "next",
-				Published: *planned(turn),
-				Signs:     planned(turn.Add(interval)),
-				Stops:     planned(turn.Add(2 * interval)),
-				Leaves:    *planned(leaves(turn.Add(2 * interval))),
-			},
-		}
-		byKID := cmp.Transformer("byKID", func(lives []keys.Life) map[string]keys.Life {
-			m := map[string]keys.Life{}
-			for _, l := range lives {
-				m[l.KID] = l
-			}
-			return m
-		})
-		if diff := cmp.Diff(want, r.Lives(), byKID); diff != "" {
+		kids, turn := byState(r), noon.Add(keystest.Config.RotationInterval)
+		if diff := cmp.Diff(firstLives(kids["current"], kids["next"]), livesByKID(r.Lives())); diff != "" {
 			t.Error(diff)
 		}
-		c.step(interval)
+		c.step(keystest.Config.RotationInterval)
 		mustSignAfterPoll(t, r, c)
 		must(t, r.LifeCycle().Maintain(ctx))
-		lives := map[string]keys.Life{}
-		for _, l := range r.Lives() {
-			lives[l.KID] = l
-		}
+		lives := livesByKID(r.Lives())
 		old := lives[kids["current"]]
-		if old.State != "previous" || old.Stops.Planned || !old.Stops.At.Equal(turn) ||
+		if old.State != "previous" ||
+			old.Stops.Planned ||
+			!old.Stops.At.Equal(turn) ||
 			!old.Leaves.At.Before(leaves(turn).Add(2*time.Minute)) {
 			t.Errorf("%+v", old)
 		}

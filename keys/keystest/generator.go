@@ -14,8 +14,8 @@ import (
 // Generate makes a key pair.
 type Generate = func(bits int) (*rsa.PrivateKey, error)
 
-// primesText holds primes of 1024 bits in base64, one per line. Any two of them make a key of readyBits, at a thousandth
-// of the cost of a generated key. Such keys are for tests only: two keys may share a prime.
+// primesText holds primes of 1024 bits in base64, one per line. Any two of them make a key of readyBits, at a
+// thousandth of the cost of a generated key. Such keys are for tests only: two keys may share a prime.
 //
 //go:embed primes.txt
 var primesText string
