@@ -307,7 +307,7 @@ func (d *doctor) database(ctx context.Context, a *Admin) {
 		d.add("database", FindingFailed, fmt.Sprintf("it takes no writes: %v", err), "is it a standby, or the disk full?")
 		return
 	}
-	if err := errors.Join(a.store.CheckPurpose(ctx, false), a.ring.CheckAnchor(ctx, d.Place.AnchorFile)); err != nil {
+	if err := errors.Join(a.store.CheckPurpose(ctx, false), a.ring.Anchor(d.Place.AnchorFile).Check(ctx)); err != nil {
 		d.add("database", FindingFailed, err.Error(), "serve would not start on it")
 		return
 	}

@@ -39,7 +39,7 @@ func (a Keys) LiveTokens(ctx context.Context) (map[string]int64, error) {
 func (a Keys) Lives() []KeyLife { return a.ring.Lives() }
 
 // Status tells the health of the signing keys.
-func (a Keys) Status(ctx context.Context) (KeyStatus, error) { return a.ring.Status(ctx) }
+func (a Keys) Status(ctx context.Context) (KeyStatus, error) { return a.ring.LifeCycle().Status(ctx) }
 
 // Rotate makes the next key the current one. It is refused (ErrRefused) while verifiers may not have seen that key,
 // unless forced.
@@ -47,12 +47,12 @@ func (a Keys) Rotate(ctx context.Context, force bool) (Rotation, error) {
 	if err := a.beginKeys(ctx); err != nil {
 		return Rotation{}, err
 	}
-	return a.ring.Rotate(ctx, a.by, force)
+	return a.ring.LifeCycle().Rotate(ctx, a.by, force)
 }
 
 // PlanRotation tells what RotateKeys would do and the lives of the keys after it, and changes nothing.
 func (a Keys) PlanRotation(ctx context.Context, force bool) (keys.PlannedRotation, error) {
-	return a.ring.PlanRotation(ctx, force)
+	return a.ring.LifeCycle().PlanRotation(ctx, force)
 }
 
 // beginKeys makes the first keys of a database that no server has used yet.
@@ -60,7 +60,7 @@ func (a *core) beginKeys(ctx context.Context) error {
 	if len(a.ring.Rows()) > 0 {
 		return nil
 	}
-	return a.ring.Maintain(ctx)
+	return a.ring.LifeCycle().Maintain(ctx)
 }
 
 // concern is the grants that can have had a token of a key and were used since a moment. ErrNotFound if there is no
@@ -129,12 +129,12 @@ func (a Keys) Revoke(ctx context.Context, kid string, storeLeaked bool, newFile 
 				plan.MasterKeyFile, err)
 		}
 	}
-	done, err := a.ring.Revoke(ctx, a.by, leak)
+	done, err := a.ring.LifeCycle().Revoke(ctx, a.by, leak)
 	if err != nil {
 		return done, err
 	}
 	if leak.NewMaster != nil {
-		if _, err = a.ring.Rewrap(ctx, a.by, leak.NewMaster); err != nil {
+		if _, err = a.ring.LifeCycle().Rewrap(ctx, a.by, leak.NewMaster); err != nil {
 			err = fmt.Errorf(
 				"the key is revoked and fresh ones are sealed under the new master key, but the rest is not: run `keyturn "+
 					"keys rewrap`: %w",
@@ -161,7 +161,7 @@ func (a *Admin) Remember(ctx context.Context) {
 // remember moves the anchor on, so that this host knows at once what must never come back, and which records the trail
 // has.
 func (a *core) remember(ctx context.Context, make bool) {
-	if err := a.ring.Note(ctx, a.place.AnchorFile, make); err != nil && a.say != nil {
+	if err := a.ring.Anchor(a.place.AnchorFile).Note(ctx, make); err != nil && a.say != nil {
 		a.say("keyturn: done, but this host could not note it beside the database: %v", err)
 	}
 }
@@ -221,7 +221,7 @@ func (a Keys) Rewrap(ctx context.Context, newFile string, force bool) (done Rewr
 	if plan.Appended && a.db.Kind() == storage.Postgres && !force {
 		return done, plan, refusal{errBringKey}
 	}
-	if done, err = a.ring.Rewrap(ctx, a.by, to); err != nil && !errors.Is(err, ErrConflict) {
+	if done, err = a.ring.LifeCycle().Rewrap(ctx, a.by, to); err != nil && !errors.Is(err, ErrConflict) {
 		err = fmt.Errorf("%w (run the same command again to go on)", err)
 	}
 	return done, plan, err

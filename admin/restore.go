@@ -20,7 +20,7 @@ func (a Audit) Verify(ctx context.Context) (int64, error) {
 	if err != nil {
 		return n, err
 	}
-	anchor, err := a.ring.Anchor(a.place.AnchorFile)
+	anchor, err := a.ring.Anchor(a.place.AnchorFile).Read()
 	if err != nil || anchor.AuditSeq == 0 {
 		return n, err
 	}
@@ -61,7 +61,7 @@ func Restore(ctx context.Context, c config.Config, p keys.Place, o Options, file
 		}
 		return errors.Join(do(a), a.Close())
 	}
-	mark := func(a *Admin) error { return a.ring.Restored(ctx, a.by, p.AnchorFile) }
+	mark := func(a *Admin) error { return a.ring.Anchor(p.AnchorFile).RecordRestore(ctx, a.by) }
 	if file == "" {
 		err = onAdmin(p, mark)
 	} else {
@@ -70,7 +70,7 @@ func Restore(ctx context.Context, c config.Config, p keys.Place, o Options, file
 	if err != nil {
 		return kept, err
 	}
-	return kept, onAdmin(p, func(a *Admin) error { return a.ring.AnchorRestored(ctx, p.AnchorFile) })
+	return kept, onAdmin(p, func(a *Admin) error { return a.ring.Anchor(p.AnchorFile).FollowRestore(ctx) })
 }
 
 // restoreFile makes a copy of a backup, lets mark make it the database from now on, and puts it in place.

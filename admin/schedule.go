@@ -13,7 +13,7 @@ import (
 // if those that were given do not go with them. Verifiers keep what any server told them: the longer jwks_max_age
 // counts.
 func (a *core) followServers(ctx context.Context, given map[string]bool) error {
-	s, ok, err := a.ring.Schedule(ctx)
+	s, ok, err := a.ring.ScheduleRecord().Read(ctx)
 	if err != nil || !ok {
 		return err
 	}
@@ -26,7 +26,7 @@ func (a *core) followServers(ctx context.Context, given map[string]bool) error {
 		mixed = following(a.config, s, nil)
 	}
 	a.config = mixed
-	a.ring.Follow(keys.Config(mixed.Keys()))
+	a.ring.Configure(keys.Config(mixed.Keys()))
 	return nil
 }
 

@@ -32,7 +32,7 @@ func TestSizesGoByTheIssuerOfTheServers(t *testing.T) {
 		KeyBits:             c.KeyBits,
 		Issuer:              c.Issuer,
 	}
-	if err := store.Ring.RecordSchedule(ctx, recorded); err != nil {
+	if err := store.Ring.ScheduleRecord().Write(ctx, recorded); err != nil {
 		t.Fatal(err)
 	}
 	store.Close()

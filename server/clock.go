@@ -63,7 +63,7 @@ func (s *health) observeClock(ctx context.Context) error {
 	before := s.clock.Retired()
 	moved := s.clock.Observe(reference.Add(took / 2))
 	if now := s.now(); moved > 0 {
-		s.ring.Away(now.Add(-moved), now)
+		s.ring.NoteOutage(now.Add(-moved), now)
 	}
 	if moved > clock.MaxOff {
 		s.log.Warn("the clock was set forward: nothing is deleted for a day", "by", moved.String())

@@ -70,12 +70,12 @@ func TestClockIsSet(t *testing.T) {
 		h := onMachine(t, c, m)
 		tokens := h.Login("app")
 		m.wait(10 * time.Minute)
-		Must(0, h.Server.ring.Maintain(ctx))
+		Must(0, h.Server.ring.LifeCycle().Maintain(ctx))
 		if h.Active("rs", tokens.AccessToken) {
 			t.Fatal("active at its exp")
 		}
 		m.jump(-time.Hour)
-		Must(0, h.Server.ring.Maintain(ctx))
+		Must(0, h.Server.ring.LifeCycle().Maintain(ctx))
 		if h.Active("rs", tokens.AccessToken) {
 			t.Error("set back: an expired token is active again")
 		}
@@ -96,7 +96,7 @@ func TestClockIsSet(t *testing.T) {
 			h.loginFrom("203.0.113.1", "alice", "wrong")
 		}
 		m.jump(24 * time.Hour)
-		Must(0, h.Server.ring.Maintain(ctx))
+		Must(0, h.Server.ring.LifeCycle().Maintain(ctx))
 		if h.Get("/.well-known/jwks.json").Header.Get("ETag") != keysBefore {
 			t.Error("set forward: a key has left early")
 		}
@@ -106,7 +106,7 @@ func TestClockIsSet(t *testing.T) {
 		h.loginFrom("203.0.113.1", "alice", "wrong") // counted a day ahead
 		m.jump(-24 * time.Hour)
 		m.wait(2 * time.Hour)
-		Must(0, h.Server.ring.Maintain(ctx))
+		Must(0, h.Server.ring.LifeCycle().Maintain(ctx))
 		h.loginFrom("203.0.113.1", "alice", password).Tokens(t) // the lockout has not stuck
 	})
 }
@@ -159,7 +159,7 @@ func TestClockBehindAtTheStart(t *testing.T) {
 		h := onMachine(t, c, right)
 		tokens := h.Login("app")
 		right.wait(11 * time.Minute)
-		Must(0, h.Server.ring.Maintain(ctx))
+		Must(0, h.Server.ring.LifeCycle().Maintain(ctx))
 		h.Server.beat(ctx)
 		for _, behind := range []time.Duration{29 * time.Second, 8 * time.Minute} {
 			m := &machine{}

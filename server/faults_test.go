@@ -440,7 +440,7 @@ func TestRetryAfterOutages(t *testing.T) {
 			lost := h.Refresh("app", tokens.RefreshToken).Tokens(t)
 			rotated, last := h.Clock.Now(), time.Duration(0)
 			for _, o := range outages {
-				h.Server.ring.Away(rotated.Add(o[0]), rotated.Add(o[1]))
+				h.Server.ring.NoteOutage(rotated.Add(o[0]), rotated.Add(o[1]))
 				last = o[1]
 			}
 			h.Step(last + window - time.Second)

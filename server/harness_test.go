@@ -284,7 +284,7 @@ func (h *Harness) Provision() {
 func (h *Harness) Step(d time.Duration) {
 	h.T.Helper()
 	h.Clock.at.Add(int64(d))
-	if err := h.Server.ring.Maintain(ctx); err != nil {
+	if err := h.Server.ring.LifeCycle().Maintain(ctx); err != nil {
 		h.T.Fatal(err)
 	}
 }

@@ -113,7 +113,7 @@ const slowLook = 2 * time.Second
 // noteSlowLook records an outage of the database if the running look has had no answer for a while.
 func (s *health) noteSlowLook() {
 	if begun, now := s.looking.Load(), s.now(); begun != nil && now.Sub(*begun) > slowLook {
-		s.ring.Away(*begun, now)
+		s.ring.NoteOutage(*begun, now)
 	}
 }
 
@@ -121,7 +121,7 @@ func (s *health) noteSlowLook() {
 func (s *health) noteOutage(begun time.Time, r *readiness) {
 	now := s.now()
 	if errors.Is(r.findings[0].err, storage.ErrUnavailable) || now.Sub(begun) > slowLook {
-		s.ring.Away(begun, now)
+		s.ring.NoteOutage(begun, now)
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 // beat writes a heartbeat and the anchor, and logs the head of the audit trail. An attacker who can write database and
 // anchor cannot change a log that is kept elsewhere.
 func (s *health) beat(ctx context.Context) {
-	a, err := s.ring.WriteHeartbeat(ctx, s.place.AnchorFile)
+	a, err := s.ring.Anchor(s.place.AnchorFile).WriteHeartbeat(ctx)
 	if err == nil {
 		s.metrics.anchored.Set(1)
 	} else if !errors.Is(err, storage.ErrUnavailable) {

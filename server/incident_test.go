@@ -116,12 +116,12 @@ func TestCommandsMoveTheAnchor(t *testing.T) {
 			t.Fatalf("an anchor was made: %v", err)
 		}
 		h.Server.beat(ctx)
-		before := Must(h.Server.ring.Anchor(path))
+		before := Must(h.Server.ring.Anchor(path).Read())
 		beaten := Must(h.Server.db.Meta().Timestamp(ctx, storage.TimestampHeartbeat))
 		h.Clock.at.Add(int64(time.Minute))
 		Must(0, h.Admin.Users().Disable(ctx, "alice"))
 		h.Admin.Remember(ctx)
-		after := Must(h.Server.ring.Anchor(path))
+		after := Must(h.Server.ring.Anchor(path).Read())
 		if after.AuditSeq != before.AuditSeq+1 ||
 			after.AuditHash == before.AuditHash ||
 			!after.Heartbeat.Equal(before.Heartbeat) {
@@ -139,7 +139,7 @@ func TestCommandsMoveTheAnchor(t *testing.T) {
 		}
 		Must(0, h.Admin.Users().Enable(ctx, "alice")) // which has the number of what was cut off
 		h.Admin.Remember(ctx)
-		kept := Must(h.Server.ring.Anchor(path))
+		kept := Must(h.Server.ring.Anchor(path).Read())
 		if kept.AuditHash != after.AuditHash || !strings.Contains(said, "cut off") {
 			t.Errorf("the mark is gone: %+v, %q", kept, said)
 		}

@@ -70,7 +70,7 @@ func (s *Server) reload(ctx context.Context, f *listeners, o Options, c Reread) 
 		return &config.Error{Problems: []error{err}}
 	}
 	changed := schedule(*s.config()) != schedule(c.Config)
-	if err := s.ring.RecordSchedule(ctx, schedule(c.Config)); err != nil && changed {
+	if err := s.ring.ScheduleRecord().Write(ctx, schedule(c.Config)); err != nil && changed {
 		return err // otherwise commands would use other settings than the server
 	}
 	warn(s.log, c.Warnings)
@@ -110,6 +110,6 @@ func warn(log *slog.Logger, warnings []config.Warning) {
 // follow replaces the configuration.
 func (s *Server) follow(c config.Config) {
 	s.settings.Store(&c)
-	s.ring.Follow(keys.Config(c.Keys()))
+	s.ring.Configure(keys.Config(c.Keys()))
 	s.failures.change(c.LoginFailures, c.LoginWindow, s.now())
 }

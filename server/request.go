@@ -131,7 +131,7 @@ func (s *Server) noteUnserved(req *request, err error) {
 	case causeOf(err) == "":
 		return
 	case errors.Is(err, storage.ErrUnavailable) && causeOf(err) != causeBusy:
-		s.ring.Away(req.asking, s.now())
+		s.ring.NoteOutage(req.asking, s.now())
 	}
 	if retryAfter := visible(err).retryAfter; retryAfter > 0 {
 		s.noteUnanswered(req, retryAfter)

@@ -155,16 +155,16 @@ func (s *Server) begin(ctx context.Context, dev bool) error {
 	if err := s.store.CheckPurpose(ctx, dev); err != nil {
 		return err
 	}
-	if err := s.ring.CheckAnchor(ctx, s.place.AnchorFile); err != nil {
+	if err := s.ring.Anchor(s.place.AnchorFile).Check(ctx); err != nil {
 		return err
 	}
 	if err := s.beginClock(ctx); err != nil {
 		return err
 	}
-	if err := s.ring.RecordSchedule(ctx, schedule(*s.config())); err != nil {
+	if err := s.ring.ScheduleRecord().Write(ctx, schedule(*s.config())); err != nil {
 		return err
 	}
-	err := s.ring.Maintain(ctx)
+	err := s.ring.LifeCycle().Maintain(ctx)
 	var unsure *clock.UnsureError
 	if errors.As(err, &unsure) && s.ring.Healthy() == nil {
 		return nil // readyz reports the clock, and other replicas maintain the keys
