@@ -47,7 +47,7 @@ func (l *LifeCycle) Rewrap(ctx context.Context, by storage.Actor, to *Master) (R
 	}
 	w.ring.masters.add(to) // again: the poll may have dropped a key that seals nothing yet
 	w.from = v.master.ID()
-	if retired, err := w.retired(ctx); err != nil || slices.Contains(retired, to.ID()) {
+	if retired, _, err := w.retired(ctx); err != nil || slices.Contains(retired, to.ID()) {
 		return w.done, cmp.Or(err, ErrRetiredMaster)
 	}
 	for try := 1; ; try++ {
@@ -89,28 +89,29 @@ func (w *rewrap) run(ctx context.Context) error {
 	return err
 }
 
-// retired returns the ids of the master keys from which earlier rewraps moved away.
-func (w *rewrap) retired(ctx context.Context) (ids []string, err error) {
-	sealed, err := w.ring.db.Meta().Value(ctx, metaRetired)
+// retired returns the ids of the master keys from which earlier rewraps moved away, and their sealed text; "" if there is
+// none.
+func (w *rewrap) retired(ctx context.Context) (ids []string, sealed string, err error) {
+	sealed, err = w.ring.db.Meta().Value(ctx, metaRetired)
 	if isNotFound(err) {
-		return nil, nil
+		return nil, "", nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	text, err := w.ring.masters.load().open(metaRetired, "1", nil, sealed)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if err := json.Unmarshal(text, &ids); err != nil {
-		return nil, fmt.Errorf("retired master keys: %w", err)
+		return nil, "", fmt.Errorf("retired master keys: %w", err)
 	}
-	return ids, nil
+	return ids, sealed, nil
 }
 
-// retire records that rewraps moved away from a master key.
+// retire records that rewraps moved away from a master key. ErrConflict if another rewrap recorded one meanwhile.
 func (w *rewrap) retire(ctx context.Context, id string) error {
-	retired, err := w.retired(ctx)
+	retired, sealed, err := w.retired(ctx)
 	if err != nil || slices.Contains(retired, id) {
 		return err
 	}
@@ -118,7 +119,9 @@ func (w *rewrap) retire(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("retired master keys: %w", err)
 	}
-	return w.ring.db.Meta().Set(ctx, metaRetired, w.ring.view.Load().master.seal(metaRetired, "1", nil, text))
+	v := w.ring.view.Load()
+	anew := v.master.seal(metaRetired, "1", nil, text)
+	return w.ring.db.Meta().SwapSealed(ctx, metaRetired, sealed, anew, v.version)
 }
 
 // rewrapEvent is the audit event for a value that was sealed under the master key with the id.
@@ -205,7 +208,8 @@ func (w *rewrap) resealSecretKeys(ctx context.Context) error {
 				continue
 			}
 			sealed := v.master.sealSecret(purpose, k.row.Number, k.key)
-			if err := w.ring.db.SecretKeys().Reseal(ctx, w.by, k.row, sealed, w.ring.options.Now()); err != nil {
+			now := w.ring.options.Now()
+			if err := w.ring.db.SecretKeys().Reseal(ctx, w.by, k.row, sealed, v.version, now); err != nil {
 				return err
 			}
 			w.done.SecretKeys++
@@ -217,7 +221,8 @@ func (w *rewrap) resealSecretKeys(ctx context.Context) error {
 // resealMeta seals a named value anew, if there is one. The canary comes last: it names the master key that a starting
 // server needs at least.
 func (w *rewrap) resealMeta(ctx context.Context, name string) error {
-	m := w.ring.view.Load().master
+	v := w.ring.view.Load()
+	m := v.master
 	sealed, err := w.ring.db.Meta().Value(ctx, name)
 	if isNotFound(err) || err == nil && sealedUnder(sealed) == m.ID() {
 		return nil
@@ -233,7 +238,8 @@ func (w *rewrap) resealMeta(ctx context.Context, name string) error {
 		}
 		anew = m.seal(name, "1", nil, text)
 	}
-	return w.ring.db.Meta().Replace(ctx, w.by, rewrapEvent(name, m.ID()), name, sealed, anew, w.ring.options.Now())
+	e := rewrapEvent(name, m.ID())
+	return w.ring.db.Meta().Reseal(ctx, w.by, e, name, sealed, anew, v.version, w.ring.options.Now())
 }
 
 // left counts in the database what is not under the master key with the id.

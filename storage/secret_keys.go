@@ -68,19 +68,22 @@ func (k SecretKeys) Delete(ctx context.Context, by Actor, key SecretKey, now tim
 		key.Purpose, key.Number, key.Sealed)
 }
 
-// Reseal replaces the sealed text of a symmetric key. ErrConflict if it has changed since it was read.
-func (k SecretKeys) Reseal(ctx context.Context, by Actor, key SecretKey, sealed string, now time.Time) error {
-	return k.change(
-		ctx,
-		by,
-		Event{"secret.rewrap", key.name(), nil},
-		now,
-		`UPDATE secret_keys SET sealed = $1 WHERE purpose = $2 AND number = $3 AND sealed = $4`,
-		sealed,
-		key.Purpose,
-		key.Number,
-		key.Sealed,
-	)
+// Reseal replaces the sealed text of a symmetric key. ErrConflict if it, or the set of signing keys, has changed since it
+// was read: another rewrap may have turned the set to another master key.
+func (k SecretKeys) Reseal(
+	ctx context.Context, by Actor, key SecretKey, sealed string, setVersion int64, now time.Time,
+) error {
+	e := Event{"secret.rewrap", key.name(), nil}
+	return k.db.inTx(ctx, e.Type, func(t *tx) error {
+		if err := t.holdKeySet(setVersion); err != nil {
+			return err
+		}
+		if err := t.ChangeAsRead(`UPDATE secret_keys SET sealed = $1 WHERE purpose = $2 AND number = $3 AND sealed = $4`,
+			sealed, key.Purpose, key.Number, key.Sealed); err != nil {
+			return err
+		}
+		return t.audit(by, now, e)
+	})
 }
 
 func (k SecretKeys) change(ctx context.Context, by Actor, e Event, now time.Time, query string, args ...any) error {

@@ -173,6 +173,11 @@ func (t *tx) moveKeySet(c KeyChange) error {
 	)
 }
 
+// holdKeySet locks the set until the transaction ends. ErrConflict unless it has the version.
+func (t *tx) holdKeySet(version int64) error {
+	return t.ChangeAsRead(`UPDATE key_set SET version = version WHERE id = 1 AND version = $1`, version)
+}
+
 // Reserve advances the time after which no token of the current key is valid, never back, and returns it. ErrNotFound
 // if the key is not the current one.
 func (k SigningKeys) Reserve(ctx context.Context, kid string, until time.Time) (time.Time, error) {
