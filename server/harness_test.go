@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -240,13 +241,24 @@ func (h *Harness) ServeHTTP() {
 	h.T.Cleanup(h.HTTP.Close)
 }
 
-// Each runs a test on a replica with the usual clients and user, once on Each database.
+// Each runs a test on a replica with the usual clients and user, once on each database.
 func Each(t *testing.T, test func(t *testing.T, h *Harness)) {
-	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
-		h := OpenHarness(t, ConfigFor(databaseURL), nil)
+	storagetest.EachReady(t, func(t *testing.T, databaseURL string) {
+		h := OpenHarness(t, ConfigFor(withMaster(t, databaseURL)), nil)
 		h.Provision()
 		test(t, h)
 	})
+}
+
+// withMaster makes the master key of a ready SQLite file, which would be made with the file otherwise.
+func withMaster(t testing.TB, databaseURL string) string {
+	t.Helper()
+	if file := storagetest.SQLiteFile(databaseURL); file != "" {
+		if err := keys.CreateMaster(filepath.Join(filepath.Dir(file), "keyturn-master.key")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return databaseURL
 }
 
 func Must[T any](v T, err error) T {
@@ -476,4 +488,4 @@ func (h *Harness) RawExchange(request string) string {
 	return string(answer)
 }
 
-func SQLiteURL(t testing.TB) string { return storagetest.SQLiteURL(t) }
+func SQLiteURL(t testing.TB) string { return withMaster(t, storagetest.SQLiteReady(t)) }
