@@ -37,7 +37,7 @@ func TestDeployFilesSetSettings(t *testing.T) {
 	if err != nil || seen < 10 {
 		t.Errorf("%d variables, %v", seen, err)
 	}
-	if _, _, problems := readConfigFile("../../deploy/kubernetes/keyturn.yaml"); len(problems) > 0 {
+	if problems := readConfigFile("../../deploy/kubernetes/keyturn.yaml").problems; len(problems) > 0 {
 		t.Error(problems)
 	}
 	for _, file := range []string{"compose.sqlite.yaml", "compose.postgres.yaml"} {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -25,13 +24,13 @@ func FuzzConfig(f *testing.F) {
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		a := &app{getenv: func(string) string { return "" }, stdout: io.Discard, stderr: io.Discard}
+		isolated := sources{getenv: func(string) string { return "" }}
 		flags := pflag.NewFlagSet("fuzz", pflag.ContinueOnError)
 		addSettings(flags, config.ScopeServe)
 		if err := flags.Set("config", path); err != nil {
 			t.Fatal(err)
 		}
-		_, err := a.settings(flags, true)
+		_, err := isolated.readSettings(flags, true)
 		var told *config.Error
 		if err != nil && (!errors.As(err, &told) || len(told.Problems) == 0) {
 			t.Fatalf("%q: %v", content, err)
