@@ -1,5 +1,5 @@
-// Package admin has the operations of administrators, for the command line, an API or a page: clients, users, grants, the
-// audit trail, signing keys, import, copy, backup and restore. [Doctor] examines everything and changes nothing.
+// Package admin has the operations of administrators, for the command line, an API or a page: clients, users, grants,
+// the audit trail, signing keys, import, copy, backup and restore. [Doctor] examines everything and changes nothing.
 package admin
 
 import (
@@ -24,7 +24,8 @@ var (
 	ErrInvalid = errors.New("invalid")
 )
 
-// Admin acts on the database directly, whether or not a server runs. The audit trail records every change with its actor.
+// Admin acts on the database directly, whether or not a server runs. The audit trail records every change with its
+// actor.
 type Admin struct{ *core }
 
 // The operations of an Admin, by noun.
@@ -135,7 +136,9 @@ func openForCommand(ctx context.Context, c config.Config, p keys.Place, o Option
 	}
 	for begun := time.Now(); ; {
 		store, err := keys.OpenStore(ctx, p, keys.Config(c.Keys()), options)
-		if !errors.Is(err, storage.ErrBusy) || time.Since(begun) > commandPatience || ctx.Err() != nil {
+		if !errors.Is(err, storage.ErrBusy) ||
+			time.Since(begun) > commandPatience ||
+			ctx.Err() != nil {
 			return store, err
 		}
 		if o.Say != nil {

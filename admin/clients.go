@@ -83,7 +83,10 @@ func (a *core) clientSecret(c *storage.Client, spec ClientSpec) (string, error) 
 
 // checkSecret requires a secret that can be sent in a form and in a header.
 func checkSecret(secret string) error {
-	if len(secret) < 8 || len(secret) > 1024 || !api.IsText(secret) || strings.ContainsAny(secret, "\r\n") {
+	if len(secret) < 8 ||
+		len(secret) > 1024 ||
+		!api.IsText(secret) ||
+		strings.ContainsAny(secret, "\r\n") {
 		return invalid("client secret: want 8 to 1024 bytes of UTF-8 on one line")
 	}
 	return checkReplaced("client secret", secret)
@@ -120,11 +123,13 @@ func describeClient(c *storage.Client, spec ClientSpec) error {
 	}
 	for _, audience := range spec.Audiences {
 		if !api.IsText(audience) || !api.IsResource(audience) {
-			return invalid("audience %q: want an absolute URI without fragment, for instance https://api.example.com", audience)
+			return invalid("audience %q: want an absolute URI without fragment, for instance https://api.example.com",
+				audience)
 		}
 	}
 	if spec.Resource != "" && (!api.IsText(spec.Resource) || !api.IsResource(spec.Resource)) {
-		return invalid("resource %q: want an absolute URI without fragment, for instance https://api.example.com", spec.Resource)
+		return invalid("resource %q: want an absolute URI without fragment, for instance https://api.example.com",
+			spec.Resource)
 	}
 	if spec.Resource != "" && spec.Public {
 		return invalid("a resource server authenticates to introspect: it cannot be public")
@@ -246,5 +251,6 @@ func (a Clients) RotateSecret(ctx context.Context, id, secret string, keep time.
 		return RotatedSecret{}, err
 	}
 	until := storage.At(a.now().Add(keep))
-	return RotatedSecret{id, secret, until}, a.db.Clients().RotateSecret(ctx, a.by, id, c.SecretHash, until.Time, a.now())
+	err = a.db.Clients().RotateSecret(ctx, a.by, id, c.SecretHash, until.Time, a.now())
+	return RotatedSecret{id, secret, until}, err
 }

@@ -11,9 +11,10 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Copy copies an SQLite database to a new PostgreSQL database, under the same master key, and verifies the audit trail of
-// the copy. It marks the old database, so that servers refuse it. It calls told with the number of rows of each table. No
-// login ends. It may return ErrInvalid, storage.ErrInUse while a server runs, or ErrConflict if the target is not new.
+// Copy copies an SQLite database to a new PostgreSQL database, under the same master key, and verifies the audit trail
+// of the copy. It marks the old database, so that servers refuse it. It calls told with the number of rows of each
+// table. No login ends. It may return ErrInvalid, storage.ErrInUse while a server runs, or ErrConflict if the target is
+// not new.
 func Copy(
 	ctx context.Context, c config.Config, p keys.Place, o Options, to storage.Source,
 	told func(table string, rows int64),

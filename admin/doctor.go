@@ -52,8 +52,8 @@ type doctor struct {
 	findings []Finding
 }
 
-// Doctor checks configuration, files, database, keys, clock, issuer and clients, and returns all findings, good and bad.
-// It changes nothing.
+// Doctor checks configuration, files, database, keys, clock, issuer and clients, and returns all findings, good and
+// bad. It changes nothing.
 func Doctor(ctx context.Context, p Patient, o Options) []Finding {
 	d := &doctor{Patient: p}
 	d.configuration()
@@ -131,8 +131,8 @@ func (d *doctor) configuration() {
 			"configuration",
 			FindingFailed,
 			p.Error(),
-			"serve would not start: correct it in the file, the environment or the flags (`keyturn config show --origin` "+
-				"prints the source)",
+			"serve would not start: correct it in the file, the environment or the flags (`keyturn config show "+
+				"--origin` prints the source)",
 		)
 	}
 	if len(problems) == 0 {
@@ -184,7 +184,8 @@ func (d *doctor) settings() {
 	}
 	d.warn(c.PasswordHashMemory < goodHashMemory, "settings",
 		fmt.Sprintf("a password hash takes %v of memory", c.PasswordHashMemory),
-		"stolen hashes are cheap to guess: OWASP recommends at least 19MiB with two passes: password_hash_memory: 19MiB")
+		"stolen hashes are cheap to guess: OWASP recommends at least 19MiB with two passes: "+
+			"password_hash_memory: 19MiB")
 	d.warn(
 		c.AllowInsecureDatabase,
 		"settings",
@@ -204,8 +205,8 @@ func (d *doctor) lifetimes() {
 		c.AccessTTL > longAccessTTL,
 		"settings",
 		fmt.Sprintf("access tokens live for %s", config.FormatDuration(c.AccessTTL)),
-		"offline verifiers accept a stolen or revoked token for that time (RFC 9700 §2.2.1): set 15m or less, and refresh "+
-			"more often",
+		"offline verifiers accept a stolen or revoked token for that time (RFC 9700 §2.2.1): set 15m or less, "+
+			"and refresh more often",
 	)
 	d.warn(
 		c.RefreshIdleTTL > longRefreshIdle,
@@ -223,7 +224,8 @@ func (d *doctor) lifetimes() {
 		c.RefreshRetryWindow > longRetryWindow,
 		"settings",
 		fmt.Sprintf("a replaced refresh token may be used again for %s", config.FormatDuration(c.RefreshRetryWindow)),
-		"the use of a stolen token goes unnoticed for that time (RFC 9700 §4.14.2): the default of 10s is enough for a retry",
+		"the use of a stolen token goes unnoticed for that time (RFC 9700 §4.14.2): the default of 10s is enough "+
+			"for a retry",
 	)
 	d.warn(c.RefreshLateRetry > 0 && c.RefreshRetryWindow == 0, "settings",
 		"refresh_late_retry is set, and refresh_retry_window is 0",
@@ -251,7 +253,8 @@ func (d *doctor) files() {
 			d.add("files", FindingFailed, fmt.Sprintf("%s can be read or written by others (mode %04o)", path, mode),
 				"chmod 600 "+path)
 		}
-		if folder, err := os.Stat(filepath.Dir(path)); err == nil && folder.Mode().Perm()&0o002 != 0 &&
+		if folder, err := os.Stat(filepath.Dir(path)); err == nil &&
+			folder.Mode().Perm()&0o002 != 0 &&
 			folder.Mode()&os.ModeSticky == 0 {
 			d.add(
 				"files",
@@ -275,8 +278,9 @@ func (d *doctor) descriptors() {
 	switch found := fmt.Sprintf("a process may open %d files and connections", limit); {
 	case limit == 0:
 	case limit < fewFiles:
-		d.add("descriptors", FindingWarning, found, fmt.Sprintf("allow at least %d, also for the server: each connection "+
-			"takes one (LimitNOFILE= in its systemd unit, ulimits: nofile in a compose file, ulimit -Hn in a shell)", fewFiles))
+		d.add("descriptors", FindingWarning, found, fmt.Sprintf("allow at least %d, also for the server: each "+
+			"connection takes one (LimitNOFILE= in its systemd unit, ulimits: nofile in a compose file, ulimit -Hn "+
+			"in a shell)", fewFiles))
 	default:
 		d.add("descriptors", FindingOK, found, "")
 	}
@@ -287,8 +291,8 @@ func (d *doctor) anchor() {
 	path := d.Place.AnchorFile
 	if err := keys.TryAnchor(path); err != nil {
 		d.add("anchor", FindingWarning, err.Error(), "servers record the progress of the database in "+path+
-			": without it they do not detect an old backup or a truncated audit trail. Let the user of the server write to "+
-			"the folder, or name another file with anchor_file")
+			": without it they do not detect an old backup or a truncated audit trail. Let the user of the server "+
+			"write to the folder, or name another file with anchor_file")
 		return
 	}
 	d.add("anchor", FindingOK, path+" can be written by this user", "")
@@ -304,7 +308,8 @@ func (d *doctor) database(ctx context.Context, a *Admin) {
 		d.add("database", FindingFailed, fmt.Sprintf("%d migrations are pending", s.Pending), "`keyturn migrate up`")
 	}
 	if err := a.db.Ping(ctx); err != nil {
-		d.add("database", FindingFailed, fmt.Sprintf("it takes no writes: %v", err), "check whether it is a standby, or its disk is full")
+		d.add("database", FindingFailed, fmt.Sprintf("it takes no writes: %v", err), "check whether it is a standby, "+
+			"or its disk is full")
 		return
 	}
 	if err := errors.Join(a.store.CheckPurpose(ctx, false), a.ring.CheckAnchor(ctx, d.Place.AnchorFile)); err != nil {
@@ -332,8 +337,11 @@ func (d *doctor) keys(ctx context.Context, a *Admin) {
 		return
 	}
 	for _, p := range status.Problems {
-		worst := map[keys.Level]FindingStatus{keys.LevelWarning: FindingWarning, keys.LevelCritical: FindingFailed}[p.Level]
-		d.add("keys", worst, p.Problem, p.Advice)
+		severity := FindingWarning
+		if p.Level == keys.LevelCritical {
+			severity = FindingFailed
+		}
+		d.add("keys", severity, p.Problem, p.Advice)
 	}
 	if status.Healthy {
 		d.add("keys", FindingOK, status.Sentence, "")
@@ -371,7 +379,8 @@ func (d *doctor) clients(ctx context.Context, a *Admin) {
 			if size, tooLarge := a.tooLargeAlone(c); tooLarge {
 				d.add("clients", FindingWarning,
 					fmt.Sprintf("an access token of client %s with all its scope would have %d bytes", c.ID, size),
-					fmt.Sprintf("the limit is %d: the server answers invalid_scope. Shorten it with client update %s --scope …",
+					fmt.Sprintf("the limit is %d: the server answers invalid_scope. Shorten it with client update %s "+
+						"--scope …",
 						api.MaxAccessToken, c.ID))
 			}
 			if c.Public && slices.Contains(c.Grants, api.GrantRefreshToken) {
@@ -399,21 +408,22 @@ func (d *doctor) lateRetries(public int) {
 	d.add("late retry", FindingOK,
 		fmt.Sprintf("%d public clients: once in %s, a login may use a refresh token that was just replaced",
 			public, config.FormatDuration(late)),
-		"a thief with a copy of that token can also get its successor, until somebody uses the successor. Nobody notices "+
-			"it while the owner refreshes less often. refresh_late_retry: 0 turns it off, but logs out devices whose "+
-			"answers are lost")
+		"a thief with a copy of that token can also get its successor, until somebody uses the successor. Nobody "+
+			"notices it while the owner refreshes less often. refresh_late_retry: 0 turns it off, but logs out "+
+			"devices whose answers are lost")
 }
 
 // client checks a client that is not disabled.
 func (d *doctor) client(c Client, now time.Time) {
 	d.warn(c.Public && slices.Contains(c.Grants, api.GrantPassword), "clients",
 		fmt.Sprintf("client %s is public and may use the password grant", c.ID),
-		"anybody can impersonate it and ask people for their passwords (RFC 9700 §2.4): "+
-			"give it a secret if it has a server of its own")
+		"anybody can impersonate it and ask people for their passwords (RFC 9700 §2.4): give it a secret if it "+
+			"has a server of its own")
 	d.warn(time.Duration(c.AccessTTL) > longAccessTTL, "clients",
 		fmt.Sprintf("access tokens of client %s live for %s", c.ID, config.FormatDuration(time.Duration(c.AccessTTL))),
 		"shorten it as for access_ttl: client update "+c.ID+" --access-ttl 10m")
-	d.warn(slices.Contains(c.Grants, api.GrantPassword) && c.Scope == "", "clients", fmt.Sprintf("client %s has no scope", c.ID),
+	d.warn(slices.Contains(c.Grants, api.GrantPassword) && c.Scope == "", "clients",
+		fmt.Sprintf("client %s has no scope", c.ID),
 		"its tokens do not limit their use (RFC 9700 §2.3): client update "+c.ID+" --scope …")
 	d.warn(len(c.Audiences) > 5, "clients",
 		fmt.Sprintf("client %s may get tokens for %d resources", c.ID, len(c.Audiences)),
@@ -491,7 +501,8 @@ func (d *doctor) issuer(ctx context.Context) {
 	}
 	var set struct{ Keys []struct{ KID string } }
 	if _, err := fetch(ctx, metadata.JWKSURI, &set); err != nil || len(set.Keys) == 0 {
-		d.add("issuer", FindingFailed, fmt.Sprintf("no keys at %s: %v", metadata.JWKSURI, err), "verifiers need them there")
+		d.add("issuer", FindingFailed, fmt.Sprintf("no keys at %s: %v", metadata.JWKSURI, err),
+			"verifiers need them there")
 		return
 	}
 	if off != nil && d.Place.Database.File() != "" {
@@ -500,8 +511,8 @@ func (d *doctor) issuer(ctx context.Context) {
 	d.add("issuer", FindingOK, d.Config.Issuer+" leads to a server that publishes its keys", "")
 }
 
-// server asks the server of this configuration, if it runs on this host, whether it is ready. It may know of problems that
-// are invisible from outside, for instance that its database file was replaced.
+// server asks the server of this configuration, if it runs on this host, whether it is ready. It may know of problems
+// that are invisible from outside, for instance that its database file was replaced.
 func (d *doctor) server(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
 	defer cancel()

@@ -17,7 +17,8 @@ func (a Grants) Each(ctx context.Context, user, client string, do func([]Grant) 
 		}
 	}
 	now := a.now()
-	return a.db.Grants().Pages(ctx, storage.GrantFilter{Username: user, ClientID: client}, now, func(page []Grant) error {
+	filter := storage.GrantFilter{Username: user, ClientID: client}
+	return a.db.Grants().Pages(ctx, filter, now, func(page []Grant) error {
 		for i := range page {
 			tellEnding(&page[i], now)
 		}

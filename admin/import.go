@@ -46,7 +46,8 @@ type Import struct {
 	Refused         []RefusedUser `json:"refused"`
 }
 
-// importBatch is the number of users in one transaction of an import that skips refused users. Servers write in between.
+// importBatch is the number of users in one transaction of an import that skips refused users. Servers write in
+// between.
 const importBatch = 1024
 
 // Import creates users with the password hashes of another system. The first login of a user replaces its hash by
@@ -108,7 +109,8 @@ func (i *importer) check(from []ImportedUser) (users []storage.User) {
 			err = errors.New(u.Problem)
 		}
 		if before, twice := i.rows[name]; err == nil && twice {
-			err = fmt.Errorf("row %d has the same username: %q and %q are equal in canonical form", before.Row, before.Username, u.Username)
+			err = fmt.Errorf("row %d has the same username: %q and %q are equal in canonical form",
+				before.Row, before.Username, u.Username)
 		}
 		if err != nil {
 			i.refuse(u, strings.NewReplacer("\n", "; ", ErrInvalid.Error()+": ", "").Replace(err.Error()))
@@ -142,8 +144,8 @@ func checkHash(text string) error {
 	return err
 }
 
-// asImported returns the stored form of a hash until its user logs in. An argon2id hash gets the prefix of Django, because
-// the other system did not hash the canonical form of the password.
+// asImported returns the stored form of a hash until its user logs in. An argon2id hash gets the prefix of Django,
+// because the other system did not hash the canonical form of the password.
 func asImported(hash string) string {
 	if _, err := passwords.ParseArgon2id(hash); err == nil {
 		return "argon2" + hash

@@ -29,8 +29,8 @@ func (a Keys) List() []SigningKey { return a.ring.Rows() }
 // Intact returns an error if the rows of the signing keys were changed outside keyturn.
 func (a Keys) Intact() error { return a.ring.Intact() }
 
-// LiveTokens counts, by kid, the grants whose newest access token is alive. It does not count older tokens of a grant that
-// was refreshed early: keyturn keeps no record of them. It may return ErrTooSlow.
+// LiveTokens counts, by kid, the grants whose newest access token is alive. It does not count older tokens of a grant
+// that was refreshed early: keyturn keeps no record of them. It may return ErrTooSlow.
 func (a Keys) LiveTokens(ctx context.Context) (map[string]int64, error) {
 	return a.db.Grants().LiveTokens(ctx, a.config.AccessTTL, a.now(), a.count)
 }
@@ -85,9 +85,9 @@ func (a *core) concern(kid string, since time.Time) (c storage.KeyGrants, ok boo
 	return c, true, nil
 }
 
-// Use counts, by client and audience, the live grants that have tokens of the keys and were used since a time; zero: ever.
-// Grants that EndGrants has ended since another time, if given, count as live. One timeout bounds the counts of all keys.
-// It may return ErrNotFound or ErrTooSlow.
+// Use counts, by client and audience, the live grants that have tokens of the keys and were used since a time; zero:
+// ever. Grants that EndGrants has ended since another time, if given, count as live. One timeout bounds the counts of
+// all keys. It may return ErrNotFound or ErrTooSlow.
 func (a Keys) Use(ctx context.Context, kids []string, since time.Time, ended *time.Time) ([]KeyUse, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.count)
 	defer cancel()
@@ -110,9 +110,9 @@ func (a Keys) Use(ctx context.Context, kids []string, since time.Time, ended *ti
 	return all, nil
 }
 
-// Revoke removes a leaked key from the JWKS for good and makes another key sign. With storeLeaked every private half counts
-// as leaked, and kid may be "". With newFile, too, it seals everything under the new master key of that file. It may
-// return ErrNotFound.
+// Revoke removes a leaked key from the JWKS for good and makes another key sign. With storeLeaked every private half
+// counts as leaked, and kid may be "". With newFile, too, it seals everything under the new master key of that file. It
+// may return ErrNotFound.
 func (a Keys) Revoke(ctx context.Context, kid string, storeLeaked bool, newFile string) (Revocation, error) {
 	leak := keys.Leak{KID: kid, Store: storeLeaked}
 	var unplaced error // why the new master key was not installed
@@ -135,8 +135,8 @@ func (a Keys) Revoke(ctx context.Context, kid string, storeLeaked bool, newFile 
 	if leak.NewMaster != nil {
 		if _, err = a.ring.Rewrap(ctx, a.by, leak.NewMaster); err != nil {
 			err = fmt.Errorf(
-				"the key is revoked and the new keys are sealed under the new master key, but the rest is not: run "+
-					"`keyturn keys rewrap`: %w",
+				"the key is revoked and the new keys are sealed under the new master key, but the rest is not: "+
+					"run `keyturn keys rewrap`: %w",
 				err,
 			)
 		}
@@ -200,21 +200,23 @@ type RewrapPlan struct {
 
 // errBringKey reports that other hosts may need the new master key before it seals anything.
 var errBringKey = errors.New(
-	"the master key file of this host now has the new key: add the key as another line to that file on every other " +
-		"host that serves this database, then repeat the command. A server without the new key could not open what the " +
-		"key seals, and would stop signing",
+	"the master key file of this host now has the new key: add the key as another line to that file on every " +
+		"other host that serves this database, then repeat the command. A server without the new key could not open " +
+		"what the key seals, and would stop signing",
 )
 
 // Rewrap seals everything under the new master key of a file. It first adds that key to the master key file, so that
-// servers with that file can use both keys. PostgreSQL may have servers on other hosts: there, unless forced, the first run
-// stops after that step (ErrRefused). An interrupted run can be repeated. It returns ErrConflict while another rewrap uses
-// a third key.
+// servers with that file can use both keys. PostgreSQL may have servers on other hosts: there, unless forced, the first
+// run stops after that step (ErrRefused). An interrupted run can be repeated. It returns ErrConflict while another
+// rewrap uses a third key.
 func (a Keys) Rewrap(ctx context.Context, newFile string, force bool) (done Rewrapped, plan RewrapPlan, err error) {
 	to, plan, err := a.newMaster(newFile)
 	if err != nil {
 		return done, plan, err
 	}
-	if plan.Appended && a.db.Kind() == storage.Postgres && !force {
+	if plan.Appended &&
+		a.db.Kind() == storage.Postgres &&
+		!force {
 		return done, plan, refusal{errBringKey}
 	}
 	if done, err = a.ring.Rewrap(ctx, a.by, to); err != nil && !errors.Is(err, ErrConflict) {

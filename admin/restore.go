@@ -13,8 +13,8 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Verify checks the chain and returns its number of records. An error names the first changed record, or reports that the
-// chain lacks a record that this host has seen.
+// Verify checks the chain and returns its number of records. An error names the first changed record, or reports that
+// the chain lacks a record that this host has seen.
 func (a Audit) Verify(ctx context.Context) (int64, error) {
 	n, err := a.db.Audit().Verify(ctx)
 	if err != nil {
@@ -25,9 +25,11 @@ func (a Audit) Verify(ctx context.Context) (int64, error) {
 		return n, err
 	}
 	hash, err := a.db.Audit().Hash(ctx, anchor.AuditSeq)
-	if errors.Is(err, ErrNotFound) || err == nil && hash != anchor.AuditHash {
+	if errors.Is(err, ErrNotFound) ||
+		err == nil && hash != anchor.AuditHash {
 		err = fmt.Errorf(
-			"audit: record %d, which this host has seen at %s, is missing or replaced: the end of the trail was cut off",
+			"audit: record %d, which this host has seen at %s, is missing or replaced: the end of the trail was "+
+				"cut off",
 			anchor.AuditSeq,
 			anchor.Heartbeat.Format(time.RFC3339),
 		)
@@ -35,22 +37,23 @@ func (a Audit) Verify(ctx context.Context) (int64, error) {
 	return n, err
 }
 
-// Backup copies an SQLite database to a file that must not exist, while servers run. It returns ErrInvalid for PostgreSQL,
-// which has its own tools.
+// Backup copies an SQLite database to a file that must not exist, while servers run. It returns ErrInvalid for
+// PostgreSQL, which has its own tools.
 func (a *Admin) Backup(ctx context.Context, file string) error {
 	if a.db.Kind() != storage.SQLite {
 		return invalid(
-			"back PostgreSQL up with its own tools: pg_dump --format=custom --file=%s DATABASE, or a base backup with "+
-				"WAL archiving",
+			"back PostgreSQL up with its own tools: pg_dump --format=custom --file=%s DATABASE, or a base backup "+
+				"with WAL archiving",
 			file,
 		)
 	}
 	return a.db.Backup(ctx, file)
 }
 
-// Restore replaces an SQLite database by a backup, unless file is "", and accepts the present database from now on: every
-// login ends, and keys that were revoked since the backup stay revoked. No server may run on it. It returns the path of
-// the old file. It works on a copy that replaces the database at the end, so that an interrupted run can be repeated.
+// Restore replaces an SQLite database by a backup, unless file is "", and accepts the present database from now on:
+// every login ends, and keys that were revoked since the backup stay revoked. No server may run on it. It returns the
+// path of the old file. It works on a copy that replaces the database at the end, so that an interrupted run can be
+// repeated.
 func Restore(ctx context.Context, c config.Config, p keys.Place, o Options, file string) (kept string, err error) {
 	o.Moved = true // accept it from now on
 	onAdmin := func(p keys.Place, do func(a *Admin) error) error {
@@ -79,7 +82,8 @@ func restoreFile(
 	target := p.Database.File()
 	if target == "" {
 		return "", invalid(
-			"with PostgreSQL first restore the backup with pg_restore, then run `keyturn restore --confirm` without a file",
+			"with PostgreSQL first restore the backup with pg_restore, then run `keyturn restore --confirm` " +
+				"without a file",
 		)
 	}
 	if err := storage.CheckUnused(ctx, target); err != nil {

@@ -20,7 +20,8 @@ func (a *core) followServers(ctx context.Context, given map[string]bool) error {
 	mixed.JWKSMaxAge = max(mixed.JWKSMaxAge, time.Duration(s.JWKSMaxAge))
 	if problems := keys.Config(mixed.Keys()).Problems(); problems != nil {
 		if a.say != nil {
-			a.say("keyturn: the given settings conflict with those of the servers (%v): using those of the servers", problems[0])
+			a.say("keyturn: the given settings conflict with those of the servers (%v): using those of the servers",
+				problems[0])
 		}
 		mixed = following(a.config, s, nil)
 	}

@@ -69,13 +69,14 @@ func (l *roleLimit) take(c Client, issuer string) error {
 
 // check refuses roles that would make an access token too large.
 func (l roleLimit) check(roles []string) error {
-	size := api.TokenSize(l.typ, api.WithRoles(l.payload, storage.List(roles).Size()), l.bits)
+	bytes := storage.List(roles).Size()
+	size := api.TokenSize(l.typ, api.WithRoles(l.payload, bytes), l.bits)
 	if l.client == "" || size <= api.MaxAccessToken {
 		return nil
 	}
 	return invalid("roles: %d with %d bytes would make an access token of client %s %d bytes long, and the limit "+
-		"is %d: give the user fewer or shorter roles, or the client less scope", len(roles), storage.List(roles).Size(), l.client,
-		size, api.MaxAccessToken)
+		"is %d: give the user fewer or shorter roles, or the client less scope",
+		len(roles), bytes, l.client, size, api.MaxAccessToken)
 }
 
 // most returns the size of the longest roles that fit, as JSON.
@@ -86,21 +87,22 @@ func (l roleLimit) most() int {
 	return api.MaxRoles(l.typ, l.payload, l.bits)
 }
 
-// longestRoles returns the size of the longest roles that fit the token of a client without scope. A new client need not
-// fit users with longer roles, who are older than the limit.
+// longestRoles returns the size of the longest roles that fit the token of a client without scope. A new client need
+// not fit users with longer roles, who are older than the limit.
 func (a *core) longestRoles() (int, error) {
 	payload, err := api.LargestPayload(a.tokenIssuer(), "", "", nil)
 	return api.MaxRoles(string(keys.TypJWT), payload, a.tokenBits()), err
 }
 
-// checkClientSize refuses a client whose access token would be too large for the user with the longest roles, unless the
-// change does not enlarge it.
+// checkClientSize refuses a client whose access token would be too large for the user with the longest roles, unless
+// the change does not enlarge it.
 func (a *core) checkClientSize(ctx context.Context, before, c storage.Client) error {
 	payload, err := api.LargestPayload(a.tokenIssuer(), c.ID, c.Scope, c.Audiences)
 	if err != nil || len(c.Grants) == 0 {
 		return err
 	}
-	if was, err := api.LargestPayload(a.tokenIssuer(), before.ID, before.Scope, before.Audiences); err != nil || before.ID != "" && payload <= was {
+	if was, err := api.LargestPayload(a.tokenIssuer(), before.ID, before.Scope, before.Audiences); err != nil ||
+		before.ID != "" && payload <= was {
 		return err
 	}
 	most, err := a.longestRoles()
@@ -115,8 +117,8 @@ func (a *core) checkClientSize(ctx context.Context, before, c storage.Client) er
 	if err != nil || size <= api.MaxAccessToken {
 		return err
 	}
-	return invalid("scope: with all its scope (%d bytes), its longest audience and the roles of user %q (%d bytes), an "+
-		"access token of client %s would have %d bytes, and the limit is %d: give the client less scope",
+	return invalid("scope: with all its scope (%d bytes), its longest audience and the roles of user %q (%d bytes), "+
+		"an access token of client %s would have %d bytes, and the limit is %d: give the client less scope",
 		len(c.Scope), user, roles, c.ID, size, api.MaxAccessToken)
 }
 

@@ -13,7 +13,8 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Create creates a user. It returns ErrInvalid if name, password or a role breaks a rule, ErrConflict if the name is taken.
+// Create creates a user. It returns ErrInvalid if name, password or a role breaks a rule, ErrConflict if the name is
+// taken.
 func (a Users) Create(ctx context.Context, name, password string, roles []string) (storage.User, error) {
 	name, err := a.username(name)
 	if err != nil {
@@ -59,8 +60,8 @@ func (a *core) username(name string) (string, error) {
 	canonical, err := passwords.CanonicalUsername(name)
 	if err != nil || strings.HasPrefix(canonical, api.SubPrefix) {
 		return "", invalid(
-			"username %q: want 1 to 255 bytes of letters, digits, marks and ASCII punctuation without spaces (RFC 8265), "+
-				"without the prefix %s",
+			"username %q: want 1 to 255 bytes of letters, digits, marks and ASCII punctuation without spaces "+
+				"(RFC 8265), without the prefix %s",
 			name,
 			api.SubPrefix,
 		)
@@ -83,7 +84,8 @@ func (a *core) hashPassword(password string) (string, error) {
 			"password: it contains a character that RFC 8265 does not allow in passwords, such as a control character",
 		)
 	case utf8.RuneCountInString(canonical) < a.config.PasswordMinLength:
-		return "", invalid("password: want at least %d characters; a few words make a good password", a.config.PasswordMinLength)
+		return "", invalid("password: want at least %d characters; a few words make a good password",
+			a.config.PasswordMinLength)
 	case len(password) > passwords.MaxPassword || len(canonical) > passwords.MaxPassword:
 		return "", invalid("password: want at most %d bytes", passwords.MaxPassword)
 	}

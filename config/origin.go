@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// checkOrigin requires an origin as browsers serialize it (RFC 6454 §6.2, WHATWG URL). Any other form would never match,
-// without a warning.
+// checkOrigin requires an origin as browsers serialize it (RFC 6454 §6.2, WHATWG URL). Any other form would never
+// match, without a warning.
 func checkOrigin(origin string) error {
 	if why := notAnOrigin(origin); why != "" {
 		return fmt.Errorf("cors_origins: %q matches no browser: %s", origin, why)
@@ -32,7 +32,9 @@ func notAnOrigin(origin string) string {
 		return "an origin begins with https:// or http://, for instance https://app.example.com"
 	}
 	u, err := url.Parse(origin)
-	if err != nil || rest == "" || u.Host != rest {
+	if err != nil ||
+		rest == "" ||
+		u.Host != rest {
 		return "an origin is scheme://host or scheme://host:port and nothing else, for instance https://app.example.com"
 	}
 	if strings.HasSuffix(rest, ":") {
@@ -40,7 +42,9 @@ func notAnOrigin(origin string) string {
 	}
 	if port := u.Port(); port != "" {
 		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || n == 0 || strconv.FormatUint(n, 10) != port {
+		if err != nil ||
+			n == 0 ||
+			strconv.FormatUint(n, 10) != port {
 			return "a port is a number from 1 to 65535 without leading zeros"
 		}
 		if port == defaultPort {
@@ -55,7 +59,9 @@ func notAnOrigin(origin string) string {
 
 func notAnIPv6Host(host string) string {
 	ip, err := netip.ParseAddr(host)
-	if err != nil || !ip.Is6() || ip.Zone() != "" {
+	if err != nil ||
+		!ip.Is6() ||
+		ip.Zone() != "" {
 		return "the text in brackets is not an IPv6 address"
 	}
 	short := ip.String()

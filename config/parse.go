@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// Parse makes a configuration of values, by the key of their setting. A value is a string, a list of strings, or a value
-// of a YAML file. A setting without a value has its default. Each problem names a setting with an invalid value, whose
-// field stays zero.
+// Parse makes a configuration of values, by the key of their setting. A value is a string, a list of strings, or a
+// value of a YAML file. A setting without a value has its default. Each problem names a setting with an invalid value,
+// whose field stays zero.
 func Parse(values map[string]any) (c Config, problems []error) {
 	target := reflect.ValueOf(&c).Elem()
 	for _, s := range Settings {

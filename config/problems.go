@@ -50,7 +50,9 @@ func (c Config) Problems(forServe bool) []error {
 			add(fmt.Errorf("%s: %v is %s", b.key, b.value, b.rule))
 		}
 	}
-	if c.LogFormat != "" && c.LogFormat != "text" && c.LogFormat != "json" {
+	if c.LogFormat != "" &&
+		c.LogFormat != "text" &&
+		c.LogFormat != "json" {
 		add(fmt.Errorf("log_format: %q is neither text nor json", c.LogFormat))
 	}
 	_, err := c.Level()
@@ -85,7 +87,8 @@ func (c Config) bounds() []bound {
 	memory := c.PasswordHashMemory
 	return []bound{
 		span(access, outside(access, MinAccessTTL, MaxAccessTTL), "access_ttl", "not between 1s and 1h"),
-		span(longest, outside(longest, access, maxRefreshTTL), "refresh_max_ttl", "not between access_ttl and 10 years"),
+		span(longest, outside(longest, access, maxRefreshTTL), "refresh_max_ttl", "not between access_ttl and 10 "+
+			"years"),
 		span(idle, idle < time.Second, "refresh_idle_ttl", "less than 1s"),
 		span(retry, outside(retry, 0, maxRetryWindow), "refresh_retry_window", "not between 0 and 5m"),
 		span(late, late != 0 && outside(late, minLateRetry, maxLateRetry), "refresh_late_retry",
@@ -130,7 +133,8 @@ func (c Config) listenerProblems() []error {
 	add(checkListener("listen", c.Listen, c.BehindProxy || c.TLSCertFile != ""))
 	add(checkListener("admin_listen", c.AdminListen, true))
 	if c.StopDelay < 0 || c.StopDelay > MaxStopDelay {
-		add(fmt.Errorf("stop_delay: %s is not between 0 and %s", FormatDuration(c.StopDelay), FormatDuration(MaxStopDelay)))
+		add(fmt.Errorf("stop_delay: %s is not between 0 and %s",
+			FormatDuration(c.StopDelay), FormatDuration(MaxStopDelay)))
 	}
 	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
 		add(errors.New("tls_cert_file, tls_key_file: set both or none"))
@@ -180,11 +184,17 @@ func CheckIssuer(issuer string) error {
 		)
 	}
 	u, err := url.Parse(issuer)
-	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" ||
+	if err != nil ||
+		u.Host == "" ||
+		u.User != nil ||
+		u.RawQuery != "" ||
+		u.ForceQuery ||
+		u.Fragment != "" ||
 		strings.HasSuffix(issuer, "#") {
 		return fmt.Errorf("issuer: %q is not a URL without user, query and fragment", issuer)
 	}
-	if strings.HasSuffix(issuer, "/") || u.EscapedPath() != u.JoinPath().EscapedPath() && u.Path != "" {
+	if strings.HasSuffix(issuer, "/") ||
+		u.EscapedPath() != u.JoinPath().EscapedPath() && u.Path != "" {
 		return fmt.Errorf("issuer: %q must not end in / or contain empty or dotted path segments", issuer)
 	}
 	if u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())) {
@@ -203,7 +213,8 @@ func checkListener(name, address string, anywhere bool) error {
 	}
 	if !anywhere && !isLoopback(host) {
 		return fmt.Errorf(
-			"%s: %q is not a loopback address: set tls_cert_file and tls_key_file, or behind_proxy if a proxy terminates TLS",
+			"%s: %q is not a loopback address: set tls_cert_file and tls_key_file, or behind_proxy if a proxy "+
+				"terminates TLS",
 			name,
 			address,
 		)

@@ -75,7 +75,9 @@ func merged(prefixes []netip.Prefix) []netip.Prefix {
 		all = append(all, p)
 		for n := len(all); n > 1 && all[n-1].Bits() > 0; n = len(all) {
 			whole := netip.PrefixFrom(all[n-2].Addr(), all[n-2].Bits()-1).Masked()
-			if all[n-2].Bits() != all[n-1].Bits() || !whole.IsValid() || !whole.Contains(all[n-1].Addr()) {
+			if all[n-2].Bits() != all[n-1].Bits() ||
+				!whole.IsValid() ||
+				!whole.Contains(all[n-1].Addr()) {
 				break
 			}
 			all = append(all[:n-2], whole)

@@ -152,7 +152,9 @@ func (t *run) verify(ctx context.Context, token string) error {
 	if err := json.Unmarshal(payload, &claims); err != nil {
 		return err
 	}
-	if claims.Issuer != t.Issuer || claims.Audience != t.Audience || claims.ClientID != t.ClientID {
+	if claims.Issuer != t.Issuer ||
+		claims.Audience != t.Audience ||
+		claims.ClientID != t.ClientID {
 		return errors.New("the token has other claims than requested")
 	}
 	return nil

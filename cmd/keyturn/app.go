@@ -58,7 +58,9 @@ func (a *app) parse(cmd *cobra.Command, args []string) error {
 	if err := checkCommandLine(cmd, args); err != nil {
 		return err
 	}
-	if a.output != "" && a.output != "json" && a.output != "text" {
+	if a.output != "" &&
+		a.output != "json" &&
+		a.output != "text" {
 		return usageError{fmt.Errorf("--output: %q is neither text nor json", a.output)}
 	}
 	a.json = a.json || a.output == "json"

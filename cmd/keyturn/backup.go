@@ -19,8 +19,8 @@ func backupCommand(a *app) *cobra.Command {
 			if err := op.Backup(ctx, args[0]); err != nil {
 				return err
 			}
-			a.say("Written to %s. The backup needs the master key, which it does not have. Store the two apart, so that one "+
-				"theft does not yield both.", args[0])
+			a.say("Written to %s. The backup needs the master key, which it does not have. Store the two apart, so "+
+				"that one theft does not yield both.", args[0])
 			return nil
 		},
 	})
@@ -41,8 +41,8 @@ func restoreCommand(a *app) *cobra.Command {
 			return err
 		}
 		if !*confirm {
-			return refusedError{errors.New("restore: it ends every login and loses every change since the backup; keys that " +
-				"were revoked since stay revoked. Stop the servers first, then confirm with --confirm")}
+			return refusedError{errors.New("restore: it ends every login and loses every change since the backup; " +
+				"keys that were revoked since stay revoked. Stop the servers first, then confirm with --confirm")}
 		}
 		file := append(args, "")[0]
 		kept, err := admin.Restore(cmd.Context(), set.Config, set.place, a.adminOptions(set, *reason), file)

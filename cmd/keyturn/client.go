@@ -46,7 +46,8 @@ func (f *clientFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.accessTTL, "access-ttl", "",
 		"lifetime of the client's access tokens, at most 1h (default: the server's)")
 	flags.StringVar(&f.typ, "token-typ", "",
-		"typ in the header of the client's access tokens: at+jwt, or JWT for verifiers that refuse it (default: at+jwt)")
+		"typ in the header of the client's access tokens: at+jwt, or JWT for verifiers that refuse it (default: "+
+			"at+jwt)")
 }
 
 // apply copies the flags that were given.

@@ -65,8 +65,8 @@ func (c copyCommand) run(cmd *cobra.Command, to copyTarget, reason string) error
 	if err := admin.Copy(cmd.Context(), set.Config, set.place, options, target, count); err != nil {
 		return err
 	}
-	c.say("Copied. Start the servers with --database %s and the same master key. Servers refuse the SQLite database from "+
-		"now on.", target)
+	c.say("Copied. Start the servers with --database %s and the same master key. Servers refuse the SQLite database "+
+		"from now on.", target)
 	return c.print(rows, func() {
 		var lines [][]string
 		for _, table := range slices.Sorted(maps.Keys(rows)) {

@@ -187,7 +187,9 @@ func (p *process) returnsTo(before footprint) {
 	var now footprint
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		servertest.CloseIdle()
-		if now = p.footprint(); now.hashes == 0 && now.goroutines <= before.goroutines+40 && now.files <= before.files+40 {
+		if now = p.footprint(); now.hashes == 0 &&
+			now.goroutines <= before.goroutines+40 &&
+			now.files <= before.files+40 {
 			return
 		}
 	}

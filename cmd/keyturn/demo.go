@@ -37,8 +37,8 @@ func (d demo) account() selfcheck.Account {
 	}
 }
 
-// provision creates the demo client and the demo user, or resets their secrets to those that it returns. The secrets are
-// derived from the keys of the database, so that a second start prints the same.
+// provision creates the demo client and the demo user, or resets their secrets to those that it returns. The secrets
+// are derived from the keys of the database, so that a second start prints the same.
 func provision(ctx context.Context, s *server.Server, c settings) (demo, error) {
 	secrets := s.Store().Ring.Secrets()
 	d := demo{

@@ -23,7 +23,10 @@ func TestDeployFilesSetSettings(t *testing.T) {
 	variable := regexp.MustCompile(`\bKEYTURN_[A-Z_]+[A-Z]\b`)
 	seen := 0
 	err := filepath.WalkDir("../../deploy", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || strings.Contains(path, "testdata") || strings.HasSuffix(path, "_test.go") {
+		if err != nil ||
+			d.IsDir() ||
+			strings.Contains(path, "testdata") ||
+			strings.HasSuffix(path, "_test.go") {
 			return err
 		}
 		text, err := os.ReadFile(path)

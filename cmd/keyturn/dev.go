@@ -115,7 +115,8 @@ func (d devCommand) serve(ctx context.Context, s *server.Server, l server.Listen
 		return errors.Join(err, <-served)
 	}
 	credentials.AccessToken = token
-	d.say("\n*** DEVELOPMENT SERVER: everybody who can read this screen knows its secrets. Never use it for real users. ***\n")
+	d.say("\n*** DEVELOPMENT SERVER: everybody who can read this screen knows its secrets. Never use it for real " +
+		"users. ***\n")
 	d.flush()
 	if err := d.print(credentials, func() { d.printCredentials(credentials, l.Admin.Addr()) }); err != nil {
 		return err

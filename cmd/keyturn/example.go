@@ -37,7 +37,8 @@ func (e exampleCommand) root() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&reader.Audience, "audience", "", "URI of the resource, as in `client create --resource`")
 	f.StringVar(&reader.Listen, "address", "", "host:port where the example listens (default 127.0.0.1:9000)")
-	f.StringVar(&folder, "dir", "", "write the files into this folder instead of printing them; never overwrites a file")
+	f.StringVar(&folder, "dir", "", "write the files into this folder instead of printing them; never overwrites a "+
+		"file")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return e.list()
@@ -65,7 +66,8 @@ func (e exampleCommand) root() *cobra.Command {
 // checkReader checks the values that are filled into an example.
 func checkReader(r examples.Reader) error {
 	if r.Issuer == "" || r.Audience == "" {
-		return usageError{errors.New("example: set --issuer to the URL of keyturn and --audience to the URI of the resource")}
+		return usageError{errors.New("example: set --issuer to the URL of keyturn and --audience to the URI of the " +
+			"resource")}
 	}
 	if err := config.CheckIssuer(r.Issuer); err != nil {
 		return &config.Error{Problems: []error{err}}

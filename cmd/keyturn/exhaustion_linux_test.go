@@ -116,7 +116,9 @@ func TestHashExhaustion(t *testing.T) {
 	served, refused := p.flood(t, login, crowd.App.Secret, 500, func() {
 		busy, busyRefresh = append(busy, introspect().took), append(busyRefresh, refresh())
 	})
-	if served == 0 || refused == 0 || served+refused != 500 {
+	if served == 0 ||
+		refused == 0 ||
+		served+refused != 500 {
 		t.Errorf("%d served, %d refused", served, refused)
 	}
 	grown := peakMemory(t, p.running.Process.Pid) - peak

@@ -129,7 +129,9 @@ func (i initCommand) finish(ctx context.Context, path string, written bool) erro
 		return err
 	}
 	i.say("%s: schema %d", set.place.Database, schema.Version)
-	if databaseExisted := missing == nil || file == ""; databaseExisted && !written && !made {
+	if databaseExisted := missing == nil || file == ""; databaseExisted &&
+		!written &&
+		!made {
 		i.say("%s and everything that it names exist: nothing was changed", path)
 	}
 	i.nextCommands(path)

@@ -121,7 +121,9 @@ func (i initCommand) answer(q question) (string, error) {
 // withPassword asks, without echo, for the password of a PostgreSQL URL that names a user and no password.
 func (i initCommand) withPassword(text string) (string, error) {
 	u, err := url.Parse(text)
-	if err != nil || u.User == nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
+	if err != nil ||
+		u.User == nil ||
+		u.Scheme != "postgres" && u.Scheme != "postgresql" {
 		return text, nil
 	}
 	if _, given := u.User.Password(); given {

@@ -174,7 +174,10 @@ func (k keyCommands) status() *cobra.Command {
 		err := run(cmd, args)
 		var printed checkStatus
 		var bad *config.Error
-		if !check || err == nil || errors.As(err, &printed) || errors.As(err, &bad) {
+		if !check ||
+			err == nil ||
+			errors.As(err, &printed) ||
+			errors.As(err, &bad) {
 			return err
 		}
 		fmt.Fprintf(k.stdout, "Critical: the keys could not be checked: %v\n", err)

@@ -186,7 +186,8 @@ func endKeyGrants(ctx context.Context, op *operator, o revocationOrder, kids []s
 		ended += n
 		if err != nil {
 			return ended, fmt.Errorf(
-				"the key is revoked, but only %d of its grants were ended: `keyturn grant revoke --all` ends all grants: %w",
+				"the key is revoked, but only %d of its grants were ended: `keyturn grant revoke --all` ends all "+
+					"grants: %w",
 				ended,
 				err,
 			)
@@ -201,7 +202,8 @@ func (k keyCommands) confirmRevocation(o revocationOrder, terminal *os.File) err
 	if o.kid != "" {
 		keys, tokens = "key "+o.kid, "every token of it"
 	}
-	fmt.Fprintf(k.stderr, "Revoke %s? Introspection then refuses %s, and clients must refresh. Type yes: ", keys, tokens)
+	fmt.Fprintf(k.stderr, "Revoke %s? Introspection then refuses %s, and clients must refresh. Type yes: ",
+		keys, tokens)
 	line, err := bufio.NewReader(terminal).ReadString('\n')
 	if err != nil || strings.TrimSpace(line) != "yes" {
 		return refusedError{errors.New("keys revoke: not confirmed, nothing was changed")}

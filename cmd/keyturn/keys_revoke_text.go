@@ -72,14 +72,15 @@ func (k keyCommands) revocationText(r admin.Revocation, o revocationOrder) {
 	if r.Already {
 		k.say("The key was already revoked: nothing was changed.")
 	} else {
-		k.say("Revoked. Within two seconds the key leaves the JWKS of every replica, and introspection refuses its tokens.")
+		k.say("Revoked. Within two seconds the key leaves the JWKS of every replica, and introspection refuses its " +
+			"tokens.")
 	}
 	k.say("Exposure: verifiers that respect the lifetime of the JWKS may accept forged tokens until %s. "+
 		"Those that introspect do not accept them any more.", at(r.ExposedUntil))
 	switch {
 	case r.SecondRotation != nil:
-		k.say("At %s servers start to sign with key %s, which no verifier has cached. Verifiers that fetch the JWKS only at "+
-			"an unknown kid (coreos/go-oidc) drop the leaked key then.", at(*r.SecondRotation), r.Next)
+		k.say("At %s servers start to sign with key %s, which no verifier has cached. Verifiers that fetch the JWKS "+
+			"only at an unknown kid (coreos/go-oidc) drop the leaked key then.", at(*r.SecondRotation), r.Next)
 	case !r.Already:
 		k.say("Key %s signs now. No verifier has cached it. Verifiers that fetch the JWKS only at an unknown kid "+
 			"(coreos/go-oidc) drop the leaked key at the first token of it.", r.Current)
@@ -89,9 +90,10 @@ func (k keyCommands) revocationText(r admin.Revocation, o revocationOrder) {
 			"--new-master-key-file, which makes other keys under a new one.")
 	}
 	if o.newMaster != "" {
-		k.say("Everything is sealed under the new master key, and the master key file of this host has it. Servers on other " +
-			"hosts stop signing, and still publish the leaked keys, until their file has it. Now, on every host, stop the " +
-			"server, replace the old key by the new one, and start the server. The exposure counts from the last of them.")
+		k.say("Everything is sealed under the new master key, and the master key file of this host has it. Servers " +
+			"on other hosts stop signing, and still publish the leaked keys, until their file has it. Now, on every " +
+			"host, stop the server, replace the old key by the new one, and start the server. The exposure counts " +
+			"from the last of them.")
 	}
 	k.say("Restart verifiers that keep keys longer (24 h, or as long as they run) now. " +
 		"Stop any replica that is cut off from the database: it still publishes the leaked key.")

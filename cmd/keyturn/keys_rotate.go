@@ -29,8 +29,8 @@ func (k keyCommands) rotate() *cobra.Command {
 		}
 		return k.print(r, func() {
 			k.rotationText(r)
-			k.say("Rotated. No session ends: tokens of the previous key stay valid, and its public half stays in the JWKS " +
-				"until the last of them expires.")
+			k.say("Rotated. No session ends: tokens of the previous key stay valid, and its public half stays in the " +
+				"JWKS until the last of them expires.")
 		})
 	}
 	cmd := k.verb(verb{
@@ -55,8 +55,8 @@ func (k keyCommands) rotationText(r admin.Rotation) {
 // explainForce prints the risk of --force if --force would help.
 func (k keyCommands) explainForce(err error) error {
 	if admin.ErrRefused(err) {
-		k.say("keyturn: --force rotates nevertheless: verifiers that have cached the JWKS then refuse new tokens until " +
-			"they fetch it again")
+		k.say("keyturn: --force rotates nevertheless: verifiers that have cached the JWKS then refuse new tokens " +
+			"until they fetch it again")
 	}
 	return err
 }
@@ -86,15 +86,17 @@ func (k keyCommands) rewrap() *cobra.Command {
 		}
 		done, plan, err := op.Keys().Rewrap(ctx, file, force)
 		if plan.Appended {
-			k.say("keyturn: added the new master key to %s: servers with this file can use both keys", plan.MasterKeyFile)
+			k.say("keyturn: added the new master key to %s: servers with this file can use both keys",
+				plan.MasterKeyFile)
 		}
 		if err != nil {
 			return err
 		}
 		return k.print(done, func() {
 			k.rewrappedText(done)
-			k.say("Everything is sealed under the new master key. Now run `cp %s %s` on every host. Restart the servers if "+
-				"the old key has leaked. Keep the old key as long as you keep backups that need it.", file, plan.MasterKeyFile)
+			k.say("Everything is sealed under the new master key. Now run `cp %s %s` on every host. Restart the "+
+				"servers if the old key has leaked. Keep the old key as long as you keep backups that need "+
+				"it.", file, plan.MasterKeyFile)
 		})
 	}
 	cmd := k.verb(verb{

@@ -70,7 +70,9 @@ func TestRewrapKilled(t *testing.T) {
 			if err := json.Unmarshal(out, &done); err != nil {
 				t.Fatal(err, string(out))
 			}
-			if err != nil || done.Left == nil || *done.Left != 0 {
+			if err != nil ||
+				done.Left == nil ||
+				*done.Left != 0 {
 				t.Errorf("%s, %v", out, err)
 			}
 			if err := os.Rename(next, master); err != nil {

@@ -205,13 +205,19 @@ next:
 	}
 }
 
-// endpoint is where traces go. wantsTracing has checked the variables.
+// url parses a variable. ok is false without a host.
+func (e otlpEnv) url(name string) (u *url.URL, ok bool) {
+	u, err := url.Parse(strings.TrimSpace(e.getenv(name)))
+	return u, err == nil && u.Host != ""
+}
+
+// endpoint returns the URL for traces. wantsTracing has checked the variables.
 func (e otlpEnv) endpoint() url.URL {
 	endpoint := url.URL{Scheme: "https", Host: "localhost:4318", Path: "/v1/traces"}
-	if u, err := url.Parse(strings.TrimSpace(e.getenv("OTEL_EXPORTER_OTLP_ENDPOINT"))); err == nil && u.Host != "" {
+	if u, ok := e.url("OTEL_EXPORTER_OTLP_ENDPOINT"); ok {
 		endpoint = url.URL{Scheme: u.Scheme, Host: u.Host, Path: path.Join("/", u.Path, "v1/traces")}
 	}
-	if u, err := url.Parse(strings.TrimSpace(e.getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))); err == nil && u.Host != "" {
+	if u, ok := e.url("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"); ok {
 		endpoint = url.URL{Scheme: u.Scheme, Host: u.Host, Path: cmp.Or(u.Path, "/")}
 	}
 	e.each(func(values []string) error {

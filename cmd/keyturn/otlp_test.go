@@ -193,7 +193,10 @@ func TestOTLPVariables(t *testing.T) {
 				}
 			}
 			logged, err := export(t, env)
-			if err != nil || to.path != c.path || len(to.spans) != 1 || to.spans[0].GetName() != "GET /x" ||
+			if err != nil ||
+				to.path != c.path ||
+				len(to.spans) != 1 ||
+				to.spans[0].GetName() != "GET /x" ||
 				to.spans[0].GetAttributes()[0].GetValue().GetIntValue() != 200 {
 				t.Errorf("%v: %s %v", err, to.path, to.spans)
 			}
@@ -202,7 +205,8 @@ func TestOTLPVariables(t *testing.T) {
 					t.Errorf("%s: %q instead of %q", name, got, want)
 				}
 			}
-			if !strings.Contains(logged, c.logged) || (c.logged == "") != (logged == "") ||
+			if !strings.Contains(logged, c.logged) ||
+				(c.logged == "") != (logged == "") ||
 				strings.Contains(logged, "secret") {
 				t.Errorf("log: %s", logged)
 			}
@@ -261,7 +265,8 @@ func TestOTLPRetries(t *testing.T) {
 			}
 			to.Start()
 			_, err := export(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": to.URL})
-			if len(to.attempts) != c.attempts || (err == nil) != (c.attempts > 1) ||
+			if len(to.attempts) != c.attempts ||
+				(err == nil) != (c.attempts > 1) ||
 				err != nil && !strings.Contains(err.Error(), "not now") {
 				t.Errorf("%d attempts: %v", len(to.attempts), err)
 			}
@@ -328,7 +333,9 @@ func TestOTLPContext(t *testing.T) {
 	defer cancel()
 	begun := time.Now()
 	err = client.UploadTraces(ctx, nil)
-	if err == nil || !strings.Contains(err.Error(), "not now") || time.Since(begun) > 20*time.Second {
+	if err == nil ||
+		!strings.Contains(err.Error(), "not now") ||
+		time.Since(begun) > 20*time.Second {
 		t.Errorf("%v after %v", err, time.Since(begun))
 	}
 }
@@ -359,7 +366,8 @@ func TestOTLPPartialSuccess(t *testing.T) {
 			}
 			to.Start()
 			_, err := export(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": to.URL})
-			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) ||
+			if (err == nil) != (c.want == "") ||
+				err != nil && !strings.Contains(err.Error(), c.want) ||
 				len(to.attempts) != 1 {
 				t.Errorf("%d attempts: %v", len(to.attempts), err)
 			}
@@ -396,7 +404,9 @@ func TestOTLPCertificate(t *testing.T) {
 		t.Errorf("no file: %v %s", err, logged)
 	}
 	env["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE"] = file
-	if _, err := export(t, env); err != nil || len(to.spans) != 1 || clients != 0 {
+	if _, err := export(t, env); err != nil ||
+		len(to.spans) != 1 ||
+		clients != 0 {
 		t.Errorf("a known certificate: %v", err)
 	}
 	env["OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"], env["OTEL_EXPORTER_OTLP_CLIENT_KEY"] = file, keyFile
@@ -428,7 +438,8 @@ func TestTracingSends(t *testing.T) {
 		t.Error(err)
 	}
 	trace, parent := outer.SpanContext().TraceID(), outer.SpanContext().SpanID()
-	if len(to.spans) != 2 || !slices.Equal(to.spans[0].GetTraceId(), trace[:]) ||
+	if len(to.spans) != 2 ||
+		!slices.Equal(to.spans[0].GetTraceId(), trace[:]) ||
 		!slices.Equal(to.spans[0].GetParentSpanId(), parent[:]) {
 		t.Errorf("%v %s", to.spans, log.String())
 	}

@@ -151,7 +151,9 @@ func TestReaderOfTheLogComesBack(t *testing.T) {
 	}
 	<-end
 	got := out.String()
-	if !strings.Contains(got, `lines were dropped"`) || !strings.Contains(got, `"msg":"stopping"`) || !dropped {
+	if !strings.Contains(got, `lines were dropped"`) ||
+		!strings.Contains(got, `"msg":"stopping"`) ||
+		!dropped {
 		t.Errorf("dropped: %v, the log ends with %s", dropped, got[max(0, len(got)-1000):])
 	}
 	at := strings.Index(got, `lines were dropped"`)

@@ -145,8 +145,8 @@ func readmeLine(line string) string {
 	case strings.HasPrefix(line, "keyturn serve"):
 		return "stop; " + line + " & server=$!; ready"
 	case strings.HasPrefix(line, "keyturn keys list"):
-		return line + "; KID=$(keyturn keys status --json | sed -nE 's/^  \"current\": \"([^\"]*)\".*/\\1/p'); test -n " +
-			"\"$KID\""
+		return line + "; KID=$(keyturn keys status --json | sed -nE 's/^  \"current\": \"([^\"]*)\".*/\\1/p'); test " +
+			"-n \"$KID\""
 	case strings.HasPrefix(line, "keyturn client create app"):
 		return line + " --json >answer; SECRET=$(field client_secret)"
 	case strings.HasPrefix(line, "keyturn client create api"):

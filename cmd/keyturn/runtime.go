@@ -13,14 +13,14 @@ var cpus = runtime.GOMAXPROCS(0)
 // freeMemory returns to the system the memory that opening a server took, mainly for a password hash.
 func freeMemory() { debug.FreeOSMemory() }
 
-// ballast delays garbage collection, since only a few megabytes of the heap are in use. It saves a tenth of the CPU time
-// of short requests. Nothing touches it, so that it takes no memory.
+// ballast delays garbage collection, since only a few megabytes of the heap are in use. It saves a tenth of the CPU
+// time of short requests. Nothing touches it, so that it takes no memory.
 var ballast []byte
 
 const ballastSize = 16 << 20
 
-// makeRoom raises GOMAXPROCS by the number of password hashes that run at once, so that short requests do not wait until
-// the scheduler preempts a hash. The variable GOMAXPROCS turns this off.
+// makeRoom raises GOMAXPROCS by the number of password hashes that run at once, so that short requests do not wait
+// until the scheduler preempts a hash. The variable GOMAXPROCS turns this off.
 func makeRoom(slots int) {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + slots)

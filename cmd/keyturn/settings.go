@@ -37,7 +37,8 @@ func addSettings(flags *pflag.FlagSet, scopes ...string) {
 	}
 	all := slices.Contains(scopes, config.ScopeServe)
 	for _, s := range config.Settings {
-		if !all && !slices.Contains(scopes, s.Scope) || flags.Lookup(s.Flag) != nil {
+		if !all && !slices.Contains(scopes, s.Scope) ||
+			flags.Lookup(s.Flag) != nil {
 			continue
 		}
 		switch s.Kind {

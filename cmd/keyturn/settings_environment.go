@@ -31,7 +31,9 @@ func unknownVariables(environ []string) (problems []error) {
 		misspelled := name != plain && slices.Contains(names, plain) // keyturn_access_ttl, keyturn-access-ttl
 		unknown := strings.HasPrefix(name, variablePrefix) && !slices.Contains(names, name)
 		ofService := serviceVariable.MatchString(name) || servicePort.MatchString(variable)
-		if value == "" || ofService || !misspelled && !unknown {
+		if value == "" ||
+			ofService ||
+			!misspelled && !unknown {
 			continue
 		}
 		problem := fmt.Errorf("unknown variable %q in the environment", name)

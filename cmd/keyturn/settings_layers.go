@@ -61,7 +61,9 @@ func flagLayer(flags *pflag.FlagSet) layers {
 	l := newLayers()
 	for _, s := range config.Settings {
 		f := flags.Lookup(s.Flag)
-		if f == nil || !f.Changed || !isSetting(f) {
+		if f == nil ||
+			!f.Changed ||
+			!isSetting(f) {
 			continue
 		}
 		var value any = f.Value.String()

@@ -119,7 +119,9 @@ func TestSignals(t *testing.T) {
 	if got := maxAge(); got != "public, max-age=60" {
 		t.Errorf("a server that stops does not answer: %s", got)
 	}
-	if err := c.Wait(); err != nil || time.Since(begun) < time.Second || time.Since(begun) > 10*time.Second {
+	if err := c.Wait(); err != nil ||
+		time.Since(begun) < time.Second ||
+		time.Since(begun) > 10*time.Second {
 		t.Errorf("it ends with %v after %v: %s", err, time.Since(begun), out.String())
 	}
 	if got := traces.String(); !strings.Contains(got, "/v1/traces ") || !strings.Contains(got, "/.well-known/jwks.json") {

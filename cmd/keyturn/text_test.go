@@ -41,7 +41,8 @@ func TestCheckText(t *testing.T) {
 	} {
 		_, read := io.ReadAll(newTextReader(strings.NewReader(text)))
 		for how, err := range map[string]error{"whole": checkText([]byte(text)), "read": read} {
-			if (want == "") != (err == nil) || err != nil && !strings.HasPrefix(err.Error(), want) {
+			if (want == "") != (err == nil) ||
+				err != nil && !strings.HasPrefix(err.Error(), want) {
 				t.Errorf("%q, %s: %v, want %q", text, how, err, want)
 			}
 		}
@@ -67,7 +68,8 @@ func FuzzText(f *testing.F) {
 		} {
 			got, err := io.ReadAll(newTextReader(from))
 			same := (want == nil) == (err == nil) && (want == nil || err.Error() == want.Error())
-			if !same || want == nil && !bytes.Equal(got, text) {
+			if !same ||
+				want == nil && !bytes.Equal(got, text) {
 				t.Fatalf("%q, %s: %v, want %v", text, name, err, want)
 			}
 		}
@@ -116,7 +118,9 @@ type saying struct{ stdin, line, says string }
 func (f aFolder) all(want int, sayings []saying) {
 	for _, s := range sayings {
 		code, said := f.run(s.stdin, s.line)
-		if code != want || !strings.Contains(said, s.says) || !utf8.ValidString(said) {
+		if code != want ||
+			!strings.Contains(said, s.says) ||
+			!utf8.ValidString(said) {
 			f.t.Errorf("%q: exit code %d, %q; want %d, %q", s.line, code, said, want, s.says)
 		}
 	}

@@ -115,8 +115,11 @@ func (u userCommands) printImport(done admin.Import, o admin.ImportOptions) erro
 			{"refused", strconv.Itoa(len(done.Refused))},
 		})
 	})
-	if err == nil && len(done.Refused) > 0 && !o.SkipBad {
-		return errors.New("nobody is imported, because some rows are refused: correct them, or skip them with --skip-bad")
+	if err == nil &&
+		len(done.Refused) > 0 &&
+		!o.SkipBad {
+		return errors.New("nobody is imported, because some rows are refused: correct them, or skip them with " +
+			"--skip-bad")
 	}
 	return err
 }
