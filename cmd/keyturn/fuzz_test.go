@@ -11,7 +11,7 @@ import (
 	"github.com/keyturn/keyturn/config"
 )
 
-// Whatever stands in a configuration file: it is taken, or all problems are told; nothing panics.
+// Any configuration file is accepted, or its problems are listed. Nothing panics.
 func FuzzConfig(f *testing.F) {
 	for _, seed := range []string{"issuer: https://a.example\n", "access_ttl: 10m\nkey_bits: 4096",
 		"cors_origins: [https://a.example, 1]", "unknown: 1", "- a\n- b", "a: [", "access_ttl: {a: b}",
@@ -31,8 +31,8 @@ func FuzzConfig(f *testing.F) {
 			t.Fatal(err)
 		}
 		_, err := isolated.readSettings(flags, true)
-		var told *config.Error
-		if err != nil && (!errors.As(err, &told) || len(told.Problems) == 0) {
+		var bad *config.Error
+		if err != nil && (!errors.As(err, &bad) || len(bad.Problems) == 0) {
 			t.Fatalf("%q: %v", content, err)
 		}
 	})
