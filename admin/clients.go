@@ -45,7 +45,12 @@ func (a Clients) Create(ctx context.Context, spec ClientSpec) (ClientSecret, err
 		)
 	}
 	now := storage.At(a.now())
-	c := storage.Client{ID: spec.ID, Public: spec.Public, CreatedAt: now, UpdatedAt: now}
+	c := storage.Client{
+		ID:        spec.ID,
+		Public:    spec.Public,
+		CreatedAt: now,
+		UpdatedAt: now,
+	}
 	if err := describeClient(&c, spec); err != nil {
 		return ClientSecret{}, err
 	}

@@ -114,7 +114,12 @@ func (d *doctor) content(ctx context.Context, o Options) {
 }
 
 func (d *doctor) add(check string, status FindingStatus, found, advice string) {
-	d.findings = append(d.findings, Finding{check, status, found, advice})
+	d.findings = append(d.findings, Finding{
+		Check:  check,
+		Status: status,
+		Found:  found,
+		Advice: advice,
+	})
 }
 
 // warn adds a warning if bad.

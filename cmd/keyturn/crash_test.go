@@ -37,7 +37,13 @@ func newProcess(t *testing.T, databaseURL string) *process {
 	if err := os.WriteFile(master, []byte(strings.Repeat("ab", 32)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := &process{t: t, databaseURL: databaseURL, master: master, port: freePort(t), admin: freePort(t)}
+	p := &process{
+		t:           t,
+		databaseURL: databaseURL,
+		master:      master,
+		port:        freePort(t),
+		admin:       freePort(t),
+	}
 	t.Cleanup(p.kill)
 	return p
 }

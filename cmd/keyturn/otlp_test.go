@@ -370,7 +370,7 @@ func TestOTLPPartialSuccess(t *testing.T) {
 	}{
 		"partial": {whole, `refused 1 spans: "too old"`},
 		"whole":   {unknown, ""},
-		"cut":     {whole[:len(whole)-1], "cannot be read"},
+		"cut":     {whole[:len(whole)-1], "cannot read"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			to := newCollector(t)

@@ -74,7 +74,7 @@ func ends(t *testing.T, c *exec.Cmd) error {
 	}
 }
 
-// A server answers, and stops when it is told to, whatever the reader of its log does.
+// A server answers and stops with any reader of its log.
 func TestServeWhateverReadsTheLog(t *testing.T) {
 	t.Parallel()
 	for name, open := range readers {
@@ -175,7 +175,7 @@ func TestServeWithClosedOutput(t *testing.T) {
 	}
 }
 
-// dev serves as well, whatever the reader of its output does.
+// dev serves with any reader of its output.
 func TestDevWhateverReadsIt(t *testing.T) {
 	t.Parallel()
 	for name, open := range readers {

@@ -24,7 +24,14 @@ func TestTimelinePicture(t *testing.T) {
 	}
 	life := func(kid string, state admin.KeyState, published, signs, stops, leaves int) admin.KeyLife {
 		s, e := at(signs), at(stops)
-		return admin.KeyLife{KID: kid, State: state, Published: at(published), Signs: &s, Stops: &e, Leaves: at(leaves)}
+		return admin.KeyLife{
+			KID:       kid,
+			State:     state,
+			Published: at(published),
+			Signs:     &s,
+			Stops:     &e,
+			Leaves:    at(leaves),
+		}
 	}
 	got := timelineSVG([]admin.KeyLife{
 		life("Cbx3gCDmItTT", "retired", 0, 0, 90, 91),
