@@ -2,11 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
+
+	"github.com/keyturn/keyturn/server/servertest"
 )
 
 // A rewrap that is killed, again and again, at another moment each time, is completed by the last run of the command.
@@ -19,9 +21,9 @@ func TestRewrapKilled(t *testing.T) {
 		p.must("", "keys", "list")
 		start := time.Since(began) // most of a run passes before there is anything to interrupt
 		kills := 0
-		for n, digit := range strings.Split("cdef9", "") {
+		for n := range servertest.Times(3, 10) {
 			next := filepath.Join(t.TempDir(), "next.key")
-			if err := os.WriteFile(next, []byte(strings.Repeat(digit, 64)+"\n"), 0o600); err != nil {
+			if err := os.WriteFile(next, fmt.Appendf(nil, "%064x\n", n+1), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			rewrap := []string{"keys", "rewrap", "--new-master-key-file", next, "--reason", "test", "--json"}

@@ -24,10 +24,16 @@ import (
 // for processes.
 const parallelTests = "8"
 
-// stopping stops the PostgreSQL of the tests after them.
+// stopping runs the tests with temporary files in memory, and stops their PostgreSQL.
 type stopping struct{ *testing.M }
 
 func (m stopping) Run() int {
+	remove, err := useMemory()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer remove()
 	defer storagetest.Stop()
 	return m.M.Run()
 }
