@@ -70,37 +70,49 @@ func (p *process) ask(ctx context.Context, path, client, secret string, form url
 	return outcome{res.StatusCode, time.Since(began), res.Header.Get("Retry-After")}
 }
 
-// appSession is a login of the app that refreshes and introspects its first access token.
+// appSession is a login of the app that refreshes, and introspects its first access token.
 type appSession struct {
 	p           *process
 	app, server servertest.Party
 	access      string
-	answer      string // the last of /token
+	refreshing  string // the newest refresh token
+	unavailable []string
 }
 
 func (p *process) login(crowd *servertest.Crowd, form url.Values) *appSession {
 	p.t.Helper()
 	s := &appSession{p: p, app: crowd.App, server: crowd.Server}
-	s.answer = p.post("/token", s.app.ID, url.QueryEscape(s.app.Secret), form)
-	s.access = s.field("access_token")
+	answer := p.post("/token", s.app.ID, url.QueryEscape(s.app.Secret), form)
+	s.access, s.refreshing = field(answer, "access_token"), field(answer, "refresh_token")
+	if s.access == "" || s.refreshing == "" {
+		p.t.Fatalf("the login is answered with %s", answer)
+	}
 	return s
 }
 
-// field is a field of the last answer.
-func (s *appSession) field(name string) string {
-	found := regexp.MustCompile(`"` + name + `":"([^"]*)"`).FindStringSubmatch(s.answer)
-	if found == nil {
-		s.p.t.Errorf("no %s in %q", name, s.answer)
-		return ""
-	}
-	return found[1]
+// field is a field of a JSON answer, or "".
+func field(answer, name string) string {
+	found := regexp.MustCompile(`"` + name + `":"([^"]*)"`).FindStringSubmatch(answer)
+	return append(found, "", "")[1]
 }
 
+// refresh refreshes once. After 503 with Retry-After, which a stalled disk can cause, the next call repeats the
+// request.
 func (s *appSession) refresh() time.Duration {
-	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {s.field("refresh_token")}}
+	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {s.refreshing}}
 	began := time.Now()
-	s.answer = s.p.post("/token", s.app.ID, url.QueryEscape(s.app.Secret), form)
-	return time.Since(began)
+	answer := s.p.post("/token", s.app.ID, url.QueryEscape(s.app.Secret), form)
+	took := time.Since(began)
+	next := field(answer, "refresh_token")
+	switch {
+	case next != "":
+		s.refreshing = next
+	case strings.HasPrefix(answer, "503 ") && strings.Contains(answer, "Retry-After"):
+		s.unavailable = append(s.unavailable, fmt.Sprintf("after %v: %s", took, answer))
+	default:
+		s.p.t.Errorf("a refresh is answered after %v with %s", took, answer)
+	}
+	return took
 }
 
 func (s *appSession) introspect() time.Duration {
@@ -155,6 +167,13 @@ func TestHashExhaustion(t *testing.T) {
 		served, refused, &normal, &busy, grown)
 	if bound := (2*32 + 64) * memoryFactor; grown > bound {
 		t.Errorf("memory has grown by %d MiB, the bound is %d", grown, bound)
+	}
+	refreshes := len(warm.refresh) + len(normal.refresh) + len(busy.refresh)
+	if n := len(session.unavailable); n > 0 {
+		t.Logf("%d of %d refreshes got 503 first: %s", n, refreshes, session.unavailable[0])
+	}
+	if len(session.unavailable) > refreshes/20 {
+		t.Error("too many refreshes got 503")
 	}
 	hangUp(p, login, crowd.App.Secret)
 	p.returnsTo(before)
