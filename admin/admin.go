@@ -1,6 +1,5 @@
-// Package admin is what people may do with keyturn, whether they come by the command line, an API or a page: clients,
-// users, grants, the audit trail, signing keys, import, copy, backup and restore. [Doctor] examines everything and
-// changes nothing.
+// Package admin has the operations of administrators, for the command line, an API or a page: clients, users, grants,
+// the audit trail, signing keys, import, copy, backup and restore. [Doctor] examines everything and changes nothing.
 package admin
 
 import (
@@ -17,29 +16,29 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Errors of Admin that a caller tells apart.
+// Errors that callers distinguish.
 var (
 	ErrNotFound = storage.ErrNotFound
 	ErrConflict = storage.ErrConflict
-	// ErrInvalid says that what was asked for breaks a rule, which the error names.
+	// ErrInvalid reports input that breaks a rule. The error names the rule.
 	ErrInvalid = errors.New("invalid")
 )
 
-// Admin acts on the database directly, whether a server runs or not. Every change is written to the audit trail under the
-// name of the actor.
+// Admin acts on the database directly, whether or not a server runs. The audit trail records every change with its
+// actor.
 type Admin struct{ *core }
 
-// What an Admin acts on, by noun.
+// The operations of an Admin, by noun.
 type (
-	// Clients are the clients and resource servers that are registered.
+	// Clients acts on registered clients and resource servers.
 	Clients struct{ *core }
-	// Users are the people who log in.
+	// Users acts on the people who log in.
 	Users struct{ *core }
-	// Grants are the logins.
+	// Grants acts on logins.
 	Grants struct{ *core }
-	// Keys are the signing keys.
+	// Keys acts on signing keys.
 	Keys struct{ *core }
-	// Audit is the audit trail.
+	// Audit reads the audit trail.
 	Audit struct{ *core }
 )
 
@@ -58,7 +57,7 @@ func (a *Admin) Keys() Keys { return Keys(*a) }
 // Audit reads the audit trail.
 func (a *Admin) Audit() Audit { return Audit(*a) }
 
-// core is what all nouns share.
+// core is the state that all nouns share.
 type core struct {
 	config config.Config
 	place  keys.Place
@@ -67,26 +66,26 @@ type core struct {
 	ring   *keys.Ring
 	by     storage.Actor
 	now    func() time.Time
-	say    func(format string, args ...any) // nil: nobody listens
-	count  time.Duration                    // how long a count may take
+	say    func(format string, args ...any) // may be nil
+	count  time.Duration                    // maximum duration of a count
 }
 
-// Options say who acts and why.
+// Options name the actor and the reason, and how to open the database.
 type Options struct {
 	Actor  string
 	Reason string
-	Create bool                             // make an SQLite database that is not there yet
-	Say    func(format string, args ...any) // prints a message for a person; nil: nobody
-	Moved  bool                             // also open a database that was copied to another
-	Given  map[string]bool                  // the settings that the command was given: servers decide about the others
+	Create bool                             // create an SQLite database that does not exist
+	Say    func(format string, args ...any) // prints a message for a person; may be nil
+	Moved  bool                             // also open a database that was copied to another one
+	Given  map[string]bool                  // settings of the command; the others are those of the servers
 	Now    func() time.Time                 // nil: time.Now
-	Count  time.Duration                    // how long a count may take; 0: three seconds
+	Count  time.Duration                    // maximum duration of a count; 0: three seconds
 }
 
-// Open opens database and keys of a place. c and p must keep the rules: see [config.Config.Problems], [keys.NewPlace].
+// Open opens database and keys of a place. c and p must be valid: see [config.Config.Problems], [keys.NewPlace].
 func Open(ctx context.Context, c config.Config, p keys.Place, o Options) (*Admin, error) {
 	if !api.IsText(o.Actor) || !api.IsText(o.Reason) {
-		return nil, invalid("reason and actor: valid UTF-8 without NUL")
+		return nil, invalid("reason and actor: want valid UTF-8 without NUL")
 	}
 	store, err := openForCommand(ctx, c, p, o)
 	if err != nil {
@@ -106,7 +105,7 @@ func Open(ctx context.Context, c config.Config, p keys.Place, o Options) (*Admin
 	return a, nil
 }
 
-// New is an Admin on a store that is open. Whoever opened the store closes it.
+// New returns an Admin on an open store. The caller closes the store.
 func New(store keys.Store, c config.Config, p keys.Place, o Options) *Admin {
 	all := &core{
 		config: c,
@@ -125,10 +124,10 @@ func New(store keys.Store, c config.Config, p keys.Place, o Options) *Admin {
 	return &Admin{all}
 }
 
-// commandPatience is how long a command waits for a connection where servers use all that PostgreSQL gives.
+// commandPatience is how long a command waits for a connection while servers use all of them.
 const commandPatience = 20 * time.Second
 
-// openForCommand opens database and keys. Somebody who acts in an incident does not go away because servers are busy.
+// openForCommand opens database and keys. Busy servers must not stop a command in an incident, so it tries again.
 func openForCommand(ctx context.Context, c config.Config, p keys.Place, o Options) (keys.Store, error) {
 	options := keys.StoreOptions{
 		Create:  o.Create,
@@ -137,32 +136,34 @@ func openForCommand(ctx context.Context, c config.Config, p keys.Place, o Option
 	}
 	for begun := time.Now(); ; {
 		store, err := keys.OpenStore(ctx, p, keys.Config(c.Keys()), options)
-		if !errors.Is(err, storage.ErrBusy) || time.Since(begun) > commandPatience || ctx.Err() != nil {
+		if !errors.Is(err, storage.ErrBusy) ||
+			time.Since(begun) > commandPatience ||
+			ctx.Err() != nil {
 			return store, err
 		}
 		if o.Say != nil {
-			o.Say("keyturn: PostgreSQL gives no further connection now: trying again")
+			o.Say("keyturn: PostgreSQL has no free connection: trying again")
 		}
 	}
 }
 
-// countTimeout bounds what is counted for people: somebody waits for it who may be in a hurry.
+// countTimeout bounds a count: a person waits for it.
 const countTimeout = 3 * time.Second
 
-// ErrTooSlow says that something was not counted, or listed, because that took too long.
+// ErrTooSlow reports that a count or a list took too long.
 var ErrTooSlow = storage.ErrTooSlow
 
-// Now is the time by which Admin judges.
+// Now returns the time of the clock that Admin uses.
 func (a *Admin) Now() time.Time { return a.now() }
 
-// Close ends the connections to the database.
+// Close closes the connections to the database.
 func (a *Admin) Close() error { return a.store.Close() }
 
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))
 }
 
-// What Admin shows, under the names that its callers know.
+// Results of Admin.
 type (
 	Client       = storage.Client
 	SigningKey   = storage.SigningKey

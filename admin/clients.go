@@ -16,36 +16,41 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// ClientSpec is a client as people describe it.
+// ClientSpec describes a client.
 type ClientSpec struct {
 	ID        string
 	Public    bool
 	Grants    []string // api.GrantPassword, api.GrantRefreshToken
 	Scope     string
 	Audiences []string      // the first is the default
-	Resource  string        // the audience that it answers for, if it is a resource server
+	Resource  string        // the audience of a resource server
 	AccessTTL time.Duration // 0: the server's
 	TokenTyp  string        // typ in the header of its access tokens, at+jwt or JWT; "": at+jwt
-	Secret    string        // "": one is made
+	Secret    string        // "": generate one
 }
 
-// ClientSecret is a client with a secret that is told once.
+// ClientSecret is a client with its secret, which is shown once.
 type ClientSecret struct {
 	storage.Client
 	Secret string `json:"client_secret,omitempty"` // none for a public client
 }
 
-// Create makes a client. ErrInvalid, or ErrConflict if the id is taken.
+// Create creates a client. It returns ErrInvalid, or ErrConflict if the id is taken.
 func (a Clients) Create(ctx context.Context, spec ClientSpec) (ClientSecret, error) {
 	if !api.IsClientID(spec.ID) {
 		return ClientSecret{}, invalid(
-			"client id %q: at most 128 letters, digits and . _ ~ : / @ + -, not beginning with %s",
+			"client id %q: want at most 128 letters, digits and . _ ~ : / @ + -, without the prefix %s",
 			spec.ID,
 			api.SubPrefix,
 		)
 	}
 	now := storage.At(a.now())
-	c := storage.Client{ID: spec.ID, Public: spec.Public, CreatedAt: now, UpdatedAt: now}
+	c := storage.Client{
+		ID:        spec.ID,
+		Public:    spec.Public,
+		CreatedAt: now,
+		UpdatedAt: now,
+	}
 	if err := describeClient(&c, spec); err != nil {
 		return ClientSecret{}, err
 	}
@@ -81,19 +86,22 @@ func (a *core) clientSecret(c *storage.Client, spec ClientSpec) (string, error) 
 	return secret, nil
 }
 
-// checkSecret takes what can be sent in a form and in a header.
+// checkSecret requires a secret that can be sent in a form and in a header.
 func checkSecret(secret string) error {
-	if len(secret) < 8 || len(secret) > 1024 || !api.IsText(secret) || strings.ContainsAny(secret, "\r\n") {
-		return invalid("client secret: 8 to 1024 bytes of UTF-8 on one line")
+	if len(secret) < 8 ||
+		len(secret) > 1024 ||
+		!api.IsText(secret) ||
+		strings.ContainsAny(secret, "\r\n") {
+		return invalid("client secret: want 8 to 1024 bytes of UTF-8 on one line")
 	}
 	return checkReplaced("client secret", secret)
 }
 
-// checkReplaced refuses U+FFFD in a new secret: some program has put it in place of what it could not read, and any
-// other password of the same length, read by the same program, would be the same.
+// checkReplaced refuses U+FFFD in a new secret. A program replaces each character that it cannot decode by U+FFFD, so
+// that many secrets of the same length would become equal.
 func checkReplaced(what, secret string) error {
 	if strings.ContainsRune(secret, utf8.RuneError) {
-		return invalid("%s: it holds U+FFFD, which stands for a character that could not be read: send it as UTF-8",
+		return invalid("%s: it contains U+FFFD, which replaces a character that could not be decoded: send it as UTF-8",
 			what)
 	}
 	return nil
@@ -105,26 +113,28 @@ func randomSecret() string {
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-// describeClient checks and takes over what may be changed of a client.
+// describeClient checks the properties of a client that may change, and sets them.
 func describeClient(c *storage.Client, spec ClientSpec) error {
 	for _, grant := range spec.Grants {
 		if grant != api.GrantPassword && grant != api.GrantRefreshToken {
-			return invalid("grant %q: %s and %s are what there is", grant, api.GrantPassword, api.GrantRefreshToken)
+			return invalid("grant %q: want %s or %s", grant, api.GrantPassword, api.GrantRefreshToken)
 		}
 	}
 	words := strings.Fields(spec.Scope)
 	for _, word := range words {
 		if !api.IsScopeToken(word) {
-			return invalid("scope %q: printable ASCII without \" and \\", word)
+			return invalid("scope %q: want printable ASCII without \" and \\", word)
 		}
 	}
 	for _, audience := range spec.Audiences {
 		if !api.IsText(audience) || !api.IsResource(audience) {
-			return invalid("audience %q: an absolute URI without fragment, for instance https://api.example.com", audience)
+			return invalid("audience %q: want an absolute URI without fragment, for instance https://api.example.com",
+				audience)
 		}
 	}
 	if spec.Resource != "" && (!api.IsText(spec.Resource) || !api.IsResource(spec.Resource)) {
-		return invalid("resource %q: an absolute URI without fragment, for instance https://api.example.com", spec.Resource)
+		return invalid("resource %q: want an absolute URI without fragment, for instance https://api.example.com",
+			spec.Resource)
 	}
 	if spec.Resource != "" && spec.Public {
 		return invalid("a resource server authenticates to introspect: it cannot be public")
@@ -136,12 +146,12 @@ func describeClient(c *storage.Client, spec ClientSpec) error {
 		return invalid("a client that gets tokens needs at least one --audience")
 	}
 	if spec.AccessTTL != 0 && (spec.AccessTTL < config.MinAccessTTL || spec.AccessTTL > config.MaxAccessTTL) {
-		return invalid("access TTL %s: between 1s and 1h", config.FormatDuration(spec.AccessTTL))
+		return invalid("access TTL %s: want between 1s and 1h", config.FormatDuration(spec.AccessTTL))
 	}
 	typ := cmp.Or(keys.Typ(spec.TokenTyp), keys.TypAccessToken)
 	if !typ.Known() {
 		return invalid(
-			"token typ %q: %s (RFC 9068), or %s for verifiers that refuse that",
+			"token typ %q: want %s (RFC 9068), or %s for verifiers that refuse it",
 			typ,
 			keys.TypAccessToken,
 			keys.TypJWT,
@@ -162,18 +172,18 @@ func unique(words []string) storage.List {
 	return list
 }
 
-// Each hands all clients, by id, to do, page by page, until that returns an error.
+// Each calls do with all clients, ordered by id, page by page, until do returns an error.
 func (a Clients) Each(ctx context.Context, do func([]Client) error) error {
 	return a.db.Clients().Pages(ctx, do)
 }
 
-// Find reads one client. ErrNotFound.
+// Find returns one client, or ErrNotFound.
 func (a Clients) Find(ctx context.Context, id string) (storage.Client, error) {
 	return a.db.Clients().ByID(ctx, id)
 }
 
-// Update changes what change sets of the client's description. ErrNotFound, ErrInvalid, or ErrConflict if
-// somebody else updated it.
+// Update changes the description of the client. It returns ErrNotFound, ErrInvalid, or ErrConflict if somebody else
+// updated the client.
 func (a Clients) Update(ctx context.Context, id string, change func(*ClientSpec)) (storage.Client, error) {
 	c, err := a.db.Clients().ByID(ctx, id)
 	if err != nil {
@@ -203,33 +213,33 @@ func (a Clients) Update(ctx context.Context, id string, change func(*ClientSpec)
 	return a.db.Clients().ByID(ctx, id)
 }
 
-// Enable lets a disabled client authenticate again. Its grants stay ended. ErrNotFound.
+// Enable lets a disabled client authenticate again. Its grants stay ended. It may return ErrNotFound.
 func (a Clients) Enable(ctx context.Context, id string) error {
 	return named("client", id, a.db.Clients().Enable(ctx, a.by, id, a.now()))
 }
 
-// Disable ends all grants of the client and lets it not authenticate. ErrNotFound.
+// Disable ends all grants of the client and refuses its authentication. It may return ErrNotFound.
 func (a Clients) Disable(ctx context.Context, id string) error {
 	return named("client", id, a.db.Clients().Disable(ctx, a.by, id, a.now()))
 }
 
-// Delete removes the client and with it its grants. ErrNotFound.
+// Delete deletes the client and its grants. It may return ErrNotFound.
 func (a Clients) Delete(ctx context.Context, id string) error {
 	return named("client", id, a.db.Clients().Delete(ctx, a.by, id, a.now()))
 }
 
-// RotatedSecret is a new secret, and until when the one before it works.
+// RotatedSecret is a new secret, and the expiry of the previous one.
 type RotatedSecret struct {
 	ClientID          string       `json:"client_id"`
 	Secret            string       `json:"client_secret"`
 	PreviousExpiresAt storage.Time `json:"previous_expires_at"`
 }
 
-// maxKeep is how long the secret before a new one may work at most.
+// maxKeep is the maximum lifetime of the previous secret.
 const maxKeep = 90 * 24 * time.Hour
 
-// RotateSecret gives the client a new secret, made if secret is "". The one before works for keep. ErrNotFound,
-// ErrInvalid.
+// RotateSecret gives the client a new secret, generated if secret is "". The previous one works for keep. It may return
+// ErrNotFound or ErrInvalid.
 func (a Clients) RotateSecret(ctx context.Context, id, secret string, keep time.Duration) (RotatedSecret, error) {
 	c, err := a.db.Clients().ByID(ctx, id)
 	if err != nil {
@@ -239,12 +249,13 @@ func (a Clients) RotateSecret(ctx context.Context, id, secret string, keep time.
 		return RotatedSecret{}, invalid("a public client has no secret")
 	}
 	if keep < 0 || keep > maxKeep {
-		return RotatedSecret{}, invalid("keep %s: between 0 and 90d", config.FormatDuration(keep))
+		return RotatedSecret{}, invalid("keep %s: want between 0 and 90d", config.FormatDuration(keep))
 	}
 	secret, err = a.clientSecret(&c, ClientSpec{Secret: secret})
 	if err != nil {
 		return RotatedSecret{}, err
 	}
 	until := storage.At(a.now().Add(keep))
-	return RotatedSecret{id, secret, until}, a.db.Clients().RotateSecret(ctx, a.by, id, c.SecretHash, until.Time, a.now())
+	err = a.db.Clients().RotateSecret(ctx, a.by, id, c.SecretHash, until.Time, a.now())
+	return RotatedSecret{id, secret, until}, err
 }

@@ -11,9 +11,10 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Copy copies an SQLite database to a new PostgreSQL one, under the same master key, verifies the copy's audit trail,
-// and marks the old one so that no server takes it any more. told hears how many rows each table has. Logins go on
-// there. ErrInvalid, storage.ErrInUse while a server runs, or ErrConflict if the other database is not new.
+// Copy copies an SQLite database to a new PostgreSQL database, under the same master key, and verifies the audit trail
+// of the copy. It marks the old database, so that servers refuse it. It calls told with the number of rows of each
+// table. No login ends. It may return ErrInvalid, storage.ErrInUse while a server runs, or ErrConflict if the target is
+// not new.
 func Copy(
 	ctx context.Context, c config.Config, p keys.Place, o Options, to storage.Source,
 	told func(table string, rows int64),
@@ -36,7 +37,7 @@ func Copy(
 	return nil
 }
 
-var errCopy = invalid("copy: from SQLite to PostgreSQL: --database sqlite:… --to postgres://…")
+var errCopy = invalid("copy: want --database sqlite:… and --to postgres://…: it copies from SQLite to PostgreSQL")
 
 func (a *core) copyTo(ctx context.Context, to storage.Source, told func(table string, rows int64)) error {
 	target, err := storage.Open(ctx, storage.Options{Source: to, Create: true, Migrate: true})

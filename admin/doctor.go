@@ -19,17 +19,17 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// FindingStatus is how bad a finding is.
+// FindingStatus is the severity of a finding.
 type FindingStatus string
 
-// What a check can find.
+// Severities of a finding.
 const (
 	FindingOK      FindingStatus = "ok"
-	FindingWarning FindingStatus = "warning" // it works, and should be looked at
-	FindingFailed  FindingStatus = "failed"  // it does not work, or lets others in
+	FindingWarning FindingStatus = "warning" // it works, but needs attention
+	FindingFailed  FindingStatus = "failed"  // it does not work, or is unsafe
 )
 
-// Finding is what one check found, and what to do about it.
+// Finding is the result of one check, with advice.
 type Finding struct {
 	Check  string        `json:"check"`
 	Status FindingStatus `json:"status"`
@@ -37,23 +37,23 @@ type Finding struct {
 	Advice string        `json:"advice"` // "" if there is nothing to do
 }
 
-// Patient is what Doctor examines.
+// Patient is the installation that Doctor examines.
 type Patient struct {
 	Config   config.Config
 	Place    keys.Place
 	Problems []error  // of the configuration
-	Secrets  []string // files that hold secrets, besides those that the configuration names
-	MaxFiles int      // descriptors that a process may have open; 0: they are not judged
+	Secrets  []string // files with secrets, besides those that the configuration names
+	MaxFiles int      // limit of open files of a process; 0: not checked
 }
 
-// doctor examines everything and changes nothing.
+// doctor is one run of Doctor.
 type doctor struct {
 	Patient
 	findings []Finding
 }
 
-// Doctor checks configuration, files, database, keys, clock, issuer and clients, and returns all that it finds, good or
-// bad.
+// Doctor checks configuration, files, database, keys, clock, issuer and clients, and returns all findings, good and
+// bad. It changes nothing.
 func Doctor(ctx context.Context, p Patient, o Options) []Finding {
 	d := &doctor{Patient: p}
 	d.configuration()
@@ -71,7 +71,7 @@ func Doctor(ctx context.Context, p Patient, o Options) []Finding {
 	return d.findings
 }
 
-// begun reports whether there are keys in the database: to open it as commands do would make them.
+// begun reports whether the database has keys: Open would make them.
 func (d *doctor) begun(ctx context.Context) bool {
 	db, err := storage.Open(ctx, storage.Options{Source: d.Place.Database})
 	var secrets []storage.SecretKey
@@ -82,19 +82,19 @@ func (d *doctor) begun(ctx context.Context) bool {
 	switch {
 	case err != nil:
 		d.add("database", FindingFailed, err.Error()+d.target(),
-			"mend this first: keys, clock and clients cannot be looked at without it")
+			"correct this first: without it, keys, clock and clients cannot be checked")
 	case len(secrets) == 0:
 		d.add(
 			"database",
 			FindingWarning,
-			"it is new: nothing has been written to it",
-			"`keyturn init`, or the first command that makes a client, begins",
+			"it is new and empty",
+			"`keyturn init`, or the first command that creates a client, initializes it",
 		)
 	}
 	return err == nil && len(secrets) > 0
 }
 
-// content looks at what is in the database.
+// content checks the content of the database.
 func (d *doctor) content(ctx context.Context, o Options) {
 	admin, err := Open(ctx, d.Config, d.Place, o)
 	if err != nil {
@@ -102,7 +102,7 @@ func (d *doctor) content(ctx context.Context, o Options) {
 			"database",
 			FindingFailed,
 			err.Error(),
-			"mend this first: keys, clock and clients cannot be looked at without it",
+			"correct this first: without it, keys, clock and clients cannot be checked",
 		)
 		return
 	}
@@ -114,10 +114,15 @@ func (d *doctor) content(ctx context.Context, o Options) {
 }
 
 func (d *doctor) add(check string, status FindingStatus, found, advice string) {
-	d.findings = append(d.findings, Finding{check, status, found, advice})
+	d.findings = append(d.findings, Finding{
+		Check:  check,
+		Status: status,
+		Found:  found,
+		Advice: advice,
+	})
 }
 
-// warn adds a finding if there is something to warn of.
+// warn adds a warning if bad.
 func (d *doctor) warn(bad bool, check, found, advice string) {
 	if bad {
 		d.add(check, FindingWarning, found, advice)
@@ -131,8 +136,8 @@ func (d *doctor) configuration() {
 			"configuration",
 			FindingFailed,
 			p.Error(),
-			"serve would not start: mend it in the file, the environment or the flags (`keyturn config show --origin` "+
-				"tells where it comes from)",
+			"serve would not start: correct it in the file, the environment or the flags (`keyturn config show "+
+				"--origin` prints the source)",
 		)
 	}
 	if len(problems) == 0 {
@@ -140,8 +145,8 @@ func (d *doctor) configuration() {
 	}
 }
 
-// FileProblems lists what is wrong with the files that serve reads besides the master key. It says nothing of files that
-// this user may not read.
+// FileProblems lists the problems of the files that serve reads, except the master key. It ignores files that this user
+// may not read.
 func FileProblems(c config.Config, p keys.Place) []error {
 	_, err := c.Certificate()
 	var problems []error
@@ -153,7 +158,7 @@ func FileProblems(c config.Config, p keys.Place) []error {
 	return problems
 }
 
-// Settings that are allowed, and further than RFC 9700 and its kin would go.
+// Limits beyond which a setting is valid, but weaker than RFC 9700 and similar documents recommend.
 const (
 	longAccessTTL   = 15 * time.Minute
 	longRefreshIdle = 30 * 24 * time.Hour
@@ -170,70 +175,72 @@ func (d *doctor) settings() {
 		c.PasswordGrant,
 		"settings",
 		"the password grant is on",
-		"RFC 9700 §2.4 says that it must not be used, since clients see passwords: only your own clients should have "+
-			"it; password_grant: false turns it off",
+		"RFC 9700 §2.4 forbids it, because clients see passwords: allow it only for your own clients; "+
+			"password_grant: false turns it off",
 	)
 	d.warn(
 		strings.HasPrefix(c.Issuer, "http:"),
 		"settings",
 		"the issuer is an http URL",
-		"that is for this machine alone: tokens and passwords travel in the clear (RFC 9700 §2.6)",
+		"use it only on this machine: tokens and passwords are not encrypted on the network (RFC 9700 §2.6)",
 	)
 	for _, w := range c.Warnings() {
 		d.add("settings", FindingWarning, w.Found, w.Advice)
 	}
 	d.warn(c.PasswordHashMemory < goodHashMemory, "settings",
 		fmt.Sprintf("a password hash takes %v of memory", c.PasswordHashMemory),
-		"stolen hashes are cheap to guess then: OWASP wants 19MiB or more with two passes: password_hash_memory: 19MiB")
+		"stolen hashes are cheap to guess: OWASP recommends at least 19MiB with two passes: "+
+			"password_hash_memory: 19MiB")
 	d.warn(
 		c.AllowInsecureDatabase,
 		"settings",
-		"the connection to PostgreSQL need not be verified",
-		"whoever is on the way can read and change everything: use sslmode=verify-full",
+		"the connection to PostgreSQL may be unverified",
+		"an attacker on the network can read and change everything: use sslmode=verify-full",
 	)
-	d.warn(c.LogLevel == "debug", "settings", "the log is at level debug", "info is meant for every day")
+	d.warn(c.LogLevel == "debug", "settings", "the log is at level debug", "use info in normal operation")
 	if len(d.findings) == before {
 		d.add("settings", FindingOK, "none is unsafe", "")
 	}
 }
 
-// lifetimes warns of tokens, logins and retries that live for too long.
+// lifetimes checks the lifetimes of tokens, logins and retries.
 func (d *doctor) lifetimes() {
 	c := d.Config
 	d.warn(
 		c.AccessTTL > longAccessTTL,
 		"settings",
 		fmt.Sprintf("access tokens live for %s", config.FormatDuration(c.AccessTTL)),
-		"who verifies offline accepts a stolen or revoked token for as long (RFC 9700 §2.2.1): 15m or less, and refresh "+
-			"more often",
+		"offline verifiers accept a stolen or revoked token for that time (RFC 9700 §2.2.1): set 15m or less, "+
+			"and refresh more often",
 	)
 	d.warn(
 		c.RefreshIdleTTL > longRefreshIdle,
 		"settings",
-		fmt.Sprintf("a refresh token may rest for %s", config.FormatDuration(c.RefreshIdleTTL)),
-		"a token that nobody uses any more should expire (RFC 9700 §4.14.2): 30d or less",
+		fmt.Sprintf("a refresh token may stay unused for %s", config.FormatDuration(c.RefreshIdleTTL)),
+		"an unused token should expire (RFC 9700 §4.14.2): set 30d or less",
 	)
 	d.warn(
 		c.RefreshMaxTTL > longRefreshMax,
 		"settings",
 		fmt.Sprintf("a login may last %s", config.FormatDuration(c.RefreshMaxTTL)),
-		"have people log in again twice a year at least (RFC 9700 §4.14.2)",
+		"let people log in again at least twice a year (RFC 9700 §4.14.2)",
 	)
 	d.warn(
 		c.RefreshRetryWindow > longRetryWindow,
 		"settings",
 		fmt.Sprintf("a replaced refresh token may be used again for %s", config.FormatDuration(c.RefreshRetryWindow)),
-		"so long is a stolen one not noticed (RFC 9700 §4.14.2): the ten seconds of the default are enough for a retry",
+		"the use of a stolen token goes unnoticed for that time (RFC 9700 §4.14.2): the default of 10s is enough "+
+			"for a retry",
 	)
 	d.warn(c.RefreshLateRetry > 0 && c.RefreshRetryWindow == 0, "settings",
 		"refresh_late_retry is set, and refresh_retry_window is 0",
-		"late retries are accepted, and immediate ones are not: set both or neither")
+		"the server accepts late retries, but no immediate ones: set both or neither")
 	d.warn(c.RefreshLateRetry > longLateRetry, "settings",
-		fmt.Sprintf("a login that has taken a late retry takes the next only after %s", config.FormatDuration(c.RefreshLateRetry)),
-		"phones lose answers more often than that: 24h is the default")
+		fmt.Sprintf("a login may repeat a late retry only after %s", config.FormatDuration(c.RefreshLateRetry)),
+		"phones lose answers more often: the default is 24h")
 }
 
-// files looks at who else can read what nobody else should.
+// files checks the permissions of files with secrets.
 func (d *doctor) files() {
 	before := len(d.findings)
 	secret := append([]string{d.Place.MasterKeyFile, d.Config.TLSKeyFile}, d.Secrets...)
@@ -243,7 +250,7 @@ func (d *doctor) files() {
 	for _, path := range secret {
 		info, err := os.Stat(path)
 		if path == "" || errors.Is(err, os.ErrNotExist) {
-			continue // what is missing is told by who needs it
+			continue // another check reports a missing file
 		}
 		if err != nil {
 			d.add("files", FindingFailed, err.Error(), "the user that runs keyturn must be able to read it")
@@ -251,12 +258,13 @@ func (d *doctor) files() {
 			d.add("files", FindingFailed, fmt.Sprintf("%s can be read or written by others (mode %04o)", path, mode),
 				"chmod 600 "+path)
 		}
-		if folder, err := os.Stat(filepath.Dir(path)); err == nil && folder.Mode().Perm()&0o002 != 0 &&
+		if folder, err := os.Stat(filepath.Dir(path)); err == nil &&
+			folder.Mode().Perm()&0o002 != 0 &&
 			folder.Mode()&os.ModeSticky == 0 {
 			d.add(
 				"files",
 				FindingFailed,
-				fmt.Sprintf("everybody may replace files in %s", filepath.Dir(path)),
+				fmt.Sprintf("everybody can replace files in %s", filepath.Dir(path)),
 				"chmod o-w "+filepath.Dir(path),
 			)
 		}
@@ -266,29 +274,30 @@ func (d *doctor) files() {
 	}
 }
 
-// fewFiles is how many descriptors are too few for a busy server: each connection takes one.
+// fewFiles is the limit of open files below which Doctor warns: each connection takes a descriptor.
 const fewFiles = 1024
 
-// descriptors judges how many files and connections a process that is started here may have open.
+// descriptors checks the limit of open files of a process that this user starts.
 func (d *doctor) descriptors() {
 	limit := d.MaxFiles
-	switch found := fmt.Sprintf("a process that is started here may open %d files and connections", limit); {
+	switch found := fmt.Sprintf("a process may open %d files and connections", limit); {
 	case limit == 0:
 	case limit < fewFiles:
-		d.add("descriptors", FindingWarning, found, fmt.Sprintf("allow %d or more, for the server too: each connection "+
-			"takes one (LimitNOFILE= in its systemd unit, ulimits: nofile in a compose file, ulimit -Hn in a shell)", fewFiles))
+		d.add("descriptors", FindingWarning, found, fmt.Sprintf("allow at least %d, also for the server: each "+
+			"connection takes one (LimitNOFILE= in its systemd unit, ulimits: nofile in a compose file, ulimit -Hn "+
+			"in a shell)", fewFiles))
 	default:
 		d.add("descriptors", FindingOK, found, "")
 	}
 }
 
-// anchor writes beside the anchor, where a server writes each minute, and takes it away again.
+// anchor checks that the folder of the anchor is writable, by a temporary file.
 func (d *doctor) anchor() {
 	path := d.Place.AnchorFile
 	if err := keys.TryAnchor(path); err != nil {
-		d.add("anchor", FindingWarning, err.Error(), "servers note in "+path+" how far the database has come: without "+
-			"it an old backup in its place, or an audit trail that was cut off, is not noticed. The user that runs the "+
-			"server must be able to write to the folder, or name another with anchor_file")
+		d.add("anchor", FindingWarning, err.Error(), "servers record the progress of the database in "+path+
+			": without it they do not detect an old backup or a truncated audit trail. Let the user of the server "+
+			"write to the folder, or name another file with anchor_file")
 		return
 	}
 	d.add("anchor", FindingOK, path+" can be written by this user", "")
@@ -304,7 +313,8 @@ func (d *doctor) database(ctx context.Context, a *Admin) {
 		d.add("database", FindingFailed, fmt.Sprintf("%d migrations are pending", s.Pending), "`keyturn migrate up`")
 	}
 	if err := a.db.Ping(ctx); err != nil {
-		d.add("database", FindingFailed, fmt.Sprintf("it takes no writes: %v", err), "is it a standby, or the disk full?")
+		d.add("database", FindingFailed, fmt.Sprintf("it takes no writes: %v", err), "check whether it is a standby, "+
+			"or its disk is full")
 		return
 	}
 	if err := errors.Join(a.store.CheckPurpose(ctx, false), a.ring.Anchor(d.Place.AnchorFile).Check(ctx)); err != nil {
@@ -314,7 +324,7 @@ func (d *doctor) database(ctx context.Context, a *Admin) {
 	d.add("database", FindingOK, fmt.Sprintf("%s, schema %d, takes writes", a.db.Kind(), s.Version)+d.target(), "")
 }
 
-// target says where the database setting leads to, if that is PostgreSQL.
+// target describes the target of a PostgreSQL URL.
 func (d *doctor) target() string {
 	if t, ok := d.Place.Database.Target(); ok {
 		return " (" + t.String() + ")"
@@ -322,7 +332,7 @@ func (d *doctor) target() string {
 	return ""
 }
 
-// clockTolerance is how far the clock may be off without a word.
+// clockTolerance is the clock difference above which Doctor warns.
 const clockTolerance = time.Second
 
 func (d *doctor) keys(ctx context.Context, a *Admin) {
@@ -332,13 +342,16 @@ func (d *doctor) keys(ctx context.Context, a *Admin) {
 		return
 	}
 	for _, p := range status.Problems {
-		worst := map[keys.Level]FindingStatus{keys.LevelWarning: FindingWarning, keys.LevelCritical: FindingFailed}[p.Level]
-		d.add("keys", worst, p.Problem, p.Advice)
+		severity := FindingWarning
+		if p.Level == keys.LevelCritical {
+			severity = FindingFailed
+		}
+		d.add("keys", severity, p.Problem, p.Advice)
 	}
 	if status.Healthy {
 		d.add("keys", FindingOK, status.Sentence, "")
 	}
-	if a.db.Kind() == storage.SQLite { // which has no clock of its own
+	if a.db.Kind() == storage.SQLite { // it has no clock of its own
 		return
 	}
 	off, err := a.ring.ClockOff(ctx)
@@ -349,11 +362,11 @@ func (d *doctor) keys(ctx context.Context, a *Admin) {
 	d.clock(off, "that of the database", clockTolerance)
 }
 
-// clock judges how far the clock here is off another.
+// clock checks the difference between the local clock and another.
 func (d *doctor) clock(off time.Duration, other string, tolerance time.Duration) {
 	if off.Abs() > tolerance {
-		d.add("clock", FindingWarning, fmt.Sprintf("the clock here is %v off %s", off.Round(time.Millisecond), other),
-			"run an NTP client on both (chrony, systemd-timesyncd); from 30 s on a replica takes no step of a key")
+		d.add("clock", FindingWarning, fmt.Sprintf("the local clock is %v off %s", off.Round(time.Millisecond), other),
+			"run an NTP client on both hosts (chrony, systemd-timesyncd); at 30 s a replica stops rotating keys")
 		return
 	}
 	d.add("clock", FindingOK, fmt.Sprintf("%v off %s", off.Abs().Round(time.Millisecond), other), "")
@@ -370,8 +383,9 @@ func (d *doctor) clients(ctx context.Context, a *Admin) {
 			d.client(c, a.Now())
 			if size, tooLarge := a.tooLargeAlone(c); tooLarge {
 				d.add("clients", FindingWarning,
-					fmt.Sprintf("an access token with all scope of client %s would have %d bytes", c.ID, size),
-					fmt.Sprintf("the limit is %d: such a request is invalid_scope. client update %s --scope …",
+					fmt.Sprintf("an access token of client %s with all its scope would have %d bytes", c.ID, size),
+					fmt.Sprintf("the limit is %d: the server answers invalid_scope. Shorten it with client update %s "+
+						"--scope …",
 						api.MaxAccessToken, c.ID))
 			}
 			if c.Public && slices.Contains(c.Grants, api.GrantRefreshToken) {
@@ -385,75 +399,76 @@ func (d *doctor) clients(ctx context.Context, a *Admin) {
 		return
 	}
 	if len(d.findings) == before {
-		d.add("clients", FindingOK, fmt.Sprintf("%d, none of them unsafe", n), "")
+		d.add("clients", FindingOK, fmt.Sprintf("%d clients, none of them unsafe", n), "")
 	}
 	d.lateRetries(public)
 }
 
-// lateRetries says what they mean for public clients, whose refresh tokens work for whoever holds one.
+// lateRetries explains late retries of public clients, whose refresh tokens work for every holder.
 func (d *doctor) lateRetries(public int) {
 	late := d.Config.RefreshLateRetry
 	if public == 0 || late == 0 {
 		return
 	}
 	d.add("late retry", FindingOK,
-		fmt.Sprintf("%d public clients: once in %s, a login takes a refresh token that was just replaced",
+		fmt.Sprintf("%d public clients: once in %s, a login may use a refresh token that was just replaced",
 			public, config.FormatDuration(late)),
-		"a thief with a copy of that token can get its successor, too, until somebody uses the successor, and is not "+
-			"noticed while the owner refreshes less often than that. refresh_late_retry: 0 turns it off, and logs out "+
-			"devices whose answers get lost")
+		"a thief with a copy of that token can also get its successor, until somebody uses the successor. Nobody "+
+			"notices it while the owner refreshes less often. refresh_late_retry: 0 turns it off, but logs out "+
+			"devices whose answers are lost")
 }
 
-// client looks at one that is not disabled.
+// client checks a client that is not disabled.
 func (d *doctor) client(c Client, now time.Time) {
 	d.warn(c.Public && slices.Contains(c.Grants, api.GrantPassword), "clients",
 		fmt.Sprintf("client %s is public and may use the password grant", c.ID),
-		"anybody can take itself for it and ask people for their passwords (RFC 9700 §2.4): "+
-			"give it a secret if it has a server of its own")
+		"anybody can impersonate it and ask people for their passwords (RFC 9700 §2.4): give it a secret if it "+
+			"has a server of its own")
 	d.warn(time.Duration(c.AccessTTL) > longAccessTTL, "clients",
 		fmt.Sprintf("access tokens of client %s live for %s", c.ID, config.FormatDuration(time.Duration(c.AccessTTL))),
-		"see access_ttl: client update "+c.ID+" --access-ttl 10m")
-	d.warn(slices.Contains(c.Grants, api.GrantPassword) && c.Scope == "", "clients", fmt.Sprintf("client %s has no scope", c.ID),
-		"its tokens say nothing of what they are for (RFC 9700 §2.3): client update "+c.ID+" --scope …")
+		"shorten it as for access_ttl: client update "+c.ID+" --access-ttl 10m")
+	d.warn(slices.Contains(c.Grants, api.GrantPassword) && c.Scope == "", "clients",
+		fmt.Sprintf("client %s has no scope", c.ID),
+		"its tokens do not limit their use (RFC 9700 §2.3): client update "+c.ID+" --scope …")
 	d.warn(len(c.Audiences) > 5, "clients",
 		fmt.Sprintf("client %s may get tokens for %d resources", c.ID, len(c.Audiences)),
-		"one that is stolen opens them all (RFC 9700 §2.3): a client for each task")
+		"a thief of its secret can use all of them (RFC 9700 §2.3): create a client for each task")
 	if until := c.PreviousExpiresAt; until != nil && until.Sub(now) > 7*24*time.Hour {
 		d.add("clients", FindingWarning,
-			fmt.Sprintf("the former secret of client %s works until %s", c.ID, until.UTC().Format(time.RFC3339)),
-			"end it when the new one is everywhere: client rotate-secret "+c.ID+" --keep 0s")
+			fmt.Sprintf("the previous secret of client %s works until %s", c.ID, until.UTC().Format(time.RFC3339)),
+			"end it when all hosts have the new one: client rotate-secret "+c.ID+" --keep 0s")
 	}
 }
 
-// longRoles tells of users from before there was a limit, whose access tokens would be too large.
+// longRoles checks for users whose roles are older than the limit and make access tokens too large.
 func (d *doctor) longRoles(ctx context.Context, a *Admin) {
 	limit, err := a.roleLimit(ctx)
 	if err != nil {
-		return // told of with the clients
+		return // clients reports it
 	}
 	long, err := a.db.Users().Count(ctx, storage.UserFilter{RolesOver: limit.most()}, a.count)
 	d.warn(err == nil && long > 0, "users", fmt.Sprintf("%d have roles of more than %d bytes", long, limit.most()),
-		fmt.Sprintf("with all its scope, their access tokens of client %s would be larger than 8 KiB: such a login or "+
-			"refresh is invalid_scope. Give them fewer roles", limit.client))
+		fmt.Sprintf("with all its scope, their access tokens of client %s would be larger than 8 KiB: the server "+
+			"answers invalid_scope. Give them fewer roles", limit.client))
 }
 
-// users tells of hashes that came with an import and have not been replaced yet.
+// users checks for imported hashes that no login has replaced yet.
 func (d *doctor) users(ctx context.Context, a *Admin) {
 	d.longRoles(ctx, a)
 	old, err := a.db.Users().Count(ctx, storage.UserFilter{OtherHashThan: "$argon2id$"}, a.count)
 	switch {
 	case errors.Is(err, ErrTooSlow):
 		d.add("users", FindingWarning,
-			fmt.Sprintf("those with a hash of their former system could not be counted within %v", a.count),
-			"that harms nothing: look again when the database has less to do")
+			fmt.Sprintf("users with a hash of another system could not be counted within %v", a.count),
+			"this does no harm: repeat the check when the database is less busy")
 	case err != nil:
 		d.add("users", FindingFailed, err.Error(), "")
 	case old > 0:
 		d.add(
 			"users",
 			FindingWarning,
-			fmt.Sprintf("%d have a password hash of their former system", old),
-			"it is replaced when they log in; those who never do should be disabled",
+			fmt.Sprintf("%d have a password hash of another system", old),
+			"their next login replaces it; disable users who never log in",
 		)
 	default:
 		d.add("users", FindingOK, "all password hashes are argon2id", "")
@@ -463,10 +478,10 @@ func (d *doctor) users(ctx context.Context, a *Admin) {
 // issuerTimeout bounds each request to the issuer.
 const issuerTimeout = 5 * time.Second
 
-// issuer asks the server as clients and verifiers see it.
+// issuer fetches the metadata and keys of the issuer, as clients and verifiers do.
 func (d *doctor) issuer(ctx context.Context) {
 	if config.CheckIssuer(d.Config.Issuer) != nil {
-		return // told already
+		return // configuration reports it
 	}
 	var metadata api.Metadata
 	url := api.MetadataURL(d.Config.Issuer)
@@ -476,7 +491,7 @@ func (d *doctor) issuer(ctx context.Context) {
 			"issuer",
 			FindingWarning,
 			err.Error(),
-			"does the server run, and does "+d.Config.Issuer+" lead to it, from here too?",
+			"check that the server runs, and that "+d.Config.Issuer+" leads to it, also from here",
 		)
 		return
 	}
@@ -484,31 +499,32 @@ func (d *doctor) issuer(ctx context.Context) {
 		d.add(
 			"issuer",
 			FindingFailed,
-			fmt.Sprintf("%s says that its issuer is %s", url, metadata.Issuer),
-			"verifiers compare to the letter: the issuer here must be that of the server",
+			fmt.Sprintf("the issuer in %s is %s", url, metadata.Issuer),
+			"set issuer to exactly that of the server: verifiers compare every character",
 		)
 		return
 	}
 	var set struct{ Keys []struct{ KID string } }
 	if _, err := fetch(ctx, metadata.JWKSURI, &set); err != nil || len(set.Keys) == 0 {
-		d.add("issuer", FindingFailed, fmt.Sprintf("no keys at %s: %v", metadata.JWKSURI, err), "verifiers fetch them there")
+		d.add("issuer", FindingFailed, fmt.Sprintf("no keys at %s: %v", metadata.JWKSURI, err),
+			"verifiers need them there")
 		return
 	}
 	if off != nil && d.Place.Database.File() != "" {
-		d.clock(*off, "that of the server", 2*clockTolerance) // of which HTTP tells whole seconds
+		d.clock(*off, "that of the server", 2*clockTolerance) // the Date header has whole seconds
 	}
 	d.add("issuer", FindingOK, d.Config.Issuer+" leads to a server that publishes its keys", "")
 }
 
-// server asks the server of this configuration, if one runs here, whether it is ready: it may see what nobody else
-// does, as that its database file is not the one that lies there now.
+// server asks the server of this configuration, if it runs on this host, whether it is ready. It may know of problems
+// that are invisible from outside, for instance that its database file was replaced.
 func (d *doctor) server(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
 	defer cancel()
 	url := "http://" + d.Config.AdminListen + api.PathReadyz + "?verbose"
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return // told already
+		return // configuration reports it
 	}
 	answer, err := (&http.Client{Transport: &http.Transport{}}).Do(r)
 	if err != nil {
@@ -518,7 +534,7 @@ func (d *doctor) server(ctx context.Context) {
 	text, err := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
 	if err != nil || !strings.HasPrefix(string(text), "serving ") {
 		d.add("server", FindingWarning, "something else than keyturn answers at "+d.Config.AdminListen,
-			"serve could not listen there: set admin_listen to a free port, or end that program")
+			"serve could not listen there: set admin_listen to a free port, or stop that program")
 		return
 	}
 	if answer.StatusCode == http.StatusOK {
@@ -533,11 +549,11 @@ func (d *doctor) server(ctx context.Context) {
 	}
 	d.add("server", FindingFailed,
 		fmt.Sprintf("the server at %s is not ready: %s", d.Config.AdminListen, strings.Join(failed, "; ")),
-		"it answers 503 until that is mended; it goes by what it saw within the last second")
+		"it answers 503 until this is corrected; its checks are at most one second old")
 }
 
-// fetch reads JSON as a verifier would, which follows no redirect, and tells how far the clock here is ahead of that of
-// whoever answers, if that is said.
+// fetch fetches JSON as a verifier does, without redirects. off is how far the local clock is ahead of the Date of the
+// answer, if it has one.
 func fetch(ctx context.Context, url string, into any) (off *time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
 	defer cancel()

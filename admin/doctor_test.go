@@ -48,7 +48,9 @@ func TestDoctorAndDescriptors(t *testing.T) {
 	} {
 		d := &doctor{Patient: Patient{MaxFiles: limit}}
 		d.descriptors()
-		if len(d.findings) != 1 || d.findings[0].Status != want || (d.findings[0].Advice == "") != (want == FindingOK) {
+		if len(d.findings) != 1 ||
+			d.findings[0].Status != want ||
+			(d.findings[0].Advice == "") != (want == FindingOK) {
 			t.Errorf("%d: %+v", limit, d.findings)
 		}
 	}

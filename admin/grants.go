@@ -7,8 +7,8 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Each hands the grants that have not expired, newest first, to the hour, to do, page by page, until that returns
-// an error. user and client narrow the list unless "".
+// Each calls do with the unexpired grants, newest first by the hour, page by page, until do returns an error. user and
+// client filter the list unless they are "".
 func (a Grants) Each(ctx context.Context, user, client string, do func([]Grant) error) error {
 	if user != "" {
 		var err error
@@ -17,7 +17,8 @@ func (a Grants) Each(ctx context.Context, user, client string, do func([]Grant) 
 		}
 	}
 	now := a.now()
-	return a.db.Grants().Pages(ctx, storage.GrantFilter{Username: user, ClientID: client}, now, func(page []Grant) error {
+	filter := storage.GrantFilter{Username: user, ClientID: client}
+	return a.db.Grants().Pages(ctx, filter, now, func(page []Grant) error {
 		for i := range page {
 			tellEnding(&page[i], now)
 		}
@@ -25,7 +26,7 @@ func (a Grants) Each(ctx context.Context, user, client string, do func([]Grant) 
 	})
 }
 
-// tellEnding gives a reason to a grant that ended without a mark on its own row: with its user or its client.
+// tellEnding sets the reason of a grant that ended with its user or client, which its own row does not show.
 func tellEnding(g *storage.GrantState, now time.Time) {
 	if g.RevokedReason == nil && !g.Live(now) {
 		reason := "ended with its user or client"
@@ -33,7 +34,7 @@ func tellEnding(g *storage.GrantState, now time.Time) {
 	}
 }
 
-// Find reads one grant by its text id. ErrNotFound, ErrInvalid.
+// Find returns one grant by its text id. It may return ErrNotFound or ErrInvalid.
 func (a Grants) Find(ctx context.Context, id string) (storage.GrantState, error) {
 	grant, err := storage.ParseGrantID(id)
 	if err != nil {
@@ -46,7 +47,7 @@ func (a Grants) Find(ctx context.Context, id string) (storage.GrantState, error)
 	return g, err
 }
 
-// Revoke ends one grant. ErrNotFound, ErrInvalid.
+// Revoke ends one grant. It may return ErrNotFound or ErrInvalid.
 func (a Grants) Revoke(ctx context.Context, id string) error {
 	grant, err := storage.ParseGrantID(id)
 	if err != nil {
@@ -55,12 +56,12 @@ func (a Grants) Revoke(ctx context.Context, id string) error {
 	return a.db.Grants().RevokeByID(ctx, a.by, grant, a.now())
 }
 
-// RevokeOfClient ends all grants of the client. ErrNotFound.
+// RevokeOfClient ends all grants of the client. It may return ErrNotFound.
 func (a Grants) RevokeOfClient(ctx context.Context, id string) error {
 	return named("client", id, a.db.Clients().RevokeGrants(ctx, a.by, id, a.now()))
 }
 
-// RevokeAll ends every grant there is.
+// RevokeAll ends every grant.
 func (a Grants) RevokeAll(ctx context.Context) error {
 	return a.db.Grants().RevokeAll(ctx, a.by, a.now())
 }

@@ -13,46 +13,45 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// ImportedUser is a user as another system has it.
+// ImportedUser is a user of another system.
 type ImportedUser struct {
-	Row      int    // where it stands, from 1
-	Username string // as it is written there
-	// of the password, in one of the forms of oldhash.go; "": the user cannot log in until it is given a password
+	Row      int    // position in the file, from 1
+	Username string // in the spelling of the file
+	// a password hash that passwords.ParseImported accepts; "": the user cannot log in until it is given a password
 	Hash     string
 	Roles    []string
 	Disabled bool
-	Problem  string // why the user cannot be imported, if that was seen when it was read
+	Problem  string // why the user cannot be imported, if the reader found a reason
 }
 
-// RefusedUser is a user that is not imported, and why.
+// RefusedUser is a user that is not imported, with the reason.
 type RefusedUser struct {
 	Row      int    `json:"row"`
 	Username string `json:"username"`
 	Reason   string `json:"reason"`
 }
 
-// ImportOptions say how an import is done.
+// ImportOptions control an import.
 type ImportOptions struct {
-	SkipBad bool            // import the others where some are refused, a thousand at a time
+	SkipBad bool            // skip refused users and import the others, in batches
 	DryRun  bool            // import nobody
-	Told    func(n, of int) // hears how many have been written; nil: nobody
+	Told    func(n, of int) // called with the number of written users; may be nil
 }
 
-// Import is what came of an import, or, if it was dry, what would.
+// Import is the result of an import, or of a dry run.
 type Import struct {
 	Imported        int           `json:"imported"`
-	Disabled        int           `json:"disabled"`         // of those: they were so before
+	Disabled        int           `json:"disabled"`         // of those: disabled in the other system
 	WithoutPassword int           `json:"without_password"` // of those: they cannot log in until they are given one
 	Refused         []RefusedUser `json:"refused"`
 }
 
-// importBatch is how many users one transaction takes of an import that need not be whole: servers go on writing in
+// importBatch is the number of users in one transaction of an import that skips refused users. Servers write in
 // between.
 const importBatch = 1024
 
-// Import makes users with the password hashes that they have elsewhere; each is replaced by one of ours when its
-// user first logs in. All are imported or, if there is one to refuse, none, unless o.SkipBad. Who has been refused is
-// no error.
+// Import creates users with the password hashes of another system. The first login of a user replaces its hash by
+// argon2id. Unless o.SkipBad, one refused user prevents the whole import. A refused user is not an error.
 func (a Users) Import(ctx context.Context, from []ImportedUser, o ImportOptions) (Import, error) {
 	limit, err := a.roleLimit(ctx)
 	if err != nil {
@@ -86,12 +85,12 @@ func (a Users) Import(ctx context.Context, from []ImportedUser, o ImportOptions)
 	return i.result(written), nil
 }
 
-// importer is an import under way.
+// importer is one run of an import.
 type importer struct {
 	users   Users
 	told    func(n, of int)
 	limit   roleLimit
-	rows    map[string]ImportedUser // by canonical username, of those that are not refused
+	rows    map[string]ImportedUser // accepted users, by canonical username
 	refused []RefusedUser
 	begun   int
 }
@@ -100,7 +99,7 @@ func (i *importer) refuse(u ImportedUser, reason string) {
 	i.refused = append(i.refused, RefusedUser{u.Row, u.Username, reason})
 }
 
-// check makes the users that nothing speaks against but, perhaps, that their usernames are taken.
+// check returns the users that are valid. Their usernames may still be taken.
 func (i *importer) check(from []ImportedUser) (users []storage.User) {
 	now := storage.At(i.users.now())
 	for _, u := range from {
@@ -110,7 +109,8 @@ func (i *importer) check(from []ImportedUser) (users []storage.User) {
 			err = errors.New(u.Problem)
 		}
 		if before, twice := i.rows[name]; err == nil && twice {
-			err = fmt.Errorf("row %d has the same username: %q and %q are one here", before.Row, before.Username, u.Username)
+			err = fmt.Errorf("row %d has the same username: %q and %q are equal in canonical form",
+				before.Row, before.Username, u.Username)
 		}
 		if err != nil {
 			i.refuse(u, strings.NewReplacer("\n", "; ", ErrInvalid.Error()+": ", "").Replace(err.Error()))
@@ -132,20 +132,20 @@ func (i *importer) check(from []ImportedUser) (users []storage.User) {
 	return users
 }
 
-// checkHash refuses what no login could be judged by, or at too high a price.
+// checkHash refuses hashes that no login could be checked against, or only at too high a cost.
 func checkHash(text string) error {
 	if text == "" {
 		return nil
 	}
 	if !api.IsText(text) {
-		return errors.New("password hash: it is not UTF-8, or holds NUL")
+		return errors.New("password hash: it is not UTF-8, or contains NUL")
 	}
 	_, err := passwords.ParseImported(text)
 	return err
 }
 
-// asImported is a hash as it is stored until its user logs in. One in the form of ours is written as Django does: it
-// was not made of the canonical form of a password.
+// asImported returns the stored form of a hash until its user logs in. An argon2id hash gets the prefix of Django,
+// because the other system did not hash the canonical form of the password.
 func asImported(hash string) string {
 	if _, err := passwords.ParseArgon2id(hash); err == nil {
 		return "argon2" + hash
@@ -153,7 +153,7 @@ func asImported(hash string) string {
 	return hash
 }
 
-// write writes users, or tries to. ErrConflict, with those whose usernames are taken, if there are any.
+// write writes users, or tries to. If usernames are taken, it returns them with ErrConflict.
 func (i *importer) write(ctx context.Context, users []storage.User, dry bool) (taken []string, err error) {
 	taken, err = i.users.db.Users().Import(ctx, i.users.by, users, dry, func(n int) {
 		if i.told != nil {
@@ -166,7 +166,7 @@ func (i *importer) write(ctx context.Context, users []storage.User, dry bool) (t
 	return taken, err
 }
 
-// result counts those who were written, and puts those who were not in order.
+// result counts the written users, and sorts the refused ones by row.
 func (i *importer) result(written []storage.User) Import {
 	slices.SortStableFunc(i.refused, func(a, b RefusedUser) int { return cmp.Compare(a.Row, b.Row) })
 	r := Import{Imported: len(written), Refused: append([]RefusedUser{}, i.refused...)}

@@ -12,10 +12,10 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// refusal is the word of a safety guard, which force overrides.
+// refusal is the error of a safety check, which force overrides.
 type refusal struct{ error }
 
-// ErrRefused tells whether a safety guard refused, which force overrides.
+// ErrRefused reports whether a safety check refused, which force overrides.
 func ErrRefused(err error) bool {
 	var young *keys.TooYoungError
 	var unsure *clock.UnsureError
@@ -26,23 +26,22 @@ func ErrRefused(err error) bool {
 // List lists all signing keys, newest first.
 func (a Keys) List() []SigningKey { return a.ring.Rows() }
 
-// Intact tells how the rows of the signing keys were altered outside keyturn; nil if they were not.
+// Intact returns an error if the rows of the signing keys were changed outside keyturn.
 func (a Keys) Intact() error { return a.ring.Intact() }
 
-// LiveTokens counts, by kid, the grants whose newest access token is alive. Older tokens of a grant that was refreshed
-// early are not counted: nothing is kept of them. ErrTooSlow.
+// LiveTokens counts, by kid, the grants whose newest access token is alive. It does not count older tokens of a grant
+// that was refreshed early: keyturn keeps no record of them. It may return ErrTooSlow.
 func (a Keys) LiveTokens(ctx context.Context) (map[string]int64, error) {
 	return a.db.Grants().LiveTokens(ctx, a.config.AccessTTL, a.now(), a.count)
 }
 
-// Lives tells the past and the planned future of all keys, oldest first.
+// Lives returns the past and the planned future of all keys, oldest first.
 func (a Keys) Lives() []KeyLife { return a.ring.Lives() }
 
-// Status tells the health of the signing keys.
+// Status returns the health of the signing keys.
 func (a Keys) Status(ctx context.Context) (KeyStatus, error) { return a.ring.LifeCycle().Status(ctx) }
 
-// Rotate makes the next key the current one. It is refused (ErrRefused) while verifiers may not have seen that key,
-// unless forced.
+// Rotate makes the next key current. Unless forced, it refuses (ErrRefused) while verifiers may not have seen that key.
 func (a Keys) Rotate(ctx context.Context, force bool) (Rotation, error) {
 	if err := a.beginKeys(ctx); err != nil {
 		return Rotation{}, err
@@ -50,12 +49,12 @@ func (a Keys) Rotate(ctx context.Context, force bool) (Rotation, error) {
 	return a.ring.LifeCycle().Rotate(ctx, a.by, force)
 }
 
-// PlanRotation tells what RotateKeys would do and the lives of the keys after it, and changes nothing.
+// PlanRotation returns what Rotate would do, with the lives of the keys after it. It changes nothing.
 func (a Keys) PlanRotation(ctx context.Context, force bool) (keys.PlannedRotation, error) {
 	return a.ring.LifeCycle().PlanRotation(ctx, force)
 }
 
-// beginKeys makes the first keys of a database that no server has used yet.
+// beginKeys makes the first keys of a new database.
 func (a *core) beginKeys(ctx context.Context) error {
 	if len(a.ring.Rows()) > 0 {
 		return nil
@@ -63,8 +62,8 @@ func (a *core) beginKeys(ctx context.Context) error {
 	return a.ring.LifeCycle().Maintain(ctx)
 }
 
-// concern is the grants that can have had a token of a key and were used since a moment. ErrNotFound if there is no
-// such key; ok is false if the key has never signed.
+// concern selects the grants that can have had a token of a key and were used since a time. It returns ErrNotFound if
+// there is no such key; ok is false if the key has never signed.
 func (a *core) concern(kid string, since time.Time) (c storage.KeyGrants, ok bool, err error) {
 	i := slices.IndexFunc(a.ring.Rows(), func(k SigningKey) bool { return k.KID == kid })
 	if i < 0 {
@@ -74,7 +73,7 @@ func (a *core) concern(kid string, since time.Time) (c storage.KeyGrants, ok boo
 	if k.ActivatedAt == nil {
 		return c, false, nil
 	}
-	// A grant that was not used since the key signs has no token of it, but the clocks of replicas differ.
+	// A grant without use since the activation of the key has no token of it. The clocks of replicas differ, though.
 	if first := k.ActivatedAt.Add(-keys.Skew); since.Before(first) {
 		since = first
 	}
@@ -86,9 +85,9 @@ func (a *core) concern(kid string, since time.Time) (c storage.KeyGrants, ok boo
 	return c, true, nil
 }
 
-// Use counts what keys have signed for grants that are alive and were used since a moment, by client and audience. The
-// zero moment takes all. Grants that EndGrants has ended since another moment, if there is one, count as alive. The
-// counts of all keys share the time for one. ErrNotFound if there is no such key; ErrTooSlow.
+// Use counts, by client and audience, the live grants that have tokens of the keys and were used since a time; zero:
+// ever. Grants that EndGrants has ended since another time, if given, count as live. One timeout bounds the counts of
+// all keys. It may return ErrNotFound or ErrTooSlow.
 func (a Keys) Use(ctx context.Context, kids []string, since time.Time, ended *time.Time) ([]KeyUse, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.count)
 	defer cancel()
@@ -111,12 +110,12 @@ func (a Keys) Use(ctx context.Context, kids []string, since time.Time, ended *ti
 	return all, nil
 }
 
-// Revoke takes a leaked key out of the JWKS for good and lets another sign. With storeLeaked every private half
-// counts as leaked, kid may be "", and with newFile as well, everything is sealed under the new master key of that file
-// from then on. ErrNotFound.
+// Revoke removes a leaked key from the JWKS for good and makes another key sign. With storeLeaked every private half
+// counts as leaked, and kid may be "". With newFile, too, it seals everything under the new master key of that file. It
+// may return ErrNotFound.
 func (a Keys) Revoke(ctx context.Context, kid string, storeLeaked bool, newFile string) (Revocation, error) {
 	leak := keys.Leak{KID: kid, Store: storeLeaked}
-	var unplaced error // the new master key could not be put in place
+	var unplaced error // why the new master key was not installed
 	if newFile != "" {
 		to, plan, err := a.newMaster(newFile)
 		if to == nil {
@@ -124,8 +123,8 @@ func (a Keys) Revoke(ctx context.Context, kid string, storeLeaked bool, newFile 
 		}
 		if err == nil {
 			leak.NewMaster = to
-		} else { // a leak does not wait for a file
-			unplaced = fmt.Errorf("%w: make %s writable and run the same command again: %w", ErrSameMaster,
+		} else { // do not delay the revocation
+			unplaced = fmt.Errorf("%w: make %s writable and repeat the command: %w", ErrSameMaster,
 				plan.MasterKeyFile, err)
 		}
 	}
@@ -136,8 +135,8 @@ func (a Keys) Revoke(ctx context.Context, kid string, storeLeaked bool, newFile 
 	if leak.NewMaster != nil {
 		if _, err = a.ring.LifeCycle().Rewrap(ctx, a.by, leak.NewMaster); err != nil {
 			err = fmt.Errorf(
-				"the key is revoked and fresh ones are sealed under the new master key, but the rest is not: run `keyturn "+
-					"keys rewrap`: %w",
+				"the key is revoked and the new keys are sealed under the new master key, but the rest is not: "+
+					"run `keyturn keys rewrap`: %w",
 				err,
 			)
 		}
@@ -146,27 +145,25 @@ func (a Keys) Revoke(ctx context.Context, kid string, storeLeaked bool, newFile 
 	return done, errors.Join(unplaced, err)
 }
 
-// ErrSameMaster says that a revocation was made, and that a new master key was not taken.
-var ErrSameMaster = errors.New("the keys are revoked, but the fresh ones are sealed under the old master key, " +
-	"since the new one could not be added to its file")
+// ErrSameMaster reports that the keys are revoked, but the new master key is not used.
+var ErrSameMaster = errors.New("the keys are revoked, but the new keys are sealed under the old master key, " +
+	"because the new one could not be added to the master key file")
 
-// Remember notes in the anchor of this host, if there is one, what this Admin has changed. That it could not is said,
-// and no more.
+// Remember records the changes of this Admin in the anchor of this host, if there is one. A failure is only a message.
 func (a *Admin) Remember(ctx context.Context) {
 	if a.db.Audit().Written() > 0 {
 		a.remember(ctx, false)
 	}
 }
 
-// remember moves the anchor on, so that this host knows at once what must never come back, and which records the trail
-// has.
+// remember advances the anchor, so that this host detects an older database or a shorter audit trail.
 func (a *core) remember(ctx context.Context, make bool) {
 	if err := a.ring.Anchor(a.place.AnchorFile).Note(ctx, make); err != nil && a.say != nil {
-		a.say("keyturn: done, but this host could not note it beside the database: %v", err)
+		a.say("keyturn: done, but this host could not note it in its anchor file: %v", err)
 	}
 }
 
-// In is the kids of all keys in any of the states.
+// In returns the kids of all keys in any of the states.
 func (a Keys) In(states ...KeyState) (kids []string) {
 	for _, k := range a.ring.Rows() {
 		if slices.Contains(states, k.State) {
@@ -176,10 +173,10 @@ func (a Keys) In(states ...KeyState) (kids []string) {
 	return kids
 }
 
-// endBatch is how many grants EndKeyGrants looks at in one transaction.
+// endBatch is the number of grants that EndGrants reads in one transaction.
 const endBatch = 1000
 
-// EndGrants ends the grants that KeyUse counts, and tells how many there were. ErrNotFound if there is no such key.
+// EndGrants ends the grants that Use counts, and returns their number. It returns ErrNotFound if there is no such key.
 func (a Keys) EndGrants(ctx context.Context, kid string, since time.Time) (ended int64, err error) {
 	c, ok, err := a.concern(kid, since)
 	if err != nil || !ok {
@@ -195,46 +192,47 @@ func (a Keys) EndGrants(ctx context.Context, kid string, since time.Time) (ended
 	}
 }
 
-// RewrapPlan is what a rewrap does outside the database.
+// RewrapPlan describes the changes of a rewrap outside the database.
 type RewrapPlan struct {
-	MasterKeyFile string // that servers read now
+	MasterKeyFile string // the file that servers read now
 	Appended      bool   // the new key was added to it
 }
 
-// errBringKey says that other hosts may have to be given the new master key before it seals anything.
+// errBringKey reports that other hosts may need the new master key before it seals anything.
 var errBringKey = errors.New(
-	"the new master key stands in the master key file of this host now: add it to that file on every other host that " +
-		"serves this database, as a further line, " +
-		"then run the same command again. Until they have it, those servers could not open what it seals, and would " +
-		"stop signing",
+	"the master key file of this host now has the new key: add the key as another line to that file on every " +
+		"other host that serves this database, then repeat the command. A server without the new key could not open " +
+		"what the key seals, and would stop signing",
 )
 
 // Rewrap seals everything under the new master key of a file. It first adds that key to the master key file, so that
-// servers that read that file open what is sealed under either. On PostgreSQL, which may have servers on other hosts,
-// the first run does no more (ErrRefused), unless forced. It may be interrupted at any moment and run again.
-// ErrConflict if another rewrap goes on to a third key.
+// servers with that file can use both keys. PostgreSQL may have servers on other hosts: there, unless forced, the first
+// run stops after that step (ErrRefused). An interrupted run can be repeated. It returns ErrConflict while another
+// rewrap uses a third key.
 func (a Keys) Rewrap(ctx context.Context, newFile string, force bool) (done Rewrapped, plan RewrapPlan, err error) {
 	to, plan, err := a.newMaster(newFile)
 	if err != nil {
 		return done, plan, err
 	}
-	if plan.Appended && a.db.Kind() == storage.Postgres && !force {
+	if plan.Appended &&
+		a.db.Kind() == storage.Postgres &&
+		!force {
 		return done, plan, refusal{errBringKey}
 	}
 	if done, err = a.ring.LifeCycle().Rewrap(ctx, a.by, to); err != nil && !errors.Is(err, ErrConflict) {
-		err = fmt.Errorf("%w (run the same command again to go on)", err)
+		err = fmt.Errorf("%w (repeat the command to continue)", err)
 	}
 	return done, plan, err
 }
 
-// newMaster reads the one new master key of a file and adds it to the master key file, unless it is there.
+// newMaster reads the new master key of a file and adds it to the master key file, unless it is there.
 func (a *core) newMaster(newFile string) (to *keys.Master, plan RewrapPlan, err error) {
 	plan.MasterKeyFile = a.place.MasterKeyFile
 	if to, err = keys.ReadMaster(newFile); err != nil {
 		return nil, plan, err
 	}
 	if !to.Single() {
-		return nil, plan, invalid("%s holds several keys: the new master key is one", newFile)
+		return nil, plan, invalid("%s holds several keys: want only the new master key", newFile)
 	}
 	have, err := keys.ReadMaster(plan.MasterKeyFile)
 	if err != nil || have.Holds(to) {

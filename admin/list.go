@@ -14,17 +14,17 @@ func all[T any](each func(func([]T) error) error) (rows []T, err error) {
 	return rows, err
 }
 
-// All is every grant that Each hands out, in memory.
+// All returns every grant of Each, in memory.
 func (a Grants) All(ctx context.Context, user, client string) ([]Grant, error) {
 	return all(func(do func([]Grant) error) error { return a.Each(ctx, user, client, do) })
 }
 
-// All is every user, in memory.
+// All returns every user, in memory.
 func (a Users) All(ctx context.Context) ([]User, error) {
 	return all(func(do func([]User) error) error { return a.Each(ctx, do) })
 }
 
-// All is every record that Each hands out, in memory.
+// All returns every record of Each, in memory.
 func (a Audit) All(ctx context.Context, since time.Time, kind string) ([]AuditRecord, error) {
 	return all(func(do func([]AuditRecord) error) error { return a.Each(ctx, since, kind, do) })
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Verify follows the chain and returns how many records it has; an error names the first that is not as it was
-// written, or says that the end was cut off which this host has seen.
+// Verify checks the chain and returns its number of records. An error names the first changed record, or reports that
+// the chain lacks a record that this host has seen.
 func (a Audit) Verify(ctx context.Context) (int64, error) {
 	n, err := a.db.Audit().Verify(ctx)
 	if err != nil {
@@ -25,9 +25,11 @@ func (a Audit) Verify(ctx context.Context) (int64, error) {
 		return n, err
 	}
 	hash, err := a.db.Audit().Hash(ctx, anchor.AuditSeq)
-	if errors.Is(err, ErrNotFound) || err == nil && hash != anchor.AuditHash {
+	if errors.Is(err, ErrNotFound) ||
+		err == nil && hash != anchor.AuditHash {
 		err = fmt.Errorf(
-			"audit: record %d, which this host has seen at %s, is missing or another one: the end of the trail was cut off",
+			"audit: record %d, which this host has seen at %s, is missing or replaced: the end of the trail was "+
+				"cut off",
 			anchor.AuditSeq,
 			anchor.Heartbeat.Format(time.RFC3339),
 		)
@@ -35,25 +37,25 @@ func (a Audit) Verify(ctx context.Context) (int64, error) {
 	return n, err
 }
 
-// Backup writes a copy of an SQLite database to a file that must not exist, while servers run. ErrInvalid for
+// Backup copies an SQLite database to a file that must not exist, while servers run. It returns ErrInvalid for
 // PostgreSQL, which has its own tools.
 func (a *Admin) Backup(ctx context.Context, file string) error {
 	if a.db.Kind() != storage.SQLite {
 		return invalid(
-			"PostgreSQL is backed up by its own tools: pg_dump --format=custom --file=%s DATABASE, or a base backup with "+
-				"WAL archiving",
+			"back PostgreSQL up with its own tools: pg_dump --format=custom --file=%s DATABASE, or a base backup "+
+				"with WAL archiving",
 			file,
 		)
 	}
 	return a.db.Backup(ctx, file)
 }
 
-// Restore puts a backup in the place of an SQLite database, if file is not "", and makes what is there the database
-// from now on: every login from before ends, and keys that were revoked since stay revoked. No server may run on it. It
-// returns where the old file was put. All is done to a copy that then takes the place of the database, so that it may
-// be interrupted and run again.
+// Restore replaces an SQLite database by a backup, unless file is "", and accepts the present database from now on:
+// every login ends, and keys that were revoked since the backup stay revoked. No server may run on it. It returns the
+// path of the old file. It works on a copy that replaces the database at the end, so that an interrupted run can be
+// repeated.
 func Restore(ctx context.Context, c config.Config, p keys.Place, o Options, file string) (kept string, err error) {
-	o.Moved = true // it is the database from now on
+	o.Moved = true // accept it from now on
 	onAdmin := func(p keys.Place, do func(a *Admin) error) error {
 		a, err := Open(ctx, c, p, o)
 		if err != nil {
@@ -73,14 +75,15 @@ func Restore(ctx context.Context, c config.Config, p keys.Place, o Options, file
 	return kept, onAdmin(p, func(a *Admin) error { return a.ring.Anchor(p.AnchorFile).FollowRestore(ctx) })
 }
 
-// restoreFile makes a copy of a backup, lets mark make it the database from now on, and puts it in place.
+// restoreFile copies a backup, calls mark on the copy, and replaces the database by it.
 func restoreFile(
 	ctx context.Context, p keys.Place, file string, mark func(onCopy keys.Place) error,
 ) (kept string, err error) {
 	target := p.Database.File()
 	if target == "" {
 		return "", invalid(
-			"with PostgreSQL put the backup back by pg_restore first, then run `keyturn restore --confirm` without a file",
+			"with PostgreSQL first restore the backup with pg_restore, then run `keyturn restore --confirm` " +
+				"without a file",
 		)
 	}
 	if err := storage.CheckUnused(ctx, target); err != nil {

@@ -9,9 +9,8 @@ import (
 	"github.com/keyturn/keyturn/keys"
 )
 
-// followServers takes over, of the settings that were not given to a command, those by which servers run; all of them,
-// if those that were given do not go with them. Verifiers keep what any server told them: the longer jwks_max_age
-// counts.
+// followServers applies the settings of the servers, except those that the command was given. It applies all of them if
+// the given ones conflict with them. Verifiers cache what any server announced: the longer jwks_max_age counts.
 func (a *core) followServers(ctx context.Context, given map[string]bool) error {
 	s, ok, err := a.ring.ScheduleRecord().Read(ctx)
 	if err != nil || !ok {
@@ -21,7 +20,8 @@ func (a *core) followServers(ctx context.Context, given map[string]bool) error {
 	mixed.JWKSMaxAge = max(mixed.JWKSMaxAge, time.Duration(s.JWKSMaxAge))
 	if problems := keys.Config(mixed.Keys()).Problems(); problems != nil {
 		if a.say != nil {
-			a.say("keyturn: the settings given here do not go with those of the servers (%v): theirs count", problems[0])
+			a.say("keyturn: the given settings conflict with those of the servers (%v): using those of the servers",
+				problems[0])
 		}
 		mixed = following(a.config, s, nil)
 	}
@@ -30,7 +30,7 @@ func (a *core) followServers(ctx context.Context, given map[string]bool) error {
 	return nil
 }
 
-// following is c with the settings of a schedule in place of those that were not given.
+// following returns c with the settings of a schedule, except those that were given.
 func following(c config.Config, s keys.Schedule, given map[string]bool) config.Config {
 	for _, setting := range []struct {
 		key    string
@@ -42,7 +42,7 @@ func following(c config.Config, s keys.Schedule, given map[string]bool) config.C
 		{"key_publish_lead", func() { c.KeyPublishLead = time.Duration(s.KeyPublishLead) }},
 		{"jwks_max_age", func() { c.JWKSMaxAge = time.Duration(s.JWKSMaxAge) }},
 		{"key_bits", func() { c.KeyBits = s.KeyBits }},
-		{"issuer", func() { c.Issuer = cmp.Or(s.Issuer, c.Issuer) }}, // an older server has recorded none
+		{"issuer", func() { c.Issuer = cmp.Or(s.Issuer, c.Issuer) }}, // older servers record none
 	} {
 		if !given[setting.key] {
 			setting.follow()

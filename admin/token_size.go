@@ -13,7 +13,7 @@ import (
 // unknownIssuer stands for the issuer until a server has recorded it.
 var unknownIssuer = strings.Repeat("x", 128)
 
-// tokenIssuer is the issuer of the tokens whose size an administrator decides.
+// tokenIssuer returns the issuer for estimates of the token size.
 func (a *core) tokenIssuer() string {
 	if a.config.Issuer == "" {
 		return unknownIssuer
@@ -21,7 +21,7 @@ func (a *core) tokenIssuer() string {
 	return a.config.Issuer
 }
 
-// tokenBits is the size of the largest key that may sign: one that is there, or a new one.
+// tokenBits returns the size of the largest key that may sign: an existing key, or a new one.
 func (a *core) tokenBits() int {
 	bits := a.config.KeyBits
 	for _, row := range a.ring.Rows() {
@@ -32,15 +32,15 @@ func (a *core) tokenBits() int {
 	return bits
 }
 
-// roleLimit is how long the roles of a user may be, and because of which client.
+// roleLimit bounds the roles of a user, by the client with the largest tokens.
 type roleLimit struct {
-	client  string // "": there is none that gets tokens
+	client  string // "": no client gets tokens
 	typ     string
 	payload int // of the client's largest token, without roles
 	bits    int
 }
 
-// roleLimit looks for the client with the largest tokens. One whose tokens are too large without roles limits no user.
+// roleLimit finds the client with the largest tokens. It ignores clients whose tokens are too large without roles.
 func (a *core) roleLimit(ctx context.Context) (roleLimit, error) {
 	limit := roleLimit{bits: a.tokenBits()}
 	err := Clients{a}.Each(ctx, func(page []Client) error {
@@ -54,7 +54,7 @@ func (a *core) roleLimit(ctx context.Context) (roleLimit, error) {
 	return limit, err
 }
 
-// take makes the limit that of a client whose tokens are larger.
+// take applies a client if its tokens are larger.
 func (l *roleLimit) take(c Client, issuer string) error {
 	if len(c.Grants) == 0 {
 		return nil
@@ -69,16 +69,17 @@ func (l *roleLimit) take(c Client, issuer string) error {
 
 // check refuses roles that would make an access token too large.
 func (l roleLimit) check(roles []string) error {
-	size := api.TokenSize(l.typ, api.WithRoles(l.payload, storage.List(roles).Size()), l.bits)
+	bytes := storage.List(roles).Size()
+	size := api.TokenSize(l.typ, api.WithRoles(l.payload, bytes), l.bits)
 	if l.client == "" || size <= api.MaxAccessToken {
 		return nil
 	}
 	return invalid("roles: %d with %d bytes would make an access token of client %s %d bytes long, and the limit "+
-		"is %d: give the user fewer or shorter roles, or the client less scope", len(roles), storage.List(roles).Size(), l.client,
-		size, api.MaxAccessToken)
+		"is %d: give the user fewer or shorter roles, or the client less scope",
+		len(roles), bytes, l.client, size, api.MaxAccessToken)
 }
 
-// most is the size of the longest roles that fit, as JSON text.
+// most returns the size of the longest roles that fit, as JSON.
 func (l roleLimit) most() int {
 	if l.client == "" {
 		return api.MaxAccessToken
@@ -86,21 +87,22 @@ func (l roleLimit) most() int {
 	return api.MaxRoles(l.typ, l.payload, l.bits)
 }
 
-// longestRoles is the size of the longest roles that fit the token of a client without scope. Users with more, from
-// before there was a limit, are not those that a new client must fit.
+// longestRoles returns the size of the longest roles that fit the token of a client without scope. A new client need
+// not fit users with longer roles, who are older than the limit.
 func (a *core) longestRoles() (int, error) {
 	payload, err := api.LargestPayload(a.tokenIssuer(), "", "", nil)
 	return api.MaxRoles(string(keys.TypJWT), payload, a.tokenBits()), err
 }
 
-// checkClientSize refuses a client whose access token would be too large for the user with the longest roles, unless it
-// was as large before.
+// checkClientSize refuses a client whose access token would be too large for the user with the longest roles, unless
+// the change does not enlarge it.
 func (a *core) checkClientSize(ctx context.Context, before, c storage.Client) error {
 	payload, err := api.LargestPayload(a.tokenIssuer(), c.ID, c.Scope, c.Audiences)
 	if err != nil || len(c.Grants) == 0 {
 		return err
 	}
-	if was, err := api.LargestPayload(a.tokenIssuer(), before.ID, before.Scope, before.Audiences); err != nil || before.ID != "" && payload <= was {
+	if was, err := api.LargestPayload(a.tokenIssuer(), before.ID, before.Scope, before.Audiences); err != nil ||
+		before.ID != "" && payload <= was {
 		return err
 	}
 	most, err := a.longestRoles()
@@ -109,18 +111,18 @@ func (a *core) checkClientSize(ctx context.Context, before, c storage.Client) er
 	}
 	user, roles, err := a.db.Users().LongestRoles(ctx, most, a.count)
 	if errors.Is(err, storage.ErrTooSlow) {
-		roles, err = 0, nil // too many users to look at: a token that is too large is refused when it is issued
+		roles, err = 0, nil // too many users to check: the token endpoint refuses tokens that are too large
 	}
 	size := api.TokenSize(c.TokenTyp, api.WithRoles(payload, int(roles)), a.tokenBits())
 	if err != nil || size <= api.MaxAccessToken {
 		return err
 	}
-	return invalid("scope: with all its scope (%d bytes), its longest audience and the roles of user %q (%d bytes), an "+
-		"access token of client %s would have %d bytes, and the limit is %d: give the client less scope",
+	return invalid("scope: with all its scope (%d bytes), its longest audience and the roles of user %q (%d bytes), "+
+		"an access token of client %s would have %d bytes, and the limit is %d: give the client less scope",
 		len(c.Scope), user, roles, c.ID, size, api.MaxAccessToken)
 }
 
-// tooLargeAlone reports whether the access tokens of a client are too large for a user without roles, and how large.
+// tooLargeAlone reports the size of a client's access tokens without roles, and whether it is too large.
 func (a *core) tooLargeAlone(c storage.Client) (size int, tooLarge bool) {
 	payload, err := api.LargestPayload(a.tokenIssuer(), c.ID, c.Scope, c.Audiences)
 	size = api.TokenSize(c.TokenTyp, payload, a.tokenBits())

@@ -8,20 +8,20 @@ import (
 
 // Places of a ThrottleState.
 const (
-	PlaceNew      = "new addresses"      // all those that the account has not logged in from
-	PlaceFamiliar = "a familiar address" // one that it has
+	PlaceNew      = "new addresses"      // all addresses that the account has not logged in from
+	PlaceFamiliar = "a familiar address" // an address that it has logged in from
 )
 
-// ThrottleState is how an account stands with the throttle at one place.
+// ThrottleState is the throttle of an account at one place.
 type ThrottleState struct {
 	Place         string        `json:"place"`
-	Failures      int64         `json:"failures"` // without a success between
+	Failures      int64         `json:"failures"` // since the last success
 	LastFailedAt  storage.Time  `json:"last_failed_at"`
 	NextTryAt     *storage.Time `json:"next_try_at"` // when the next guess is judged; nil: now
 	UntilUnlocked bool          `json:"until_unlocked"`
 }
 
-// Unlock lifts every throttle of the account. ErrNotFound.
+// Unlock lifts every throttle of the account. It may return ErrNotFound.
 func (a Users) Unlock(ctx context.Context, name string) error {
 	name, err := a.username(name)
 	if err != nil {
@@ -30,7 +30,7 @@ func (a Users) Unlock(ctx context.Context, name string) error {
 	return named("user", name, a.db.Users().Unlock(ctx, a.by, name, storage.AccountBucket(name), a.now()))
 }
 
-// Throttle tells how the account stands with the throttle, by the settings of this host, the newest failures first.
+// Throttle returns the throttles of the account by the settings of this host, the newest failures first.
 func (a Users) Throttle(ctx context.Context, name string) ([]ThrottleState, error) {
 	name, err := a.username(name)
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Create makes a user. ErrInvalid if name, password or a role breaks a rule, ErrConflict if the name is taken.
+// Create creates a user. It returns ErrInvalid if name, password or a role breaks a rule, ErrConflict if the name is
+// taken.
 func (a Users) Create(ctx context.Context, name, password string, roles []string) (storage.User, error) {
 	name, err := a.username(name)
 	if err != nil {
@@ -45,22 +46,22 @@ func (a Users) Create(ctx context.Context, name, password string, roles []string
 func checkRoles(roles []string) error {
 	for _, role := range roles {
 		if !api.IsScopeToken(role) || len(role) > api.MaxClientID {
-			return invalid("role %q: printable ASCII without space, \" and \\", role)
+			return invalid("role %q: want printable ASCII without space, \" and \\", role)
 		}
 	}
 	return nil
 }
 
-// username is the canonical form of a name that a person typed.
+// username returns the canonical form of a name.
 func (a *core) username(name string) (string, error) {
 	if !api.IsText(name) {
-		return "", invalid("username: it is not UTF-8, or holds NUL")
+		return "", invalid("username: it is not UTF-8, or contains NUL")
 	}
 	canonical, err := passwords.CanonicalUsername(name)
 	if err != nil || strings.HasPrefix(canonical, api.SubPrefix) {
 		return "", invalid(
-			"username %q: 1 to 255 bytes of letters, digits, marks and ASCII punctuation without spaces (RFC 8265), not "+
-				"beginning with %s",
+			"username %q: want 1 to 255 bytes of letters, digits, marks and ASCII punctuation without spaces "+
+				"(RFC 8265), without the prefix %s",
 			name,
 			api.SubPrefix,
 		)
@@ -68,9 +69,9 @@ func (a *core) username(name string) (string, error) {
 	return canonical, nil
 }
 
-// hashPassword checks a new password against the policy: long enough, nothing else (NIST SP 800-63B).
+// hashPassword checks the length of a new password, its only rule (NIST SP 800-63B), and hashes it.
 func (a *core) hashPassword(password string) (string, error) {
-	if !utf8.ValidString(password) { // precis would put U+FFFD in place of each byte
+	if !utf8.ValidString(password) { // precis would replace each byte by U+FFFD
 		return "", invalid("password: it is not UTF-8")
 	}
 	if err := checkReplaced("password", password); err != nil {
@@ -80,22 +81,23 @@ func (a *core) hashPassword(password string) (string, error) {
 	switch {
 	case err != nil || strings.ContainsAny(password, "\x00\r\n"):
 		return "", invalid(
-			"password: it holds a character that RFC 8265 does not allow in passwords, such as a control character",
+			"password: it contains a character that RFC 8265 does not allow in passwords, such as a control character",
 		)
 	case utf8.RuneCountInString(canonical) < a.config.PasswordMinLength:
-		return "", invalid("password: at least %d characters; a few words make a good one", a.config.PasswordMinLength)
+		return "", invalid("password: want at least %d characters; a few words make a good password",
+			a.config.PasswordMinLength)
 	case len(password) > passwords.MaxPassword || len(canonical) > passwords.MaxPassword:
-		return "", invalid("password: at most %d bytes", passwords.MaxPassword)
+		return "", invalid("password: want at most %d bytes", passwords.MaxPassword)
 	}
 	return passwords.New(a.hashPolicy(), canonical).String(), nil
 }
 
-// Each hands all users, by username, to do, page by page, until that returns an error.
+// Each calls do with all users, ordered by username, page by page, until do returns an error.
 func (a Users) Each(ctx context.Context, do func([]User) error) error {
 	return a.db.Users().Pages(ctx, do)
 }
 
-// Find reads one user. ErrNotFound.
+// Find returns one user, or ErrNotFound.
 func (a Users) Find(ctx context.Context, name string) (storage.User, error) {
 	name, err := a.username(name)
 	if err != nil {
@@ -104,7 +106,8 @@ func (a Users) Find(ctx context.Context, name string) (storage.User, error) {
 	return a.db.Users().ByUsername(ctx, name)
 }
 
-// SetPassword gives the user another password, ends all its grants and lifts its throttle. ErrNotFound, ErrInvalid.
+// SetPassword gives the user a new password, ends all its grants and lifts its throttle. It may return ErrNotFound or
+// ErrInvalid.
 func (a Users) SetPassword(ctx context.Context, name, password string) error {
 	name, err := a.username(name)
 	if err != nil {
@@ -117,7 +120,7 @@ func (a Users) SetPassword(ctx context.Context, name, password string) error {
 	return named("user", name, a.db.Users().SetPassword(ctx, a.by, name, hash, storage.AccountBucket(name), a.now()))
 }
 
-// Enable lets a disabled user log in again and lifts its throttle. ErrNotFound.
+// Enable lets a disabled user log in again and lifts its throttle. It may return ErrNotFound.
 func (a Users) Enable(ctx context.Context, name string) error {
 	name, err := a.username(name)
 	if err != nil {
@@ -126,17 +129,17 @@ func (a Users) Enable(ctx context.Context, name string) error {
 	return named("user", name, a.db.Users().Enable(ctx, a.by, name, storage.AccountBucket(name), a.now()))
 }
 
-// Disable ends all grants of the user and lets no new one begin. ErrNotFound.
+// Disable ends all grants of the user and refuses new logins. It may return ErrNotFound.
 func (a Users) Disable(ctx context.Context, name string) error {
 	return a.onUser(ctx, name, a.db.Users().Disable)
 }
 
-// Delete removes the user and with it its grants. ErrNotFound.
+// Delete deletes the user and its grants. It may return ErrNotFound.
 func (a Users) Delete(ctx context.Context, name string) error {
 	return a.onUser(ctx, name, a.db.Users().Delete)
 }
 
-// RevokeOfUser ends all grants of the user. ErrNotFound.
+// RevokeOfUser ends all grants of the user. It may return ErrNotFound.
 func (a Grants) RevokeOfUser(ctx context.Context, name string) error {
 	return a.onUser(ctx, name, a.db.Users().RevokeGrants)
 }
@@ -153,7 +156,7 @@ func (a *core) onUser(
 	return named("user", name, change(ctx, a.by, name, a.now()))
 }
 
-// named says of what there is none.
+// named adds the name to ErrNotFound.
 func named(what, name string, err error) error {
 	if errors.Is(err, ErrNotFound) {
 		return fmt.Errorf("%s %q: %w", what, name, ErrNotFound)

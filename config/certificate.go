@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// Certificate reads the certificate of the public listener; nil if the listener is plaintext.
+// Certificate reads the certificate of the public listener. It is nil if the listener is plaintext.
 func (c Config) Certificate() (*tls.Certificate, error) {
 	if c.TLSCertFile == "" || c.TLSKeyFile == "" {
 		return nil, nil

@@ -2,28 +2,28 @@ package config
 
 import "time"
 
-// Config is the configuration of keyturn. Each field is one setting. The tag has its key (flag --a-b, environment
-// KEYTURN_A_B, file a_b) and its default. The comment of a field is its manual: `keyturn help` and docs/configuration.md
-// print it. A setting with a scope is a flag of the commands of that scope as well as of serve. A setting marked as
-// reload may change while a server runs.
+// Config is the configuration of keyturn. Each field is one setting. Its tag has the key (flag --a-b, environment
+// KEYTURN_A_B, file a_b) and the default. Its comment is the manual, which `keyturn help` and docs/configuration.md
+// print. A setting with a scope is a flag of serve and of the commands of that scope. A setting with reload may change
+// while a server runs.
 type Config struct {
-	// URL of this server as its clients and verifiers know it; https, or http for a loopback host
+	// URL of this server, as clients and verifiers use it; https, or http for a loopback host
 	Issuer string `key:"issuer" scope:"issuer"`
 	// address of the public listener
 	Listen string `key:"listen" default:"127.0.0.1:8080"`
 	// address of the admin listener (metrics, health)
 	AdminListen string `key:"admin_listen" default:"127.0.0.1:8081"`
-	// how long a server that stops still takes requests, so that balancers learn of it, at most 5s
+	// how long a stopping server still accepts requests while load balancers drain it, at most 5s
 	StopDelay time.Duration `key:"stop_delay" default:"2s"`
-	// a proxy in front ends TLS: allow a plaintext listener that is not loopback
+	// a proxy in front terminates TLS: allow a plaintext listener that is not loopback
 	BehindProxy bool `key:"behind_proxy" default:"false"`
 	// PEM certificate chain of the public listener
 	TLSCertFile string `key:"tls_cert_file" reload:"true"`
 	// PEM private key of the public listener
 	TLSKeyFile string `key:"tls_key_file" reload:"true"`
-	// CIDRs of proxies whose X-Forwarded-For counts, none wider than /8 of IPv4 or /7 of IPv6
+	// CIDRs of proxies whose X-Forwarded-For is trusted, at most /8 of IPv4 or /7 of IPv6 each
 	TrustedProxies List `key:"trusted_proxies"`
-	// browser origins that may call /token and /revoke, each written out
+	// browser origins that may call /token and /revoke, without wildcards
 	CORSOrigins List `key:"cors_origins" reload:"true"`
 
 	// sqlite:FILE or postgres://USER:PASSWORD@HOST/NAME?sslmode=verify-full
@@ -32,45 +32,45 @@ type Config struct {
 	AllowInsecureDatabase bool `key:"allow_insecure_database" default:"false" scope:"database"`
 	// file with the master key, mode 0600 (default: keyturn-master.key beside the SQLite file)
 	MasterKeyFile string `key:"master_key_file" scope:"database"`
-	// file in which this host remembers how far its database had come (default: beside the master key)
+	// file where this host records the progress of its database (default: beside the master key)
 	AnchorFile string `key:"anchor_file" scope:"database"`
-	// bring an older database schema up to date
+	// update an older database schema
 	Migrate bool `key:"migrate" default:"true" scope:"database"`
 
 	// lifetime of access tokens, at most 1h
 	AccessTTL time.Duration `key:"access_ttl" default:"10m" scope:"keys" reload:"true"`
-	// a refresh token that rests this long expires
+	// an unused refresh token expires after this time
 	RefreshIdleTTL time.Duration `key:"refresh_idle_ttl" default:"14d" reload:"true"`
-	// a login ends after this long, however often it is refreshed
+	// a login ends after this time, even if it is refreshed
 	RefreshMaxTTL time.Duration `key:"refresh_max_ttl" default:"90d" reload:"true"`
 	// how long a client may repeat a refresh and get the same answer; 0 for never
 	RefreshRetryWindow time.Duration `key:"refresh_retry_window" default:"10s" reload:"true"`
-	// after the retry window, a login may repeat one refresh in this time; 0 for never;
-	// off if refresh_retry_window is 0, unless set
+	// after the retry window, a login may repeat one refresh in this period; 0 for never;
+	// default 0 if refresh_retry_window is 0
 	RefreshLateRetry time.Duration `key:"refresh_late_retry" default:"24h" reload:"true"`
 
-	// how long a signing key signs
+	// how long a signing key signs tokens
 	KeyRotationInterval time.Duration `key:"key_rotation_interval" default:"90d" scope:"keys" reload:"true"`
-	// how long a signing key is published before it signs
+	// how long a signing key is published before it signs tokens
 	KeyPublishLead time.Duration `key:"key_publish_lead" default:"24h" scope:"keys" reload:"true"`
-	// how long verifiers may keep the JWKS
+	// how long verifiers may cache the JWKS
 	JWKSMaxAge time.Duration `key:"jwks_max_age" default:"5m" scope:"keys" reload:"true"`
 	// size of new RSA keys: 2048, 3072 or 4096
 	KeyBits int `key:"key_bits" default:"2048" scope:"keys" reload:"true"`
 
-	// offer the password grant at all
+	// offer the password grant
 	PasswordGrant bool `key:"password_grant" default:"true" reload:"true"`
-	// characters that a new password must have
+	// minimum number of characters of a new password
 	PasswordMinLength int `key:"password_min_length" default:"15" scope:"user"`
 	// memory of one argon2id hash
 	PasswordHashMemory Size `key:"password_hash_memory" default:"19MiB" scope:"user"`
-	// password hashes computed at once (default: number of CPUs)
+	// password hashes that run at once (default: number of CPUs)
 	PasswordHashSlots int `key:"password_hash_slots" default:"0"`
-	// how long a login may wait for its password hash; beyond it 503 at once
+	// how long a login may wait for its password hash; a login that would wait longer gets 503 at once
 	PasswordHashWait time.Duration `key:"password_hash_wait" default:"5s" reload:"true"`
 	// failed logins of an account before it is throttled
 	LoginFailures int `key:"login_failures" default:"10" reload:"true"`
-	// how long a throttled account waits
+	// how long a throttled account waits for the next attempt
 	LoginWindow time.Duration `key:"login_window" default:"15m" reload:"true"`
 
 	// text or json (default: text on a terminal, else json)
@@ -79,7 +79,7 @@ type Config struct {
 	LogLevel string `key:"log_level" default:"info" scope:"database" reload:"true"`
 }
 
-// HashSlots is how many passwords a process with so many CPUs hashes at once.
+// HashSlots is the number of passwords that a process with this number of CPUs hashes at once.
 func (c Config) HashSlots(cpus int) int {
 	if c.PasswordHashSlots == 0 {
 		return cpus
@@ -87,7 +87,7 @@ func (c Config) HashSlots(cpus int) int {
 	return c.PasswordHashSlots
 }
 
-// Keys are the settings by which signing keys live. The fields are those of keys.Config, which converts from it.
+// Keys returns the settings of the life cycle of signing keys. keys.Config has the same fields and converts from it.
 func (c Config) Keys() Keys {
 	return Keys{
 		RotationInterval: c.KeyRotationInterval,
@@ -99,7 +99,7 @@ func (c Config) Keys() Keys {
 	}
 }
 
-// Keys are the settings by which signing keys live.
+// Keys are the settings of the life cycle of signing keys.
 type Keys struct {
 	RotationInterval time.Duration
 	PublishLead      time.Duration

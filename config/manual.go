@@ -4,44 +4,45 @@ package config
 
 // manual is the help of each setting, by its key.
 var manual = map[string]string{
-	"issuer": "URL of this server as its clients and verifiers know it; https, or " +
-		"http for a loopback host",
+	"issuer": "URL of this server, as clients and verifiers use it; https, or http " +
+		"for a loopback host",
 	"listen":       "address of the public listener",
 	"admin_listen": "address of the admin listener (metrics, health)",
-	"stop_delay": "how long a server that stops still takes requests, so that balancers " +
-		"learn of it, at most 5s",
-	"behind_proxy": "a proxy in front ends TLS: allow a plaintext listener that is not " +
-		"loopback",
+	"stop_delay": "how long a stopping server still accepts requests while load balancers " +
+		"drain it, at most 5s",
+	"behind_proxy": "a proxy in front terminates TLS: allow a plaintext listener that is " +
+		"not loopback",
 	"tls_cert_file": "PEM certificate chain of the public listener",
 	"tls_key_file":  "PEM private key of the public listener",
-	"trusted_proxies": "CIDRs of proxies whose X-Forwarded-For counts, none wider than /8 of " +
-		"IPv4 or /7 of IPv6",
-	"cors_origins":            "browser origins that may call /token and /revoke, each written out",
+	"trusted_proxies": "CIDRs of proxies whose X-Forwarded-For is trusted, at most /8 of IPv4 " +
+		"or /7 of IPv6 each",
+	"cors_origins":            "browser origins that may call /token and /revoke, without wildcards",
 	"database":                "sqlite:FILE or postgres://USER:PASSWORD@HOST/NAME?sslmode=verify-full",
 	"allow_insecure_database": "allow PostgreSQL on another host without sslmode=verify-full",
 	"master_key_file": "file with the master key, mode 0600 (default: keyturn-master.key " +
 		"beside the SQLite file)",
-	"anchor_file": "file in which this host remembers how far its database had come " +
-		"(default: beside the master key)",
-	"migrate":          "bring an older database schema up to date",
+	"anchor_file": "file where this host records the progress of its database (default: " +
+		"beside the master key)",
+	"migrate":          "update an older database schema",
 	"access_ttl":       "lifetime of access tokens, at most 1h",
-	"refresh_idle_ttl": "a refresh token that rests this long expires",
-	"refresh_max_ttl":  "a login ends after this long, however often it is refreshed",
+	"refresh_idle_ttl": "an unused refresh token expires after this time",
+	"refresh_max_ttl":  "a login ends after this time, even if it is refreshed",
 	"refresh_retry_window": "how long a client may repeat a refresh and get the same answer; 0 for " +
 		"never",
-	"refresh_late_retry": "after the retry window, a login may repeat one refresh in this time; 0 " +
-		"for never; off if refresh_retry_window is 0, unless set",
-	"key_rotation_interval": "how long a signing key signs",
-	"key_publish_lead":      "how long a signing key is published before it signs",
-	"jwks_max_age":          "how long verifiers may keep the JWKS",
+	"refresh_late_retry": "after the retry window, a login may repeat one refresh in this period; " +
+		"0 for never; default 0 if refresh_retry_window is 0",
+	"key_rotation_interval": "how long a signing key signs tokens",
+	"key_publish_lead":      "how long a signing key is published before it signs tokens",
+	"jwks_max_age":          "how long verifiers may cache the JWKS",
 	"key_bits":              "size of new RSA keys: 2048, 3072 or 4096",
-	"password_grant":        "offer the password grant at all",
-	"password_min_length":   "characters that a new password must have",
+	"password_grant":        "offer the password grant",
+	"password_min_length":   "minimum number of characters of a new password",
 	"password_hash_memory":  "memory of one argon2id hash",
-	"password_hash_slots":   "password hashes computed at once (default: number of CPUs)",
-	"password_hash_wait":    "how long a login may wait for its password hash; beyond it 503 at once",
-	"login_failures":        "failed logins of an account before it is throttled",
-	"login_window":          "how long a throttled account waits",
-	"log_format":            "text or json (default: text on a terminal, else json)",
-	"log_level":             "debug, info, warn or error",
+	"password_hash_slots":   "password hashes that run at once (default: number of CPUs)",
+	"password_hash_wait": "how long a login may wait for its password hash; a login that would " +
+		"wait longer gets 503 at once",
+	"login_failures": "failed logins of an account before it is throttled",
+	"login_window":   "how long a throttled account waits for the next attempt",
+	"log_format":     "text or json (default: text on a terminal, else json)",
+	"log_level":      "debug, info, warn or error",
 }

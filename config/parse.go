@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// Parse makes a configuration of values by the key of their setting. A value is text, a list of texts, or what a YAML
-// file holds. A setting without a value has its default. Each error names the setting whose value could not be read,
-// which is zero then.
+// Parse makes a configuration of values, by the key of their setting. A value is a string, a list of strings, or a
+// value of a YAML file. A setting without a value has its default. Each problem names a setting with an invalid value,
+// whose field stays zero.
 func Parse(values map[string]any) (c Config, problems []error) {
 	target := reflect.ValueOf(&c).Elem()
 	for _, s := range Settings {
@@ -26,13 +26,13 @@ func Parse(values map[string]any) (c Config, problems []error) {
 	return c, problems
 }
 
-// assign writes a value into a field.
+// assign parses a value into a field.
 func assign(field reflect.Value, value any) error {
 	if list, ok := field.Addr().Interface().(*List); ok {
 		return assignList(list, value)
 	}
 	if _, ok := value.([]any); ok || value == nil {
-		return errors.New("takes one value")
+		return errors.New("want one value")
 	}
 	text := fmt.Sprint(value)
 	var err error
@@ -57,7 +57,7 @@ func assign(field reflect.Value, value any) error {
 	return err
 }
 
-// List is a list in settings: a sequence in the file, separated by commas elsewhere.
+// List is a list of strings: a sequence in the file, separated by commas elsewhere.
 type List []string
 
 func assignList(list *List, value any) error {
@@ -75,12 +75,12 @@ func assignList(list *List, value any) error {
 			}
 		}
 	default:
-		return errors.New("takes a list")
+		return errors.New("want a list")
 	}
 	return nil
 }
 
-// ParseDuration reads a span of time as Go writes it, or in days: "10m", "1h30m", "14d".
+// ParseDuration parses a duration in the syntax of Go, or in days: "10m", "1h30m", "14d".
 func ParseDuration(text string) (time.Duration, error) {
 	if days, ok := strings.CutSuffix(text, "d"); ok {
 		if n, err := strconv.ParseUint(days, 10, 16); err == nil {
@@ -92,7 +92,7 @@ func ParseDuration(text string) (time.Duration, error) {
 	return 0, fmt.Errorf("%q is not a duration such as 10s, 15m, 24h or 90d", text)
 }
 
-// FormatDuration writes what ParseDuration reads.
+// FormatDuration formats a duration for ParseDuration.
 func FormatDuration(span time.Duration) string {
 	if span != 0 && span%(24*time.Hour) == 0 {
 		return strconv.Itoa(int(span/(24*time.Hour))) + "d"
@@ -110,7 +110,7 @@ func FormatDuration(span time.Duration) string {
 // Size is an amount of memory in bytes.
 type Size int64
 
-// parseSize reads "19MiB", "64MB", "1GiB" or a number of bytes.
+// parseSize parses "19MiB", "64MB", "1GiB" or a number of bytes.
 func parseSize(text string) (Size, error) {
 	s, unit := text, int64(1)
 	for _, u := range []struct {
@@ -129,7 +129,7 @@ func parseSize(text string) (Size, error) {
 	return Size(int64(n) * unit), nil
 }
 
-// String writes what Parse reads.
+// String formats a size for Parse.
 func (b Size) String() string {
 	if b%(1<<20) == 0 {
 		return strconv.FormatInt(int64(b>>20), 10) + "MiB"

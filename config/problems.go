@@ -20,8 +20,8 @@ const (
 	MinAccessTTL = time.Second
 	MaxAccessTTL = time.Hour // RFC 6750 §5.3
 	MaxStopDelay = 5 * time.Second
-	MaxHashWait  = 20 * time.Second // the answer of a login must leave within 30 s
-	// MaxLoginFailures is how many wrong passwords in a row an account may have (NIST SP 800-63B allows 100).
+	MaxHashWait  = 20 * time.Second // a login must be answered within 30 s
+	// MaxLoginFailures is the maximum number of consecutive wrong passwords of an account (NIST SP 800-63B allows 100).
 	MaxLoginFailures = 100
 
 	maxRefreshTTL  = 10 * 365 * 24 * time.Hour
@@ -30,14 +30,14 @@ const (
 	maxLateRetry   = 30 * 24 * time.Hour
 )
 
-// Error is a configuration that keyturn does not run with: all its problems at once.
+// Error reports an invalid configuration, with all its problems.
 type Error struct{ Problems []error }
 
 // Error implements error: one problem on each line.
 func (e *Error) Error() string { return errors.Join(e.Problems...).Error() }
 
-// Problems lists everything that is wrong with the configuration by itself, each with its fix. With forServe it also
-// checks what only serve needs. Whether database, keys and files can be used is for their packages to say.
+// Problems lists every problem of the configuration by itself, each with its fix. With forServe it also checks the
+// settings that only serve needs. The packages of database, keys and files check the rest.
 func (c Config) Problems(forServe bool) []error {
 	problems := c.textProblems()
 	add := func(err error) {
@@ -50,7 +50,9 @@ func (c Config) Problems(forServe bool) []error {
 			add(fmt.Errorf("%s: %v is %s", b.key, b.value, b.rule))
 		}
 	}
-	if c.LogFormat != "" && c.LogFormat != "text" && c.LogFormat != "json" {
+	if c.LogFormat != "" &&
+		c.LogFormat != "text" &&
+		c.LogFormat != "json" {
 		add(fmt.Errorf("log_format: %q is neither text nor json", c.LogFormat))
 	}
 	_, err := c.Level()
@@ -61,7 +63,7 @@ func (c Config) Problems(forServe bool) []error {
 	return problems
 }
 
-// bound is a rule for the value of a setting, and whether the value breaks it.
+// bound is a rule for the value of a setting.
 type bound struct {
 	broken bool
 	key    string
@@ -69,7 +71,7 @@ type bound struct {
 	rule   string
 }
 
-// outside reports whether a value is not between two others.
+// outside reports whether a value is outside of a range.
 func outside[T cmp.Ordered](value, least, most T) bool { return value < least || value > most }
 
 func (c Config) bounds() []bound {
@@ -85,7 +87,8 @@ func (c Config) bounds() []bound {
 	memory := c.PasswordHashMemory
 	return []bound{
 		span(access, outside(access, MinAccessTTL, MaxAccessTTL), "access_ttl", "not between 1s and 1h"),
-		span(longest, outside(longest, access, maxRefreshTTL), "refresh_max_ttl", "not between access_ttl and 10 years"),
+		span(longest, outside(longest, access, maxRefreshTTL), "refresh_max_ttl", "not between access_ttl and 10 "+
+			"years"),
 		span(idle, idle < time.Second, "refresh_idle_ttl", "less than 1s"),
 		span(retry, outside(retry, 0, maxRetryWindow), "refresh_retry_window", "not between 0 and 5m"),
 		span(late, late != 0 && outside(late, minLateRetry, maxLateRetry), "refresh_late_retry",
@@ -99,7 +102,7 @@ func (c Config) bounds() []bound {
 	}
 }
 
-// textProblems names the settings that are not UTF-8 or hold NUL.
+// textProblems lists the settings that are not UTF-8 or contain NUL.
 func (c Config) textProblems() []error {
 	var problems []error
 	fields := reflect.ValueOf(c)
@@ -112,13 +115,13 @@ func (c Config) textProblems() []error {
 			text = strings.Join(v, ",")
 		}
 		if !utf8.ValidString(text) || strings.Contains(text, "\x00") {
-			problems = append(problems, fmt.Errorf("%s: it is not UTF-8, or holds NUL", s.Key))
+			problems = append(problems, fmt.Errorf("%s: it is not UTF-8, or contains NUL", s.Key))
 		}
 	}
 	return problems
 }
 
-// listenerProblems lists what is wrong with issuer, listeners, proxies and origins.
+// listenerProblems lists the problems of issuer, listeners, proxies and origins.
 func (c Config) listenerProblems() []error {
 	var problems []error
 	add := func(err error) {
@@ -130,7 +133,8 @@ func (c Config) listenerProblems() []error {
 	add(checkListener("listen", c.Listen, c.BehindProxy || c.TLSCertFile != ""))
 	add(checkListener("admin_listen", c.AdminListen, true))
 	if c.StopDelay < 0 || c.StopDelay > MaxStopDelay {
-		add(fmt.Errorf("stop_delay: %s is not between 0 and %s", FormatDuration(c.StopDelay), FormatDuration(MaxStopDelay)))
+		add(fmt.Errorf("stop_delay: %s is not between 0 and %s",
+			FormatDuration(c.StopDelay), FormatDuration(MaxStopDelay)))
 	}
 	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
 		add(errors.New("tls_cert_file, tls_key_file: set both or none"))
@@ -153,39 +157,45 @@ func (c Config) Level() (slog.Level, error) {
 	return level, fmt.Errorf("log_level: %q is none of debug, info, warn, error", c.LogLevel)
 }
 
-// Warning is something in the configuration that works, but should be changed.
+// Warning is a part of the configuration that works, but should be changed.
 type Warning struct{ Found, Advice string }
 
-// String is one line for logs.
+// String formats a warning as one line for logs.
 func (w Warning) String() string { return w.Found + ": " + w.Advice }
 
-// Warnings lists what serve runs with, but should not.
+// Warnings lists the parts of the configuration that serve accepts, but that should be changed.
 func (c Config) Warnings() []Warning {
 	var warnings []Warning
 	if c.BehindProxy && len(c.TrustedProxies) == 0 {
 		warnings = append(warnings, Warning{
 			"behind_proxy is on, and no proxy is trusted",
-			"all clients share the proxy's address in log and throttle: name it in trusted_proxies",
+			"log and throttle see only the address of the proxy: list the proxy in trusted_proxies",
 		})
 	}
 	return warnings
 }
 
-// CheckIssuer wants an https URL without query and fragment (RFC 8414 §2), or http for a loopback host.
+// CheckIssuer requires an https URL without query and fragment (RFC 8414 §2), or http for a loopback host.
 func CheckIssuer(issuer string) error {
 	if issuer == "" {
 		return errors.New(
-			"issuer: is required: the URL of this server as its clients and verifiers know it, for instance " +
+			"issuer: is required: the URL of this server, as clients and verifiers use it, for instance " +
 				"https://auth.example.com",
 		)
 	}
 	u, err := url.Parse(issuer)
-	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" ||
+	if err != nil ||
+		u.Host == "" ||
+		u.User != nil ||
+		u.RawQuery != "" ||
+		u.ForceQuery ||
+		u.Fragment != "" ||
 		strings.HasSuffix(issuer, "#") {
 		return fmt.Errorf("issuer: %q is not a URL without user, query and fragment", issuer)
 	}
-	if strings.HasSuffix(issuer, "/") || u.EscapedPath() != u.JoinPath().EscapedPath() && u.Path != "" {
-		return fmt.Errorf("issuer: %q must not end in / or hold empty or dotted path segments", issuer)
+	if strings.HasSuffix(issuer, "/") ||
+		u.EscapedPath() != u.JoinPath().EscapedPath() && u.Path != "" {
+		return fmt.Errorf("issuer: %q must not end in / or contain empty or dotted path segments", issuer)
 	}
 	if u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())) {
 		return fmt.Errorf("issuer: %q must be https (http only for a loopback host)", issuer)
@@ -203,7 +213,8 @@ func checkListener(name, address string, anywhere bool) error {
 	}
 	if !anywhere && !isLoopback(host) {
 		return fmt.Errorf(
-			"%s: %q is not a loopback address: set tls_cert_file and tls_key_file, or behind_proxy if a proxy in front ends TLS",
+			"%s: %q is not a loopback address: set tls_cert_file and tls_key_file, or behind_proxy if a proxy "+
+				"terminates TLS",
 			name,
 			address,
 		)

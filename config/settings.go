@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// Scopes of settings: which commands take them as flags. Environment and file count for all commands.
+// Scopes of settings: the commands that have them as flags. All commands read environment and file.
 const (
-	ScopeServe    = "" // serve alone
+	ScopeServe    = "" // only serve
 	ScopeDatabase = "database"
 	ScopeIssuer   = "issuer"
 	ScopeKeys     = "keys"
@@ -17,7 +17,7 @@ const (
 
 // Setting describes one field of Config.
 type Setting struct {
-	Key     string // as in the file, for instance access_ttl
+	Key     string // in the file, for instance access_ttl
 	Flag    string // access-ttl
 	Env     string // KEYTURN_ACCESS_TTL
 	Default string // as text
@@ -29,7 +29,7 @@ type Setting struct {
 	index int
 }
 
-// Settings are all settings, in the order of the fields of Config.
+// Settings lists all settings, in the order of the fields of Config.
 var Settings = func() []Setting {
 	t := reflect.TypeFor[Config]()
 	var all []Setting
@@ -51,8 +51,8 @@ var Settings = func() []Setting {
 	return all
 }()
 
-// Value is the value of the setting in c as it is printed: a bool, an int, a string or a List. Spans of time and sizes
-// are text as Parse reads it.
+// Value returns the value of the setting in c: a bool, an int, a string or a List. Durations and sizes are strings for
+// Parse.
 func (s Setting) Value(c Config) any {
 	switch v := reflect.ValueOf(c).Field(s.index).Interface().(type) {
 	case time.Duration:
@@ -64,7 +64,8 @@ func (s Setting) Value(c Config) any {
 	}
 }
 
-// Reloaded is c with the settings of next that may change while a server runs, and the keys of the others that differ.
+// Reloaded returns c with the settings of next that may change while a server runs. later lists the other keys that
+// differ.
 func (c Config) Reloaded(next Config) (mixed Config, later []string) {
 	mixed = c
 	to, from := reflect.ValueOf(&mixed).Elem(), reflect.ValueOf(next)
@@ -77,7 +78,7 @@ func (c Config) Reloaded(next Config) (mixed Config, later []string) {
 			later = append(later, s.Key)
 		}
 	}
-	if (c.TLSCertFile == "") != (next.TLSCertFile == "") { // a listener does not change its protocol
+	if (c.TLSCertFile == "") != (next.TLSCertFile == "") { // a listener cannot change its protocol
 		mixed.TLSCertFile, mixed.TLSKeyFile = c.TLSCertFile, c.TLSKeyFile
 		later = append(later, "tls_cert_file")
 	}

@@ -1,4 +1,4 @@
-// Package selfcheck uses a running keyturn as strangers do: as a client and as a resource server, over HTTP, by its
+// Package selfcheck tests a running keyturn from outside: as a client and as a resource server, over HTTP, by its
 // metadata.
 package selfcheck
 
@@ -18,7 +18,7 @@ import (
 	"github.com/keyturn/keyturn/api"
 )
 
-// Account is what a client needs for a first token.
+// Account has everything that a client needs for a first token.
 type Account struct {
 	Issuer       string
 	ClientID     string
@@ -35,8 +35,8 @@ type run struct {
 	metadata api.Metadata
 }
 
-// Run does the main job against a running server: password, verification by JWKS, refresh, reuse refused, introspection,
-// revocation. It fails at the first step that goes wrong. Then it logs in once more and returns that access token.
+// Run tests a running server: password, verification by JWKS, refresh, reuse refused, introspection, revocation. It
+// returns the error of the first step that fails. At the end it logs in once more and returns that access token.
 func Run(ctx context.Context, a Account) (accessToken string, err error) {
 	t := &run{Account: a, http: &http.Client{Timeout: 10 * time.Second}}
 	steps := []struct {
@@ -64,7 +64,7 @@ func (t *run) discover(ctx context.Context) error {
 		return err
 	}
 	if t.metadata.Issuer != t.Issuer {
-		return fmt.Errorf("the metadata is of %q", t.metadata.Issuer)
+		return fmt.Errorf("the metadata has the issuer %q", t.metadata.Issuer)
 	}
 	return nil
 }
@@ -90,7 +90,7 @@ func (t *run) mainJob(ctx context.Context) error {
 	}
 	var refused *refusal
 	if _, err := t.refresh(ctx, first.RefreshToken); !errors.As(err, &refused) || refused.Code != api.InvalidGrant {
-		return fmt.Errorf("a refresh token was used twice: %v", err)
+		return fmt.Errorf("a refresh token was accepted twice: %v", err)
 	}
 	return t.expectActive(ctx, third.AccessToken, false)
 }
@@ -125,12 +125,12 @@ func (t *run) expectActive(ctx context.Context, token string, want bool) error {
 	var answer api.Introspection
 	err := t.post(ctx, t.metadata.IntrospectionEndpoint, url.Values{api.ParamToken: {token}}, &answer)
 	if err == nil && answer.Active != want {
-		err = fmt.Errorf("introspection says active: %v", answer.Active)
+		err = fmt.Errorf("introspection answers active: %v", answer.Active)
 	}
 	return err
 }
 
-// verify does what a resource server does: find the key in the JWKS, check the signature and the claims.
+// verify verifies a token as a resource server does: it finds the key in the JWKS, and checks signature and claims.
 func (t *run) verify(ctx context.Context, token string) error {
 	var set jose.JSONWebKeySet
 	if err := t.call(ctx, http.MethodGet, t.metadata.JWKSURI, nil, &set); err != nil {
@@ -152,8 +152,10 @@ func (t *run) verify(ctx context.Context, token string) error {
 	if err := json.Unmarshal(payload, &claims); err != nil {
 		return err
 	}
-	if claims.Issuer != t.Issuer || claims.Audience != t.Audience || claims.ClientID != t.ClientID {
-		return errors.New("the claims of the token are not those that were asked for")
+	if claims.Issuer != t.Issuer ||
+		claims.Audience != t.Audience ||
+		claims.ClientID != t.ClientID {
+		return errors.New("the token has other claims than requested")
 	}
 	return nil
 }
@@ -190,7 +192,7 @@ func (t *run) call(ctx context.Context, method, endpoint string, form url.Values
 	return json.Unmarshal(body, answer)
 }
 
-// refusal is an error body of the server (RFC 6749 §5.2).
+// refusal is an error answer of the server (RFC 6749 §5.2).
 type refusal api.Error
 
 // Error implements error.

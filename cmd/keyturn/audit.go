@@ -13,29 +13,37 @@ import (
 	"github.com/keyturn/keyturn/config"
 )
 
-func (a *app) auditCommand() *cobra.Command {
-	verify := a.verb(
-		"verify",
-		"Check that no record of the trail was changed or removed",
-		cobra.NoArgs,
-		false,
-		func(ctx context.Context, adm *admin.Admin, _ []string) error {
-			n, err := adm.Audit().Verify(ctx)
+// auditCommands are the verbs of keyturn audit.
+type auditCommands struct{ *app }
+
+func (a auditCommands) root() *cobra.Command {
+	return noun("audit", "Read the audit trail: what changed, who changed it and why", a.list(), a.verify(), a.export())
+}
+
+func (a auditCommands) verify() *cobra.Command {
+	return a.verb(verb{
+		use:   "verify",
+		short: "Check that no record of the trail was changed or removed",
+		args:  cobra.NoArgs,
+		act: func(ctx context.Context, op *operator, _ []string) error {
+			n, err := op.Audit().Verify(ctx)
 			if err == nil {
-				a.say("%d records, each as it was written", n)
+				a.say("%d records, all unchanged", n)
 			}
 			return err
 		},
-	)
-	export := a.verb(
-		"export",
-		"Print the whole trail, a JSON object in a line, oldest first",
-		cobra.NoArgs,
-		false,
-		func(ctx context.Context, adm *admin.Admin, _ []string) error {
+	})
+}
+
+func (a auditCommands) export() *cobra.Command {
+	return a.verb(verb{
+		use:   "export",
+		short: "Print the whole trail, one JSON object on each line, oldest first",
+		args:  cobra.NoArgs,
+		act: func(ctx context.Context, op *operator, _ []string) error {
 			lines := json.NewEncoder(a.stdout)
 			lines.SetEscapeHTML(false)
-			return adm.Audit().Each(ctx, time.Time{}, "", func(page []admin.AuditRecord) error {
+			return op.Audit().Each(ctx, time.Time{}, "", func(page []admin.AuditRecord) error {
 				for _, r := range page {
 					if err := lines.Encode(r); err != nil {
 						return err
@@ -44,43 +52,44 @@ func (a *app) auditCommand() *cobra.Command {
 				return nil
 			})
 		},
-	)
-	return noun("audit", "The trail of what was changed, by whom and why", a.auditList(), verify, export)
+	})
 }
 
-func (a *app) auditList() *cobra.Command {
+func (a auditCommands) list() *cobra.Command {
 	var since, kind string
-	c := a.verb(
-		"list",
-		"List the audit trail, oldest first",
-		cobra.NoArgs,
-		false,
-		func(ctx context.Context, adm *admin.Admin, _ []string) error {
-			from, err := parseSince(since, time.Now())
-			if err != nil {
-				return err
-			}
-			each := func(do func([]admin.AuditRecord) error) error { return adm.Audit().Each(ctx, from, kind, do) }
-			heading := []string{"SEQ", "TIME", "TYPE", "ACTOR", "TARGET", "REASON", "DETAILS"}
-			return list(a, heading, each, func(r admin.AuditRecord) []string {
-				return []string{
-					strconv.FormatInt(r.Seq, 10),
-					moment(&r.Time),
-					r.Type,
-					r.Actor,
-					orDash(r.Target),
-					orDash(r.Reason),
-					string(r.Details),
-				}
-			})
-		},
-	)
-	c.Flags().StringVar(&since, "since", "", "only records since a time (2026-01-31T12:00:00Z) or for a span (24h, 7d)")
-	c.Flags().StringVar(&kind, "type", "", "only records of this type")
-	return c
+	act := func(ctx context.Context, op *operator, _ []string) error {
+		from, err := parseSince(since, time.Now())
+		if err != nil {
+			return err
+		}
+		each := func(do func([]admin.AuditRecord) error) error { return op.Audit().Each(ctx, from, kind, do) }
+		heading := []string{"SEQ", "TIME", "TYPE", "ACTOR", "TARGET", "REASON", "DETAILS"}
+		return list(a.console, heading, each, auditCells)
+	}
+	cmd := a.verb(verb{
+		use:   "list",
+		short: "List the audit trail, oldest first",
+		args:  cobra.NoArgs,
+		act:   act,
+	})
+	cmd.Flags().StringVar(&since, "since", "", "only records since a time (2026-01-31T12:00:00Z) or age (24h, 7d)")
+	cmd.Flags().StringVar(&kind, "type", "", "only records of this type")
+	return cmd
 }
 
-// parseSince reads a moment, or a span before now.
+func auditCells(r admin.AuditRecord) []string {
+	return []string{
+		strconv.FormatInt(r.Seq, 10),
+		moment(&r.Time),
+		r.Type,
+		r.Actor,
+		orDash(r.Target),
+		orDash(r.Reason),
+		string(r.Details),
+	}
+}
+
+// parseSince parses a time, or a duration before now.
 func parseSince(text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
@@ -93,7 +102,7 @@ func parseSince(text string, now time.Time) (time.Time, error) {
 	span, err := config.ParseDuration(text)
 	if err != nil {
 		return time.Time{}, usageError{
-			fmt.Errorf("--since: %q is neither a time such as 2026-01-31T12:00:00Z nor a span such as 24h", text),
+			fmt.Errorf("--since: %q is neither a time such as 2026-01-31T12:00:00Z nor a duration such as 24h", text),
 		}
 	}
 	return now.Add(-span), nil

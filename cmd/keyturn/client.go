@@ -12,30 +12,25 @@ import (
 	"github.com/keyturn/keyturn/config"
 )
 
-func (a *app) clientCommand() *cobra.Command {
-	one := func(use, short string, act func(admin.Clients, context.Context, string) error, done string) *cobra.Command {
-		return a.verb(
-			use+" ID",
-			short,
-			cobra.ExactArgs(1),
-			false,
-			func(ctx context.Context, adm *admin.Admin, args []string) error {
-				read := func() (admin.Client, error) { return adm.Clients().Find(ctx, args[0]) }
-				change := func() error { return act(adm.Clients(), ctx, args[0]) }
-				return changeOne(a, "client "+args[0], done, use == "delete", read, change)
-			},
-		)
-	}
-	return noun("client", "Applications and resource servers",
-		a.clientCreate(), a.clientList(), a.clientShow(), a.clientUpdate(), a.clientRotateSecret(),
-		one("enable", "Let a disabled client authenticate again; its grants stay ended",
-			admin.Clients.Enable, "enabled"),
-		one("disable", "End a client's grants and let it not authenticate",
-			admin.Clients.Disable, "disabled: all grants have ended"),
-		one("delete", "Remove a client and its grants", admin.Clients.Delete, "deleted with its grants"))
+// clientCommands are the verbs of keyturn client.
+type clientCommands struct{ *app }
+
+func (c clientCommands) root() *cobra.Command {
+	return noun(
+		"client",
+		"Manage applications and resource servers",
+		c.create(),
+		c.list(),
+		c.show(),
+		c.update(),
+		c.rotateSecret(),
+		c.enable(),
+		c.disable(),
+		c.delete(),
+	)
 }
 
-// clientFlags are what describes a client.
+// clientFlags are the flags that describe a client.
 type clientFlags struct {
 	grants, scope, audiences []string
 	resource, accessTTL, typ string
@@ -43,34 +38,19 @@ type clientFlags struct {
 
 func (f *clientFlags) add(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&f.grants, "grant", nil, "grant type that the client may use: password, refresh_token")
-	flags.StringArrayVar(&f.scope, "scope", nil, "scope that the client may have, words separated by spaces")
-	flags.StringSliceVar(
-		&f.audiences,
-		"audience",
-		nil,
-		"URI of a resource that the client gets tokens for; the first is the default",
-	)
-	flags.StringVar(
-		&f.resource,
-		"resource",
-		"",
-		"URI of the resource that this client serves: it may introspect tokens for it",
-	)
-	flags.StringVar(
-		&f.accessTTL,
-		"access-ttl",
-		"",
-		"lifetime of the client's access tokens, at most 1h (default: the server's)",
-	)
-	flags.StringVar(
-		&f.typ,
-		"token-typ",
-		"",
-		"typ in the header of the client's access tokens: at+jwt, or JWT for verifiers that refuse that (default: at+jwt)",
-	)
+	flags.StringArrayVar(&f.scope, "scope", nil, "scopes that the client may request, separated by spaces")
+	flags.StringSliceVar(&f.audiences, "audience", nil,
+		"URI of a resource that the client gets tokens for; the first is the default")
+	flags.StringVar(&f.resource, "resource", "",
+		"URI of the resource that this client serves: it may introspect tokens for it")
+	flags.StringVar(&f.accessTTL, "access-ttl", "",
+		"lifetime of the client's access tokens, at most 1h (default: the server's)")
+	flags.StringVar(&f.typ, "token-typ", "",
+		"typ in the header of the client's access tokens: at+jwt, or JWT for verifiers that refuse it (default: "+
+			"at+jwt)")
 }
 
-// apply sets what was given on the command line.
+// apply copies the flags that were given.
 func (f *clientFlags) apply(flags *pflag.FlagSet, spec *admin.ClientSpec) error {
 	if flags.Changed("grant") {
 		spec.Grants = f.grants
@@ -97,181 +77,218 @@ func (f *clientFlags) apply(flags *pflag.FlagSet, spec *admin.ClientSpec) error 
 	return nil
 }
 
-func (a *app) clientCreate() *cobra.Command {
+func (c clientCommands) create() *cobra.Command {
 	var f clientFlags
 	var public, secretStdin bool
-	var c *cobra.Command
-	c = a.verb(
-		"create ID",
-		"Make a client; its secret is printed once",
-		cobra.ExactArgs(1),
-		true,
-		func(ctx context.Context, adm *admin.Admin, args []string) error {
-			spec := admin.ClientSpec{ID: args[0], Public: public}
-			if err := f.apply(c.Flags(), &spec); err != nil {
+	var cmd *cobra.Command
+	create := func(ctx context.Context, op *operator, args []string) error {
+		spec := admin.ClientSpec{ID: args[0], Public: public}
+		if err := f.apply(cmd.Flags(), &spec); err != nil {
+			return err
+		}
+		if secretStdin {
+			var err error
+			if spec.Secret, err = readLine(c.stdin); err != nil {
 				return err
 			}
-			if secretStdin {
-				var err error
-				if spec.Secret, err = readLine(a.stdin); err != nil {
-					return err
-				}
+		}
+		made, err := op.Clients().Create(ctx, spec)
+		if err != nil {
+			return err
+		}
+		return c.print(made, func() {
+			c.pairs([][2]string{{"client_id", made.ID}, {"client_secret", orDash(made.Secret)}})
+			if made.Secret != "" {
+				c.say("Keep the secret now: keyturn does not show it again.")
 			}
-			made, err := adm.Clients().Create(ctx, spec)
-			if err != nil {
-				return err
-			}
-			return a.print(made, func() {
-				a.pairs([2]string{"client_id", made.ID}, [2]string{"client_secret", orDash(made.Secret)})
-				if made.Secret != "" {
-					a.say("Keep the secret now: it is not shown again.")
-				}
-			})
-		},
-	)
-	f.add(c.Flags())
-	c.Flags().BoolVar(&public, "public", false, "the client cannot keep a secret")
-	c.Flags().BoolVar(&secretStdin, "secret-stdin", false, "read the secret from standard input instead of making one")
-	return c
+		})
+	}
+	cmd = c.verb(verb{
+		use:    "create ID",
+		short:  "Create a client and print its secret once",
+		args:   cobra.ExactArgs(1),
+		create: true,
+		act:    create,
+	})
+	f.add(cmd.Flags())
+	cmd.Flags().BoolVar(&public, "public", false, "the client cannot keep a secret")
+	addSecretStdin(cmd, &secretStdin)
+	return cmd
 }
 
-func (a *app) clientList() *cobra.Command {
-	return a.verb(
-		"list",
-		"List clients",
-		cobra.NoArgs,
-		false,
-		func(ctx context.Context, adm *admin.Admin, _ []string) error {
-			each := func(do func([]admin.Client) error) error { return adm.Clients().Each(ctx, do) }
+func addSecretStdin(cmd *cobra.Command, fromStdin *bool) {
+	cmd.Flags().BoolVar(fromStdin, "secret-stdin", false,
+		"read the secret from standard input instead of generating one")
+}
+
+func (c clientCommands) list() *cobra.Command {
+	return c.verb(verb{
+		use:   "list",
+		short: "List clients",
+		args:  cobra.NoArgs,
+		act: func(ctx context.Context, op *operator, _ []string) error {
+			each := func(do func([]admin.Client) error) error { return op.Clients().Each(ctx, do) }
 			heading := []string{"CLIENT", "KIND", "GRANTS", "SCOPE", "AUDIENCES", "RESOURCE", "DISABLED"}
-			return list(a, heading, each, func(c admin.Client) []string {
-				return []string{
-					c.ID,
-					clientKind(c),
-					orDash(strings.Join(c.Grants, " ")),
-					orDash(c.Scope),
-					orDash(strings.Join(c.Audiences, " ")),
-					orDash(c.Resource),
-					moment(c.DisabledAt),
-				}
-			})
+			return list(c.console, heading, each, clientCells)
 		},
-	)
+	})
 }
 
-func clientKind(c admin.Client) string {
-	if c.Public {
+func clientCells(client admin.Client) []string {
+	return []string{
+		client.ID,
+		clientKind(client),
+		orDash(strings.Join(client.Grants, " ")),
+		orDash(client.Scope),
+		orDash(strings.Join(client.Audiences, " ")),
+		orDash(client.Resource),
+		moment(client.DisabledAt),
+	}
+}
+
+func clientKind(client admin.Client) string {
+	if client.Public {
 		return "public"
 	}
 	return "confidential"
 }
 
-func (a *app) printClient(c admin.Client) error {
-	return a.print(c, func() {
-		a.pairs(
-			[2]string{"client_id", c.ID},
-			[2]string{"kind", clientKind(c)},
-			[2]string{"grants", orDash(strings.Join(c.Grants, " "))},
-			[2]string{
-				"scope",
-				orDash(c.Scope),
-			},
-			[2]string{"audiences", orDash(strings.Join(c.Audiences, " "))},
-			[2]string{"resource", orDash(c.Resource)},
-			[2]string{"access_ttl", orDash(accessTTL(c))},
-			[2]string{"token_typ", c.TokenTyp},
-			[2]string{"created_at", moment(&c.CreatedAt)},
-			[2]string{"disabled_at", moment(c.DisabledAt)},
-		)
+func (c clientCommands) printClient(client admin.Client) error {
+	return c.print(client, func() {
+		c.pairs([][2]string{
+			{"client_id", client.ID},
+			{"kind", clientKind(client)},
+			{"grants", orDash(strings.Join(client.Grants, " "))},
+			{"scope", orDash(client.Scope)},
+			{"audiences", orDash(strings.Join(client.Audiences, " "))},
+			{"resource", orDash(client.Resource)},
+			{"access_ttl", orDash(accessTTL(client))},
+			{"token_typ", client.TokenTyp},
+			{"created_at", moment(&client.CreatedAt)},
+			{"disabled_at", moment(client.DisabledAt)},
+		})
 	})
 }
 
-func accessTTL(c admin.Client) string {
-	if c.AccessTTL == 0 {
+func accessTTL(client admin.Client) string {
+	if client.AccessTTL == 0 {
 		return ""
 	}
-	return time.Duration(c.AccessTTL).String()
+	return time.Duration(client.AccessTTL).String()
 }
 
-func (a *app) clientShow() *cobra.Command {
-	return a.verb(
-		"show ID",
-		"Show a client",
-		cobra.ExactArgs(1),
-		false,
-		func(ctx context.Context, adm *admin.Admin, args []string) error {
-			c, err := adm.Clients().Find(ctx, args[0])
+func (c clientCommands) show() *cobra.Command {
+	return c.verb(verb{
+		use:   "show ID",
+		short: "Show a client",
+		args:  cobra.ExactArgs(1),
+		act: func(ctx context.Context, op *operator, args []string) error {
+			client, err := op.Clients().Find(ctx, args[0])
 			if err != nil {
 				return err
 			}
-			return a.printClient(c)
+			return c.printClient(client)
 		},
-	)
+	})
 }
 
-func (a *app) clientUpdate() *cobra.Command {
+func (c clientCommands) update() *cobra.Command {
 	var f clientFlags
-	var c *cobra.Command
-	c = a.verb(
-		"update ID",
-		"Change what a client may do; what is not named stays",
-		cobra.ExactArgs(1),
-		false,
-		func(ctx context.Context, adm *admin.Admin, args []string) error {
+	var cmd *cobra.Command
+	cmd = c.verb(verb{
+		use:   "update ID",
+		short: "Change the properties of a client that flags name; the others stay",
+		args:  cobra.ExactArgs(1),
+		act: func(ctx context.Context, op *operator, args []string) error {
 			var bad error
-			updated, err := adm.Clients().Update(ctx, args[0], func(spec *admin.ClientSpec) { bad = f.apply(c.Flags(), spec) })
-			if bad != nil || err != nil {
-				return firstError(bad, err)
+			updated, err := op.Clients().Update(ctx, args[0], func(spec *admin.ClientSpec) {
+				bad = f.apply(cmd.Flags(), spec)
+			})
+			if bad != nil {
+				return bad
 			}
-			return a.printClient(updated)
+			if err != nil {
+				return err
+			}
+			return c.printClient(updated)
 		},
-	)
-	f.add(c.Flags())
-	return c
+	})
+	f.add(cmd.Flags())
+	return cmd
 }
 
-func firstError(errs ...error) error {
-	for _, err := range errs {
+func (c clientCommands) rotateSecret() *cobra.Command {
+	var keep string
+	var secretStdin bool
+	rotate := func(ctx context.Context, op *operator, args []string) error {
+		span, err := config.ParseDuration(keep)
+		if err != nil {
+			return usageError{err}
+		}
+		secret := ""
+		if secretStdin {
+			if secret, err = readLine(c.stdin); err != nil {
+				return err
+			}
+		}
+		rotated, err := op.Clients().RotateSecret(ctx, args[0], secret, span)
 		if err != nil {
 			return err
 		}
+		return c.print(rotated, func() {
+			c.pairs([][2]string{
+				{"client_id", rotated.ClientID},
+				{"client_secret", rotated.Secret},
+				{"previous_expires_at", moment(&rotated.PreviousExpiresAt)},
+			})
+		})
 	}
-	return nil
+	cmd := c.verb(verb{
+		use:   "rotate-secret ID",
+		short: "Give a client a new secret; the old one works until it expires",
+		args:  cobra.ExactArgs(1),
+		act:   rotate,
+	})
+	cmd.Flags().StringVar(&keep, "keep", "24h", "how long the old secret works")
+	addSecretStdin(cmd, &secretStdin)
+	return cmd
 }
 
-func (a *app) clientRotateSecret() *cobra.Command {
-	var keep string
-	var secretStdin bool
-	c := a.verb(
-		"rotate-secret ID",
-		"Give a client a new secret; both work until the old one lapses",
-		cobra.ExactArgs(1),
-		false,
-		func(ctx context.Context, adm *admin.Admin, args []string) error {
-			span, err := config.ParseDuration(keep)
-			if err != nil {
-				return usageError{err}
-			}
-			secret := ""
-			if secretStdin {
-				if secret, err = readLine(a.stdin); err != nil {
-					return err
-				}
-			}
-			rotated, err := adm.Clients().RotateSecret(ctx, args[0], secret, span)
-			if err != nil {
-				return err
-			}
-			return a.print(rotated, func() {
-				a.pairs(
-					[2]string{"client_id", rotated.ClientID},
-					[2]string{"client_secret", rotated.Secret},
-					[2]string{"previous_expires_at", moment(&rotated.PreviousExpiresAt)},
-				)
-			})
-		},
+func (c clientCommands) enable() *cobra.Command {
+	return c.change(
+		"enable",
+		"Let a disabled client authenticate again; its grants stay ended",
+		"enabled",
+		admin.Clients.Enable,
 	)
-	c.Flags().StringVar(&keep, "keep", "24h", "how long the old secret works")
-	c.Flags().BoolVar(&secretStdin, "secret-stdin", false, "read the secret from standard input instead of making one")
-	return c
+}
+
+func (c clientCommands) disable() *cobra.Command {
+	return c.change(
+		"disable",
+		"End a client's grants and refuse its authentication",
+		"disabled: all grants have ended",
+		admin.Clients.Disable,
+	)
+}
+
+func (c clientCommands) delete() *cobra.Command {
+	return c.change("delete", "Delete a client and its grants", "deleted with its grants", admin.Clients.Delete)
+}
+
+// change makes a verb that changes one client and prints its row. done is the message.
+func (c clientCommands) change(
+	name, short, done string, change func(admin.Clients, context.Context, string) error,
+) *cobra.Command {
+	return c.verb(verb{
+		use:   name + " ID",
+		short: short,
+		args:  cobra.ExactArgs(1),
+		act: func(ctx context.Context, op *operator, args []string) error {
+			id, clients := args[0], op.Clients()
+			read := func() (admin.Client, error) { return clients.Find(ctx, id) }
+			apply := func() error { return change(clients, ctx, id) }
+			return changeOne(c.console, "client "+id, done, name == "delete", read, apply)
+		},
+	})
 }

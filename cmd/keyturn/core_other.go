@@ -7,10 +7,10 @@ import (
 	"syscall"
 )
 
-// noCore lets no core dump have the keys and passwords in the memory of this process.
+// noCore keeps the keys and passwords in memory out of core dumps.
 func noCore() error {
 	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
-		return fmt.Errorf("core dumps cannot be turned off: %w", err)
+		return fmt.Errorf("cannot turn core dumps off: %w", err)
 	}
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/keyturn/keyturn/server"
 )
 
-// demo is the client and the user of `keyturn dev`, as it prints them: everything that a first request needs.
+// demo is the demo client and user of `keyturn dev`, with everything that a first request needs.
 type demo struct {
 	Issuer       string `json:"issuer"`
 	ClientID     string `json:"client_id"`
@@ -25,7 +25,7 @@ type demo struct {
 // demoAudience is the audience of the demo client.
 const demoAudience = "https://api.example.com"
 
-// account is the demo as the self-test uses it.
+// account converts the demo for the self-test.
 func (d demo) account() selfcheck.Account {
 	return selfcheck.Account{
 		Issuer:       d.Issuer,
@@ -37,8 +37,8 @@ func (d demo) account() selfcheck.Account {
 	}
 }
 
-// provision makes the demo client and the demo user, or sets their secrets back to the ones that it returns. They follow
-// from the keys of the database, so that a second start prints the same.
+// provision creates the demo client and the demo user, or resets their secrets to those that it returns. The secrets
+// are derived from the keys of the database, so that a second start prints the same.
 func provision(ctx context.Context, s *server.Server, c settings) (demo, error) {
 	secrets := s.Store().Ring.Secrets()
 	d := demo{

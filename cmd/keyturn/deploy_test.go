@@ -9,27 +9,26 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/keyturn/keyturn/config"
 )
 
-// Whatever the files in deploy/ set is a setting, the commands that they run are commands, and containers are locked
-// down.
+// Every variable in the files of deploy/ is a setting, and the containers are locked down.
 func TestDeployFilesSetSettings(t *testing.T) {
 	known := func(name string) bool {
-		return name == "KEYTURN_CONFIG" ||
-			slices.ContainsFunc(config.Settings, func(s config.Setting) bool { return name == s.Env || name == s.Env+"_FILE" })
+		return slices.Contains(knownVariables(), name)
 	}
 	variable := regexp.MustCompile(`\bKEYTURN_[A-Z_]+[A-Z]\b`)
 	seen := 0
 	err := filepath.WalkDir("../../deploy", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || strings.Contains(path, "testdata") || strings.HasSuffix(path, "_test.go") {
+		if err != nil ||
+			d.IsDir() ||
+			strings.Contains(path, "testdata") ||
+			strings.HasSuffix(path, "_test.go") {
 			return err
 		}
 		text, err := os.ReadFile(path)
 		for _, name := range variable.FindAllString(string(text), -1) {
 			if seen++; !known(name) {
-				t.Errorf("%s: there is no setting %s", path, name)
+				t.Errorf("%s: %s is not a setting", path, name)
 			}
 		}
 		return err
@@ -37,7 +36,7 @@ func TestDeployFilesSetSettings(t *testing.T) {
 	if err != nil || seen < 10 {
 		t.Errorf("%d variables, %v", seen, err)
 	}
-	if _, _, problems := readConfigFile("../../deploy/kubernetes/keyturn.yaml"); len(problems) > 0 {
+	if problems := readConfigFile("../../deploy/kubernetes/keyturn.yaml").problems; len(problems) > 0 {
 		t.Error(problems)
 	}
 	for _, file := range []string{"compose.sqlite.yaml", "compose.postgres.yaml"} {
@@ -54,8 +53,9 @@ func TestDeployFilesSetSettings(t *testing.T) {
 	}
 }
 
-// The image is built of every package that the program imports.
+// The image is built from every package that the program imports.
 func TestDockerIgnore(t *testing.T) {
+	t.Parallel()
 	listed, err := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", ".").Output()
 	if err != nil {
 		t.Fatal(err)

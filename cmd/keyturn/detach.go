@@ -10,19 +10,20 @@ import (
 	"github.com/keyturn/keyturn/server"
 )
 
-// detach is for commands that serve: from now on, no reader of standard output or standard error can hold this process
-// up by not reading, or end it by going away. The log goes to standard error. Whatever a library logs goes there, too.
-func (a *app) detach(c config.Config, terminal bool) server.Log {
-	signal.Ignore(syscall.SIGPIPE) // which Go sends for these two descriptors
-	a.stdout, a.stderr = server.NewLines(a.stdout, true), server.NewLines(a.stderr, terminal)
-	log := server.NewLog(c, a.stderr, terminal)
+// detach protects a command that serves from the readers of standard output and standard error: one that stops reading
+// does not block the process, and one that goes away does not end it. The log, also that of libraries, goes to standard
+// error.
+func (c *console) detach(conf config.Config, terminal bool) server.Log {
+	signal.Ignore(syscall.SIGPIPE) // Go would end the process for these two descriptors
+	c.stdout, c.stderr = server.NewLines(c.stdout, true), server.NewLines(c.stderr, terminal)
+	log := server.NewLog(conf, c.stderr, terminal)
 	slog.SetDefault(log.Logger)
 	return log
 }
 
-// flush waits for the readers of standard output and standard error, but not for long. It keeps the two in order.
-func (a *app) flush() {
-	for _, w := range []io.Writer{a.stdout, a.stderr} {
+// flush waits a short time until standard output and standard error are written. It keeps the two in order.
+func (c *console) flush() {
+	for _, w := range []io.Writer{c.stdout, c.stderr} {
 		if lines, ok := w.(*server.Lines); ok {
 			lines.Flush()
 		}

@@ -13,9 +13,10 @@ import (
 	"github.com/keyturn/keyturn/server/servertest"
 )
 
-// The disk is full: what cannot be written is refused in time and not half done, and everything works again once there
-// is room.
+// While the disk is full, the server refuses requests in time and completely. Once there is space, everything works
+// again.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		asRoot(t)
 		return
@@ -35,7 +36,11 @@ func TestFullDisk(t *testing.T) {
 		crowd.Run(working, 4)
 		close(done)
 	}()
-	time.Sleep(500 * time.Millisecond)
+	for end := time.Now().Add(20 * time.Second); crowd.Answers.Load() < 50; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("nothing was answered")
+		}
+	}
 	filler := filepath.Join(disk, "filler")
 	fill(t, filler)
 	before := crowd.Refusals.Load()
@@ -54,23 +59,24 @@ func TestFullDisk(t *testing.T) {
 	<-done
 	crowd.Check(t)
 	p.must("", "audit", "verify")
-	p.kill() // before the disk goes
+	p.kill() // before the disk is unmounted
 	if err := servertest.SQLiteIsWhole(filepath.Join(disk, "keyturn.db")); err != nil {
 		t.Error(err)
 	}
 }
 
-// asRoot runs the test again as one who may make a small disk, in a namespace of its own.
+// asRoot runs the test again in a namespace of its own, where it may mount a small disk.
 func asRoot(t *testing.T) {
 	again := exec.Command(os.Args[0], "-test.v", "-test.run=^"+t.Name()+"$")
-	again.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{
-			{HostID: os.Getuid(), Size: 1},
-		}, GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}}
+	again.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+	}
 	out, err := again.CombinedOutput()
 	if err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
 		t.Fatalf(
-			"a full disk takes root, or user namespaces, to make (sysctl user.max_user_namespaces, "+
+			"the test needs root, or user namespaces (sysctl user.max_user_namespaces, "+
 				"kernel.apparmor_restrict_unprivileged_userns): %v\n%s",
 			err,
 			out,
@@ -78,7 +84,7 @@ func asRoot(t *testing.T) {
 	}
 }
 
-// fill writes until nothing more fits.
+// fill writes until the disk is full.
 func fill(t *testing.T, path string) {
 	f, err := os.Create(path)
 	if err != nil {

@@ -1,13 +1,9 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -16,37 +12,22 @@ import (
 	"github.com/keyturn/keyturn/config"
 )
 
-func (a *app) doctorCommand() *cobra.Command {
-	c := &cobra.Command{Use: "doctor", Short: "Look for what is wrong or unsafe, and say what to do", Args: cobra.NoArgs}
-	addSettings(c.Flags(), config.ScopeServe)
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		set, err := a.settings(c.Flags(), false)
-		var bad *config.Error
-		var findings []admin.Finding
-		switch {
-		case errors.As(err, &bad): // nothing else can be looked at
-			for _, problem := range bad.Problems {
-				findings = append(
-					findings,
-					admin.Finding{
-						Check:  "configuration",
-						Status: admin.FindingFailed,
-						Found:  problem.Error(),
-						Advice: "mend this first: no command works without",
-					},
-				)
-			}
-		case err != nil:
+// doctorCommand is keyturn doctor.
+type doctorCommand struct{ *app }
+
+func (d doctorCommand) root() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Find problems and risks, with advice",
+		Args:  cobra.NoArgs,
+	}
+	addSettings(cmd.Flags(), config.ScopeServe)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		findings, err := d.examine(cmd)
+		if err != nil {
 			return err
-		default:
-			files, err := raiseFiles()
-			if err != nil {
-				return err
-			}
-			o := admin.Options{Actor: a.actor(), Given: a.given}
-			findings = admin.Doctor(c.Context(), a.patient(set, c.Flags(), files), o)
 		}
-		if err := a.print(findings, func() { a.printFindings(findings) }); err != nil {
+		if err := d.print(findings, func() { d.printFindings(findings) }); err != nil {
 			return err
 		}
 		failed := 0
@@ -60,91 +41,61 @@ func (a *app) doctorCommand() *cobra.Command {
 		}
 		return nil
 	}
-	return c
+	return cmd
 }
 
-// patient is what doctor examines.
-func (a *app) patient(set settings, flags *pflag.FlagSet, files int) admin.Patient {
+// examine runs all checks. Without a valid configuration it can only list the problems of the configuration.
+func (d doctorCommand) examine(cmd *cobra.Command) (findings []admin.Finding, err error) {
+	set, err := d.readSettings(cmd.Flags(), false)
+	var bad *config.Error
+	if errors.As(err, &bad) {
+		for _, problem := range bad.Problems {
+			findings = append(findings, admin.Finding{
+				Check:  "configuration",
+				Status: admin.FindingFailed,
+				Found:  problem.Error(),
+				Advice: "correct this first: every command needs a valid configuration",
+			})
+		}
+		return findings, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	files, err := raiseFiles()
+	if err != nil {
+		return nil, err
+	}
 	_, problems := check(set.Config, true)
-	return admin.Patient{
+	patient := admin.Patient{
 		Config:   set.Config,
 		Place:    set.place,
 		Problems: problems,
-		Secrets:  a.secretFiles(set, flags),
+		Secrets:  d.secretFiles(set, cmd.Flags()),
 		MaxFiles: files,
 	}
+	return admin.Doctor(cmd.Context(), patient, admin.Options{Actor: actor(), Given: set.given}), nil
 }
 
-// secretFiles are the files that settings with a secret come from.
-func (a *app) secretFiles(set settings, flags *pflag.FlagSet) (files []string) {
+// secretFiles lists the files of settings with a secret.
+func (d doctorCommand) secretFiles(set settings, flags *pflag.FlagSet) (files []string) {
 	if !set.place.Database.HasPassword() {
 		return nil
 	}
-	if file := a.getenv("KEYTURN_DATABASE_FILE"); file != "" {
+	if file := d.getenv("KEYTURN_DATABASE_FILE"); file != "" {
 		return []string{file}
 	}
-	if path := a.configPath(flags); strings.HasPrefix(a.origins["database"], path+":") {
+	if path := d.configPath(flags); strings.HasPrefix(set.origins["database"], path+":") {
 		return []string{path}
 	}
 	return nil
 }
 
-func (a *app) printFindings(findings []admin.Finding) {
+func (d doctorCommand) printFindings(findings []admin.Finding) {
 	for _, f := range findings {
-		fmt.Fprintf(a.stdout, "%-8s %s: %s\n", f.Status, f.Check, f.Found)
+		fmt.Fprintf(d.stdout, "%-8s %s: %s\n", f.Status, f.Check, f.Found)
 		if f.Advice != "" {
-			fmt.Fprintf(a.stdout, "         -> %s\n", f.Advice)
+			fmt.Fprintf(d.stdout, "         -> %s\n", f.Advice)
 		}
 	}
-}
-
-// healthTimeout bounds a health check: whoever runs it gives it a few seconds.
-const healthTimeout = 3 * time.Second
-
-func (a *app) healthcheckCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "healthcheck",
-		Short: "Ask the server of this configuration whether it is ready: exit code 0 if so",
-		Args:  cobra.NoArgs,
-	}
-	addSettings(c.Flags(), config.ScopeServe)
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		set, err := a.settings(c.Flags(), false)
-		if err != nil {
-			return err
-		}
-		return a.healthcheck(c.Context(), set.AdminListen)
-	}
-	return c
-}
-
-// healthcheck asks where the server listens; over loopback, if that is everywhere.
-func (a *app) healthcheck(ctx context.Context, listen string) error {
-	host, port, err := net.SplitHostPort(listen)
-	if err != nil {
-		return usageError{fmt.Errorf("admin_listen: %q is not HOST:PORT", listen)}
-	}
-	switch ip := net.ParseIP(host); {
-	case host == "" || ip != nil && ip.IsUnspecified() && ip.To4() != nil:
-		host = "127.0.0.1" // not localhost: an image need not have an /etc/hosts
-	case ip != nil && ip.IsUnspecified():
-		host = "::1"
-	}
-	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
-	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/readyz", nil)
-	if err != nil {
-		return err
-	}
-	direct := &http.Client{Transport: &http.Transport{}} // whatever proxies the environment names
-	answer, err := direct.Do(r)
-	if err != nil {
-		return fmt.Errorf("healthcheck: the server does not answer: %w", err)
-	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return errors.New("healthcheck: the server is not ready: its log says why")
-	}
-	a.say("ready")
-	return nil
 }

@@ -16,94 +16,101 @@ import (
 	"github.com/keyturn/keyturn/examples"
 )
 
-// harmless is a URI that ends no string in any of the languages of the examples.
+// harmless matches URIs that cannot end a string in any language of the examples.
 var harmless = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*:[A-Za-z0-9._~:/?@+=%-]+$`)
 
-// hostPort is an address that an example can listen on.
+// hostPort matches addresses that an example can listen on.
 var hostPort = regexp.MustCompile(`^[A-Za-z0-9.-]+:\d{1,5}$`)
 
-func (a *app) exampleCommand() *cobra.Command {
+// exampleCommand is keyturn example.
+type exampleCommand struct{ *app }
+
+func (e exampleCommand) root() *cobra.Command {
 	var reader examples.Reader
 	var folder string
-	c := &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "example [NAME]",
-		Short: "Print settings or code for a resource server or a client, filled in; without NAME list what there is",
+		Short: "Print complete settings or code for a resource server or client; without NAME list all examples",
 		Args:  cobra.MaximumNArgs(1),
 	}
-	addSettings(c.Flags(), config.ScopeIssuer)
-	c.Flags().StringVar(&reader.Audience, "audience", "", "URI of the resource: what `client create --resource` was given")
-	c.Flags().StringVar(&reader.Listen, "address", "", "host:port where the example listens (default 127.0.0.1:9000)")
-	c.Flags().
-		StringVar(&folder, "dir", "", "write the files into this folder, which must not have them, instead of printing them")
-	c.RunE = func(c *cobra.Command, args []string) error {
+	addSettings(cmd.Flags(), config.ScopeIssuer)
+	f := cmd.Flags()
+	f.StringVar(&reader.Audience, "audience", "", "URI of the resource, as in `client create --resource`")
+	f.StringVar(&reader.Listen, "address", "", "host:port where the example listens (default 127.0.0.1:9000)")
+	f.StringVar(&folder, "dir", "", "write the files into this folder instead of printing them; never overwrites a "+
+		"file")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
-			return a.listExamples()
+			return e.list()
 		}
-		set, err := a.settings(c.Flags(), false)
+		set, err := e.readSettings(cmd.Flags(), false)
 		if err != nil {
 			return err
 		}
-		if reader.Issuer = set.Issuer; reader.Issuer == "" || reader.Audience == "" {
-			return usageError{
-				errors.New("example: for whom? --issuer is the URL of keyturn, --audience the URI of the resource"),
-			}
-		}
-		if err := config.CheckIssuer(reader.Issuer); err != nil {
-			return &config.Error{Problems: []error{err}}
-		}
-		for _, uri := range []string{reader.Issuer, reader.Audience} {
-			if !harmless.MatchString(uri) {
-				return usageError{
-					fmt.Errorf(
-						"example: issuer and audience are URIs without fragment and quotes, for instance https://api.example.com, not %q",
-						uri,
-					),
-				}
-			}
-		}
-		if reader.Listen != "" && !hostPort.MatchString(reader.Listen) {
-			return usageError{fmt.Errorf("example: address %q is not HOST:PORT", reader.Listen)}
+		reader.Issuer = set.Issuer
+		if err := checkReader(reader); err != nil {
+			return err
 		}
 		files, err := examples.Files(args[0], reader)
 		if err != nil {
-			return fmt.Errorf("example %s: %w: `keyturn example` lists those there are", args[0], admin.ErrNotFound)
+			return fmt.Errorf("example %s: %w: `keyturn example` lists all examples", args[0], admin.ErrNotFound)
 		}
 		if folder != "" {
-			return a.writeExample(folder, files)
+			return e.write(folder, files)
 		}
-		return a.print(files, func() { a.printExample(files) })
+		return e.print(files, func() { e.printFiles(files) })
 	}
-	return c
+	return cmd
 }
 
-func (a *app) listExamples() error {
-	all := examples.All()
-	return a.print(all, func() {
-		var rows [][]string
-		for _, e := range all {
-			rows = append(rows, []string{e.Name, string(e.Kind), e.Title})
+// checkReader checks the values that are filled into an example.
+func checkReader(r examples.Reader) error {
+	if r.Issuer == "" || r.Audience == "" {
+		return usageError{errors.New("example: set --issuer to the URL of keyturn and --audience to the URI of the " +
+			"resource")}
+	}
+	if err := config.CheckIssuer(r.Issuer); err != nil {
+		return &config.Error{Problems: []error{err}}
+	}
+	for _, uri := range []string{r.Issuer, r.Audience} {
+		if !harmless.MatchString(uri) {
+			return usageError{fmt.Errorf("example: want issuer and audience as URIs without fragment and quotes, "+
+				"for instance https://api.example.com, not %q", uri)}
 		}
-		a.table([]string{"NAME", "KIND", "FOR"}, rows)
+	}
+	if r.Listen != "" && !hostPort.MatchString(r.Listen) {
+		return usageError{fmt.Errorf("example: address %q is not HOST:PORT", r.Listen)}
+	}
+	return nil
+}
+
+func (e exampleCommand) list() error {
+	all := examples.All()
+	return e.print(all, func() {
+		var rows [][]string
+		for _, example := range all {
+			rows = append(rows, []string{example.Name, string(example.Kind), example.Title})
+		}
+		e.table([]string{"NAME", "KIND", "FOR"}, rows)
 	})
 }
 
-// printExample prints what the README says on stderr, and the files on stdout: each under its name, if there are
-// several.
-func (a *app) printExample(files []examples.File) {
-	a.say("%s", strings.TrimSpace(files[0].Text))
+// printFiles prints the README to standard error and the other files to standard output. Several files have headings.
+func (e exampleCommand) printFiles(files []examples.File) {
+	e.say("%s", strings.TrimSpace(files[0].Text))
 	for _, f := range files[1:] {
 		if len(files) > 2 {
-			fmt.Fprintf(a.stdout, "==> %s <==\n", f.Path)
+			fmt.Fprintf(e.stdout, "==> %s <==\n", f.Path)
 		}
-		fmt.Fprint(a.stdout, f.Text)
+		fmt.Fprint(e.stdout, f.Text)
 		if len(files) > 2 {
-			fmt.Fprintln(a.stdout)
+			fmt.Fprintln(e.stdout)
 		}
 	}
 }
 
-// writeExample writes the files, and none over one that is there.
-func (a *app) writeExample(folder string, files []examples.File) error {
+// write writes the files, unless one of them exists.
+func (e exampleCommand) write(folder string, files []examples.File) error {
 	for _, f := range files {
 		path := filepath.Join(folder, filepath.FromSlash(f.Path))
 		if _, err := os.Lstat(path); err == nil {
@@ -118,7 +125,7 @@ func (a *app) writeExample(folder string, files []examples.File) error {
 		if err := os.WriteFile(path, []byte(f.Text), 0o644); err != nil {
 			return err
 		}
-		a.say("%s", path)
+		e.say("%s", path)
 	}
 	return nil
 }

@@ -7,14 +7,12 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// With few descriptors and many idle connections, on both listeners, both listeners go on answering, and the database
-// is reached.
+// With few descriptors and many idle connections on both listeners, both still answer, and the server reaches its
+// database.
 func TestFewDescriptors(t *testing.T) {
-	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+	eachURL(t, func(t *testing.T, databaseURL string) {
 		p := newProcess(t, databaseURL)
 		p.must("", "migrate", "up")
 		p.wrapper = `ulimit -n 256; exec "$0" "$@"`

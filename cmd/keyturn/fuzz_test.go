@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,7 +11,7 @@ import (
 	"github.com/keyturn/keyturn/config"
 )
 
-// Whatever stands in a configuration file: it is taken, or all problems are told; nothing panics.
+// Any configuration file is accepted, or its problems are listed. Nothing panics.
 func FuzzConfig(f *testing.F) {
 	for _, seed := range []string{"issuer: https://a.example\n", "access_ttl: 10m\nkey_bits: 4096",
 		"cors_origins: [https://a.example, 1]", "unknown: 1", "- a\n- b", "a: [", "access_ttl: {a: b}",
@@ -25,15 +24,15 @@ func FuzzConfig(f *testing.F) {
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		a := &app{getenv: func(string) string { return "" }, stdout: io.Discard, stderr: io.Discard}
+		isolated := sources{getenv: func(string) string { return "" }}
 		flags := pflag.NewFlagSet("fuzz", pflag.ContinueOnError)
 		addSettings(flags, config.ScopeServe)
 		if err := flags.Set("config", path); err != nil {
 			t.Fatal(err)
 		}
-		_, err := a.settings(flags, true)
-		var told *config.Error
-		if err != nil && (!errors.As(err, &told) || len(told.Problems) == 0) {
+		_, err := isolated.readSettings(flags, true)
+		var bad *config.Error
+		if err != nil && (!errors.As(err, &bad) || len(bad.Problems) == 0) {
 			t.Fatalf("%q: %v", content, err)
 		}
 	})

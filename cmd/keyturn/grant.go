@@ -11,65 +11,90 @@ import (
 	"github.com/keyturn/keyturn/admin"
 )
 
-func (a *app) grantCommand() *cobra.Command {
-	return noun("grant", "Logins that tokens come from", a.grantList(), a.grantShow(), a.grantRevoke())
+// grantCommands are the verbs of keyturn grant.
+type grantCommands struct{ *app }
+
+func (g grantCommands) root() *cobra.Command {
+	return noun("grant", "Manage logins and their tokens", g.list(), g.show(), g.revoke())
 }
 
-func (a *app) grantList() *cobra.Command {
+func (g grantCommands) list() *cobra.Command {
 	var user, client string
-	print := func(ctx context.Context, adm *admin.Admin, _ []string) error {
-		return a.printGrants(ctx, adm, user, client)
-	}
-	c := a.verb("list", "List grants that have not expired, newest first, to the hour", cobra.NoArgs, false, print)
-	c.Flags().StringVar(&user, "user", "", "only grants of this user")
-	c.Flags().StringVar(&client, "client", "", "only grants of this client")
-	return c
+	cmd := g.verb(verb{
+		use:   "list",
+		short: "List unexpired grants, newest first by the hour",
+		args:  cobra.NoArgs,
+		act: func(ctx context.Context, op *operator, _ []string) error {
+			return g.printGrants(ctx, op, user, client)
+		},
+	})
+	cmd.Flags().StringVar(&user, "user", "", "only grants of this user")
+	cmd.Flags().StringVar(&client, "client", "", "only grants of this client")
+	return cmd
 }
 
-func (a *app) printGrants(ctx context.Context, adm *admin.Admin, user, client string) error {
-	each := func(do func([]admin.Grant) error) error { return adm.Grants().Each(ctx, user, client, do) }
-	heading := []string{"GRANT", "CLIENT", "USER", "SCOPE", "GENERATION", "LAST USED", "EXPIRES", "REVOKED", "REASON"}
-	return list(a, heading, each, func(g admin.Grant) []string {
-		return []string{
-			g.ID.String(),
-			g.ClientID,
-			orDash(deref(g.Username)),
-			orDash(g.Scope),
-			strconv.FormatInt(g.Generation, 10),
-			moment(&g.RotatedAt),
-			moment(&g.ExpiresAt),
-			moment(g.RevokedAt),
-			orDash(deref(g.RevokedReason)),
-		}
+func (g grantCommands) printGrants(ctx context.Context, op *operator, user, client string) error {
+	each := func(do func([]admin.Grant) error) error { return op.Grants().Each(ctx, user, client, do) }
+	heading := []string{
+		"GRANT",
+		"CLIENT",
+		"USER",
+		"SCOPE",
+		"GENERATION",
+		"LAST USED",
+		"EXPIRES",
+		"REVOKED",
+		"REASON",
+	}
+	return list(g.console, heading, each, grantCells)
+}
+
+func grantCells(grant admin.Grant) []string {
+	return []string{
+		grant.ID.String(),
+		grant.ClientID,
+		orDash(deref(grant.Username)),
+		orDash(grant.Scope),
+		strconv.FormatInt(grant.Generation, 10),
+		moment(&grant.RotatedAt),
+		moment(&grant.ExpiresAt),
+		moment(grant.RevokedAt),
+		orDash(deref(grant.RevokedReason)),
+	}
+}
+
+func (g grantCommands) show() *cobra.Command {
+	return g.verb(verb{
+		use:   "show ID",
+		short: "Show a grant; ID is the sid claim of its access tokens",
+		args:  cobra.ExactArgs(1),
+		act: func(ctx context.Context, op *operator, args []string) error {
+			grant, err := op.Grants().Find(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return g.print(grant, func() { g.pairs(grantPairs(grant)) })
+		},
 	})
 }
 
-func (a *app) grantShow() *cobra.Command {
-	show := func(ctx context.Context, adm *admin.Admin, args []string) error {
-		g, err := adm.Grants().Find(ctx, args[0])
-		if err != nil {
-			return err
-		}
-		return a.print(g, func() {
-			a.pairs([][2]string{
-				{"id", g.ID.String()},
-				{"client_id", g.ClientID},
-				{"sub", orDash(deref(g.Sub))},
-				{"username", orDash(deref(g.Username))},
-				{"scope", orDash(g.Scope)},
-				{"audience", orDash(g.Audience)},
-				{"generation", strconv.FormatInt(g.Generation, 10)},
-				{"created at", moment(&g.CreatedAt)},
-				{"last used at", moment(&g.RotatedAt)},
-				{"late retry at", moment(g.LateRetryAt)},
-				{"expires at", moment(&g.ExpiresAt)},
-				{"idle until", moment(&g.IdleExpiresAt)},
-				{"revoked at", moment(g.RevokedAt)},
-				{"revoked reason", orDash(deref(g.RevokedReason))},
-			}...)
-		})
+func grantPairs(grant admin.Grant) [][2]string {
+	return [][2]string{
+		{"id", grant.ID.String()},
+		{"client_id", grant.ClientID},
+		{"sub", orDash(deref(grant.Sub))},
+		{"username", orDash(deref(grant.Username))},
+		{"scope", orDash(grant.Scope)},
+		{"audience", orDash(grant.Audience)},
+		{"generation", strconv.FormatInt(grant.Generation, 10)},
+		{"created at", moment(&grant.CreatedAt)},
+		{"last used at", moment(&grant.RotatedAt)},
+		{"late retry at", moment(grant.LateRetryAt)},
+		{"expires at", moment(&grant.ExpiresAt)},
+		{"idle until", moment(&grant.IdleExpiresAt)},
+		{"revoked at", moment(grant.RevokedAt)},
+		{"revoked reason", orDash(deref(grant.RevokedReason))},
 	}
-	return a.verb("show ID", "Show a grant; ID is the sid of its access tokens", cobra.ExactArgs(1), false, show)
 }
 
 func deref(s *string) string {
@@ -79,62 +104,78 @@ func deref(s *string) string {
 	return *s
 }
 
-func (a *app) grantRevoke() *cobra.Command {
-	var user, client string
-	var all bool
-	c := a.verb(
-		"revoke [ID]",
-		"End one grant, or all of a user, of a client, or of everybody",
-		cobra.MaximumNArgs(1),
-		false,
-		func(ctx context.Context, adm *admin.Admin, args []string) error {
-			named := 0
-			for _, given := range []bool{len(args) == 1, user != "", client != "", all} {
-				if given {
-					named++
-				}
-			}
-			if named != 1 {
-				return usageError{errors.New("name exactly one of ID, --user, --client and --all")}
-			}
-			var err error // nothing is read before: it must be done
-			switch {
-			case user != "":
-				err = adm.Grants().RevokeOfUser(ctx, user)
-			case client != "":
-				err = adm.Grants().RevokeOfClient(ctx, client)
-			case all:
-				err = adm.Grants().RevokeAll(ctx)
-			default:
-				err = adm.Grants().Revoke(ctx, args[0])
-			}
-			if err != nil {
-				return err
-			}
-			a.say("ended: refresh tokens are dead and introspection is inactive; access tokens verify offline until they expire")
-			if !a.json {
-				return nil
-			}
-			if err := a.printEnded(ctx, adm, args, user, client); err != nil {
-				return fmt.Errorf("the grants have ended, but could not be listed: %w", err)
-			}
-			return nil
-		},
-	)
-	c.Flags().StringVar(&user, "user", "", "all grants of this user")
-	c.Flags().StringVar(&client, "client", "", "all grants of this client")
-	c.Flags().BoolVar(&all, "all", false, "all grants there are")
-	return c
+// grantSelection names one grant, or all of a user, of a client, or of everybody.
+type grantSelection struct {
+	ids          []string // one at most
+	user, client string
+	all          bool
 }
 
-// printEnded prints the rows that a revocation named.
-func (a *app) printEnded(ctx context.Context, adm *admin.Admin, args []string, user, client string) error {
-	if len(args) == 0 {
-		return a.printGrants(ctx, adm, user, client)
+// valid reports whether the selection is exactly one of the four.
+func (s grantSelection) valid() bool {
+	named := 0
+	for _, given := range []bool{len(s.ids) == 1, s.user != "", s.client != "", s.all} {
+		if given {
+			named++
+		}
 	}
-	g, err := adm.Grants().Find(ctx, args[0])
+	return named == 1
+}
+
+// revoke ends the grants. It reads nothing before: nothing must prevent it.
+func (s grantSelection) revoke(ctx context.Context, grants admin.Grants) error {
+	switch {
+	case s.user != "":
+		return grants.RevokeOfUser(ctx, s.user)
+	case s.client != "":
+		return grants.RevokeOfClient(ctx, s.client)
+	case s.all:
+		return grants.RevokeAll(ctx)
+	default:
+		return grants.Revoke(ctx, s.ids[0])
+	}
+}
+
+func (g grantCommands) revoke() *cobra.Command {
+	var s grantSelection
+	revoke := func(ctx context.Context, op *operator, args []string) error {
+		s.ids = args
+		if !s.valid() {
+			return usageError{errors.New("name exactly one of ID, --user, --client and --all")}
+		}
+		if err := s.revoke(ctx, op.Grants()); err != nil {
+			return err
+		}
+		g.say("Ended. Refresh tokens are dead and introspection answers inactive. " +
+			"Access tokens verify offline until they expire.")
+		if !g.json {
+			return nil
+		}
+		if err := g.printEnded(ctx, op, s); err != nil {
+			return fmt.Errorf("the grants have ended, but could not be listed: %w", err)
+		}
+		return nil
+	}
+	cmd := g.verb(verb{
+		use:   "revoke [ID]",
+		short: "End one grant, or all of a user, of a client, or of everybody",
+		args:  cobra.MaximumNArgs(1),
+		act:   revoke,
+	})
+	cmd.Flags().StringVar(&s.user, "user", "", "all grants of this user")
+	cmd.Flags().StringVar(&s.client, "client", "", "all grants of this client")
+	cmd.Flags().BoolVar(&s.all, "all", false, "all grants")
+	return cmd
+}
+
+// printEnded prints the rows of the grants that a revocation named.
+func (g grantCommands) printEnded(ctx context.Context, op *operator, s grantSelection) error {
+	if len(s.ids) == 0 {
+		return g.printGrants(ctx, op, s.user, s.client)
+	}
+	grant, err := op.Grants().Find(ctx, s.ids[0])
 	if err != nil {
 		return err
 	}
-	return a.print([]admin.Grant{g}, func() {})
+	return g.print([]admin.Grant{grant}, func() {})
 }

@@ -5,24 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/keyturn/keyturn/admin"
 )
 
-// refusedError says that a safety guard of the command refused.
-type refusedError struct{ error }
-
-// revocationOrder is what keys revoke was asked for.
+// revocationOrder is the input of keys revoke.
 type revocationOrder struct {
-	kid         string
+	kid         string // "": all keys
 	yes, dryRun bool
 	storeLeaked bool
 	newMaster   string // file
@@ -31,72 +25,59 @@ type revocationOrder struct {
 	endGrants   string // "", since, all
 }
 
-// revocationReport is what keys revoke prints.
+// revocationReport is the output of keys revoke.
 type revocationReport struct {
 	admin.Revocation
-	Use        []admin.KeyUse `json:"use"` // null: not known
+	Use        []admin.KeyUse `json:"use"` // null: unknown
 	Uncounted  bool           `json:"use_uncounted"`
 	EndedCount int64          `json:"ended_grants"`
 }
 
-func (a *app) keysRevoke() *cobra.Command {
+func (k keyCommands) revoke() *cobra.Command {
 	var o revocationOrder
-	c := a.keysVerb(
-		"revoke KID",
-		"Take a leaked key out of use at once, everywhere; KID may be all with --store-leaked",
-		cobra.ExactArgs(1),
-		func(ctx context.Context, adm *admin.Admin, args []string) error {
+	cmd := k.verb(verb{
+		use:   "revoke KID",
+		short: "Revoke a leaked key at once, on every server; with --store-leaked KID may be all",
+		args:  cobra.ExactArgs(1),
+		act: func(ctx context.Context, op *operator, args []string) error {
 			o.kid = args[0]
-			if err := a.checkRevocation(&o); err != nil {
+			if err := o.check(time.Now()); err != nil {
 				return err
 			}
-			return a.revokeKey(ctx, adm, o)
+			if !o.dryRun {
+				if err := op.needReason(); err != nil {
+					return err
+				}
+			}
+			return k.revokeKey(ctx, op, o)
 		},
-	)
-	f := c.Flags()
-	f.BoolVar(&o.yes, "yes", false, "do not ask: act first, then report")
-	f.BoolVar(&o.dryRun, "dry-run", false, "only tell what the key has signed, change nothing")
-	f.BoolVar(
-		&o.storeLeaked,
-		"store-leaked",
-		false,
-		"database and master key leaked: throw every private half away and make fresh keys",
-	)
-	f.StringVar(
-		&o.newMaster,
-		"new-master-key-file",
-		"",
-		"with --store-leaked: file that holds a new master key, under which everything is sealed from now on",
-	)
-	f.StringVar(
-		&o.sinceText,
-		"since",
-		"",
-		"when the key may have leaked: count only grants used since a time (2026-01-31T12:00:00Z) or for a span (24h)",
-	)
-	f.StringVar(
-		&o.endGrants,
-		"end-grants",
-		"",
-		"end sessions as well: since (those used since --since) or all (all that had a token of the key)",
-	)
-	return c
+	})
+	f := cmd.Flags()
+	f.BoolVar(&o.yes, "yes", false, "do not ask: revoke first, then report")
+	f.BoolVar(&o.dryRun, "dry-run", false, "only show what the key has signed, and change nothing")
+	f.BoolVar(&o.storeLeaked, "store-leaked", false,
+		"database and master key have leaked: destroy every private half and make new keys")
+	f.StringVar(&o.newMaster, "new-master-key-file", "",
+		"with --store-leaked: file with a new master key, which seals everything from now on")
+	f.StringVar(&o.sinceText, "since", "",
+		"time of the leak: count only grants used since a time (2026-01-31T12:00:00Z) or age (24h)")
+	f.StringVar(&o.endGrants, "end-grants", "",
+		"also end sessions: since (used since --since) or all (every session that had a token of the key)")
+	return cmd
 }
 
-func (a *app) checkRevocation(o *revocationOrder) (err error) {
-	if o.since, err = parseSince(o.sinceText, time.Now()); err != nil {
+// check validates an order and completes it.
+func (o *revocationOrder) check(now time.Time) (err error) {
+	if o.since, err = parseSince(o.sinceText, now); err != nil {
 		return err
 	}
 	if o.newMaster != "" && !o.storeLeaked {
-		return usageError{
-			errors.New(
-				"--new-master-key-file is for --store-leaked: `keyturn keys rewrap` changes the master key without a leak",
-			),
-		}
+		return usageError{errors.New("--new-master-key-file needs --store-leaked; " +
+			"without a leak, change the master key with `keyturn keys rewrap`")}
 	}
 	if o.kid == "all" {
 		if !o.storeLeaked {
-			return usageError{errors.New("revoke all needs --store-leaked: it throws every private half away")}
+			return usageError{errors.New("revoke all needs --store-leaked: it destroys every private half")}
 		}
 		o.kid = ""
 	}
@@ -109,124 +90,104 @@ func (a *app) checkRevocation(o *revocationOrder) (err error) {
 	default:
 		return usageError{fmt.Errorf("--end-grants: %q is neither since nor all", o.endGrants)}
 	}
-	if o.dryRun {
-		return nil
-	}
-	return a.needReason()
+	return nil
 }
 
-// revokeKey previews and asks, or with --yes acts at once and reports what was concerned afterwards. Nothing is counted
-// before it acts but for a preview.
-func (a *app) revokeKey(ctx context.Context, adm *admin.Admin, o revocationOrder) error {
+// revokeKey shows a preview and asks, or with --yes revokes at once. It reports the affected clients afterwards: only a
+// preview counts anything before the revocation.
+func (k keyCommands) revokeKey(ctx context.Context, op *operator, o revocationOrder) error {
 	if !o.yes {
-		if done, err := a.previewRevocation(ctx, adm, o); done || err != nil {
+		if done, err := k.previewRevocation(ctx, op, o); done || err != nil {
 			return err
 		}
 	}
-	report := revocationReport{}
-	var undone error // what was left undone after the revocation
-	began := adm.Now()
-	if report.Revocation, undone = adm.Keys().Revoke(ctx, o.kid, o.storeLeaked, o.newMaster); undone != nil &&
-		report.RevokedAt.IsZero() {
+	var report revocationReport
+	var undone error // what failed after the revocation
+	began := op.Now()
+	report.Revocation, undone = op.Keys().Revoke(ctx, o.kid, o.storeLeaked, o.newMaster)
+	if undone != nil && report.RevokedAt.IsZero() {
 		return undone
 	}
 	if errors.Is(undone, admin.ErrSameMaster) {
 		o.newMaster = ""
 	}
-	if !a.json {
-		a.revocationText(report.Revocation, o) // before what may take a while
+	if !k.json {
+		k.revocationText(report.Revocation, o) // before counts that may be slow
 	}
 	if o.endGrants != "" {
 		kids := report.Revoked
 		if o.storeLeaked {
-			kids = adm.Keys().In("revoked") // those of a run before as well
+			kids = op.Keys().In("revoked") // also those of an earlier run
 		}
 		var err error
-		report.EndedCount, err = a.endKeyGrants(ctx, adm, o, kids)
+		report.EndedCount, err = endKeyGrants(ctx, op, o, kids)
 		undone = errors.Join(undone, err)
 	}
-	a.countUse(ctx, adm, o, began, &report)
-	return errors.Join(undone, a.print(report, func() { a.reportText(report, o) }))
+	k.countUse(ctx, op, o, began, &report)
+	return errors.Join(undone, k.print(report, func() { k.reportText(report, o) }))
 }
 
-// previewRevocation shows what is concerned, and with a dry run is done. Otherwise it asks: that something could not be
-// counted is no reason not to.
-func (a *app) previewRevocation(ctx context.Context, adm *admin.Admin, o revocationOrder) (done bool, err error) {
-	terminal, ok := a.stdin.(*os.File)
-	if !o.dryRun && (!ok || !term.IsTerminal(int(terminal.Fd()))) {
-		return false, refusedError{errors.New("keys revoke: there is no terminal to ask on: " +
-			"--yes revokes without asking, --dry-run only tells what the key has signed")}
+// previewRevocation shows the use of a key. With --dry-run that is all. Otherwise it asks, also if the use could not be
+// counted.
+func (k keyCommands) previewRevocation(ctx context.Context, op *operator, o revocationOrder) (done bool, err error) {
+	terminal, ok := k.terminal()
+	if !o.dryRun && !ok {
+		return false, refusedError{errors.New("keys revoke: no terminal for the question: " +
+			"--yes revokes without asking, --dry-run only shows what the key has signed")}
 	}
 	kids := []string{o.kid}
 	if o.kid == "" {
-		kids = adm.Keys().In("current", "previous")
+		kids = op.Keys().In("current", "previous")
 	}
-	use, err := adm.Keys().Use(ctx, kids, o.since, nil)
+	use, err := op.Keys().Use(ctx, kids, o.since, nil)
 	if errors.Is(err, admin.ErrNotFound) {
 		return false, err
 	}
 	if o.dryRun {
 		if err != nil {
-			return false, fmt.Errorf("what the key has signed %s, and nothing was changed: %w", uncounted(err), err)
+			return false, fmt.Errorf("the use of the key %s, and nothing was changed: %w", uncounted(err), err)
 		}
-		return true, a.print(use, func() { a.useTable(a.stdout, use); a.say("Nothing was changed.") })
+		return true, k.print(use, func() {
+			useTable(k.stdout, use)
+			k.say("Nothing was changed.")
+		})
 	}
 	if err != nil {
-		a.say("keyturn: what the key has signed %s: %v", uncounted(err), err)
+		k.say("keyturn: the use of the key %s: %v", uncounted(err), err)
 	} else {
-		a.useTable(a.stderr, use)
+		useTable(k.stderr, use)
 	}
-	return false, a.confirmRevocation(o, terminal)
+	return false, k.confirmRevocation(o, terminal)
 }
 
-// countUse counts what was concerned, also of the grants that have ended with it.
-func (a *app) countUse(
-	ctx context.Context, adm *admin.Admin, o revocationOrder, began time.Time, report *revocationReport,
+// countUse counts the use of the revoked keys, including the grants that the command has ended.
+func (k keyCommands) countUse(
+	ctx context.Context, op *operator, o revocationOrder, began time.Time, report *revocationReport,
 ) {
 	kids := []string{o.kid}
 	if o.kid == "" {
 		kids = report.Revoked
 	}
 	var err error
-	if report.Use, err = adm.Keys().Use(ctx, kids, o.since, &began); err != nil {
+	if report.Use, err = op.Keys().Use(ctx, kids, o.since, &began); err != nil {
 		report.Use, report.Uncounted = nil, true
-		a.say("keyturn: the key is revoked, but what it signed %s: %v", uncounted(err), err)
+		k.say("keyturn: the key is revoked, but its use %s: %v", uncounted(err), err)
 	}
-}
-
-// reportText tells what was concerned, and of the sessions.
-func (a *app) reportText(report revocationReport, o revocationOrder) {
-	if o.yes && !report.Uncounted { // else it was shown before, or is not known
-		a.useTable(a.stdout, report.Use)
-	}
-	if o.endGrants != "" {
-		a.say("Ended %d grants: their refresh tokens are dead.", report.EndedCount)
-		return
-	}
-	how := "the same command with --end-grants all"
-	if o.storeLeaked {
-		how = "`keyturn grant revoke --all` (not this command again, which would throw the fresh keys away)"
-	}
-	a.say("No session has ended: the next refresh of each gets a token of another key. To end them: %s.", how)
 }
 
 // endKeyGrants ends the grants of all keys that were revoked together.
-func (a *app) endKeyGrants(
-	ctx context.Context,
-	adm *admin.Admin,
-	o revocationOrder,
-	kids []string,
-) (ended int64, err error) {
+func endKeyGrants(ctx context.Context, op *operator, o revocationOrder, kids []string) (ended int64, err error) {
 	since := o.since
 	if o.endGrants == "all" {
 		since = time.Time{}
 	}
 	for _, kid := range kids {
-		n, err := adm.Keys().EndGrants(ctx, kid, since)
+		n, err := op.Keys().EndGrants(ctx, kid, since)
 		ended += n
 		if err != nil {
 			return ended, fmt.Errorf(
-				"the key is revoked, but of its grants only %d were ended: `keyturn grant revoke --all` ends every one: %w",
+				"the key is revoked, but only %d of its grants were ended: `keyturn grant revoke --all` ends all "+
+					"grants: %w",
 				ended,
 				err,
 			)
@@ -236,101 +197,16 @@ func (a *app) endKeyGrants(
 }
 
 // confirmRevocation asks on a terminal.
-func (a *app) confirmRevocation(o revocationOrder, terminal *os.File) error {
-	what := "all keys: every token"
+func (k keyCommands) confirmRevocation(o revocationOrder, terminal *os.File) error {
+	keys, tokens := "all keys", "every token"
 	if o.kid != "" {
-		what = "key " + o.kid + ": every token of it"
+		keys, tokens = "key "+o.kid, "every token of it"
 	}
-	fmt.Fprintf(a.stderr, "Revoke %s is refused from now on, its holders must refresh. Type yes: ", what)
+	fmt.Fprintf(k.stderr, "Revoke %s? Introspection then refuses %s, and clients must refresh. Type yes: ",
+		keys, tokens)
 	line, err := bufio.NewReader(terminal).ReadString('\n')
 	if err != nil || strings.TrimSpace(line) != "yes" {
 		return refusedError{errors.New("keys revoke: not confirmed, nothing was changed")}
 	}
 	return nil
-}
-
-// useTable prints what a key has signed.
-func (a *app) useTable(w io.Writer, use []admin.KeyUse) {
-	if len(use) == 0 {
-		fmt.Fprintln(w, "No live grant can have a token of the key.")
-		return
-	}
-	var rows [][]string
-	var grants, tokens int64
-	for _, u := range use {
-		rows = append(
-			rows,
-			[]string{
-				u.ClientID,
-				u.Audience,
-				strconv.FormatInt(u.Grants, 10),
-				strconv.FormatInt(u.Users, 10),
-				strconv.FormatInt(u.Tokens, 10),
-			},
-		)
-		grants, tokens = grants+u.Grants, tokens+u.Tokens
-	}
-	rows = append(rows, []string{"all", "", strconv.FormatInt(grants, 10), "", strconv.FormatInt(tokens, 10)})
-	table(w, []string{"CLIENT", "AUDIENCE", "GRANTS", "USERS", "LIVE TOKENS"}, rows)
-}
-
-// revocationText tells what was done, for how long forged tokens may still be accepted somewhere, and what to do about
-// it.
-func (a *app) revocationText(r admin.Revocation, o revocationOrder) {
-	at := func(t time.Time) string { return moment(&admin.Time{Time: t}) }
-	pairs := [][2]string{
-		{"revoked", strings.Join(r.Revoked, " ")},
-		{"revoked at", at(r.RevokedAt)},
-		{"current", r.Current},
-		{"next", r.Next},
-		{"exposed until", at(r.ExposedUntil)},
-	}
-	if r.SecondRotation != nil {
-		pairs = append(pairs, [2]string{"second rotation", at(*r.SecondRotation)})
-	}
-	a.pairs(pairs...)
-	if r.Already {
-		a.say("The key was revoked before: nothing was changed.")
-	} else {
-		a.say("Revoked. The key leaves the JWKS of every replica within a second or two, and introspection refuses its " +
-			"tokens.")
-	}
-	a.say(
-		"Exposure: verifiers that keep the JWKS for as long as they are told may accept forged tokens until %s; those "+
-			"that introspect do not any more.",
-		at(r.ExposedUntil),
-	)
-	switch {
-	case r.SecondRotation != nil:
-		a.say(
-			"At %s servers turn to key %s, which no verifier has cached: those that fetch the JWKS only at an unknown kid "+
-				"(coreos/go-oidc) drop the leaked key then.",
-			at(*r.SecondRotation),
-			r.Next,
-		)
-	case !r.Already:
-		a.say(
-			"Key %s signs now, which no verifier has cached: those that fetch the JWKS only at an unknown kid "+
-				"(coreos/go-oidc) drop the leaked key when they meet it.",
-			r.Current,
-		)
-	}
-	if o.storeLeaked && o.newMaster == "" {
-		a.say(
-			"The fresh keys are sealed under the same master key: if it leaked, run this again with --new-master-key-file, " +
-				"which makes others under a new one.",
-		)
-	}
-	if o.newMaster != "" {
-		a.say(
-			"Everything is sealed under the new master key, which was added to the master key file of this host. Servers " +
-				"on other hosts stop signing, and go on serving the leaked keys, until their file has it: now, on every host, " +
-				"stop the server, put the new key in the place of the old one, and start it again. The exposure counts from " +
-				"the last of them.",
-		)
-	}
-	a.say(
-		"Verifiers that keep keys longer (for 24 h, or while they run): restart them now. A replica that is cut off " +
-			"from the database still serves the leaked key: stop it.",
-	)
 }

@@ -1,87 +1,69 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/keyturn/keyturn/storage/storagetest"
+	"github.com/keyturn/keyturn/server/servertest"
 )
 
-// A rewrap that is killed, over and over, at another moment each time, is finished by the last run of the same command.
+// A rewrap that is killed, again and again, at another moment each time, is completed by the last run of the command.
 func TestRewrapKilled(t *testing.T) {
-	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
-		folder := t.TempDir()
-		write := func(name, digit string) string {
-			path := filepath.Join(folder, name)
-			if err := os.WriteFile(path, []byte(strings.Repeat(digit, 64)+"\n"), 0o600); err != nil {
+	eachURL(t, func(t *testing.T, databaseURL string) {
+		p := newProcess(t, databaseURL)
+		p.must("", "migrate", "up")
+		p.must("", "keys", "rotate", "--force", "--reason", "test")
+		began := time.Now()
+		p.must("", "keys", "list")
+		start := time.Since(began) // most of a run passes before there is anything to interrupt
+		kills := 0
+		for n := range servertest.Times(3, 10) {
+			next := filepath.Join(t.TempDir(), "next.key")
+			if err := os.WriteFile(next, fmt.Appendf(nil, "%064x\n", n+1), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			return path
-		}
-		master := write("master.key", "a")
-		keyturn := func(args ...string) *exec.Cmd {
-			c := exec.Command(os.Args[0], args...)
-			c.Args[0] = "keyturn"
-			c.Env = append(storagetest.Environ(), "KEYTURN_DATABASE="+databaseURL, "KEYTURN_MASTER_KEY_FILE="+master)
-			c.Stderr = &bytes.Buffer{}
-			return c
-		}
-		if out, err := keyturn("migrate", "up").Output(); err != nil {
-			t.Fatal(err, string(out))
-		}
-		if out, err := keyturn("keys", "rotate", "--force", "--reason", "test").Output(); err != nil {
-			t.Fatal(err, string(out))
-		}
-		began := time.Now()
-		if out, err := keyturn("keys", "list").Output(); err != nil {
-			t.Fatal(err, string(out))
-		}
-		start := time.Since(began) // most of a run goes by before there is anything to interrupt
-		kills := 0
-		for n, digit := range strings.Split("bcdef", "") {
-			next := write("next.key", digit)
-			rewrap := func() *exec.Cmd {
-				return keyturn("keys", "rewrap", "--new-master-key-file", next, "--reason", "test", "--json")
-			}
-			for pause := start/3 + start*time.Duration(n)/50; ; pause += start / 12 {
-				c := rewrap()
-				if err := c.Start(); err != nil {
-					t.Fatal(err)
-				}
-				time.AfterFunc(pause, func() { c.Process.Kill() })
-				if c.Wait() == nil {
-					break
-				}
-				kills++
-			}
-			if kills <= n { // the machine was busy when the start was measured
+			rewrap := []string{"keys", "rewrap", "--new-master-key-file", next, "--reason", "test", "--json"}
+			kills += p.killOften(start, start/3+start*time.Duration(n)/50, rewrap)
+			if kills <= n { // the machine was busy when start was measured
 				start = start * 2 / 3
 			}
-			out, err := rewrap().Output()
 			var done struct {
 				Left *int `json:"left"`
 			}
-			if err := json.Unmarshal(out, &done); err != nil {
-				t.Fatal(err, string(out))
-			}
-			if err != nil || done.Left == nil || *done.Left != 0 {
+			out := p.must("", rewrap...)
+			if err := json.Unmarshal([]byte(out), &done); err != nil ||
+				done.Left == nil ||
+				*done.Left != 0 {
 				t.Errorf("%s, %v", out, err)
 			}
-			if err := os.Rename(next, master); err != nil {
+			if err := os.Rename(next, p.master); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if out, err := keyturn("keys", "status", "--check").Output(); err != nil {
-			t.Error(err, string(out))
-		}
+		p.must("", "keys", "status", "--check")
 		if kills < 3 {
 			t.Errorf("killed only %d times", kills)
 		}
 	})
+}
+
+// killOften runs a command and kills it after a pause, which grows each time, until a run ends before its kill. It
+// returns the number of kills.
+func (p *process) killOften(start, pause time.Duration, args []string) (kills int) {
+	p.t.Helper()
+	for ; ; pause += start / 12 {
+		c := p.command(args...)
+		if err := c.Start(); err != nil {
+			p.t.Fatal(err)
+		}
+		time.AfterFunc(pause, func() { c.Process.Kill() })
+		if c.Wait() == nil {
+			return kills
+		}
+		kills++
+	}
 }

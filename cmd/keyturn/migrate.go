@@ -10,43 +10,56 @@ import (
 	"github.com/keyturn/keyturn/config"
 )
 
-func (a *app) migrateCommand() *cobra.Command {
-	up := a.verb(
-		"up",
-		"Make the database if there is none, and bring its schema up to date",
-		cobra.NoArgs,
-		true,
-		func(ctx context.Context, adm *admin.Admin, _ []string) error {
-			status, err := adm.SchemaStatus(ctx)
+// migrateCommands are the verbs of keyturn migrate.
+type migrateCommands struct{ *app }
+
+func (m migrateCommands) root() *cobra.Command {
+	return noun("migrate", "Manage the database schema", m.up(), m.status())
+}
+
+func (m migrateCommands) up() *cobra.Command {
+	return m.verb(verb{
+		use:    "up",
+		short:  "Create the database if there is none, and update its schema",
+		args:   cobra.NoArgs,
+		create: true,
+		act: func(ctx context.Context, op *operator, _ []string) error {
+			status, err := op.SchemaStatus(ctx)
 			if err != nil {
 				return err
 			}
-			return a.printSchema(status)
+			return m.printStatus(status)
 		},
-	)
-	status := &cobra.Command{
-		Use:   "status",
-		Short: "Tell the version of the schema, and how many steps are pending",
-		Args:  cobra.NoArgs,
-	}
-	addSettings(status.Flags(), config.ScopeDatabase)
-	status.RunE = func(c *cobra.Command, _ []string) error {
-		set, err := a.settings(c.Flags(), false)
-		if err != nil {
-			return err
-		}
-		status, err := admin.SchemaOf(c.Context(), set.place.Database)
-		if err != nil {
-			return err
-		}
-		return a.printSchema(status)
-	}
-	return noun("migrate", "The database schema", up, status)
+	})
 }
 
-func (a *app) printSchema(s admin.SchemaStatus) error {
-	return a.print(s, func() {
-		a.pairs([2]string{"version", strconv.FormatInt(s.Version, 10)}, [2]string{"known", strconv.FormatInt(s.Known, 10)},
-			[2]string{"pending", strconv.FormatInt(s.Pending, 10)})
+func (m migrateCommands) status() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the version of the schema and the number of pending steps",
+		Args:  cobra.NoArgs,
+	}
+	addSettings(cmd.Flags(), config.ScopeDatabase)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		set, err := m.readSettings(cmd.Flags(), false)
+		if err != nil {
+			return err
+		}
+		status, err := admin.SchemaOf(cmd.Context(), set.place.Database)
+		if err != nil {
+			return err
+		}
+		return m.printStatus(status)
+	}
+	return cmd
+}
+
+func (m migrateCommands) printStatus(s admin.SchemaStatus) error {
+	return m.print(s, func() {
+		m.pairs([][2]string{
+			{"version", strconv.FormatInt(s.Version, 10)},
+			{"known", strconv.FormatInt(s.Known, 10)},
+			{"pending", strconv.FormatInt(s.Pending, 10)},
+		})
 	})
 }

@@ -2,5 +2,5 @@
 
 package main
 
-// memoryFactor is how much more memory a program takes than it would by itself.
+// memoryFactor is the factor of memory use without the race detector.
 const memoryFactor = 1

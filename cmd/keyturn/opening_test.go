@@ -11,13 +11,13 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// Several commands may be the first at once: database, master key and secrets are made by one of them, and used by all.
+// Several first commands may run at once: one of them creates database, master key and secrets, and all use them.
 func TestCommandsBeginAtOnce(t *testing.T) {
 	this, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+	eachURL(t, func(t *testing.T, databaseURL string) {
 		for range 2 {
 			own := storagetest.Another(t, databaseURL)
 			env := append(storagetest.Environ(), "KEYTURN_DATABASE="+own)

@@ -34,8 +34,8 @@ const (
 	maxOTLPAnswer = 64 << 10 // bytes
 )
 
-// otlpClient sends traces to a collector by OTLP/HTTP in protobuf. It heeds the variables that OpenTelemetry's
-// otlptracehttp heeds, and retries as it does. That package links gRPC.
+// otlpClient sends traces to a collector by OTLP/HTTP in protobuf. It reads the same variables as otlptracehttp of
+// OpenTelemetry, and retries alike. It exists because that package links gRPC.
 type otlpClient struct {
 	endpoint     string
 	headers      http.Header
@@ -156,7 +156,7 @@ func (c *otlpClient) post(ctx context.Context, body []byte) error {
 	return backoff.Permanent(err)
 }
 
-// retryAfter reads Retry-After, RFC 9110 §10.2.3. It is 0 without one.
+// retryAfter parses Retry-After, RFC 9110 §10.2.3. It returns 0 without one.
 func retryAfter(h http.Header) time.Duration {
 	value := h.Get("Retry-After")
 	if seconds, err := strconv.Atoi(value); err == nil {
@@ -168,11 +168,11 @@ func retryAfter(h http.Header) time.Duration {
 	return 0
 }
 
-// partialSuccess says which spans the collector did not take.
+// partialSuccess reports the spans that the collector refused.
 func partialSuccess(answer []byte) error {
 	var response slimpb.ExportTraceServiceResponse
 	if err := proto.Unmarshal(answer, &response); err != nil {
-		return fmt.Errorf("the collector's answer cannot be read: %w", err)
+		return fmt.Errorf("cannot read the collector's answer: %w", err)
 	}
 	part := response.GetPartialSuccess()
 	if part.GetRejectedSpans() != 0 || part.GetErrorMessage() != "" {
@@ -200,18 +200,24 @@ next:
 			values = append(values, value)
 		}
 		if err := apply(values); err != nil {
-			e.log.Warn("a variable for traces cannot be read", "variable", prefix+names[0], "error", err.Error())
+			e.log.Warn("cannot read a variable for traces", "variable", prefix+names[0], "error", err.Error())
 		}
 	}
 }
 
-// endpoint is where traces go. wantsTracing has checked the variables.
+// url parses a variable. ok is false without a host.
+func (e otlpEnv) url(name string) (u *url.URL, ok bool) {
+	u, err := url.Parse(strings.TrimSpace(e.getenv(name)))
+	return u, err == nil && u.Host != ""
+}
+
+// endpoint returns the URL for traces. wantsTracing has checked the variables.
 func (e otlpEnv) endpoint() url.URL {
 	endpoint := url.URL{Scheme: "https", Host: "localhost:4318", Path: "/v1/traces"}
-	if u, err := url.Parse(strings.TrimSpace(e.getenv("OTEL_EXPORTER_OTLP_ENDPOINT"))); err == nil && u.Host != "" {
+	if u, ok := e.url("OTEL_EXPORTER_OTLP_ENDPOINT"); ok {
 		endpoint = url.URL{Scheme: u.Scheme, Host: u.Host, Path: path.Join("/", u.Path, "v1/traces")}
 	}
-	if u, err := url.Parse(strings.TrimSpace(e.getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))); err == nil && u.Host != "" {
+	if u, ok := e.url("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"); ok {
 		endpoint = url.URL{Scheme: u.Scheme, Host: u.Host, Path: cmp.Or(u.Path, "/")}
 	}
 	e.each(func(values []string) error {
@@ -224,7 +230,7 @@ func (e otlpEnv) endpoint() url.URL {
 	return endpoint
 }
 
-// tls is nil if no variable names a certificate.
+// tls returns nil if no variable names a certificate.
 func (e otlpEnv) tls() *tls.Config {
 	config := &tls.Config{}
 	e.each(func(values []string) error {
@@ -255,8 +261,8 @@ func (e otlpEnv) tls() *tls.Config {
 // headerName is a token, RFC 9110 §5.6.2.
 var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 
-// headers are those of every request. HEADERS has W3C Baggage's form: name=value, separated by commas, with values
-// percent-encoded. They may be secrets: no error quotes them.
+// headers returns the headers of every request. HEADERS has the form of W3C Baggage: name=value, separated by commas,
+// with percent-encoded values. They may be secrets: no error quotes them.
 func (e otlpEnv) headers() http.Header {
 	headers := http.Header{}
 	e.each(func(values []string) error {
@@ -271,7 +277,7 @@ func (e otlpEnv) headers() http.Header {
 				err != nil ||
 				!headerName.MatchString(name) ||
 				strings.ContainsFunc(value, unicode.IsControl) {
-				bad = errors.New("a part of it is not name=value, percent-encoded")
+				bad = errors.New("a part is not name=value, percent-encoded")
 				continue
 			}
 			headers.Set(name, value)

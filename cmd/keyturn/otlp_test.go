@@ -28,7 +28,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// collector takes traces by OTLP/HTTP. respond answers the nth attempt, from 1; nil: with 200.
+// collector receives traces by OTLP/HTTP. respond answers the nth attempt, from 1; nil: with 200.
 type collector struct {
 	*httptest.Server
 	respond func(attempt int, w http.ResponseWriter, r *http.Request)
@@ -81,7 +81,7 @@ func (c *collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// export sends one span as the environment says. Retries wait 20 ms at most, unless the collector asks for more.
+// export sends one span with an environment. Retries wait at most 20 ms, unless the collector asks for more.
 func export(t *testing.T, env map[string]string) (logged string, err error) {
 	t.Helper()
 	var log bytes.Buffer
@@ -109,7 +109,7 @@ func export(t *testing.T, env map[string]string) (logged string, err error) {
 	return log.String(), err
 }
 
-// spanRecorder keeps spans as an exporter gets them.
+// spanRecorder records the spans that an exporter gets.
 type spanRecorder struct{ spans []sdktrace.ReadOnlySpan }
 
 func (r *spanRecorder) ExportSpans(_ context.Context, spans []sdktrace.ReadOnlySpan) error {
@@ -119,81 +119,94 @@ func (r *spanRecorder) ExportSpans(_ context.Context, spans []sdktrace.ReadOnlyS
 
 func (r *spanRecorder) Shutdown(context.Context) error { return nil }
 
-// Paths, headers and encodings are what the variables of the OpenTelemetry specification say.
-func TestOTLPVariables(t *testing.T) {
-	for name, c := range map[string]struct {
-		all, traces map[string]string // without their prefixes; ENDPOINT is a path
-		path        string
-		headers     map[string]string
-		logged      string
-	}{
-		"defaults": {
-			all:     map[string]string{"ENDPOINT": ""},
-			path:    "/v1/traces",
-			headers: map[string]string{"Content-Type": "application/x-protobuf", "Content-Encoding": ""},
-		},
-		"a base path": {all: map[string]string{"ENDPOINT": "/otlp/"}, path: "/otlp/v1/traces"},
-		"for traces": {
-			all:    map[string]string{"ENDPOINT": "/otlp", "HEADERS": "a=1,b=2", "COMPRESSION": "gzip"},
-			traces: map[string]string{"ENDPOINT": "/here", "HEADERS": "a=3", "COMPRESSION": "none"},
-			path:   "/here",
-			headers: map[string]string{
-				"A":                "3",
-				"B":                "",
-				"Content-Encoding": "",
-			},
-		},
-		"for traces, no path": {traces: map[string]string{"ENDPOINT": ""}, path: "/"},
-		"headers": {
-			all: map[string]string{
-				"ENDPOINT": "",
-				"HEADERS":  "authorization=Bearer%20s%3Dcret, x-tenant = one ,user-agent=ours",
-			},
-			path: "/v1/traces",
-			headers: map[string]string{
-				"Authorization": "Bearer s=cret",
-				"X-Tenant":      "one",
-				"User-Agent":    "ours",
-			},
-		},
-		"bad headers": {
-			all: map[string]string{
-				"ENDPOINT": "",
-				"HEADERS":  "secret,a b=secret,c=secret%zz,d=secret%0asecret,e=5",
-			},
-			path:    "/v1/traces",
-			headers: map[string]string{"E": "5", "C": "", "D": ""},
-			logged:  "OTEL_EXPORTER_OTLP_HEADERS",
-		},
-		"gzip": {
-			all:     map[string]string{"ENDPOINT": "", "COMPRESSION": "gzip"},
-			path:    "/v1/traces",
-			headers: map[string]string{"Content-Encoding": "gzip"},
-		},
-		"bad timeout": {
-			all:    map[string]string{"ENDPOINT": ""},
-			traces: map[string]string{"TIMEOUT": "1s"},
-			path:   "/v1/traces",
-			logged: "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
-		},
+// otlpCase is an environment, and the expected request and log.
+type otlpCase struct {
+	all, traces map[string]string // without their prefixes; ENDPOINT is a path
+	path        string
+	headers     map[string]string
+	logged      string
+}
+
+// environ is the environment of the case for a collector.
+func (c otlpCase) environ(collectorURL string) map[string]string {
+	env := map[string]string{}
+	for prefix, values := range map[string]map[string]string{
+		"OTEL_EXPORTER_OTLP_":        c.all,
+		"OTEL_EXPORTER_OTLP_TRACES_": c.traces,
 	} {
+		for name, value := range values {
+			if name == "ENDPOINT" {
+				value = collectorURL + value
+			}
+			env[prefix+name] = value
+		}
+	}
+	return env
+}
+
+var otlpCases = map[string]otlpCase{
+	"defaults": {
+		all:     map[string]string{"ENDPOINT": ""},
+		path:    "/v1/traces",
+		headers: map[string]string{"Content-Type": "application/x-protobuf", "Content-Encoding": ""},
+	},
+	"a base path": {all: map[string]string{"ENDPOINT": "/otlp/"}, path: "/otlp/v1/traces"},
+	"for traces": {
+		all:    map[string]string{"ENDPOINT": "/otlp", "HEADERS": "a=1,b=2", "COMPRESSION": "gzip"},
+		traces: map[string]string{"ENDPOINT": "/here", "HEADERS": "a=3", "COMPRESSION": "none"},
+		path:   "/here",
+		headers: map[string]string{
+			"A":                "3",
+			"B":                "",
+			"Content-Encoding": "",
+		},
+	},
+	"for traces, no path": {traces: map[string]string{"ENDPOINT": ""}, path: "/"},
+	"headers": {
+		all: map[string]string{
+			"ENDPOINT": "",
+			"HEADERS":  "authorization=Bearer%20s%3Dcret, x-tenant = one ,user-agent=ours",
+		},
+		path: "/v1/traces",
+		headers: map[string]string{
+			"Authorization": "Bearer s=cret",
+			"X-Tenant":      "one",
+			"User-Agent":    "ours",
+		},
+	},
+	"bad headers": {
+		all: map[string]string{
+			"ENDPOINT": "",
+			"HEADERS":  "secret,a b=secret,c=secret%zz,d=secret%0asecret,e=5",
+		},
+		path:    "/v1/traces",
+		headers: map[string]string{"E": "5", "C": "", "D": ""},
+		logged:  "OTEL_EXPORTER_OTLP_HEADERS",
+	},
+	"gzip": {
+		all:     map[string]string{"ENDPOINT": "", "COMPRESSION": "gzip"},
+		path:    "/v1/traces",
+		headers: map[string]string{"Content-Encoding": "gzip"},
+	},
+	"bad timeout": {
+		all:    map[string]string{"ENDPOINT": ""},
+		traces: map[string]string{"TIMEOUT": "1s"},
+		path:   "/v1/traces",
+		logged: "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+	},
+}
+
+// Paths, headers and encodings follow the variables of the OpenTelemetry specification.
+func TestOTLPVariables(t *testing.T) {
+	for name, c := range otlpCases {
 		t.Run(name, func(t *testing.T) {
 			to := newCollector(t)
 			to.Start()
-			env := map[string]string{}
-			for prefix, values := range map[string]map[string]string{
-				"OTEL_EXPORTER_OTLP_":        c.all,
-				"OTEL_EXPORTER_OTLP_TRACES_": c.traces,
-			} {
-				for name, value := range values {
-					if name == "ENDPOINT" {
-						value = to.URL + value
-					}
-					env[prefix+name] = value
-				}
-			}
-			logged, err := export(t, env)
-			if err != nil || to.path != c.path || len(to.spans) != 1 || to.spans[0].GetName() != "GET /x" ||
+			logged, err := export(t, c.environ(to.URL))
+			if err != nil ||
+				to.path != c.path ||
+				len(to.spans) != 1 ||
+				to.spans[0].GetName() != "GET /x" ||
 				to.spans[0].GetAttributes()[0].GetValue().GetIntValue() != 200 {
 				t.Errorf("%v: %s %v", err, to.path, to.spans)
 			}
@@ -202,7 +215,8 @@ func TestOTLPVariables(t *testing.T) {
 					t.Errorf("%s: %q instead of %q", name, got, want)
 				}
 			}
-			if !strings.Contains(logged, c.logged) || (c.logged == "") != (logged == "") ||
+			if !strings.Contains(logged, c.logged) ||
+				(c.logged == "") != (logged == "") ||
 				strings.Contains(logged, "secret") {
 				t.Errorf("log: %s", logged)
 			}
@@ -231,8 +245,9 @@ func TestOTLPScheme(t *testing.T) {
 	}
 }
 
-// A collector that asks for it gets a batch again, when it asks for it. Other errors are final.
+// A collector that asks for a retry gets the batch again at the time that it asks for. Other errors are final.
 func TestOTLPRetries(t *testing.T) {
+	t.Parallel()
 	const past = "Thu, 01 Jan 2015 00:00:00 GMT"
 	for name, c := range map[string]struct {
 		status     int
@@ -261,7 +276,8 @@ func TestOTLPRetries(t *testing.T) {
 			}
 			to.Start()
 			_, err := export(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": to.URL})
-			if len(to.attempts) != c.attempts || (err == nil) != (c.attempts > 1) ||
+			if len(to.attempts) != c.attempts ||
+				(err == nil) != (c.attempts > 1) ||
 				err != nil && !strings.Contains(err.Error(), "not now") {
 				t.Errorf("%d attempts: %v", len(to.attempts), err)
 			}
@@ -272,8 +288,9 @@ func TestOTLPRetries(t *testing.T) {
 	}
 }
 
-// A collector that does not answer in time is asked again.
+// The client retries if the collector does not answer in time.
 func TestOTLPTimeout(t *testing.T) {
+	t.Parallel()
 	to := newCollector(t)
 	to.respond = func(attempt int, _ http.ResponseWriter, r *http.Request) {
 		if attempt == 1 {
@@ -289,8 +306,9 @@ func TestOTLPTimeout(t *testing.T) {
 	}
 }
 
-// A collector that is away costs its batch and no time. The next batch arrives when it is back.
+// While the collector is down, its batch is lost without delay. The next batch arrives once it is up.
 func TestOTLPCollectorAway(t *testing.T) {
+	t.Parallel()
 	to := newCollector(t)
 	address := to.Listener.Addr().String()
 	to.Listener.Close()
@@ -312,6 +330,7 @@ func TestOTLPCollectorAway(t *testing.T) {
 
 // The context bounds all attempts.
 func TestOTLPContext(t *testing.T) {
+	t.Parallel()
 	to := newCollector(t)
 	to.respond = func(_ int, w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Retry-After", "30")
@@ -328,12 +347,14 @@ func TestOTLPContext(t *testing.T) {
 	defer cancel()
 	begun := time.Now()
 	err = client.UploadTraces(ctx, nil)
-	if err == nil || !strings.Contains(err.Error(), "not now") || time.Since(begun) > 20*time.Second {
+	if err == nil ||
+		!strings.Contains(err.Error(), "not now") ||
+		time.Since(begun) > 20*time.Second {
 		t.Errorf("%v after %v", err, time.Since(begun))
 	}
 }
 
-// The log learns which spans the collector did not take. Such a batch is not sent again.
+// The log shows which spans the collector refused. Such a batch is not sent again.
 func TestOTLPPartialSuccess(t *testing.T) {
 	var part, unknown []byte
 	part = protowire.AppendTag(part, 1, protowire.VarintType)
@@ -349,7 +370,7 @@ func TestOTLPPartialSuccess(t *testing.T) {
 	}{
 		"partial": {whole, `refused 1 spans: "too old"`},
 		"whole":   {unknown, ""},
-		"cut":     {whole[:len(whole)-1], "cannot be read"},
+		"cut":     {whole[:len(whole)-1], "cannot read"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			to := newCollector(t)
@@ -359,7 +380,8 @@ func TestOTLPPartialSuccess(t *testing.T) {
 			}
 			to.Start()
 			_, err := export(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": to.URL})
-			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) ||
+			if (err == nil) != (c.want == "") ||
+				err != nil && !strings.Contains(err.Error(), c.want) ||
 				len(to.attempts) != 1 {
 				t.Errorf("%d attempts: %v", len(to.attempts), err)
 			}
@@ -367,7 +389,7 @@ func TestOTLPPartialSuccess(t *testing.T) {
 	}
 }
 
-// CERTIFICATE names who signs the collector's certificate, and means nothing without TLS.
+// CERTIFICATE names the authority of the collector's certificate, and is an error without TLS.
 func TestOTLPCertificate(t *testing.T) {
 	to := newCollector(t)
 	to.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
@@ -396,7 +418,9 @@ func TestOTLPCertificate(t *testing.T) {
 		t.Errorf("no file: %v %s", err, logged)
 	}
 	env["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE"] = file
-	if _, err := export(t, env); err != nil || len(to.spans) != 1 || clients != 0 {
+	if _, err := export(t, env); err != nil ||
+		len(to.spans) != 1 ||
+		clients != 0 {
 		t.Errorf("a known certificate: %v", err)
 	}
 	env["OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"], env["OTEL_EXPORTER_OTLP_CLIENT_KEY"] = file, keyFile
@@ -409,7 +433,7 @@ func TestOTLPCertificate(t *testing.T) {
 	}
 }
 
-// Trace and resource arrive as the SDK has them.
+// Trace and resource arrive unchanged.
 func TestTracingSends(t *testing.T) {
 	to := newCollector(t)
 	to.Start()
@@ -428,7 +452,8 @@ func TestTracingSends(t *testing.T) {
 		t.Error(err)
 	}
 	trace, parent := outer.SpanContext().TraceID(), outer.SpanContext().SpanID()
-	if len(to.spans) != 2 || !slices.Equal(to.spans[0].GetTraceId(), trace[:]) ||
+	if len(to.spans) != 2 ||
+		!slices.Equal(to.spans[0].GetTraceId(), trace[:]) ||
 		!slices.Equal(to.spans[0].GetParentSpanId(), parent[:]) {
 		t.Errorf("%v %s", to.spans, log.String())
 	}

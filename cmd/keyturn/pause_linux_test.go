@@ -8,17 +8,14 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// A server that was stopped for longer than the retry window, as a virtual machine that is saved, goes on. A client
-// that had no answer meanwhile repeats its refresh, and is no thief.
+// A server continues after it was stopped for longer than the retry window, like a suspended virtual machine. A client
+// whose answer was lost repeats its refresh, and the server does not treat it as a thief.
 func TestStoppedProcess(t *testing.T) {
-	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
-		t.Setenv("KEYTURN_REFRESH_RETRY_WINDOW", "1s")
-		t.Setenv("KEYTURN_REFRESH_LATE_RETRY", "0s")
+	eachURL(t, func(t *testing.T, databaseURL string) {
 		p := newProcess(t, databaseURL)
+		p.environ = []string{"KEYTURN_REFRESH_RETRY_WINDOW=1s", "KEYTURN_REFRESH_LATE_RETRY=0s"}
 		p.must("", "migrate", "up")
 		crowd := p.crowd()
 		p.start()

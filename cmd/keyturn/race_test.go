@@ -2,5 +2,5 @@
 
 package main
 
-// memoryFactor is how much more memory a program takes under the race detector.
+// memoryFactor is the factor of memory use under the race detector.
 const memoryFactor = 8

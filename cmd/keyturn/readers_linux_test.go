@@ -14,12 +14,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// readers are what may stand at the other end of standard output and standard error, and what becomes of what is
-// written to it.
+// readers open the reader of standard output or standard error, by its behaviour.
 var readers = map[string]func(t *testing.T) *os.File{
 	"never reads": func(t *testing.T) *os.File {
 		_, write := pipe(t)
@@ -39,7 +36,7 @@ var readers = map[string]func(t *testing.T) *os.File{
 	},
 }
 
-// pipe is one with little room.
+// pipe returns a pipe with a small buffer.
 func pipe(t *testing.T) (read, write *os.File) {
 	t.Helper()
 	read, write, err := os.Pipe()
@@ -60,7 +57,7 @@ func pipe(t *testing.T) (read, write *os.File) {
 	return read, write
 }
 
-// ends waits for the end of a process that was asked to end.
+// ends stops a process and waits for its end.
 func ends(t *testing.T, c *exec.Cmd) error {
 	t.Helper()
 	if err := c.Process.Signal(syscall.SIGTERM); err != nil {
@@ -77,11 +74,12 @@ func ends(t *testing.T, c *exec.Cmd) error {
 	}
 }
 
-// A server answers, and ends when it is told to, whatever the reader of its log does.
+// A server answers and stops with any reader of its log.
 func TestServeWhateverReadsTheLog(t *testing.T) {
+	t.Parallel()
 	for name, open := range readers {
 		t.Run(name, func(t *testing.T) {
-			storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+			eachURL(t, func(t *testing.T, databaseURL string) {
 				p := newProcess(t, databaseURL)
 				p.must("", "migrate", "up")
 				p.log = open(t)
@@ -97,7 +95,7 @@ func TestServeWhateverReadsTheLog(t *testing.T) {
 	}
 }
 
-// answers sends requests, each of which is a line of the log.
+// answers sends requests. Each writes a line to the log.
 func (p *process) answers(requests int) {
 	p.t.Helper()
 	client := &http.Client{Timeout: 20 * time.Second}
@@ -113,8 +111,9 @@ func (p *process) answers(requests int) {
 	}
 }
 
-// A reader that comes back gets what was kept, and is told what was not.
+// A reader that comes back gets the buffered lines, and the number of the dropped ones.
 func TestReaderOfTheLogComesBack(t *testing.T) {
+	t.Parallel()
 	p := newProcess(t, "sqlite:"+t.TempDir()+"/keyturn.db")
 	read, write := pipe(t)
 	p.log = write
@@ -151,7 +150,9 @@ func TestReaderOfTheLogComesBack(t *testing.T) {
 	}
 	<-end
 	got := out.String()
-	if !strings.Contains(got, `lines were dropped"`) || !strings.Contains(got, `"msg":"stopping"`) || !dropped {
+	if !strings.Contains(got, `lines were dropped"`) ||
+		!strings.Contains(got, `"msg":"stopping"`) ||
+		!dropped {
 		t.Errorf("dropped: %v, the log ends with %s", dropped, got[max(0, len(got)-1000):])
 	}
 	at := strings.Index(got, `lines were dropped"`)
@@ -160,8 +161,9 @@ func TestReaderOfTheLogComesBack(t *testing.T) {
 	}
 }
 
-// A closed standard error is no reason not to serve.
+// A server runs with a closed standard error.
 func TestServeWithClosedOutput(t *testing.T) {
+	t.Parallel()
 	p := newProcess(t, "sqlite:"+t.TempDir()+"/keyturn.db")
 	p.wrapper = `exec "$0" "$@" >&- 2>&-`
 	p.start()
@@ -173,10 +175,12 @@ func TestServeWithClosedOutput(t *testing.T) {
 	}
 }
 
-// The server for a first try goes on, too, whatever becomes of what it prints.
+// dev serves with any reader of its output.
 func TestDevWhateverReadsIt(t *testing.T) {
+	t.Parallel()
 	for name, open := range readers {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			port, admin := freePort(t), freePort(t)
 			c := exec.Command(os.Args[0], "dev", "--listen", "127.0.0.1:"+port, "--admin-listen", "127.0.0.1:"+admin)
 			c.Args[0], c.Dir = "keyturn", t.TempDir()
@@ -188,7 +192,7 @@ func TestDevWhateverReadsIt(t *testing.T) {
 			if err := waitFor("http://127.0.0.1:" + port + "/readyz"); err != nil {
 				t.Fatal(err)
 			}
-			for range 50 { // it prints meanwhile
+			for range 50 { // while it prints
 				if err := waitFor("http://127.0.0.1:" + port + "/livez"); err != nil {
 					t.Fatal(err)
 				}
@@ -203,8 +207,9 @@ func TestDevWhateverReadsIt(t *testing.T) {
 	}
 }
 
-// Other commands end as usual when nobody reads on, as in `keyturn keys list | head -1`.
+// Other commands end by SIGPIPE when their reader goes away, as in `keyturn keys list | head -1`.
 func TestCommandsEndBySIGPIPE(t *testing.T) {
+	t.Parallel()
 	p := newProcess(t, "sqlite:"+t.TempDir()+"/keyturn.db")
 	p.must("", "migrate", "up")
 	c := p.command("keys", "list")
@@ -218,5 +223,5 @@ func TestCommandsEndBySIGPIPE(t *testing.T) {
 	}
 }
 
-// shrinkPipe leaves a pipe room for a page.
+// shrinkPipe reduces the buffer of a pipe to one page.
 func shrinkPipe(fd int) { unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, 4096) }

@@ -20,21 +20,23 @@ var shellBlock = regexp.MustCompile("(?ms)^ *```sh\n(.*?)^ *```$")
 
 var consoleBlock = regexp.MustCompile("(?ms)^```console\n(.*?)^```$")
 
-// TestReadme runs every shell block of the README, in order, in one shell. What serves runs in the background until the
-// next block that serves; what a person would copy from one answer into the next command is copied; ports are replaced
-// by free ones.
+// TestReadme runs every shell block of the README, in order, in one shell. A server runs in the background until the
+// next one starts. Values of an answer are copied into the next command, as a person would do. Free ports replace the
+// ports.
 func TestReadme(t *testing.T) {
+	t.Parallel()
 	runAsReader(t, readmePrelude+blocksOf(t, "../../README.md", 6))
 }
 
-// TestKeysPage runs every shell block of docs/keys.md beside a server whose keys turn within seconds.
+// TestKeysPage runs every shell block of docs/keys.md beside a server whose keys rotate within seconds.
 func TestKeysPage(t *testing.T) {
+	t.Parallel()
 	runAsReader(t, readmePrelude+keysPrelude+blocksOf(t, "../../docs/keys.md", 10))
 }
 
-// TestOtherPages runs every shell block of the pages for authors of clients and of resource servers, and for those who
-// come from Django.
+// TestOtherPages runs every shell block of other pages.
 func TestOtherPages(t *testing.T) {
+	t.Parallel()
 	for page, prelude := range map[string]string{
 		"verify":         "keyturn client create app --grant password --audience https://api.example.com\n",
 		"clients":        clientsPrelude,
@@ -75,7 +77,7 @@ echo '[{"model": "auth.user", "pk": 1, "fields": {"username": "alice", "password
 echo '{"username": "bob"}' >people.jsonl
 `
 
-// blocksOf is the shell blocks of a page, which are at least some, as a script.
+// blocksOf returns the shell blocks of a page as a script. least is their minimum number.
 func blocksOf(t *testing.T, page string, least int) string {
 	t.Helper()
 	text, err := os.ReadFile(page)
@@ -104,7 +106,7 @@ func runAsReader(t *testing.T, script string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// testscript.Main makes this binary act as the command that it is called by.
+	// testscript.Main makes this binary act as the command of its name.
 	if err := os.Symlink(self, filepath.Join(folder, "keyturn")); err != nil {
 		t.Fatal(err)
 	}
@@ -135,8 +137,8 @@ export KEYTURN_KEY_PUBLISH_LEAD=2s KEYTURN_JWKS_MAX_AGE=1s
 keyturn serve --issuer http://127.0.0.1:8080 & server=$!; ready; sleep 2
 `
 
-// readmeLine is a line of the README as a person would run it: with what is served in the background, failures of HTTP
-// noticed, and the secrets of the answer at hand for the next line.
+// readmeLine adapts a line of the README: it runs servers in the background, stops at HTTP errors, and stores the
+// secrets of an answer for the next lines.
 func readmeLine(line string) string {
 	switch {
 	case line == "keyturn dev":
@@ -145,8 +147,8 @@ func readmeLine(line string) string {
 	case strings.HasPrefix(line, "keyturn serve"):
 		return "stop; " + line + " & server=$!; ready"
 	case strings.HasPrefix(line, "keyturn keys list"):
-		return line + "; KID=$(keyturn keys status --json | sed -nE 's/^  \"current\": \"([^\"]*)\".*/\\1/p'); test -n " +
-			"\"$KID\""
+		return line + "; KID=$(keyturn keys status --json | sed -nE 's/^  \"current\": \"([^\"]*)\".*/\\1/p'); test " +
+			"-n \"$KID\""
 	case strings.HasPrefix(line, "keyturn client create app"):
 		return line + " --json >answer; SECRET=$(field client_secret)"
 	case strings.HasPrefix(line, "keyturn client create api"):
@@ -161,7 +163,7 @@ func readmeLine(line string) string {
 	}
 }
 
-// The page of settings is that of the program. `make pages` writes it.
+// docs/configuration.md matches the settings. `make pages` writes it.
 func TestConfigurationPage(t *testing.T) {
 	const path = "../../docs/configuration.md"
 	page := configurationPage()
@@ -172,7 +174,7 @@ func TestConfigurationPage(t *testing.T) {
 	}
 	there, err := os.ReadFile(path)
 	if err != nil || string(there) != page {
-		t.Errorf("docs/configuration.md is not what the program says: run `make pages`: %v", err)
+		t.Errorf("docs/configuration.md is out of date: run `make pages`: %v", err)
 	}
 }
 
@@ -212,8 +214,9 @@ below, and logs which others need a restart.
 |---|---|---|---|
 `
 
-// The commands that install keyturn name a package and a target that there are.
+// The commands that install keyturn name an existing package and an existing target.
 func TestInstall(t *testing.T) {
+	t.Parallel()
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
@@ -232,9 +235,10 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// The console blocks are for machines of their own. TestInstall looks at the first; the other is run here on a
+// The console blocks need machines of their own. TestInstall checks the first. This test runs the other one on the
 // PostgreSQL of the tests.
 func TestReadmeOnPostgres(t *testing.T) {
+	t.Parallel()
 	databaseURL := storagetest.PostgresURL(t)
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
@@ -244,8 +248,11 @@ func TestReadmeOnPostgres(t *testing.T) {
 		if strings.HasPrefix(block[1], "go install ") {
 			continue
 		}
-		text := strings.NewReplacer("postgres://keyturn:PASSWORD@db.example.com/keyturn?sslmode=verify-full", databaseURL,
-			"0.0.0.0", "127.0.0.1", "\\\n", " ").Replace(block[1])
+		text := strings.NewReplacer(
+			"postgres://keyturn:PASSWORD@db.example.com/keyturn?sslmode=verify-full", databaseURL,
+			"0.0.0.0", "127.0.0.1",
+			"\\\n", " ",
+		).Replace(block[1])
 		text = strings.TrimRight(text, "\n") + " & server=$!; ready; stop\n"
 		runAsReader(t, readmePrelude+text)
 	}

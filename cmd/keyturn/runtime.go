@@ -6,21 +6,21 @@ import (
 	"runtime/debug"
 )
 
-// cpus is how many CPUs this process has before anything changes GOMAXPROCS. The Go runtime respects the limit of its
-// cgroup.
+// cpus is the number of CPUs of this process, before anything changes GOMAXPROCS. The Go runtime respects the limit of
+// the cgroup.
 var cpus = runtime.GOMAXPROCS(0)
 
-// freeMemory returns to the system what opening a server took, a password hash above all.
+// freeMemory returns to the system the memory that opening a server took, mainly for a password hash.
 func freeMemory() { debug.FreeOSMemory() }
 
-// ballast makes the heap, of which a few megabytes are in use, grow further before it is collected, which saves a tenth
-// of the CPU time of short requests. Nobody touches it, so that it takes no memory.
+// ballast delays garbage collection, since only a few megabytes of the heap are in use. It saves a tenth of the CPU
+// time of short requests. Nothing touches it, so that it takes no memory.
 var ballast []byte
 
 const ballastSize = 16 << 20
 
-// makeRoom lets as many goroutines run besides the hashes as there are CPUs, so that short requests need not wait until
-// the scheduler takes a CPU from a hash. Whoever has set GOMAXPROCS has decided.
+// makeRoom raises GOMAXPROCS by the number of password hashes that run at once, so that short requests do not wait
+// until the scheduler preempts a hash. The variable GOMAXPROCS turns this off.
 func makeRoom(slots int) {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + slots)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"database/sql"
+	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,30 +20,41 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// stopping stops the PostgreSQL of the tests after them.
+// parallelTests is the number of tests that run at once. It exceeds the number of CPUs because the tests mostly wait
+// for processes.
+const parallelTests = "8"
+
+// stopping runs the tests with temporary files in memory, and stops their PostgreSQL.
 type stopping struct{ *testing.M }
 
 func (m stopping) Run() int {
+	remove, err := useMemory()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer remove()
 	defer storagetest.Stop()
 	return m.M.Run()
 }
 
 func TestMain(m *testing.M) {
-	os.Setenv("GORACE", "atexit_sleep_ms=10") // the race detector has programs wait a second before they end
+	os.Setenv("GORACE", "atexit_sleep_ms=10") // with the race detector programs wait a second before they exit
 	if filepath.Base(os.Args[0]) != "keyturn" {
-		os.Setenv("KEYTURN_STOP_DELAY", "0s") // no balancer has to learn that a server stops
+		os.Setenv("KEYTURN_STOP_DELAY", "0s")    // no load balancer drains the servers
+		flag.Set("test.parallel", parallelTests) // -parallel on the command line overrides it
 	}
 	testscript.Main(stopping{m}, map[string]func(){"keyturn": main})
 }
 
-// TestScripts runs testdata/script/*.txtar on both databases. A script finds an empty database in KEYTURN_DATABASE and
-// a master key in KEYTURN_MASTER_KEY_FILE, two free ports in $PORT and $ADMIN_PORT, and `ready` to wait for a server.
+// TestScripts runs testdata/script/*.txtar on both databases. A script has an empty database in KEYTURN_DATABASE, a
+// master key in KEYTURN_MASTER_KEY_FILE, two free ports in $PORT and $ADMIN_PORT, and `ready` to wait for a server.
 func TestScripts(t *testing.T) {
-	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+	eachURL(t, func(t *testing.T, databaseURL string) {
 		testscript.Run(t, testscript.Params{
 			Dir: "testdata/script",
 			Setup: func(e *testscript.Env) error {
-				// Each script has a database of its own; the URL of this subtest tells the kind.
+				// Each script has its own database, of the same kind as the URL of this subtest.
 				own := "sqlite:" + filepath.Join(e.WorkDir, "keyturn.db")
 				if strings.HasPrefix(databaseURL, "postgres") {
 					own = storagetest.PostgresURL(t)
@@ -77,14 +90,30 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+var usedPorts sync.Map
+
+// freePort returns a free port that no other test has.
 func freePort(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		if _, used := usedPorts.LoadOrStore(port, true); !used {
+			return port
+		}
 	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
+}
+
+// eachURL runs a test on both databases, in parallel with other tests.
+func eachURL(t *testing.T, test func(t *testing.T, databaseURL string)) {
+	t.Parallel()
+	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+		t.Parallel()
+		test(t, databaseURL)
+	})
 }
 
 // ready waits until a URL answers 200.
@@ -105,7 +134,7 @@ func waitFor(url string) error {
 	return fmt.Errorf("%s does not answer 200", url)
 }
 
-// status runs a program and wants the exit code given: status 4 keyturn keys rotate.
+// status runs a program and requires an exit code: status 4 keyturn keys rotate.
 func status(ts *testscript.TestScript, _ bool, args []string) {
 	err := ts.Exec(args[1], args[2:]...)
 	code := 0
@@ -119,7 +148,7 @@ func status(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// age makes the database one whose last heartbeat is an hour ago.
+// age sets the last heartbeat of the database to an hour ago.
 func age(ts *testscript.TestScript, _ bool, _ []string) {
 	tamper(
 		ts,
@@ -127,12 +156,12 @@ func age(ts *testscript.TestScript, _ bool, _ []string) {
 	)
 }
 
-// unage makes the database one whose last heartbeat is now.
+// unage sets the last heartbeat of the database to now.
 func unage(ts *testscript.TestScript, _ bool, _ []string) {
 	tamper(ts, fmt.Sprintf(`UPDATE meta SET value = '%015d' WHERE name = 'heartbeat'`, time.Now().UnixMilli()))
 }
 
-// cutAudit cuts the end off the audit trail, and moves its head to what is left: cut-audit 3.
+// cutAudit truncates the audit trail and adapts its head: cut-audit 3.
 func cutAudit(ts *testscript.TestScript, _ bool, args []string) {
 	tamper(
 		ts,
@@ -141,7 +170,7 @@ func cutAudit(ts *testscript.TestScript, _ bool, args []string) {
 	)
 }
 
-// tamper runs statements on the database of a script, around keyturn.
+// tamper runs statements on the database of a script, without keyturn.
 func tamper(ts *testscript.TestScript, statements ...string) {
 	driver, source, _ := strings.Cut(ts.Getenv("KEYTURN_DATABASE"), ":")
 	if driver == "postgres" {
@@ -159,7 +188,7 @@ func tamper(ts *testscript.TestScript, statements ...string) {
 	}
 }
 
-// newer makes an SQLite database one of a keyturn that is not written yet.
+// newer gives an SQLite database the schema version of a future keyturn.
 func newer(ts *testscript.TestScript, _ bool, args []string) {
 	db, err := sql.Open("sqlite", ts.MkAbs(args[0]))
 	if err != nil {
@@ -171,12 +200,12 @@ func newer(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// asNobody runs a keyturn that is to fail, as a user without rights: the tests may run as root, whom no mode of a file
-// stops.
+// asNobody runs keyturn as a user without rights and requires an error. The tests may run as root, who can write to any
+// file.
 func asNobody(ts *testscript.TestScript, _ bool, args []string) {
 	args = append([]string{"keyturn"}, args...)
 	if os.Getuid() == 0 {
-		// The binary of the tests, and the folder of the script, lie where nobody may not go: both are opened up.
+		// The user nobody cannot reach the test binary and the folder of the script: copy one and open the other.
 		self, err := os.Executable()
 		if err == nil {
 			err = os.Chmod(ts.MkAbs("."), 0o755)
@@ -199,7 +228,7 @@ func asNobody(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// setenvFrom sets a variable to what a regular expression's group finds in a file: setenv-from SECRET stdout
+// setenvFrom sets a variable to the match of a group of a regular expression in a file: setenv-from SECRET stdout
 // '"client_secret": "(.*)"'.
 func setenvFrom(ts *testscript.TestScript, _ bool, args []string) {
 	found := regexp.MustCompile(args[2]).FindStringSubmatch(ts.ReadFile(args[1]))

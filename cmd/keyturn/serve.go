@@ -8,46 +8,52 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/server"
 )
 
-// traceFlush bounds how long the last traces may take.
+// traceFlush bounds how long a stopping server sends its last traces.
 const traceFlush = time.Second
 
-func (a *app) serveCommand() *cobra.Command {
-	c := &cobra.Command{Use: "serve", Short: "Run the server", Args: cobra.NoArgs}
-	addSettings(c.Flags(), config.ScopeServe)
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		set, err := a.settings(c.Flags(), true)
+// serveCommand is keyturn serve.
+type serveCommand struct{ *app }
+
+func (s serveCommand) root() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the server",
+		Args:  cobra.NoArgs,
+	}
+	addSettings(cmd.Flags(), config.ScopeServe)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		set, err := s.readSettings(cmd.Flags(), true)
 		if err != nil {
 			return err
 		}
 		if problems := admin.FileProblems(set.Config, set.place); len(problems) > 0 {
 			return &config.Error{Problems: problems}
 		}
-		return a.serve(c.Context(), set, func(running config.Config) (server.Reread, error) {
-			return a.reread(c.Flags(), running)
+		return s.run(cmd.Context(), set, func(running config.Config) (server.Reread, error) {
+			return s.reread(cmd.Flags(), running)
 		})
 	}
-	return c
+	return cmd
 }
 
-// serve runs until SIGTERM or an interrupt. A second one ends the process at once. At SIGHUP it reads the configuration
+// run serves until SIGTERM or an interrupt. A second signal ends the process at once. SIGHUP reads the configuration
 // again.
-func (a *app) serve(
-	ctx context.Context, set settings, again func(config.Config) (server.Reread, error),
+func (s serveCommand) run(
+	ctx context.Context, set settings, reread func(config.Config) (server.Reread, error),
 ) error {
 	hangUp := make(chan os.Signal, 1)
-	signal.Notify(hangUp, syscall.SIGHUP) // first: until then it would end the process
+	signal.Notify(hangUp, syscall.SIGHUP) // first: without it the signal ends the process
 	defer signal.Stop(hangUp)
 	ctx, stop := untilSignal(ctx)
 	defer stop()
-	log := a.detach(set.Config, a.onTerminal())
-	tracer, stopTracing, err := tracing(ctx, a.getenv, log.Logger)
+	log := s.detach(set.Config, s.onTerminal())
+	tracer, stopTracing, err := tracing(ctx, s.getenv, log.Logger)
 	if err != nil {
 		return err
 	}
@@ -68,20 +74,15 @@ func (a *app) serve(
 		Level:   log.Level,
 		Dropped: log.Dropped,
 		Tracer:  tracer,
-		Reload:  server.Reload{Asked: hangUp, Read: again},
+		Reload:  server.Reload{Asked: hangUp, Read: reread},
 		CPUs:    cpus,
 		Opened:  freeMemory,
 	}, listeners)
 }
 
-// untilSignal ends the context at the first signal, and then lets signals have their usual effect.
+// untilSignal ends the context at the first signal. After it signals have their usual effect.
 func untilSignal(ctx context.Context) (context.Context, func()) {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	context.AfterFunc(ctx, stop)
 	return ctx, stop
-}
-
-func (a *app) onTerminal() bool {
-	f, ok := a.stderr.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
 }

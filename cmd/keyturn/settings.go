@@ -13,14 +13,16 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// settings is a configuration that was read and checked: what commands hand on to the packages that do the work.
+// settings is a valid configuration, and where each of its values comes from.
 type settings struct {
 	config.Config
-	place keys.Place
+	place   keys.Place
+	given   map[string]bool   // settings that do not have their default, by key
+	origins map[string]string // source of each of them
 }
 
-// settingFlag marks the flags of settings: a command may have a flag of its own by the same name, as client create has
-// --access-ttl.
+// settingFlag marks the flags of settings. A command may have a flag of its own with the name of a setting: client
+// create has --access-ttl.
 const settingFlag = "setting"
 
 func isSetting(f *pflag.Flag) bool {
@@ -28,13 +30,15 @@ func isSetting(f *pflag.Flag) bool {
 	return ok
 }
 
-// addSettings adds the settings of some scopes, or all, as flags, and --config.
+// addSettings adds --config and the settings of some scopes as flags. ScopeServe adds all settings.
 func addSettings(flags *pflag.FlagSet, scopes ...string) {
 	if flags.Lookup("config") == nil {
 		flags.String("config", "", "YAML file with settings (environment KEYTURN_CONFIG)")
 	}
+	all := slices.Contains(scopes, config.ScopeServe)
 	for _, s := range config.Settings {
-		if !slices.Contains(scopes, config.ScopeServe) && !slices.Contains(scopes, s.Scope) || flags.Lookup(s.Flag) != nil {
+		if !all && !slices.Contains(scopes, s.Scope) ||
+			flags.Lookup(s.Flag) != nil {
 			continue
 		}
 		switch s.Kind {
@@ -49,30 +53,38 @@ func addSettings(flags *pflag.FlagSet, scopes ...string) {
 	}
 }
 
-// settings reads the configuration. The error is a *config.Error with everything that is wrong.
-func (a *app) settings(flags *pflag.FlagSet, forServe bool) (settings, error) {
-	l := a.readLayers(flags)
-	a.given, a.origins = map[string]bool{}, l.origins
+// sources are the sources of settings besides flags.
+type sources struct {
+	getenv  func(string) string
+	environ []string // NAME=VALUE of every variable
+}
+
+// readSettings reads the configuration. The error is a *config.Error with every problem. Given and origins are valid
+// with an error, too.
+func (s sources) readSettings(flags *pflag.FlagSet, forServe bool) (settings, error) {
+	l := s.layers(flags)
+	set := settings{given: map[string]bool{}, origins: l.origins}
 	for key := range l.values {
-		a.given[key] = true
+		set.given[key] = true
 	}
 	c, problems := config.Parse(l.values)
 	problems = append(l.problems, problems...)
-	if c.RefreshRetryWindow == 0 && !a.given["refresh_late_retry"] {
-		c.RefreshLateRetry = 0 // whoever wants no retry wants no late one, either
-		a.origins["refresh_late_retry"] = "refresh_retry_window is 0"
+	if c.RefreshRetryWindow == 0 && !set.given["refresh_late_retry"] {
+		c.RefreshLateRetry = 0 // without a retry window, no late retry either
+		set.origins["refresh_late_retry"] = "refresh_retry_window is 0"
 	}
 	place, broken := check(c, forServe)
 	if len(problems) > 0 {
-		broken = withoutZeros(broken, problems)
+		broken = withoutUnread(broken, problems)
 	}
 	if problems = append(problems, broken...); len(problems) > 0 {
-		return settings{}, &config.Error{Problems: problems}
+		return set, &config.Error{Problems: problems}
 	}
-	return settings{c, place}, nil
+	set.Config, set.place = c, place
+	return set, nil
 }
 
-// check lists everything that is wrong with a configuration. Without a problem the place can be used.
+// check lists every problem of a configuration. The place is valid if there is none.
 func check(c config.Config, forServe bool) (place keys.Place, problems []error) {
 	database, err := storage.ParseSource(c.Database, c.AllowInsecureDatabase)
 	if err != nil {
@@ -86,17 +98,17 @@ func check(c config.Config, forServe bool) (place keys.Place, problems []error) 
 	return place, append(problems, c.Problems(forServe)...)
 }
 
-// withoutZeros leaves out what is said of settings that could not be read at all.
-func withoutZeros(problems, unread []error) []error {
+// withoutUnread removes the problems of settings that could not be read: their value is zero.
+func withoutUnread(problems, unread []error) []error {
 	return slices.DeleteFunc(problems, func(p error) bool {
 		key, _, _ := strings.Cut(p.Error(), ":")
 		return slices.ContainsFunc(unread, func(u error) bool { return strings.HasPrefix(u.Error(), key+":") })
 	})
 }
 
-// reread reads the configuration again for a server that runs, which takes over what may change.
-func (a *app) reread(flags *pflag.FlagSet, running config.Config) (server.Reread, error) {
-	read, err := a.settings(flags, true)
+// reread reads the configuration again for a running server. Next has the new values of the settings that may change.
+func (s sources) reread(flags *pflag.FlagSet, running config.Config) (server.Reread, error) {
+	read, err := s.readSettings(flags, true)
 	if err != nil {
 		return server.Reread{}, err
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// sharedBuffer is what a process has written so far.
+// sharedBuffer collects the output of a process while it runs.
 type sharedBuffer struct {
 	mu sync.Mutex
 	b  strings.Builder
@@ -34,9 +34,85 @@ func (s *sharedBuffer) String() string {
 	return s.b.String()
 }
 
-// A process reads its configuration again at SIGHUP, sends its traces where it is told to, is not ready at SIGTERM,
-// still answers for a while, and ends with 0.
+// fileServer is a server that reads its settings from a file.
+type fileServer struct {
+	*exec.Cmd
+	t    *testing.T
+	base string
+	file string
+	text string // settings that never change
+	out  sharedBuffer
+}
+
+func startFileServer(t *testing.T, environ ...string) *fileServer {
+	t.Helper()
+	folder, port := t.TempDir(), freePort(t)
+	s := &fileServer{t: t, base: "http://127.0.0.1:" + port, file: filepath.Join(folder, "keyturn.yaml")}
+	s.text = strings.Join([]string{
+		"issuer: " + s.base,
+		"listen: 127.0.0.1:" + port,
+		"admin_listen: 127.0.0.1:" + freePort(t),
+		"stop_delay: 1s",
+		"database: sqlite:" + folder + "/keyturn.db",
+		"",
+	}, "\n")
+	s.write("")
+	s.Cmd = exec.Command(os.Args[0], "serve", "--config", s.file)
+	s.Args[0] = "keyturn"
+	for _, variable := range storagetest.Environ() {
+		if !strings.HasPrefix(variable, "KEYTURN_STOP_DELAY") {
+			s.Env = append(s.Env, variable)
+		}
+	}
+	s.Env = append(s.Env, environ...)
+	s.Stdout, s.Stderr = &s.out, &s.out
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Process.Kill() })
+	if err := waitFor(s.base + "/readyz"); err != nil {
+		t.Fatal(err, s.out.String())
+	}
+	return s
+}
+
+// write writes the settings that never change, and more.
+func (s *fileServer) write(more string) {
+	s.t.Helper()
+	if err := os.WriteFile(s.file, []byte(s.text+more), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// signal sends a signal and waits for a text in the output.
+func (s *fileServer) signal(signal os.Signal, text string) {
+	s.t.Helper()
+	if err := s.Process.Signal(signal); err != nil {
+		s.t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(s.out.String(), text); {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("the output lacks %q: %s", text, s.out.String())
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// cacheControl is the Cache-Control of the JWKS.
+func (s *fileServer) cacheControl() string {
+	s.t.Helper()
+	r, err := http.Get(s.base + "/.well-known/jwks.json")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer r.Body.Close()
+	return r.Header.Get("Cache-Control")
+}
+
+// A process reads its configuration again at SIGHUP and sends its traces. At SIGTERM it is not ready, answers for a
+// while, and exits with 0.
 func TestSignals(t *testing.T) {
+	t.Parallel()
 	var traces sharedBuffer
 	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -46,108 +122,62 @@ func TestSignals(t *testing.T) {
 		traces.Write([]byte(r.URL.Path + " " + string(body)))
 	}))
 	defer collector.Close()
-	folder, port, adminPort := t.TempDir(), freePort(t), freePort(t)
-	file := filepath.Join(folder, "keyturn.yaml")
-	write := func(more string) {
-		text := "issuer: http://127.0.0.1:" + port + "\nlisten: 127.0.0.1:" + port + "\nadmin_listen: 127.0.0.1:" +
-			adminPort + "\nstop_delay: 1s\n" +
-			"database: sqlite:" + folder + "/keyturn.db\n" + more
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("")
-	c := exec.Command(os.Args[0], "serve", "--config", file)
-	c.Args[0] = "keyturn"
-	for _, variable := range storagetest.Environ() {
-		if !strings.HasPrefix(variable, "KEYTURN_STOP_DELAY") {
-			c.Env = append(c.Env, variable)
-		}
-	}
-	c.Env = append(c.Env, "OTEL_EXPORTER_OTLP_ENDPOINT="+collector.URL)
-	var out sharedBuffer
-	c.Stdout, c.Stderr = &out, &out
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer c.Process.Kill()
-	base := "http://127.0.0.1:" + port
-	if err := waitFor(base + "/readyz"); err != nil {
-		t.Fatal(err, out.String())
-	}
-	says := func(what string) {
-		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); !strings.Contains(out.String(),
-			what); time.Sleep(5 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("it does not say %q: %s", what, out.String())
-			}
-		}
-	}
-	write("jwks_max_age: 1m\nlisten_adress: x\n")
-	if err := c.Process.Signal(syscall.SIGHUP); err != nil {
-		t.Fatal(err)
-	}
-	says(`unknown key \"listen_adress\"`)
-	maxAge := func() string {
-		r, err := http.Get(base + "/.well-known/jwks.json")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Body.Close()
-		return r.Header.Get("Cache-Control")
-	}
-	if got := maxAge(); got != "public, max-age=300" {
+	s := startFileServer(t, "OTEL_EXPORTER_OTLP_ENDPOINT="+collector.URL)
+	s.write("jwks_max_age: 1m\nlisten_adress: x\n")
+	s.signal(syscall.SIGHUP, `unknown key \"listen_adress\"`)
+	if got := s.cacheControl(); got != "public, max-age=300" {
 		t.Errorf("after a bad reload: %s", got)
 	}
-	write("jwks_max_age: 1m\n")
-	if err := c.Process.Signal(syscall.SIGHUP); err != nil {
-		t.Fatal(err)
-	}
-	says("the configuration was read again")
-	if got := maxAge(); got != "public, max-age=60" {
+	s.write("jwks_max_age: 1m\n")
+	s.signal(syscall.SIGHUP, "the configuration was read again")
+	if got := s.cacheControl(); got != "public, max-age=60" {
 		t.Errorf("after a reload: %s", got)
 	}
 	begun := time.Now()
-	if err := c.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
+	s.signal(syscall.SIGTERM, `"msg":"stopping"`)
+	if r, err := http.Get(s.base + "/readyz"); err != nil || r.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("a stopping server: %v %v", r, err)
 	}
-	says(`"msg":"stopping"`)
-	if r, err := http.Get(base + "/readyz"); err != nil || r.StatusCode != http.StatusServiceUnavailable {
-		t.Errorf("a server that stops: %v %v", r, err)
+	if got := s.cacheControl(); got != "public, max-age=60" {
+		t.Errorf("a stopping server does not answer: %s", got)
 	}
-	if got := maxAge(); got != "public, max-age=60" {
-		t.Errorf("a server that stops does not answer: %s", got)
+	err := s.Wait()
+	if took := time.Since(begun); err != nil ||
+		took < time.Second ||
+		took > 10*time.Second {
+		t.Errorf("it ends with %v after %v: %s", err, took, s.out.String())
 	}
-	if err := c.Wait(); err != nil || time.Since(begun) < time.Second || time.Since(begun) > 10*time.Second {
-		t.Errorf("it ends with %v after %v: %s", err, time.Since(begun), out.String())
-	}
-	if got := traces.String(); !strings.Contains(got, "/v1/traces ") || !strings.Contains(got, "/.well-known/jwks.json") {
-		t.Errorf("%q was sent as traces", got)
+	for _, want := range []string{"/v1/traces ", "/.well-known/jwks.json"} {
+		if got := traces.String(); !strings.Contains(got, want) {
+			t.Errorf("no %s in the traces %q", want, got)
+		}
 	}
 }
 
-// Traces are sent only if somebody asks for them.
+// Traces are sent only if the environment asks for them.
 func TestTracingIsOffUnlessAskedFor(t *testing.T) {
-	for want, environments := range map[bool][]map[string]string{
-		false: {{}, {"OTEL_SERVICE_NAME": "x"}, {"OTEL_SDK_DISABLED": "true",
-			"OTEL_EXPORTER_OTLP_ENDPOINT": "localhost:4317"},
-			{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "TRUE"},
-			{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_TRACES_EXPORTER": "none"}},
-		true: {{"OTEL_TRACES_EXPORTER": "otlp"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"},
-			{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://x"}},
+	const endpoint, exporter = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_EXPORTER"
+	for _, c := range []struct {
+		environ map[string]string
+		want    bool
+		invalid bool
+	}{
+		{environ: map[string]string{}},
+		{environ: map[string]string{"OTEL_SERVICE_NAME": "x"}},
+		{environ: map[string]string{"OTEL_SDK_DISABLED": "true", endpoint: "localhost:4317"}},
+		{environ: map[string]string{"OTEL_SDK_DISABLED": "TRUE", endpoint: "http://x"}},
+		{environ: map[string]string{endpoint: "http://x", exporter: "none"}},
+		{environ: map[string]string{exporter: "otlp"}, want: true},
+		{environ: map[string]string{endpoint: "http://x"}, want: true},
+		{environ: map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://x"}, want: true},
+		{environ: map[string]string{exporter: "console"}, invalid: true},
+		{environ: map[string]string{endpoint: "localhost:4317"}, invalid: true},
+		{environ: map[string]string{endpoint: "http://%zz"}, invalid: true},
+		{environ: map[string]string{endpoint: "http://x", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, invalid: true},
 	} {
-		for _, environment := range environments {
-			if got, err := wantsTracing(func(name string) string { return environment[name] }); err != nil || got != want {
-				t.Errorf("%v: %v, %v", environment, got, err)
-			}
-		}
-	}
-	for _, environment := range []map[string]string{{"OTEL_TRACES_EXPORTER": "console"},
-		{"OTEL_EXPORTER_OTLP_ENDPOINT": "localhost:4317"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://%zz"},
-		{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}} {
-		if _, err := wantsTracing(func(name string) string { return environment[name] }); err == nil {
-			t.Errorf("%v is taken", environment)
+		got, err := wantsTracing(func(name string) string { return c.environ[name] })
+		if got != c.want || (err != nil) != c.invalid {
+			t.Errorf("%v: %v, %v", c.environ, got, err)
 		}
 	}
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// textError is text that somebody gave in another encoding than UTF-8.
+// textError reports input that is not UTF-8.
 type textError struct {
-	line int // from 1; 0: the text as a whole
+	line int // from 1; 0: the whole text
 	what string
 }
 
@@ -27,7 +27,7 @@ func (e *textError) Error() string {
 
 const notUTF8 = "it is not UTF-8: convert it, for instance with iconv -f CP1251 -t UTF-8"
 
-// checkText wants UTF-8 without a byte order mark. The error never holds any of the text, which may be a secret.
+// checkText requires UTF-8 without a byte order mark. The error never quotes the text, which may be a secret.
 func checkText(text []byte) error {
 	if err := checkBeginning(text); err != nil {
 		return err
@@ -38,8 +38,8 @@ func checkText(text []byte) error {
 	return &textError{line: lineOf(text, invalidAt(text)), what: notUTF8}
 }
 
-// textIn is checkText for the content of a file.
-func textIn(file string, content []byte) error {
+// checkFileText is checkText for the content of a file.
+func checkFileText(file string, content []byte) error {
 	if err := checkText(content); err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
@@ -57,7 +57,7 @@ func checkWord(text string) error {
 	return nil
 }
 
-// invalidAt is where the first byte stands that begins no rune; the length of the text if there is none.
+// invalidAt is the index of the first byte that is not UTF-8, or the length of the text.
 func invalidAt(text []byte) (i int) {
 	for i < len(text) {
 		r, size := utf8.DecodeRune(text[i:])
@@ -69,14 +69,13 @@ func invalidAt(text []byte) (i int) {
 	return i
 }
 
-// lineOf is the line, from 1, of a byte of a text.
+// lineOf is the line of a byte of a text, from 1.
 func lineOf(text []byte, at int) int { return 1 + bytes.Count(text[:at], []byte("\n")) }
 
-// beginning is how many bytes of a text checkBeginning looks at.
+// beginning is the number of bytes that checkBeginning reads.
 const beginning = 64
 
-// checkBeginning names the encodings that a text shows at its beginning: with a byte order mark, or UTF-16 of ASCII
-// without one.
+// checkBeginning recognizes a byte order mark, and UTF-16 of ASCII without one.
 func checkBeginning(text []byte) error {
 	text = text[:min(len(text), beginning)]
 	has := func(mark string) bool { return bytes.HasPrefix(text, []byte(mark)) }
@@ -101,17 +100,17 @@ func everySecondNUL(text []byte, first int) bool {
 	return len(text) > 0 && len(text)%2 == 0
 }
 
-// textReader reads text and ends with a *textError where it is not UTF-8.
+// textReader reads text. It returns a *textError at the first byte that is not UTF-8.
 type textReader struct {
 	from *bufio.Reader
 	line int
-	tail []byte // the beginning of a rune whose end has not been read
+	tail []byte // the beginning of an incomplete rune
 	err  error
 }
 
 func newTextReader(from io.Reader) *textReader {
 	t := &textReader{from: bufio.NewReaderSize(from, 1<<16), line: 1}
-	start, _ := t.from.Peek(beginning) // an error comes again with Read
+	start, _ := t.from.Peek(beginning) // Read returns the same error
 	t.err = checkBeginning(start)
 	return t
 }
@@ -136,7 +135,7 @@ func (t *textReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// checkCommandLine wants UTF-8 in flags and arguments.
+// checkCommandLine requires UTF-8 in flags and arguments.
 func checkCommandLine(c *cobra.Command, args []string) (err error) {
 	c.Flags().Visit(func(f *pflag.Flag) {
 		if bad := checkWord(f.Value.String()); bad != nil && err == nil {

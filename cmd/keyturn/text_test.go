@@ -12,7 +12,7 @@ import (
 	"unicode/utf8"
 )
 
-// In other encodings than UTF-8.
+// Text in other encodings than UTF-8.
 const (
 	cp1251      = "\xef\xf0\xe8\xe2\xe5\xf2\xef\xf0\xe8\xe2\xe5\xf2\xef\xf0\xe8\xe2\xe5\xf2" // приветприветпривет
 	marked      = "\xef\xbb\xbf"
@@ -41,14 +41,15 @@ func TestCheckText(t *testing.T) {
 	} {
 		_, read := io.ReadAll(newTextReader(strings.NewReader(text)))
 		for how, err := range map[string]error{"whole": checkText([]byte(text)), "read": read} {
-			if (want == "") != (err == nil) || err != nil && !strings.HasPrefix(err.Error(), want) {
+			if (want == "") != (err == nil) ||
+				err != nil && !strings.HasPrefix(err.Error(), want) {
 				t.Errorf("%q, %s: %v, want %q", text, how, err, want)
 			}
 		}
 	}
 }
 
-// However a text arrives, the reader passes it on as it is, or ends with what checkText says.
+// However a text arrives, the reader passes it on unchanged, or returns the error of checkText.
 func FuzzText(f *testing.F) {
 	for _, seed := range []string{
 		"", "a\nпривет\n", cp1251, marked, markedUTF16, "a\x00", "\xe2\x82", "\n\xe2\x82\xac\xff",
@@ -67,7 +68,8 @@ func FuzzText(f *testing.F) {
 		} {
 			got, err := io.ReadAll(newTextReader(from))
 			same := (want == nil) == (err == nil) && (want == nil || err.Error() == want.Error())
-			if !same || want == nil && !bytes.Equal(got, text) {
+			if !same ||
+				want == nil && !bytes.Equal(got, text) {
 				t.Fatalf("%q, %s: %v, want %v", text, name, err, want)
 			}
 		}
@@ -109,22 +111,25 @@ func (f aFolder) run(stdin, line string) (code int, stderr string) {
 	return code, out.String()
 }
 
-// saying is a command line, and what it says on standard error.
+// saying is a command line with an expected text on standard error.
 type saying struct{ stdin, line, says string }
 
-// all runs command lines that end with one exit code.
+// all runs command lines that exit with the same code.
 func (f aFolder) all(want int, sayings []saying) {
 	for _, s := range sayings {
 		code, said := f.run(s.stdin, s.line)
-		if code != want || !strings.Contains(said, s.says) || !utf8.ValidString(said) {
+		if code != want ||
+			!strings.Contains(said, s.says) ||
+			!utf8.ValidString(said) {
 			f.t.Errorf("%q: exit code %d, %q; want %d, %q", s.line, code, said, want, s.says)
 		}
 	}
 }
 
-// Text in another encoding is refused wherever it comes in: with the flag, variable or line, and without the text,
-// which may be a secret.
+// Text in another encoding is refused everywhere. The error names the flag, variable or line, and never quotes the
+// text, which may be a secret.
 func TestTextIsUTF8(t *testing.T) {
+	t.Parallel()
 	f := aFolder{t, t.TempDir()}
 	good := "correct horse battery staple"
 	if code, said := f.run(good, "user create alice --password-stdin"); code != 0 {
@@ -172,8 +177,9 @@ func TestTextIsUTF8(t *testing.T) {
 	}
 }
 
-// What is typed at a prompt is text as well.
+// A prompt requires UTF-8, too.
 func TestPromptIsUTF8(t *testing.T) {
+	t.Parallel()
 	runAsReader(t, `printf '\357\360\350\342\345\362\n' >typed
 script -qec 'keyturn user create bob --database sqlite:keyturn.db' /dev/null <typed >out && exit 1
 grep -q 'Password of bob: line 1: it is not UTF-8' out

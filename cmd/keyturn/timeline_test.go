@@ -12,7 +12,7 @@ import (
 
 var update = flag.Bool("update", false, "write the generated files in docs")
 
-// The picture in docs/keys.md is what the program draws of a server in its seventh month.
+// The picture in docs/keys.md shows a server in its seventh month, as the program draws it.
 func TestTimelinePicture(t *testing.T) {
 	const day = 24 * time.Hour
 	start := time.Date(2026, 1, 1, 9, 0, 0, 0, time.UTC)
@@ -24,18 +24,21 @@ func TestTimelinePicture(t *testing.T) {
 	}
 	life := func(kid string, state admin.KeyState, published, signs, stops, leaves int) admin.KeyLife {
 		s, e := at(signs), at(stops)
-		return admin.KeyLife{KID: kid, State: state, Published: at(published), Signs: &s, Stops: &e, Leaves: at(leaves)}
+		return admin.KeyLife{
+			KID:       kid,
+			State:     state,
+			Published: at(published),
+			Signs:     &s,
+			Stops:     &e,
+			Leaves:    at(leaves),
+		}
 	}
 	got := timelineSVG([]admin.KeyLife{
-		life(
-			"Cbx3gCDmItTT",
-			"retired",
-			0,
-			0,
-			90,
-			91,
-		), life("qV5N5yinv3TG", "revoked", 0, 90, 130, 130), life("09oiMK0mXQoi", "previous", 90, 130, 199, 201),
-		life("mAen6Y9k4c44", "current", 130, 199, 289, 290), life("fpUu0CLP5g5K", "next", 199, 289, 379, 380),
+		life("Cbx3gCDmItTT", "retired", 0, 0, 90, 91),
+		life("qV5N5yinv3TG", "revoked", 0, 90, 130, 130),
+		life("09oiMK0mXQoi", "previous", 90, 130, 199, 201),
+		life("mAen6Y9k4c44", "current", 130, 199, 289, 290),
+		life("fpUu0CLP5g5K", "next", 199, 289, 379, 380),
 	}, now)
 	const file = "../../docs/keys.svg"
 	if *update {
@@ -48,6 +51,6 @@ func TestTimelinePicture(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, want) {
-		t.Errorf("%s is not what the program draws: go test ./cmd/keyturn -run Picture -update", file)
+		t.Errorf("%s differs from the drawing of the program: run go test ./cmd/keyturn -run Picture -update", file)
 	}
 }

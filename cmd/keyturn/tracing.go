@@ -30,7 +30,8 @@ func wantsTracing(getenv func(string) string) (bool, error) {
 	asked := exporter == "otlp"
 	for _, name := range []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"} {
 		u, err := url.Parse(getenv(name))
-		if err != nil || getenv(name) != "" && (u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+		if err != nil ||
+			getenv(name) != "" && (u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
 			return false, fmt.Errorf("%s is not a URL such as http://localhost:4318", name)
 		}
 		asked = asked || getenv(name) != ""

@@ -22,37 +22,35 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// nextVersion builds a keyturn whose schema is one step ahead of this one's.
+// nextVersion builds a keyturn whose schema is one step ahead. An overlay adds that step to the source, so that the
+// build cache has most of the packages.
 func nextVersion(t *testing.T, folder string) string {
 	t.Helper()
-	source := filepath.Join(folder, "next")
-	for _, part := range []string{
-		"go.mod", "go.sum", "openapi.go", "openapi.yaml", "admin", "api", "clock", "cmd/keyturn", "config", "examples",
-		"keys", "passwords", "queue", "selfcheck", "server", "storage",
-	} {
-		if err := os.MkdirAll(filepath.Dir(filepath.Join(source, part)), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if out, err := exec.Command("cp", "-r", "../../"+part, filepath.Join(source, part)).CombinedOutput(); err != nil {
-			t.Fatal(string(out))
-		}
-	}
-	const change = "-- +goose Up\nALTER TABLE grants ADD COLUMN of_the_next_version BIGINT NOT NULL DEFAULT " +
-		"0;\nALTER TABLE clients ADD COLUMN of_the_next_version TEXT NOT NULL DEFAULT '';\n"
-	if err := os.WriteFile(filepath.Join(source, "storage/schema/00999_next.sql"), []byte(change), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	files, err := filepath.Glob(filepath.Join(source, "storage/schema/*.sql"))
+	schema, err := filepath.Abs("../../storage/schema")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Rename(files[len(files)-1], filepath.Join(source, "storage/schema",
-		fmt.Sprintf("%05d_next.sql", len(files)))); err != nil {
+	files, err := filepath.Glob(filepath.Join(schema, "*.sql"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%s has no migrations: %v", schema, err)
+	}
+	const change = "-- +goose Up\n" +
+		"ALTER TABLE grants ADD COLUMN of_the_next_version BIGINT NOT NULL DEFAULT 0;\n" +
+		"ALTER TABLE clients ADD COLUMN of_the_next_version TEXT NOT NULL DEFAULT '';\n"
+	step, overlay := filepath.Join(folder, "next.sql"), filepath.Join(folder, "overlay.json")
+	replace, err := json.Marshal(map[string]map[string]string{
+		"Replace": {filepath.Join(schema, fmt.Sprintf("%05d_next.sql", len(files)+1)): step},
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
+	for path, content := range map[string][]byte{step: []byte(change), overlay: replace} {
+		if err := os.WriteFile(path, content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 	binary := filepath.Join(folder, "keyturn-next")
-	build := exec.Command("go", "build", "-o", binary, "./cmd/keyturn")
-	build.Dir, build.Env = source, append(os.Environ(), "CGO_ENABLED=0")
+	build := exec.Command("go", "build", "-overlay", overlay, "-o", binary, ".")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatal(string(out))
 	}
@@ -61,17 +59,17 @@ func nextVersion(t *testing.T, folder string) string {
 
 const upgradeSecret, upgradePassword = "the secret of the client", "correct horse battery staple"
 
-// upgrade is replicas of several versions on one database, as processes, and clients that go on refreshing.
+// upgrade has replicas of several versions on one database, as processes, and clients that keep refreshing.
 type upgrade struct {
 	t           *testing.T
 	environment []string
-	where       atomic.Pointer[string] // the replica that clients talk to
-	done, reset atomic.Int64           // requests that were answered, and connections that were not
+	where       atomic.Pointer[string] // the replica that clients use
+	done, reset atomic.Int64           // answered requests, and reset connections
 	stop        chan struct{}
 	load        sync.WaitGroup
 }
 
-// replicaProcess is a server of some version.
+// replicaProcess is a server of one version.
 type replicaProcess struct {
 	*exec.Cmd
 	base string
@@ -90,9 +88,8 @@ func (u *upgrade) command(binary, input string, args ...string) {
 func (u *upgrade) serve(binary string, more ...string) *replicaProcess {
 	u.t.Helper()
 	port := freePort(u.t)
-	args := append(
-		[]string{"serve", "--issuer", "http://127.0.0.1:1", "--listen", "127.0.0.1:" + port, "--admin-listen", "127.0.0.1:0"},
-		more...)
+	line := "serve --issuer http://127.0.0.1:1 --admin-listen 127.0.0.1:0 --listen 127.0.0.1:" + port
+	args := append(strings.Fields(line), more...)
 	r := &replicaProcess{exec.Command(binary, args...), "http://127.0.0.1:" + port, &bytes.Buffer{}}
 	r.Args[0], r.Env, r.Stdout, r.Stderr = "keyturn", u.environment, r.out, r.out
 	if err := r.Start(); err != nil {
@@ -130,7 +127,7 @@ func (u *upgrade) post(form url.Values) (string, error) {
 	return tokens.Refresh, err
 }
 
-// refreshes logs in and goes on refreshing until the load stops.
+// refreshes logs in and keeps refreshing until the load stops.
 func (u *upgrade) refreshes() {
 	token, err := u.post(url.Values{"grant_type": {"password"}, "username": {"alice"}, "password": {upgradePassword}})
 	if err != nil {
@@ -156,7 +153,7 @@ func (u *upgrade) refreshes() {
 	}
 }
 
-// more waits until a hundred more requests were answered.
+// more waits for a hundred more answers.
 func (u *upgrade) more() {
 	u.t.Helper()
 	for from, begun := u.done.Load(), time.Now(); u.done.Load() < from+100; time.Sleep(5 * time.Millisecond) {
@@ -166,9 +163,36 @@ func (u *upgrade) more() {
 	}
 }
 
-// Under load, a server of the next version takes its place beside one of this version, which goes on, and then stops.
-// No request fails but those whose connection was reset. One that may not migrate waits until another has.
+// newUpgrade prepares a database with a client and a user, by this version.
+func newUpgrade(t *testing.T, this, master string) *upgrade {
+	t.Helper()
+	u := &upgrade{t: t, stop: make(chan struct{})}
+	u.environment = append(
+		storagetest.Environ(),
+		"KEYTURN_DATABASE="+storagetest.PostgresURL(t),
+		"KEYTURN_MASTER_KEY_FILE="+master,
+		"KEYTURN_STOP_DELAY=1s",
+		"KEYTURN_PASSWORD_HASH_MEMORY=7MiB",
+	)
+	const create = "client create app --grant password --grant refresh_token --audience https://api.example " +
+		"--secret-stdin"
+	u.command(this, upgradeSecret, strings.Fields(create)...)
+	u.command(this, upgradePassword, "user", "create", "alice", "--password-stdin")
+	return u
+}
+
+// mustBeReady waits for a replica.
+func (u *upgrade) mustBeReady(r *replicaProcess) {
+	u.t.Helper()
+	if err := waitFor(r.base + "/readyz"); err != nil {
+		u.t.Fatal(err, r.out)
+	}
+}
+
+// Under load, a server of the next version migrates the database beside a server of this version, which continues and
+// then stops. No request fails except by a reset connection. A server that may not migrate waits for the migration.
 func TestRollingUpgrade(t *testing.T) {
+	t.Parallel()
 	folder := t.TempDir()
 	master := filepath.Join(folder, "master.key")
 	if err := os.WriteFile(master, []byte(strings.Repeat("ab", 32)+"\n"), 0o600); err != nil {
@@ -179,28 +203,9 @@ func TestRollingUpgrade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &upgrade{t: t, stop: make(chan struct{}), environment: append(storagetest.Environ(),
-		"KEYTURN_DATABASE="+storagetest.PostgresURL(t),
-		"KEYTURN_MASTER_KEY_FILE="+master, "KEYTURN_STOP_DELAY=1s", "KEYTURN_PASSWORD_HASH_MEMORY=7MiB")}
-	u.command(
-		this,
-		upgradeSecret,
-		"client",
-		"create",
-		"app",
-		"--grant",
-		"password",
-		"--grant",
-		"refresh_token",
-		"--audience",
-		"https://api.example",
-		"--secret-stdin",
-	)
-	u.command(this, upgradePassword, "user", "create", "alice", "--password-stdin")
+	u := newUpgrade(t, this, master)
 	old := u.serve(this)
-	if err := waitFor(old.base + "/readyz"); err != nil {
-		t.Fatal(err, old.out)
-	}
+	u.mustBeReady(old)
 	u.where.Store(&old.base)
 	for range 4 {
 		u.load.Go(u.refreshes)
@@ -212,21 +217,11 @@ func TestRollingUpgrade(t *testing.T) {
 		t.Errorf("it does not wait for the schema: %v %v", r, err)
 	}
 	new := u.serve(next)
-	for _, r := range []*replicaProcess{new, waiting} {
-		if err := waitFor(r.base + "/readyz"); err != nil {
-			t.Fatal(err, r.out)
-		}
-	}
-	u.more() // on the old one, whose schema has gone on under it
+	u.mustBeReady(new)
+	u.mustBeReady(waiting)
+	u.more() // on the old server, after the migration
 	u.where.Store(&new.base)
-	if err := old.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	begun := time.Now()
-	u.more()
-	if err := old.Wait(); err != nil || time.Since(begun) > 10*time.Second {
-		t.Errorf("the old one ends with %v after %v: %s", err, time.Since(begun), old.out)
-	}
+	u.stopUnderLoad(old)
 	u.more()
 	close(u.stop)
 	u.load.Wait()
@@ -234,6 +229,19 @@ func TestRollingUpgrade(t *testing.T) {
 	refused := exec.Command(this, "serve", "--issuer", "http://127.0.0.1:1")
 	refused.Args[0], refused.Env = "keyturn", u.environment
 	if out, err := refused.CombinedOutput(); err == nil || !strings.Contains(string(out), "run a newer keyturn") {
-		t.Errorf("the version of before takes a newer schema: %s", out)
+		t.Errorf("this version accepts a newer schema: %s", out)
+	}
+}
+
+// stopUnderLoad stops a replica while others answer.
+func (u *upgrade) stopUnderLoad(old *replicaProcess) {
+	u.t.Helper()
+	if err := old.Process.Signal(syscall.SIGTERM); err != nil {
+		u.t.Fatal(err)
+	}
+	begun := time.Now()
+	u.more()
+	if err := old.Wait(); err != nil || time.Since(begun) > 10*time.Second {
+		u.t.Errorf("the old server ends with %v after %v: %s", err, time.Since(begun), old.out)
 	}
 }

@@ -12,167 +12,205 @@ import (
 	"github.com/keyturn/keyturn/config"
 )
 
-func (a *app) userCommand() *cobra.Command {
-	one := func(use, short string, act func(admin.Users, context.Context, string) error, done string) *cobra.Command {
-		return a.verb(
-			use+" NAME",
-			short,
-			cobra.ExactArgs(1),
-			false,
-			func(ctx context.Context, adm *admin.Admin, args []string) error {
-				read := func() (admin.User, error) { return adm.Users().Find(ctx, args[0]) }
-				change := func() error { return act(adm.Users(), ctx, args[0]) }
-				return changeOne(a, "user "+args[0], done, use == "delete", read, change)
-			},
-		)
-	}
+// userCommands are the verbs of keyturn user.
+type userCommands struct{ *app }
+
+func (u userCommands) root() *cobra.Command {
 	return noun(
 		"user",
-		"People who log in",
-		a.userCreate(),
-		a.userImport(),
-		a.userList(),
-		a.userShow(),
-		a.userPasswd(),
-		one("enable", "Let a disabled user log in again, and lift its throttle", admin.Users.Enable, "enabled"),
-		one("unlock", "Lift all login throttling of a user",
-			admin.Users.Unlock, "unlocked: the next login is judged"),
-		one(
-			"disable",
-			"End a user's grants and let no new one begin",
-			admin.Users.Disable,
-			"disabled: all grants have ended",
-		),
-		one("delete", "Remove a user and its grants", admin.Users.Delete, "deleted with all grants"),
+		"Manage people who log in",
+		u.create(),
+		u.importFile(),
+		u.list(),
+		u.show(),
+		u.passwd(),
+		u.enable(),
+		u.unlock(),
+		u.disable(),
+		u.delete(),
 	)
 }
 
-func (a *app) userCreate() *cobra.Command {
+func (u userCommands) create() *cobra.Command {
 	var passwordStdin bool
 	var roles []string
-	c := a.verb(
-		"create NAME",
-		"Make a user",
-		cobra.ExactArgs(1),
-		true,
-		func(ctx context.Context, adm *admin.Admin, args []string) error {
-			password, err := a.readSecret(passwordStdin, "password-stdin", "Password of "+args[0])
-			if err != nil {
-				return err
-			}
-			u, err := adm.Users().Create(ctx, args[0], password, roles)
-			if err != nil {
-				return err
-			}
-			return a.printUser(u)
-		},
-	)
-	addSettings(c.Flags(), config.ScopeUser)
-	c.Flags().BoolVar(&passwordStdin, "password-stdin", false, "read the password from standard input")
-	c.Flags().StringSliceVar(&roles, "role", nil, "role of the user, for the roles claim")
-	return c
+	create := func(ctx context.Context, op *operator, args []string) error {
+		password, err := u.readSecret(passwordStdin, "password-stdin", "Password of "+args[0])
+		if err != nil {
+			return err
+		}
+		made, err := op.Users().Create(ctx, args[0], password, roles)
+		if err != nil {
+			return err
+		}
+		return u.print(made, func() { u.pairs(userPairs(made)) })
+	}
+	cmd := u.verb(verb{
+		use:    "create NAME",
+		short:  "Create a user",
+		args:   cobra.ExactArgs(1),
+		create: true,
+		act:    create,
+	})
+	addPasswordStdin(cmd, &passwordStdin)
+	cmd.Flags().StringSliceVar(&roles, "role", nil, "role of the user, for the roles claim")
+	return cmd
 }
 
-func (a *app) printUser(u admin.User) error {
-	return a.print(u, func() { a.pairs(userPairs(u)...) })
+// addPasswordStdin adds the flags of a command that sets a password.
+func addPasswordStdin(cmd *cobra.Command, fromStdin *bool) {
+	addSettings(cmd.Flags(), config.ScopeUser)
+	cmd.Flags().BoolVar(fromStdin, "password-stdin", false, "read the password from standard input")
 }
 
-func userPairs(u admin.User) [][2]string {
+func userPairs(user admin.User) [][2]string {
 	return [][2]string{
-		{"sub", u.Sub},
-		{"username", u.Username},
-		{"roles", orDash(strings.Join(u.Roles, " "))},
-		{"created_at", moment(&u.CreatedAt)},
-		{"disabled_at", moment(u.DisabledAt)},
+		{"sub", user.Sub},
+		{"username", user.Username},
+		{"roles", orDash(strings.Join(user.Roles, " "))},
+		{"created_at", moment(&user.CreatedAt)},
+		{"disabled_at", moment(user.DisabledAt)},
 	}
 }
 
-// shownUser is a user as user show prints it.
+// shownUser is the output of user show.
 type shownUser struct {
 	admin.User
 	Throttle []admin.ThrottleState `json:"throttle"`
 }
 
-// throttleText is how an account stands at one place, for people.
+// throttleText describes the throttle of an account at one place.
 func throttleText(s admin.ThrottleState) string {
 	next := "the next login is judged"
 	switch {
 	case s.UntilUnlocked:
 		next = "no login is judged until `keyturn user unlock`"
 	case s.NextTryAt != nil:
-		next = "the next login is judged from " + moment(s.NextTryAt) + " on"
+		next = "no login is judged before " + moment(s.NextTryAt)
 	}
 	return fmt.Sprintf("%s: %d failures, the last at %s; %s", s.Place, s.Failures, moment(&s.LastFailedAt), next)
 }
 
-func (a *app) userList() *cobra.Command {
-	return a.verb(
-		"list",
-		"List users",
-		cobra.NoArgs,
-		false,
-		func(ctx context.Context, adm *admin.Admin, _ []string) error {
-			each := func(do func([]admin.User) error) error { return adm.Users().Each(ctx, do) }
-			return list(a, []string{"USERNAME", "SUB", "ROLES", "CREATED", "DISABLED"}, each, func(u admin.User) []string {
-				return []string{
-					u.Username,
-					u.Sub,
-					orDash(strings.Join(u.Roles, " ")),
-					moment(&u.CreatedAt),
-					moment(u.DisabledAt),
-				}
-			})
+func (u userCommands) list() *cobra.Command {
+	return u.verb(verb{
+		use:   "list",
+		short: "List users",
+		args:  cobra.NoArgs,
+		act: func(ctx context.Context, op *operator, _ []string) error {
+			each := func(do func([]admin.User) error) error { return op.Users().Each(ctx, do) }
+			return list(u.console, []string{"USERNAME", "SUB", "ROLES", "CREATED", "DISABLED"}, each, userCells)
 		},
-	)
+	})
 }
 
-func (a *app) userShow() *cobra.Command {
-	return a.verb(
-		"show NAME",
-		"Show a user",
-		cobra.ExactArgs(1),
-		false,
-		func(ctx context.Context, adm *admin.Admin, args []string) error {
-			u, err := adm.Users().Find(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			throttle, err := adm.Users().Throttle(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			return a.print(shownUser{u, throttle}, func() {
-				pairs := userPairs(u)
-				for _, s := range throttle {
-					pairs = append(pairs, [2]string{"throttle", throttleText(s)})
-				}
-				if len(throttle) == 0 {
-					pairs = append(pairs, [2]string{"throttle", "none"})
-				}
-				a.pairs(pairs...)
-			})
-		},
-	)
+func userCells(user admin.User) []string {
+	return []string{
+		user.Username,
+		user.Sub,
+		orDash(strings.Join(user.Roles, " ")),
+		moment(&user.CreatedAt),
+		moment(user.DisabledAt),
+	}
 }
 
-func (a *app) userPasswd() *cobra.Command {
-	var passwordStdin bool
-	set := func(ctx context.Context, adm *admin.Admin, args []string) error {
-		read := func() (admin.User, error) { return adm.Users().Find(ctx, args[0]) }
-		if _, err := read(); errors.Is(err, admin.ErrNotFound) { // before anybody types a password
-			return err
-		}
-		password, err := a.readSecret(passwordStdin, "password-stdin", "New password of "+args[0])
+func (u userCommands) show() *cobra.Command {
+	show := func(ctx context.Context, op *operator, args []string) error {
+		user, err := op.Users().Find(ctx, args[0])
 		if err != nil {
 			return err
 		}
-		done := "has another password: all grants have ended"
-		change := func() error { return adm.Users().SetPassword(ctx, args[0], password) }
-		return changeOne(a, "user "+args[0], done, false, read, change)
+		throttle, err := op.Users().Throttle(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		return u.print(shownUser{user, throttle}, func() {
+			pairs := userPairs(user)
+			for _, s := range throttle {
+				pairs = append(pairs, [2]string{"throttle", throttleText(s)})
+			}
+			if len(throttle) == 0 {
+				pairs = append(pairs, [2]string{"throttle", "none"})
+			}
+			u.pairs(pairs)
+		})
 	}
-	c := a.verb("passwd NAME", "Give a user another password, end its grants and lift its throttle", cobra.ExactArgs(1),
-		false, set)
-	addSettings(c.Flags(), config.ScopeUser)
-	c.Flags().BoolVar(&passwordStdin, "password-stdin", false, "read the password from standard input")
-	return c
+	return u.verb(verb{
+		use:   "show NAME",
+		short: "Show a user",
+		args:  cobra.ExactArgs(1),
+		act:   show,
+	})
+}
+
+func (u userCommands) passwd() *cobra.Command {
+	var passwordStdin bool
+	set := func(ctx context.Context, op *operator, args []string) error {
+		name, users := args[0], op.Users()
+		read := func() (admin.User, error) { return users.Find(ctx, name) }
+		if _, err := read(); errors.Is(err, admin.ErrNotFound) { // before anybody types a password
+			return err
+		}
+		password, err := u.readSecret(passwordStdin, "password-stdin", "New password of "+name)
+		if err != nil {
+			return err
+		}
+		apply := func() error { return users.SetPassword(ctx, name, password) }
+		return changeOne(u.console, "user "+name, "has a new password: all grants have ended", false, read, apply)
+	}
+	cmd := u.verb(verb{
+		use:   "passwd NAME",
+		short: "Give a user a new password, end its grants and lift its throttle",
+		args:  cobra.ExactArgs(1),
+		act:   set,
+	})
+	addPasswordStdin(cmd, &passwordStdin)
+	return cmd
+}
+
+func (u userCommands) enable() *cobra.Command {
+	return u.change(
+		"enable",
+		"Let a disabled user log in again, and lift its throttle",
+		"enabled",
+		admin.Users.Enable,
+	)
+}
+
+func (u userCommands) unlock() *cobra.Command {
+	return u.change(
+		"unlock",
+		"Lift all login throttling of a user",
+		"unlocked: the next login is judged",
+		admin.Users.Unlock,
+	)
+}
+
+func (u userCommands) disable() *cobra.Command {
+	return u.change(
+		"disable",
+		"End a user's grants and refuse new logins",
+		"disabled: all grants have ended",
+		admin.Users.Disable,
+	)
+}
+
+func (u userCommands) delete() *cobra.Command {
+	return u.change("delete", "Delete a user and its grants", "deleted with all grants", admin.Users.Delete)
+}
+
+// change makes a verb that changes one user and prints its row. done is the message.
+func (u userCommands) change(
+	name, short, done string, change func(admin.Users, context.Context, string) error,
+) *cobra.Command {
+	return u.verb(verb{
+		use:   name + " NAME",
+		short: short,
+		args:  cobra.ExactArgs(1),
+		act: func(ctx context.Context, op *operator, args []string) error {
+			username, users := args[0], op.Users()
+			read := func() (admin.User, error) { return users.Find(ctx, username) }
+			apply := func() error { return change(users, ctx, username) }
+			return changeOne(u.console, "user "+username, done, name == "delete", read, apply)
+		},
+	})
 }

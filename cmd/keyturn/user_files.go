@@ -12,8 +12,8 @@ import (
 	"github.com/keyturn/keyturn/admin"
 )
 
-// djangoObject is one object of what manage.py dumpdata writes. Of the fields, those of auth.user and the name of an
-// auth.group are read.
+// djangoObject is one object in the output of manage.py dumpdata, with the fields of auth.user and the name of an
+// auth.group.
 type djangoObject struct {
 	Model  string          `json:"model"`
 	PK     json.RawMessage `json:"pk"` // absent with --natural-primary
@@ -21,17 +21,17 @@ type djangoObject struct {
 		Username string            `json:"username"`
 		Password string            `json:"password"`
 		IsActive *bool             `json:"is_active"`
-		Groups   []json.RawMessage `json:"groups"` // primary keys, or, with --natural-foreign, lists of one name
+		Groups   []json.RawMessage `json:"groups"` // primary keys; with --natural-foreign, lists of one name
 		Name     string            `json:"name"`
 	} `json:"fields"`
 }
 
-// readDjango reads the JSON of manage.py dumpdata auth.group auth.user, one object at a time. Groups become roles, by
-// the names that role has for them.
-func readDjango(from io.Reader, role func(string) string) ([]admin.ImportedUser, error) {
+// readDjango reads the JSON of manage.py dumpdata auth.group auth.user, one object at a time. role returns the role for
+// a group.
+func readDjango(from io.Reader, role func(group string) string) ([]admin.ImportedUser, error) {
 	d := json.NewDecoder(bufio.NewReaderSize(from, 1<<16))
 	if start, err := d.Token(); err != nil || start != json.Delim('[') {
-		return nil, errors.New("it is no JSON array, as manage.py dumpdata writes it")
+		return nil, errors.New("the file is not a JSON array, as manage.py dumpdata writes it")
 	}
 	groups := map[string]string{} // names by primary key
 	var objects []djangoObject
@@ -48,10 +48,10 @@ func readDjango(from io.Reader, role func(string) string) ([]admin.ImportedUser,
 		}
 	}
 	if _, err := d.Token(); err != nil {
-		return nil, fmt.Errorf("it ends too early: %w", err)
+		return nil, fmt.Errorf("unexpected end of the file: %w", err)
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return nil, fmt.Errorf("byte %d: something stands after the array", d.InputOffset())
+		return nil, fmt.Errorf("byte %d: unexpected content after the array", d.InputOffset())
 	}
 	var users []admin.ImportedUser
 	for i, o := range objects {
@@ -60,15 +60,15 @@ func readDjango(from io.Reader, role func(string) string) ([]admin.ImportedUser,
 	return users, nil
 }
 
-// user is what a user of Django is here.
-func (o djangoObject) user(row int, groups map[string]string, role func(string) string) admin.ImportedUser {
+// user converts a user of Django.
+func (o djangoObject) user(row int, groups map[string]string, role func(group string) string) admin.ImportedUser {
 	u := admin.ImportedUser{
 		Row:      row,
 		Username: o.Fields.Username,
 		Hash:     o.Fields.Password,
 		Disabled: o.Fields.IsActive != nil && !*o.Fields.IsActive,
 	}
-	if len(u.Hash) > 0 && u.Hash[0] == '!' { // a password that cannot be used (set_unusable_password)
+	if strings.HasPrefix(u.Hash, "!") { // set_unusable_password
 		u.Hash = ""
 	}
 	for _, key := range o.Fields.Groups {
@@ -78,7 +78,10 @@ func (o djangoObject) user(row int, groups map[string]string, role func(string) 
 			name, known = natural[0], true
 		}
 		if !known {
-			u.Problem = fmt.Sprintf("its group %s is not in the file: dump auth.group as well, or with --natural-foreign", key)
+			u.Problem = fmt.Sprintf(
+				"its group %s is not in the file: dump auth.group as well, or use --natural-foreign",
+				key,
+			)
 			return u
 		}
 		u.Roles = append(u.Roles, role(name))
@@ -94,11 +97,11 @@ type userLine struct {
 	Disabled bool     `json:"disabled"`
 }
 
-// maxUserLine is the size of the longest line in bytes.
+// maxUserLine is the maximum length of a line in bytes.
 const maxUserLine = 1 << 20
 
-// readUserLines reads an object a line. Empty lines are none. A line that cannot be read is a user with a problem.
-func readUserLines(from io.Reader, role func(string) string) (users []admin.ImportedUser, err error) {
+// readUserLines reads one object from each line and skips empty lines. An invalid line becomes a user with a problem.
+func readUserLines(from io.Reader, role func(group string) string) (users []admin.ImportedUser, err error) {
 	lines := bufio.NewScanner(from)
 	lines.Buffer(nil, maxUserLine)
 	row := 1
@@ -106,21 +109,7 @@ func readUserLines(from io.Reader, role func(string) string) (users []admin.Impo
 		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
 			continue
 		}
-		var l userLine
-		d := json.NewDecoder(bytes.NewReader(lines.Bytes()))
-		d.DisallowUnknownFields()
-		err := d.Decode(&l)
-		if err == nil && d.More() {
-			err = errors.New("more than one object on the line")
-		}
-		u := admin.ImportedUser{Row: row, Username: l.Username, Hash: l.Hash, Disabled: l.Disabled}
-		if err != nil {
-			u.Problem = fmt.Sprintf("%s: an object with username, password_hash, roles and disabled is wanted", wordsOf(err))
-		}
-		for _, name := range l.Roles {
-			u.Roles = append(u.Roles, role(name))
-		}
-		users = append(users, u)
+		users = append(users, userOfLine(row, lines.Bytes(), role))
 	}
 	if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
 		return nil, fmt.Errorf("line %d: %w: a line has at most %d bytes", row, err, maxUserLine)
@@ -128,18 +117,38 @@ func readUserLines(from io.Reader, role func(string) string) (users []admin.Impo
 	return users, lines.Err()
 }
 
-// wordsOf is what is wrong with a JSON text, without the names of this program's types.
-func wordsOf(err error) string {
-	var kind *json.UnmarshalTypeError
-	if errors.As(err, &kind) {
-		return strings.TrimSpace(
-			fmt.Sprintf(
-				"%s %s is no %s",
-				kind.Field,
-				kind.Value,
-				map[bool]string{true: "object", false: kind.Type.String()}[kind.Field == ""],
-			),
-		)
+func userOfLine(row int, line []byte, role func(group string) string) admin.ImportedUser {
+	var l userLine
+	d := json.NewDecoder(bytes.NewReader(line))
+	d.DisallowUnknownFields()
+	err := d.Decode(&l)
+	if err == nil && d.More() {
+		err = errors.New("more than one object on the line")
 	}
-	return strings.TrimPrefix(err.Error(), "json: ")
+	u := admin.ImportedUser{
+		Row:      row,
+		Username: l.Username,
+		Hash:     l.Hash,
+		Disabled: l.Disabled,
+	}
+	if err != nil {
+		u.Problem = fmt.Sprintf("%s: want an object with username, password_hash, roles and disabled", jsonProblem(err))
+	}
+	for _, name := range l.Roles {
+		u.Roles = append(u.Roles, role(name))
+	}
+	return u
+}
+
+// jsonProblem describes an error of encoding/json without the names of Go types.
+func jsonProblem(err error) string {
+	var kind *json.UnmarshalTypeError
+	if !errors.As(err, &kind) {
+		return strings.TrimPrefix(err.Error(), "json: ")
+	}
+	want := kind.Type.String()
+	if kind.Field == "" {
+		want = "object"
+	}
+	return strings.TrimSpace(fmt.Sprintf("%s %s is not of type %s", kind.Field, kind.Value, want))
 }

@@ -9,53 +9,58 @@ import (
 	"strconv"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/keyturn/keyturn/admin"
 )
 
-func (a *app) userImport() *cobra.Command {
+func (u userCommands) importFile() *cobra.Command {
 	var format string
 	var options admin.ImportOptions
 	roles := map[string]string{}
-	c := a.verb(
-		"import FILE",
-		"Make users with the password hashes that they have elsewhere (- reads standard input)",
-		cobra.ExactArgs(1),
-		true,
-		func(ctx context.Context, adm *admin.Admin, args []string) error {
-			users, err := a.readImport(args[0], format, roles)
-			if err != nil {
-				return err
-			}
-			options.Told = a.progress("users")
-			done, err := adm.Users().Import(ctx, users, options)
-			if printed := a.printImport(done, options); err == nil {
-				err = printed
-			}
+	act := func(ctx context.Context, op *operator, args []string) error {
+		users, err := u.readImport(args[0], format, roles)
+		if err != nil {
 			return err
-		},
-	)
-	c.Flags().
-		StringVar(&format, "format", "", "what FILE is: django (manage.py dumpdata auth.group auth.user) or jsonl (an "+
-			"object a line)")
-	c.Flags().
-		StringToStringVar(&roles, "role", nil, "role that a group becomes, as GROUP=ROLE (default: the name of the group)")
-	c.Flags().
-		BoolVar(&options.SkipBad, "skip-bad", false, "import the others where some are refused; otherwise nobody is "+
-			"imported then")
-	c.Flags().BoolVar(&options.DryRun, "dry-run", false, "tell what would be imported and refused, and import nobody")
-	return c
+		}
+		options.Told = u.progress("users")
+		done, err := op.Users().Import(ctx, users, options)
+		if printed := u.printImport(done, options); err == nil {
+			err = printed
+		}
+		return err
+	}
+	cmd := u.verb(verb{
+		use:    "import FILE",
+		short:  "Import users with their password hashes from another system; FILE may be - for standard input",
+		args:   cobra.ExactArgs(1),
+		create: true,
+		act:    act,
+	})
+	f := cmd.Flags()
+	f.StringVar(&format, "format", "",
+		"format of FILE: django (manage.py dumpdata auth.group auth.user) or jsonl (one object on each line)")
+	f.StringToStringVar(&roles, "role", nil, "role for a group, as GROUP=ROLE (default: the name of the group)")
+	f.BoolVar(&options.SkipBad, "skip-bad", false,
+		"skip invalid rows and import the others; without it one invalid row stops the import")
+	f.BoolVar(&options.DryRun, "dry-run", false, "report what the import would do, and import nobody")
+	return cmd
+}
+
+// userReader reads the users of one format. role returns the role for a group.
+type userReader func(from io.Reader, role func(group string) string) ([]admin.ImportedUser, error)
+
+var userReaders = map[string]userReader{
+	"django": readDjango,
+	"jsonl":  readUserLines,
 }
 
 // readImport reads all users of a file.
-func (a *app) readImport(path, format string, roles map[string]string) ([]admin.ImportedUser, error) {
-	read := map[string]func(io.Reader, func(string) string) ([]admin.ImportedUser, error){"django": readDjango,
-		"jsonl": readUserLines}[format]
+func (u userCommands) readImport(path, format string, roles map[string]string) ([]admin.ImportedUser, error) {
+	read := userReaders[format]
 	if read == nil {
 		return nil, usageError{fmt.Errorf("--format: %q is neither django nor jsonl", format)}
 	}
-	from := a.stdin
+	from := u.stdin
 	if path != "-" {
 		f, err := os.Open(path)
 		if err != nil {
@@ -74,15 +79,15 @@ func (a *app) readImport(path, format string, roles map[string]string) ([]admin.
 		return group
 	})
 	if bad, ok := text.err.(*textError); ok {
-		err = bad // whatever became of it
+		err = bad // the cause of any other error
 	}
 	for group := range roles {
 		if err == nil && !used[group] {
-			err = fmt.Errorf("--role: nobody in it is in the group %q", group)
+			err = fmt.Errorf("--role: no user of the file is in the group %q", group)
 		}
 	}
 	if err == nil && len(users) == 0 {
-		err = errors.New("there are no users in it")
+		err = errors.New("the file has no users")
 	}
 	if err != nil {
 		return nil, usageError{fmt.Errorf("%s: %w", path, err)}
@@ -90,47 +95,31 @@ func (a *app) readImport(path, format string, roles map[string]string) ([]admin.
 	return users, nil
 }
 
-// progress tells a person at a terminal how far something is; nobody else hears of it.
-func (a *app) progress(what string) func(n, of int) {
-	f, ok := a.stderr.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return nil
-	}
-	return func(n, of int) {
-		fmt.Fprintf(f, "\r%d of %d %s", n, of, what)
-		if n >= of {
-			fmt.Fprintf(f, "\r\x1b[K")
-		}
-	}
-}
-
-func (a *app) printImport(done admin.Import, o admin.ImportOptions) error {
-	err := a.print(done, func() {
+func (u userCommands) printImport(done admin.Import, o admin.ImportOptions) error {
+	err := u.print(done, func() {
 		var rows [][]string
 		for _, r := range done.Refused {
 			rows = append(rows, []string{strconv.Itoa(r.Row), strconv.Quote(r.Username), r.Reason})
 		}
 		if rows != nil {
-			a.table([]string{"ROW", "USERNAME", "REFUSED BECAUSE"}, rows)
+			u.table([]string{"ROW", "USERNAME", "REFUSED BECAUSE"}, rows)
 		}
-		verb := "imported"
+		imported := "imported"
 		if o.DryRun {
-			verb = "would be imported"
+			imported = "would be imported"
 		}
-		a.pairs(
-			[2]string{verb, strconv.Itoa(done.Imported)},
-			[2]string{"of those disabled", strconv.Itoa(done.Disabled)},
-			[2]string{
-				"of those without a password",
-				strconv.Itoa(done.WithoutPassword),
-			},
-			[2]string{"refused", strconv.Itoa(len(done.Refused))},
-		)
+		u.pairs([][2]string{
+			{imported, strconv.Itoa(done.Imported)},
+			{"of those disabled", strconv.Itoa(done.Disabled)},
+			{"of those without a password", strconv.Itoa(done.WithoutPassword)},
+			{"refused", strconv.Itoa(len(done.Refused))},
+		})
 	})
-	if err == nil && len(done.Refused) > 0 && !o.SkipBad {
-		return errors.New(
-			"nobody is imported, because some are refused: mend those rows, or pass --skip-bad to leave them out",
-		)
+	if err == nil &&
+		len(done.Refused) > 0 &&
+		!o.SkipBad {
+		return errors.New("nobody is imported, because some rows are refused: correct them, or skip them with " +
+			"--skip-bad")
 	}
 	return err
 }

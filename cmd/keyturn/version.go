@@ -6,20 +6,20 @@ import (
 	"github.com/keyturn/keyturn/server"
 )
 
-func (a *app) versionCommand() *cobra.Command {
+func versionCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "Tell the version",
+		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			v := server.Version()
 			return a.print(v, func() {
-				a.pairs(
-					[2]string{"version", v.Version},
-					[2]string{"commit", orDash(v.Commit)},
-					[2]string{"date", orDash(v.Date)},
-					[2]string{"go", v.Go},
-				)
+				a.pairs([][2]string{
+					{"version", v.Version},
+					{"commit", orDash(v.Commit)},
+					{"date", orDash(v.Date)},
+					{"go", v.Go},
+				})
 			})
 		},
 	}

@@ -9,28 +9,31 @@ import (
 	"github.com/keyturn/keyturn/config"
 )
 
-// variablePrefix begins the names of all variables that keyturn reads, but for the standard ones of OpenTelemetry.
+// variablePrefix is the prefix of every variable that keyturn reads, except the standard ones of OpenTelemetry.
 const variablePrefix = "KEYTURN_"
 
-// serviceVariable is a variable that Kubernetes sets in pods for a Service whose name begins with keyturn:
+// serviceVariable matches the variables that Kubernetes sets in pods for a Service whose name begins with keyturn:
 // https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 var serviceVariable = regexp.MustCompile(`^KEYTURN_([A-Z0-9_]+_)?` +
 	`(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)$`)
 
-// servicePort is the one of them whose name says too little: KEYTURN_PORT=8080 is meant as a setting.
+// servicePort matches the one variable of a Service that only its value gives away: KEYTURN_PORT=8080 is a mistake for
+// a setting.
 var servicePort = regexp.MustCompile(`^KEYTURN_([A-Z0-9_]+_)?PORT=(tcp|udp|sctp)://`)
 
-// unknownVariables tells of each variable that looks like a setting and is none: it would be one that silently does
-// nothing. An empty variable counts as unset.
+// unknownVariables reports each variable that looks like a setting and is none: it would have no effect. An empty
+// variable counts as unset.
 func unknownVariables(environ []string) (problems []error) {
 	names := knownVariables()
 	for _, variable := range environ {
 		name, value, _ := strings.Cut(variable, "=")
 		plain := strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
-		misspelt := name != plain && slices.Contains(names, plain) // keyturn_access_ttl, keyturn-access-ttl
+		misspelled := name != plain && slices.Contains(names, plain) // keyturn_access_ttl, keyturn-access-ttl
 		unknown := strings.HasPrefix(name, variablePrefix) && !slices.Contains(names, name)
 		ofService := serviceVariable.MatchString(name) || servicePort.MatchString(variable)
-		if value == "" || ofService || !misspelt && !unknown {
+		if value == "" ||
+			ofService ||
+			!misspelled && !unknown {
 			continue
 		}
 		problem := fmt.Errorf("unknown variable %q in the environment", name)
@@ -42,7 +45,7 @@ func unknownVariables(environ []string) (problems []error) {
 	return problems
 }
 
-// knownVariables are the variables that keyturn reads.
+// knownVariables lists the variables that keyturn reads.
 func knownVariables() []string {
 	names := []string{variablePrefix + "CONFIG"}
 	for _, s := range config.Settings {

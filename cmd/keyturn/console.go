@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/keyturn/keyturn/admin"
+)
+
+// console is the standard input, output and error of a command. Data goes to standard output, messages to standard
+// error.
+type console struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	json           bool          // print data as JSON
+	typed          *bufio.Reader // lines that a person types
+}
+
+// print prints data as JSON with --json. Otherwise it calls text.
+func (c *console) print(data any, text func()) error {
+	if !c.json {
+		text()
+		return nil
+	}
+	e := json.NewEncoder(c.stdout)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(data)
+}
+
+// list prints rows page by page, in constant memory: as one JSON array with --json, otherwise as tables with the column
+// widths of each page. If each fails, the array stays open, so that nobody takes it for complete.
+func list[T any](c *console, heading []string, each func(func([]T) error) error, cells func(T) []string) error {
+	if c.json {
+		return listJSON(c.stdout, each)
+	}
+	err := each(func(page []T) error {
+		var rows [][]string
+		for _, row := range page {
+			rows = append(rows, cells(row))
+		}
+		err := table(c.stdout, heading, rows)
+		heading = nil
+		return err
+	})
+	if err == nil && heading != nil {
+		err = table(c.stdout, heading, nil)
+	}
+	return err
+}
+
+func listJSON[T any](to io.Writer, each func(func([]T) error) error) error {
+	w := bufio.NewWriter(to)
+	before := "[\n  "
+	err := each(func(page []T) error {
+		for _, row := range page {
+			var text bytes.Buffer
+			e := json.NewEncoder(&text)
+			e.SetEscapeHTML(false)
+			e.SetIndent("  ", "  ")
+			if err := e.Encode(row); err != nil {
+				return err
+			}
+			w.WriteString(before)
+			w.Write(bytes.TrimRight(text.Bytes(), "\n"))
+			before = ",\n  "
+		}
+		return w.Flush()
+	})
+	switch {
+	case err != nil:
+		return errors.Join(err, w.Flush())
+	case before[0] == '[':
+		w.WriteString("[]\n")
+	default:
+		w.WriteString("\n]\n")
+	}
+	return w.Flush()
+}
+
+// table prints rows under a heading to standard output.
+func (c *console) table(heading []string, rows [][]string) { table(c.stdout, heading, rows) }
+
+// table prints rows under a heading, if there is one.
+func table(to io.Writer, heading []string, rows [][]string) error {
+	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	if heading != nil {
+		fmt.Fprintln(w, strings.Join(heading, "\t"))
+	}
+	for _, row := range rows {
+		fmt.Fprintln(w, strings.Join(row, "\t"))
+	}
+	return w.Flush()
+}
+
+// pairs prints the properties of one thing, one on each line.
+func (c *console) pairs(pairs [][2]string) {
+	w := tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', 0)
+	for _, p := range pairs {
+		fmt.Fprintf(w, "%s\t%s\n", p[0], p[1])
+	}
+	w.Flush()
+}
+
+// say prints a message to standard error.
+func (c *console) say(format string, args ...any) { fmt.Fprintf(c.stderr, format+"\n", args...) }
+
+// onTerminal reports whether standard error is a terminal.
+func (c *console) onTerminal() bool {
+	f, ok := c.stderr.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// progress returns a function that shows progress on a terminal, and nil without a terminal.
+func (c *console) progress(what string) func(n, of int) {
+	if !c.onTerminal() {
+		return nil
+	}
+	return func(n, of int) {
+		fmt.Fprintf(c.stderr, "\r%d of %d %s", n, of, what)
+		if n >= of {
+			fmt.Fprintf(c.stderr, "\r\x1b[K")
+		}
+	}
+}
+
+// changeOne changes a user or a client and prints its row. A failed read never prevents the change: the row is read
+// after it, or, if the change deletes the row, before it.
+func changeOne[T any](c *console, name, done string, deletes bool, read func() (T, error), change func() error) error {
+	var row T
+	var unread error
+	if deletes {
+		row, unread = read()
+	}
+	if err := change(); err != nil {
+		return err
+	}
+	c.say("%s %s", name, done)
+	if !deletes {
+		row, unread = read()
+	}
+	if unread != nil {
+		return fmt.Errorf("%s %s, but its row could not be read: %w", name, done, unread)
+	}
+	return c.print(row, func() {})
+}
+
+// moment formats a time for people; "-" for none.
+func moment(t *admin.Time) string {
+	if t == nil {
+		return "-"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+
+	"golang.org/x/term"
+)
+
+// maxSecretInput is the maximum number of bytes of a secret on standard input.
+const maxSecretInput = 4096
+
+// terminal returns standard input if it is a terminal.
+func (c *console) terminal() (*os.File, bool) {
+	f, ok := c.stdin.(*os.File)
+	return f, ok && term.IsTerminal(int(f.Fd()))
+}
+
+// readSecret reads one secret: all of standard input with fromStdin, otherwise from a prompt without echo, twice.
+func (c *console) readSecret(fromStdin bool, flag, prompt string) (string, error) {
+	if fromStdin {
+		return readLine(c.stdin)
+	}
+	f, ok := c.terminal()
+	if !ok {
+		return "", usageError{fmt.Errorf("no terminal for the prompt: pipe the secret in with --%s", flag)}
+	}
+	var typed [2]string
+	for i, again := range []string{"", " again"} {
+		fmt.Fprintf(c.stderr, "%s%s: ", prompt, again)
+		b, err := readUnseen(f)
+		fmt.Fprintln(c.stderr)
+		if err != nil {
+			return "", err
+		}
+		if err := checkText(b); err != nil {
+			return "", usageError{fmt.Errorf("%s: %w; use a terminal in UTF-8", prompt, err)}
+		}
+		typed[i] = string(b)
+	}
+	if typed[0] != typed[1] {
+		return "", errors.New("the two inputs differ")
+	}
+	return typed[0], nil
+}
+
+// readUnseen reads a line without echo. An interrupt restores the terminal.
+func readUnseen(f *os.File) ([]byte, error) {
+	fd := int(f.Fd())
+	state, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt)
+	defer func() {
+		signal.Stop(interrupted)
+		close(interrupted)
+	}()
+	go func() {
+		if _, ok := <-interrupted; ok {
+			term.Restore(fd, state)
+			os.Exit(130)
+		}
+	}()
+	return term.ReadPassword(fd)
+}
+
+// readLine reads standard input to its end, without the line end that echo and editors add.
+func readLine(r io.Reader) (string, error) {
+	b, err := io.ReadAll(io.LimitReader(r, maxSecretInput+1))
+	if err != nil {
+		return "", err
+	}
+	if len(b) > maxSecretInput {
+		return "", usageError{fmt.Errorf("standard input is longer than %d bytes", maxSecretInput)}
+	}
+	if err := checkText(b); err != nil {
+		return "", usageError{fmt.Errorf("standard input: %w", err)}
+	}
+	s := string(b)
+	if n := len(s); n > 0 && s[n-1] == '\n' {
+		s = s[:n-1]
+		if n := len(s); n > 0 && s[n-1] == '\r' {
+			s = s[:n-1]
+		}
+	}
+	if s == "" {
+		return "", usageError{errors.New("standard input is empty")}
+	}
+	return s, nil
+}

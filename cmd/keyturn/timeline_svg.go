@@ -1,0 +1,101 @@
+package main
+
+import (
+	"bytes"
+	_ "embed"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/keyturn/keyturn/admin"
+)
+
+//go:embed timeline.svg.tmpl
+var timelineSource string
+
+var timelineTemplate = template.Must(template.New("timeline").Parse(timelineSource))
+
+// Dimensions of the picture in pixels.
+const (
+	svgLeft  = 190
+	svgPlot  = 700
+	svgRight = 30
+	svgTop   = 56
+	svgRow   = 34
+)
+
+// svgBar, svgKey and svgTick are the input of the template.
+type (
+	svgBar struct{ Kind, X, Width, Title string }
+	svgKey struct {
+		Y, Shape, KID, State string
+		Bars                 []svgBar
+	}
+	svgTick struct{ X, Text string }
+)
+
+// pixels formats a coordinate.
+func pixels(f float64) string { return strconv.FormatFloat(math.Round(f*10)/10, 'f', -1, 64) }
+
+// timelineSVG is the picture of all lives. It shows everything by shape, word and pattern besides colour.
+func timelineSVG(lives []admin.KeyLife, now time.Time) []byte {
+	s := newScale(lives, now, svgPlot)
+	x := func(t time.Time) float64 { return svgLeft + s.at(t) }
+	var rows []svgKey
+	for i, l := range lives {
+		rows = append(rows, svgKey{
+			Y:     strconv.Itoa(svgTop + i*svgRow),
+			Shape: strings.Fields(keyShape(l.State))[0],
+			KID:   shortKID(l.KID),
+			State: string(l.State),
+			Bars:  svgBars(l, x),
+		})
+	}
+	var b bytes.Buffer
+	bottom := svgTop + len(rows)*svgRow
+	err := timelineTemplate.Execute(&b, map[string]any{
+		"Width":   svgLeft + svgPlot + svgRight,
+		"Height":  bottom + 60,
+		"Keys":    rows,
+		"Ticks":   ticks(s, func(t time.Time) string { return pixels(x(t)) }),
+		"Now":     pixels(x(now)),
+		"NowText": now.UTC().Format(time.DateOnly),
+		"Bottom":  bottom,
+		"Legend":  bottom + 40,
+	})
+	if err != nil {
+		panic(err) // both the template and its input are constant in form
+	}
+	return b.Bytes()
+}
+
+// svgBars returns the phases of a life that last at all.
+func svgBars(l admin.KeyLife, x func(time.Time) float64) (bars []svgBar) {
+	for _, p := range phases(l) {
+		if !p.to.After(p.from) {
+			continue
+		}
+		from, to := p.from.UTC().Format(time.RFC3339), p.to.UTC().Format(time.RFC3339)
+		bars = append(bars, svgBar{
+			Kind:  p.kind,
+			X:     pixels(x(p.from)),
+			Width: pixels(max(x(p.to)-x(p.from), 4)),
+			Title: fmt.Sprintf("%s %s – %s", p.kind, from, to),
+		})
+	}
+	return bars
+}
+
+// ticks returns at most nine days along the scale.
+func ticks(s scale, x func(time.Time) string) []svgTick {
+	const day = 24 * time.Hour
+	step := max(s.to.Sub(s.from)/8, day).Round(day)
+	var list []svgTick
+	for t := s.from.UTC().Truncate(day).Add(day); !t.After(s.to); t = t.Add(step) {
+		list = append(list, svgTick{x(t), t.Format(time.DateOnly)})
+	}
+	return list
+}
