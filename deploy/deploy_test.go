@@ -74,7 +74,8 @@ func TestRelease(t *testing.T) {
 		// One platform is enough: each takes as long again.
 		out := run(t, dir, "sh", ".ci/release", "v0.0.0-test", "linux/amd64")
 		said := run(t, dir, "dist/keyturn_v0.0.0-test_linux_amd64", "version", "--json")
-		if !regexp.MustCompile(`"version": "v0.0.0-test",\n  "commit": "[0-9a-f]{40}",\n  "date": "20`).MatchString(said) {
+		if !regexp.MustCompile(`"version": "v0.0.0-test",\n  "commit": "[0-9a-f]{40}",\n  "date": "20`).
+			MatchString(said) {
 			t.Error(said)
 		}
 		if kind := run(t, dir, "go", "version", "-m",

@@ -236,7 +236,8 @@ func TestCurlClient(t *testing.T) {
 	environment := append(k.person(), "HOME="+dir, "XDG_STATE_HOME=", "CLIENT_SECRET="+k.appSecret)
 	wants := func(command string, wantOK bool, want string, env ...string) {
 		t.Helper()
-		if out, ok := run(t, dir, command, append(environment, env...)...); ok != wantOK || !strings.Contains(out, want) {
+		if out, ok := run(t, dir, command, append(environment, env...)...); ok != wantOK ||
+			!strings.Contains(out, want) {
 			t.Errorf("%s: %v %s", command, ok, out)
 		}
 	}

@@ -33,7 +33,8 @@ func TestMovingFromDjango(t *testing.T) {
 				Imported, Disabled int
 				Refused            []struct{ Username, Reason string }
 			}
-			if err := json.Unmarshal([]byte(k.do("user", "import", "--format=django", "--skip-bad", "--json", "users.json")),
+			told := k.do("user", "import", "--format=django", "--skip-bad", "--json", "users.json")
+			if err := json.Unmarshal([]byte(told),
 				&done); err != nil {
 				t.Fatal(err)
 			}

@@ -64,7 +64,12 @@ func TestResourceServers(t *testing.T) {
 		t.Run(r.name, func(t *testing.T) {
 			t.Parallel()
 			listen := freeAddress(t)
-			s := &asking{resourceServer: r, t: t, keyturn: newKeyturn(t, "https://api.example.com", i%2 == 0), listen: listen}
+			s := &asking{
+				resourceServer: r,
+				t:              t,
+				keyturn:        newKeyturn(t, "https://api.example.com", i%2 == 0),
+				listen:         listen,
+			}
 			if r.name == "curl" {
 				s.script, _ = s.keyturn.example(r.name, listen)
 			} else {

@@ -50,7 +50,8 @@ type OlderError struct {
 func (e *OlderError) Error() string {
 	return fmt.Sprintf(
 		"the database is from %s, and this host has seen it as of %s: an older copy was put in its place. Bring the "+
-			"newest one back, or, if there is none, run `keyturn restore --confirm`: it ends every older login, so that "+
+			"newest one back, or, if there is none, run `keyturn restore --confirm`: it ends every older login, so "+
+			"that "+
 			"nothing that was revoked since comes back",
 		stamp(e.Database.Heartbeat),
 		stamp(e.Anchor.Heartbeat),
@@ -60,7 +61,8 @@ func (e *OlderError) Error() string {
 // ErrTrailCut means that the audit trail lacks a record that this host has seen.
 var ErrTrailCut = errors.New(
 	"audit: the trail is not the one that this host has seen: its end was cut off, or, with PostgreSQL, lost in a " +
-		"failover; `keyturn audit verify` names the first record that differs. If you know the cause, remove the anchor " +
+		"failover; `keyturn audit verify` names the first record that differs. If you know the cause, remove the " +
+		"anchor " +
 		"file",
 )
 
@@ -349,7 +351,8 @@ func (a Anchor) RecordRestore(ctx context.Context, by storage.Actor) error {
 	if len(v.rows) > 0 {
 		moved := *v
 		moved.leastVersion = max(seen.KeyVersion+1, now.UnixMilli())
-		if err := life.change(ctx, by, &moved, storage.KeyChange{Event: event("key.restore", "", nil)}, now); err != nil {
+		change := storage.KeyChange{Event: event("key.restore", "", nil)}
+		if err := life.change(ctx, by, &moved, change, now); err != nil {
 			return err
 		}
 	}

@@ -348,8 +348,10 @@ func TestVerifyRefuses(t *testing.T) {
 			"embedded jwk":       withHeader(`{"alg":"RS256","kid":"` + kid + `","typ":"at+jwt","jwk":{}}`),
 			"other signature":    parts[0] + "." + parts[1] + "." + parts[2][:10] + "AAAA" + parts[2][14:],
 			"line feed":          parts[0] + "." + parts[1] + ".\n" + parts[2],
-			"other payload":      parts[0] + "." + base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"y"}`)) + "." + parts[2],
-			"padded signature":   token + "=",
+			"other payload": parts[0] + "." + base64.RawURLEncoding.EncodeToString(
+				[]byte(`{"sub":"y"}`),
+			) + "." + parts[2],
+			"padded signature": token + "=",
 		}
 		alphabet := "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 		for _, last := range alphabet {
@@ -592,7 +594,8 @@ func TestLeakUnderAWrongClock(t *testing.T) {
 			}
 			done, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: byState(r)[storage.KeyCurrent]})
 			must(t, err)
-			if done.SecondRotation == nil || !done.ExposedUntil.Equal(c.now().Add(exposure)) || !done.RevokedAt.Equal(c.now()) {
+			if done.SecondRotation == nil || !done.ExposedUntil.Equal(c.now().Add(exposure)) ||
+				!done.RevokedAt.Equal(c.now()) {
 				t.Errorf("%v: at %v: %+v", off, c.now(), done)
 			}
 		})
@@ -654,7 +657,10 @@ func TestWrongMasterWritesNothing(t *testing.T) {
 		keystest.MustRing(t, storagetest.MustOpen(t, url), newClock().now, keystest.Generator())
 		other := keystest.MustMaster(t, 2)
 		guard := func(ctx context.Context, db *storage.DB) error { return keys.CheckMaster(ctx, db, other) }
-		_, err := storage.Open(ctx, storage.Options{Source: storagetest.MustSource(t, url), Migrate: true, Guard: guard})
+		_, err := storage.Open(
+			ctx,
+			storage.Options{Source: storagetest.MustSource(t, url), Migrate: true, Guard: guard},
+		)
 		if !errors.Is(err, keys.ErrWrongMaster) {
 			t.Fatal(err)
 		}

@@ -231,7 +231,8 @@ func AppendMaster(to, from string) error {
 	}
 	if len(old) == MasterSize {
 		return fmt.Errorf(
-			"master key: %s holds the bytes of one key as they are, to which no line can be added: write them as base64",
+			"master key: %s holds the bytes of one key as they are, to which no line can be added: write them as "+
+				"base64",
 			to,
 		)
 	}

@@ -161,7 +161,12 @@ func (m *lifeModel) maintain(r *rapid.T, i int) {
 	}
 	for _, p := range m.promises {
 		if p.etag == before && now.After(p.made) && now.Before(p.until) && m.changedBySchedule(r, now) {
-			r.Fatalf("at %v the JWKS changed by schedule; it was served at %v with a max-age until %v", now, p.made, p.until)
+			r.Fatalf(
+				"at %v the JWKS changed by schedule; it was served at %v with a max-age until %v",
+				now,
+				p.made,
+				p.until,
+			)
 		}
 	}
 }
@@ -332,7 +337,11 @@ func (m *lifeModel) revoke(r *rapid.T) {
 		r.Fatalf("after %+v the JWKS holds %v", done, kids)
 	}
 	if done.SecondRotation != nil && done.SecondRotation.Before(done.ExposedUntil) {
-		r.Fatalf("the second rotation at %v comes before verifiers know its key, %v", done.SecondRotation, done.ExposedUntil)
+		r.Fatalf(
+			"the second rotation at %v comes before verifiers know its key, %v",
+			done.SecondRotation,
+			done.ExposedUntil,
+		)
 	}
 }
 
@@ -373,7 +382,13 @@ func (m *lifeModel) check(r *rapid.T) {
 			// With a short schedule, a key can be published and sign before a replica that does not poll is stale.
 			polled := now.Sub(m.reads[i]) < m.config.PublishLead
 			if !byKID[t.kid].State.Published() || !kids[t.kid] && polled && (!m.hasty[t.kid] || m.informed[i]) {
-				r.Fatalf("replica %d lacks key %s (%s) of a token that lives until %v", i, t.kid, byKID[t.kid].State, t.expires)
+				r.Fatalf(
+					"replica %d lacks key %s (%s) of a token that lives until %v",
+					i,
+					t.kid,
+					byKID[t.kid].State,
+					t.expires,
+				)
 			}
 			if _, _, err := ring.Verify(t.text); err != nil && kids[t.kid] {
 				r.Fatalf("replica %d refuses a live token of %s: %v", i, t.kid, err)
@@ -421,7 +436,8 @@ func TestLifeModel(t *testing.T) {
 			empty(t, raw)
 			m := newLifeModel(r, db)
 			r.Repeat(map[string]func(*rapid.T){
-				"wait": m.wait, "sign": m.sign, "sign again": m.sign, "fetch": m.fetch, "fetch again": m.fetch, "rotate": m.rotate,
+				"wait": m.wait, "sign": m.sign, "sign again": m.sign, "fetch": m.fetch, "fetch again": m.fetch,
+				"rotate": m.rotate,
 				"revoke": m.revoke, "reconfigure": m.reconfigure,
 				"restart": func(r *rapid.T) { m.start(r, m.drawReplica(r)) },
 				"":        m.check,

@@ -13,7 +13,8 @@ func TestRefreshKeyNumbers(t *testing.T) {
 	const day = 24 * time.Hour
 	for _, c := range []Config{{RotationInterval: 2 * time.Second, GrantTTL: 90 * day},
 		{RotationInterval: day, GrantTTL: 3650 * day}, {RotationInterval: 90 * day, GrantTTL: time.Hour}} {
-		if alive := c.GrantTTL / refreshInterval(c); alive > maxSecretNumber-10 || refreshInterval(c) < c.RotationInterval {
+		if alive := c.GrantTTL / refreshInterval(c); alive > maxSecretNumber-10 ||
+			refreshInterval(c) < c.RotationInterval {
 			t.Errorf("%+v: %d keys alive", c, alive)
 		}
 	}

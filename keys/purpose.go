@@ -46,7 +46,9 @@ func (s Store) CheckPurpose(ctx context.Context, dev bool) error {
 	case stamp == stampDev && !dev:
 		return &UnfitError{"it was made by `keyturn dev`, its secrets are known to everybody: use another one"}
 	case stamp != stampDev && dev:
-		return errors.New("database: it was not made by `keyturn dev`, which would add a demo user to it: use another folder")
+		return errors.New(
+			"database: it was not made by `keyturn dev`, which would add a demo user to it: use another folder",
+		)
 	}
 	return nil
 }

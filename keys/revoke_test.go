@@ -41,7 +41,10 @@ func inEveryState(t *testing.T, db *storage.DB, c *clock) *keys.Ring {
 	}
 	_, err := r.LifeCycle().Rotate(ctx, admin, false)
 	must(t, err)
-	if got := states(r); !cmp.Equal(got, map[storage.KeyState]int{"retired": 2, "previous": 1, "current": 1, "next": 1}) {
+	if got := states(r); !cmp.Equal(
+		got,
+		map[storage.KeyState]int{"retired": 2, "previous": 1, "current": 1, "next": 1},
+	) {
 		t.Fatal(got)
 	}
 	return r

@@ -89,8 +89,8 @@ func (w *rewrap) run(ctx context.Context) error {
 	return err
 }
 
-// retired returns the ids of the master keys from which earlier rewraps moved away, and their sealed text; "" if there is
-// none.
+// retired returns the ids of the master keys from which earlier rewraps moved away, and their sealed text; "" if there
+// is none.
 func (w *rewrap) retired(ctx context.Context) (ids []string, sealed string, err error) {
 	sealed, err = w.ring.db.Meta().Value(ctx, metaRetired)
 	if isNotFound(err) {

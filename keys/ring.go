@@ -63,7 +63,8 @@ type Options struct {
 	DatabaseNow func(context.Context) (time.Time, error)
 	// Elapsed counts the time that passes, whatever happens to Now. nil: clock.Elapsed.
 	Elapsed func() time.Duration
-	// Sure returns a *clock.UnsureError if this replica is not sure of the time. nil: Wall is compared with DatabaseNow.
+	// Sure returns a *clock.UnsureError if this replica is not sure of the time. nil: Wall is compared with
+	// DatabaseNow.
 	Sure func(context.Context) error
 	// CPUs is the number of signatures that are computed at once. 0: GOMAXPROCS.
 	CPUs int

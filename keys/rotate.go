@@ -25,7 +25,8 @@ type TooYoungError struct {
 // Error names the key and the moment from which a rotation is safe.
 func (e *TooYoungError) Error() string {
 	return fmt.Sprintf(
-		"the next key %s is too young: verifiers that keep the JWKS may not know it and refuse its tokens; safe from %s on",
+		"the next key %s is too young: verifiers that keep the JWKS may not know it and refuse its tokens; safe "+
+			"from %s on",
 		e.KID,
 		e.Earliest.UTC().Format(time.RFC3339),
 	)

@@ -199,7 +199,10 @@ func (m *Master) checkSet(set storage.KeySet) error {
 			return fmt.Errorf("signing key %s: %w", row.KID, ErrWrongMaster)
 		}
 		if k == nil || !k.wrote(row) || ofFirstSchema(row) && (row.RetiredAt != nil || row.ExposedUntil != nil) {
-			altered.Problems = append(altered.Problems, fmt.Sprintf("the row of key %s was altered outside keyturn", row.KID))
+			altered.Problems = append(
+				altered.Problems,
+				fmt.Sprintf("the row of key %s was altered outside keyturn", row.KID),
+			)
 		}
 		first = first && ofFirstSchema(row)
 	}

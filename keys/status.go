@@ -272,7 +272,8 @@ func (f facts) incidentProblem(c Config, now time.Time, add report) {
 		add(
 			LevelWarning,
 			"leave it to the servers; "+restart,
-			"a key was revoked at %s: verifiers that obey max-age may accept forgeries until %s, and the second rotation "+
+			"a key was revoked at %s: verifiers that obey max-age may accept forgeries until %s, and the second "+
+				"rotation "+
 				"is at %s",
 			stamp(revoked),
 			stamp(exposed),

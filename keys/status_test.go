@@ -46,7 +46,8 @@ func TestStatus(t *testing.T) {
 		db, generate := storagetest.MustOpen(t, url), keystest.Generator()
 		c := newClock()
 		none := mustRing(t, db, keystest.MustMaster(t, 1), c.options(generate))
-		if s := mustStatus(t, none); !strings.Contains(s.Sentence, "no signing keys yet") || s.Level != keys.LevelWarning {
+		if s := mustStatus(t, none); !strings.Contains(s.Sentence, "no signing keys yet") ||
+			s.Level != keys.LevelWarning {
 			t.Errorf("%+v", s)
 		}
 		r := keystest.MustRing(t, db, c.now, generate)

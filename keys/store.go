@@ -146,7 +146,8 @@ func openMaster(p Place, create bool) (*Master, error) {
 	file := p.Database.File()
 	if file == "" {
 		return nil, fmt.Errorf(
-			"master key: %s does not exist: `openssl rand -base64 32 > %s && chmod 600 %s` makes one for a new database",
+			"master key: %s does not exist: `openssl rand -base64 32 > %s && chmod 600 %s` makes one for a new "+
+				"database",
 			path,
 			path,
 			path,
@@ -157,7 +158,8 @@ func openMaster(p Place, create bool) (*Master, error) {
 			return m, err // another process has just made the key, and then the database
 		}
 		return nil, fmt.Errorf(
-			"master key: %s does not exist, but %s does, and was sealed under it: bring the key file back, or name it with "+
+			"master key: %s does not exist, but %s does, and was sealed under it: bring the key file back, or name "+
+				"it with "+
 				"--master-key-file",
 			path,
 			file,

@@ -89,9 +89,16 @@ func (v *view) precedes(next *view) error {
 	}
 	switch {
 	case next.version < v.version:
-		add("the set is at version %d and was at %d: the database has gone back to an older state", next.version, v.version)
+		add(
+			"the set is at version %d and was at %d: the database has gone back to an older state",
+			next.version,
+			v.version,
+		)
 	case next.version == v.version && next.setMAC != v.setMAC:
-		add("there are two sets of version %d: the database has gone back to an older state and on from there", next.version)
+		add(
+			"there are two sets of version %d: the database has gone back to an older state and on from there",
+			next.version,
+		)
 	}
 	for kid := range v.revoked {
 		i := slices.IndexFunc(next.rows, func(k storage.SigningKey) bool { return k.KID == kid })
@@ -187,7 +194,8 @@ func (v *view) takeSigners(old *view) error {
 	key := jose.SigningKey{Algorithm: signingAlg, Key: jose.JSONWebKey{Key: private, KeyID: current.KID}}
 	signers := map[Typ]jose.Signer{}
 	for _, typ := range []Typ{TypAccessToken, TypJWT} {
-		if signers[typ], err = jose.NewSigner(key, (&jose.SignerOptions{}).WithType(jose.ContentType(typ))); err != nil {
+		options := (&jose.SignerOptions{}).WithType(jose.ContentType(typ))
+		if signers[typ], err = jose.NewSigner(key, options); err != nil {
 			return err
 		}
 	}

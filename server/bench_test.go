@@ -36,7 +36,10 @@ func measure(b *testing.B, grants int, run func(b *testing.B, m *measured)) {
 				OpenServer(
 					ctx,
 					c,
-					Options{Generate: keystest.Generator(), Log: NewLog(config.Config{LogLevel: "info"}, io.Discard, false).Logger},
+					Options{
+						Generate: keystest.Generator(),
+						Log:      NewLog(config.Config{LogLevel: "info"}, io.Discard, false).Logger,
+					},
 				),
 			)
 			b.Cleanup(func() { s.Close() })
@@ -137,7 +140,18 @@ func BenchmarkIntrospectionParallel(b *testing.B) {
 func BenchmarkLogin(b *testing.B) {
 	measure(b, 1, func(b *testing.B, m *measured) {
 		for b.Loop() {
-			m.call(b, http.MethodPost, api.PathToken, "app", "grant_type", "password", "username", "alice", "password", password)
+			m.call(
+				b,
+				http.MethodPost,
+				api.PathToken,
+				"app",
+				"grant_type",
+				"password",
+				"username",
+				"alice",
+				"password",
+				password,
+			)
 		}
 	})
 }

@@ -42,12 +42,27 @@ func TestRememberedClientLosesNothing(t *testing.T) {
 		want         string
 		used         bool // the token was used before, and long ago
 	}{
-		{"grant type", update(func(c *admin.ClientSpec) { c.Grants = c.Grants[:1] }),
-			update(func(c *admin.ClientSpec) { c.Grants = append(c.Grants, "refresh_token") }), "unauthorized_client", false},
-		{"scope", update(func(c *admin.ClientSpec) { c.Scope = "other" }), update(func(c *admin.ClientSpec) { c.Scope = "read write" }),
-			"invalid_scope", false},
-		{"audience", update(func(c *admin.ClientSpec) { c.Audiences = []string{"urn:x"} }),
-			update(func(c *admin.ClientSpec) { c.Audiences = []string{"https://api.example"} }), "invalid_target", false},
+		{
+			"grant type",
+			update(func(c *admin.ClientSpec) { c.Grants = c.Grants[:1] }),
+			update(func(c *admin.ClientSpec) { c.Grants = append(c.Grants, "refresh_token") }),
+			"unauthorized_client",
+			false,
+		},
+		{
+			"scope",
+			update(func(c *admin.ClientSpec) { c.Scope = "other" }),
+			update(func(c *admin.ClientSpec) { c.Scope = "read write" }),
+			"invalid_scope",
+			false,
+		},
+		{
+			"audience",
+			update(func(c *admin.ClientSpec) { c.Audiences = []string{"urn:x"} }),
+			update(func(c *admin.ClientSpec) { c.Audiences = []string{"https://api.example"} }),
+			"invalid_target",
+			false,
+		},
 		{"secret", func(h *Harness) { Must(h.Admin.Clients().RotateSecret(ctx, "app", anotherSecret, 0)) },
 			func(h *Harness) { Must(h.Admin.Clients().RotateSecret(ctx, "app", secret, 0)) }, "invalid_client", false},
 		{"secret, at reuse", func(h *Harness) { Must(h.Admin.Clients().RotateSecret(ctx, "app", anotherSecret, 0)) },
@@ -186,9 +201,13 @@ func TestRememberedClientIsAskedAbout(t *testing.T) {
 		live := h.Login("other")
 		remember := func() { h.remember("app", "rs") }
 		requests := map[string]func() Reply{
-			"introspect a live token":    func() Reply { return h.Post("/introspect", "rs", "token", live.AccessToken) },
+			"introspect a live token": func() Reply {
+				return h.Post("/introspect", "rs", "token", live.AccessToken)
+			},
 			"introspect an unknown text": func() Reply { return h.Post("/introspect", "rs", "token", "x") },
-			"introspect refresh token":   func() Reply { return h.Post("/introspect", "rs", "token", live.RefreshToken) },
+			"introspect refresh token": func() Reply {
+				return h.Post("/introspect", "rs", "token", live.RefreshToken)
+			},
 			"refresh": func() Reply {
 				return h.Post("/token", "app", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken)
 			},
@@ -245,7 +264,8 @@ func TestRememberedClientHasNewRights(t *testing.T) {
 			t.Errorf("the new secret: %d", status)
 		}
 		Must(h.Admin.Clients().Update(ctx, "app", func(c *admin.ClientSpec) { c.Scope = "read" }))
-		refreshed := h.Post("/token", "app", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken).Tokens(t)
+		refreshed := h.Post("/token", "app", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken).
+			Tokens(t)
 		if refreshed.Scope != "read" {
 			t.Errorf("scope %q", refreshed.Scope)
 		}

@@ -15,7 +15,8 @@ func TestCleanUpOfFailures(t *testing.T) {
 			storagetest.MustExec(
 				t,
 				raw,
-				`INSERT INTO throttle (bucket, failures, last_at) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1
+				`INSERT INTO throttle (bucket, failures, last_at)
+				WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1
 					FROM n WHERE i < 1500)
 				SELECT '`+from+` ' || CAST(i AS TEXT), 1, 1 FROM n`,
 			)

@@ -54,7 +54,12 @@ func openWith(t *testing.T, c config.Config, o Options) *Harness {
 	o.Log = slog.New(slog.NewJSONHandler(h.Log, nil))
 	h.Server = Must(OpenServer(ctx, c, o))
 	t.Cleanup(func() { h.Server.Close() })
-	h.Admin = admin.New(h.Server.store, h.Server.settingsNow(), h.Server.place, admin.Options{Actor: "os:test", Reason: "test", Now: h.Server.now})
+	h.Admin = admin.New(
+		h.Server.store,
+		h.Server.settingsNow(),
+		h.Server.place,
+		admin.Options{Actor: "os:test", Reason: "test", Now: h.Server.now},
+	)
 	h.ServeHTTP()
 	return h
 }

@@ -68,7 +68,8 @@ func TestContractHasExamples(t *testing.T) {
 		for method, operation := range item.Operations() {
 			for status, response := range operation.Responses.Map() {
 				for mediaType, content := range response.Value.Content {
-					example := content.Example != nil || len(content.Examples) > 0 || content.Schema.Value.Example != nil
+					example := content.Example != nil || len(content.Examples) > 0 ||
+						content.Schema.Value.Example != nil
 					if !example && mediaType != "application/yaml" {
 						t.Errorf("%s %s %s: no example", method, path, status)
 					}

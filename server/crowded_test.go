@@ -315,7 +315,11 @@ func TestToldToComeAgain(t *testing.T) {
 
 // comesAgain refreshes and repeats that, as it is told, until it is answered.
 func (h *Harness) comesAgain(refusal error) {
-	refused := post(h.Server, readTokenForm, func(context.Context, *request, tokenForm) (any, error) { return nil, refusal })
+	refused := post(
+		h.Server,
+		readTokenForm,
+		func(context.Context, *request, tokenForm) (any, error) { return nil, refusal },
+	)
 	first := h.Login("app")
 	lost := h.Refresh("app", first.RefreshToken).Tokens(h.T)
 	for range 4 {

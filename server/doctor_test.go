@@ -37,7 +37,8 @@ func TestDoctorSaysWhatServeWould(t *testing.T) {
 	}
 	before, folder := sum(), Must(os.ReadDir(filepath.Dir(file)))
 	well := look(c)
-	if !found(well, "configuration", admin.FindingOK, "") || !found(well, "database", admin.FindingOK, "takes writes") ||
+	if !found(well, "configuration", admin.FindingOK, "") ||
+		!found(well, "database", admin.FindingOK, "takes writes") ||
 		!found(well, "files", admin.FindingOK, "") {
 		t.Errorf("%+v", well)
 	}

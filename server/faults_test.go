@@ -80,7 +80,8 @@ func troubles() map[string]trouble {
 			}
 		}
 	}
-	for _, when := range []storagetest.When{storagetest.Before, storagetest.During, storagetest.Lost, storagetest.After} {
+	moments := []storagetest.When{storagetest.Before, storagetest.During, storagetest.Lost, storagetest.After}
+	for _, when := range moments {
 		all["cut "+string(when)+" a statement"] = trouble{lasts: time.Second, served: true, busy: true,
 			begin: func(t *testing.T, p *storagetest.Proxy, _ *sql.DB) { cutEach(t, p, when) }, end: func(*testing.T,
 				*storagetest.Proxy, *sql.DB) {
@@ -106,11 +107,15 @@ func cutEach(t *testing.T, p *storagetest.Proxy, when storagetest.When) {
 // rollBack makes PostgreSQL refuse writes with an error that asks for a repetition, at random.
 func rollBack(code string, percent int) func(*testing.T, *storagetest.Proxy, *sql.DB) {
 	return func(t *testing.T, _ *storagetest.Proxy, raw *sql.DB) {
-		storagetest.MustExec(t, raw, fmt.Sprintf(`CREATE FUNCTION roll_back() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+		storagetest.MustExec(
+			t,
+			raw,
+			fmt.Sprintf(`CREATE FUNCTION roll_back() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 			IF random() * 100 < %d THEN RAISE EXCEPTION 'rolled back by a test'
 				USING ERRCODE = '%s'; END IF; RETURN NEW; END $$`, percent, code),
 			`CREATE TRIGGER roll_back BEFORE INSERT OR UPDATE ON grants FOR EACH ROW EXECUTE FUNCTION roll_back()`,
-			`CREATE TRIGGER roll_back BEFORE INSERT OR UPDATE ON audit FOR EACH ROW EXECUTE FUNCTION roll_back()`)
+			`CREATE TRIGGER roll_back BEFORE INSERT OR UPDATE ON audit FOR EACH ROW EXECUTE FUNCTION roll_back()`,
+		)
 	}
 }
 
@@ -159,7 +164,10 @@ func TestDatabaseMisbehaves(t *testing.T) {
 				}
 			})
 			misbehave(t, c, replica, crowd, proxy, storagetest.Raw(t, databaseURL))
-			if requests := strings.Count(log.String(), "msg=request"); strings.Count(log.String(), "\n") > 4*requests+1000 {
+			if requests := strings.Count(log.String(), "msg=request"); strings.Count(
+				log.String(),
+				"\n",
+			) > 4*requests+1000 {
 				t.Errorf("%d lines of log for %d requests", strings.Count(log.String(), "\n"), requests)
 			}
 		})
@@ -265,11 +273,12 @@ func TestServeDoesNotWaitInVain(t *testing.T) {
 	t.Parallel()
 	databaseURL := storagetest.PostgresURL(t)
 	bouncer := func(setting string) string { return storagetest.NewBouncer(t, databaseURL, setting).URL }
+	const latin1 = "ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'"
 	for want, unusable := range map[string]string{
 		"unsupported startup parameter": bouncer("") + "&options=-cjit%3Doff",
 		"pool_mode = session":           bouncer("pool_mode = transaction"),
 		"does not exist":                strings.Replace(databaseURL, "/test_", "/none_", 1),
-		"ENCODING 'UTF8'":               storagetest.PostgresURLWith(t, "ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'"),
+		"ENCODING 'UTF8'":               storagetest.PostgresURLWith(t, latin1),
 		"GRANT USAGE, CREATE ON SCHEMA": storagetest.AsRole(t, databaseURL, ""),
 	} {
 		config := ConfigFor(unusable)
@@ -447,7 +456,8 @@ func TestRetryAfterOutages(t *testing.T) {
 				last = o[1]
 			}
 			h.Step(last + window - time.Second)
-			if r := h.Refresh("app", tokens.RefreshToken); r.Status != 200 || r.Tokens(t).RefreshToken != lost.RefreshToken {
+			if r := h.Refresh("app", tokens.RefreshToken); r.Status != 200 ||
+				r.Tokens(t).RefreshToken != lost.RefreshToken {
 				t.Errorf("%s: %d %s", name, r.Status, r.Body)
 			}
 			h.Step(2 * time.Second)

@@ -14,7 +14,8 @@ func TestFilledGrants(t *testing.T) {
 		const n = 1001
 		filled := h.FillGrants("app", n)
 		for _, i := range []int{0, 1, 500, n - 1} {
-			tokens := h.Post("/token", "app", "grant_type", "refresh_token", "refresh_token", filled.RefreshToken(i)).Tokens(t)
+			tokens := h.Post("/token", "app", "grant_type", "refresh_token", "refresh_token", filled.RefreshToken(i)).
+				Tokens(t)
 			if !h.Active("rs", tokens.AccessToken) {
 				t.Errorf("the access token of %d is not active", i)
 			}

@@ -14,8 +14,10 @@ import (
 
 // A form that is taken says what net/url says of it, each name once, in text that goes anywhere.
 func FuzzForm(f *testing.F) {
-	for _, seed := range []string{"", "a=b", "grant_type=password&username=alice&password=a+b", "a=%41&b=%00", "a=1&a=2",
-		"resource=x&resource=y", "%zz=1", "a=\xff", "=x&=y", "a;b=c"} {
+	for _, seed := range []string{
+		"", "a=b", "grant_type=password&username=alice&password=a+b", "a=%41&b=%00", "a=1&a=2", "resource=x&resource=y",
+		"%zz=1", "a=\xff", "=x&=y", "a;b=c",
+	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, body string) {

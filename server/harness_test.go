@@ -274,8 +274,9 @@ func (h *Harness) Provision() {
 	h.T.Helper()
 	both := []string{api.GrantPassword, api.GrantRefreshToken}
 	for _, spec := range []admin.ClientSpec{
-		{ID: "app", Grants: both, Scope: "read write", Audiences: []string{"https://api.example", "https://mail.example"},
-			Secret: secret},
+		{ID: "app", Grants: both, Scope: "read write",
+			Audiences: []string{"https://api.example", "https://mail.example"},
+			Secret:    secret},
 		{ID: "other", Grants: both, Scope: "read write", Audiences: []string{"https://api.example"}, Secret: secret},
 		{ID: publicClient, Grants: both, Scope: "read", Audiences: []string{"https://api.example"}, Public: true},
 		{ID: "once", Grants: []string{api.GrantPassword}, Scope: "read", Audiences: []string{"https://api.example"},

@@ -105,19 +105,21 @@ func forgeries(t *testing.T, h *Harness, token, elsewhere string) map[string]str
 			parts[0],
 			parts[2],
 		),
-		"flattened JSON": fmt.Sprintf(`{"payload":"%s","protected":"%s","signature":"%s"}`, parts[1], parts[0], parts[2]),
+		"flattened JSON": fmt.Sprintf(
+			`{"payload":"%s","protected":"%s","signature":"%s"}`,
+			parts[1],
+			parts[0],
+			parts[2],
+		),
 		"payload of another": parts[0] + "." + b64(
 			`{"iss":"`+issuer+`","sub":"x","aud":"https://api.example","exp":99999999999}`,
 		) + "." + parts[2],
 		"duplicate header": sign(`{"alg":"RS256","alg":"none","kid":"` + kid + `","typ":"at+jwt"}`),
-		"deep header": b64(
-			strings.Repeat("[", 20_000),
-		) + "." + parts[1] + "." + parts[2], "deep payload": parts[0] + "." + b64(strings.Repeat(`{"a":`, 8_000)) + "." +
-			parts[2],
-		"huge signature": parts[0] + "." + parts[1] + "." + strings.Repeat(
-			"A",
-			40_000,
-		), "many dots": strings.Repeat(".", 50_000), "encrypted": strings.Repeat("e30.", 4) + "e30",
+		"deep header":      b64(strings.Repeat("[", 20_000)) + "." + parts[1] + "." + parts[2],
+		"deep payload":     parts[0] + "." + b64(strings.Repeat(`{"a":`, 8_000)) + "." + parts[2],
+		"huge signature":   parts[0] + "." + parts[1] + "." + strings.Repeat("A", 40_000),
+		"many dots":        strings.Repeat(".", 50_000),
+		"encrypted":        strings.Repeat("e30.", 4) + "e30",
 	}
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	for i := range len(alphabet) {
@@ -164,7 +166,13 @@ func TestOwnSignatureIsNotEnough(t *testing.T) {
 	Each(t, func(t *testing.T, h *Harness) {
 		tokens := h.Login("app")
 		var claims map[string]any
-		Must(0, json.Unmarshal(Must(base64.RawURLEncoding.DecodeString(strings.Split(tokens.AccessToken, ".")[1])), &claims))
+		Must(
+			0,
+			json.Unmarshal(
+				Must(base64.RawURLEncoding.DecodeString(strings.Split(tokens.AccessToken, ".")[1])),
+				&claims,
+			),
+		)
 		signer := Must(h.Server.ring.Signer(ctx, h.Clock.Now().Add(time.Minute)))
 		for name, change := range map[string]func(map[string]any){
 			"another issuer":   func(c map[string]any) { c["iss"] = "https://else.example" },
@@ -183,7 +191,8 @@ func TestOwnSignatureIsNotEnough(t *testing.T) {
 			}
 			change(altered)
 			text := Must(signer.Sign(keys.TypAccessToken, Must(json.Marshal(altered))))
-			if name != "no aud" && name != "another audience" && name != "another's sub" { // those name the client's own grant
+			if name != "no aud" && name != "another audience" &&
+				name != "another's sub" { // those name the client's own grant
 				if r := h.Post("/revoke", "app", "token", text); r.Status != 200 || r.Body != "{}\n" ||
 					!h.Active("rs", tokens.AccessToken) {
 					t.Errorf("%s: revocation: %d %s", name, r.Status, r.Body)
@@ -394,7 +403,11 @@ func TestNoHTTP2(t *testing.T) {
 	go server.ServeTLS(l, "", "")
 	defer server.Close()
 	conn := Must(
-		tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}}),
+		tls.Dial(
+			"tcp",
+			l.Addr().String(),
+			&tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}},
+		),
 	)
 	defer conn.Close()
 	if got := conn.ConnectionState().NegotiatedProtocol; got == "h2" {

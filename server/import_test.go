@@ -26,7 +26,12 @@ func TestImportedUsersLogIn(t *testing.T) {
 		for i, old := range quick {
 			users = append(
 				users,
-				admin.ImportedUser{Row: i + 1, Username: fmt.Sprintf("User%d@Example.org", i), Hash: old.Text, Roles: []string{"editor"}},
+				admin.ImportedUser{
+					Row:      i + 1,
+					Username: fmt.Sprintf("User%d@Example.org", i),
+					Hash:     old.Text,
+					Roles:    []string{"editor"},
+				},
 			)
 		}
 		done, err := h.Admin.Users().Import(ctx, users, admin.ImportOptions{})
@@ -43,7 +48,8 @@ func TestImportedUsersLogIn(t *testing.T) {
 			}
 			first := login(passwordstest.Password).Tokens(t)
 			u := Must(h.Admin.Users().Find(ctx, name))
-			if !strings.HasPrefix(u.PasswordHash, "$argon2id$v=19$m=64,") || !slices.Equal(u.Roles, []string{"editor"}) {
+			if !strings.HasPrefix(u.PasswordHash, "$argon2id$v=19$m=64,") ||
+				!slices.Equal(u.Roles, []string{"editor"}) {
 				t.Errorf("%s: %+v", old.Name, u)
 			}
 			login(passwordstest.Password).Tokens(t)
@@ -138,7 +144,13 @@ func TestImportRefuses(t *testing.T) {
 		}
 		reasons[1], reasons[8] = "is taken", "is taken"
 		reasons[3] = "row 1 has the same"
-		check(admin.ImportOptions{SkipBad: true}, admin.Import{Refused: make([]admin.RefusedUser, len(reasons))}, "alice", "bob", "frank")
+		check(
+			admin.ImportOptions{SkipBad: true},
+			admin.Import{Refused: make([]admin.RefusedUser, len(reasons))},
+			"alice",
+			"bob",
+			"frank",
+		)
 	})
 }
 
@@ -148,7 +160,10 @@ func TestImportedHashOfAPasswordAsItWasTyped(t *testing.T) {
 	Each(t, func(t *testing.T, h *Harness) {
 		typed := "correct horse ba\u0308ttery" // a with a combining mark, which is one letter in the canonical form
 		hash := passwords.New(passwords.Policy{Memory: 20 << 10, Time: 2, Lanes: 1}, typed).String()
-		Must(h.Admin.Users().Import(ctx, []admin.ImportedUser{{Row: 1, Username: "bob", Hash: hash}}, admin.ImportOptions{}))
+		Must(
+			h.Admin.Users().
+				Import(ctx, []admin.ImportedUser{{Row: 1, Username: "bob", Hash: hash}}, admin.ImportOptions{}),
+		)
 		login := func(password string) Reply {
 			return h.Post("/token", "app", "grant_type", "password", "username", "bob", "password", password)
 		}
@@ -173,7 +188,8 @@ func TestSlowHashIsNoOutage(t *testing.T) {
 			h.Clock.at.Add(int64(time.Hour))
 			h.Server.db.Close()
 		}
-		if r := h.Post("/token", "app", "grant_type", "password", "username", "alice", "password", "wrong"); r.Status != 503 {
+		r := h.Post("/token", "app", "grant_type", "password", "username", "alice", "password", "wrong")
+		if r.Status != 503 {
 			t.Errorf("%d %s", r.Status, r.Body)
 		}
 		h.Clock.at.Add(int64(time.Second))
@@ -191,7 +207,10 @@ func TestUnknownNamesCostWhatKnownOnesDo(t *testing.T) {
 	Each(t, func(t *testing.T, h *Harness) {
 		var users []admin.ImportedUser
 		for i := range 30 {
-			users = append(users, admin.ImportedUser{Row: i, Username: fmt.Sprintf("old%d", i), Hash: passwordstest.Imported[0].Text})
+			users = append(
+				users,
+				admin.ImportedUser{Row: i, Username: fmt.Sprintf("old%d", i), Hash: passwordstest.Imported[0].Text},
+			)
 		}
 		Must(h.Admin.Users().Import(ctx, users, admin.ImportOptions{}))
 		old, ours := 0, 0
@@ -238,7 +257,8 @@ func BenchmarkImportUsers(b *testing.B) {
 						},
 					)
 				}
-				if done, err := h.Admin.Users().Import(ctx, users, admin.ImportOptions{}); err != nil || done.Imported != len(users) {
+				if done, err := h.Admin.Users().Import(ctx, users, admin.ImportOptions{}); err != nil ||
+					done.Imported != len(users) {
 					b.Fatal(done, err)
 				}
 			}

@@ -40,7 +40,10 @@ func TestNothingStandsBeforeARevocation(t *testing.T) {
 			release = func() { Must(0, lock.Rollback()) }
 		}
 		counts := map[string]func() error{
-			"use":         func() error { _, err := adm.Keys().Use(ctx, []string{leaked}, time.Time{}, nil); return err },
+			"use": func() error {
+				_, err := adm.Keys().Use(ctx, []string{leaked}, time.Time{}, nil)
+				return err
+			},
 			"live tokens": func() error { _, err := adm.Keys().LiveTokens(ctx); return err },
 		}
 		for name, count := range counts {

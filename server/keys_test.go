@@ -56,7 +56,8 @@ func serveWith(t testing.TB, c config.Config, o Options) *serving {
 // hasty is a configuration whose keys turn as fast as keyturn allows.
 func hasty(t testing.TB, databaseURL string) config.Config {
 	c := ConfigFor(databaseURL)
-	c.KeyRotationInterval, c.KeyPublishLead, c.JWKSMaxAge, c.AccessTTL = 2*time.Second, 2*time.Second, time.Second, 2*time.Second
+	c.KeyRotationInterval, c.KeyPublishLead = 2*time.Second, 2*time.Second
+	c.JWKSMaxAge, c.AccessTTL = time.Second, 2*time.Second
 	if !IsSQLite(databaseURL) {
 		c.MasterKeyFile = MasterFile(t)
 	}
@@ -167,7 +168,8 @@ func TestRevocationReachesEveryReplica(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 		c := hasty(t, databaseURL)
 		days := 24 * time.Hour
-		c.KeyRotationInterval, c.KeyPublishLead, c.JWKSMaxAge, c.AccessTTL = 90*days, days, 5*time.Minute, 10*time.Minute
+		c.KeyRotationInterval, c.KeyPublishLead = 90*days, days
+		c.JWKSMaxAge, c.AccessTTL = 5*time.Minute, 10*time.Minute
 		replicas := three(t, c)
 		tokens := replicas[1].Login("app")
 		leaked := kidOf(t, tokens.AccessToken)
@@ -203,7 +205,8 @@ func TestRevocationReachesEveryReplica(t *testing.T) {
 			}
 		}
 		t.Logf(
-			"from the command on: committed after %v, gone from the JWKS of every replica after %v, every replica signs "+
+			"from the command on: committed after %v, gone from the JWKS of every replica after %v, every replica "+
+				"signs "+
 				"with the new key after %v",
 			committed.Round(time.Millisecond),
 			gone.Round(time.Millisecond),

@@ -72,13 +72,21 @@ func TestEndings(t *testing.T) {
 			h.Refresh("app", tokens.RefreshToken).Tokens(h.T)
 			return status200(h.Post("/revoke", "app", "token", tokens.RefreshToken))
 		}},
-		"disable the user": {end: func(h *Harness, _ api.TokenResponse) error { return h.Admin.Users().Disable(ctx, "Alice") }},
-		"delete the user":  {end: func(h *Harness, _ api.TokenResponse) error { return h.Admin.Users().Delete(ctx, "alice") }},
+		"disable the user": {
+			end: func(h *Harness, _ api.TokenResponse) error { return h.Admin.Users().Disable(ctx, "Alice") },
+		},
+		"delete the user": {
+			end: func(h *Harness, _ api.TokenResponse) error { return h.Admin.Users().Delete(ctx, "alice") },
+		},
 		"change the password": {end: func(h *Harness, _ api.TokenResponse) error {
 			return h.Admin.Users().SetPassword(ctx, "alice", "another long password")
 		}},
-		"disable the client": {end: func(h *Harness, _ api.TokenResponse) error { return h.Admin.Clients().Disable(ctx, "app") }},
-		"delete the client":  {end: func(h *Harness, _ api.TokenResponse) error { return h.Admin.Clients().Delete(ctx, "app") }},
+		"disable the client": {
+			end: func(h *Harness, _ api.TokenResponse) error { return h.Admin.Clients().Disable(ctx, "app") },
+		},
+		"delete the client": {
+			end: func(h *Harness, _ api.TokenResponse) error { return h.Admin.Clients().Delete(ctx, "app") },
+		},
 		"revoke by the id of the grant": {end: func(h *Harness, _ api.TokenResponse) error {
 			grants, err := h.Admin.Grants().All(ctx, "alice", "app")
 			if err != nil {

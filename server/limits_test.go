@@ -196,7 +196,8 @@ func TestScanOfIntrospection(t *testing.T) {
 func TestHeaderAndBodyBounds(t *testing.T) {
 	t.Parallel()
 	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
-	head := "POST /token HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+	head := "POST /token HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" +
+		"Content-Type: application/x-www-form-urlencoded\r\n"
 	large := h.RawExchange(head + "X-Large: " + strings.Repeat("x", maxHeader) + "\r\nContent-Length: 0\r\n\r\n")
 	if !strings.HasPrefix(large, "HTTP/1.1 431 ") {
 		t.Errorf("%.40q", large)
@@ -241,7 +242,9 @@ func TestCORS(t *testing.T) {
 			if got != "https://app.example" {
 				t.Errorf("%s %s: %q", method, path, got)
 			}
-			for _, origin := range []string{"https://app.example.evil", "https://APP.example", "null", "http://app.example"} {
+			for _, origin := range []string{
+				"https://app.example.evil", "https://APP.example", "null", "http://app.example",
+			} {
 				if got := call(method, path, origin).Get("Access-Control-Allow-Origin"); got != "" {
 					t.Errorf("%s %s from %s: %q", method, path, origin, got)
 				}

@@ -92,7 +92,9 @@ func TestTraces(t *testing.T) {
 				http.NewRequest(
 					http.MethodPost,
 					h.Base+"/token",
-					strings.NewReader("grant_type=password&username=alice&password="+strings.ReplaceAll(password, " ", "+")),
+					strings.NewReader(
+						"grant_type=password&username=alice&password="+strings.ReplaceAll(password, " ", "+"),
+					),
 				),
 			)
 			r.Header.Set("Content-Type", formMediaType)

@@ -67,7 +67,8 @@ func TestReload(t *testing.T) {
 		if r := h.loginFrom("192.0.2.7", "alice", password); r.Status == 200 {
 			t.Error("the limit of failed logins is the old one")
 		}
-		if log := h.Log.String(); !strings.Contains(log, `"settings":"listen"`) || h.Server.config().Listen == "127.0.0.1:1" {
+		if log := h.Log.String(); !strings.Contains(log, `"settings":"listen"`) ||
+			h.Server.config().Listen == "127.0.0.1:1" {
 			t.Error("nobody was told that listen needs a restart")
 		}
 		for _, bad := range []func(*config.Config){
@@ -125,8 +126,12 @@ func TestReloadOfACertificate(t *testing.T) {
 	served := make(chan error, 1)
 	running, stop := context.WithCancel(ctx)
 	go func() {
-		served <- ServeAt(running, c, Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil)),
-			Reload: Reload{Asked: asked, Read: func(config.Config) (Reread, error) { return Reread{Config: c}, nil }}}, listeners)
+		read := func(config.Config) (Reread, error) { return Reread{Config: c}, nil }
+		served <- ServeAt(running, c, Options{
+			Generate: keystest.Generator(),
+			Log:      slog.New(slog.NewJSONHandler(log, nil)),
+			Reload:   Reload{Asked: asked, Read: read},
+		}, listeners)
 	}()
 	t.Cleanup(func() {
 		stop()
@@ -211,8 +216,8 @@ func TestStopDespiteASlowClient(t *testing.T) {
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	go func() {
-		served <- ServeAt(running, c, Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))},
-			listeners)
+		o := Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))}
+		served <- ServeAt(running, c, o, listeners)
 	}()
 	conn := Must(net.Dial("tcp", listeners.Public.Addr().String()))
 	defer conn.Close()
@@ -225,7 +230,8 @@ func TestStopDespiteASlowClient(t *testing.T) {
 	Must(
 		conn.Write(
 			[]byte(
-				"POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: " +
+				"POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: " +
+					"application/x-www-form-urlencoded\r\nContent-Length: " +
 					"100\r\n\r\ngrant_type=",
 			),
 		),

@@ -50,7 +50,8 @@ func TestFloodOfStrangers(t *testing.T) {
 			})
 		}
 		served := 0
-		for end := time.Now().Add(time.Duration(servertest.Times(int(1500*time.Millisecond), int(4*time.Second)))); time.Now().Before(end); served++ {
+		lasts := time.Duration(servertest.Times(int(1500*time.Millisecond), int(4*time.Second)))
+		for end := time.Now().Add(lasts); time.Now().Before(end); served++ {
 			token = h.Refresh("app", token).Tokens(t).RefreshToken
 			if err := h.Server.ready(); err != nil {
 				t.Errorf("strangers make the replica unready: %v", err)

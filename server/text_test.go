@@ -48,9 +48,11 @@ func TestAdminTakesUTF8(t *testing.T) {
 			"name to look for":  h.Admin.Users().Disable(ctx, cp1251),
 			"client id":         spec(func(s *admin.ClientSpec) { s.ID = cp1251 }),
 			"scope":             spec(func(s *admin.ClientSpec) { s.Scope = cp1251 }),
-			"audience":          spec(func(s *admin.ClientSpec) { s.Audiences = config.List{"https://a.example/" + "\xff"} }),
-			"resource":          spec(func(s *admin.ClientSpec) { s.Resource = "https://a.example/" + "\xff" }),
-			"client secret":     spec(func(s *admin.ClientSpec) { s.Secret = cp1251 }),
+			"audience": spec(func(s *admin.ClientSpec) {
+				s.Audiences = config.List{"https://a.example/" + "\xff"}
+			}),
+			"resource":      spec(func(s *admin.ClientSpec) { s.Resource = "https://a.example/" + "\xff" }),
+			"client secret": spec(func(s *admin.ClientSpec) { s.Secret = cp1251 }),
 		} {
 			if !errors.Is(err, admin.ErrInvalid) {
 				t.Errorf("%s: %v", what, err)

@@ -112,7 +112,8 @@ func TestTokenTyp(t *testing.T) {
 		tokens := h.Login("app")
 		for _, typ := range []string{"JWT", "at+jwt"} {
 			Must(h.Admin.Clients().Update(ctx, "app", func(c *admin.ClientSpec) { c.TokenTyp = typ }))
-			refreshed := h.Post("/token", "app", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken).Tokens(t)
+			refreshed := h.Post("/token", "app", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken).
+				Tokens(t)
 			for _, token := range []string{refreshed.AccessToken, h.Login("app").AccessToken} {
 				if claims := verifyTyp(t, h, token, typ); claims.ClientID != "app" {
 					t.Errorf("%+v", claims)
@@ -197,8 +198,10 @@ func TestWithdrawnFromTheClient(t *testing.T) {
 			t.Errorf("scope %q", tokens.Scope)
 		}
 		refused := map[string]func(*admin.ClientSpec){
-			"invalid_scope":       func(s *admin.ClientSpec) { s.Scope = "else" },
-			"invalid_target":      func(s *admin.ClientSpec) { s.Scope, s.Audiences = "read", []string{"https://else.example"} },
+			"invalid_scope": func(s *admin.ClientSpec) { s.Scope = "else" },
+			"invalid_target": func(s *admin.ClientSpec) {
+				s.Scope, s.Audiences = "read", []string{"https://else.example"}
+			},
 			"unauthorized_client": func(s *admin.ClientSpec) { s.Grants = []string{"password"} },
 		}
 		for _, code := range []string{"invalid_scope", "invalid_target", "unauthorized_client"} {
@@ -238,7 +241,8 @@ func TestRefreshGrant(t *testing.T) {
 		if r := h.Refresh("app", second.RefreshToken); r.Status != 400 || r.Code(t) != "invalid_grant" {
 			t.Error("a retry after the window succeeds")
 		}
-		if r := h.Refresh("app", third.RefreshToken); r.Code(t) != "invalid_grant" || h.Active("app", third.AccessToken) {
+		if r := h.Refresh("app", third.RefreshToken); r.Code(t) != "invalid_grant" ||
+			h.Active("app", third.AccessToken) {
 			t.Error("the grant survives the reuse")
 		}
 		if !strings.Contains(h.Log.String(), `"reason":"reuse"`) {

@@ -50,7 +50,8 @@ func TestTokenSizeIsExact(t *testing.T) {
 			audiences := storage.List{"https://a", access.audience}
 			client := storage.Client{ID: "app", Audiences: audiences, Scope: access.scope}
 			payload := Must(api.LargestPayload(issuer, client.ID, client.Scope, client.Audiences))
-			if got := api.TokenSize(string(typ), api.WithRoles(payload, storage.List(access.roles).Size()), 2048); got != len(token) {
+			full := api.WithRoles(payload, storage.List(access.roles).Size())
+			if got := api.TokenSize(string(typ), full, 2048); got != len(token) {
 				t.Errorf("%s, %d: of the client %d, signed %d", typ, n, got, len(token))
 			}
 			fits := api.MaxRoles(string(typ), payload, 2048)
@@ -197,7 +198,8 @@ func TestTooLargeIsNotIssued(t *testing.T) {
 		login("read").Tokens(t)
 		narrow := h.Post("/token", "app",
 			"grant_type", "refresh_token", "refresh_token", tokens.RefreshToken, "scope", "read").Tokens(t)
-		if narrow.Scope != "read" || len(narrow.AccessToken) > api.MaxAccessToken || !h.Active("app", narrow.AccessToken) {
+		if narrow.Scope != "read" || len(narrow.AccessToken) > api.MaxAccessToken ||
+			!h.Active("app", narrow.AccessToken) {
 			t.Errorf("%d bytes for %s", len(narrow.AccessToken), narrow.Scope)
 		}
 		// A retry changes nothing, and gives no larger token either.

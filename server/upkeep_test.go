@@ -54,8 +54,14 @@ func TestLease(t *testing.T) {
 			holder string
 			after  time.Duration
 			want   bool
-		}{{"a", 0, true}, {"b", time.Second, false}, {"a", 30 * time.Second, true}, {"b", 80 * time.Second, false}, {"b",
-			90 * time.Second, true}, {"a", 91 * time.Second, false}} {
+		}{
+			{"a", 0, true},
+			{"b", time.Second, false},
+			{"a", 30 * time.Second, true},
+			{"b", 80 * time.Second, false},
+			{"b", 90 * time.Second, true},
+			{"a", 91 * time.Second, false},
+		} {
 			got, err := db.Leases().Take(ctx, "job", c.holder, time.Minute, now.Add(c.after))
 			if err != nil || got != c.want {
 				t.Errorf("%+v: %v, %v", c, got, err)
@@ -72,11 +78,13 @@ func TestRehashAtLogin(t *testing.T) {
 		h.Server.hasher.Policy.Memory *= 2
 		h.Login("app")
 		again := Must(h.Admin.Users().Find(ctx, "alice"))
-		if again.PasswordHash == alice.PasswordHash || !strings.Contains(again.PasswordHash, fmt.Sprintf("m=%d,", 128)) {
+		if again.PasswordHash == alice.PasswordHash ||
+			!strings.Contains(again.PasswordHash, fmt.Sprintf("m=%d,", 128)) {
 			t.Errorf("the hash stays %s", again.PasswordHash)
 		}
 		tokens := h.Login("app")
-		if Must(h.Admin.Users().Find(ctx, "alice")).PasswordHash != again.PasswordHash || !h.Active("app", tokens.AccessToken) {
+		if Must(h.Admin.Users().Find(ctx, "alice")).PasswordHash != again.PasswordHash ||
+			!h.Active("app", tokens.AccessToken) {
 			t.Error("hashed again without need")
 		}
 	})

@@ -150,7 +150,8 @@ const rotateSet = `UPDATE grants AS g SET generation = $1, rotated_at = $2,
 	AND g.expires_at >= $9 AND g.idle_expires_at > $2
 	AND EXISTS (SELECT 1 FROM users u WHERE u.id = g.user_id AND u.disabled_at IS NULL AND u.epoch = g.user_epoch
 		AND LENGTH(u.roles) <= CAST($10 AS BIGINT))
-	AND EXISTS (SELECT 1 FROM clients c WHERE c.id = g.client_id AND c.disabled_at IS NULL AND c.epoch = g.client_epoch)`
+	AND EXISTS (SELECT 1 FROM clients c WHERE c.id = g.client_id AND c.disabled_at IS NULL
+		AND c.epoch = g.client_epoch)`
 
 func (r Refresh) rotateArgs(now time.Time) []any {
 	return []any{

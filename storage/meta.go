@@ -97,22 +97,26 @@ func (d *DB) RecordRestore(ctx context.Context, by Actor, now time.Time) error {
 	})
 }
 
-// SwapSealed replaces a sealed value, or sets it if from is "". ErrConflict if it, or the set of signing keys, has changed
-// since it was read.
+// SwapSealed replaces a sealed value, or sets it if from is "". ErrConflict if it, or the set of signing keys, has
+// changed since it was read.
 func (m Meta) SwapSealed(ctx context.Context, name, from, to string, setVersion int64) error {
 	return m.db.inTx(ctx, "swap meta", func(t *tx) error {
 		if err := t.holdKeySet(setVersion); err != nil {
 			return err
 		}
 		if from == "" {
-			return t.ChangeAsRead(`INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING`, name, to)
+			return t.ChangeAsRead(
+				`INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING`,
+				name,
+				to,
+			)
 		}
 		return t.ChangeAsRead(`UPDATE meta SET value = $1 WHERE name = $2 AND value = $3`, to, name, from)
 	})
 }
 
-// Reseal replaces a sealed value, with an audit record. ErrConflict if it, or the set of signing keys, has changed since
-// it was read.
+// Reseal replaces a sealed value, with an audit record. ErrConflict if it, or the set of signing keys, has changed
+// since it was read.
 func (m Meta) Reseal(
 	ctx context.Context, by Actor, e Event, name, from, to string, setVersion int64, now time.Time,
 ) error {

@@ -68,8 +68,8 @@ func (k SecretKeys) Delete(ctx context.Context, by Actor, key SecretKey, now tim
 		key.Purpose, key.Number, key.Sealed)
 }
 
-// Reseal replaces the sealed text of a symmetric key. ErrConflict if it, or the set of signing keys, has changed since it
-// was read: another rewrap may have turned the set to another master key.
+// Reseal replaces the sealed text of a symmetric key. ErrConflict if it, or the set of signing keys, has changed since
+// it was read: another rewrap may have turned the set to another master key.
 func (k SecretKeys) Reseal(
 	ctx context.Context, by Actor, key SecretKey, sealed string, setVersion int64, now time.Time,
 ) error {
@@ -78,7 +78,8 @@ func (k SecretKeys) Reseal(
 		if err := t.holdKeySet(setVersion); err != nil {
 			return err
 		}
-		if err := t.ChangeAsRead(`UPDATE secret_keys SET sealed = $1 WHERE purpose = $2 AND number = $3 AND sealed = $4`,
+		const query = `UPDATE secret_keys SET sealed = $1 WHERE purpose = $2 AND number = $3 AND sealed = $4`
+		if err := t.ChangeAsRead(query,
 			sealed, key.Purpose, key.Number, key.Sealed); err != nil {
 			return err
 		}

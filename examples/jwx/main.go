@@ -47,8 +47,16 @@ func newKeys(ctx context.Context) (*keys, error) {
 	}
 	// The cache obeys the max-age of the JWKS within these bounds; by default the lower bound is 15 minutes. It also
 	// retries after the lower bound. Do not wait for the first fetch: keyturn may start later.
-	return &keys{cache: cache}, cache.Register(ctx, jwksURL, jwk.WithMinInterval(jwksAge/5), jwk.WithMaxInterval(jwksAge),
-		jwk.WithHTTPClient(&http.Client{Timeout: 5 * time.Second}), jwk.WithWaitReady(false))
+	return &keys{
+			cache: cache,
+		}, cache.Register(
+			ctx,
+			jwksURL,
+			jwk.WithMinInterval(jwksAge/5),
+			jwk.WithMaxInterval(jwksAge),
+			jwk.WithHTTPClient(&http.Client{Timeout: 5 * time.Second}),
+			jwk.WithWaitReady(false),
+		)
 }
 
 // FetchKeys returns the key that may have signed the token, for RS256 only, whatever the token or the key says.

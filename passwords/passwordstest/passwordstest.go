@@ -7,17 +7,24 @@ const Password = "correct horse bättery"
 // Imported are hashes of Password that other software made: Django 3.2, and Python's hashlib, crypt, bcrypt and argon2,
 // in passlib's forms and as PHC strings.
 var Imported = []struct{ Name, Text string }{
-	{"Django pbkdf2_sha256", `pbkdf2_sha256$260000$a00qsaWIYpyOUJlYmTaA78$i0i7LqFfmPwHteS0UVJWU9AhPCcLNVV1qZG2vVGPXzI=`},
+	{
+		"Django pbkdf2_sha256",
+		`pbkdf2_sha256$260000$a00qsaWIYpyOUJlYmTaA78$i0i7LqFfmPwHteS0UVJWU9AhPCcLNVV1qZG2vVGPXzI=`,
+	},
 	{"Django pbkdf2_sha1", `pbkdf2_sha1$260000$MNRGbGlsbWxYwPj4zeCXdV$aUQCKWbPb9jlLSJOh4v9TbJIbhw=`},
 	{"Django argon2", `argon2$argon2id$v=19$m=102400,t=2,p=8$WDNtS3V1VG5wQWY5UUQ4V0lySXRDUw$qSyhGtaqfUUNcvFo3I8opw`},
 	{"Django bcrypt_sha256", `bcrypt_sha256$$2b$12$4OqegZM.a7Owx4AZ1RKutOq2HLsftmcnDSNeriNkbcxS2/qgXCIYe`},
 	{"Django bcrypt", `bcrypt$$2b$12$dfDeI.lvgmiB8lx5YlCzC.6p/gH6pXLo/eIf/OULxXaCS45NViUfa`},
 	{
 		"django scrypt",
-		`scrypt$16384$seasalt$8$5$e5XFUFruAm4nZWgSTX04iEh7KM9XdDeKLHHn3JE3IiDbFly/VEnxLoPo2XgtVppXbHx7CxxRrZb7C8Dseq03mw==`,
+		`scrypt$16384$seasalt$8$5$e5XFUFruAm4nZWgSTX04iEh7KM9XdDeKLHHn3JE3IiDbFly/VEnxLoPo2XgtVppXbHx7CxxRrZb7` +
+			`C8Dseq03mw==`,
 	},
 	{"PHC scrypt", `$scrypt$ln=14,r=8,p=1$yMnKy8zNzs/Q0dLT1NXW1w$lr/VqAe4FgRfJT7kuSo61LHuwQ+47uVHpVRonmCfF7I`},
-	{"passlib pbkdf2-sha256", `$pbkdf2-sha256$29000$yMnKy8zNzs/Q0dLT1NXW1w$5Msaj8xKYbGXdS2L45ItUiviY/K2HG8uW0hGNvrBaMQ`},
+	{
+		"passlib pbkdf2-sha256",
+		`$pbkdf2-sha256$29000$yMnKy8zNzs/Q0dLT1NXW1w$5Msaj8xKYbGXdS2L45ItUiviY/K2HG8uW0hGNvrBaMQ`,
+	},
 	{
 		"passlib pbkdf2-sha512",
 		`$pbkdf2-sha512$29000$yMnKy8zNzs/Q0dLT1NXW1w$` +
