@@ -24,7 +24,7 @@ func crowdOf(replicas ...*serving) *servertest.Crowd {
 		App:    servertest.Party{ID: "app", Secret: secret},
 		Server: servertest.Party{ID: "rs", Secret: secret},
 		Users:  []servertest.Party{{ID: "alice", Secret: password}},
-		Pause:  time.Duration(servertest.Times(int(5*time.Millisecond), 0)), // many of them run at once
+		Pause:  time.Duration(servertest.Times(int(10*time.Millisecond), 0)), // many of them run at once
 	}
 	for _, r := range replicas {
 		c.Bases = append(c.Bases, r.Base)

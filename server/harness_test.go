@@ -41,7 +41,7 @@ import (
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if flag.Lookup("test.parallel").Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
-		flag.Set("test.parallel", "4")
+		flag.Set("test.parallel", atOnce)
 	}
 	storagetest.Main(m)
 }

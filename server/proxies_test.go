@@ -64,7 +64,7 @@ func TestServeWarns(t *testing.T) {
 	if err := <-served; err != nil {
 		t.Error(err)
 	}
-	if !strings.Contains(log.String(), "behind_proxy is on, and no proxy is trusted: all clients share") {
+	if !strings.Contains(log.String(), "behind_proxy is on, and no proxy is trusted: ") {
 		t.Error(log.String())
 	}
 }
