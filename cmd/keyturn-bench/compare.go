@@ -14,8 +14,8 @@ var builds = []build{
 	{
 		"`make build-boring`",
 		"bin/keyturn-boring",
-		"`GOEXPERIMENT=boringcrypto`: Google's BoringCrypto; maintained with Go, but outside its compatibility promise; " +
-			"needs cgo",
+		"`GOEXPERIMENT=boringcrypto`: Google's BoringCrypto; maintained with Go, but outside its compatibility " +
+			"promise; needs cgo",
 	},
 	{
 		"`GOAMD64=v3`",

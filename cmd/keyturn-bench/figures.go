@@ -63,7 +63,8 @@ func (f *figures) machineText() string {
 		return ""
 	}
 	return fmt.Sprintf(
-		"Measured on %d cores (%s) with Go %s and PostgreSQL %s: %d rounds of %d ms for each row, %d requests in flight.\n",
+		"Measured on %d cores (%s) with Go %s and PostgreSQL %s: %d rounds of %d ms for each row, %d requests in "+
+			"flight.\n",
 		m.cores,
 		m.model,
 		m.golang,

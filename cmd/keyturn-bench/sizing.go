@@ -46,11 +46,12 @@ const (
 // sizing is the arithmetic of the section about sizing.
 func (p prices) sizing() string {
 	text := fmt.Sprintf(
-		"One grant takes %d bytes, with indexes. %.1f %% of refreshes rewrite the row in place (HOT). A refresh costs\n"+
-			"%s ms of a replica and %s ms of PostgreSQL, on a machine with an S of %s ms.\n"+
-			"With `wal_compression=lz4` it writes %d bytes of log right after a checkpoint, when it also writes the page.\n"+
-			"Clean-up deletes a grant for %s of database CPU, in batches of a thousand.\n\n"+
-			"The table is arithmetic with these prices: %d refreshes a day for each grant, and at peak %d times as many.\n\n",
+		"One grant takes %d bytes, with indexes. %.1f %% of refreshes rewrite the row in place (HOT).\n"+
+			"A refresh costs %s ms of a replica and %s ms of PostgreSQL, on a machine with an S of %s ms.\n"+
+			"With `wal_compression=lz4` it writes %d bytes of log right after a checkpoint, when it also writes\n"+
+			"the page. Clean-up deletes a grant for %s of database CPU, in batches of a thousand.\n\n"+
+			"The table is arithmetic with these prices: %d refreshes a day for each grant, and at peak\n"+
+			"%d times as many.\n\n",
 		p.grant,
 		p.inPlace,
 		ms(p.replica),
@@ -66,7 +67,14 @@ func (p prices) sizing() string {
 		rows = append(rows, p.sizingRow(millions))
 	}
 	return text + table(
-		[]string{"grants", "database", "refreshes/s", "replica cores", "PostgreSQL cores", "MB/s of log after a checkpoint"},
+		[]string{
+			"grants",
+			"database",
+			"refreshes/s",
+			"replica cores",
+			"PostgreSQL cores",
+			"MB/s of log after a checkpoint",
+		},
 		rows,
 	)
 }
