@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build build-boring bench bench-builds profile house test interop interop-keys interop-tools pages release release-check deploy-check check soak fuzz fmt vet staticcheck tidy tools
+.PHONY: build build-boring bench bench-builds bench-against figures profile house test interop interop-keys interop-tools pages release release-check deploy-check check soak fuzz fmt vet staticcheck tidy tools
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/keyturn ./cmd/keyturn
@@ -12,17 +12,27 @@ build:
 build-boring:
 	GOEXPERIMENT=boringcrypto CGO_ENABLED=1 go build -trimpath -o bin/keyturn-boring ./cmd/keyturn
 
-# bench prints the figures of docs/performance.md in less than five minutes. Pass flags in BENCH, as in BENCH='-grants 0'.
-bench: tools build
-	go build -o bin/keyturn-bench ./cmd/keyturn-bench
+# bench prints the figures of docs/performance.md in a few minutes. Pass flags in BENCH, as in BENCH='-grants 0'.
+bench: tools build bin/keyturn-bench
 	bin/keyturn-bench $(BENCH)
 
 # bench-builds compares the CPU time of refreshes in other builds with the usual build.
-bench-builds: tools build build-boring
+bench-builds: tools build build-boring bin/keyturn-bench
 	GOAMD64=v3 CGO_ENABLED=0 go build -trimpath -o bin/keyturn-v3 ./cmd/keyturn
-	go build -o bin/keyturn-bench ./cmd/keyturn-bench
-	bin/keyturn-bench -against bin/keyturn-boring
-	bin/keyturn-bench -against bin/keyturn-v3
+	bin/keyturn-bench -builds $(BENCH)
+
+# bench-against compares the CPU time of all operations in another build, at the path AGAINST, with this one.
+bench-against: tools build bin/keyturn-bench
+	bin/keyturn-bench -against $(or $(AGAINST),$(error pass AGAINST=path)) $(BENCH)
+
+# figures measures as bench and bench-builds do, and writes the figures into docs/performance.md. It wants a quiet machine.
+figures:
+	$(MAKE) bench BENCH='$(BENCH) -page docs/performance.md'
+	$(MAKE) bench-builds BENCH='$(BENCH) -page docs/performance.md'
+
+.PHONY: bin/keyturn-bench
+bin/keyturn-bench:
+	go build -o $@ ./cmd/keyturn-bench
 
 # profile writes CPU and allocation profiles of refresh, introspection and login into bin/, for go tool pprof.
 profile: tools

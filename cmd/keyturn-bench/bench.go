@@ -40,13 +40,6 @@ var postgresSettings = []string{
 	"checkpoint_timeout=30min",
 }
 
-// sample is the result of one measurement.
-type sample struct {
-	Server, Database time.Duration // CPU time per request
-	Rate             float64       // requests a second
-	P50, P99         time.Duration
-}
-
 // bench is one run.
 type bench struct {
 	o        options
@@ -55,19 +48,13 @@ type bench struct {
 	bare     *process
 	postgres *site
 	sqlite   *site
-	large    *site // nil until measureScale makes it
-	samples  map[string][]sample
-	facts    []fact
-}
-
-// fact is one figure of the second table, which is not relative to a limit.
-type fact struct {
-	name, value, target string
-	met                 bool
+	large    *site   // nil until measureScale makes it
+	others   []*site // servers of other builds, on the database of postgres
+	figures
 }
 
 func newBench(ctx context.Context, o options) (*bench, error) {
-	b := &bench{o: o, samples: map[string][]sample{}}
+	b := &bench{o: o, figures: figures{samples: map[string][]sample{}}}
 	var err error
 	if b.folder, err = os.MkdirTemp("", "keyturn-bench-"); err != nil {
 		return nil, err
@@ -116,13 +103,14 @@ func (b *bench) site(ctx context.Context, name, database string, grants, revocab
 		people:    b.o.people,
 		grants:    grants,
 		revocable: revocable,
+		revokeAt:  grants,
 		tokens:    map[int]string{},
 	}
 	return s, s.begin(ctx)
 }
 
 func (b *bench) close() {
-	for _, s := range []*site{b.postgres, b.sqlite, b.large} {
+	for _, s := range append(b.others, b.postgres, b.sqlite, b.large) {
 		if s != nil {
 			s.stopTo(0)
 		}
@@ -167,8 +155,22 @@ type piece struct {
 	run  func(span time.Duration) (sample, error)
 }
 
+// measureAll measures everything that the page shows, except the other builds.
+func (b *bench) measureAll(ctx context.Context) error {
+	if err := b.measure(ctx); err != nil {
+		return err
+	}
+	if err := b.measureScale(ctx); err != nil {
+		return err
+	}
+	return b.measureAllocations(ctx)
+}
+
 // measure runs all pieces in rounds, so that limits and servers take turns.
 func (b *bench) measure(ctx context.Context) error {
+	if err := b.describeMachine(ctx); err != nil {
+		return err
+	}
 	pieces, err := b.limits()
 	if err != nil {
 		return err
@@ -178,23 +180,24 @@ func (b *bench) measure(ctx context.Context) error {
 	if err := b.warm(b.postgres, b.sqlite); err != nil {
 		return err
 	}
-	if err := b.rounds(pieces, b.o.rounds); err != nil {
+	if err := b.rounds(b.o.rounds, pieces); err != nil {
 		return err
 	}
 	b.latencies()
 	return b.measureProcess(ctx)
 }
 
-func (b *bench) rounds(pieces []piece, n int) error {
+// rounds measures each piece n times. With several orders of the pieces it uses them in turn.
+func (b *bench) rounds(n int, orders ...[]piece) error {
 	for round := range n {
 		b.say("round %d of %d", round+1, n)
-		for _, p := range pieces {
+		for _, p := range orders[round%len(orders)] {
 			if !b.o.only.MatchString(p.name) {
 				continue
 			}
 			s, err := p.run(b.o.slice)
-			if errors.Is(err, errNoMore) && len(b.samples[p.name]) > 0 {
-				continue // a fast machine has used up its tokens: earlier rounds are enough
+			if errors.Is(err, errNoMore) && (len(b.samples[p.name]) > 0 || b.o.only.String() != "") {
+				continue // a fast machine has used up its tokens, or -only omits the row that makes them
 			}
 			if err != nil {
 				return fmt.Errorf("%s: %w", p.name, err)

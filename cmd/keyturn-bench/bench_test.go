@@ -65,14 +65,16 @@ func TestBench(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.close()
-	if err := b.measure(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.measureScale(t.Context()); err != nil {
+	if err := b.measureAll(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	b.print(&out)
+	b.print(&out, runSections)
+	for _, s := range runSections {
+		if s.name != "allocations" && s.text(&b.figures) == "" {
+			t.Errorf("no figures for the section %s", s.name)
+		}
+	}
 	for _, target := range targets {
 		samples := b.samples[target.name]
 		if len(samples) != 1 || samples[0].Server <= 0 || samples[0].Rate <= 0 ||

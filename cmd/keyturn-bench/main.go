@@ -9,6 +9,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -18,23 +19,28 @@ import (
 
 // options are the flags.
 type options struct {
-	server    string // the program to measure
-	against   string // another build to compare with
-	rounds    int
-	slice     time.Duration // length of one measurement
-	grants    int           // in the large database
-	only      *regexp.Regexp
-	workers   int
-	limitOnly bool // run as the bare server
-	openssl   bool // measure OpenSSL too
-	sizes          // have no flags
+	server     string // the program to measure
+	against    string // another build to compare with
+	builds     bool   // compare the builds of the page
+	page       string // the file to write the figures into
+	rounds     int
+	slice      time.Duration // length of one measurement
+	grants     int           // in the large database
+	only       *regexp.Regexp
+	workers    int
+	limitOnly  bool // run as the bare server
+	openssl    bool // measure OpenSSL too
+	benchmarks bool // run the benchmarks of package server too
+	sizes           // have no flags
 }
 
 func main() {
-	o := options{openssl: true, sizes: usual}
+	o := options{openssl: true, benchmarks: true, sizes: usual}
 	only := flag.String("only", "", "measure only rows whose name matches this regular expression")
 	flag.StringVar(&o.server, "server", "bin/keyturn", "the keyturn program to measure")
-	flag.StringVar(&o.against, "against", "", "another build to compare with: measure refreshes of both")
+	flag.StringVar(&o.against, "against", "", "another build to compare with: measure only both, in turns")
+	flag.BoolVar(&o.builds, "builds", false, "compare only the builds of docs/performance.md, in turns")
+	flag.StringVar(&o.page, "page", "", "also write the figures into this copy of docs/performance.md")
 	flag.IntVar(&o.rounds, "rounds", 8, "how often to measure each row")
 	flag.DurationVar(&o.slice, "slice", 500*time.Millisecond, "length of one measurement")
 	flag.IntVar(&o.grants, "grants", 5_000_000, "grants in the large database; 0 to skip it")
@@ -55,20 +61,49 @@ func run(ctx context.Context, o options) error {
 	if o.limitOnly {
 		return serveBare()
 	}
+	if err := o.check(); err != nil {
+		return err
+	}
 	b, err := newBench(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer b.close()
 	if o.against != "" {
-		return b.compareBuilds()
+		if err := b.compare([]string{o.against}, comparedOperations); err != nil {
+			return err
+		}
+		b.printAgainst(os.Stdout)
+		return nil
 	}
-	if err := b.measure(ctx); err != nil {
+	sections := runSections
+	if o.builds {
+		sections = buildSections
+		err = b.compareBuilds()
+	} else {
+		err = b.measureAll(ctx)
+	}
+	if err != nil {
 		return err
 	}
-	if err := b.measureScale(ctx); err != nil {
+	b.print(os.Stdout, sections)
+	if o.page == "" {
+		return nil
+	}
+	return b.writePage(o.page, sections)
+}
+
+// check refuses a run whose figures cannot go into the page, before it begins.
+func (o options) check() error {
+	if o.page == "" {
+		return nil
+	}
+	if o.against != "" || o.only.String() != "" || o.grants == 0 {
+		return errors.New("-page needs all figures: omit -against, -only and -grants 0")
+	}
+	page, err := os.ReadFile(o.page)
+	if err != nil {
 		return err
 	}
-	b.print(os.Stdout)
-	return nil
+	return checkMarkers(string(page))
 }

@@ -10,11 +10,6 @@ import (
 	"time"
 )
 
-// note adds a figure to the second table.
-func (b *bench) note(name, target string, met bool, format string, args ...any) {
-	b.facts = append(b.facts, fact{name, fmt.Sprintf(format, args...), target, met})
-}
-
 const mib = 1 << 20
 
 // latencies notes the 99th percentiles and their targets.
@@ -89,16 +84,21 @@ func (b *bench) measureOpenSSL(ctx context.Context) error {
 	if !b.o.openssl {
 		return nil
 	}
-	sign, verify, err := openssl(ctx, 2048)
-	b.note(
-		"RSA-2048 by OpenSSL, one core",
-		"",
-		true,
-		"%.2f ms a signature, %.3f ms a verification",
-		1000/sign,
-		1000/verify,
-	)
-	return err
+	for _, bits := range []int{2048, 3072, 4096} {
+		sign, verify, err := openssl(ctx, bits)
+		if err != nil {
+			return err
+		}
+		b.note(
+			fmt.Sprintf("RSA-%d by OpenSSL, one core", bits),
+			"",
+			true,
+			"%.2f ms a signature, %.3f ms a verification",
+			1000/sign,
+			1000/verify,
+		)
+	}
+	return nil
 }
 
 // startTimed starts a server and returns the time until it was ready.
@@ -148,12 +148,13 @@ func (b *bench) measureScale(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	b.scale.grant = size / int64(b.o.grants)
 	b.note(
 		fmt.Sprintf("bytes a grant, of %d, indexes and all", b.o.grants),
 		"350",
-		size/int64(b.o.grants) <= 350,
+		b.scale.grant <= 350,
 		"%d",
-		size/int64(b.o.grants),
+		b.scale.grant,
 	)
 	if err := b.compareSizes(few, b.large); err != nil {
 		return err
@@ -210,24 +211,17 @@ func (b *bench) compareSizes(small, large *site) error {
 	for _, s := range []*site{small, large} {
 		pieces = append(pieces, b.operations(s)[:3]...)
 	}
-	if err := b.rounds(pieces, b.o.rounds); err != nil {
+	if err := b.rounds(b.o.rounds, pieces); err != nil {
 		return err
 	}
 	for _, name := range []string{"refresh", "introspection, seen before", "introspection, first sight"} {
-		var ratios []float64
-		few := b.samples[name+", "+small.name]
-		for i, many := range b.samples[name+", "+large.name] {
-			ratios = append(ratios, float64(many.Server+many.Database)/float64(few[i].Server+few[i].Database))
-		}
-		m := median(ratios)
+		ratios := b.pairs(name+", "+large.name, name+", "+small.name, totalTime)
 		b.note(
 			fmt.Sprintf("%s, %d grants against %d", name, b.o.grants, b.o.few),
 			"1.15",
-			m <= 1.15,
-			"%.2f (%.2f–%.2f)",
-			m,
-			ratios[0],
-			ratios[len(ratios)-1],
+			median(ratios) <= 1.15,
+			"%s",
+			spread(ratios),
 		)
 	}
 	return nil
@@ -256,20 +250,10 @@ func (b *bench) log(raw *sql.DB, s *site) error {
 		return err
 	}
 	after, err := read()
-	b.note(
-		"log of PostgreSQL a refresh, right after a checkpoint",
-		"",
-		true,
-		"%d bytes",
-		(after.lsn-before.lsn)/int64(len(r.times)),
-	)
-	b.note(
-		"refreshes that rewrite their row in place (HOT)",
-		"",
-		true,
-		"%.1f %%",
-		100*float64(after.hot-before.hot)/float64(max(1, after.updates-before.updates)),
-	)
+	b.scale.log = (after.lsn - before.lsn) / int64(len(r.times))
+	b.scale.inPlace = 100 * float64(after.hot-before.hot) / float64(max(1, after.updates-before.updates))
+	b.note("log of PostgreSQL a refresh, right after a checkpoint", "", true, "%d bytes", b.scale.log)
+	b.note("refreshes that rewrite their row in place (HOT)", "", true, "%.1f %%", b.scale.inPlace)
 	return err
 }
 
@@ -314,60 +298,20 @@ func (b *bench) replicas(s *site) error {
 // cleanUp deletes rows as clean-up does, and notes the cost of one.
 func (b *bench) cleanUp(raw *sql.DB) error {
 	const batches, batch = 20, 1000
-	before := b.databaseTime()
+	before, deleted := b.databaseTime(), int64(0)
 	for range batches {
-		if _, err := raw.Exec(`DELETE FROM grants WHERE id IN (SELECT id FROM grants
-			WHERE id < $1 ORDER BY id LIMIT $2)`, int64(1)<<62, batch); err != nil {
+		done, err := raw.Exec(`DELETE FROM grants WHERE id IN (SELECT id FROM grants
+			WHERE id < $1 ORDER BY id LIMIT $2)`, int64(1)<<62, batch)
+		if err != nil {
 			return err
 		}
+		n, err := done.RowsAffected()
+		if err != nil {
+			return err
+		}
+		deleted += n
 	}
-	b.note(
-		"clean-up of a grant, CPU of the database",
-		"",
-		true,
-		"%.4f ms",
-		(b.databaseTime()-before).Seconds()*1000/batches/batch,
-	)
-	return nil
-}
-
-// compareBuilds takes turns between refreshes of one build and of another.
-func (b *bench) compareBuilds() error {
-	first := b.postgres
-	other := &site{
-		name:      "other build",
-		program:   b.o.against,
-		database:  first.database,
-		master:    first.master,
-		filled:    first.filled,
-		grants:    first.grants / 2,
-		revocable: first.revocable,
-		tokens:    map[int]string{},
-	}
-	first.grants, other.offset = first.grants/2, first.grants/2
-	if err := other.start(b.o.against); err != nil {
-		return err
-	}
-	defer other.stopTo(0)
-	if err := b.warm(b.postgres, other); err != nil {
-		return err
-	}
-	ops := []piece{b.operations(b.postgres)[0], b.operations(other)[0]}
-	if err := b.rounds(ops, b.o.rounds); err != nil {
-		return err
-	}
-	var ratios []float64
-	for i, s := range b.samples[ops[1].name] {
-		ratios = append(ratios, float64(s.Server)/float64(b.samples[ops[0].name][i].Server))
-	}
-	m := median(ratios)
-	fmt.Printf(
-		"CPU of a refresh, %s against %s: %.2f (%.2f–%.2f)\n",
-		b.o.against,
-		b.o.server,
-		m,
-		ratios[0],
-		ratios[len(ratios)-1],
-	)
+	b.scale.cleanUp = (b.databaseTime() - before) / time.Duration(max(1, deleted))
+	b.note("clean-up of a grant, CPU of the database", "", true, "%s", cleanUpText(b.scale.cleanUp))
 	return nil
 }

@@ -40,8 +40,9 @@ type site struct {
 	people   int // number of users who log in
 	offset   int // index of the first grant to refresh
 	grants   int // number of grants to refresh
+	revokeAt int // index of the first grant to revoke
 	revocable,
-	revoked int // number of grants after those, and how many of them are revoked so far
+	revoked int // number of grants to revoke, and how many of them are revoked so far
 	mu     sync.Mutex
 	tokens map[int]string // newest refresh token of each refreshed grant
 	unseen []string       // access tokens not introspected yet
@@ -148,6 +149,28 @@ func (s *site) provision(ctx context.Context) error {
 	return err
 }
 
+// share divides the grants between a site and other programs, which have no server on its database yet.
+func (s *site) share(programs ...string) (others []*site) {
+	n := len(programs) + 1
+	s.grants, s.revocable = s.grants/n, s.revocable/n
+	for i, program := range programs {
+		others = append(others, &site{
+			name:      program,
+			program:   program,
+			database:  s.database,
+			master:    s.master,
+			filled:    s.filled,
+			people:    s.people,
+			offset:    (i + 1) * s.grants,
+			grants:    s.grants,
+			revokeAt:  s.revokeAt + (i+1)*s.revocable,
+			revocable: s.revocable,
+			tokens:    map[int]string{},
+		})
+	}
+	return others
+}
+
 func userName(i int) string { return fmt.Sprintf("user%d", i) }
 
 func (s *site) bases() (bases []string) {
@@ -247,7 +270,7 @@ func (s *site) revoke(int) (call, error) {
 	}
 	s.revoked++
 	return call{
-		request: app.post(api.PathRevoke, url.Values{"token": {s.filled.RefreshToken(s.grants + s.revoked - 1)}}),
+		request: app.post(api.PathRevoke, url.Values{"token": {s.filled.RefreshToken(s.revokeAt + s.revoked - 1)}}),
 	}, nil
 }
 

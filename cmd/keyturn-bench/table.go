@@ -1,12 +1,9 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
-	"text/tabwriter"
 	"time"
 )
 
@@ -38,19 +35,16 @@ var targets = []target{
 	{"revocation, sqlite", bound{1.5, "H", ""}, bound{}},
 }
 
-// cpu returns the CPU time of a limit. Computations use the time of the bare server, rows that of the database.
-func (s sample) cpu() time.Duration { return cmp.Or(s.Server, s.Database) }
-
 // ratios returns the cost as multiples of the limit, one for each round, sorted.
-func (b *bench) ratios(of func(sample) time.Duration, name string, limit bound) (all []float64) {
-	for i, s := range b.samples[name] {
-		unit := b.samples[limit.unit]
-		if i >= len(unit) {
+func (f *figures) ratios(of func(sample) time.Duration, name string, limit bound) (all []float64) {
+	for i, s := range f.samples[name] {
+		unit, beyond := f.samples[limit.unit], f.samples[limit.beyond]
+		if i >= len(unit) || limit.beyond != "" && i >= len(beyond) {
 			break
 		}
 		used := of(s)
 		if limit.beyond != "" {
-			used -= b.samples[limit.beyond][i].cpu()
+			used -= beyond[i].cpu()
 		}
 		all = append(all, float64(used)/float64(unit[i].cpu()))
 	}
@@ -58,92 +52,66 @@ func (b *bench) ratios(of func(sample) time.Duration, name string, limit bound) 
 	return all
 }
 
-func median[T cmp.Ordered](all []T) (m T) {
-	if len(all) > 0 {
-		slices.Sort(all)
-		m = all[len(all)/2]
-	}
-	return m
-}
-
-func medianOf[T cmp.Ordered](samples []sample, of func(sample) T) T {
-	var all []T
-	for _, s := range samples {
-		all = append(all, of(s))
-	}
-	return median(all)
-}
-
-func ms(d time.Duration) string { return fmt.Sprintf("%.3f", d.Seconds()*1000) }
-
-// print writes the tables in Markdown.
-func (b *bench) print(out io.Writer) {
-	t := tabwriter.NewWriter(out, 0, 0, 1, ' ', 0)
-	defer t.Flush()
-	fmt.Fprintln(
-		t,
-		"| operation\t| server ms\t| database ms\t| server\t| at most\t| database\t| at most\t| met\t| req/s\t| p50 "+
-			"ms\t| p99 ms\t|",
-	)
-	fmt.Fprintln(t, "|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|")
-	for _, target := range targets {
-		if len(b.samples[target.name]) > 0 {
-			b.printRow(t, target)
+// operationsText is the first table: the targets, then all other rows.
+func (f *figures) operationsText() string {
+	var rows [][]string
+	for _, t := range targets {
+		if len(f.samples[t.name]) > 0 {
+			rows = append(rows, f.operationRow(t))
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(b.samples)) {
+	for _, name := range slices.Sorted(maps.Keys(f.samples)) {
 		if !slices.ContainsFunc(targets, func(t target) bool { return t.name == name }) {
-			b.printRow(t, target{name: name})
+			rows = append(rows, f.operationRow(target{name: name}))
 		}
 	}
-	fmt.Fprintln(t, "\n| figure\t| value\t| at most\t| met\t|")
-	fmt.Fprintln(t, "|---\t|---\t|---\t|---\t|")
-	for _, f := range b.facts {
-		met := ""
-		if f.target != "" {
-			met = verdict(f.met)
-		}
-		fmt.Fprintf(t, "| %s\t| %s\t| %s\t| %s\t|\n", f.name, f.value, f.target, met)
+	if len(rows) == 0 {
+		return ""
 	}
+	return table(
+		[]string{
+			"operation",
+			"server ms",
+			"database ms",
+			"server",
+			"at most",
+			"database",
+			"at most",
+			"met",
+			"req/s",
+			"p50 ms",
+			"p99 ms",
+		},
+		rows,
+	)
 }
 
-func verdict(met bool) string {
-	if met {
-		return "yes"
-	}
-	return "no"
-}
-
-func (b *bench) printRow(out io.Writer, t target) {
-	s := b.samples[t.name]
-	server := func(s sample) time.Duration { return s.Server }
-	database := func(s sample) time.Duration { return s.Database }
-	serverText, serverMost, serverMet := b.against(server, t.name, t.server)
-	databaseText, databaseMost, databaseMet := b.against(database, t.name, t.database)
+func (f *figures) operationRow(t target) []string {
+	s := f.samples[t.name]
+	serverText, serverMost, serverMet := f.against(serverTime, t.name, t.server)
+	databaseText, databaseMost, databaseMet := f.against(databaseTime, t.name, t.database)
 	met := ""
 	if t.server.unit != "" {
 		met = verdict(serverMet && databaseMet)
 	}
-	fmt.Fprintf(
-		out,
-		"| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t| %.0f\t| %s\t| %s\t|\n",
+	return []string{
 		t.name,
-		ms(medianOf(s, server)),
-		ms(medianOf(s, database)),
+		ms(medianOf(s, serverTime)),
+		ms(medianOf(s, databaseTime)),
 		serverText,
 		serverMost,
 		databaseText,
 		databaseMost,
 		met,
-		medianOf(s, func(s sample) float64 { return s.Rate }),
+		fmt.Sprintf("%.0f", medianOf(s, func(s sample) float64 { return s.Rate })),
 		ms(medianOf(s, func(s sample) time.Duration { return s.P50 })),
 		ms(medianOf(s, func(s sample) time.Duration { return s.P99 })),
-	)
+	}
 }
 
 // against formats a ratio with its range, and its bound, and reports whether the bound is met.
-func (b *bench) against(of func(sample) time.Duration, name string, limit bound) (text, most string, met bool) {
-	all := b.ratios(of, name, limit)
+func (f *figures) against(of func(sample) time.Duration, name string, limit bound) (text, most string, met bool) {
+	all := f.ratios(of, name, limit)
 	if limit.unit == "" || len(all) == 0 {
 		return "", "", true
 	}
@@ -151,18 +119,7 @@ func (b *bench) against(of func(sample) time.Duration, name string, limit bound)
 	if limit.beyond != "" {
 		plus = limit.beyond + " + "
 	}
-	return fmt.Sprintf(
-			"%s%.2f %s (%.2f–%.2f)",
-			plus,
-			median(all),
-			unit,
-			all[0],
-			all[len(all)-1],
-		), fmt.Sprintf(
-			"%s%.2f %s",
-			plus,
-			limit.factor,
-			unit,
-		),
-		median(all) <= limit.factor
+	middle := median(all)
+	text = fmt.Sprintf("%s%.2f %s (%.2f–%.2f)", plus, middle, unit, all[0], all[len(all)-1])
+	return text, fmt.Sprintf("%s%.2f %s", plus, limit.factor, unit), middle <= limit.factor
 }
