@@ -87,11 +87,11 @@ func TestClientAddress(t *testing.T) {
 func TestPortsInForwardedForDoNotMakeUsersOne(t *testing.T) {
 	t.Parallel()
 	eachThrottled(t, func(t *testing.T, h *Harness) {
-		h.loginFrom("192.0.2.1:1000", "alice", password).Tokens(t)
+		h.LoginFrom("192.0.2.1:1000", "alice", password).Tokens(t)
 		for range 12 {
-			h.loginFrom("203.0.113.1:1000", "alice", "wrong")
+			h.LoginFrom("203.0.113.1:1000", "alice", "wrong")
 		}
-		h.loginFrom("192.0.2.1:2000", "alice", password).Tokens(t)
+		h.LoginFrom("192.0.2.1:2000", "alice", password).Tokens(t)
 	})
 }
 

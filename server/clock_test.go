@@ -98,7 +98,7 @@ func TestClockIsSet(t *testing.T) {
 		Must(h.Admin.Keys().Rotate(ctx, true))
 		keysBefore := h.Get("/.well-known/jwks.json").Header.Get("ETag")
 		for range 12 {
-			h.loginFrom("203.0.113.1", "alice", "wrong")
+			h.LoginFrom("203.0.113.1", "alice", "wrong")
 		}
 		m.jump(24 * time.Hour)
 		Must(0, h.Server.ring.LifeCycle().Maintain(ctx))
@@ -108,11 +108,11 @@ func TestClockIsSet(t *testing.T) {
 		if r := h.Get("/readyz?verbose"); r.Status != 503 || !strings.Contains(r.Body, "clock failed") {
 			t.Errorf("set forward: %d %s", r.Status, r.Body)
 		}
-		h.loginFrom("203.0.113.1", "alice", "wrong") // counted a day ahead
+		h.LoginFrom("203.0.113.1", "alice", "wrong") // counted a day ahead
 		m.jump(-24 * time.Hour)
 		m.wait(2 * time.Hour)
 		Must(0, h.Server.ring.LifeCycle().Maintain(ctx))
-		h.loginFrom("203.0.113.1", "alice", password).Tokens(t) // the lockout has not stuck
+		h.LoginFrom("203.0.113.1", "alice", password).Tokens(t) // the lockout has not stuck
 	})
 }
 

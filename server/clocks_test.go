@@ -205,7 +205,7 @@ func (c clockCase) run(t *testing.T, cl *cluster) string {
 		live[i], over[i] = tokens.RefreshToken, tokens.AccessToken
 	}
 	revoked := cl.replicas[0].Login("app")
-	Must(0, status200(cl.replicas[0].Post("/revoke", "app", "token", revoked.RefreshToken)))
+	Must(0, Status200(cl.replicas[0].Post("/revoke", "app", "token", revoked.RefreshToken)))
 	for _, m := range cl.machines {
 		m.wait(11 * time.Minute) // the access tokens are over
 	}

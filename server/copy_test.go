@@ -1,4 +1,4 @@
-package server
+package server_test
 
 import (
 	"errors"
@@ -10,6 +10,7 @@ import (
 	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/server"
 	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
@@ -18,39 +19,39 @@ import (
 // trail.
 func TestCopyLogsNobodyOut(t *testing.T) {
 	t.Parallel()
-	c := ConfigFor(storagetest.SQLiteURL(t))
-	c.MasterKeyFile = MasterFile(t)
-	h := OpenHarness(t, c, nil)
+	c := server.ConfigFor(storagetest.SQLiteURL(t))
+	c.MasterKeyFile = server.MasterFile(t)
+	h := server.OpenHarness(t, c, nil)
 	h.Provision()
 	tokens, other := h.Login("app"), h.Login("other")
 	tokens = h.Refresh("app", tokens.RefreshToken).Tokens(t)
 	h.Post("/revoke", "other", "token", other.AccessToken)
 	for range 4 {
-		h.loginFrom("192.0.2.7", "alice", "wrong")
+		h.LoginFrom("192.0.2.7", "alice", "wrong")
 	}
 	var users []admin.ImportedUser
 	for i := range 3000 {
 		users = append(users, admin.ImportedUser{Row: i, Username: fmt.Sprintf("user%d", i), Roles: []string{"x"}})
 	}
-	Must(h.Admin.Users().Import(ctx, users, admin.ImportOptions{}))
+	server.Must(h.Admin.Users().Import(ctx, users, admin.ImportOptions{}))
 	if err := h.Admin.Clients().Disable(ctx, "once"); err != nil {
 		t.Fatal(err)
 	}
-	before := Must(h.Admin.Audit().All(ctx, time.Time{}, ""))
+	before := server.Must(h.Admin.Audit().All(ctx, time.Time{}, ""))
 
 	databaseURL := storagetest.PostgresURL(t)
 	rows := map[string]int64{}
 	told := func(table string, n int64) { rows[table] = n }
 	o := admin.Options{Actor: "os:test", Reason: "test"}
-	if err := CopyTo(ctx, c, o, databaseURL, true, told); !errors.Is(err, storage.ErrInUse) {
+	if err := server.CopyTo(ctx, c, o, databaseURL, true, told); !errors.Is(err, storage.ErrInUse) {
 		t.Errorf("while a server runs: %v", err)
 	}
 	jwks := h.Get("/.well-known/jwks.json").Body
 	h.Server.Close()
-	if err := CopyTo(ctx, c, o, databaseURL, true, told); err != nil {
+	if err := server.CopyTo(ctx, c, o, databaseURL, true, told); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := OpenServer(ctx, c, Options{Now: h.Clock.Now, DatabaseNow: keystest.At(h.Clock.Now),
+	if s, err := server.OpenServer(ctx, c, server.Options{Now: h.Clock.Now, DatabaseNow: keystest.At(h.Clock.Now),
 		Generate: keystest.Generator()}); err == nil ||
 		!strings.Contains(err.Error(), "it was copied to ") {
 		t.Errorf("a server takes a database that was moved: %v %v", s, err)
@@ -59,23 +60,23 @@ func TestCopyLogsNobodyOut(t *testing.T) {
 		t.Errorf("%v", rows)
 	}
 	var moved *keys.UnfitError
-	if err := CopyTo(ctx, c, o, storagetest.PostgresURL(t), true, told); !errors.As(err, &moved) {
+	if err := server.CopyTo(ctx, c, o, storagetest.PostgresURL(t), true, told); !errors.As(err, &moved) {
 		t.Errorf("a second time: %v", err)
 	}
-	if _, err := OpenAdmin(ctx, c, o); !errors.As(err, &moved) {
+	if _, err := server.OpenAdmin(ctx, c, o); !errors.As(err, &moved) {
 		t.Errorf("a command takes a database that was moved: %v", err)
 	}
-	if err := CopyTo(ctx, c, o, storagetest.SQLiteURL(t), true, told); !errors.Is(err, admin.ErrInvalid) {
+	if err := server.CopyTo(ctx, c, o, storagetest.SQLiteURL(t), true, told); !errors.Is(err, admin.ErrInvalid) {
 		t.Errorf("to SQLite: %v", err)
 	}
 
-	another := ConfigFor(storagetest.SQLiteURL(t))
+	another := server.ConfigFor(storagetest.SQLiteURL(t))
 	another.MasterKeyFile = c.MasterKeyFile
-	OpenHarness(t, another, nil).Server.Close()
-	if err := CopyTo(ctx, another, o, databaseURL, true, told); !errors.Is(err, admin.ErrConflict) {
+	server.OpenHarness(t, another, nil).Server.Close()
+	if err := server.CopyTo(ctx, another, o, databaseURL, true, told); !errors.Is(err, admin.ErrConflict) {
 		t.Errorf("over a database that is in use: %v", err)
 	}
-	if a, err := OpenAdmin(ctx, another, o); err != nil {
+	if a, err := server.OpenAdmin(ctx, another, o); err != nil {
 		t.Errorf("a copy that failed has left its mark: %v", err)
 	} else {
 		a.Close()
@@ -83,7 +84,7 @@ func TestCopyLogsNobodyOut(t *testing.T) {
 
 	there := c
 	there.Database, there.AllowInsecureDatabase = databaseURL, true
-	p := OpenHarness(t, there, h.Clock)
+	p := server.OpenHarness(t, there, h.Clock)
 	if !p.Active("rs", tokens.AccessToken) || p.Active("rs", other.AccessToken) {
 		t.Error("access tokens are not what they were")
 	}
@@ -100,7 +101,7 @@ func TestCopyLogsNobodyOut(t *testing.T) {
 	if _, err := p.Admin.Audit().Verify(ctx); err != nil {
 		t.Error(err)
 	}
-	if records := Must(p.Admin.Audit().All(ctx, time.Time{}, "database.copy")); len(records) != 1 ||
+	if records := server.Must(p.Admin.Audit().All(ctx, time.Time{}, "database.copy")); len(records) != 1 ||
 		records[0].Actor != "os:test" {
 		t.Errorf("%+v", records)
 	}

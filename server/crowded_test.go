@@ -43,7 +43,7 @@ func TestRightPasswordsAtOnce(t *testing.T) {
 		var all sync.WaitGroup
 		for i := range 30 {
 			all.Go(func() {
-				if r := replicas[i%2].loginFrom("203.0.113.9", "alice", password); r.Status != http.StatusOK {
+				if r := replicas[i%2].LoginFrom("203.0.113.9", "alice", password); r.Status != http.StatusOK {
 					t.Errorf("%d %s", r.Status, r.Body)
 				}
 			})
@@ -62,12 +62,12 @@ func TestThrottledTakesNoSlot(t *testing.T) {
 	crowded(t, 1, func(t *testing.T, h *Harness) {
 		Must(h.Admin.Users().Create(ctx, "bob", password, nil))
 		for range 11 {
-			h.loginFrom("203.0.113.66", "alice", "wrong")
+			h.LoginFrom("203.0.113.66", "alice", "wrong")
 		}
 		var hashed atomic.Int64
 		h.Server.hasher.Took = func(time.Duration) { hashed.Add(1) }
 		hold := Must(h.Server.hasher.Acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
-		if r := h.loginFrom("203.0.113.66", "alice", "wrong"); r.Code(t) != "invalid_grant" {
+		if r := h.LoginFrom("203.0.113.66", "alice", "wrong"); r.Code(t) != "invalid_grant" {
 			t.Errorf("a throttled login waits for a slot: %d %s", r.Status, r.Body)
 		}
 		hold()
@@ -77,14 +77,14 @@ func TestThrottledTakesNoSlot(t *testing.T) {
 		for range 40 {
 			all.Go(func() {
 				for !stopped.Load() {
-					if r := h.loginFrom("203.0.113.66", "alice", "wrong"); r.Code(t) == "invalid_grant" {
+					if r := h.LoginFrom("203.0.113.66", "alice", "wrong"); r.Code(t) == "invalid_grant" {
 						refused.Add(1)
 					}
 				}
 			})
 		}
 		for i := range 10 {
-			if r := h.loginFrom(fmt.Sprintf("198.51.100.%d", i), "bob", password); r.Status != http.StatusOK {
+			if r := h.LoginFrom(fmt.Sprintf("198.51.100.%d", i), "bob", password); r.Status != http.StatusOK {
 				t.Errorf("bob is kept out: %d %s", r.Status, r.Body)
 			}
 		}
@@ -110,7 +110,7 @@ func TestLoginsWaitForTheirTurn(t *testing.T) {
 		}
 		for i := range 16 {
 			all.Go(func() {
-				if r := h.loginFrom("203.0.113.7", fmt.Sprintf("user%d", i), password); r.Status != http.StatusOK {
+				if r := h.LoginFrom("203.0.113.7", fmt.Sprintf("user%d", i), password); r.Status != http.StatusOK {
 					t.Errorf("%d %s", r.Status, r.Body)
 				}
 			})
@@ -118,7 +118,7 @@ func TestLoginsWaitForTheirTurn(t *testing.T) {
 		all.Wait()
 		hold := Must(h.Server.hasher.Acquire(ctx, mustAddr("192.0.2.1"), time.Minute))
 		h.Server.hasher.Expect(time.Minute)
-		r := h.loginFrom("203.0.113.7", "alice", password)
+		r := h.LoginFrom("203.0.113.7", "alice", password)
 		if after := Must(strconv.Atoi(r.Header.Get("Retry-After"))); r.Status != 503 || after < 40 || after > 50 {
 			t.Errorf("%d %s, after %d s", r.Status, r.Body, after)
 		}
@@ -156,17 +156,17 @@ func TestFamiliarityIsRenewed(t *testing.T) {
 	crowded(t, 1, func(t *testing.T, h *Harness) {
 		k := storage.NewLoginKey("alice", "app", mustAddr("192.0.2.1"))
 		seen := func() storage.LoginView { return Must(h.Server.db.Users().LoginView(ctx, k)) }
-		h.loginFrom("192.0.2.1", "alice", password).Tokens(t)
+		h.LoginFrom("192.0.2.1", "alice", password).Tokens(t)
 		first := seen().SeenAt
 		h.Step(time.Hour)
-		h.loginFrom("192.0.2.1", "alice", password).Tokens(t)
+		h.LoginFrom("192.0.2.1", "alice", password).Tokens(t)
 		if at := seen().SeenAt; !at.Equal(first) {
 			t.Errorf("written again after an hour: %v", at)
 		}
 		for range 13 { // weeks
 			h.Step(7 * 24 * time.Hour)
 			Must(0, h.Server.cleanUpOnce(ctx))
-			h.loginFrom("192.0.2.1", "alice", password).Tokens(t)
+			h.LoginFrom("192.0.2.1", "alice", password).Tokens(t)
 		}
 		Must(0, h.Server.cleanUpOnce(ctx))
 		if !seen().Familiar {

@@ -4,3 +4,20 @@ import "github.com/keyturn/keyturn/config"
 
 // settingsNow are the settings in force.
 func (s *Server) settingsNow() config.Config { return *s.config() }
+
+// What tests from outside the package use of its inside.
+const (
+	Issuer        = issuer
+	Secret        = secret
+	Password      = password
+	PublicClient  = publicClient
+	FormMediaType = formMediaType
+	MaxBody       = maxBody
+	MaxGrants     = maxGrants
+)
+
+// Noon is when the clock of a harness starts.
+var Noon = noon
+
+// Validate holds an answer to openapi.yaml.
+var Validate = validate

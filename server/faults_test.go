@@ -358,7 +358,7 @@ func TestFailOver(t *testing.T) {
 	if !reader.Active("rs", tokens.AccessToken) {
 		t.Error("the replica that only reads does not see a new token")
 	}
-	Must(0, status200(replica.Post("/revoke", "app", "token", tokens.RefreshToken)))
+	Must(0, Status200(replica.Post("/revoke", "app", "token", tokens.RefreshToken)))
 	if reader.Active("rs", tokens.AccessToken) {
 		t.Error("the replica that only reads trusts a revoked token")
 	}

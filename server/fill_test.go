@@ -1,16 +1,17 @@
-package server
+package server_test
 
 import (
 	"testing"
 
 	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/server"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
 // Tokens of filled grants are as good as those of logins.
 func TestFilledGrants(t *testing.T) {
 	t.Parallel()
-	Each(t, func(t *testing.T, h *Harness) {
+	server.Each(t, func(t *testing.T, h *server.Harness) {
 		const n = 1001
 		filled := h.FillGrants("app", n)
 		for _, i := range []int{0, 1, 500, n - 1} {
@@ -26,7 +27,7 @@ func TestFilledGrants(t *testing.T) {
 			t.Errorf("%d %s", r.Status, r.Body)
 		}
 		raw := storagetest.Raw(t, h.Config.Database)
-		if _, err := keystest.Fill(ctx, h.Server.store, raw, "app", n, h.Config.RefreshMaxTTL, noon); err == nil {
+		if _, err := keystest.Fill(ctx, h.Server.Store(), raw, "app", n, h.Config.RefreshMaxTTL, noon); err == nil {
 			t.Error("filled twice")
 		}
 	})

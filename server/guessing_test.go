@@ -34,7 +34,7 @@ func TestGuessing(t *testing.T) {
 		for i := range 20 {
 			Must(h.Admin.Users().Create(ctx, fmt.Sprintf("user%d", i), password, nil))
 		}
-		h.loginFrom("192.0.2.1", "alice", password).Tokens(t)
+		h.LoginFrom("192.0.2.1", "alice", password).Tokens(t)
 
 		// One account, from 2 000 addresses, in many spellings.
 		spellings := []string{"alice", "Alice", "ALICE", "aLiCe", "ａｌｉｃｅ"}
@@ -46,7 +46,7 @@ func TestGuessing(t *testing.T) {
 		}
 		// Many accounts, from one address.
 		for i := range 200 {
-			h.loginFrom("203.0.113.77", fmt.Sprintf("user%d", i%20), "wrong")
+			h.LoginFrom("203.0.113.77", fmt.Sprintf("user%d", i%20), "wrong")
 		}
 		if n := judgedIn(h) - 10; n != 100 {
 			t.Errorf("%d guesses from one address were judged, not 100", n)
@@ -54,7 +54,7 @@ func TestGuessing(t *testing.T) {
 		// Elsewhere, and after a restart, the counts are the same.
 		again := OpenHarness(t, c, h.Clock)
 		for i := range 20 {
-			again.loginFrom("203.0.113.77", fmt.Sprintf("user%d", i), "wrong")
+			again.LoginFrom("203.0.113.77", fmt.Sprintf("user%d", i), "wrong")
 			again.loginFromEach(5000+i, "alice")
 		}
 		if n := judgedIn(again); n != 0 {
@@ -68,7 +68,7 @@ func TestGuessing(t *testing.T) {
 		failed := 0
 		for i := range 50 {
 			h.loginFromEach(i, "alice")
-			if h.loginFrom("192.0.2.1", "alice", password).Status != http.StatusOK {
+			if h.LoginFrom("192.0.2.1", "alice", password).Status != http.StatusOK {
 				failed++
 			}
 		}
@@ -80,7 +80,7 @@ func TestGuessing(t *testing.T) {
 
 // loginFromEach guesses from the i-th of many addresses.
 func (h *Harness) loginFromEach(i int, name string) {
-	r := h.loginFrom(fmt.Sprintf("2001:db8:%x:%x::1", i/100, i), url.QueryEscape(name), "wrong")
+	r := h.LoginFrom(fmt.Sprintf("2001:db8:%x:%x::1", i/100, i), url.QueryEscape(name), "wrong")
 	if r.Code(h.T) != "invalid_grant" {
 		h.T.Fatal(r.Status, r.Body)
 	}
@@ -94,7 +94,7 @@ func TestFailedLoginsAreAlike(t *testing.T) {
 		Must(0, h.Admin.Users().Disable(ctx, "gone"))
 		Must(h.Admin.Users().Create(ctx, "throttled", password, nil))
 		for i := range 11 {
-			h.loginFrom(fmt.Sprintf("203.0.113.%d", i), "throttled", "wrong")
+			h.LoginFrom(fmt.Sprintf("203.0.113.%d", i), "throttled", "wrong")
 		}
 		took := map[string][]time.Duration{}
 		for range 5 { // on a busy machine it takes more samples
@@ -116,7 +116,7 @@ func (h *Harness) failLogins(took map[string][]time.Duration) {
 	for i := range 15 {
 		for _, name := range []string{"alice", "nobody", "gone", "throttled"} {
 			began := time.Now()
-			r := h.loginFrom(fmt.Sprintf("2001:db8:%x::1", 100+i), name, "wrong"+name)
+			r := h.LoginFrom(fmt.Sprintf("2001:db8:%x::1", 100+i), name, "wrong"+name)
 			took[name] = append(took[name], time.Since(began))
 			r.Header.Del("Date")
 			r.Header.Del("X-Request-Id")

@@ -489,4 +489,17 @@ func (h *Harness) RawExchange(request string) string {
 	return string(answer)
 }
 
+// SQLiteURL names a new SQLite database with the schema and a master key.
 func SQLiteURL(t testing.TB) string { return withMaster(t, storagetest.SQLiteReady(t)) }
+
+// Status200 returns an error unless the answer is 200 with an empty object.
+func Status200(r Reply) error {
+	if r.Status != http.StatusOK || r.Body != "{}\n" {
+		return statusError(r.Body)
+	}
+	return nil
+}
+
+type statusError string
+
+func (e statusError) Error() string { return string(e) }

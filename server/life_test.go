@@ -1,4 +1,4 @@
-package server
+package server_test
 
 import (
 	"encoding/json"
@@ -11,17 +11,21 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/server"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
 func TestIntrospectionTellsWhatTheTokenSays(t *testing.T) {
 	t.Parallel()
-	Each(t, func(t *testing.T, h *Harness) {
+	server.Each(t, func(t *testing.T, h *server.Harness) {
 		tokens := h.Login("app")
 		claims := verifyByHand(t, h, tokens.AccessToken)
 		for _, caller := range []string{"rs", "app"} {
 			var got api.Introspection
-			Must(0, json.Unmarshal([]byte(h.Post("/introspect", caller, "token", tokens.AccessToken).Body), &got))
+			server.Must(
+				0,
+				json.Unmarshal([]byte(h.Post("/introspect", caller, "token", tokens.AccessToken).Body), &got),
+			)
 			want := api.Introspection{
 				Active:    true,
 				Issuer:    claims.Issuer,
@@ -56,38 +60,48 @@ func TestIntrospectionTellsWhatTheTokenSays(t *testing.T) {
 func TestEndings(t *testing.T) {
 	t.Parallel()
 	endings := map[string]struct {
-		end   func(h *Harness, tokens api.TokenResponse) error
+		end   func(h *server.Harness, tokens api.TokenResponse) error
 		alive bool // the access token, afterwards
 	}{
-		"revoke the refresh token": {end: func(h *Harness, tokens api.TokenResponse) error {
-			return status200(h.Post("/revoke", "app", "token", tokens.RefreshToken))
+		"revoke the refresh token": {end: func(h *server.Harness, tokens api.TokenResponse) error {
+			return server.Status200(h.Post("/revoke", "app", "token", tokens.RefreshToken))
 		}},
-		"revoke the access token": {end: func(h *Harness, tokens api.TokenResponse) error {
-			return status200(h.Post("/revoke", "app", "token", tokens.AccessToken))
+		"revoke the access token": {end: func(h *server.Harness, tokens api.TokenResponse) error {
+			return server.Status200(h.Post("/revoke", "app", "token", tokens.AccessToken))
 		}},
-		"revoke with a wrong hint": {end: func(h *Harness, tokens api.TokenResponse) error {
-			return status200(h.Post("/revoke", "app", "token", tokens.AccessToken, "token_type_hint", "refresh_token"))
+		"revoke with a wrong hint": {end: func(h *server.Harness, tokens api.TokenResponse) error {
+			return server.Status200(
+				h.Post("/revoke", "app", "token", tokens.AccessToken, "token_type_hint", "refresh_token"),
+			)
 		}},
-		"revoke a used refresh token": {end: func(h *Harness, tokens api.TokenResponse) error {
+		"revoke a used refresh token": {end: func(h *server.Harness, tokens api.TokenResponse) error {
 			h.Refresh("app", tokens.RefreshToken).Tokens(h.T)
-			return status200(h.Post("/revoke", "app", "token", tokens.RefreshToken))
+			return server.Status200(h.Post("/revoke", "app", "token", tokens.RefreshToken))
 		}},
 		"disable the user": {
-			end: func(h *Harness, _ api.TokenResponse) error { return h.Admin.Users().Disable(ctx, "Alice") },
+			end: func(h *server.Harness, _ api.TokenResponse) error {
+				return h.Admin.Users().Disable(ctx, "Alice")
+			},
 		},
 		"delete the user": {
-			end: func(h *Harness, _ api.TokenResponse) error { return h.Admin.Users().Delete(ctx, "alice") },
+			end: func(h *server.Harness, _ api.TokenResponse) error {
+				return h.Admin.Users().Delete(ctx, "alice")
+			},
 		},
-		"change the password": {end: func(h *Harness, _ api.TokenResponse) error {
+		"change the password": {end: func(h *server.Harness, _ api.TokenResponse) error {
 			return h.Admin.Users().SetPassword(ctx, "alice", "another long password")
 		}},
 		"disable the client": {
-			end: func(h *Harness, _ api.TokenResponse) error { return h.Admin.Clients().Disable(ctx, "app") },
+			end: func(h *server.Harness, _ api.TokenResponse) error {
+				return h.Admin.Clients().Disable(ctx, "app")
+			},
 		},
 		"delete the client": {
-			end: func(h *Harness, _ api.TokenResponse) error { return h.Admin.Clients().Delete(ctx, "app") },
+			end: func(h *server.Harness, _ api.TokenResponse) error {
+				return h.Admin.Clients().Delete(ctx, "app")
+			},
 		},
-		"revoke by the id of the grant": {end: func(h *Harness, _ api.TokenResponse) error {
+		"revoke by the id of the grant": {end: func(h *server.Harness, _ api.TokenResponse) error {
 			grants, err := h.Admin.Grants().All(ctx, "alice", "app")
 			if err != nil {
 				return err
@@ -95,35 +109,43 @@ func TestEndings(t *testing.T) {
 			return h.Admin.Grants().Revoke(ctx, grants[0].ID.String())
 		}},
 		"revoke all of the user": {
-			end: func(h *Harness, _ api.TokenResponse) error { return h.Admin.Grants().RevokeOfUser(ctx, "alice") },
+			end: func(h *server.Harness, _ api.TokenResponse) error {
+				return h.Admin.Grants().RevokeOfUser(ctx, "alice")
+			},
 		},
 		"revoke all of the client": {
-			end: func(h *Harness, _ api.TokenResponse) error { return h.Admin.Grants().RevokeOfClient(ctx, "app") },
+			end: func(h *server.Harness, _ api.TokenResponse) error {
+				return h.Admin.Grants().RevokeOfClient(ctx, "app")
+			},
 		},
 		"revoke all": {
-			end: func(h *Harness, _ api.TokenResponse) error { return h.Admin.Grants().RevokeAll(ctx) },
+			end: func(h *server.Harness, _ api.TokenResponse) error {
+				return h.Admin.Grants().RevokeAll(ctx)
+			},
 		},
-		"revoke by another client": {alive: true, end: func(h *Harness, tokens api.TokenResponse) error {
-			if err := status200(h.Post("/revoke", "other", "token", tokens.RefreshToken)); err != nil {
+		"revoke by another client": {alive: true, end: func(h *server.Harness, tokens api.TokenResponse) error {
+			if err := server.Status200(h.Post("/revoke", "other", "token", tokens.RefreshToken)); err != nil {
 				return err
 			}
-			return status200(h.Post("/revoke", "other", "token", tokens.AccessToken))
+			return server.Status200(h.Post("/revoke", "other", "token", tokens.AccessToken))
 		}},
 		"disable another client": {
 			alive: true,
-			end:   func(h *Harness, _ api.TokenResponse) error { return h.Admin.Clients().Disable(ctx, "other") },
+			end: func(h *server.Harness, _ api.TokenResponse) error {
+				return h.Admin.Clients().Disable(ctx, "other")
+			},
 		},
 	}
 	for name, c := range endings {
 		t.Run(name, func(t *testing.T) {
-			Each(t, func(t *testing.T, h *Harness) {
-				replica := OpenHarness(t, h.Config, h.Clock)
+			server.Each(t, func(t *testing.T, h *server.Harness) {
+				replica := server.OpenHarness(t, h.Config, h.Clock)
 				tokens := h.Login("app")
 				if !h.Active("rs", tokens.AccessToken) || !replica.Active("rs", tokens.AccessToken) {
 					t.Fatal("not active at the start")
 				}
-				Must(0, c.end(h, tokens))
-				for _, r := range []*Harness{h, replica} {
+				server.Must(0, c.end(h, tokens))
+				for _, r := range []*server.Harness{h, replica} {
 					if r.Active("rs", tokens.AccessToken) != c.alive {
 						t.Errorf("introspection says active: %v", !c.alive)
 					}
@@ -139,28 +161,17 @@ func TestEndings(t *testing.T) {
 	}
 }
 
-type statusError string
-
-func (e statusError) Error() string { return string(e) }
-
-func status200(r Reply) error {
-	if r.Status != http.StatusOK || r.Body != "{}\n" {
-		return statusError(r.Body)
-	}
-	return nil
-}
-
 func TestEnabledUserLogsInAgain(t *testing.T) {
 	t.Parallel()
-	Each(t, func(t *testing.T, h *Harness) {
+	server.Each(t, func(t *testing.T, h *server.Harness) {
 		tokens := h.Login("app")
-		Must(0, h.Admin.Users().Disable(ctx, "alice"))
+		server.Must(0, h.Admin.Users().Disable(ctx, "alice"))
 		if r := h.Post("/token", "app", "grant_type", "password", "username", "alice", "password", password); r.Code(
 			t,
 		) != "invalid_grant" {
 			t.Error("a disabled user logs in")
 		}
-		Must(0, h.Admin.Users().Enable(ctx, "alice"))
+		server.Must(0, h.Admin.Users().Enable(ctx, "alice"))
 		h.Login("app")
 		if r := h.Refresh("app", tokens.RefreshToken); r.Code(t) != "invalid_grant" {
 			t.Error("a grant came back to life")
@@ -170,14 +181,14 @@ func TestEnabledUserLogsInAgain(t *testing.T) {
 
 func TestSecretRotation(t *testing.T) {
 	t.Parallel()
-	Each(t, func(t *testing.T, h *Harness) {
+	server.Each(t, func(t *testing.T, h *server.Harness) {
 		try := func(secret string) int {
-			r := Must(http.NewRequest(http.MethodPost, h.Base+"/introspect", strings.NewReader("token=x")))
+			r := server.Must(http.NewRequest(http.MethodPost, h.Base+"/introspect", strings.NewReader("token=x")))
 			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-			r.Header.Set("Authorization", Basic("app", secret))
+			r.Header.Set("Authorization", server.Basic("app", secret))
 			return h.Send(r).Status
 		}
-		rotated := Must(h.Admin.Clients().RotateSecret(ctx, "app", "", time.Hour))
+		rotated := server.Must(h.Admin.Clients().RotateSecret(ctx, "app", "", time.Hour))
 		if try(secret) != 200 || try(rotated.Secret) != 200 {
 			t.Error("not both secrets work")
 		}
@@ -185,7 +196,7 @@ func TestSecretRotation(t *testing.T) {
 		if try(secret) != 401 || try(rotated.Secret) != 200 {
 			t.Error("the old secret does not lapse")
 		}
-		c := Must(h.Server.db.Clients().ByID(ctx, "app"))
+		c := server.Must(h.Server.Store().DB.Clients().ByID(ctx, "app"))
 		if strings.Contains(c.SecretHash+c.PreviousSecretHash, rotated.Secret) ||
 			strings.Contains(c.SecretHash+c.PreviousSecretHash, secret) {
 			t.Error("a secret rests in the database")
@@ -196,9 +207,9 @@ func TestSecretRotation(t *testing.T) {
 // Nothing in the database is a token, and a forged refresh token costs no query.
 func TestForgedRefreshTokenCostsNoQuery(t *testing.T) {
 	t.Parallel()
-	Each(t, func(t *testing.T, h *Harness) {
+	server.Each(t, func(t *testing.T, h *server.Harness) {
 		token := h.Login("app").RefreshToken
-		secrets := h.Server.ring.Secrets()
+		secrets := h.Server.Store().Ring.Secrets()
 		real, ok := secrets.OpenRefreshToken(token)
 		if !ok || secrets.SealRefreshToken(real, h.Clock.Now()) != token {
 			t.Fatal("a token does not open, or seals to another")
@@ -212,7 +223,7 @@ func TestForgedRefreshTokenCostsNoQuery(t *testing.T) {
 				t.Errorf("altered at %d: %s opens", i, forged)
 			}
 		}
-		g := Must(h.Server.db.Grants().State(ctx, real.Grant))
+		g := server.Must(h.Server.Store().DB.Grants().State(ctx, real.Grant))
 		if strings.Contains(g.FamilyHash, string(real.Family[:])) || len(g.FamilyHash) != 43 {
 			t.Error("the family rests in the database")
 		}
@@ -222,12 +233,12 @@ func TestForgedRefreshTokenCostsNoQuery(t *testing.T) {
 func TestDatabaseAway(t *testing.T) {
 	t.Parallel()
 	databaseURL := storagetest.PostgresURL(t)
-	h := OpenHarness(t, ConfigFor(databaseURL), nil)
+	h := server.OpenHarness(t, server.ConfigFor(databaseURL), nil)
 	h.Provision()
 	tokens := h.Login("app")
 	restore := storagetest.CutOff(t, databaseURL)
 	defer restore()
-	answers := map[string]Reply{
+	answers := map[string]server.Reply{
 		"password":   h.Post("/token", "app", "grant_type", "password", "username", "alice", "password", password),
 		"refresh":    h.Refresh("app", tokens.RefreshToken),
 		"revoke":     h.Post("/revoke", "app", "token", tokens.RefreshToken),
@@ -254,12 +265,12 @@ func TestDatabaseAway(t *testing.T) {
 // Tokens stay good through a rotation, and what signs is what the JWKS says.
 func TestRotationBreaksNoToken(t *testing.T) {
 	t.Parallel()
-	Each(t, func(t *testing.T, h *Harness) {
+	server.Each(t, func(t *testing.T, h *server.Harness) {
 		before := h.Login("app")
 		etag := h.Get("/.well-known/jwks.json").Header.Get("ETag")
 		h.Step(25 * time.Hour)
 		before = h.Refresh("app", before.RefreshToken).Tokens(t)
-		Must(h.Admin.Keys().Rotate(ctx, false))
+		server.Must(h.Admin.Keys().Rotate(ctx, false))
 		if h.Get("/.well-known/jwks.json").Header.Get("ETag") == etag {
 			t.Error("the ETag stays")
 		}
@@ -277,17 +288,17 @@ func TestRotationBreaksNoToken(t *testing.T) {
 
 func TestIssuerWithPath(t *testing.T) {
 	t.Parallel()
-	c := ConfigFor(SQLiteURL(t))
+	c := server.ConfigFor(server.SQLiteURL(t))
 	c.Issuer = "http://localhost:8080/tenant"
-	h := OpenHarness(t, c, nil)
+	h := server.OpenHarness(t, c, nil)
 	h.Provision()
 	var m api.Metadata
-	res := Must(http.Get(h.Base + "/.well-known/oauth-authorization-server/tenant"))
+	res := server.Must(http.Get(h.Base + "/.well-known/oauth-authorization-server/tenant"))
 	defer res.Body.Close()
-	Must(0, json.NewDecoder(res.Body).Decode(&m))
+	server.Must(0, json.NewDecoder(res.Body).Decode(&m))
 	for _, endpoint := range []string{m.TokenEndpoint, m.RevocationEndpoint, m.IntrospectionEndpoint, m.JWKSURI} {
 		path := strings.TrimPrefix(endpoint, "http://localhost:8080")
-		r := Must(http.PostForm(h.Base+path, url.Values{}))
+		r := server.Must(http.PostForm(h.Base+path, url.Values{}))
 		r.Body.Close()
 		if r.StatusCode != http.StatusUnauthorized && endpoint != m.JWKSURI || r.StatusCode == http.StatusNotFound {
 			t.Errorf("%s: %d", endpoint, r.StatusCode)
@@ -301,7 +312,7 @@ func TestIssuerWithPath(t *testing.T) {
 // A driver may send a statement again after a cut connection. The second run of a refresh is told what the first did.
 func TestStatementSentTwice(t *testing.T) {
 	t.Parallel()
-	Each(t, func(t *testing.T, h *Harness) {
+	server.Each(t, func(t *testing.T, h *server.Harness) {
 		first := h.Login("app")
 		answered := h.Refresh("app", first.RefreshToken).Tokens(t) // this answer is lost
 		again := h.Refresh("app", first.RefreshToken).Tokens(t)

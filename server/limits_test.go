@@ -15,8 +15,8 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// loginFrom logs in as a request from the address given would, through a trusted proxy.
-func (h *Harness) loginFrom(address, username, password string) Reply {
+// LoginFrom logs in as a request from the address given would, through a trusted proxy.
+func (h *Harness) LoginFrom(address, username, password string) Reply {
 	h.T.Helper()
 	body := "grant_type=password&username=" + username + "&password=" + strings.ReplaceAll(password, " ", "+")
 	r := Must(http.NewRequest(http.MethodPost, h.Base+"/token", strings.NewReader(body)))
@@ -42,19 +42,19 @@ func eachThrottled(t *testing.T, test func(t *testing.T, h *Harness)) {
 func TestThrottleSparesTheOwner(t *testing.T) {
 	t.Parallel()
 	eachThrottled(t, func(t *testing.T, h *Harness) {
-		h.loginFrom("192.0.2.1", "alice", password).Tokens(t)
+		h.LoginFrom("192.0.2.1", "alice", password).Tokens(t)
 		for i := range 30 {
-			if r := h.loginFrom(fmt.Sprintf("203.0.113.%d", i), "Alice", "wrong"); r.Code(t) != "invalid_grant" {
+			if r := h.LoginFrom(fmt.Sprintf("203.0.113.%d", i), "Alice", "wrong"); r.Code(t) != "invalid_grant" {
 				t.Fatal(r.Body)
 			}
 		}
-		throttled := h.loginFrom("203.0.113.200", "alice", password)
-		wrong := h.loginFrom("203.0.113.200", "alice", "wrong")
+		throttled := h.LoginFrom("203.0.113.200", "alice", password)
+		wrong := h.LoginFrom("203.0.113.200", "alice", "wrong")
 		if throttled.Body != wrong.Body || throttled.Status != wrong.Status {
 			t.Errorf("throttled: %d %s, wrong: %d %s", throttled.Status, throttled.Body, wrong.Status, wrong.Body)
 		}
-		h.loginFrom("192.0.2.1", "alice", password).Tokens(t)
-		h.loginFrom("203.0.113.201", "alice", password).Tokens(t) // her login has lifted the throttle
+		h.LoginFrom("192.0.2.1", "alice", password).Tokens(t)
+		h.LoginFrom("203.0.113.201", "alice", password).Tokens(t) // her login has lifted the throttle
 	})
 }
 
@@ -68,7 +68,7 @@ func TestParallelGuesses(t *testing.T) {
 		var busy atomic.Int64
 		for i := range 200 {
 			guesses.Go(func() {
-				r := []*Harness{h, replica}[i%2].loginFrom("203.0.113.1", "alice", "wrong")
+				r := []*Harness{h, replica}[i%2].LoginFrom("203.0.113.1", "alice", "wrong")
 				if r.Status == http.StatusServiceUnavailable {
 					busy.Add(1)
 				} else if r.Status != http.StatusBadRequest {
@@ -83,11 +83,11 @@ func TestParallelGuesses(t *testing.T) {
 			t.Errorf("%d guesses were judged, %d were refused as busy", judged, busy.Load())
 		}
 		h.Step(time.Minute)
-		if r := h.loginFrom("203.0.113.2", "alice", password); busy.Load() < 180 && r.Status != 400 {
+		if r := h.LoginFrom("203.0.113.2", "alice", password); busy.Load() < 180 && r.Status != 400 {
 			t.Errorf("not throttled: %d", r.Status)
 		}
 		h.Step(3 * time.Hour)
-		h.loginFrom("203.0.113.2", "alice", password).Tokens(t)
+		h.LoginFrom("203.0.113.2", "alice", password).Tokens(t)
 	})
 }
 
@@ -97,27 +97,27 @@ func TestThrottleGrowsAndEnds(t *testing.T) {
 	eachThrottled(t, func(t *testing.T, h *Harness) {
 		k := storage.NewLoginKey("alice", "app", netip.MustParseAddr("203.0.113.1"))
 		for range 10 {
-			h.loginFrom("203.0.113.1", "alice", "wrong")
+			h.LoginFrom("203.0.113.1", "alice", "wrong")
 		}
 		h.Step(15*time.Minute - time.Second)
-		if h.loginFrom("203.0.113.1", "alice", password).Status != 400 {
+		if h.LoginFrom("203.0.113.1", "alice", password).Status != 400 {
 			t.Error("judged within the window")
 		}
 		h.Step(time.Second)
-		h.loginFrom("203.0.113.1", "alice", "wrong") // the one guess of this window
+		h.LoginFrom("203.0.113.1", "alice", "wrong") // the one guess of this window
 		h.Step(29 * time.Minute)
-		if h.loginFrom("203.0.113.1", "alice", password).Status != 400 {
+		if h.LoginFrom("203.0.113.1", "alice", password).Status != 400 {
 			t.Error("the delay does not grow")
 		}
 		for range storage.MaxConsecutive {
 			h.fails(k)
 		}
 		h.Step(24 * time.Hour)
-		if h.loginFrom("203.0.113.1", "alice", password).Status != 400 {
+		if h.LoginFrom("203.0.113.1", "alice", password).Status != 400 {
 			t.Error("judged after a hundred failures in a row")
 		}
 		Must(0, h.Admin.Users().SetPassword(ctx, "alice", password))
-		h.loginFrom("203.0.113.1", "alice", password).Tokens(t)
+		h.LoginFrom("203.0.113.1", "alice", password).Tokens(t)
 	})
 }
 
@@ -125,9 +125,9 @@ func TestForgedForwardedForDoesNotCount(t *testing.T) {
 	t.Parallel()
 	Each(t, func(t *testing.T, h *Harness) { // no proxy is trusted here
 		for i := range 12 {
-			h.loginFrom(fmt.Sprintf("203.0.113.%d", i), "alice", "wrong")
+			h.LoginFrom(fmt.Sprintf("203.0.113.%d", i), "alice", "wrong")
 		}
-		if h.loginFrom("203.0.113.99", "alice", password).Status != 400 {
+		if h.LoginFrom("203.0.113.99", "alice", password).Status != 400 {
 			t.Error("a forged address gives a new budget")
 		}
 	})

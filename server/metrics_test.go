@@ -30,7 +30,7 @@ func TestAlertsAskForWhatThereIs(t *testing.T) {
 			)
 		}
 		h.Post("/token", "app", "grant_type", "of-a-stranger")
-		h.loginFrom("192.0.2.1", "a-stranger", "wrong")
+		h.LoginFrom("192.0.2.1", "a-stranger", "wrong")
 		text := h.metricsText()
 		for _, made := range []string{"stranger", "FROB", "nobody"} {
 			if strings.Contains(text, made) {

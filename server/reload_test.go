@@ -62,9 +62,9 @@ func TestReload(t *testing.T) {
 			t.Error(got)
 		}
 		for range 3 {
-			h.loginFrom("192.0.2.7", "alice", "wrong")
+			h.LoginFrom("192.0.2.7", "alice", "wrong")
 		}
-		if r := h.loginFrom("192.0.2.7", "alice", password); r.Status == 200 {
+		if r := h.LoginFrom("192.0.2.7", "alice", password); r.Status == 200 {
 			t.Error("the limit of failed logins is the old one")
 		}
 		if log := h.Log.String(); !strings.Contains(log, `"settings":"listen"`) ||

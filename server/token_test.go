@@ -1,4 +1,4 @@
-package server
+package server_test
 
 import (
 	"crypto"
@@ -17,16 +17,17 @@ import (
 
 	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/server"
 )
 
 // verifyByHand verifies a token with the standard library alone, from what the JWKS publishes.
-func verifyByHand(t *testing.T, h *Harness, token string) api.AccessToken {
+func verifyByHand(t *testing.T, h *server.Harness, token string) api.AccessToken {
 	t.Helper()
 	return verifyTyp(t, h, token, "at+jwt")
 }
 
 // verifyTyp is verifyByHand of a token that says to be of another typ.
-func verifyTyp(t *testing.T, h *Harness, token, typ string) (claims api.AccessToken) {
+func verifyTyp(t *testing.T, h *server.Harness, token, typ string) (claims api.AccessToken) {
 	t.Helper()
 	var set struct{ Keys []struct{ KID, N, E string } }
 	if err := json.Unmarshal([]byte(h.Get("/.well-known/jwks.json").Body), &set); err != nil {
@@ -35,7 +36,7 @@ func verifyTyp(t *testing.T, h *Harness, token, typ string) (claims api.AccessTo
 	parts := strings.Split(token, ".")
 	b64 := base64.RawURLEncoding
 	var header struct{ Alg, Typ, KID string }
-	if err := json.Unmarshal(Must(b64.DecodeString(parts[0])), &header); err != nil || header.Alg != "RS256" ||
+	if err := json.Unmarshal(server.Must(b64.DecodeString(parts[0])), &header); err != nil || header.Alg != "RS256" ||
 		header.Typ != typ {
 		t.Fatalf("header %+v, %v", header, err)
 	}
@@ -44,14 +45,15 @@ func verifyTyp(t *testing.T, h *Harness, token, typ string) (claims api.AccessTo
 			continue
 		}
 		public := &rsa.PublicKey{
-			N: new(big.Int).SetBytes(Must(b64.DecodeString(k.N))),
-			E: int(new(big.Int).SetBytes(Must(b64.DecodeString(k.E))).Int64()),
+			N: new(big.Int).SetBytes(server.Must(b64.DecodeString(k.N))),
+			E: int(new(big.Int).SetBytes(server.Must(b64.DecodeString(k.E))).Int64()),
 		}
 		sum := sha256.Sum256([]byte(parts[0] + "." + parts[1]))
-		if err := rsa.VerifyPKCS1v15(public, crypto.SHA256, sum[:], Must(b64.DecodeString(parts[2]))); err != nil {
+		signature := server.Must(b64.DecodeString(parts[2]))
+		if err := rsa.VerifyPKCS1v15(public, crypto.SHA256, sum[:], signature); err != nil {
 			t.Fatal(err)
 		}
-		if err := json.Unmarshal(Must(b64.DecodeString(parts[1])), &claims); err != nil {
+		if err := json.Unmarshal(server.Must(b64.DecodeString(parts[1])), &claims); err != nil {
 			t.Fatal(err)
 		}
 		return claims
@@ -62,7 +64,7 @@ func verifyTyp(t *testing.T, h *Harness, token, typ string) (claims api.AccessTo
 
 func TestPasswordGrant(t *testing.T) {
 	t.Parallel()
-	Each(t, func(t *testing.T, h *Harness) {
+	server.Each(t, func(t *testing.T, h *server.Harness) {
 		r := h.Post("/token", "app", "grant_type", "password", "username", "ALICE", "password", password)
 		tokens := r.Tokens(t)
 		want := api.TokenResponse{
@@ -77,7 +79,7 @@ func TestPasswordGrant(t *testing.T) {
 			t.Error(cmp.Diff(want, tokens))
 		}
 		claims := verifyByHand(t, h, tokens.AccessToken)
-		alice := Must(h.Admin.Users().Find(ctx, "alice"))
+		alice := server.Must(h.Admin.Users().Find(ctx, "alice"))
 		wantClaims := api.AccessToken{
 			Issuer:   issuer,
 			Subject:  alice.Sub,
@@ -108,10 +110,10 @@ func TestPasswordGrant(t *testing.T) {
 // revoked.
 func TestTokenTyp(t *testing.T) {
 	t.Parallel()
-	Each(t, func(t *testing.T, h *Harness) {
+	server.Each(t, func(t *testing.T, h *server.Harness) {
 		tokens := h.Login("app")
 		for _, typ := range []string{"JWT", "at+jwt"} {
-			Must(h.Admin.Clients().Update(ctx, "app", func(c *admin.ClientSpec) { c.TokenTyp = typ }))
+			server.Must(h.Admin.Clients().Update(ctx, "app", func(c *admin.ClientSpec) { c.TokenTyp = typ }))
 			refreshed := h.Post("/token", "app", "grant_type", "refresh_token", "refresh_token", tokens.RefreshToken).
 				Tokens(t)
 			for _, token := range []string{refreshed.AccessToken, h.Login("app").AccessToken} {
@@ -125,7 +127,7 @@ func TestTokenTyp(t *testing.T) {
 			verifyTyp(t, h, h.Login("other").AccessToken, "at+jwt")
 			tokens = refreshed
 		}
-		Must(h.Admin.Clients().Update(ctx, "app", func(c *admin.ClientSpec) { c.TokenTyp = "JWT" }))
+		server.Must(h.Admin.Clients().Update(ctx, "app", func(c *admin.ClientSpec) { c.TokenTyp = "JWT" }))
 		token := h.Login("app").AccessToken
 		h.Post("/revoke", "app", "token", token)
 		if h.Active("rs", token) {
@@ -142,8 +144,8 @@ func TestTokenTyp(t *testing.T) {
 
 func TestScopeAndResource(t *testing.T) {
 	t.Parallel()
-	Each(t, func(t *testing.T, h *Harness) {
-		login := func(more ...string) Reply {
+	server.Each(t, func(t *testing.T, h *server.Harness) {
+		login := func(more ...string) server.Reply {
 			return h.Post(
 				"/token",
 				"app",
@@ -188,10 +190,10 @@ func TestScopeAndResource(t *testing.T) {
 // What a client may no longer have is not issued again, and the refusal costs it nothing.
 func TestWithdrawnFromTheClient(t *testing.T) {
 	t.Parallel()
-	Each(t, func(t *testing.T, h *Harness) {
+	server.Each(t, func(t *testing.T, h *server.Harness) {
 		tokens := h.Login("app")
 		h.Step(time.Second)
-		update := func(change func(*admin.ClientSpec)) { Must(h.Admin.Clients().Update(ctx, "app", change)) }
+		update := func(change func(*admin.ClientSpec)) { server.Must(h.Admin.Clients().Update(ctx, "app", change)) }
 		update(func(s *admin.ClientSpec) { s.Scope = "read" })
 		tokens = h.Refresh("app", tokens.RefreshToken).Tokens(t)
 		if tokens.Scope != "read" {
@@ -221,7 +223,7 @@ func TestWithdrawnFromTheClient(t *testing.T) {
 
 func TestRefreshGrant(t *testing.T) {
 	t.Parallel()
-	Each(t, func(t *testing.T, h *Harness) {
+	server.Each(t, func(t *testing.T, h *server.Harness) {
 		first := h.Login("app")
 		second := h.Refresh("app", first.RefreshToken).Tokens(t)
 		retried := h.Refresh("app", first.RefreshToken).Tokens(t)
@@ -253,7 +255,7 @@ func TestRefreshGrant(t *testing.T) {
 
 func TestRefreshExpiry(t *testing.T) {
 	t.Parallel()
-	Each(t, func(t *testing.T, h *Harness) {
+	server.Each(t, func(t *testing.T, h *server.Harness) {
 		resting := h.Login("app")
 		tokens := h.Login("app")
 		for range 9 {
@@ -274,7 +276,7 @@ func TestRefreshExpiry(t *testing.T) {
 // An access token never outlives its grant.
 func TestAccessTokenEndsWithItsGrant(t *testing.T) {
 	t.Parallel()
-	Each(t, func(t *testing.T, h *Harness) {
+	server.Each(t, func(t *testing.T, h *server.Harness) {
 		tokens := h.Login("app")
 		for range 8 {
 			h.Step(11 * 24 * time.Hour)
@@ -292,7 +294,7 @@ func TestAccessTokenEndsWithItsGrant(t *testing.T) {
 // Whoever logs in at every call has a hundred grants, not more, and the oldest end first.
 func TestGrantsAreCapped(t *testing.T) {
 	t.Parallel()
-	Each(t, func(t *testing.T, h *Harness) {
+	server.Each(t, func(t *testing.T, h *server.Harness) {
 		first := h.Login("app")
 		h.Step(time.Second)
 		for range maxGrants - 1 {
@@ -310,9 +312,9 @@ func TestGrantsAreCapped(t *testing.T) {
 
 func TestPasswordGrantOff(t *testing.T) {
 	t.Parallel()
-	c := ConfigFor(SQLiteURL(t))
+	c := server.ConfigFor(server.SQLiteURL(t))
 	c.PasswordGrant = false
-	h := OpenHarness(t, c, nil)
+	h := server.OpenHarness(t, c, nil)
 	h.Provision()
 	if r := h.Post("/token", "app", "grant_type", "password", "username", "alice", "password", password); r.Code(
 		t,
@@ -330,12 +332,12 @@ func TestPasswordGrantOff(t *testing.T) {
 // A hundred uses of one refresh token at once, over two replicas.
 func TestRefreshRaceOverReplicas(t *testing.T) {
 	t.Parallel()
-	Each(t, func(t *testing.T, h *Harness) {
-		replica := OpenHarness(t, h.Config, h.Clock)
+	server.Each(t, func(t *testing.T, h *server.Harness) {
+		replica := server.OpenHarness(t, h.Config, h.Clock)
 		token := h.Login("app").RefreshToken
-		answers := make(chan Reply)
+		answers := make(chan server.Reply)
 		for i := range 100 {
-			go func() { answers <- []*Harness{h, replica}[i%2].Refresh("app", token) }()
+			go func() { answers <- []*server.Harness{h, replica}[i%2].Refresh("app", token) }()
 		}
 		successors := map[string]bool{}
 		for range 100 {

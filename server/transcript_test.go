@@ -1,4 +1,4 @@
-package server
+package server_test
 
 import (
 	"flag"
@@ -15,6 +15,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"github.com/keyturn/keyturn/passwords"
+	"github.com/keyturn/keyturn/server"
 )
 
 var update = flag.Bool("update", false, "write what the server answers into the transcripts")
@@ -25,19 +26,19 @@ var update = flag.Bool("update", false, "write what the server answers into the 
 // are masked.
 func TestTranscripts(t *testing.T) {
 	t.Parallel()
-	files := Must(filepath.Glob("testdata/*.txtar"))
+	files := server.Must(filepath.Glob("testdata/*.txtar"))
 	if len(files) == 0 {
 		t.Fatal("no transcripts")
 	}
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
-			Each(t, func(t *testing.T, h *Harness) { playTranscript(t, h, file) })
+			server.Each(t, func(t *testing.T, h *server.Harness) { playTranscript(t, h, file) })
 		})
 	}
 }
 
-func playTranscript(t *testing.T, h *Harness, file string) {
-	archive := Must(txtar.ParseFile(file))
+func playTranscript(t *testing.T, h *server.Harness, file string) {
+	archive := server.Must(txtar.ParseFile(file))
 	words := transcriptWords(h)
 	for i := 0; i+1 < len(archive.Files); i += 2 {
 		name, isRequest := strings.CutSuffix(archive.Files[i].Name, ".request")
@@ -55,12 +56,12 @@ func playTranscript(t *testing.T, h *Harness, file string) {
 		}
 	}
 	if *update {
-		Must(0, os.WriteFile(file, txtar.Format(archive), 0o644))
+		server.Must(0, os.WriteFile(file, txtar.Format(archive), 0o644))
 	}
 }
 
 // transcriptWords are what a transcript cannot hold literally.
-func transcriptWords(h *Harness) *strings.Replacer {
+func transcriptWords(h *server.Harness) *strings.Replacer {
 	used := h.Login("app")
 	current := h.Refresh("app", used.RefreshToken).Tokens(h.T)
 	h.Refresh("app", current.RefreshToken).Tokens(h.T) // now used.RefreshToken is past every window
@@ -73,21 +74,21 @@ func transcriptWords(h *Harness) *strings.Replacer {
 	alteredAccess := live.AccessToken[:len(live.AccessToken)-10] + "AAAAAAAAAA"
 	return strings.NewReplacer(
 		"$APP",
-		Basic("app", secret),
+		server.Basic("app", secret),
 		"$OTHER",
-		Basic("other", secret),
+		server.Basic("other", secret),
 		"$ONCE",
-		Basic("once", secret),
+		server.Basic("once", secret),
 		"$RS2",
-		Basic("rs2", secret),
+		server.Basic("rs2", secret),
 		"$RS",
-		Basic("rs", secret),
+		server.Basic("rs", secret),
 		"$WRONG",
-		Basic("app", "not the secret of app"),
+		server.Basic("app", "not the secret of app"),
 		"$NOBODY",
-		Basic("nobody", secret),
+		server.Basic("nobody", secret),
 		"$PAGE_BASIC",
-		Basic("page", "x"),
+		server.Basic("page", "x"),
 		"$SECRET",
 		formEscape(secret),
 		"$PASSWORD",
@@ -146,7 +147,7 @@ func mask(raw string) string {
 
 func checkAgainstContract(t *testing.T, name, request, raw string) {
 	t.Helper()
-	r := Must(http.ReadRequest(bufio.NewReader(strings.NewReader(request))))
+	r := server.Must(http.ReadRequest(bufio.NewReader(strings.NewReader(request))))
 	res, err := http.ReadResponse(bufio.NewReader(strings.NewReader(raw)), r)
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
@@ -160,7 +161,7 @@ func checkAgainstContract(t *testing.T, name, request, raw string) {
 // A validator that takes everything would make every test above say nothing.
 func TestContractRefuses(t *testing.T) {
 	t.Parallel()
-	r := Must(http.NewRequest(http.MethodPost, issuer+"/token", nil))
+	r := server.Must(http.NewRequest(http.MethodPost, issuer+"/token", nil))
 	good := http.Header{"Content-Type": {"application/json"}, "Cache-Control": {"no-store"}, "Pragma": {"no-cache"},
 		"X-Request-Id": {"1"}, "X-Content-Type-Options": {"nosniff"}}
 	for name, c := range map[string]struct {

@@ -1,4 +1,4 @@
-package server
+package server_test
 
 import (
 	"database/sql"
@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/server"
 	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
@@ -24,9 +25,9 @@ func mustFail(t *testing.T, raw *sql.DB, bucket, account string, failures int64,
 // How an account stands with the throttle is told by place, and what is told is what happens.
 func TestThrottleIsTold(t *testing.T) {
 	t.Parallel()
-	Each(t, func(t *testing.T, h *Harness) {
+	server.Each(t, func(t *testing.T, h *server.Harness) {
 		raw, account := storagetest.Raw(t, h.Config.Database), storage.AccountBucket("alice")
-		if states := Must(h.Admin.Users().Throttle(ctx, "alice")); len(states) != 0 || states == nil {
+		if states := server.Must(h.Admin.Users().Throttle(ctx, "alice")); len(states) != 0 || states == nil {
 			t.Errorf("at first: %+v", states)
 		}
 		mustFail(t, raw, account, "", 100, noon)
@@ -42,7 +43,7 @@ func TestThrottleIsTold(t *testing.T) {
 			{Place: admin.PlaceFamiliar, Failures: 9, LastFailedAt: at(-time.Minute)},
 			{Place: admin.PlaceFamiliar, Failures: 12, LastFailedAt: at(-2 * time.Minute), NextTryAt: &next},
 		}
-		if diff := cmp.Diff(want, Must(h.Admin.Users().Throttle(ctx, "ALICE"))); diff != "" {
+		if diff := cmp.Diff(want, server.Must(h.Admin.Users().Throttle(ctx, "ALICE"))); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -51,32 +52,32 @@ func TestThrottleIsTold(t *testing.T) {
 // Unlocking an account, giving it a password and enabling it lift every throttle of it, and of nobody else.
 func TestUnlock(t *testing.T) {
 	t.Parallel()
-	for name, lift := range map[string]func(h *Harness) error{
-		"unlock": func(h *Harness) error { return h.Admin.Users().Unlock(ctx, "Alice") },
-		"passwd": func(h *Harness) error { return h.Admin.Users().SetPassword(ctx, "Alice", password) },
-		"enable": func(h *Harness) error { return h.Admin.Users().Enable(ctx, "Alice") },
+	for name, lift := range map[string]func(h *server.Harness) error{
+		"unlock": func(h *server.Harness) error { return h.Admin.Users().Unlock(ctx, "Alice") },
+		"passwd": func(h *server.Harness) error { return h.Admin.Users().SetPassword(ctx, "Alice", password) },
+		"enable": func(h *server.Harness) error { return h.Admin.Users().Enable(ctx, "Alice") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			Each(t, func(t *testing.T, h *Harness) {
+			server.Each(t, func(t *testing.T, h *server.Harness) {
 				raw, account := storagetest.Raw(t, h.Config.Database), storage.AccountBucket("alice")
 				mustFail(t, raw, account, account, 100, noon)
 				mustFail(t, raw, "familiar", account, 100, noon)
 				mustFail(t, raw, "of bob", storage.AccountBucket("bob"), 1, noon)
 				mustFail(t, raw, "an address", "", 1, noon)
-				login := func() Reply {
+				login := func() server.Reply {
 					return h.Post("/token", "app", "grant_type", "password", "username", "alice", "password", password)
 				}
 				if r := login(); r.Code(t) != "invalid_grant" {
 					t.Fatal("she is not throttled")
 				}
-				Must(0, lift(h))
+				server.Must(0, lift(h))
 				var left []string
-				rows := Must(raw.Query(`SELECT bucket FROM throttle
+				rows := server.Must(raw.Query(`SELECT bucket FROM throttle
 					WHERE bucket IN ('familiar', 'of bob', 'an address', '` + account + `')`))
 				defer rows.Close()
 				for rows.Next() {
 					var bucket string
-					Must(0, rows.Scan(&bucket))
+					server.Must(0, rows.Scan(&bucket))
 					left = append(left, bucket)
 				}
 				slices.Sort(left)
@@ -84,7 +85,7 @@ func TestUnlock(t *testing.T) {
 					t.Errorf("left: %q", left)
 				}
 				login().Tokens(t)
-				records := Must(h.Admin.Audit().All(ctx, time.Time{}, "user."+name))
+				records := server.Must(h.Admin.Audit().All(ctx, time.Time{}, "user."+name))
 				if len(records) != 1 || records[0].Actor != "os:test" {
 					t.Errorf("%+v", records)
 				}
@@ -96,7 +97,7 @@ func TestUnlock(t *testing.T) {
 // Nobody is unlocked who is not there.
 func TestUnlockOfNobody(t *testing.T) {
 	t.Parallel()
-	Each(t, func(t *testing.T, h *Harness) {
+	server.Each(t, func(t *testing.T, h *server.Harness) {
 		if err := h.Admin.Users().Unlock(ctx, "nobody"); err == nil {
 			t.Error("unlocked")
 		}
@@ -106,10 +107,10 @@ func TestUnlockOfNobody(t *testing.T) {
 // A client that is disabled and enabled again has no grant of before, as a user.
 func TestEnabledClientHasNoOldGrants(t *testing.T) {
 	t.Parallel()
-	Each(t, func(t *testing.T, h *Harness) {
+	server.Each(t, func(t *testing.T, h *server.Harness) {
 		tokens, others := h.Login("app"), h.Login("other")
-		Must(0, h.Admin.Clients().Disable(ctx, "app"))
-		Must(0, h.Admin.Clients().Enable(ctx, "app"))
+		server.Must(0, h.Admin.Clients().Disable(ctx, "app"))
+		server.Must(0, h.Admin.Clients().Enable(ctx, "app"))
 		if r := h.Refresh("app", tokens.RefreshToken); r.Code(t) != "invalid_grant" {
 			t.Error("a grant came back to life")
 		}

@@ -110,7 +110,7 @@ func (m migrator) prepare(ctx context.Context, o Options) error {
 			s.Known,
 		)
 	}
-	if err := (examiner{m.DB}).mayMigrate(ctx); err != nil {
+	if err := examiner(m).mayMigrate(ctx); err != nil {
 		return err
 	}
 	return m.migrate(ctx)
