@@ -164,9 +164,8 @@ func (s *accessTokens) accessGrant(
 	ctx context.Context, req *request, v *verified,
 ) (state storage.TokenState, live bool, err error) {
 	ctx, asked := s.span(ctx, "ask about token")
-	state, err = s.db.Grants().TokenState(ctx, req.client.Caller(), v.grant, v.kid, s.now())
+	state, err = s.db.Grants().TokenState(ctx, req.caller(), v.grant, v.kid, s.now())
 	asked(err)
-	req.confirmed = err == nil
 	live = err == nil &&
 		state.Live &&
 		state.ClientID == v.claims.ClientID &&

@@ -9,11 +9,13 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/storage"
+	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
 // remember has the server read clients, which it then remembers.
@@ -297,4 +299,35 @@ func TestTokenCacheIsBounded(t *testing.T) {
 	if c.find(sum(5*maxVerified-1)) == nil || c.find(sum(1)) != nil {
 		t.Error("not the newest")
 	}
+}
+
+// A client that changes all the time is answered as any other: what has changed since it was read is no failure.
+func TestClientThatChangesAllTheTime(t *testing.T) {
+	t.Parallel()
+	Each(t, func(t *testing.T, h *Harness) {
+		h.Server.clients.age = clientAge
+		tokens := h.Login("app")
+		raw := storagetest.Raw(t, h.Config.Database)
+		changing, stop := context.WithCancel(ctx)
+		var done sync.WaitGroup
+		done.Go(func() {
+			for changing.Err() == nil {
+				raw.ExecContext(changing, `UPDATE clients SET revision = revision + 1`)
+			}
+		})
+		for range 100 {
+			if !h.Active("rs", tokens.AccessToken) {
+				t.Error("the token is not active")
+			}
+			tokens = h.Refresh("app", tokens.RefreshToken).Tokens(t)
+		}
+		if r := h.Post("/revoke", "app", "token", tokens.RefreshToken); r.Status != 200 {
+			t.Errorf("%d %s", r.Status, r.Body)
+		}
+		stop()
+		done.Wait()
+		if h.Active("rs", tokens.AccessToken) {
+			t.Error("the grant is alive")
+		}
+	})
 }

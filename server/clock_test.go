@@ -165,7 +165,7 @@ func TestClockBehindAtTheStart(t *testing.T) {
 		tokens := h.Login("app")
 		right.wait(11 * time.Minute)
 		Must(0, h.Server.ring.LifeCycle().Maintain(ctx))
-		h.Server.beat(ctx)
+		h.Server.writeHeartbeat(ctx)
 		for _, behind := range []time.Duration{29 * time.Second, 8 * time.Minute} {
 			m := &machine{}
 			m.wait(11 * time.Minute)
@@ -185,7 +185,7 @@ func TestClockOnceFarAhead(t *testing.T) {
 	ahead := &machine{}
 	ahead.jump(365 * 24 * time.Hour)
 	h := onMachine(t, c, ahead)
-	h.Server.beat(ctx)
+	h.Server.writeHeartbeat(ctx)
 	right := startOn(t, c, &machine{}, nil)
 	if now := right.Server.now(); now.Sub(noon) > time.Hour {
 		t.Errorf("a year ahead, still: %v", now)

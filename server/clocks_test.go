@@ -58,7 +58,7 @@ func (c *cluster) wait(span time.Duration) {
 		if passed%(20*time.Second) == 0 {
 			for _, r := range c.replicas {
 				r.Server.cleanUpOnce(ctx) // which an unsure replica refuses
-				r.Server.beat(ctx)
+				r.Server.writeHeartbeat(ctx)
 			}
 		}
 	}

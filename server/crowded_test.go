@@ -265,7 +265,7 @@ func TestUnansweredChain(t *testing.T) {
 		IdleExpiresAt: ends,
 	}}
 	judge := func(at time.Time) storage.RefreshOutcome {
-		r := storage.Refresh{ClientID: "app", FamilyHash: "f", RetryWindow: window, Outages: u.of(7), Arrived: at}
+		r := storage.Refresh{Caller: storage.Caller{ID: "app"}, FamilyHash: "f", RetryWindow: window, Outages: u.of(7), Arrived: at}
 		return r.Classify(state, at)
 	}
 	at := rotated

@@ -27,7 +27,7 @@ func TestDoctorSaysWhatServeWould(t *testing.T) {
 	c.MasterKeyFile = MasterFile(t)
 	h := OpenHarness(t, c, nil)
 	h.Provision()
-	h.Server.beat(ctx)
+	h.Server.writeHeartbeat(ctx)
 	h.Server.Close()
 	file := FileOf(c.Database)
 	sum := func() [32]byte { return sha256.Sum256(Must(os.ReadFile(file))) }

@@ -21,3 +21,6 @@ var Noon = noon
 
 // Validate holds an answer to openapi.yaml.
 var Validate = validate
+
+// Close writes what has not been written, if that does not take long.
+func (l Log) Close() { l.lines.Close() }

@@ -96,7 +96,7 @@ func (s *refreshes) presentation(req *request, t keys.RefreshToken, signer keys.
 		ID:          t.Grant,
 		Generation:  int64(t.Generation),
 		FamilyHash:  t.Family.Hash(),
-		ClientID:    req.client.ID,
+		Caller:      storage.Caller{ID: req.client.ID},
 		KID:         signer.KID,
 		IdleTTL:     c.RefreshIdleTTL,
 		RetryWindow: c.RefreshRetryWindow,

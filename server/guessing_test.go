@@ -19,7 +19,7 @@ import (
 // judgedIn is how many guesses were compared with a password, by the log.
 func judgedIn(h *Harness) int { return strings.Count(h.Log.String(), `"reason":"wrong password"`) }
 
-// Stuffing and spraying, from one address and from two thousand: each account has its budget, and one address has its
+// Stuffing and spraying, from one address and from two thousand: each account has its limit, and one address has its
 // own; what is beyond looks the same and is not judged. Neither another replica nor a restart gives a new one.
 func TestGuessing(t *testing.T) {
 	t.Parallel()
@@ -160,7 +160,7 @@ func TestBudgetsAreBounded(t *testing.T) {
 	}
 	all.Wait()
 	if n := len(b.young) + len(b.old); n > 2*maxRateLimits {
-		t.Errorf("%d budgets", n)
+		t.Errorf("%d rate limits", n)
 	}
 	if key := pairKey(strings.Repeat("x", 60_000), "192.0.2.1"); len(key) > 256 {
 		t.Errorf("a key of %d bytes", len(key))

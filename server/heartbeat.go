@@ -10,9 +10,9 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// beat writes a heartbeat and the anchor, and logs the head of the audit trail. An attacker who can write database and
+// writeHeartbeat writes a heartbeat and the anchor, and logs the head of the audit trail. An attacker who can write database and
 // anchor cannot change a log that is kept elsewhere.
-func (s *health) beat(ctx context.Context) {
+func (s *health) writeHeartbeat(ctx context.Context) {
 	a, err := s.ring.Anchor(s.place.AnchorFile).WriteHeartbeat(ctx)
 	if err == nil {
 		s.metrics.anchored.Set(1)
@@ -45,14 +45,14 @@ func (s *health) keepAnchor(ctx context.Context) {
 	tick := time.NewTicker(keys.HeartbeatInterval)
 	defer tick.Stop()
 	for {
-		s.beat(ctx)
+		s.writeHeartbeat(ctx)
 		s.warnOfClock()
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(s.db.Patience(), lastBeat))
 			defer cancel()
-			s.beat(last)
+			s.writeHeartbeat(last)
 			return
 		}
 	}

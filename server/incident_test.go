@@ -118,7 +118,7 @@ func TestCommandsMoveTheAnchor(t *testing.T) {
 		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 			t.Fatalf("an anchor was made: %v", err)
 		}
-		h.Server.beat(ctx)
+		h.Server.writeHeartbeat(ctx)
 		before := Must(h.Server.ring.Anchor(path).Read())
 		beaten := Must(h.Server.db.Meta().Timestamp(ctx, storage.TimestampHeartbeat))
 		h.Clock.at.Add(int64(time.Minute))
@@ -155,7 +155,7 @@ func TestAnchorKeepsItsOwner(t *testing.T) {
 	c := ConfigFor(storagetest.SQLiteURL(t))
 	h := OpenHarness(t, c, nil)
 	h.Provision()
-	h.Server.beat(ctx)
+	h.Server.writeHeartbeat(ctx)
 	path := Must(PlaceOf(c)).AnchorFile
 	Must(0, os.Chmod(path, 0o640))
 	if os.Getuid() == 0 {
@@ -178,19 +178,19 @@ func TestAnchorThatCannotBeWritten(t *testing.T) {
 		return strings.Contains(h.metricsText(), "\nkeyturn_anchor_written "+want+"\n")
 	}
 	look := func(c config.Config) []admin.Finding { return DoctorOf(ctx, c, admin.Options{Actor: "os:test"}, nil) }
-	h.Server.beat(ctx)
+	h.Server.writeHeartbeat(ctx)
 	if !written("1") || !found(look(h.Config), "anchor", admin.FindingOK, "can be written") {
 		t.Errorf("%+v", look(h.Config))
 	}
 	c, well := h.Config, h.Server.place
 	c.AnchorFile = filepath.Join(t.TempDir(), "none", "anchor")
 	h.Server.place.AnchorFile = c.AnchorFile
-	h.Server.beat(ctx)
+	h.Server.writeHeartbeat(ctx)
 	if !written("0") || !found(look(c), "anchor", admin.FindingWarning, "anchor_file") {
 		t.Errorf("%+v", look(c))
 	}
 	h.Server.place = well
-	h.Server.beat(ctx)
+	h.Server.writeHeartbeat(ctx)
 	if !written("1") {
 		t.Error("the gauge stays at 0")
 	}

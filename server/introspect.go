@@ -93,8 +93,13 @@ func (s *Server) introspectRefreshToken(ctx context.Context, req *request, t key
 	if err != nil {
 		return nil, err
 	}
-	r := storage.Refresh{Generation: int64(t.Generation), FamilyHash: t.Family.Hash(), ClientID: req.client.ID}
-	if outcome := r.Classify(g, s.now()); outcome != storage.RefreshFresh && outcome != storage.RefreshAhead {
+	presented := storage.Refresh{
+		Generation: int64(t.Generation),
+		FamilyHash: t.Family.Hash(),
+		Caller:     storage.Caller{ID: req.client.ID},
+	}
+	outcome := presented.Classify(g, s.now())
+	if outcome != storage.RefreshFresh && outcome != storage.RefreshAhead {
 		return api.Introspection{}, nil
 	}
 	first, _, _ := strings.Cut(g.Audience, " ")

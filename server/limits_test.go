@@ -128,7 +128,7 @@ func TestForgedForwardedForDoesNotCount(t *testing.T) {
 			h.LoginFrom(fmt.Sprintf("203.0.113.%d", i), "alice", "wrong")
 		}
 		if h.LoginFrom("203.0.113.99", "alice", password).Status != 400 {
-			t.Error("a forged address gives a new budget")
+			t.Error("a forged address gives a new rate limit")
 		}
 	})
 }
@@ -165,7 +165,7 @@ func TestClientsThatKeepFailing(t *testing.T) {
 		}
 		h.Step(20 * time.Minute)
 		if r := try("app", "wrong"); r.Status != 401 {
-			t.Errorf("the budget does not come back: %d %s", r.Status, r.Body)
+			t.Errorf("the rate limit does not recover: %d %s", r.Status, r.Body)
 		}
 	})
 }

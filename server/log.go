@@ -40,9 +40,6 @@ func NewLog(c config.Config, w io.Writer, terminal bool) Log {
 	return Log{slog.New(logHandler{Handler: base, base: base, lines: lines}), &at, lines}
 }
 
-// Close writes the buffered lines, unless the writer is blocked.
-func (l Log) Close() { l.lines.Close() }
-
 // Dropped returns the number of lines that the writer did not take.
 func (l Log) Dropped() int64 { return l.lines.Dropped() }
 

@@ -25,8 +25,9 @@ type request struct {
 	asking   time.Time       // start of the latest use of the database; the time of a password hash does not count
 	username string          // of an existing user; others stay unlogged, because people type passwords into this field
 
-	confirmed bool     // the database has confirmed the client, which may have come from the cache
-	effects   []func() // events and counters of this run of the endpoint; see settle
+	cached  bool     // client comes from the cache
+	asked   bool     // a statement was given the caller, and confirms it
+	effects []func() // events and counters of this run of the endpoint; see settle
 }
 
 // form is the parsed form of an endpoint.
@@ -95,6 +96,7 @@ func (s *Server) recordFailure(req *request, err error) {
 func (s *Server) admit(
 	r *http.Request, req *request, parse func(parameters) func(context.Context) (any, error),
 ) (any, error) {
+	defer req.settle()
 	p, err := readForm(req.response, r)
 	if err != nil {
 		return nil, s.countRejected(req, err)
@@ -116,7 +118,7 @@ func (s *Server) admit(
 // countRejected counts a token request that failed before its grant ran, and returns the error.
 func (s *Server) countRejected(req *request, err error) error {
 	if strings.HasSuffix(req.route, api.PathToken) {
-		s.metrics.tokens.WithLabelValues(grantOther, outcomeOf(err)).Inc()
+		return s.countToken(req, grantOther, err)
 	}
 	return err
 }
@@ -145,28 +147,31 @@ func (s *core) databaseTimeout(ctx context.Context) (context.Context, context.Ca
 
 // answer authenticates the client and runs the endpoint. An endpoint need not know that it may run twice.
 //
-// An introspection may use a client from the cache. Its answer is valid only if the query for the token confirms the
-// client. If it does not, or if the client has changed since it was read, answer discards the run, reads the client and
-// runs the endpoint again.
+// A client from the cache is used first. Its run counts only if a statement confirmed the client: see [request.caller].
+// Otherwise answer discards the run, reads the client and runs the endpoint again.
 func (s *Server) answer(ctx context.Context, req *request, run func(context.Context) (any, error)) (any, error) {
-	defer req.settle()
 	if s.authenticateFromCache(req) {
 		body, err := run(ctx)
-		if req.confirmed || errors.Is(err, storage.ErrUnavailable) {
+		confirmed := req.asked && !errors.Is(err, storage.ErrClientChanged)
+		if confirmed || errors.Is(err, storage.ErrUnavailable) {
 			return body, err
 		}
 		req.forget()
 	}
-	for again := false; ; again = true {
-		if err := s.authenticate(ctx, req); err != nil {
-			return nil, s.countRejected(req, err)
-		}
-		body, err := run(ctx)
-		if again || !errors.Is(err, storage.ErrClientChanged) {
-			return body, err
-		}
-		req.forget()
+	if err := s.authenticate(ctx, req); err != nil {
+		return nil, s.countRejected(req, err)
 	}
+	return run(ctx)
+}
+
+// caller is the client for a statement. The statement returns [storage.ErrClientChanged] if the client comes from the
+// cache and is not as it was.
+func (req *request) caller() storage.Caller {
+	c := storage.Caller{ID: req.client.ID}
+	if req.cached {
+		req.asked, c.Revision = true, req.client.Revision
+	}
+	return c
 }
 
 // later queues an event or a counter. A run that is discarded leaves none.
@@ -182,7 +187,8 @@ func (req *request) settle() {
 
 // forget discards the results of a run of the endpoint.
 func (req *request) forget() {
-	req.client, req.known, req.username, req.confirmed, req.effects = storage.Client{}, "", "", false, nil
+	req.client, req.known, req.username = storage.Client{}, "", ""
+	req.cached, req.asked, req.effects = false, false, nil
 }
 
 // throttledEvent counts and logs a request that was refused after too many failures.

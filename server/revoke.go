@@ -23,7 +23,7 @@ func (s *Server) revoke(ctx context.Context, req *request, f referenceForm) (any
 		return api.Revocation{}, nil
 	}
 	ended, err := s.db.Grants().Revoke(ctx, storage.Actor{Name: "client:" + req.client.ID},
-		storage.Revocation{ID: id, ClientID: req.client.ID, FamilyHash: family}, req.at)
+		storage.Revocation{ID: id, Caller: req.caller(), FamilyHash: family}, req.at)
 	if err != nil {
 		return nil, err
 	}

@@ -34,15 +34,15 @@ func (s *Server) token(ctx context.Context, req *request, f tokenForm) (any, err
 	// RFC 6749 §5.2, unauthorized_client.
 	if !slices.Contains(req.client.Grants, f.grantType) {
 		err := fail(api.UnauthorizedClient, "the client is not registered for this grant_type")
-		return nil, s.countToken(f.grantType, err)
+		return nil, s.countToken(req, f.grantType, err)
 	}
 	tokens, err := issue(ctx, req, f)
-	return tokens, s.countToken(f.grantType, err)
+	return tokens, s.countToken(req, f.grantType, err)
 }
 
 // countToken counts a token request by its outcome, and returns the error.
-func (s *Server) countToken(grant string, err error) error {
-	s.metrics.tokens.WithLabelValues(grant, outcomeOf(err)).Inc()
+func (s *Server) countToken(req *request, grant string, err error) error {
+	req.later(func() { s.metrics.tokens.WithLabelValues(grant, outcomeOf(err)).Inc() })
 	return err
 }
 

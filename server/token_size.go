@@ -65,6 +65,7 @@ func (s *refreshes) rolesThatFit(req *request, signer keys.Signer) (int64, error
 func (s *refreshes) rotate(
 	ctx context.Context, req *request, f tokenForm, signer keys.Signer, r storage.Refresh, now time.Time,
 ) (g storage.GrantState, outcome storage.RefreshOutcome, err error) {
+	r.Caller = req.caller()
 	g, outcome, err = s.db.Grants().Rotate(ctx, r, now)
 	if err != nil || outcome != storage.RefreshTooLarge {
 		return g, outcome, err

@@ -10,17 +10,15 @@ import (
 	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
-// ErrClientChanged means that a client is disabled, gone or not as it was when it was read: read it again.
-var ErrClientChanged = errors.New("the client was changed meanwhile")
+// ErrClientChanged means that a statement did not confirm a client from a cache. The client may have changed since it was
+// read. Read it, and repeat the call with Revision 0.
+var ErrClientChanged = errors.New("a client from a cache was not confirmed")
 
-// Caller names a client as it was when it was read.
+// Caller names the client on whose behalf a statement runs.
 type Caller struct {
 	ID       string
-	Revision int64
+	Revision int64 // of a client from a cache: the statement takes effect only if it still has it; 0: not compared
 }
-
-// Caller is the client as the one who asks.
-func (c Client) Caller() Caller { return Caller{c.ID, c.Revision} }
 
 // Client is an application, or a resource server if Resource is set.
 type Client struct {

@@ -28,7 +28,7 @@ type Refresh struct {
 	ID          GrantID
 	Generation  int64 // of the token
 	FamilyHash  string
-	ClientID    string
+	Caller      Caller
 	KID         string        // the key that will sign the access token
 	IdleTTL     time.Duration // how long the successor may stay unused
 	RetryWindow time.Duration // 0: any second use is reuse
@@ -70,6 +70,9 @@ func (g Grants) Rotate(ctx context.Context, r Refresh, now time.Time) (GrantStat
 	if !errors.Is(err, ErrNotFound) {
 		return GrantState{}, "", err
 	}
+	if r.Caller.Revision != 0 {
+		return GrantState{}, "", ErrClientChanged
+	}
 	// The connection that writes reads the row: on SQLite, the snapshot of a reader may be older.
 	err = g.db.engine.ChangeReturning(ctx, "refresh", &s, grantStateQuery+` WHERE g.id = $1`, r.ID)
 	if errors.Is(err, ErrNotFound) {
@@ -108,7 +111,7 @@ func (g Grants) Rotate(ctx context.Context, r Refresh, now time.Time) (GrantStat
 // Classify returns the outcome for a grant in the given state. It changes nothing.
 func (r Refresh) Classify(s GrantState, now time.Time) RefreshOutcome {
 	switch {
-	case s.ClientID != r.ClientID || s.FamilyHash != r.FamilyHash || r.FamilyHash == "":
+	case s.ClientID != r.Caller.ID || s.FamilyHash != r.FamilyHash || r.FamilyHash == "":
 		return RefreshDead
 	case !s.Live(now) || !now.Before(s.IdleExpiresAt.Time) || s.ExpiresAt.Before(expiresAfter(now).Time):
 		return RefreshDead
@@ -151,7 +154,7 @@ const rotateSet = `UPDATE grants AS g SET generation = $1, rotated_at = $2,
 	AND EXISTS (SELECT 1 FROM users u WHERE u.id = g.user_id AND u.disabled_at IS NULL AND u.epoch = g.user_epoch
 		AND LENGTH(u.roles) <= CAST($10 AS BIGINT))
 	AND EXISTS (SELECT 1 FROM clients c WHERE c.id = g.client_id AND c.disabled_at IS NULL
-		AND c.epoch = g.client_epoch)`
+		AND c.epoch = g.client_epoch AND CAST($11 AS BIGINT) IN (0, c.revision))`
 
 func (r Refresh) rotateArgs(now time.Time) []any {
 	return []any{
@@ -161,10 +164,11 @@ func (r Refresh) rotateArgs(now time.Time) []any {
 		r.KID,
 		r.ID,
 		r.FamilyHash,
-		r.ClientID,
+		r.Caller.ID,
 		r.Generation,
 		expiresAfter(now),
 		r.maxRoles(),
+		r.Caller.Revision,
 	}
 }
 
@@ -195,7 +199,7 @@ func (g Grants) catchUp(ctx context.Context, r Refresh, now time.Time) (GrantSta
 			return err
 		}
 		return t.audit(
-			Actor{Name: "client:" + r.ClientID},
+			Actor{Name: "client:" + r.Caller.ID},
 			now,
 			Event{"grant.ahead", r.ID.String(), map[string]any{"generation": r.Generation}},
 		)
@@ -218,7 +222,7 @@ func (g Grants) retryLate(
 			At(now), r.ID, r.FamilyHash, r.Generation+1, At(now.Add(-r.LateRetry))); err != nil {
 			return err
 		}
-		return t.audit(Actor{Name: "client:" + r.ClientID}, now, Event{"grant.late-retry", r.ID.String(),
+		return t.audit(Actor{Name: "client:" + r.Caller.ID}, now, Event{"grant.late-retry", r.ID.String(),
 			map[string]any{"presented": r.Generation, "rotated_at": s.RotatedAt}})
 	})
 	if errors.Is(err, ErrNotFound) {
@@ -238,7 +242,7 @@ func (g Grants) endReused(ctx context.Context, r Refresh, s GrantState, now time
 		if err != nil || n == 0 {
 			return err
 		}
-		return t.audit(Actor{Name: "client:" + r.ClientID}, now, Event{"grant.reuse", r.ID.String(),
+		return t.audit(Actor{Name: "client:" + r.Caller.ID}, now, Event{"grant.reuse", r.ID.String(),
 			map[string]any{"presented": r.Generation, "current": s.Generation}})
 	})
 }

@@ -35,7 +35,7 @@ func refreshOf(g storage.Grant, generation int64) storage.Refresh {
 		ID:          g.ID,
 		Generation:  generation,
 		FamilyHash:  g.FamilyHash,
-		ClientID:    g.ClientID,
+		Caller:      storage.Caller{ID: g.ClientID},
 		KID:         "kid2",
 		IdleTTL:     time.Hour,
 		RetryWindow: 10 * time.Second,
@@ -215,7 +215,7 @@ var refreshCases = []refreshCase{
 			ended, err := db.Grants().Revoke(
 				ctx,
 				admin,
-				storage.Revocation{ID: g.ID, ClientID: g.ClientID, FamilyHash: g.FamilyHash},
+				storage.Revocation{ID: g.ID, Caller: storage.Caller{ID: g.ClientID}, FamilyHash: g.FamilyHash},
 				noon,
 			)
 			if must(t, err); !ended {
@@ -287,14 +287,14 @@ var refreshCases = []refreshCase{
 	},
 	{
 		name:    "another client",
-		present: func(r *storage.Refresh) { r.ClientID = "thief" },
+		present: func(r *storage.Refresh) { r.Caller.ID = "thief" },
 		after:   soon,
 		want:    storage.RefreshDead,
 	},
 	{
 		name:       "another client, a used token",
 		before:     rotated(2),
-		present:    func(r *storage.Refresh) { r.ClientID = "thief" },
+		present:    func(r *storage.Refresh) { r.Caller.ID = "thief" },
 		after:      soon,
 		want:       storage.RefreshDead,
 		generation: 2,

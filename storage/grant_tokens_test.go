@@ -26,7 +26,7 @@ func TestTokenStatesAgreeWithGrants(t *testing.T) {
 		for _, name := range []string{"alive", "revoked", "disabled", "changed", "deleted"} {
 			grants = append(grants, mustGrant(t, db, mustUser(t, db, name), client))
 		}
-		ended, err := db.Grants().Revoke(ctx, admin, storage.Revocation{ID: grants[1].ID, ClientID: "app"}, noon)
+		ended, err := db.Grants().Revoke(ctx, admin, storage.Revocation{ID: grants[1].ID, Caller: storage.Caller{ID: "app"}}, noon)
 		if err != nil || !ended {
 			t.Fatal(ended, err)
 		}
@@ -44,7 +44,7 @@ func TestTokenStatesAgreeWithGrants(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					got, err := db.Grants().TokenState(ctx, client.Caller(), g.ID, "good", now)
+					got, err := db.Grants().TokenState(ctx, storage.Caller{ID: client.ID, Revision: client.Revision}, g.ID, "good", now)
 					if err != nil || got.Live != s.Live(now) || got.ClientID != "app" ||
 						got.Live && got.Username != *s.Username {
 						t.Errorf("%+v, the grant: %v, %v", got, s.Live(now), err)
@@ -62,7 +62,7 @@ func TestTokenStatesAgreeWithGrants(t *testing.T) {
 			id  storage.GrantID
 			kid string
 		}{{grants[0].ID, "bad"}, {grants[0].ID, "none"}, {1, "good"}} {
-			if got, err := db.Grants().TokenState(ctx, client.Caller(), c.id, c.kid, noon); err != nil || got.Live {
+			if got, err := db.Grants().TokenState(ctx, storage.Caller{ID: client.ID, Revision: client.Revision}, c.id, c.kid, noon); err != nil || got.Live {
 				t.Errorf("%v %s: %+v, %v", c.id, c.kid, got, err)
 			}
 		}
@@ -80,7 +80,7 @@ func TestClientHasChanged(t *testing.T) {
 		g := mustGrant(t, db, mustUser(t, db, "alice"), client)
 		is := func(c storage.Client) bool {
 			t.Helper()
-			_, err := db.Grants().TokenState(ctx, c.Caller(), g.ID, "none", noon)
+			_, err := db.Grants().TokenState(ctx, storage.Caller{ID: c.ID, Revision: c.Revision}, g.ID, "none", noon)
 			if err != nil && !errors.Is(err, storage.ErrClientChanged) {
 				t.Error(err)
 			}
@@ -135,16 +135,16 @@ func TestRevocationsAtOnce(t *testing.T) {
 		for range n {
 			g := mustGrant(t, db, user, client)
 			all.Go(func() {
-				ended, err := db.Grants().Revoke(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "other"}, noon)
+				ended, err := db.Grants().Revoke(ctx, admin, storage.Revocation{ID: g.ID, Caller: storage.Caller{ID: "other"}}, noon)
 				if err != nil || ended {
 					t.Errorf("by another client: %v, %v", ended, err)
 				}
 				if ended, err := db.Grants().Revoke(ctx, admin,
-					storage.Revocation{ID: g.ID, ClientID: "app", FamilyHash: g.FamilyHash}, noon); err != nil ||
+					storage.Revocation{ID: g.ID, Caller: storage.Caller{ID: "app"}, FamilyHash: g.FamilyHash}, noon); err != nil ||
 					!ended {
 					t.Errorf("%v, %v", ended, err)
 				}
-				ended, err = db.Grants().Revoke(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "app"}, noon)
+				ended, err = db.Grants().Revoke(ctx, admin, storage.Revocation{ID: g.ID, Caller: storage.Caller{ID: "app"}}, noon)
 				if err != nil || ended {
 					t.Errorf("again: %v, %v", ended, err)
 				}
@@ -178,7 +178,7 @@ func TestRevocationsOfReplicas(t *testing.T) {
 			slices.Reverse(grants)
 			for _, g := range slices.Clone(grants) {
 				all.Go(func() {
-					ok, err := db.Grants().Revoke(ctx, admin, storage.Revocation{ID: g.ID, ClientID: "app"}, noon)
+					ok, err := db.Grants().Revoke(ctx, admin, storage.Revocation{ID: g.ID, Caller: storage.Caller{ID: "app"}}, noon)
 					if err != nil {
 						t.Error(err)
 					}

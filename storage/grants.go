@@ -289,7 +289,7 @@ func (t *tx) endGrant(by Actor, id GrantID, reason string, now time.Time) error 
 // Revocation is a grant that its client wants to end.
 type Revocation struct {
 	ID         GrantID
-	ClientID   string
+	Caller     Caller
 	FamilyHash string // of the refresh token that was presented; "" for an access token
 }
 
@@ -300,10 +300,14 @@ type revocation struct {
 	now time.Time
 }
 
-// Revoke ends the grant if it belongs to the client and the family, and reports whether it did. Concurrent calls share
-// a transaction, because the order of the audit records allows only one at a time.
+// Revoke ends the grant if it belongs to the caller and the family, and reports whether it did. ErrClientChanged if it did
+// not, and the caller comes from a cache. Concurrent calls share a transaction, because the order of the audit records allows only one at a time.
 func (g Grants) Revoke(ctx context.Context, by Actor, r Revocation, now time.Time) (bool, error) {
-	return g.db.ending.Ask(ctx, revocation{r, by, now})
+	ended, err := g.db.ending.Ask(ctx, revocation{r, by, now})
+	if err == nil && !ended && r.Caller.Revision != 0 {
+		err = ErrClientChanged
+	}
+	return ended, err
 }
 
 // inOrder returns the positions of the revocations, ordered by grant: transactions that lock rows in the same order do
@@ -327,8 +331,9 @@ func (g Grants) revokeAtOnce(all []revocation) (ended []bool, err error) {
 			n, err := t.Change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'revoked'
 				WHERE id = $2 AND client_id = $3 AND ($4 = '' OR family_hash = $4)
 				AND revoked_at IS NULL AND expires_at > $1
-				AND EXISTS (SELECT 1 FROM clients c WHERE c.id = $3 AND c.disabled_at IS NULL)`,
-				At(r.now), r.ID, r.ClientID, r.FamilyHash)
+				AND EXISTS (SELECT 1 FROM clients c WHERE c.id = $3 AND c.disabled_at IS NULL
+					AND CAST($5 AS BIGINT) IN (0, c.revision))`,
+				At(r.now), r.ID, r.Caller.ID, r.FamilyHash, r.Caller.Revision)
 			if err != nil {
 				return err
 			}

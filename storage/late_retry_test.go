@@ -38,7 +38,7 @@ func (s *simulated) present(generation int64, now time.Time) (next int64, ok boo
 		ID:          1,
 		Generation:  generation,
 		FamilyHash:  "family",
-		ClientID:    "app",
+		Caller:      storage.Caller{ID: "app"},
 		RetryWindow: s.window,
 		LateRetry:   s.late,
 	}

@@ -13,6 +13,3 @@ type Target = engine.Target
 func ParseSource(url string, allowInsecure bool) (Source, error) {
 	return engine.ParseSource(url, allowInsecure)
 }
-
-// WithoutPassword returns a database URL in a form that is safe to show. It also takes a URL that does not parse.
-func WithoutPassword(url string) string { return engine.WithoutPassword(url) }

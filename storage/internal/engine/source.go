@@ -76,18 +76,6 @@ func (s Source) String() string {
 // GoString returns String, so that %#v shows no password either.
 func (s Source) GoString() string { return s.String() }
 
-// WithoutPassword returns a database URL in a form that is safe to show. It also takes a URL that does not parse.
-func WithoutPassword(raw string) string {
-	s, err := ParseSource(raw, true)
-	switch {
-	case err == nil:
-		return s.String()
-	case strings.HasPrefix(raw, "sqlite:"):
-		return raw
-	}
-	return "(a URL that cannot be used)" // any part of it may be the password
-}
-
 // HasPassword reports whether the URL holds a password.
 func (s Source) HasPassword() bool { return s.String() != s.url }
 

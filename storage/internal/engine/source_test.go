@@ -221,13 +221,8 @@ func TestSourceWithoutPassword(t *testing.T) {
 		"postgres://kt@localhost/x?password=pw":     "postgres://kt@localhost/x?password=xxxxx",
 		"postgres://kt@localhost/x?pass%77ord=pw":   "postgres://kt@localhost/x?password=xxxxx",
 		"postgres://kt:pw@db.example.com/x":         "postgres://kt:xxxxx@db.example.com/x",
-		"postgres://kt:p/w@localhost/x":             "(a URL that cannot be used)",
-		"mysql://kt:pw@localhost/x":                 "(a URL that cannot be used)",
 		"postgres://kt@localhost/x?sslmode=disable": "postgres://kt@localhost/x?sslmode=disable",
 	} {
-		if got := WithoutPassword(raw); got != want {
-			t.Errorf("%s: %s", raw, got)
-		}
 		s, err := ParseSource(raw, true)
 		shown := fmt.Sprintf("%v %+v %#v", s, s, s)
 		if err == nil && (shown != want+" "+want+" "+want || s.HasPassword() != (raw != want)) {
