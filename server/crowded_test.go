@@ -265,7 +265,13 @@ func TestUnansweredChain(t *testing.T) {
 		IdleExpiresAt: ends,
 	}}
 	judge := func(at time.Time) storage.RefreshOutcome {
-		r := storage.Refresh{Caller: storage.Caller{ID: "app"}, FamilyHash: "f", RetryWindow: window, Outages: u.of(7), Arrived: at}
+		r := storage.Refresh{
+			Caller:      storage.Caller{ID: "app"},
+			FamilyHash:  "f",
+			RetryWindow: window,
+			Outages:     u.of(7),
+			Arrived:     at,
+		}
 		return r.Classify(state, at)
 	}
 	at := rotated

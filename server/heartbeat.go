@@ -10,8 +10,8 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// writeHeartbeat writes a heartbeat and the anchor, and logs the head of the audit trail. An attacker who can write database and
-// anchor cannot change a log that is kept elsewhere.
+// writeHeartbeat writes a heartbeat and the anchor, and logs the head of the audit trail. An attacker who can write
+// database and anchor cannot change a log that is kept elsewhere.
 func (s *health) writeHeartbeat(ctx context.Context) {
 	a, err := s.ring.Anchor(s.place.AnchorFile).WriteHeartbeat(ctx)
 	if err == nil {

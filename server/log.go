@@ -21,8 +21,8 @@ type Log struct {
 	lines *Lines
 }
 
-// NewLog returns the log of a configuration. terminal reports whether w is a terminal. Call Close at the end. If w is a
-// [*Lines], the log uses it, and either Close suffices.
+// NewLog returns the log of a configuration. terminal reports whether w is a terminal. If w is a
+// [*Lines], the log uses it; whoever made it closes it.
 func NewLog(c config.Config, w io.Writer, terminal bool) Log {
 	lines, ok := w.(*Lines)
 	if !ok {

@@ -10,8 +10,8 @@ import (
 	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
-// ErrClientChanged means that a statement did not confirm a client from a cache. The client may have changed since it was
-// read. Read it, and repeat the call with Revision 0.
+// ErrClientChanged means that a statement did not confirm a client from a cache. The client may have changed since it
+// was read. Read it, and repeat the call with Revision 0.
 var ErrClientChanged = errors.New("a client from a cache was not confirmed")
 
 // Caller names the client on whose behalf a statement runs.

@@ -125,7 +125,7 @@ func everythingWorks(t *testing.T, dbs ...*storage.DB) {
 				if _, _, err := db.Grants().Rotate(ctx, refreshOf(g, generation), noon.Add(time.Minute)); err != nil {
 					t.Error(err)
 				}
-				if _, err := db.Grants().TokenState(ctx, storage.Caller{ID: client.ID, Revision: client.Revision}, g.ID, "kid", noon); err != nil {
+				if _, err := db.Grants().TokenState(ctx, callerOf(client), g.ID, "kid", noon); err != nil {
 					t.Error(err)
 				}
 			}
@@ -370,7 +370,7 @@ func TestSchemaVanishes(t *testing.T) {
 				g := mustGrant(t, db, mustUser(t, db, "alice"), client)
 				storagetest.MustExec(t, storagetest.Raw(t, own), statements...)
 				_, _, refresh := db.Grants().Rotate(ctx, refreshOf(g, 0), noon)
-				_, token := db.Grants().TokenState(ctx, storage.Caller{ID: client.ID, Revision: client.Revision}, g.ID, "kid", noon)
+				_, token := db.Grants().TokenState(ctx, callerOf(client), g.ID, "kid", noon)
 				for what, err := range map[string]error{"refresh": refresh, "token": token} {
 					if !errors.Is(err, storage.ErrUnavailable) {
 						t.Errorf("%s: %v", what, err)

@@ -26,7 +26,8 @@ func TestTokenStatesAgreeWithGrants(t *testing.T) {
 		for _, name := range []string{"alive", "revoked", "disabled", "changed", "deleted"} {
 			grants = append(grants, mustGrant(t, db, mustUser(t, db, name), client))
 		}
-		ended, err := db.Grants().Revoke(ctx, admin, storage.Revocation{ID: grants[1].ID, Caller: storage.Caller{ID: "app"}}, noon)
+		revocation := storage.Revocation{ID: grants[1].ID, Caller: storage.Caller{ID: "app"}}
+		ended, err := db.Grants().Revoke(ctx, admin, revocation, noon)
 		if err != nil || !ended {
 			t.Fatal(ended, err)
 		}
@@ -44,7 +45,7 @@ func TestTokenStatesAgreeWithGrants(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					got, err := db.Grants().TokenState(ctx, storage.Caller{ID: client.ID, Revision: client.Revision}, g.ID, "good", now)
+					got, err := db.Grants().TokenState(ctx, callerOf(client), g.ID, "good", now)
 					if err != nil || got.Live != s.Live(now) || got.ClientID != "app" ||
 						got.Live && got.Username != *s.Username {
 						t.Errorf("%+v, the grant: %v, %v", got, s.Live(now), err)
@@ -62,7 +63,7 @@ func TestTokenStatesAgreeWithGrants(t *testing.T) {
 			id  storage.GrantID
 			kid string
 		}{{grants[0].ID, "bad"}, {grants[0].ID, "none"}, {1, "good"}} {
-			if got, err := db.Grants().TokenState(ctx, storage.Caller{ID: client.ID, Revision: client.Revision}, c.id, c.kid, noon); err != nil || got.Live {
+			if got, err := db.Grants().TokenState(ctx, callerOf(client), c.id, c.kid, noon); err != nil || got.Live {
 				t.Errorf("%v %s: %+v, %v", c.id, c.kid, got, err)
 			}
 		}
@@ -80,7 +81,7 @@ func TestClientHasChanged(t *testing.T) {
 		g := mustGrant(t, db, mustUser(t, db, "alice"), client)
 		is := func(c storage.Client) bool {
 			t.Helper()
-			_, err := db.Grants().TokenState(ctx, storage.Caller{ID: c.ID, Revision: c.Revision}, g.ID, "none", noon)
+			_, err := db.Grants().TokenState(ctx, callerOf(c), g.ID, "none", noon)
 			if err != nil && !errors.Is(err, storage.ErrClientChanged) {
 				t.Error(err)
 			}
@@ -135,7 +136,8 @@ func TestRevocationsAtOnce(t *testing.T) {
 		for range n {
 			g := mustGrant(t, db, user, client)
 			all.Go(func() {
-				ended, err := db.Grants().Revoke(ctx, admin, storage.Revocation{ID: g.ID, Caller: storage.Caller{ID: "other"}}, noon)
+				other := storage.Revocation{ID: g.ID, Caller: storage.Caller{ID: "other"}}
+				ended, err := db.Grants().Revoke(ctx, admin, other, noon)
 				if err != nil || ended {
 					t.Errorf("by another client: %v, %v", ended, err)
 				}
@@ -144,7 +146,8 @@ func TestRevocationsAtOnce(t *testing.T) {
 					!ended {
 					t.Errorf("%v, %v", ended, err)
 				}
-				ended, err = db.Grants().Revoke(ctx, admin, storage.Revocation{ID: g.ID, Caller: storage.Caller{ID: "app"}}, noon)
+				ended, err = db.Grants().
+					Revoke(ctx, admin, storage.Revocation{ID: g.ID, Caller: storage.Caller{ID: "app"}}, noon)
 				if err != nil || ended {
 					t.Errorf("again: %v, %v", ended, err)
 				}
@@ -178,7 +181,8 @@ func TestRevocationsOfReplicas(t *testing.T) {
 			slices.Reverse(grants)
 			for _, g := range slices.Clone(grants) {
 				all.Go(func() {
-					ok, err := db.Grants().Revoke(ctx, admin, storage.Revocation{ID: g.ID, Caller: storage.Caller{ID: "app"}}, noon)
+					ok, err := db.Grants().
+						Revoke(ctx, admin, storage.Revocation{ID: g.ID, Caller: storage.Caller{ID: "app"}}, noon)
 					if err != nil {
 						t.Error(err)
 					}
@@ -202,3 +206,6 @@ func TestRevocationsOfReplicas(t *testing.T) {
 		t.Errorf("%d deadlocks, %v", deadlocks, err)
 	}
 }
+
+// callerOf is a client as one from a cache asks.
+func callerOf(c storage.Client) storage.Caller { return storage.Caller{ID: c.ID, Revision: c.Revision} }

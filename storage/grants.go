@@ -300,8 +300,9 @@ type revocation struct {
 	now time.Time
 }
 
-// Revoke ends the grant if it belongs to the caller and the family, and reports whether it did. ErrClientChanged if it did
-// not, and the caller comes from a cache. Concurrent calls share a transaction, because the order of the audit records allows only one at a time.
+// Revoke ends the grant if it belongs to the caller and the family, and reports whether it did. ErrClientChanged if it
+// did not, and the caller comes from a cache. Concurrent calls share a transaction, because the order of the audit
+// records allows only one at a time.
 func (g Grants) Revoke(ctx context.Context, by Actor, r Revocation, now time.Time) (bool, error) {
 	ended, err := g.db.ending.Ask(ctx, revocation{r, by, now})
 	if err == nil && !ended && r.Caller.Revision != 0 {

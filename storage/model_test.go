@@ -86,7 +86,11 @@ func TestRefreshModel(t *testing.T) {
 					if rapid.IntRange(0, 9).Draw(r, "rarely") > 0 {
 						return
 					}
-					revocation := storage.Revocation{ID: g.ID, Caller: storage.Caller{ID: "app"}, FamilyHash: g.FamilyHash}
+					revocation := storage.Revocation{
+						ID:         g.ID,
+						Caller:     storage.Caller{ID: "app"},
+						FamilyHash: g.FamilyHash,
+					}
 					if _, err := db.Grants().Revoke(ctx, admin, revocation, m.now); err != nil {
 						r.Fatal(err)
 					}
