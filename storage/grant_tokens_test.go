@@ -141,13 +141,12 @@ func TestRevocationsAtOnce(t *testing.T) {
 				if err != nil || ended {
 					t.Errorf("by another client: %v, %v", ended, err)
 				}
-				if ended, err := db.Grants().Revoke(ctx, admin,
-					storage.Revocation{ID: g.ID, Caller: storage.Caller{ID: "app"}, FamilyHash: g.FamilyHash}, noon); err != nil ||
-					!ended {
+				app := storage.Caller{ID: "app"}
+				own := storage.Revocation{ID: g.ID, Caller: app, FamilyHash: g.FamilyHash}
+				if ended, err := db.Grants().Revoke(ctx, admin, own, noon); err != nil || !ended {
 					t.Errorf("%v, %v", ended, err)
 				}
-				ended, err = db.Grants().
-					Revoke(ctx, admin, storage.Revocation{ID: g.ID, Caller: storage.Caller{ID: "app"}}, noon)
+				ended, err = db.Grants().Revoke(ctx, admin, storage.Revocation{ID: g.ID, Caller: app}, noon)
 				if err != nil || ended {
 					t.Errorf("again: %v, %v", ended, err)
 				}
