@@ -95,7 +95,7 @@ func TestRememberedClientLosesNothing(t *testing.T) {
 	}
 }
 
-// The key that signs is kept for as long as the token lives by the client of today.
+// A key stays published for the token lifetime that the client has now.
 func TestRememberedClientHasItsKeyKept(t *testing.T) {
 	t.Parallel()
 	Each(t, func(t *testing.T, h *Harness) {
@@ -136,7 +136,7 @@ func TestRememberedClientAndTheSameSecretAgain(t *testing.T) {
 	})
 }
 
-// A request that is begun again for a client that has changed is told, counted and charged for once.
+// If an endpoint runs again because the client has changed, the request is logged, counted and charged once.
 func TestRememberedClientIsToldOfOnce(t *testing.T) {
 	t.Parallel()
 	Each(t, func(t *testing.T, h *Harness) {
@@ -170,7 +170,7 @@ func TestRememberedClientIsToldOfOnce(t *testing.T) {
 	})
 }
 
-// A caller who hangs up says nothing about the database: what is called an outage keeps retries safe for longer.
+// A caller who hangs up does not count as an outage of the database, which would extend the retry window.
 func TestCallerWhoHangsUpIsNoOutage(t *testing.T) {
 	t.Parallel()
 	Each(t, func(t *testing.T, h *Harness) {

@@ -356,7 +356,7 @@ func TestConnectionsOverTLS(t *testing.T) {
 	}
 }
 
-// A stop lets no connection wait for its end.
+// A stop closes idle connections at once.
 func TestStopWithIdleConnections(t *testing.T) {
 	t.Parallel()
 	l := serveLimited(t, 3, okHandler, nil)

@@ -302,8 +302,7 @@ func TestUnansweredChain(t *testing.T) {
 	}
 }
 
-// Whoever is told to come again after a while, and does, does not come too late: in time for the answer that it lost
-// before.
+// A client that obeys Retry-After still gets the answer that it lost before.
 func TestToldToComeAgain(t *testing.T) {
 	t.Parallel()
 	refusals := map[string]error{

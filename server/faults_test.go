@@ -436,8 +436,8 @@ func keepReading(t *testing.T, reader, writer *serving) {
 	all.Wait()
 }
 
-// A refresh is done and its answer lost. Then the database is away twice, or another process holds its lock, for longer
-// than the retry window in all. The client's next try is a retry, and no reuse.
+// A refresh succeeds and its answer is lost. Then the database is away twice, or another process holds its lock, for
+// longer than the retry window in all. The next try of the client is a retry, not a reuse.
 func TestRetryAfterOutages(t *testing.T) {
 	t.Parallel()
 	Each(t, func(t *testing.T, h *Harness) {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// A file that was replaced under a running server keeps what it is told where nobody finds it: readyz, log and answers
-// say so, until the file is back.
+// If somebody replaces the database file under a running server, readyz, log and answers report it until the file is
+// back: what the server writes meanwhile is lost.
 func TestFileIsReplaced(t *testing.T) {
 	t.Parallel()
 	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)

@@ -154,7 +154,8 @@ func TestImportRefuses(t *testing.T) {
 	})
 }
 
-// Another system hashed what was typed; one in the form of our hashes is no exception, until its user has logged in.
+// Another system hashed the password as it was typed. Until the user has logged in, this also holds for a hash in our own
+// form.
 func TestImportedHashOfAPasswordAsItWasTyped(t *testing.T) {
 	t.Parallel()
 	Each(t, func(t *testing.T, h *Harness) {

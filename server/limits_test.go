@@ -91,7 +91,7 @@ func TestParallelGuesses(t *testing.T) {
 	})
 }
 
-// The delay grows, and after a hundred failures in a row nobody unknown is judged any more; a new password ends that.
+// The delay grows. After a hundred failures in a row, logins from new addresses are refused until there is a new password.
 func TestThrottleGrowsAndEnds(t *testing.T) {
 	t.Parallel()
 	eachThrottled(t, func(t *testing.T, h *Harness) {

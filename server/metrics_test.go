@@ -82,7 +82,7 @@ func TestMetricsOfKeysAndReadiness(t *testing.T) {
 	})
 }
 
-// A trace that a request belongs to is in the log, and goes on if there is a tracer; what is no traceparent is nothing.
+// The log names the trace of a request. A tracer continues it. A header that is not a traceparent is ignored.
 func TestTraces(t *testing.T) {
 	t.Parallel()
 	const id = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -12,7 +12,7 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// What is refused at the start is refused at a reload, and a warning is told again.
+// A reload refuses what a start refuses, and logs warnings again.
 func TestReloadRefusesAndWarns(t *testing.T) {
 	t.Parallel()
 	h := OpenHarness(t, HashingConfig(storagetest.SQLiteURL(t)), nil)

@@ -22,7 +22,7 @@ func mustFail(t *testing.T, raw *sql.DB, bucket, account string, failures int64,
 		VALUES ('%s', %d, %d, '%s')`, bucket, failures, last.UnixMilli(), account))
 }
 
-// How an account stands with the throttle is told by place, and what is told is what happens.
+// Throttle lists the state of an account by place, and the next login does what it says.
 func TestThrottleIsTold(t *testing.T) {
 	t.Parallel()
 	server.Each(t, func(t *testing.T, h *server.Harness) {
@@ -104,7 +104,7 @@ func TestUnlockOfNobody(t *testing.T) {
 	})
 }
 
-// A client that is disabled and enabled again has no grant of before, as a user.
+// After a client is disabled and enabled again, its older grants stay ended, as those of a user do.
 func TestEnabledClientHasNoOldGrants(t *testing.T) {
 	t.Parallel()
 	server.Each(t, func(t *testing.T, h *server.Harness) {

@@ -15,7 +15,7 @@ import (
 	"github.com/keyturn/keyturn/config"
 )
 
-// unread is a request whose body goes on for ever: it is answered before.
+// unread is a request whose body never ends. The server answers before the end.
 type unread struct{ name, head string }
 
 func unreadRequests() (all []unread) {

@@ -10,7 +10,7 @@ import (
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
-// What is over goes, in whatever number of batches, and what is not over stays.
+// Clean-up deletes what has ended, in any number of batches, and nothing else.
 func TestCleanUp(t *testing.T) {
 	t.Parallel()
 	Each(t, func(t *testing.T, h *Harness) {

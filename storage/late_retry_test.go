@@ -128,7 +128,7 @@ func TestLostAnswersLogNobodyOut(t *testing.T) {
 	}
 }
 
-// thief is how somebody uses a token that he stole. It is told what the owner holds, and when the owner refreshes.
+// thief is a strategy of somebody who stole a token. It learns what the owner holds and when the owner refreshes.
 type thief struct {
 	name string
 	// turn acts after the n-th refresh of the owner, with the newest token that the thief holds, and returns the one he

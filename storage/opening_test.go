@@ -63,7 +63,7 @@ func openAtOnce(t *testing.T, databaseURL string, n int) {
 	}
 }
 
-// Any number of processes may open a database at once that is new, or that a keyturn of before has made.
+// Any number of processes may open a new database, or one with an older schema, at once.
 func TestOpenAtOnce(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
