@@ -19,8 +19,8 @@ import (
 // judgedIn is how many guesses were compared with a password, by the log.
 func judgedIn(h *Harness) int { return strings.Count(h.Log.String(), `"reason":"wrong password"`) }
 
-// Credential stuffing and password spraying, from one address and from two thousand. Each account and each address has a
-// limit. A guess beyond it looks the same and is not judged. Neither another replica nor a restart gives a new limit.
+// Credential stuffing and password spraying, from one address and from two thousand. Each account and each address has
+// a limit. A guess beyond it looks the same and is not judged. Neither another replica nor a restart gives a new limit.
 func TestGuessing(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {

@@ -154,8 +154,8 @@ func TestImportRefuses(t *testing.T) {
 	})
 }
 
-// Another system hashed the password as it was typed. Until the user has logged in, this also holds for a hash in our own
-// form.
+// Another system hashed the password as it was typed. Until the user has logged in, this also holds for a hash in our
+// own form.
 func TestImportedHashOfAPasswordAsItWasTyped(t *testing.T) {
 	t.Parallel()
 	Each(t, func(t *testing.T, h *Harness) {

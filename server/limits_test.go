@@ -91,7 +91,7 @@ func TestParallelGuesses(t *testing.T) {
 	})
 }
 
-// The delay grows. After a hundred failures in a row, logins from new addresses are refused until there is a new password.
+// The delay grows. After a hundred failures in a row, logins from new addresses are refused until the password changes.
 func TestThrottleGrowsAndEnds(t *testing.T) {
 	t.Parallel()
 	eachThrottled(t, func(t *testing.T, h *Harness) {
