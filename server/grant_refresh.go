@@ -61,15 +61,15 @@ func (s *refreshes) refreshWith(
 	if err != nil {
 		return none, err
 	}
-	r := s.presentation(req, t, signer)
-	if r.MaxRoles, err = s.rolesThatFit(req, signer); err != nil {
+	presented := s.presentation(req, t, signer)
+	if presented.MaxRoles, err = s.rolesThatFit(req, signer); err != nil {
 		return none, err
 	}
-	if err := s.checkBeforeRotation(ctx, req, f, r, now); err != nil {
+	if err := s.checkBeforeRotation(ctx, req, f, presented, now); err != nil {
 		return none, err
 	}
 	rotating, rotated := s.span(ctx, "rotate grant")
-	g, outcome, err := s.rotate(rotating, req, f, signer, r, now)
+	g, outcome, err := s.rotate(rotating, req, f, signer, presented, now)
 	rotated(err)
 	if err != nil {
 		return none, err
@@ -134,7 +134,7 @@ func (s *refreshes) outages(grant storage.GrantID) []storage.Span {
 // checkBeforeRotation refuses a scope or a resource that the grant does not allow, before the token is rotated. It
 // reads the grant only if the request names one of them, or if the client was updated after live grants may have begun.
 func (s *refreshes) checkBeforeRotation(
-	ctx context.Context, req *request, f tokenForm, r storage.Refresh, now time.Time,
+	ctx context.Context, req *request, f tokenForm, presented storage.Refresh, now time.Time,
 ) error {
 	updated := req.client.UpdatedAt.After(req.client.CreatedAt.Time) &&
 		now.Sub(req.client.UpdatedAt.Time) < s.config().RefreshMaxTTL
@@ -143,14 +143,14 @@ func (s *refreshes) checkBeforeRotation(
 		!updated {
 		return nil
 	}
-	g, err := s.db.Grants().State(ctx, r.ID)
+	g, err := s.db.Grants().State(ctx, presented.ID)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil // the rotation reports it
 	}
 	if err != nil {
 		return err
 	}
-	if outcome := r.Classify(g, now); outcome == storage.RefreshDead || outcome == storage.RefreshReuse {
+	if outcome := presented.Classify(g, now); outcome == storage.RefreshDead || outcome == storage.RefreshReuse {
 		return nil // the rotation reports it, and ends the grant
 	}
 	_, _, err = rights(req.client, f, g)

@@ -146,11 +146,11 @@ func (s *health) found() []finding {
 	if s.stopping.Load() {
 		serving.err = errors.New("stopping")
 	}
-	r := s.readiness.Load()
-	if r == nil || s.elapsed()-r.at > readinessAge {
+	last := s.readiness.Load()
+	if last == nil || s.elapsed()-last.at > readinessAge {
 		return []finding{serving, {"look", errors.New("the last look is too old")}}
 	}
-	return append([]finding{serving}, r.findings...)
+	return append([]finding{serving}, last.findings...)
 }
 
 // ready returns nil if this replica can serve, or the first reason why not.

@@ -29,11 +29,11 @@ func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h(w.(*respo
 type routes struct{ *mux.Router }
 
 func newRoutes() routes {
-	r := routes{mux.NewRouter().SkipClean(true).UseEncodedPath()}
-	r.NotFoundHandler = wellFramed(false, func(x *response, _ *http.Request) {
+	t := routes{mux.NewRouter().SkipClean(true).UseEncodedPath()}
+	t.NotFoundHandler = wellFramed(false, func(x *response, _ *http.Request) {
 		plain(x, http.StatusNotFound, "not found")
 	})
-	return r
+	return t
 }
 
 // add routes a path. The path is also the route in log and metrics.

@@ -63,10 +63,10 @@ func (s *refreshes) rolesThatFit(req *request, signer keys.Signer) (int64, error
 // rotate rotates a grant if the access token fits. r.MaxRoles may be too strict, because the grant may have less scope
 // than the client. After a refusal, rotate computes the exact size from the grant.
 func (s *refreshes) rotate(
-	ctx context.Context, req *request, f tokenForm, signer keys.Signer, r storage.Refresh, now time.Time,
+	ctx context.Context, req *request, f tokenForm, signer keys.Signer, presented storage.Refresh, now time.Time,
 ) (g storage.GrantState, outcome storage.RefreshOutcome, err error) {
-	r.Caller = req.caller()
-	g, outcome, err = s.db.Grants().Rotate(ctx, r, now)
+	presented.Caller = req.caller()
+	g, outcome, err = s.db.Grants().Rotate(ctx, presented, now)
 	if err != nil || outcome != storage.RefreshTooLarge {
 		return g, outcome, err
 	}
@@ -77,8 +77,8 @@ func (s *refreshes) rotate(
 	if s.checkSize(signer, s.refreshClaims(req, g, scope, audience, now)) != nil {
 		return g, outcome, nil
 	}
-	r.MaxRoles = g.RolesSize
-	return s.db.Grants().Rotate(ctx, r, now)
+	presented.MaxRoles = g.RolesSize
+	return s.db.Grants().Rotate(ctx, presented, now)
 }
 
 // refreshClaims returns the access token of a refresh.
