@@ -18,7 +18,7 @@ const (
 	noRoles = 2
 )
 
-// TokenSize returns the exact size in bytes of an access token as a compact JWS (RFC 7515 §7.1). typ is the typ header,
+// TokenSize returns the exact size in bytes of an access token, a compact JWS (RFC 7515 §7.1). typ is the typ header,
 // payload the size of the payload in bytes, and bits the size of the RSA key. The kid is a SHA-256 thumbprint.
 func TokenSize(typ string, payload, bits int) int {
 	return base64.RawURLEncoding.EncodedLen(payload) + jwsFrame(typ, bits)

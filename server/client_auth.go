@@ -89,11 +89,11 @@ func parseBasic(header string) (presented, bool) {
 	return presented{id: id, secret: secret, method: api.AuthBasic}, true
 }
 
-// authenticateFromCache authenticates the client from the cache. It reports false if the client is
-// not in the cache or the credentials are wrong. The caller then reads the client.
+// authenticateFromCache authenticates the client from the cache. It reports false if the client is not in the cache or
+// the credentials are wrong. The caller then reads the client.
 func (s *clientAuth) authenticateFromCache(req *request) bool {
 	if strings.HasSuffix(req.route, api.PathToken) && req.repeats == "" {
-		return false // a password login: its hash costs so much that reading the client does not matter
+		return false // a password login: reading the client costs little beside the hash
 	}
 	p, err := readClient(req.header, req.sender)
 	if err != nil {

@@ -37,7 +37,7 @@ func TestCopyLogsNobodyOut(t *testing.T) {
 	if err := h.Admin.Clients().Disable(ctx, "once"); err != nil {
 		t.Fatal(err)
 	}
-	before := server.Must(h.Admin.Audit().All(ctx, time.Time{}, ""))
+	before := server.Must(server.AllAudit(h.Admin, time.Time{}, ""))
 
 	databaseURL := storagetest.PostgresURL(t)
 	rows := map[string]int64{}
@@ -101,7 +101,7 @@ func TestCopyLogsNobodyOut(t *testing.T) {
 	if _, err := p.Admin.Audit().Verify(ctx); err != nil {
 		t.Error(err)
 	}
-	if records := server.Must(p.Admin.Audit().All(ctx, time.Time{}, "database.copy")); len(records) != 1 ||
+	if records := server.Must(server.AllAudit(p.Admin, time.Time{}, "database.copy")); len(records) != 1 ||
 		records[0].Actor != "os:test" {
 		t.Errorf("%+v", records)
 	}

@@ -9,8 +9,8 @@
 // Server.answer authenticates the client and runs the endpoint, which returns a value or an error. post then writes
 // one response. A grant makes its changes in one storage call, and keys.Ring signs in memory.
 //
-// An introspection may use a client from the cache if the query for the token confirms that the client is unchanged.
-// Otherwise the server reads the client and runs the endpoint again. Events and counters wait until the last run.
+// The client may come from a cache if the statement of the endpoint confirms that it is unchanged. Otherwise the server
+// reads the client and runs the endpoint again. Events and counters wait until the last run.
 //
 // A running server may get new settings (reload.go). Read a setting where it is used, and do not store it.
 package server

@@ -95,8 +95,8 @@ func checkMediaType(h http.Header) error {
 	return fail(api.InvalidRequest, "send one body of type application/x-www-form-urlencoded in UTF-8")
 }
 
-// isForm reports whether a Content-Type is a form in UTF-8. Media types ignore case (RFC 9110 §8.3.1), and many clients
-// spell the charset utf8.
+// isForm reports whether a Content-Type is a form in UTF-8. Media types ignore case (RFC 9110 §8.3.1), and many
+// clients spell the charset utf8.
 func isForm(contentType string) bool {
 	if contentType == formMediaType {
 		return true

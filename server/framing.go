@@ -14,8 +14,8 @@ var misframed = failWith(http.StatusBadRequest, api.InvalidRequest,
 	"the length of the request is ambiguous: send Content-Length or Transfer-Encoding")
 
 // framing parses the bytes of a connection to find requests with an ambiguous length. Such a request has
-// Transfer-Encoding together with Content-Length or HTTP/1.0 (RFC 9112 §6.1), or a folded header line (§5.2). net/http
-// accepts these and hides the headers from handlers. It refuses all other malformed requests itself.
+// Transfer-Encoding together with Content-Length or HTTP/1.0 (RFC 9112 §6.1), or a folded header line (§5.2).
+// net/http accepts these and hides the headers from handlers. It refuses all other malformed requests itself.
 type framing struct {
 	reads   framed
 	skip    int64  // bytes left of a body or a chunk

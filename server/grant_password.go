@@ -25,8 +25,8 @@ type logins struct {
 // maxGrants is the largest number of live grants of a user at a client. A further login ends the oldest one.
 const maxGrants = 100
 
-// errLogin is the answer to every failed login (RFC 6749 §5.2). It does not reveal whether the user exists, is disabled
-// or is throttled.
+// errLogin is the answer to every failed login (RFC 6749 §5.2). It does not reveal whether the user exists, is
+// disabled or is throttled.
 var errLogin = fail(api.InvalidGrant, "the username or the password is wrong, or the account cannot be used now")
 
 // password is the resource owner password credentials grant (RFC 6749 §4.3): one read, one hash, one insert.

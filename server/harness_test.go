@@ -503,3 +503,27 @@ func Status200(r Reply) error {
 type statusError string
 
 func (e statusError) Error() string { return string(e) }
+
+// all collects the pages of a list.
+func all[T any](each func(func([]T) error) error) (rows []T, err error) {
+	err = each(func(page []T) error {
+		rows = append(rows, page...)
+		return nil
+	})
+	return rows, err
+}
+
+// AllGrants returns the grants of a user and a client, or of all if they are "".
+func AllGrants(a *admin.Admin, user, client string) ([]admin.Grant, error) {
+	return all(func(do func([]admin.Grant) error) error { return a.Grants().Each(ctx, user, client, do) })
+}
+
+// AllUsers returns every user.
+func AllUsers(a *admin.Admin) ([]admin.User, error) {
+	return all(func(do func([]admin.User) error) error { return a.Users().Each(ctx, do) })
+}
+
+// AllAudit returns the audit records since a time and of a type, or all if they are zero.
+func AllAudit(a *admin.Admin, since time.Time, kind string) ([]admin.AuditRecord, error) {
+	return all(func(do func([]admin.AuditRecord) error) error { return a.Audit().Each(ctx, since, kind, do) })
+}

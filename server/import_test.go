@@ -63,7 +63,7 @@ func TestImportedUsersLogIn(t *testing.T) {
 		if n, err := h.Admin.Audit().Verify(ctx); err != nil {
 			t.Error(n, err)
 		}
-		if records := Must(h.Admin.Audit().All(ctx, time.Time{}, "user.import")); len(records) != len(users) {
+		if records := Must(AllAudit(h.Admin, time.Time{}, "user.import")); len(records) != len(users) {
 			t.Errorf("%d records", len(records))
 		}
 	})
@@ -118,7 +118,7 @@ func TestImportRefuses(t *testing.T) {
 				t.Error(cmp.Diff(want, done))
 			}
 			var there []string
-			for _, u := range Must(h.Admin.Users().All(ctx)) {
+			for _, u := range Must(AllUsers(h.Admin)) {
 				there = append(there, u.Username)
 			}
 			if !slices.Equal(there, names) {

@@ -102,7 +102,7 @@ func TestEndings(t *testing.T) {
 			},
 		},
 		"revoke by the id of the grant": {end: func(h *server.Harness, _ api.TokenResponse) error {
-			grants, err := h.Admin.Grants().All(ctx, "alice", "app")
+			grants, err := server.AllGrants(h.Admin, "alice", "app")
 			if err != nil {
 				return err
 			}

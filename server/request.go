@@ -25,8 +25,8 @@ type request struct {
 	asking   time.Time       // start of the latest use of the database; the time of a password hash does not count
 	username string          // of an existing user; others stay unlogged, because people type passwords into this field
 
-	cached  bool     // client comes from the cache
-	asked   bool     // a statement was given the caller, and confirms it
+	cached  bool     // the client comes from the cache
+	asked   bool     // a statement got the caller, and confirms it unless it returns ErrClientChanged
 	effects []func() // events and counters of this run of the endpoint; see settle
 }
 
@@ -147,13 +147,14 @@ func (s *core) databaseTimeout(ctx context.Context) (context.Context, context.Ca
 
 // answer authenticates the client and runs the endpoint. An endpoint need not know that it may run twice.
 //
-// A client from the cache is used first. Its run counts only if a statement confirmed the client: see [request.caller].
-// Otherwise answer discards the run, reads the client and runs the endpoint again.
+// A client from the cache is used first. That run counts if a statement confirmed the client (see [request.caller]), or
+// if it failed for a cause that has nothing to do with the client. Otherwise answer discards the run, reads the client
+// and runs the endpoint again.
 func (s *Server) answer(ctx context.Context, req *request, run func(context.Context) (any, error)) (any, error) {
 	if s.authenticateFromCache(req) {
 		body, err := run(ctx)
-		confirmed := req.asked && !errors.Is(err, storage.ErrClientChanged)
-		if confirmed || errors.Is(err, storage.ErrUnavailable) {
+		changed := errors.Is(err, storage.ErrClientChanged)
+		if !changed && (req.asked || causeOf(err) != "") {
 			return body, err
 		}
 		req.forget()
@@ -164,8 +165,8 @@ func (s *Server) answer(ctx context.Context, req *request, run func(context.Cont
 	return run(ctx)
 }
 
-// caller is the client for a statement. The statement returns [storage.ErrClientChanged] if the client comes from the
-// cache and is not as it was.
+// caller returns the client for a statement, which must run next. The statement returns [storage.ErrClientChanged] if it
+// does not confirm a client from the cache.
 func (req *request) caller() storage.Caller {
 	c := storage.Caller{ID: req.client.ID}
 	if req.cached {

@@ -60,7 +60,7 @@ func (s *refreshes) rolesThatFit(req *request, signer keys.Signer) (int64, error
 	return int64(max(1, api.MaxRoles(req.client.TokenTyp, payload, s.bitsOf(signer)))), err
 }
 
-// rotate rotates a grant if the access token fits. r.MaxRoles may be too strict, because the grant may have less scope
+// rotate rotates a grant if the access token fits. MaxRoles may be too strict, because the grant may have less scope
 // than the client. After a refusal, rotate computes the exact size from the grant.
 func (s *refreshes) rotate(
 	ctx context.Context, req *request, f tokenForm, signer keys.Signer, presented storage.Refresh, now time.Time,

@@ -85,7 +85,7 @@ func TestUnlock(t *testing.T) {
 					t.Errorf("left: %q", left)
 				}
 				login().Tokens(t)
-				records := server.Must(h.Admin.Audit().All(ctx, time.Time{}, "user."+name))
+				records := server.Must(server.AllAudit(h.Admin, time.Time{}, "user."+name))
 				if len(records) != 1 || records[0].Actor != "os:test" {
 					t.Errorf("%+v", records)
 				}

@@ -18,7 +18,7 @@ func TestCleanUp(t *testing.T) {
 		live := h.Login("app")
 		h.Post("/revoke", "app", "token", revoked.RefreshToken)
 		h.Post("/token", "app", "grant_type", "password", "username", "alice", "password", "wrong")
-		count := func() int { return len(Must(h.Admin.Grants().All(ctx, "", ""))) }
+		count := func() int { return len(Must(AllGrants(h.Admin, "", ""))) }
 		clean := func() {
 			t.Helper()
 			Must(0, h.Server.cleanUpOnce(ctx))
@@ -94,7 +94,7 @@ func TestRehashAtLogin(t *testing.T) {
 func TestAuditNamesWhoAndWhy(t *testing.T) {
 	t.Parallel()
 	Each(t, func(t *testing.T, h *Harness) {
-		records := Must(h.Admin.Audit().All(ctx, time.Time{}, ""))
+		records := Must(AllAudit(h.Admin, time.Time{}, ""))
 		if n, err := h.Admin.Audit().Verify(ctx); err != nil || n != int64(len(records)) || n < 5 {
 			t.Fatal(n, err)
 		}

@@ -37,9 +37,6 @@ func TestOpenSSL(t *testing.T) {
 // A short run measures every row of the table of targets, and fails at any wrong response.
 func TestBench(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("-short: the run builds keyturn and starts a PostgreSQL and servers, which takes about ten seconds")
-	}
 	program := filepath.Join(t.TempDir(), "keyturn")
 	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", program, "../keyturn") // linked in half the time
 	if out, err := build.CombinedOutput(); err != nil {

@@ -15,8 +15,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -310,21 +312,42 @@ func TestOTLPTimeout(t *testing.T) {
 func TestOTLPCollectorAway(t *testing.T) {
 	t.Parallel()
 	to := newCollector(t)
-	address := to.Listener.Addr().String()
 	to.Listener.Close()
+	address, listen := reservedPort(t)
 	env := map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://" + address}
 	begun := time.Now()
 	if _, err := export(t, env); err == nil || time.Since(begun) > 5*time.Second {
 		t.Errorf("%v after %v", err, time.Since(begun))
 	}
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Skip("somebody else has the port: ", err)
-	}
-	to.Listener = listener
+	to.Listener = listen()
 	to.Start()
 	if _, err := export(t, env); err != nil || len(to.spans) != 1 {
 		t.Errorf("%d spans: %v", len(to.spans), err)
+	}
+}
+
+// reservedPort returns the address of a port that refuses connections, until listen is called. Nobody else can take it.
+func reservedPort(t *testing.T) (address string, listen func() net.Listener) {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	must(err)
+	socket := os.NewFile(uintptr(fd), "reserved port")
+	t.Cleanup(func() { socket.Close() })
+	must(syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	bound, err := syscall.Getsockname(fd)
+	must(err)
+	address = net.JoinHostPort("127.0.0.1", strconv.Itoa(bound.(*syscall.SockaddrInet4).Port))
+	return address, func() net.Listener {
+		must(syscall.Listen(fd, 16))
+		l, err := net.FileListener(socket)
+		must(err)
+		return l
 	}
 }
 
