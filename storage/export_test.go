@@ -2,6 +2,8 @@ package storage
 
 import (
 	"context"
+	"io/fs"
+	"testing/fstest"
 
 	"github.com/keyturn/keyturn/storage/internal/engine"
 )
@@ -34,11 +36,32 @@ func (d *DB) Upkeep(ctx context.Context, query string) error {
 	return d.engine.GetForUpkeep(ctx, "upkeep", &void, query)
 }
 
-// MigrateTo makes a database as a keyturn of before had it.
-func MigrateTo(ctx context.Context, databaseURL string, version int64) error {
+// MigrateTo makes a database as an older keyturn made it, which had fewer migrations.
+func MigrateTo(ctx context.Context, databaseURL string, version int) error {
 	source, err := ParseSource(databaseURL, false)
 	if err != nil {
 		return err
 	}
-	return engine.MigrateTo(ctx, Options{Source: source, Create: true}.engine(), version)
+	names, err := fs.Glob(schema.Files, "*.sql")
+	if err != nil {
+		return err
+	}
+	older := fstest.MapFS{}
+	for _, name := range names[:version] {
+		content, err := fs.ReadFile(schema.Files, name)
+		if err != nil {
+			return err
+		}
+		older[name] = &fstest.MapFile{Data: content}
+	}
+	db, err := engine.Open(ctx, engine.Options{
+		Source:  source,
+		Create:  true,
+		Migrate: true,
+		Schema:  engine.Schema{Files: older},
+	})
+	if err != nil {
+		return err
+	}
+	return db.Close()
 }

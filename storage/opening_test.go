@@ -71,6 +71,10 @@ func TestOpenAtOnce(t *testing.T) {
 			openAtOnce(t, storagetest.Another(t, databaseURL), 5)
 			old := storagetest.Another(t, databaseURL)
 			must(t, storage.MigrateTo(ctx, old, 1))
+			status, err := storage.StatusOf(ctx, storage.Options{Source: storagetest.MustSource(t, old)})
+			if err != nil || status.Version != 1 {
+				t.Fatalf("%+v, %v", status, err)
+			}
 			openAtOnce(t, old, 5)
 		}
 	})

@@ -24,10 +24,22 @@ func (c clientCommands) root() *cobra.Command {
 		c.show(),
 		c.update(),
 		c.rotateSecret(),
-		c.enable(),
-		c.disable(),
-		c.delete(),
+		c.changes().change("enable", "Let a disabled client authenticate again; its grants stay ended",
+			"enabled", admin.Clients.Enable),
+		c.changes().change("disable", "End a client's grants and refuse its authentication",
+			"disabled: all grants have ended", admin.Clients.Disable),
+		c.changes().change("delete", "Delete a client and its grants", "deleted with its grants", admin.Clients.Delete),
 	)
+}
+
+func (c clientCommands) changes() changes[admin.Clients, admin.Client] {
+	return changes[admin.Clients, admin.Client]{
+		app:      c.app,
+		noun:     "client",
+		argument: "ID",
+		table:    func(op *operator) admin.Clients { return op.Clients() },
+		find:     admin.Clients.Find,
+	}
 }
 
 // clientFlags are the flags that describe a client.
@@ -252,43 +264,4 @@ func (c clientCommands) rotateSecret() *cobra.Command {
 	cmd.Flags().StringVar(&keep, "keep", "24h", "how long the old secret works")
 	addSecretStdin(cmd, &secretStdin)
 	return cmd
-}
-
-func (c clientCommands) enable() *cobra.Command {
-	return c.change(
-		"enable",
-		"Let a disabled client authenticate again; its grants stay ended",
-		"enabled",
-		admin.Clients.Enable,
-	)
-}
-
-func (c clientCommands) disable() *cobra.Command {
-	return c.change(
-		"disable",
-		"End a client's grants and refuse its authentication",
-		"disabled: all grants have ended",
-		admin.Clients.Disable,
-	)
-}
-
-func (c clientCommands) delete() *cobra.Command {
-	return c.change("delete", "Delete a client and its grants", "deleted with its grants", admin.Clients.Delete)
-}
-
-// change makes a verb that changes one client and prints its row. done is the message.
-func (c clientCommands) change(
-	name, short, done string, change func(admin.Clients, context.Context, string) error,
-) *cobra.Command {
-	return c.verb(verb{
-		use:   name + " ID",
-		short: short,
-		args:  cobra.ExactArgs(1),
-		act: func(ctx context.Context, op *operator, args []string) error {
-			id, clients := args[0], op.Clients()
-			read := func() (admin.Client, error) { return clients.Find(ctx, id) }
-			apply := func() error { return change(clients, ctx, id) }
-			return changeOne(c.console, "client "+id, done, name == "delete", read, apply)
-		},
-	})
 }

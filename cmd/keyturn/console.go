@@ -134,27 +134,6 @@ func (c *console) progress(what string) func(n, of int) {
 	}
 }
 
-// changeOne changes a user or a client and prints its row. A failed read never prevents the change: the row is read
-// after it, or, if the change deletes the row, before it.
-func changeOne[T any](c *console, name, done string, deletes bool, read func() (T, error), change func() error) error {
-	var row T
-	var unread error
-	if deletes {
-		row, unread = read()
-	}
-	if err := change(); err != nil {
-		return err
-	}
-	c.say("%s %s", name, done)
-	if !deletes {
-		row, unread = read()
-	}
-	if unread != nil {
-		return fmt.Errorf("%s %s, but its row could not be read: %w", name, done, unread)
-	}
-	return c.print(row, func() {})
-}
-
 // moment formats a time for people; "-" for none.
 func moment(t *admin.Time) string {
 	if t == nil {

@@ -24,11 +24,24 @@ func (u userCommands) root() *cobra.Command {
 		u.list(),
 		u.show(),
 		u.passwd(),
-		u.enable(),
-		u.unlock(),
-		u.disable(),
-		u.delete(),
+		u.changes().change("enable", "Let a disabled user log in again, and lift its throttle",
+			"enabled", admin.Users.Enable),
+		u.changes().change("unlock", "Lift all login throttling of a user",
+			"unlocked: the next login is judged", admin.Users.Unlock),
+		u.changes().change("disable", "End a user's grants and refuse new logins",
+			"disabled: all grants have ended", admin.Users.Disable),
+		u.changes().change("delete", "Delete a user and its grants", "deleted with all grants", admin.Users.Delete),
 	)
+}
+
+func (u userCommands) changes() changes[admin.Users, admin.User] {
+	return changes[admin.Users, admin.User]{
+		app:      u.app,
+		noun:     "user",
+		argument: "NAME",
+		table:    func(op *operator) admin.Users { return op.Users() },
+		find:     admin.Users.Find,
+	}
 }
 
 func (u userCommands) create() *cobra.Command {
@@ -165,52 +178,4 @@ func (u userCommands) passwd() *cobra.Command {
 	})
 	addPasswordStdin(cmd, &passwordStdin)
 	return cmd
-}
-
-func (u userCommands) enable() *cobra.Command {
-	return u.change(
-		"enable",
-		"Let a disabled user log in again, and lift its throttle",
-		"enabled",
-		admin.Users.Enable,
-	)
-}
-
-func (u userCommands) unlock() *cobra.Command {
-	return u.change(
-		"unlock",
-		"Lift all login throttling of a user",
-		"unlocked: the next login is judged",
-		admin.Users.Unlock,
-	)
-}
-
-func (u userCommands) disable() *cobra.Command {
-	return u.change(
-		"disable",
-		"End a user's grants and refuse new logins",
-		"disabled: all grants have ended",
-		admin.Users.Disable,
-	)
-}
-
-func (u userCommands) delete() *cobra.Command {
-	return u.change("delete", "Delete a user and its grants", "deleted with all grants", admin.Users.Delete)
-}
-
-// change makes a verb that changes one user and prints its row. done is the message.
-func (u userCommands) change(
-	name, short, done string, change func(admin.Users, context.Context, string) error,
-) *cobra.Command {
-	return u.verb(verb{
-		use:   name + " NAME",
-		short: short,
-		args:  cobra.ExactArgs(1),
-		act: func(ctx context.Context, op *operator, args []string) error {
-			username, users := args[0], op.Users()
-			read := func() (admin.User, error) { return users.Find(ctx, username) }
-			apply := func() error { return change(users, ctx, username) }
-			return changeOne(u.console, "user "+username, done, name == "delete", read, apply)
-		},
-	})
 }

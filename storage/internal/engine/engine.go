@@ -131,20 +131,6 @@ func connect(o Options) (*DB, error) {
 	return nil, errURLKind
 }
 
-// MigrateTo migrates a new or older database to a version of its schema.
-func MigrateTo(ctx context.Context, o Options, version int64) error {
-	db, err := connect(o)
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	p, err := migrator{db}.migrations()
-	if err == nil {
-		_, err = p.UpTo(ctx, version)
-	}
-	return err
-}
-
 // StatusOf returns the schema version of a database, also of one that this program cannot use. It changes nothing.
 func StatusOf(ctx context.Context, o Options) (SchemaStatus, error) {
 	db, err := connect(o)
