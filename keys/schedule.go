@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/keyturn/keyturn/storage"
 )
 
 // Schedule is the settings of servers that commands must know: the life of keys, how long verifiers keep the JWKS, and
@@ -49,16 +52,32 @@ func (r ScheduleRecord) Write(ctx context.Context, s Schedule) error {
 	if err != nil {
 		return fmt.Errorf("schedule: %w", err)
 	}
-	if recorded, err := r.text(ctx); err != nil || bytes.Equal(recorded, text) {
+	for try := 1; ; try++ {
+		err := r.write(ctx, text)
+		if !errors.Is(err, storage.ErrConflict) || try == 10 {
+			return err
+		}
+		if err := r.ring.Poll(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// write records the text. ErrConflict if another server wrote meanwhile, or if the keys have changed, perhaps with the
+// master key.
+func (r ScheduleRecord) write(ctx context.Context, text []byte) error {
+	v := r.ring.view.Load()
+	sealed, recorded, err := r.text(ctx)
+	if err != nil || bytes.Equal(recorded, text) {
 		return err
 	}
-	sealed := r.ring.view.Load().master.seal(metaSchedule, "1", nil, text)
-	return r.ring.db.Meta().Set(ctx, metaSchedule, sealed)
+	anew := v.master.seal(metaSchedule, "1", nil, text)
+	return r.ring.db.Meta().SwapSealed(ctx, metaSchedule, sealed, anew, v.version)
 }
 
 // Read returns the recorded schedule. ok is false if there is none, or if it was altered.
 func (r ScheduleRecord) Read(ctx context.Context) (s Schedule, ok bool, err error) {
-	text, err := r.text(ctx)
+	_, text, err := r.text(ctx)
 	if err != nil || len(text) == 0 {
 		return s, false, err
 	}
@@ -68,18 +87,18 @@ func (r ScheduleRecord) Read(ctx context.Context) (s Schedule, ok bool, err erro
 	return s, true, nil
 }
 
-// text returns the recorded text, or nil if there is none or it does not open.
-func (r ScheduleRecord) text(ctx context.Context) ([]byte, error) {
-	sealed, err := r.ring.db.Meta().Value(ctx, metaSchedule)
+// text returns the recorded text, sealed and opened. Both are empty if there is none; text is nil if it does not open.
+func (r ScheduleRecord) text(ctx context.Context) (sealed string, text []byte, err error) {
+	sealed, err = r.ring.db.Meta().Value(ctx, metaSchedule)
 	if isNotFound(err) {
-		return nil, nil
+		return "", nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	text, err := r.ring.masters.load().open(metaSchedule, "1", nil, sealed)
+	text, err = r.ring.masters.load().open(metaSchedule, "1", nil, sealed)
 	if err != nil {
 		r.ring.options.Log.Warn("the schedule that servers recorded cannot be read", "error", err)
 	}
-	return text, nil
+	return sealed, text, nil
 }

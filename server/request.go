@@ -165,8 +165,8 @@ func (s *Server) answer(ctx context.Context, req *request, run func(context.Cont
 	return run(ctx)
 }
 
-// caller returns the client for a statement, which must run next. The statement returns [storage.ErrClientChanged] if it
-// does not confirm a client from the cache.
+// caller returns the client for a statement, which must run next. The statement returns [storage.ErrClientChanged] if
+// it does not confirm a client from the cache.
 func (req *request) caller() storage.Caller {
 	c := storage.Caller{ID: req.client.ID}
 	if req.cached {

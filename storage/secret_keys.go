@@ -50,8 +50,7 @@ func (k SecretKeys) CreateFirst(ctx context.Context, keys []SecretKey) error {
 func (k SecretKeys) Add(ctx context.Context, by Actor, key SecretKey, version int64, now time.Time) error {
 	e := Event{"secret.add", key.name(), map[string]any{"activated_at": key.ActivatedAt}}
 	return k.db.inTx(ctx, e.Type, func(t *tx) error {
-		err := t.ChangeAsRead(`UPDATE key_set SET version = version WHERE id = 1 AND version = $1`, version)
-		if err != nil {
+		if err := t.holdKeySet(version); err != nil {
 			return err
 		}
 		if err := t.ChangeAsRead(insertSecretKey, key.Purpose, key.Number, key.Sealed, key.ActivatedAt); err != nil {
