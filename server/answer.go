@@ -84,13 +84,13 @@ const (
 	causeInternal = "internal"
 )
 
-// causeOf returns the cause of an error, or "" if the client caused it.
+// causeOf returns the cause of an error, or "" if there is no error or the client caused it.
 func causeOf(err error) string {
 	var f *failure
 	var busy *queue.BusyError
 	var unsure *clock.UnsureError
 	switch {
-	case errors.As(err, &f):
+	case err == nil, errors.As(err, &f):
 		return ""
 	case errors.As(err, &busy), errors.Is(err, storage.ErrBusy):
 		return causeBusy
