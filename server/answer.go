@@ -104,7 +104,11 @@ func causeOf(err error) string {
 	return causeInternal
 }
 
-// visible returns the error that the client receives. The text of an internal error stays in the log.
+// errInternal is the answer to a fault of the server. The text of the fault stays in the log.
+var errInternal = failWith(http.StatusInternalServerError, api.ServerError,
+	"internal error: the log of the server has it under the request id")
+
+// visible returns what the client receives for an error.
 func visible(err error) *failure {
 	var f *failure
 	var busy *queue.BusyError
@@ -116,10 +120,7 @@ func visible(err error) *failure {
 	case causeOf(err) != causeInternal:
 		return unavailable(retrySoon)
 	}
-	return &failure{body: api.Error{
-		Code:        api.ServerError,
-		Description: "internal error: the log of the server has it under the request id",
-	}}
+	return errInternal
 }
 
 func (f *failure) httpStatus() int {

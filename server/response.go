@@ -104,7 +104,7 @@ func (s *gateway) recovered(x *response, p any) {
 	s.log.Error("panic", "request_id", x.id, "path", x.route, "type", fmt.Sprintf("%T", p), "stack", panicStack())
 	x.outcome = string(api.ServerError)
 	if !x.wrote {
-		writeError(x, visible(nil))
+		writeError(x, errInternal)
 	}
 }
 
