@@ -184,6 +184,7 @@ func TestClocks(t *testing.T) {
 	t.Parallel()
 	for _, c := range clockCases {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
 				if c.postgres && storagetest.SQLiteFile(databaseURL) != "" {
 					return // SQLite has no clock of its own

@@ -24,7 +24,7 @@ func crowdOf(replicas ...*serving) *servertest.Crowd {
 		App:    servertest.Party{ID: "app", Secret: secret},
 		Server: servertest.Party{ID: "rs", Secret: secret},
 		Users:  []servertest.Party{{ID: "alice", Secret: password}},
-		Pause:  time.Duration(servertest.Times(int(10*time.Millisecond), 0)), // many of them run at once
+		Pause:  time.Duration(servertest.Times(int(30*time.Millisecond), 0)), // many of them run at once
 	}
 	for _, r := range replicas {
 		c.Bases = append(c.Bases, r.Base)
@@ -92,10 +92,11 @@ func troubles() map[string]trouble {
 
 // cutEach cuts the connection at each of the statements, some times.
 func cutEach(t *testing.T, p *storagetest.Proxy, when storagetest.When) {
+	times := servertest.Times(2, 4)
 	for _, text := range cutStatements {
 		before := p.Cuts()
-		p.Cut(text, when, 4)
-		for end := time.Now().Add(20 * time.Second); p.Cuts() < before+4; time.Sleep(5 * time.Millisecond) {
+		p.Cut(text, when, times)
+		for end := time.Now().Add(20 * time.Second); p.Cuts() < before+int64(times); time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Errorf("%q was cut %d times", text, p.Cuts()-before)
 				break
@@ -328,6 +329,7 @@ func TestPostgresIsRestarted(t *testing.T) {
 // The standby takes over, and the old primary only reads from then on. Connections to it stand, so that nothing but an
 // error at a write tells.
 func TestFailOver(t *testing.T) {
+	t.Parallel()
 	pair := storagetest.NewPair(t)
 	config := ConfigFor(pair.URL())
 	config.MasterKeyFile = MasterFile(t)

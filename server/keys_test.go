@@ -103,7 +103,7 @@ func (s *serving) watch(ctx context.Context) (seen []sighting) {
 		asked := time.Now()
 		kids := s.kids()
 		seen = append(seen, sighting{asked, time.Now(), kids})
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond)
 	}
 	return seen
 }
@@ -130,7 +130,7 @@ func TestVerifiersKnowEveryKey(t *testing.T) {
 			current = replicas[i%3].Refresh("app", current.RefreshToken).Tokens(t)
 			kid := kidOf(t, current.AccessToken)
 			tokens[kid] = append(tokens[kid], time.Now())
-			time.Sleep(5 * time.Millisecond)
+			time.Sleep(15 * time.Millisecond)
 		}
 		stop()
 		watchers.Wait()

@@ -3,4 +3,4 @@
 package server
 
 // atOnce is how many tests run at once: many wait.
-const atOnce = "6"
+const atOnce = "12"

@@ -32,8 +32,8 @@ func rushes() []rush {
 		}
 	}
 	return []rush{
-		{"one replica", 400, 0, 1, 2048, 1},
-		{"two replicas", 400, 0, 1, 2048, 2},
+		{"one replica", 200, 0, 1, 2048, 1},
+		{"two replicas", 200, 0, 1, 2048, 2},
 	}
 }
 

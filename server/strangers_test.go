@@ -50,7 +50,7 @@ func TestFloodOfStrangers(t *testing.T) {
 			})
 		}
 		served := 0
-		lasts := time.Duration(servertest.Times(int(1500*time.Millisecond), int(4*time.Second)))
+		lasts := time.Duration(servertest.Times(int(800*time.Millisecond), int(4*time.Second)))
 		for end := time.Now().Add(lasts); time.Now().Before(end); served++ {
 			token = h.Refresh("app", token).Tokens(t).RefreshToken
 			if err := h.Server.ready(); err != nil {
