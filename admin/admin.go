@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/keyturn/keyturn/api"
@@ -74,12 +75,14 @@ type core struct {
 type Options struct {
 	Actor  string
 	Reason string
-	Create bool                             // create an SQLite database that does not exist
-	Say    func(format string, args ...any) // prints a message for a person; may be nil
-	Moved  bool                             // also open a database that was copied to another one
-	Given  map[string]bool                  // settings of the command; the others are those of the servers
-	Now    func() time.Time                 // nil: time.Now
-	Count  time.Duration                    // maximum duration of a count; 0: three seconds
+	Create bool // create what does not exist: an SQLite database, the first tables
+	// Migrate updates an older schema. Only the commands that say so may do it.
+	Migrate bool
+	Say     func(format string, args ...any) // prints a message for a person; may be nil
+	Moved   bool                             // also open a database that was copied to another one
+	Given   map[string]bool                  // settings of the command; the others are those of the servers
+	Now     func() time.Time                 // nil: time.Now
+	Count   time.Duration                    // maximum duration of a count; 0: three seconds
 }
 
 // Open opens database and keys of a place. c and p must be valid: see [config.Config.Problems], [keys.NewPlace].
@@ -131,7 +134,7 @@ const commandPatience = 20 * time.Second
 func openForCommand(ctx context.Context, c config.Config, p keys.Place, o Options) (keys.Store, error) {
 	options := keys.StoreOptions{
 		Create:  o.Create,
-		Migrate: c.Migrate,
+		Migrate: o.Migrate,
 		Keys:    keys.Options{Log: slog.New(slog.DiscardHandler), Tolerant: true},
 	}
 	for begun := time.Now(); ; {
@@ -152,6 +155,34 @@ const countTimeout = 3 * time.Second
 
 // ErrTooSlow reports that a count or a list took too long.
 var ErrTooSlow = storage.ErrTooSlow
+
+// Because sets the reason of the following changes. It returns ErrInvalid for a reason that is not text.
+func (a *Admin) Because(reason string) error {
+	if !api.IsText(reason) {
+		return invalid("reason: want valid UTF-8 without NUL")
+	}
+	a.by.Reason = reason
+	return nil
+}
+
+// Missing lists what Open with Create would create at a place: the database, the master key.
+func Missing(ctx context.Context, p keys.Place) (missing []string, err error) {
+	file := p.Database.File()
+	if file == "" {
+		s, err := SchemaOf(ctx, p.Database)
+		if err == nil && s.Version == 0 {
+			missing = append(missing, "table in the database "+p.Database.String())
+		}
+		return missing, err
+	}
+	if info, err := os.Stat(file); errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {
+		missing = append(missing, "database "+file)
+	}
+	if _, err := os.Stat(p.MasterKeyFile); errors.Is(err, os.ErrNotExist) {
+		missing = append(missing, "master key "+p.MasterKeyFile)
+	}
+	return missing, nil
+}
 
 // Now returns the time of the clock that Admin uses.
 func (a *Admin) Now() time.Time { return a.now() }
@@ -178,7 +209,7 @@ type (
 	Rewrapped    = keys.Rewrapped
 	User         = storage.User
 	AuditRecord  = storage.AuditRecord
-	Grant        = storage.GrantState
+	Grant        = storage.ListedGrant
 	Time         = storage.Time
 	SchemaStatus = storage.SchemaStatus
 )

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -27,12 +28,15 @@ type ClientSpec struct {
 	AccessTTL time.Duration // 0: the server's
 	TokenTyp  string        // typ in the header of its access tokens, at+jwt or JWT; "": at+jwt
 	Secret    string        // "": generate one
+	// KeepRefresh turns the rotation of refresh tokens off (RFC 9700 §4.14.2 permits it for confidential clients).
+	KeepRefresh bool
+	Claims      []string // claims of its access tokens besides the usual ones: storage.ClaimUsername
 }
 
-// ClientSecret is a client with its secret, which is shown once.
+// ClientSecret is a client with the secret that keyturn made for it, which is shown once.
 type ClientSecret struct {
 	storage.Client
-	Secret string `json:"client_secret,omitempty"` // none for a public client
+	Secret string `json:"client_secret,omitempty"` // "" for a public client, and for a secret that was given
 }
 
 // Create creates a client. It returns ErrInvalid, or ErrConflict if the id is taken.
@@ -63,6 +67,9 @@ func (a Clients) Create(ctx context.Context, spec ClientSpec) (ClientSecret, err
 	}
 	if err := a.db.Clients().Create(ctx, a.by, c); err != nil {
 		return ClientSecret{}, err
+	}
+	if spec.Secret != "" {
+		secret = "" // the caller knows it
 	}
 	return ClientSecret{c, secret}, nil
 }
@@ -157,8 +164,27 @@ func describeClient(c *storage.Client, spec ClientSpec) error {
 			keys.TypJWT,
 		)
 	}
+	if err := checkTokenRules(spec); err != nil {
+		return err
+	}
+	c.RefreshRotation, c.Claims = !spec.KeepRefresh, unique(spec.Claims)
 	c.Grants, c.Scope, c.Audiences = unique(spec.Grants), strings.Join(unique(words), " "), unique(spec.Audiences)
 	c.Resource, c.AccessTTL, c.TokenTyp = spec.Resource, storage.Duration(spec.AccessTTL), string(typ)
+	return nil
+}
+
+// checkTokenRules checks what is special about the tokens of a client.
+func checkTokenRules(spec ClientSpec) error {
+	for _, claim := range spec.Claims {
+		if claim != storage.ClaimUsername {
+			return invalid("claim %q: want %s, which puts preferred_username into access tokens", claim,
+				storage.ClaimUsername)
+		}
+	}
+	if spec.KeepRefresh && spec.Public {
+		return invalid("refresh rotation: a public client needs it, because a stolen refresh token works for every " +
+			"holder (RFC 9700 §4.14.2)")
+	}
 	return nil
 }
 
@@ -174,18 +200,24 @@ func unique(words []string) storage.List {
 
 // Each calls do with all clients, ordered by id, page by page, until do returns an error.
 func (a Clients) Each(ctx context.Context, do func([]Client) error) error {
-	return a.db.Clients().Pages(ctx, do)
+	return a.db.Clients().Pages(ctx, "", do)
 }
 
-// Find returns one client, or ErrNotFound.
+// List is Each for the clients after an id.
+func (a Clients) List(ctx context.Context, after string, do func([]Client) error) error {
+	return a.db.Clients().Pages(ctx, after, do)
+}
+
+// Find returns one client. ErrNotFound suggests a similar id.
 func (a Clients) Find(ctx context.Context, id string) (storage.Client, error) {
-	return a.db.Clients().ByID(ctx, id)
+	c, err := a.db.Clients().ByID(ctx, id)
+	return c, a.missing(ctx, "client", id, err)
 }
 
-// Update changes the description of the client. It returns ErrNotFound, ErrInvalid, or ErrConflict if somebody else
-// updated the client.
+// Update changes the description of the client. A change to the present values is none. It returns ErrNotFound,
+// ErrInvalid, or ErrConflict if somebody else updated the client.
 func (a Clients) Update(ctx context.Context, id string, change func(*ClientSpec)) (storage.Client, error) {
-	c, err := a.db.Clients().ByID(ctx, id)
+	c, err := a.Find(ctx, id)
 	if err != nil {
 		return c, err
 	}
@@ -198,6 +230,9 @@ func (a Clients) Update(ctx context.Context, id string, change func(*ClientSpec)
 		Resource:  c.Resource,
 		AccessTTL: time.Duration(c.AccessTTL),
 		TokenTyp:  c.TokenTyp,
+
+		KeepRefresh: !c.RefreshRotation,
+		Claims:      c.Claims,
 	}
 	change(&spec)
 	before := c
@@ -207,7 +242,10 @@ func (a Clients) Update(ctx context.Context, id string, change func(*ClientSpec)
 	if err := a.checkClientSize(ctx, before, c); err != nil {
 		return c, err
 	}
-	if err := a.db.Clients().Update(ctx, a.by, c, a.now()); err != nil {
+	if len(before.ChangedSince(c)) == 0 {
+		return before, nil
+	}
+	if err := a.db.Clients().Update(ctx, a.by, before, c, a.now()); err != nil {
 		return c, err
 	}
 	return a.db.Clients().ByID(ctx, id)
@@ -215,47 +253,68 @@ func (a Clients) Update(ctx context.Context, id string, change func(*ClientSpec)
 
 // Enable lets a disabled client authenticate again. Its grants stay ended. It may return ErrNotFound.
 func (a Clients) Enable(ctx context.Context, id string) error {
-	return named("client", id, a.db.Clients().Enable(ctx, a.by, id, a.now()))
+	return a.missing(ctx, "client", id, a.db.Clients().Enable(ctx, a.by, id, a.now()))
 }
 
 // Disable ends all grants of the client and refuses its authentication. It may return ErrNotFound.
 func (a Clients) Disable(ctx context.Context, id string) error {
-	return named("client", id, a.db.Clients().Disable(ctx, a.by, id, a.now()))
+	return a.missing(ctx, "client", id, a.db.Clients().Disable(ctx, a.by, id, a.now()))
 }
 
 // Delete deletes the client and its grants. It may return ErrNotFound.
 func (a Clients) Delete(ctx context.Context, id string) error {
-	return named("client", id, a.db.Clients().Delete(ctx, a.by, id, a.now()))
+	return a.missing(ctx, "client", id, a.db.Clients().Delete(ctx, a.by, id, a.now()))
 }
 
 // RotatedSecret is a new secret, and the expiry of the previous one.
 type RotatedSecret struct {
 	ClientID          string       `json:"client_id"`
-	Secret            string       `json:"client_secret"`
+	Secret            string       `json:"client_secret,omitempty"` // "" if it was given
 	PreviousExpiresAt storage.Time `json:"previous_expires_at"`
+}
+
+// SecretRotation describes a new secret.
+type SecretRotation struct {
+	Secret string        // "": generate one
+	Keep   time.Duration // how long the present secret works; 0: it ends now
+	Force  bool          // end an older secret that still works
 }
 
 // maxKeep is the maximum lifetime of the previous secret.
 const maxKeep = 90 * 24 * time.Hour
 
-// RotateSecret gives the client a new secret, generated if secret is "". The previous one works for keep. It may return
-// ErrNotFound or ErrInvalid.
-func (a Clients) RotateSecret(ctx context.Context, id, secret string, keep time.Duration) (RotatedSecret, error) {
-	c, err := a.db.Clients().ByID(ctx, id)
+// RotateSecret gives the client a new secret. While an older secret still works, it refuses (ErrRefused) to keep the
+// present one instead: hosts may still use the older one. It may return ErrNotFound or ErrInvalid.
+func (a Clients) RotateSecret(ctx context.Context, id string, r SecretRotation) (RotatedSecret, error) {
+	c, err := a.Find(ctx, id)
 	if err != nil {
 		return RotatedSecret{}, err
 	}
 	if c.Public {
 		return RotatedSecret{}, invalid("a public client has no secret")
 	}
-	if keep < 0 || keep > maxKeep {
-		return RotatedSecret{}, invalid("keep %s: want between 0 and 90d", config.FormatDuration(keep))
+	if r.Keep < 0 || r.Keep > maxKeep {
+		return RotatedSecret{}, invalid("keep %s: want between 0 and 90d", config.FormatDuration(r.Keep))
 	}
-	secret, err = a.clientSecret(&c, ClientSpec{Secret: secret})
+	older := c.PreviousExpiresAt != nil && a.now().Before(c.PreviousExpiresAt.Time)
+	if older && r.Keep > 0 && !r.Force {
+		return RotatedSecret{}, refusal{fmt.Errorf("client %s: an older secret works until %s, and hosts may still "+
+			"use it: wait until then, or end it now with --force", id, c.PreviousExpiresAt.Format(time.RFC3339))}
+	}
+	secret, err := a.clientSecret(&c, ClientSpec{Secret: r.Secret})
 	if err != nil {
 		return RotatedSecret{}, err
 	}
-	until := storage.At(a.now().Add(keep))
-	err = a.db.Clients().RotateSecret(ctx, a.by, id, c.SecretHash, until.Time, a.now())
+	until := storage.At(a.now().Add(r.Keep))
+	err = a.db.Clients().RotateSecret(ctx, a.by, storage.SecretRotation{
+		ID:        id,
+		Hash:      c.SecretHash,
+		Revision:  c.Revision,
+		KeepUntil: until.Time,
+		Forced:    older && r.Force,
+	}, a.now())
+	if r.Secret != "" {
+		secret = ""
+	}
 	return RotatedSecret{id, secret, until}, err
 }

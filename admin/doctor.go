@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -56,13 +58,12 @@ type doctor struct {
 // bad. It changes nothing.
 func Doctor(ctx context.Context, p Patient, o Options) []Finding {
 	d := &doctor{Patient: p}
-	d.configuration()
+	d.configuration(ctx)
 	d.settings()
 	d.files()
 	d.descriptors()
 	d.anchor()
 	o.Create, o.Moved = false, true
-	d.Config.Migrate = false
 	if d.begun(ctx) {
 		d.content(ctx, o)
 	}
@@ -73,25 +74,16 @@ func Doctor(ctx context.Context, p Patient, o Options) []Finding {
 
 // begun reports whether the database has keys: Open would make them.
 func (d *doctor) begun(ctx context.Context) bool {
-	db, err := storage.Open(ctx, storage.Options{Source: d.Place.Database})
-	var secrets []storage.SecretKey
-	if err == nil {
-		secrets, err = db.SecretKeys().All(ctx)
-		err = errors.Join(err, db.Close())
-	}
+	begun, err := d.Place.Begun(ctx)
 	switch {
+	case errors.Is(err, storage.ErrEmpty), errors.Is(err, storage.ErrNoDatabase), err == nil && !begun:
+		d.add("database", FindingWarning, "it is new and empty",
+			"`keyturn init`, or the first command that creates a client, initializes it")
 	case err != nil:
 		d.add("database", FindingFailed, err.Error()+d.target(),
 			"correct this first: without it, keys, clock and clients cannot be checked")
-	case len(secrets) == 0:
-		d.add(
-			"database",
-			FindingWarning,
-			"it is new and empty",
-			"`keyturn init`, or the first command that creates a client, initializes it",
-		)
 	}
-	return err == nil && len(secrets) > 0
+	return err == nil && begun
 }
 
 // content checks the content of the database.
@@ -129,11 +121,15 @@ func (d *doctor) warn(bad bool, check, found, advice string) {
 	}
 }
 
-func (d *doctor) configuration() {
-	problems := append(d.Problems, FileProblems(d.Config, d.Place)...)
+// configuration lists what would stop serve. It must agree with serve and with config validate.
+func (d *doctor) configuration(ctx context.Context) {
+	problems := append(d.Problems, ServeProblems(ctx, d.Config, d.Place)...)
+	if len(d.Problems) == 0 {
+		problems = append(problems, PortProblems(ctx, d.Config)...)
+	}
 	for _, p := range problems {
 		d.add(
-			"configuration",
+			CheckConfiguration,
 			FindingFailed,
 			p.Error(),
 			"serve would not start: correct it in the file, the environment or the flags (`keyturn config show "+
@@ -141,22 +137,12 @@ func (d *doctor) configuration() {
 		)
 	}
 	if len(problems) == 0 {
-		d.add("configuration", FindingOK, "serve would start with it", "")
+		d.add(CheckConfiguration, FindingOK, "settings, files and ports are as serve needs them", "")
 	}
 }
 
-// FileProblems lists the problems of the files that serve reads, except the master key. It ignores files that this user
-// may not read.
-func FileProblems(c config.Config, p keys.Place) []error {
-	_, err := c.Certificate()
-	var problems []error
-	for _, err := range append(p.Database.FileProblems(), err) {
-		if err != nil && !errors.Is(err, os.ErrPermission) {
-			problems = append(problems, err)
-		}
-	}
-	return problems
-}
+// CheckConfiguration is the check whose failure stops serve.
+const CheckConfiguration = "configuration"
 
 // Limits beyond which a setting is valid, but weaker than RFC 9700 and similar documents recommend.
 const (
@@ -197,6 +183,9 @@ func (d *doctor) settings() {
 		"the connection to PostgreSQL may be unverified",
 		"an attacker on the network can read and change everything: use sslmode=verify-full",
 	)
+	d.warn(isWide(c.AdminListen), "settings", fmt.Sprintf("admin_listen is %s, on every network of this host",
+		c.AdminListen), "metrics and the reasons of failed checks are for operators: use a loopback or private "+
+		"address, or let a firewall decide who may connect")
 	d.warn(c.LogLevel == "debug", "settings", "the log is at level debug", "use info in normal operation")
 	if len(d.findings) == before {
 		d.add("settings", FindingOK, "none is unsafe", "")
@@ -521,28 +510,20 @@ func (d *doctor) issuer(ctx context.Context) {
 func (d *doctor) server(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
 	defer cancel()
-	url := "http://" + d.Config.AdminListen + api.PathReadyz + "?verbose"
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, readinessURL(d.Config.AdminListen), nil)
 	if err != nil {
 		return // configuration reports it
 	}
-	answer, err := (&http.Client{Transport: &http.Transport{}}).Do(r)
-	if err != nil {
-		return // none runs here
-	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
-	if err != nil || !strings.HasPrefix(string(text), "serving ") {
-		d.add("server", FindingWarning, "something else than keyturn answers at "+d.Config.AdminListen,
-			"serve could not listen there: set admin_listen to a free port, or stop that program")
-		return
+	answer, text, err := askReadiness(r)
+	if err != nil || !strings.HasPrefix(text, "serving ") {
+		return // none runs here; configuration reports another program
 	}
 	if answer.StatusCode == http.StatusOK {
 		d.add("server", FindingOK, "the server at "+d.Config.AdminListen+" is ready", "")
 		return
 	}
 	var failed []string
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		if line = strings.TrimSpace(line); strings.Contains(line, " failed") {
 			failed = append(failed, line)
 		}
@@ -550,6 +531,39 @@ func (d *doctor) server(ctx context.Context) {
 	d.add("server", FindingFailed,
 		fmt.Sprintf("the server at %s is not ready: %s", d.Config.AdminListen, strings.Join(failed, "; ")),
 		"it answers 503 until this is corrected; its checks are at most one second old")
+}
+
+// askReadiness sends a request and reads its short response.
+func askReadiness(r *http.Request) (answer *http.Response, text string, err error) {
+	if answer, err = (&http.Client{Transport: &http.Transport{}}).Do(r); err != nil {
+		return nil, "", err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
+	return answer, string(body), err
+}
+
+// answersAsKeyturn reports whether a keyturn answers at the admin listener.
+func answersAsKeyturn(ctx context.Context, adminListen string) bool {
+	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, readinessURL(adminListen), nil)
+	if err != nil {
+		return false
+	}
+	_, text, err := askReadiness(r)
+	return err == nil && strings.HasPrefix(text, "serving ")
+}
+
+func readinessURL(adminListen string) string {
+	return "http://" + adminListen + api.PathReadyz + "?verbose"
+}
+
+// isWide reports whether an address is that of every network.
+func isWide(listen string) bool {
+	host, _, err := net.SplitHostPort(listen)
+	ip, bad := netip.ParseAddr(host)
+	return err == nil && (host == "" || bad == nil && ip.IsUnspecified())
 }
 
 // fetch fetches JSON as a verifier does, without redirects. off is how far the local clock is ahead of the Date of the

@@ -2,63 +2,73 @@ package admin
 
 import (
 	"context"
-	"time"
 
 	"github.com/keyturn/keyturn/storage"
 )
 
-// Each calls do with the unexpired grants, newest first by the hour, page by page, until do returns an error. user and
-// client filter the list unless they are "".
-func (a Grants) Each(ctx context.Context, user, client string, do func([]Grant) error) error {
-	if user != "" {
-		var err error
-		if user, err = a.username(user); err != nil {
+// GrantFilter narrows Each. The zero value selects all unexpired grants.
+type GrantFilter = storage.GrantFilter
+
+// Each calls do with the grants of a filter, latest expiry first, page by page, until do returns an error. It may
+// return ErrNotFound for the user or the client of the filter.
+func (a Grants) Each(ctx context.Context, f GrantFilter, do func([]Grant) error) error {
+	if f.Username != "" {
+		user, err := Users(a).Find(ctx, f.Username)
+		if err != nil {
+			return err
+		}
+		f.Username = user.Username
+	}
+	if f.ClientID != "" {
+		if _, err := (Clients(a)).Find(ctx, f.ClientID); err != nil {
 			return err
 		}
 	}
-	now := a.now()
-	filter := storage.GrantFilter{Username: user, ClientID: client}
-	return a.db.Grants().Pages(ctx, filter, now, func(page []Grant) error {
-		for i := range page {
-			tellEnding(&page[i], now)
-		}
-		return do(page)
-	})
+	return a.db.Grants().Pages(ctx, f, a.now(), do)
 }
 
-// tellEnding sets the reason of a grant that ended with its user or client, which its own row does not show.
-func tellEnding(g *storage.GrantState, now time.Time) {
-	if g.RevokedReason == nil && !g.Live(now) {
-		reason := "ended with its user or client"
-		g.RevokedReason = &reason
+// ParseGrantID parses the text form of the id of a grant. It returns ErrInvalid for another text.
+func ParseGrantID(id string) (storage.GrantID, error) {
+	grant, err := storage.ParseGrantID(id)
+	if err != nil {
+		err = invalid("%v", err)
 	}
+	return grant, err
+}
+
+// CountLive counts the logins that have not ended, of a user, of a client, or, if both are "", all. It may return
+// ErrTooSlow.
+func (a Grants) CountLive(ctx context.Context, user, client string) (int64, error) {
+	if user != "" {
+		var err error
+		if user, err = a.username(user); err != nil {
+			return 0, err
+		}
+	}
+	return a.db.Grants().CountLive(ctx, user, client, a.now(), a.count)
 }
 
 // Find returns one grant by its text id. It may return ErrNotFound or ErrInvalid.
-func (a Grants) Find(ctx context.Context, id string) (storage.GrantState, error) {
-	grant, err := storage.ParseGrantID(id)
+func (a Grants) Find(ctx context.Context, id string) (Grant, error) {
+	grant, err := ParseGrantID(id)
 	if err != nil {
-		return storage.GrantState{}, invalid("%v", err)
+		return Grant{}, err
 	}
-	g, err := a.db.Grants().State(ctx, grant)
-	if err == nil {
-		tellEnding(&g, a.now())
-	}
-	return g, err
+	return a.db.Grants().Listed(ctx, grant, a.now())
 }
 
 // Revoke ends one grant. It may return ErrNotFound or ErrInvalid.
 func (a Grants) Revoke(ctx context.Context, id string) error {
-	grant, err := storage.ParseGrantID(id)
+	grant, err := ParseGrantID(id)
 	if err != nil {
-		return invalid("%v", err)
+		return err
 	}
 	return a.db.Grants().RevokeByID(ctx, a.by, grant, a.now())
 }
 
 // RevokeOfClient ends all grants of the client. It may return ErrNotFound.
 func (a Grants) RevokeOfClient(ctx context.Context, id string) error {
-	return named("client", id, a.db.Clients().RevokeGrants(ctx, a.by, id, a.now()))
+	return a.missing(ctx, "client", id, a.db.Clients().RevokeGrants(ctx, a.by, id, a.now()))
 }
 
 // RevokeAll ends every grant.

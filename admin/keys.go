@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/clock"
@@ -25,6 +26,35 @@ func ErrRefused(err error) bool {
 
 // List lists all signing keys, newest first.
 func (a Keys) List() []SigningKey { return a.ring.Rows() }
+
+// Words that name a signing key by its state.
+const (
+	KeyCurrent = string(storage.KeyCurrent)
+	KeyNext    = string(storage.KeyNext)
+)
+
+// Resolve returns the kid that a text names: a kid, the beginning of exactly one, or a state of one key. It returns
+// ErrNotFound, or ErrInvalid for the beginning of several.
+func (a Keys) Resolve(text string) (kid string, err error) {
+	var found []string
+	for _, k := range a.ring.Rows() {
+		switch {
+		case k.KID == text:
+			return text, nil
+		case text == string(k.State) && (text == KeyCurrent || text == KeyNext), strings.HasPrefix(k.KID, text):
+			found = append(found, k.KID)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", &MissingError{What: "signing key", Name: text}
+	case 1:
+		return found[0], nil
+	default:
+		return "", invalid("signing key %q: it is the beginning of %s: type more of it", text,
+			strings.Join(found, " and of "))
+	}
+}
 
 // Intact returns an error if the rows of the signing keys were changed outside keyturn.
 func (a Keys) Intact() error { return a.ring.Intact() }
@@ -115,18 +145,13 @@ func (a Keys) Use(ctx context.Context, kids []string, since time.Time, ended *ti
 // may return ErrNotFound.
 func (a Keys) Revoke(ctx context.Context, kid string, storeLeaked bool, newFile string) (Revocation, error) {
 	leak := keys.Leak{KID: kid, Store: storeLeaked}
-	var unplaced error // why the new master key was not installed
 	if newFile != "" {
-		to, plan, err := a.newMaster(newFile)
-		if to == nil {
-			return Revocation{}, err
+		to, _, err := a.newMaster(newFile)
+		if err != nil {
+			return Revocation{}, fmt.Errorf("%w (without --new-master-key-file the command revokes at once, under the "+
+				"old master key)", err)
 		}
-		if err == nil {
-			leak.NewMaster = to
-		} else { // do not delay the revocation
-			unplaced = fmt.Errorf("%w: make %s writable and repeat the command: %w", ErrSameMaster,
-				plan.MasterKeyFile, err)
-		}
+		leak.NewMaster = to
 	}
 	done, err := a.ring.LifeCycle().Revoke(ctx, a.by, leak)
 	if err != nil {
@@ -142,12 +167,8 @@ func (a Keys) Revoke(ctx context.Context, kid string, storeLeaked bool, newFile 
 		}
 	}
 	a.remember(ctx, true)
-	return done, errors.Join(unplaced, err)
+	return done, err
 }
-
-// ErrSameMaster reports that the keys are revoked, but the new master key is not used.
-var ErrSameMaster = errors.New("the keys are revoked, but the new keys are sealed under the old master key, " +
-	"because the new one could not be added to the master key file")
 
 // Remember records the changes of this Admin in the anchor of this host, if there is one. A failure is only a message.
 func (a *Admin) Remember(ctx context.Context) {
@@ -238,6 +259,10 @@ func (a *core) newMaster(newFile string) (to *keys.Master, plan RewrapPlan, err 
 	if err != nil || have.Holds(to) {
 		return to, plan, err
 	}
-	plan.Appended = true
-	return to, plan, keys.AppendMaster(plan.MasterKeyFile, newFile)
+	if err := keys.CheckWritable(plan.MasterKeyFile); err != nil {
+		return nil, plan, err
+	}
+	err = keys.AppendMaster(plan.MasterKeyFile, newFile)
+	plan.Appended = err == nil
+	return to, plan, err
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/config"
@@ -55,7 +57,7 @@ func (a *Admin) Backup(ctx context.Context, file string) error {
 // path of the old file. It works on a copy that replaces the database at the end, so that an interrupted run can be
 // repeated.
 func Restore(ctx context.Context, c config.Config, p keys.Place, o Options, file string) (kept string, err error) {
-	o.Moved = true // accept it from now on
+	o.Moved, o.Migrate = true, true // accept it from now on
 	onAdmin := func(p keys.Place, do func(a *Admin) error) error {
 		a, err := Open(ctx, c, p, o)
 		if err != nil {
@@ -65,7 +67,12 @@ func Restore(ctx context.Context, c config.Config, p keys.Place, o Options, file
 	}
 	mark := func(a *Admin) error { return a.ring.Anchor(p.AnchorFile).RecordRestore(ctx, a.by) }
 	if file == "" {
-		err = onAdmin(p, mark)
+		err = onAdmin(p, func(a *Admin) error {
+			if err := a.checkStopped(ctx); err != nil {
+				return err
+			}
+			return mark(a)
+		})
 	} else {
 		kept, err = restoreFile(ctx, p, file, func(onCopy keys.Place) error { return onAdmin(onCopy, mark) })
 	}
@@ -73,6 +80,64 @@ func Restore(ctx context.Context, c config.Config, p keys.Place, o Options, file
 		return kept, err
 	}
 	return kept, onAdmin(p, func(a *Admin) error { return a.ring.Anchor(p.AnchorFile).FollowRestore(ctx) })
+}
+
+// aliveFor is how long after its last heartbeat a server counts as running.
+const aliveFor = keys.HeartbeatInterval*3/2 + keys.Skew
+
+// Running lists the servers that have written a heartbeat recently.
+func (a *Admin) Running(ctx context.Context) ([]storage.Replica, error) {
+	now, err := a.db.Clock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return a.db.Replicas().Since(ctx, now.Add(-aliveFor))
+}
+
+// answering lists the servers that answer a roll call. The rows of others came back with a backup, or belong to servers
+// that were killed.
+func (a *Admin) answering(ctx context.Context) ([]storage.Replica, error) {
+	before, err := a.Running(ctx)
+	if err != nil || len(before) == 0 {
+		return nil, err
+	}
+	if err := a.db.Replicas().CallRoll(ctx); err != nil {
+		return nil, err
+	}
+	var answered []storage.Replica
+	for deadline := time.Now().Add(rollCall); time.Now().Before(deadline); {
+		now, err := a.Running(ctx)
+		if err != nil {
+			return nil, err
+		}
+		answered = slices.DeleteFunc(now, func(r storage.Replica) bool { return slices.Contains(before, r) })
+		if len(answered) >= len(before) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(rollCall / 50):
+		}
+	}
+	return answered, nil
+}
+
+// rollCall is how long a server has to answer a roll call. It looks once a second.
+const rollCall = 5 * time.Second
+
+// checkStopped refuses (ErrRefused) while servers run.
+func (a *Admin) checkStopped(ctx context.Context) error {
+	running, err := a.answering(ctx)
+	if err != nil || len(running) == 0 {
+		return err
+	}
+	var names []string
+	for _, r := range running {
+		names = append(names, fmt.Sprintf("%s (seen at %s)", r.Name, r.SeenAt.Format(time.RFC3339)))
+	}
+	return refusal{fmt.Errorf("restore: servers run on this database: %s. Stop all of them first",
+		strings.Join(names, ", "))}
 }
 
 // restoreFile copies a backup, calls mark on the copy, and replaces the database by it.

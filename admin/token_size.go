@@ -32,6 +32,16 @@ func (a *core) tokenBits() int {
 	return bits
 }
 
+// largestPayload returns the largest payload without roles of a client.
+func (a *core) largestPayload(c Client) (int, error) {
+	return api.LargestPayload(a.tokenIssuer(), api.TokenRights{
+		ClientID:  c.ID,
+		Scope:     c.Scope,
+		Audiences: c.Audiences,
+		Username:  c.NamesUser(),
+	})
+}
+
 // roleLimit bounds the roles of a user, by the client with the largest tokens.
 type roleLimit struct {
 	client  string // "": no client gets tokens
@@ -45,9 +55,14 @@ func (a *core) roleLimit(ctx context.Context) (roleLimit, error) {
 	limit := roleLimit{bits: a.tokenBits()}
 	err := Clients{a}.Each(ctx, func(page []Client) error {
 		for _, c := range page {
-			if err := limit.take(c, a.tokenIssuer()); err != nil {
+			if len(c.Grants) == 0 {
+				continue
+			}
+			payload, err := a.largestPayload(c)
+			if err != nil {
 				return err
 			}
+			limit.take(c, payload)
 		}
 		return nil
 	})
@@ -55,16 +70,11 @@ func (a *core) roleLimit(ctx context.Context) (roleLimit, error) {
 }
 
 // take applies a client if its tokens are larger.
-func (l *roleLimit) take(c Client, issuer string) error {
-	if len(c.Grants) == 0 {
-		return nil
-	}
-	payload, err := api.LargestPayload(issuer, c.ID, c.Scope, c.Audiences)
+func (l *roleLimit) take(c Client, payload int) {
 	size := api.TokenSize(c.TokenTyp, payload, l.bits)
 	if size <= api.MaxAccessToken && size > api.TokenSize(l.typ, l.payload, l.bits) {
 		l.client, l.typ, l.payload = c.ID, c.TokenTyp, payload
 	}
-	return err
 }
 
 // check refuses roles that would make an access token too large.
@@ -90,18 +100,18 @@ func (l roleLimit) most() int {
 // longestRoles returns the size of the longest roles that fit the token of a client without scope. A new client need
 // not fit users with longer roles, who are older than the limit.
 func (a *core) longestRoles() (int, error) {
-	payload, err := api.LargestPayload(a.tokenIssuer(), "", "", nil)
+	payload, err := a.largestPayload(Client{})
 	return api.MaxRoles(string(keys.TypJWT), payload, a.tokenBits()), err
 }
 
 // checkClientSize refuses a client whose access token would be too large for the user with the longest roles, unless
 // the change does not enlarge it.
 func (a *core) checkClientSize(ctx context.Context, before, c storage.Client) error {
-	payload, err := api.LargestPayload(a.tokenIssuer(), c.ID, c.Scope, c.Audiences)
+	payload, err := a.largestPayload(c)
 	if err != nil || len(c.Grants) == 0 {
 		return err
 	}
-	if was, err := api.LargestPayload(a.tokenIssuer(), before.ID, before.Scope, before.Audiences); err != nil ||
+	if was, err := a.largestPayload(before); err != nil ||
 		before.ID != "" && payload <= was {
 		return err
 	}
@@ -124,7 +134,7 @@ func (a *core) checkClientSize(ctx context.Context, before, c storage.Client) er
 
 // tooLargeAlone reports the size of a client's access tokens without roles, and whether it is too large.
 func (a *core) tooLargeAlone(c storage.Client) (size int, tooLarge bool) {
-	payload, err := api.LargestPayload(a.tokenIssuer(), c.ID, c.Scope, c.Audiences)
+	payload, err := a.largestPayload(c)
 	size = api.TokenSize(c.TokenTyp, payload, a.tokenBits())
 	return size, err == nil && size > api.MaxAccessToken
 }

@@ -27,7 +27,7 @@ func (a Users) Unlock(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return named("user", name, a.db.Users().Unlock(ctx, a.by, name, storage.AccountBucket(name), a.now()))
+	return a.missing(ctx, "user", name, a.db.Users().Unlock(ctx, a.by, name, storage.AccountBucket(name), a.now()))
 }
 
 // Throttle returns the throttles of the account by the settings of this host, the newest failures first.

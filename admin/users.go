@@ -2,8 +2,7 @@ package admin
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -92,18 +91,63 @@ func (a *core) hashPassword(password string) (string, error) {
 	return passwords.New(a.hashPolicy(), canonical).String(), nil
 }
 
-// Each calls do with all users, ordered by username, page by page, until do returns an error.
-func (a Users) Each(ctx context.Context, do func([]User) error) error {
-	return a.db.Users().Pages(ctx, do)
+// UserFilter narrows List. The zero value selects all users.
+type UserFilter = storage.UserSelection
+
+// List calls do with the users of a filter, ordered by username, page by page, until do returns an error. It returns
+// ErrNotFound if nobody has the role of the filter.
+func (a Users) List(ctx context.Context, f UserFilter, do func([]User) error) error {
+	found := false
+	err := a.db.Users().Pages(ctx, f, func(page []User) error {
+		found = true
+		return do(page)
+	})
+	if err != nil || found || f.Role == "" {
+		return err
+	}
+	roles, err := a.db.Users().SomeRoles(ctx)
+	if err != nil || slices.Contains(roles, f.Role) {
+		return err
+	}
+	return &MissingError{"role", f.Role, Nearest(f.Role, roles)}
 }
 
-// Find returns one user, or ErrNotFound.
+// Find returns one user. ErrNotFound suggests a similar name.
 func (a Users) Find(ctx context.Context, name string) (storage.User, error) {
 	name, err := a.username(name)
 	if err != nil {
 		return storage.User{}, err
 	}
-	return a.db.Users().ByUsername(ctx, name)
+	user, err := a.db.Users().ByUsername(ctx, name)
+	return user, a.missing(ctx, "user", name, err)
+}
+
+// SetRoles replaces the roles of a user. No login ends: the next access token of each has the new roles. Unchanged
+// roles are no change. It may return ErrNotFound or ErrInvalid.
+func (a Users) SetRoles(ctx context.Context, name string, roles []string) (storage.User, error) {
+	user, err := a.Find(ctx, name)
+	if err != nil {
+		return user, err
+	}
+	if err := checkRoles(roles); err != nil {
+		return user, err
+	}
+	next := unique(roles)
+	if slices.Equal(next, user.Roles) {
+		return user, nil
+	}
+	limit, err := a.roleLimit(ctx)
+	if err != nil {
+		return user, err
+	}
+	if err := limit.check(next); err != nil && next.Size() > user.Roles.Size() {
+		return user, err
+	}
+	if err := a.db.Users().SetRoles(ctx, a.by, user, next, a.now()); err != nil {
+		return user, err
+	}
+	user.Roles = next
+	return user, nil
 }
 
 // SetPassword gives the user a new password, ends all its grants and lifts its throttle. It may return ErrNotFound or
@@ -117,7 +161,8 @@ func (a Users) SetPassword(ctx context.Context, name, password string) error {
 	if err != nil {
 		return err
 	}
-	return named("user", name, a.db.Users().SetPassword(ctx, a.by, name, hash, storage.AccountBucket(name), a.now()))
+	err = a.db.Users().SetPassword(ctx, a.by, name, hash, storage.AccountBucket(name), a.now())
+	return a.missing(ctx, "user", name, err)
 }
 
 // Enable lets a disabled user log in again and lifts its throttle. It may return ErrNotFound.
@@ -126,7 +171,7 @@ func (a Users) Enable(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return named("user", name, a.db.Users().Enable(ctx, a.by, name, storage.AccountBucket(name), a.now()))
+	return a.missing(ctx, "user", name, a.db.Users().Enable(ctx, a.by, name, storage.AccountBucket(name), a.now()))
 }
 
 // Disable ends all grants of the user and refuses new logins. It may return ErrNotFound.
@@ -153,15 +198,7 @@ func (a *core) onUser(
 	if err != nil {
 		return err
 	}
-	return named("user", name, change(ctx, a.by, name, a.now()))
-}
-
-// named adds the name to ErrNotFound.
-func named(what, name string, err error) error {
-	if errors.Is(err, ErrNotFound) {
-		return fmt.Errorf("%s %q: %w", what, name, ErrNotFound)
-	}
-	return err
+	return a.missing(ctx, "user", name, change(ctx, a.by, name, a.now()))
 }
 
 func (a *core) hashPolicy() passwords.Policy {

@@ -65,6 +65,7 @@ type AccessToken struct {
 	AuthTime int64    `json:"auth_time"` // time of the login, RFC 9068 §2.2.1
 	Session  string   `json:"sid"`       // id of the grant
 	Roles    []string `json:"roles,omitempty"`
+	Username string   `json:"preferred_username,omitempty"` // if the client asks for it, RFC 9068 §2.2.2
 }
 
 // Introspection is the response of /introspect, RFC 7662 §2.2. If the token is not active, or the caller may not see

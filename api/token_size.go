@@ -49,21 +49,36 @@ func MaxRoles(typ string, payload, bits int) int {
 	return max(noRoles, room-len(rolesClaim))
 }
 
+// TokenRights are the properties of a client that decide the size of its access tokens.
+type TokenRights struct {
+	ClientID  string
+	Scope     string
+	Audiences []string
+	Username  bool // its tokens have preferred_username
+}
+
+// largestUsername has the longest JSON text of a username: 255 bytes, each of them escaped.
+var largestUsername = strings.Repeat("<", 255)
+
 // LargestPayload returns the largest size of a payload without roles that a client can get.
-func LargestPayload(issuer, clientID, scope string, audiences []string) (int, error) {
-	payload, err := json.Marshal(AccessToken{
+func LargestPayload(issuer string, r TokenRights) (int, error) {
+	t := AccessToken{
 		Issuer:   issuer,
 		Subject:  sampleSub,
-		ClientID: clientID,
+		ClientID: r.ClientID,
 		Expires:  year2100,
 		IssuedAt: year2100,
 		ID:       SampleTokenID,
-		Scope:    scope,
+		Scope:    r.Scope,
 		AuthTime: year2100,
 		Session:  strings.Repeat("0", sessionSize),
-	})
+	}
+	if r.Username {
+		t.Username = largestUsername
+	}
+	payload, err := json.Marshal(t)
 	longest := 0
-	for _, audience := range audiences {
+	for _, audience := range r.Audiences {
 		text, _ := json.Marshal(audience) // a string never fails
 		longest = max(longest, len(text)-len(`""`))
 	}

@@ -36,6 +36,9 @@ type Error struct{ Problems []error }
 // Error implements error: one problem on each line.
 func (e *Error) Error() string { return errors.Join(e.Problems...).Error() }
 
+// Unwrap returns the problems.
+func (e *Error) Unwrap() []error { return e.Problems }
+
 // Problems lists every problem of the configuration by itself, each with its fix. With forServe it also checks the
 // settings that only serve needs. The packages of database, keys and files check the rest.
 func (c Config) Problems(forServe bool) []error {
@@ -158,7 +161,10 @@ func (c Config) Level() (slog.Level, error) {
 }
 
 // Warning is a part of the configuration that works, but should be changed.
-type Warning struct{ Found, Advice string }
+type Warning struct {
+	Found  string `json:"found"`
+	Advice string `json:"advice"`
+}
 
 // String formats a warning as one line for logs.
 func (w Warning) String() string { return w.Found + ": " + w.Advice }

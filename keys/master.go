@@ -218,6 +218,18 @@ func syncFolder(path string) error {
 	return errors.Join(folder.Sync(), folder.Close())
 }
 
+// CheckWritable returns an error if the master key file cannot be written, as in a read-only mount of an orchestrator.
+// It changes nothing.
+func CheckWritable(path string) error {
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("master key: %w: nothing was changed. Add the new key as a second line where the file comes "+
+			"from (the Secret, the secret of the compose file), wait until this host sees it, and repeat the command",
+			err)
+	}
+	return f.Close()
+}
+
 // AppendMaster appends the keys in the file from to the file to, which keeps its owner and mode. Servers that read that
 // file then open what is sealed under either key.
 func AppendMaster(to, from string) error {

@@ -99,6 +99,29 @@ func (p Place) CheckBackup(ctx context.Context, copied, name string) error {
 	return nil
 }
 
+// Begun reports whether the database has keys. Opening a store would make them. It changes nothing.
+func (p Place) Begun(ctx context.Context) (bool, error) {
+	if err := checkNotLost(p); err != nil {
+		return false, err
+	}
+	master, err := ReadMaster(p.MasterKeyFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil // a server makes it, and the database
+	}
+	if err != nil {
+		return false, err
+	}
+	db, err := storage.Open(ctx, storage.Options{
+		Source: p.Database,
+		Guard:  func(ctx context.Context, db *storage.DB) error { return CheckMaster(ctx, db, master) },
+	})
+	if err != nil {
+		return false, p.nameMaster(err)
+	}
+	secrets, err := db.SecretKeys().All(ctx)
+	return len(secrets) > 0, errors.Join(err, db.Close())
+}
+
 // checkNotLost returns an error if an SQLite database is missing that this host has seen.
 func checkNotLost(p Place) error {
 	file := p.Database.File()
@@ -179,6 +202,35 @@ func openMaster(p Place, create bool) (*Master, error) {
 		return nil, err
 	}
 	return ReadMaster(path)
+}
+
+// CheckMasterKey returns what a server would find wrong with the master key file. A file that is missing beside an
+// SQLite database that is missing, too, is not wrong: the server makes both.
+func (p Place) CheckMasterKey() error {
+	_, err := ReadMaster(p.MasterKeyFile)
+	if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	file := p.Database.File()
+	info, e := os.Stat(file)
+	if file != "" && (errors.Is(e, os.ErrNotExist) || e == nil && info.Size() == 0) {
+		return nil
+	}
+	_, err = openMaster(p, false)
+	return err
+}
+
+// CheckFolders returns an error if the folder of the SQLite database, or of the anchor, does not exist.
+func (p Place) CheckFolders() error {
+	if file := p.Database.File(); file != "" {
+		if _, err := os.Stat(filepath.Dir(file)); errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("database %s: its folder does not exist: make it first", file)
+		}
+	}
+	if _, err := os.Stat(filepath.Dir(p.AnchorFile)); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("anchor_file: the folder of %s does not exist: make it, or name another file", p.AnchorFile)
+	}
+	return nil
 }
 
 // MakeMasterKey makes the file of the master key if it is missing. made reports whether it did.

@@ -32,6 +32,7 @@ type accessClaims struct {
 	audience string
 	scope    string
 	roles    []string
+	username string // "": not in the token
 	authTime time.Time
 	issued   time.Time
 	expires  time.Time
@@ -51,6 +52,7 @@ func (t accessClaims) claims(issuer, id string) api.AccessToken {
 		AuthTime: t.authTime.Unix(),
 		Session:  t.grant.String(),
 		Roles:    t.roles,
+		Username: t.username,
 	}
 }
 

@@ -65,10 +65,18 @@ func TestRememberedClientLosesNothing(t *testing.T) {
 			"invalid_target",
 			false,
 		},
-		{"secret", func(h *Harness) { Must(h.Admin.Clients().RotateSecret(ctx, "app", anotherSecret, 0)) },
-			func(h *Harness) { Must(h.Admin.Clients().RotateSecret(ctx, "app", secret, 0)) }, "invalid_client", false},
-		{"secret, at reuse", func(h *Harness) { Must(h.Admin.Clients().RotateSecret(ctx, "app", anotherSecret, 0)) },
-			func(h *Harness) { Must(h.Admin.Clients().RotateSecret(ctx, "app", secret, 0)) }, "invalid_client", true},
+		{"secret", func(h *Harness) {
+			Must(h.Admin.Clients().RotateSecret(ctx, "app", admin.SecretRotation{Secret: anotherSecret, Keep: 0}))
+		},
+			func(h *Harness) {
+				Must(h.Admin.Clients().RotateSecret(ctx, "app", admin.SecretRotation{Secret: secret, Keep: 0}))
+			}, "invalid_client", false},
+		{"secret, at reuse", func(h *Harness) {
+			Must(h.Admin.Clients().RotateSecret(ctx, "app", admin.SecretRotation{Secret: anotherSecret, Keep: 0}))
+		},
+			func(h *Harness) {
+				Must(h.Admin.Clients().RotateSecret(ctx, "app", admin.SecretRotation{Secret: secret, Keep: 0}))
+			}, "invalid_client", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			Each(t, func(t *testing.T, h *Harness) {
@@ -121,11 +129,11 @@ func TestRememberedClientAndTheSameSecretAgain(t *testing.T) {
 	Each(t, func(t *testing.T, h *Harness) {
 		tokens, live := h.Login("app"), h.Login("other")
 		for _, client := range []string{"app", "rs"} {
-			Must(h.Admin.Clients().RotateSecret(ctx, client, anotherSecret, time.Hour))
+			Must(h.Admin.Clients().RotateSecret(ctx, client, kept(anotherSecret)))
 		}
 		h.remember("app", "rs")
 		for _, client := range []string{"app", "rs"} {
-			Must(h.Admin.Clients().RotateSecret(ctx, client, anotherSecret, 0))
+			Must(h.Admin.Clients().RotateSecret(ctx, client, admin.SecretRotation{Secret: anotherSecret, Keep: 0}))
 		}
 		for _, r := range []Reply{h.Post("/introspect", "rs", "token", live.AccessToken),
 			h.Refresh("app", tokens.RefreshToken), h.Post("/revoke", "app", "token", tokens.AccessToken)} {
@@ -145,7 +153,7 @@ func TestRememberedClientIsToldOfOnce(t *testing.T) {
 		}
 		h.remember("app", "rs")
 		for _, client := range []string{"app", "rs"} {
-			Must(h.Admin.Clients().RotateSecret(ctx, client, anotherSecret, time.Hour))
+			Must(h.Admin.Clients().RotateSecret(ctx, client, kept(anotherSecret)))
 		}
 		before := len(h.Log.String())
 		h.Post("/revoke", "app", "token", "x")
@@ -238,11 +246,15 @@ func TestRememberedClientIsAskedAbout(t *testing.T) {
 				}
 			}
 			remember()
-			both(func(client string) { Must(h.Admin.Clients().RotateSecret(ctx, client, anotherSecret, 0)) })
+			both(func(client string) {
+				Must(h.Admin.Clients().RotateSecret(ctx, client, admin.SecretRotation{Secret: anotherSecret, Keep: 0}))
+			})
 			if r := send(); r.Status != 401 {
 				t.Errorf("%s, by the old secret: %d %s", name, r.Status, r.Body)
 			}
-			both(func(client string) { Must(h.Admin.Clients().RotateSecret(ctx, client, secret, 0)) })
+			both(func(client string) {
+				Must(h.Admin.Clients().RotateSecret(ctx, client, admin.SecretRotation{Secret: secret, Keep: 0}))
+			})
 		}
 		remember()
 		if r := requests["revoke"](); r.Status != 200 || h.Active("rs", tokens.AccessToken) {
@@ -258,7 +270,7 @@ func TestRememberedClientHasNewRights(t *testing.T) {
 	Each(t, func(t *testing.T, h *Harness) {
 		h.Server.clients.age = clientAge
 		tokens := h.Login("app")
-		Must(h.Admin.Clients().RotateSecret(ctx, "other", anotherSecret, time.Hour))
+		Must(h.Admin.Clients().RotateSecret(ctx, "other", kept(anotherSecret)))
 		r := Must(http.NewRequest(http.MethodPost, h.Base+"/revoke", strings.NewReader("token=x")))
 		r.Header.Set("Content-Type", formMediaType)
 		r.Header.Set("Authorization", Basic("other", anotherSecret))
@@ -330,4 +342,9 @@ func TestClientThatChangesAllTheTime(t *testing.T) {
 			t.Error("the grant is alive")
 		}
 	})
+}
+
+// kept is a new secret beside which the old one works for an hour.
+func kept(secret string) admin.SecretRotation {
+	return admin.SecretRotation{Secret: secret, Keep: time.Hour}
 }

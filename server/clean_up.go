@@ -21,7 +21,7 @@ const (
 // cleaner deletes old rows. Only one goroutine uses it.
 type cleaner struct {
 	*health
-	replica   string          // name of this process in leases
+	holder    string          // name of this process in leases
 	cleanedTo storage.GrantID // position among the grants
 	restedTo  storage.Time    // position among the failed logins, by time
 }
@@ -52,7 +52,7 @@ func (s *cleaner) cleanUpOnce(ctx context.Context) error {
 		s.metrics.cleanedAt.Set(float64(now.Unix()))
 		return nil
 	}
-	mine, err := s.db.Leases().Take(ctx, "clean-up", s.replica, 2*cleanUpInterval, now)
+	mine, err := s.db.Leases().Take(ctx, "clean-up", s.holder, 2*cleanUpInterval, now)
 	if err != nil || !mine {
 		return err
 	}
@@ -69,6 +69,9 @@ func (s *cleaner) cleanUpOnce(ctx context.Context) error {
 		return err
 	}
 	if err := s.cleanFailures(ctx, now); err != nil {
+		return err
+	}
+	if _, err := s.db.Endings().Clean(ctx, now.Add(-s.config().RefreshMaxTTL-keepEnded), cleanUpBatch); err != nil {
 		return err
 	}
 	s.metrics.cleanedAt.Set(float64(now.Unix()))

@@ -302,6 +302,9 @@ func (s *logins) beginGrant(req *request, view storage.LoginView, l login) (api.
 		issued:   now,
 		expires:  s.lifetime(req.client, now, expires),
 	}
+	if req.client.NamesUser() {
+		access.username = view.User.Username
+	}
 	signer, err := s.ring.Signer(ctx, access.expires)
 	if err != nil {
 		return none, err

@@ -86,7 +86,11 @@ func (s *refreshes) refreshWith(
 		return none, err
 	}
 	s.event(req, "refresh", "ok", slog.String("kind", string(outcome)), slog.String("sid", t.Grant.String()))
-	return s.refreshed(req, f, signer, t, g, now)
+	tokens, err := s.refreshed(req, f, signer, t, g, now)
+	if outcome == storage.RefreshKept {
+		tokens.RefreshToken = f.refreshToken
+	}
+	return tokens, err
 }
 
 // presentation describes the use of a refresh token for storage.
@@ -105,6 +109,7 @@ func (s *refreshes) presentation(req *request, t keys.RefreshToken, signer keys.
 		Outages:     s.outages(t.Grant),
 		Unsure:      s.clock.Sure() != nil,
 		Doubt:       s.clock.Doubt(),
+		Keep:        !req.client.RefreshRotation,
 	}
 }
 

@@ -515,15 +515,21 @@ func all[T any](each func(func([]T) error) error) (rows []T, err error) {
 
 // AllGrants returns the grants of a user and a client, or of all if they are "".
 func AllGrants(a *admin.Admin, user, client string) ([]admin.Grant, error) {
-	return all(func(do func([]admin.Grant) error) error { return a.Grants().Each(ctx, user, client, do) })
+	return all(func(do func([]admin.Grant) error) error {
+		return a.Grants().Each(ctx, admin.GrantFilter{Username: user, ClientID: client}, do)
+	})
 }
 
 // AllUsers returns every user.
 func AllUsers(a *admin.Admin) ([]admin.User, error) {
-	return all(func(do func([]admin.User) error) error { return a.Users().Each(ctx, do) })
+	return all(func(do func([]admin.User) error) error {
+		return a.Users().List(ctx, admin.UserFilter{}, do)
+	})
 }
 
 // AllAudit returns the audit records since a time and of a type, or all if they are zero.
 func AllAudit(a *admin.Admin, since time.Time, kind string) ([]admin.AuditRecord, error) {
-	return all(func(do func([]admin.AuditRecord) error) error { return a.Audit().Each(ctx, since, kind, do) })
+	return all(func(do func([]admin.AuditRecord) error) error {
+		return a.Audit().Each(ctx, admin.AuditFilter{Since: since, Type: kind}, do)
+	})
 }

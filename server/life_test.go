@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/api"
 	"github.com/keyturn/keyturn/server"
 	"github.com/keyturn/keyturn/storage/storagetest"
@@ -188,7 +189,7 @@ func TestSecretRotation(t *testing.T) {
 			r.Header.Set("Authorization", server.Basic("app", secret))
 			return h.Send(r).Status
 		}
-		rotated := server.Must(h.Admin.Clients().RotateSecret(ctx, "app", "", time.Hour))
+		rotated := server.Must(h.Admin.Clients().RotateSecret(ctx, "app", admin.SecretRotation{Keep: time.Hour}))
 		if try(secret) != 200 || try(rotated.Secret) != 200 {
 			t.Error("not both secrets work")
 		}

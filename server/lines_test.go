@@ -119,7 +119,7 @@ func TestDoctorAsksTheServer(t *testing.T) {
 	stranger := httptest.NewServer(http.NotFoundHandler())
 	defer stranger.Close()
 	c.AdminListen = strings.TrimPrefix(stranger.URL, "http://")
-	if !found("server", admin.FindingWarning, "something else than keyturn") {
+	if !found(admin.CheckConfiguration, admin.FindingFailed, "admin_listen: listen tcp") {
 		t.Error("a stranger is taken for a server")
 	}
 	c.AdminListen = strings.TrimPrefix(listener.URL, "http://")

@@ -188,7 +188,7 @@ func openWhenAvailable(
 			down = false
 		}
 		if !behind && !down {
-			return s, err
+			return s, permanent(err)
 		}
 		if !waited {
 			o.Log.Warn("waiting for the database: it is unavailable, or its schema is outdated", "error", err.Error())
@@ -201,6 +201,14 @@ func openWhenAvailable(
 		case <-time.After(waitForDatabase):
 		}
 	}
+}
+
+// permanent marks an error that stays until a person acts: a supervisor must not start the server again and again.
+func permanent(err error) error {
+	if err == nil || errors.Is(err, storage.ErrUnavailable) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return &config.Error{Problems: []error{err}}
 }
 
 // httpServer speaks only HTTP/1.1, so that a connection has at most one request at a time.

@@ -112,7 +112,8 @@ func (m *metrics) begin(s *Server) {
 // beginAtZero creates the series with known labels. Without it, Prometheus would miss the first event of each.
 func (m *metrics) beginAtZero() {
 	for _, kind := range []storage.RefreshOutcome{
-		storage.RefreshFresh, storage.RefreshAhead, storage.RefreshRetry, storage.RefreshLate, storage.RefreshReuse,
+		storage.RefreshFresh, storage.RefreshKept, storage.RefreshAhead, storage.RefreshRetry, storage.RefreshLate,
+		storage.RefreshReuse,
 		storage.RefreshDead, storage.RefreshTooLarge,
 	} {
 		m.refreshes.WithLabelValues(string(kind))

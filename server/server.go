@@ -72,6 +72,7 @@ type Server struct {
 	*gateway
 	*health
 	*cleaner
+	*replica
 	*clientAuth
 	*accessTokens
 	*logins
@@ -122,14 +123,15 @@ func Open(ctx context.Context, c config.Config, p keys.Place, o Options) (*Serve
 func (s *Server) fill(store keys.Store, c config.Config, p keys.Place, o Options) {
 	shared := newCore(store, c, p, o)
 	tokens := &accessTokens{core: shared, verified: newTokenCache()}
-	watch := &health{core: shared}
+	watch, self := &health{core: shared}, newReplica(shared, o.Now())
 	trusted, _ := c.Proxies() // Config.Problems has checked it
 	hasher := passwords.NewHasher(passwords.NewPolicy(int64(c.PasswordHashMemory)), c.HashSlots(o.CPUs))
 	*s = Server{
 		core:    shared,
 		gateway: &gateway{core: shared, trusted: trusted},
 		health:  watch,
-		cleaner: &cleaner{health: watch, replica: randomHex(8)},
+		cleaner: &cleaner{health: watch, holder: self.row.ID},
+		replica: self,
 		clientAuth: &clientAuth{
 			core:     shared,
 			clients:  newClientCache(store.DB, clientAge),
@@ -197,8 +199,10 @@ func (s *Server) serve(ctx context.Context, f *listeners, o Options) error {
 	running.Go(func() { s.watch(loops) })
 	running.Go(func() { s.cleanUp(loops) })
 	running.Go(func() { s.keepAnchor(loops) })
+	running.Go(func() { s.keepVisible(loops, f.ports.Public.Addr()) })
 	running.Go(func() { s.reloads(loops, f, o) })
 	s.log.Info("serving",
+		"version", Version().Version,
 		"issuer", s.config().Issuer,
 		"listen", f.ports.Public.Addr().String(),
 		"admin_listen", f.ports.Admin.Addr().String(),
@@ -220,6 +224,7 @@ func (s *Server) serve(ctx context.Context, f *listeners, o Options) error {
 	f.stop(stopTimeout-s.config().StopDelay, s.log)
 	stopLoops()
 	running.Wait()
+	s.log.Info("stopped")
 	return err
 }
 

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/api"
@@ -36,8 +35,8 @@ func TestAdminTakesUTF8(t *testing.T) {
 		_, badPassword := h.Admin.Users().Create(ctx, "bob", cp1251, nil)
 		_, replacedPassword := h.Admin.Users().Create(ctx, "bob", replaced, nil)
 		_, badRole := h.Admin.Users().Create(ctx, "bob", password, []string{cp1251})
-		_, badSecret := h.Admin.Clients().RotateSecret(ctx, "app", cp1251, time.Hour)
-		_, replacedSecret := h.Admin.Clients().RotateSecret(ctx, "app", replaced, time.Hour)
+		_, badSecret := h.Admin.Clients().RotateSecret(ctx, "app", kept(cp1251))
+		_, replacedSecret := h.Admin.Clients().RotateSecret(ctx, "app", kept(replaced))
 		_, badReason := OpenAdmin(ctx, *h.Server.config(), admin.Options{Actor: "os:test", Reason: cp1251})
 		_, nulReason := OpenAdmin(ctx, *h.Server.config(), admin.Options{Actor: "os:test", Reason: "a\x00"})
 		for what, err := range map[string]error{

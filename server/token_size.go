@@ -56,7 +56,13 @@ func (s *accessTokens) bitsOf(signer keys.Signer) int {
 // rolesThatFit returns a safe limit for the size of the roles before the grant is read. It assumes the client's whole
 // scope and its longest audience.
 func (s *refreshes) rolesThatFit(req *request, signer keys.Signer) (int64, error) {
-	payload, err := api.LargestPayload(s.config().Issuer, req.client.ID, req.client.Scope, req.client.Audiences)
+	c := req.client
+	payload, err := api.LargestPayload(s.config().Issuer, api.TokenRights{
+		ClientID:  c.ID,
+		Scope:     c.Scope,
+		Audiences: c.Audiences,
+		Username:  c.NamesUser(),
+	})
 	return int64(max(1, api.MaxRoles(req.client.TokenTyp, payload, s.bitsOf(signer)))), err
 }
 
@@ -85,6 +91,10 @@ func (s *refreshes) rotate(
 func (s *refreshes) refreshClaims(
 	req *request, g storage.GrantState, scope, audience string, now time.Time,
 ) accessClaims {
+	username := ""
+	if req.client.NamesUser() {
+		username = *g.Username
+	}
 	return accessClaims{
 		grant:    g.ID,
 		sub:      *g.Sub,
@@ -93,6 +103,7 @@ func (s *refreshes) refreshClaims(
 		audience: audience,
 		scope:    scope,
 		roles:    g.Roles,
+		username: username,
 		authTime: g.CreatedAt.Time,
 		issued:   now,
 		expires:  s.lifetime(req.client, now, g.ExpiresAt.Time),

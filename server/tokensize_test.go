@@ -49,7 +49,8 @@ func TestTokenSizeIsExact(t *testing.T) {
 			}
 			audiences := storage.List{"https://a", access.audience}
 			client := storage.Client{ID: "app", Audiences: audiences, Scope: access.scope}
-			payload := Must(api.LargestPayload(issuer, client.ID, client.Scope, client.Audiences))
+			payload := Must(api.LargestPayload(issuer, api.TokenRights{
+				ClientID: client.ID, Scope: client.Scope, Audiences: client.Audiences}))
 			full := api.WithRoles(payload, storage.List(access.roles).Size())
 			if got := api.TokenSize(string(typ), full, 2048); got != len(token) {
 				t.Errorf("%s, %d: of the client %d, signed %d", typ, n, got, len(token))

@@ -167,22 +167,45 @@ func (r AuditRecord) chain(key []byte) string {
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
+// AuditTypes are the types of all records that keyturn writes.
+var AuditTypes = []string{
+	"client.create", "client.delete", "client.disable", "client.enable", "client.revoke-grants",
+	"client.rotate-secret", "client.update", "database.copy", "database.restore", "grant.ahead", "grant.late-retry",
+	"grant.reuse", "grant.revoke", "grant.revoke-all", "grant.revoke-key", "key.begin", "key.publish", "key.restore",
+	"key.retire", "key.revoke", "key.rewrap", "key.rotate", "secret.add", "secret.retire", "secret.rewrap",
+	"user.create", "user.delete", "user.disable", "user.enable", "user.import", "user.passwd", "user.revoke-grants",
+	"user.unlock", "user.update",
+}
+
 // AuditFilter narrows Pages. The zero value selects all records.
 type AuditFilter struct {
-	Since time.Time
-	Type  string
+	After         int64 // number of a record, which comes before the first
+	Since, Until  time.Time
+	Type          string
+	Actor, Target string
 }
+
+// narrow reports whether the filter selects by more than a position.
+func (f AuditFilter) narrow() bool {
+	f.After = 0
+	return f != AuditFilter{}
+}
+
+const auditSelect = `SELECT seq, time, type, actor, target, reason, details, prev_hash, hash FROM audit `
 
 // Pages hands the records, oldest first and page by page, to do, until that returns an error.
 func (a Audit) Pages(ctx context.Context, f AuditFilter, do func([]AuditRecord) error) error {
-	since, rows := int64(math.MinInt64), engine.PageRows
+	since, until, rows := int64(math.MinInt64), int64(math.MaxInt64), engine.PageRows
 	if !f.Since.IsZero() {
 		since = f.Since.UnixMilli()
 	}
-	if f != (AuditFilter{}) {
+	if !f.Until.IsZero() {
+		until = f.Until.UnixMilli()
+	}
+	if f.narrow() {
 		rows = engine.SparseRows
 	}
-	for after := int64(math.MinInt64); ; {
+	for after := f.After; ; {
 		// Only the number of a record is indexed.
 		end, err := engine.ReadSlowly[int64](ctx, a.db.engine, engine.PageTimeout, "audit records",
 			`SELECT COALESCE(MAX(seq), CAST($1 AS BIGINT))
@@ -191,9 +214,9 @@ func (a Audit) Pages(ctx context.Context, f AuditFilter, do func([]AuditRecord) 
 			return err
 		}
 		page, err := engine.ReadSlowly[AuditRecord](ctx, a.db.engine, engine.PageTimeout, "audit records",
-			`SELECT seq, time, type, actor, target, reason, details, prev_hash, hash FROM audit
-			WHERE seq > $1 AND seq <= $2 AND time >= $3 AND ($4 = '' OR type = $4) ORDER BY seq`,
-			after, end[0], since, f.Type)
+			auditSelect+`WHERE seq > $1 AND seq <= $2 AND time >= $3 AND time < $4 AND ($5 = '' OR type = $5)
+			AND ($6 = '' OR actor = $6) AND ($7 = '' OR target = $7) ORDER BY seq`,
+			after, end[0], since, until, f.Type, f.Actor, f.Target)
 		if err != nil {
 			return err
 		}
@@ -204,6 +227,21 @@ func (a Audit) Pages(ctx context.Context, f AuditFilter, do func([]AuditRecord) 
 		}
 		after = end[0]
 	}
+}
+
+// Actors lists the different actors of the trail. It reads the whole trail.
+func (a Audit) Actors(ctx context.Context) ([]string, error) {
+	return engine.ReadSlowly[string](ctx, a.db.engine, engine.PageTimeout, "actors",
+		`SELECT DISTINCT actor FROM audit ORDER BY actor LIMIT $1`, engine.PageRows)
+}
+
+// Alarms returns the records after a number, up to a limit of them, that whoever watches the logs must see: changes of
+// keys, the end of all logins, a restore, and disabled users.
+func (a Audit) Alarms(ctx context.Context, after, until int64) (records []AuditRecord, err error) {
+	err = a.db.engine.Report(ctx, "audit alarms", &records, auditSelect+`WHERE seq > $1 AND seq <= $2
+		AND (type LIKE 'key.%' OR type IN ('database.restore', 'grant.revoke-all', 'user.disable')) ORDER BY seq`,
+		after, until)
+	return records, err
 }
 
 // Head returns the number and the hash of the newest record; 0 if there is none.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"time"
 
@@ -36,6 +37,10 @@ type Client struct {
 	AccessTTL Duration `db:"access_ttl" json:"access_ttl"` // 0: the default of the server
 	// typ header of its access tokens: at+jwt or JWT
 	TokenTyp string `db:"token_typ" json:"token_typ"`
+	// false: the refresh token of a grant stays the same, and its reuse cannot be detected (RFC 9700 §4.14.2)
+	RefreshRotation bool `db:"refresh_rotation" json:"refresh_rotation"`
+	// claims of its access tokens besides the usual ones: ClaimUsername
+	Claims List `db:"claims" json:"claims"`
 	// incremented to end all grants of the client
 	Epoch int64 `db:"epoch" json:"-"`
 	// above 0; random at first, incremented by every change
@@ -45,8 +50,11 @@ type Client struct {
 	DisabledAt *Time `db:"disabled_at" json:"disabled_at"`
 }
 
+// ClaimUsername in Client.Claims puts the username into access tokens, as preferred_username (RFC 9068 §2.2.2).
+const ClaimUsername = "username"
+
 const clientColumns = `id, public, secret_hash, previous_secret_hash, previous_expires_at, grants, scope, audiences,
-	resource, access_ttl, token_typ, epoch, revision, created_at, updated_at, disabled_at`
+	resource, access_ttl, token_typ, refresh_rotation, claims, epoch, revision, created_at, updated_at, disabled_at`
 
 // Clients is the table of clients.
 type Clients struct{ db *DB }
@@ -59,7 +67,7 @@ func (d *DB) Clients() Clients { return Clients{d} }
 func (c Clients) Create(ctx context.Context, by Actor, client Client) error {
 	return c.db.inTx(ctx, "create client", func(t *tx) error {
 		if _, err := t.Change(`INSERT INTO clients (`+clientColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
-			$11, $12, $13, $14, $15, $16)`,
+			$11, $12, $13, $14, $15, $16, $17, $18)`,
 			client.ID,
 			client.Public,
 			client.SecretHash,
@@ -71,6 +79,8 @@ func (c Clients) Create(ctx context.Context, by Actor, client Client) error {
 			client.Resource,
 			client.AccessTTL,
 			client.TokenTyp,
+			client.RefreshRotation,
+			client.Claims,
 			client.CreatedAt.UnixMilli(),
 			randomID(),
 			client.CreatedAt,
@@ -92,7 +102,24 @@ func (c Client) details() map[string]any {
 		"resource":   c.Resource,
 		"access_ttl": c.AccessTTL,
 		"token_typ":  c.TokenTyp,
+
+		"refresh_rotation": c.RefreshRotation,
+		"claims":           c.Claims,
 	}
+}
+
+// NamesUser reports whether the client's access tokens have the username.
+func (c Client) NamesUser() bool { return slices.Contains(c.Claims, ClaimUsername) }
+
+// ChangedSince returns the former details that differ from those of c.
+func (c Client) ChangedSince(before Client) map[string]any {
+	now, changed := c.details(), map[string]any{}
+	for key, value := range before.details() {
+		if !reflect.DeepEqual(value, now[key]) {
+			changed[key] = value
+		}
+	}
+	return changed
 }
 
 // ByID reads one client. ErrNotFound. Concurrent calls share a statement, so that a flood of invented ids costs the
@@ -141,10 +168,9 @@ func (c Clients) read(ids []string) ([]*Client, error) {
 	return found, nil
 }
 
-// Pages hands all clients, ordered by id and page by page, to do, until that returns an error.
-func (c Clients) Pages(ctx context.Context, do func([]Client) error) error {
+// Pages hands the clients after an id, ordered by id and page by page, to do, until that returns an error.
+func (c Clients) Pages(ctx context.Context, after string, do func([]Client) error) error {
 	return engine.InPages(func(last *Client) ([]Client, error) {
-		after := ""
 		if last != nil {
 			after = last.ID
 		}
@@ -153,88 +179,116 @@ func (c Clients) Pages(ctx context.Context, do func([]Client) error) error {
 	}, do)
 }
 
-// Update writes grants, scope, audiences, resource, access TTL and token typ. ErrConflict if the client has changed
-// since it was read.
-func (c Clients) Update(ctx context.Context, by Actor, client Client, now time.Time) error {
+// Near lists ids around an id, for suggestions.
+func (c Clients) Near(ctx context.Context, id string) ([]string, error) {
+	return near(ctx, c.db, "clients", "id", id)
+}
+
+// Scopes returns the different scope texts of enabled clients.
+func (c Clients) Scopes(ctx context.Context) (scopes []string, err error) {
+	return engine.ReadSlowly[string](ctx, c.db.engine, engine.PageTimeout, "scopes",
+		`SELECT DISTINCT scope FROM clients WHERE disabled_at IS NULL AND grants <> '[]' ORDER BY scope LIMIT $1`,
+		maxScopes)
+}
+
+// maxScopes bounds the different scope texts that Scopes reads.
+const maxScopes = 10_000
+
+// Update writes what ClientSpec describes. The audit record has the new values, and, as "before", the former values of
+// what has changed. ErrConflict if the client has changed since it was read.
+func (c Clients) Update(ctx context.Context, by Actor, before, client Client, now time.Time) error {
+	details := client.details()
+	details["before"] = client.ChangedSince(before)
 	return c.db.inTx(ctx, "update client", func(t *tx) error {
-		if err := t.ChangeAsRead(`UPDATE clients SET grants = $1, scope = $2, audiences = $3, resource = $4,
-			access_ttl = $5, token_typ = $6,
-			updated_at = $7, revision = revision + 1 WHERE id = $8 AND revision =
-			$9`, client.Grants, client.Scope, client.Audiences, client.Resource, client.AccessTTL, client.TokenTyp,
-			At(now), client.ID, client.Revision); err != nil {
+		if err := t.ChangeAsRead(
+			`UPDATE clients SET grants = $1, scope = $2, audiences = $3, resource = $4, access_ttl = $5,
+			token_typ = $6, refresh_rotation = $7, claims = $8, updated_at = $9, revision = revision + 1
+			WHERE id = $10 AND revision = $11`,
+			client.Grants,
+			client.Scope,
+			client.Audiences,
+			client.Resource,
+			client.AccessTTL,
+			client.TokenTyp,
+			client.RefreshRotation,
+			client.Claims,
+			At(now),
+			client.ID,
+			client.Revision,
+		); err != nil {
 			return err
 		}
-		return t.audit(by, now, Event{"client.update", client.ID, client.details()})
+		return t.audit(by, now, Event{"client.update", client.ID, details})
 	})
 }
 
 // Disable ends all grants of the client and blocks its authentication.
 func (c Clients) Disable(ctx context.Context, by Actor, id string, now time.Time) error {
-	return c.change(ctx, by, id, now, Event{"client.disable", id, nil},
-		`UPDATE clients SET disabled_at = COALESCE(disabled_at, $1), epoch = epoch + 1, revision = revision + 1
-		WHERE id = $2`, At(now), id)
+	return c.change(ctx, by, now, Event{"client.disable", id, nil}, func(t *tx) error {
+		if err := t.ChangeOne(
+			`UPDATE clients SET disabled_at = COALESCE(disabled_at, $1), epoch = epoch + 1, revision = revision + 1
+			WHERE id = $2`, At(now), id); err != nil {
+			return err
+		}
+		return t.endClient(id, EndedClientDisabled, false, now)
+	})
 }
 
 // Enable undoes Disable. The grants stay ended.
 func (c Clients) Enable(ctx context.Context, by Actor, id string, now time.Time) error {
-	return c.change(
-		ctx,
-		by,
-		id,
-		now,
-		Event{"client.enable", id, nil},
-		`UPDATE clients SET disabled_at = NULL, revision = revision + 1 WHERE id = $1`,
-		id,
-	)
+	return c.change(ctx, by, now, Event{"client.enable", id, nil}, func(t *tx) error {
+		return t.ChangeOne(`UPDATE clients SET disabled_at = NULL, revision = revision + 1 WHERE id = $1`, id)
+	})
 }
 
 // Delete removes the client, which also ends its grants.
 func (c Clients) Delete(ctx context.Context, by Actor, id string, now time.Time) error {
-	return c.change(ctx, by, id, now, Event{"client.delete", id, nil}, `DELETE FROM clients WHERE id = $1`, id)
+	return c.change(ctx, by, now, Event{"client.delete", id, nil}, func(t *tx) error {
+		if err := t.endClient(id, EndedClientDeleted, true, now); err != nil {
+			return err
+		}
+		return t.ChangeOne(`DELETE FROM clients WHERE id = $1`, id)
+	})
 }
 
-// RotateSecret sets a new secret. The previous one works until keepUntil, older ones stop working.
-func (c Clients) RotateSecret(ctx context.Context, by Actor, id, hash string, keepUntil, now time.Time) error {
-	return c.change(
-		ctx,
-		by,
-		id,
-		now,
-		Event{"client.rotate-secret", id, map[string]any{"previous_expires_at": At(keepUntil)}},
-		`UPDATE clients SET previous_secret_hash = secret_hash, previous_expires_at = $1, secret_hash = $2,
-			revision = revision + 1
-		WHERE id = $3 AND NOT public`,
-		At(keepUntil),
-		hash,
-		id,
-	)
+// SecretRotation is a new secret of a client.
+type SecretRotation struct {
+	ID        string
+	Hash      string // of the new secret
+	Revision  int64  // of the client, as it was read
+	KeepUntil time.Time
+	Forced    bool // a previous secret that still worked ends at once
+}
+
+// RotateSecret sets a new secret. The present one works until KeepUntil, older ones stop working. ErrConflict if the
+// client has changed since it was read.
+func (c Clients) RotateSecret(ctx context.Context, by Actor, r SecretRotation, now time.Time) error {
+	details := map[string]any{"previous_expires_at": At(r.KeepUntil)}
+	if r.Forced {
+		details["forced"] = true
+	}
+	return c.change(ctx, by, now, Event{"client.rotate-secret", r.ID, details}, func(t *tx) error {
+		return t.ChangeAsRead(`UPDATE clients SET previous_secret_hash = secret_hash, previous_expires_at = $1,
+			secret_hash = $2, revision = revision + 1 WHERE id = $3 AND NOT public AND revision = $4`,
+			At(r.KeepUntil), r.Hash, r.ID, r.Revision)
+	})
 }
 
 // RevokeGrants ends all grants of a client by incrementing its epoch. ErrNotFound.
-func (c Clients) RevokeGrants(ctx context.Context, by Actor, clientID string, now time.Time) error {
-	return c.change(
-		ctx,
-		by,
-		clientID,
-		now,
-		Event{"client.revoke-grants", clientID, nil},
-		`UPDATE clients SET epoch = epoch + 1, revision = revision + 1 WHERE id = $1`,
-		clientID,
-	)
+func (c Clients) RevokeGrants(ctx context.Context, by Actor, id string, now time.Time) error {
+	return c.change(ctx, by, now, Event{"client.revoke-grants", id, nil}, func(t *tx) error {
+		if err := t.ChangeOne(
+			`UPDATE clients SET epoch = epoch + 1, revision = revision + 1 WHERE id = $1`, id); err != nil {
+			return err
+		}
+		return t.endClient(id, EndedClient, false, now)
+	})
 }
 
-// change changes an existing client, with an audit record.
-func (c Clients) change(
-	ctx context.Context,
-	by Actor,
-	id string,
-	now time.Time,
-	e Event,
-	query string,
-	args ...any,
-) error {
+// change makes a change with its audit record.
+func (c Clients) change(ctx context.Context, by Actor, now time.Time, e Event, change func(*tx) error) error {
 	return c.db.inTx(ctx, e.Type, func(t *tx) error {
-		if err := t.ChangeOne(query, args...); err != nil {
+		if err := change(t); err != nil {
 			return err
 		}
 		return t.audit(by, now, e)

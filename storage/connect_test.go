@@ -133,7 +133,8 @@ func everythingWorks(t *testing.T, dbs ...*storage.DB) {
 	}
 	all.Go(func() {
 		for range 5 {
-			if err := dbs[0].Users().Pages(ctx, func([]storage.User) error { return nil }); err != nil {
+			nothing := func([]storage.User) error { return nil }
+			if err := dbs[0].Users().Pages(ctx, storage.UserSelection{}, nothing); err != nil {
 				t.Error(err)
 			}
 		}

@@ -9,7 +9,7 @@ import (
 	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
-// copiedTables are all tables except the leases and the schema version, which belong to one database.
+// copiedTables are all tables except the leases, the replicas and the schema version, which belong to one database.
 var copiedTables = []string{
 	"meta",
 	"users",
@@ -22,6 +22,7 @@ var copiedTables = []string{
 	"audit_head",
 	"throttle",
 	"familiar_addresses",
+	"endings",
 }
 
 // MetaMoved names the value that says where a database was copied to.

@@ -32,6 +32,8 @@ var (
 	// ErrPooler means that PgBouncer refused the first connection. It has one code for permanent and transient reasons.
 	// It wraps ErrRefused.
 	ErrPooler = engine.ErrPooler
+	// ErrEmpty means that the database has no tables yet, and neither Options.Create nor Options.Migrate is set.
+	ErrEmpty = engine.ErrEmpty
 	// ErrNoDatabase means that the SQLite file does not exist and Options.Create is not set.
 	ErrNoDatabase = engine.ErrNoDatabase
 	// ErrSchema means that the schema is newer than this program, or is older and may not be migrated.
@@ -59,7 +61,7 @@ const (
 // Options say which database to open and what Open may do to it.
 type Options struct {
 	Source  Source
-	Create  bool // make the SQLite file if there is none
+	Create  bool // make the SQLite file if there is none, and the schema of an empty database
 	Migrate bool // bring an older schema up to date
 	// Guard runs before anything is written to a database that already has a schema.
 	Guard func(context.Context, *DB) error
@@ -82,7 +84,7 @@ var schemaFiles embed.FS
 // updates its row in place (HOT update).
 var schema = engine.Schema{
 	Files:  must(fs.Sub(schemaFiles, "schema")),
-	Tables: append(slices.Clone(copiedTables), "leases"),
+	Tables: append(slices.Clone(copiedTables), "leases", "replicas"),
 	Tune:   `ALTER TABLE grants SET (fillfactor = 90)`,
 }
 

@@ -18,6 +18,7 @@ const (
 	RefreshRetry RefreshOutcome = "retry"      // just replaced, in the window, successor unused: nothing changed
 	RefreshLate  RefreshOutcome = "late-retry" // the same, later, once per LateRetry: only LateRetryAt changed
 	RefreshReuse RefreshOutcome = "reuse"      // any other replaced token: the grant is ended
+	RefreshKept  RefreshOutcome = "kept"       // the token of a client without rotation: it stays
 	RefreshDead  RefreshOutcome = "dead"       // no live grant of this client and family: nothing changed
 
 	RefreshTooLarge RefreshOutcome = "too_large" // fresh or ahead, but roles exceed MaxRoles: nothing changed
@@ -37,6 +38,7 @@ type Refresh struct {
 	Outages     []Span        // of the database, in order: they extend the window
 	Unsure      bool          // the clock of this replica is in doubt: end nothing
 	Doubt       time.Duration // how far the clock may be fast: what expired within it may still be valid
+	Keep        bool          // the client's refresh tokens do not rotate
 	MaxRoles    int64         // rotate only if users.roles, as JSON text, has at most so many bytes; 0: no bound
 }
 
@@ -63,12 +65,14 @@ func (r Refresh) retryUntil(rotated time.Time) time.Time {
 // The returned state is that after the refresh. The successor has its Generation, and was first issued at its
 // RotatedAt.
 func (g Grants) Rotate(ctx context.Context, r Refresh, now time.Time) (GrantState, RefreshOutcome, error) {
-	s, err := g.rotateFresh(ctx, r, now)
-	if err == nil {
-		return s, RefreshFresh, nil
-	}
-	if !errors.Is(err, ErrNotFound) {
-		return GrantState{}, "", err
+	s, err := GrantState{}, error(nil)
+	if !r.Keep {
+		if s, err = g.rotateFresh(ctx, r, now); err == nil {
+			return s, RefreshFresh, nil
+		}
+		if !errors.Is(err, ErrNotFound) {
+			return GrantState{}, "", err
+		}
 	}
 	if r.Caller.Revision != 0 {
 		return GrantState{}, "", ErrClientChanged
@@ -86,6 +90,12 @@ func (g Grants) Rotate(ctx context.Context, r Refresh, now time.Time) (GrantStat
 		return s, RefreshTooLarge, nil
 	}
 	switch outcome {
+	case RefreshFresh:
+		if r.Keep {
+			return g.renew(ctx, r, s, now)
+		}
+		// The row changed between the two statements, as after a step of the clock. The client may try again.
+		return GrantState{}, "", fmt.Errorf("refresh: %w: the grant changed meanwhile", ErrUnavailable)
 	case RefreshDead:
 		if r.Doubt > 0 && r.Classify(s, now.Add(-r.Doubt)) != RefreshDead {
 			return GrantState{}, "", fmt.Errorf("refresh: %w: the time may be too late", ErrUnavailable)
@@ -100,9 +110,6 @@ func (g Grants) Rotate(ctx context.Context, r Refresh, now time.Time) (GrantStat
 			return GrantState{}, "", fmt.Errorf("refresh: %w: this server is not sure of the time", ErrUnavailable)
 		}
 		return s, outcome, g.endReused(ctx, r, s, now)
-	case RefreshFresh:
-		// The row changed between the two statements, as after a step of the clock. The client may try again.
-		return GrantState{}, "", fmt.Errorf("refresh: %w: the grant changed meanwhile", ErrUnavailable)
 	default:
 		return s, outcome, nil
 	}
@@ -188,6 +195,32 @@ func (g Grants) rotateFresh(ctx context.Context, r Refresh, now time.Time) (Gran
 		&s,
 		rotateSet+` AND g.generation = $8`+rotateReturning,
 		r.rotateArgs(now)...)
+}
+
+// renewals is how many times in an idle TTL the row of a grant without rotation is written.
+const renewals = 10
+
+// renew keeps the refresh token of a client without rotation. It writes the row only if the key that signs has changed,
+// or if the idle limit would move by more than a tenth: such clients may refresh at every call.
+func (g Grants) renew(
+	ctx context.Context, r Refresh, s GrantState, now time.Time,
+) (GrantState, RefreshOutcome, error) {
+	idle := now.Add(r.IdleTTL)
+	if s.ExpiresAt.Before(idle) {
+		idle = s.ExpiresAt.Time
+	}
+	if s.KID == r.KID && idle.Sub(s.IdleExpiresAt.Time).Abs() <= r.IdleTTL/renewals {
+		return s, RefreshKept, nil
+	}
+	args := r.rotateArgs(now)
+	args[0] = r.Generation // it stays
+	var renewed GrantState
+	err := g.db.engine.ChangeReturning(ctx, "renew", &renewed, rotateSet+` AND g.generation = $8`+rotateReturning,
+		args...)
+	if errors.Is(err, ErrNotFound) {
+		return GrantState{}, "", fmt.Errorf("refresh: %w: the grant changed meanwhile", ErrUnavailable)
+	}
+	return renewed, RefreshKept, err
 }
 
 // catchUp rotates for a token that is newer than the row. Its MAC proves that keyturn issued it, so the database has

@@ -91,9 +91,14 @@ func TestClientHasChanged(t *testing.T) {
 			t.Error("a client is not itself")
 		}
 		for name, change := range map[string]func() error{
-			"update": func() error { return db.Clients().Update(ctx, admin, client, noon) },
+			"update": func() error { return db.Clients().Update(ctx, admin, client, client, noon) },
 			"secret": func() error {
-				return db.Clients().RotateSecret(ctx, admin, "app", client.SecretHash, noon, noon)
+				now, err := db.Clients().ByID(ctx, "app")
+				if err != nil {
+					return err
+				}
+				r := storage.SecretRotation{ID: "app", Hash: client.SecretHash, Revision: now.Revision, KeepUntil: noon}
+				return db.Clients().RotateSecret(ctx, admin, r, noon)
 			},
 			"disable":    func() error { return db.Clients().Disable(ctx, admin, "app", noon) },
 			"enable":     func() error { return db.Clients().Enable(ctx, admin, "app", noon) },
@@ -115,8 +120,8 @@ func TestClientHasChanged(t *testing.T) {
 			}
 		}
 		stale := client
-		must(t, db.Clients().Update(ctx, admin, client, noon))
-		if err := db.Clients().Update(ctx, admin, stale, noon); !errors.Is(err, storage.ErrConflict) {
+		must(t, db.Clients().Update(ctx, admin, client, client, noon))
+		if err := db.Clients().Update(ctx, admin, stale, stale, noon); !errors.Is(err, storage.ErrConflict) {
 			t.Errorf("an update of what is not there any more: %v", err)
 		}
 		must(t, db.Clients().Delete(ctx, admin, "app", noon))

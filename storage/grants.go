@@ -127,27 +127,104 @@ func (g Grants) notStale(s GrantState, err error) error {
 	return g.db.engine.Stale("grant")
 }
 
-// GrantFilter narrows Pages. The zero value selects all grants.
+// ListedGrant is a grant as people see it: it says when and why it ended.
+type ListedGrant struct {
+	GrantState
+	UserEndedAt     *Time   `db:"user_ended_at" json:"-"`
+	UserEndReason   *string `db:"user_end_reason" json:"-"`
+	ClientEndedAt   *Time   `db:"client_ended_at" json:"-"`
+	ClientEndReason *string `db:"client_end_reason" json:"-"`
+	EndedAt         *Time   `db:"-" json:"ended_at"` // null: it is live, or the time is unknown
+	EndedReason     *string `db:"-" json:"ended_reason"`
+}
+
+// tellEnding sets EndedAt and EndedReason: the earliest end counts.
+func (g *ListedGrant) tellEnding(now time.Time) {
+	end := func(at *Time, reason string) {
+		if at != nil && (g.EndedAt == nil || at.Before(g.EndedAt.Time)) {
+			g.EndedAt, g.EndedReason = at, &reason
+		}
+	}
+	if g.RevokedReason != nil {
+		end(g.RevokedAt, *g.RevokedReason)
+	}
+	if g.UserEndReason != nil {
+		end(g.UserEndedAt, *g.UserEndReason)
+	}
+	if g.ClientEndReason != nil {
+		end(g.ClientEndedAt, *g.ClientEndReason)
+	}
+	if !now.Before(g.ExpiresAt.Time) {
+		end(&g.ExpiresAt, "expired")
+	}
+	if g.FamilyHash != "" && !now.Before(g.IdleExpiresAt.Time) {
+		end(&g.IdleExpiresAt, "not used for too long")
+	}
+	if g.EndedReason == nil && !g.Live(now) {
+		reason := endedWithOwner
+		g.EndedReason = &reason
+	}
+	if g.RevokedReason == nil && !g.Live(now) {
+		reason := endedWithOwner
+		g.RevokedReason = &reason
+	}
+}
+
+// endedWithOwner is the reason of a grant that ended with its user or client at an unknown time.
+const endedWithOwner = "ended with its user or client"
+
+const listedQuery = `SELECT ` + grantStateColumns + `, eu.ended_at AS user_ended_at, eu.reason AS user_end_reason,
+	ec.ended_at AS client_ended_at, ec.reason AS client_end_reason` + grantStateTables + `
+	LEFT JOIN endings eu ON eu.owner = 'user:' || g.user_id AND eu.epoch = g.user_epoch
+	LEFT JOIN endings ec ON ec.owner = 'client:' || g.client_id AND ec.epoch = g.client_epoch`
+
+// Listed reads one grant as people see it. ErrNotFound.
+func (g Grants) Listed(ctx context.Context, id GrantID, now time.Time) (ListedGrant, error) {
+	var s ListedGrant
+	err := g.db.engine.Get(ctx, "grant", &s, listedQuery+` WHERE g.id = $1`, id)
+	s.tellEnding(now)
+	return s, g.notStale(s.GrantState, err)
+}
+
+// GrantFilter narrows Pages. The zero value selects all unexpired grants.
 type GrantFilter struct {
 	Username string
 	ClientID string
+	Active   bool      // only grants that have not ended
+	Ended    bool      // only grants that have ended, also those that have expired
+	Since    time.Time // only logins since a time; zero: all
+	After    GrantID   // which comes before the first; 0: none
 }
 
-// Pages hands the unexpired grants, page by page, to do, until that returns an error. Pages are ordered by id, which
-// starts with the hour of expiry, latest first. Within a page, the newest grants come first.
-func (g Grants) Pages(ctx context.Context, f GrantFilter, now time.Time, do func([]GrantState) error) error {
+// takes reports whether a row belongs to the list.
+func (f GrantFilter) takes(g ListedGrant) bool {
+	over := g.EndedReason != nil
+	return !(f.Active && over || f.Ended && !over || g.CreatedAt.Before(f.Since))
+}
+
+// Pages hands the grants of a filter, page by page, to do, until that returns an error. They are ordered by id, latest
+// first, which starts with the hour of expiry.
+func (g Grants) Pages(ctx context.Context, f GrantFilter, now time.Time, do func([]ListedGrant) error) error {
 	span, err := g.span(ctx, f)
 	if err != nil {
 		return err
+	}
+	expired := now
+	if f.Ended {
+		expired = time.Time{}
 	}
 	for {
 		if err := span.next(ctx, g.db); err != nil || span.from == 0 {
 			return err
 		}
-		page, err := span.read(ctx, g.db, f.ClientID, now)
+		page, err := span.read(ctx, g.db, f.ClientID, expired)
 		if err != nil {
 			return err
 		}
+		for i := range page {
+			page[i].tellEnding(now)
+		}
+		page = slices.DeleteFunc(page, func(g ListedGrant) bool { return !f.takes(g) })
 		if len(page) > 0 {
 			if err := do(page); err != nil {
 				return err
@@ -171,7 +248,7 @@ func (g Grants) span(ctx context.Context, f GrantFilter) (*grantSpan, error) {
 		ofUser: `CAST($1 AS BIGINT) = 0`,
 		user:   []any{int64(0)},
 		rows:   engine.PageRows,
-		below:  math.MaxInt64,
+		below:  cmp.Or(f.After, math.MaxInt64),
 	}
 	if f.ClientID != "" {
 		s.rows = engine.SparseRows
@@ -198,11 +275,26 @@ func (s *grantSpan) next(ctx context.Context, d *DB) error {
 	return err
 }
 
-func (s *grantSpan) read(ctx context.Context, d *DB, clientID string, now time.Time) ([]GrantState, error) {
-	return engine.ReadSlowly[GrantState](ctx, d.engine, engine.PageTimeout, "grants",
-		grantStateQuery+` WHERE `+s.ofUser+` AND g.id >= $2 AND g.id < $3
-		AND g.expires_at > $4 AND ($5 = '' OR g.client_id = $5) ORDER BY g.created_at DESC, g.id`,
-		append(s.user, s.from, s.below, At(now), clientID)...)
+// read reads the rows of the span that expire after a time; zero: all.
+func (s *grantSpan) read(ctx context.Context, d *DB, clientID string, after time.Time) ([]ListedGrant, error) {
+	return engine.ReadSlowly[ListedGrant](ctx, d.engine, engine.PageTimeout, "grants",
+		listedQuery+` WHERE `+s.ofUser+` AND g.id >= $2 AND g.id < $3
+		AND g.expires_at > $4 AND ($5 = '' OR g.client_id = $5) ORDER BY g.id DESC`,
+		append(s.user, s.from, s.below, At(after), clientID)...)
+}
+
+// CountLive counts the grants that have not ended, of a user, of a client, or, if both are "", all. It may read the
+// whole table: ErrTooSlow if that takes longer than within.
+func (g Grants) CountLive(
+	ctx context.Context, username, clientID string, now time.Time, within time.Duration,
+) (int64, error) {
+	n, err := engine.ReadSlowly[int64](ctx, g.db.engine, within, "live grants", `SELECT COUNT(*)`+liveGrants+`
+		WHERE g.revoked_at IS NULL AND g.expires_at > $1 AND g.idle_expires_at > $1
+		AND ($2 = '' OR u.username = $2) AND ($3 = '' OR c.id = $3)`, At(now), username, clientID)
+	if err != nil {
+		return 0, err
+	}
+	return n[0], nil
 }
 
 // Create inserts the row of a login. The statement checks again that the user and the client are as they were read:
@@ -368,6 +460,9 @@ func (g Grants) RevokeByID(ctx context.Context, by Actor, id GrantID, now time.T
 func (g Grants) RevokeAll(ctx context.Context, by Actor, now time.Time) error {
 	return g.db.inTx(ctx, "revoke all grants", func(t *tx) error {
 		if _, err := t.Change(`UPDATE clients SET epoch = epoch + 1, revision = revision + 1`); err != nil {
+			return err
+		}
+		if err := t.endClient("", EndedAll, false, now); err != nil {
 			return err
 		}
 		return t.audit(by, now, Event{"grant.revoke-all", "", nil})

@@ -87,6 +87,9 @@ func (d *DB) RecordRestore(ctx context.Context, by Actor, now time.Time) error {
 		if _, err := t.Change(`DELETE FROM meta WHERE name = $1`, MetaMoved); err != nil {
 			return err
 		}
+		if err := t.endClient("", EndedRestore, true, now); err != nil {
+			return err
+		}
 		// Invalidate clients cached before the restore. An epoch starts at the creation time of its client and is
 		// incremented by one: now is beyond every epoch that was lost.
 		if _, err := t.Change(`UPDATE clients SET epoch = CASE WHEN epoch < $1 THEN $1 ELSE epoch + 1 END,

@@ -103,9 +103,9 @@ func TestListsOfLargeTables(t *testing.T) {
 		grants := func(f storage.GrantFilter, want int) {
 			t.Helper()
 			p := newPages(t)
-			collected := collect(p, func(g storage.GrantState) string { return g.ID.String() })
+			collected := collect(p, func(g storage.ListedGrant) string { return g.ID.String() })
 			last := noon.Add(lifetime + 2*time.Hour)
-			p.checkAll(db.Grants().Pages(ctx, f, noon, func(page []storage.GrantState) error {
+			p.checkAll(db.Grants().Pages(ctx, f, noon, func(page []storage.ListedGrant) error {
 				before := last
 				for _, g := range page { // within a page it is the newest login that comes first
 					hour := g.ExpiresAt.Truncate(time.Hour)
@@ -128,9 +128,9 @@ func TestListsOfLargeTables(t *testing.T) {
 
 		p := newPages(t)
 		names := collect(p, func(u storage.User) string { return u.Username })
-		p.checkAll(db.Users().Pages(ctx, names), n+n/storagetest.FilledPerUser+1)
+		p.checkAll(db.Users().Pages(ctx, storage.UserSelection{}, names), n+n/storagetest.FilledPerUser+1)
 		p = newPages(t)
-		p.checkAll(db.Clients().Pages(ctx, collect(p, func(c storage.Client) string { return c.ID })), 3002)
+		p.checkAll(db.Clients().Pages(ctx, "", collect(p, func(c storage.Client) string { return c.ID })), 3002)
 		audit := func(f storage.AuditFilter, want int) {
 			t.Helper()
 			p, last := newPages(t), int64(0)
@@ -159,15 +159,15 @@ func TestNewestGrantsFirst(t *testing.T) {
 			mustGrant(t, db, alice, app)
 		}
 		storagetest.MustExec(t, storagetest.Raw(t, url), `UPDATE grants SET created_at = created_at - id % 7`)
-		var all []storage.GrantState
-		must(t, db.Grants().Pages(ctx, storage.GrantFilter{}, noon, func(page []storage.GrantState) error {
+		var all []storage.ListedGrant
+		must(t, db.Grants().Pages(ctx, storage.GrantFilter{}, noon, func(page []storage.ListedGrant) error {
 			all = append(all, page...)
 			return nil
 		}))
-		if len(all) != 20 || !slices.IsSortedFunc(all, func(a, b storage.GrantState) int {
-			return cmp.Or(b.CreatedAt.Compare(a.CreatedAt.Time), cmp.Compare(a.ID, b.ID))
+		if len(all) != 20 || !slices.IsSortedFunc(all, func(a, b storage.ListedGrant) int {
+			return cmp.Compare(b.ID, a.ID)
 		}) {
-			t.Errorf("%d grants, not the newest first", len(all))
+			t.Errorf("%d grants, not by id, the latest first", len(all))
 		}
 	})
 }

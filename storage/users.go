@@ -2,10 +2,12 @@ package storage
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/keyturn/keyturn/storage/internal/engine"
 )
@@ -59,16 +61,69 @@ func (u Users) ByUsername(ctx context.Context, username string) (User, error) {
 	return user, u.db.engine.Get(ctx, "user", &user, `SELECT `+userColumns+` FROM users WHERE username = $1`, username)
 }
 
-// Pages hands all users, ordered by username and page by page, to do, until that returns an error.
-func (u Users) Pages(ctx context.Context, do func([]User) error) error {
+// UserSelection narrows Pages. The zero value selects all users.
+type UserSelection struct {
+	After    string // username, which comes before the first
+	Prefix   string // of the username
+	Role     string
+	Disabled bool
+}
+
+// Pages hands the users of a selection, ordered by username and page by page, to do, until that returns an error.
+func (u Users) Pages(ctx context.Context, f UserSelection, do func([]User) error) error {
+	role := ""
+	if f.Role != "" { // a role has no character that JSON escapes, except < > and &, which the column has escaped
+		text, err := json.Marshal(f.Role)
+		if err != nil {
+			return err
+		}
+		role = string(text)
+	}
 	return engine.InPages(func(last *User) ([]User, error) {
-		after := ""
+		after := f.After
 		if last != nil {
 			after = last.Username
 		}
 		return engine.ReadSlowly[User](ctx, u.db.engine, engine.PageTimeout, "users", `SELECT `+userColumns+` FROM users
-			WHERE username > $1 ORDER BY username LIMIT $2`, after, engine.PageRows)
+			WHERE username > $1 AND ($2 = '' OR substr(username, 1, $3) = $2)
+			AND ($4 = '' OR REPLACE(roles, $4, '') <> roles) AND (NOT CAST($5 AS BOOLEAN) OR disabled_at IS NOT NULL)
+			ORDER BY username LIMIT $6`,
+			after, f.Prefix, utf8.RuneCountInString(f.Prefix), role, f.Disabled, engine.PageRows)
 	}, do)
+}
+
+// Near lists usernames around a name, for suggestions.
+func (u Users) Near(ctx context.Context, name string) ([]string, error) {
+	return near(ctx, u.db, "users", "username", name)
+}
+
+// someRoles bounds the different role lists that SomeRoles reads.
+const someRoles = 1000
+
+// SomeRoles lists roles that users have, for suggestions.
+func (u Users) SomeRoles(ctx context.Context) (roles []string, err error) {
+	lists, err := engine.ReadSlowly[List](ctx, u.db.engine, engine.PageTimeout, "roles",
+		`SELECT DISTINCT roles FROM users LIMIT $1`, someRoles)
+	for _, list := range lists {
+		for _, role := range list {
+			if !slices.Contains(roles, role) {
+				roles = append(roles, role)
+			}
+		}
+	}
+	return roles, err
+}
+
+// SetRoles replaces the roles of a user. ErrConflict if they have changed since the user was read.
+func (u Users) SetRoles(ctx context.Context, by Actor, user User, roles List, now time.Time) error {
+	details := map[string]any{"username": user.Username, "roles": roles, "before": map[string]any{"roles": user.Roles}}
+	return u.db.inTx(ctx, "user.update", func(t *tx) error {
+		if err := t.ChangeAsRead(`UPDATE users SET roles = $1 WHERE id = $2 AND roles = $3`,
+			roles, user.ID, user.Roles); err != nil {
+			return err
+		}
+		return t.audit(by, now, Event{"user.update", user.Sub, details})
+	})
 }
 
 // LongestRoles returns the enabled user with the longest roles of up to most bytes, as JSON text, and their length;
@@ -110,11 +165,14 @@ func (u Users) Count(ctx context.Context, f UserFilter, within time.Duration) (i
 // Disable ends all grants of the user and blocks logins.
 func (u Users) Disable(ctx context.Context, by Actor, username string, now time.Time) error {
 	return u.change(ctx, by, username, now, "user.disable", func(t *tx) error {
-		return t.ChangeOne(
+		if err := t.ChangeOne(
 			`UPDATE users SET disabled_at = COALESCE(disabled_at, $1), epoch = epoch + 1 WHERE username = $2`,
 			At(now),
 			username,
-		)
+		); err != nil {
+			return err
+		}
+		return t.endUser(username, EndedUserDisabled, false, now)
 	})
 }
 
@@ -131,6 +189,9 @@ func (u Users) Enable(ctx context.Context, by Actor, username, account string, n
 // Delete removes the user, which also ends its grants. Its sub is never used again.
 func (u Users) Delete(ctx context.Context, by Actor, username string, now time.Time) error {
 	return u.change(ctx, by, username, now, "user.delete", func(t *tx) error {
+		if err := t.endUser(username, EndedUserDeleted, true, now); err != nil {
+			return err
+		}
 		if _, err := t.Change(`DELETE FROM familiar_addresses WHERE user_id IN (SELECT id FROM users
 			WHERE username = $1)`, username); err != nil {
 			return err
@@ -150,7 +211,11 @@ func (u Users) SetPassword(ctx context.Context, by Actor, username, hash, accoun
 		if err := t.unlock(account); err != nil {
 			return err
 		}
-		return t.ChangeOne(`UPDATE users SET password_hash = $1, epoch = epoch + 1 WHERE username = $2`, hash, username)
+		if err := t.ChangeOne(`UPDATE users SET password_hash = $1, epoch = epoch + 1 WHERE username = $2`,
+			hash, username); err != nil {
+			return err
+		}
+		return t.endUser(username, EndedPassword, false, now)
 	})
 }
 
@@ -170,7 +235,10 @@ func (u Users) Rehash(ctx context.Context, userID int64, old, hash string) error
 // RevokeGrants ends all grants of a user by incrementing its epoch. ErrNotFound.
 func (u Users) RevokeGrants(ctx context.Context, by Actor, username string, now time.Time) error {
 	return u.change(ctx, by, username, now, "user.revoke-grants", func(t *tx) error {
-		return t.ChangeOne(`UPDATE users SET epoch = epoch + 1 WHERE username = $1`, username)
+		if err := t.ChangeOne(`UPDATE users SET epoch = epoch + 1 WHERE username = $1`, username); err != nil {
+			return err
+		}
+		return t.endUser(username, EndedUser, false, now)
 	})
 }
 

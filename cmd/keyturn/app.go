@@ -6,11 +6,15 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/api"
 	"github.com/keyturn/keyturn/config"
+	"github.com/keyturn/keyturn/keys"
 )
 
 // app is what all commands share. The commands of a noun are methods of a type of their own that embeds it.
@@ -48,8 +52,10 @@ func (a *app) root() *cobra.Command {
 		restoreCommand(a),
 		copyCommand{a}.root(),
 		configCommands{a}.root(),
+		tokenCommands{a}.root(),
 		versionCommand(a),
 	)
+	a.dress(root)
 	return root
 }
 
@@ -70,13 +76,23 @@ func (a *app) parse(cmd *cobra.Command, args []string) error {
 
 // noun makes a command that only holds verbs.
 func noun(name, short string, verbs ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   name,
-		Short: short,
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return usageError{fmt.Errorf("%s: a verb is missing", name)}
-		},
+	cmd := &cobra.Command{Use: name, Short: short, Args: cobra.ArbitraryArgs}
+	var names []string
+	for _, v := range verbs {
+		names = append(names, v.Name())
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0:
+			return usageError{fmt.Errorf("%s: a verb is missing: %s", name, strings.Join(names, ", "))}
+		case args[0] == "help":
+			return helpOn(cmd, args[1:])
+		}
+		text := fmt.Sprintf("%s: unknown verb %q", name, args[0])
+		if near := admin.Nearest(args[0], names); near != "" {
+			return usageError{fmt.Errorf("%s: did you mean %q?", text, near)}
+		}
+		return usageError{fmt.Errorf("%s: want %s", text, strings.Join(names, ", "))}
 	}
 	cmd.AddCommand(verbs...)
 	return cmd
@@ -86,7 +102,10 @@ func noun(name, short string, verbs ...*cobra.Command) *cobra.Command {
 type verb struct {
 	use, short string
 	args       cobra.PositionalArgs
+	complete   completion
+	reads      bool // the command changes nothing
 	create     bool // the command may create the database
+	migrate    bool // the command may update the schema
 	act        func(ctx context.Context, op *operator, args []string) error
 }
 
@@ -104,49 +123,103 @@ func (o *operator) needReason() error {
 	return nil
 }
 
-// verb makes the command of a verb. It has the flags of the database and --reason.
+// verb makes the command of a verb. It has the flags of the database, and those of whoever changes something.
 func (a *app) verb(v verb) *cobra.Command {
-	cmd := &cobra.Command{Use: v.use, Short: v.short, Args: v.args}
+	cmd := &cobra.Command{
+		Use:               v.use,
+		Short:             v.short,
+		Args:              v.args,
+		ValidArgsFunction: a.completeArgs(v.complete),
+	}
 	addSettings(cmd.Flags(), config.ScopeDatabase)
-	reason := addReason(cmd)
+	by := addActor(cmd, v.reads)
+	yes := false
+	if v.create && !v.migrate {
+		cmd.Flags().BoolVar(&yes, "yes", false, "create a missing database without asking")
+	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		set, err := a.readSettings(cmd.Flags(), false)
 		if err != nil {
 			return err
 		}
-		options := a.adminOptions(set, *reason)
-		options.Create = v.create
+		options := a.adminOptions(set, *by)
+		options.Create, options.Migrate = v.create, v.migrate
+		made := func() {}
+		if v.create {
+			if made, err = a.beforeCreation(cmd.Context(), set.place, yes || v.migrate); err != nil {
+				return err
+			}
+		}
 		opened, err := admin.Open(cmd.Context(), set.Config, set.place, options)
 		if err != nil {
 			return err
 		}
+		made()
 		defer opened.Close()
 		defer opened.Remember(context.WithoutCancel(cmd.Context()))
-		return v.act(cmd.Context(), &operator{opened, *reason}, args)
+		return v.act(cmd.Context(), &operator{opened, by.reason}, args)
 	}
 	return cmd
 }
 
-// addReason adds the flag --reason.
-func addReason(cmd *cobra.Command) *string {
-	return cmd.Flags().String("reason", "", "reason of the change, for the audit trail")
+// beforeCreation asks on a terminal before a command creates a database. made prints what was created.
+func (a *app) beforeCreation(ctx context.Context, p keys.Place, yes bool) (made func(), err error) {
+	fresh, err := admin.Missing(ctx, p)
+	if err != nil || len(fresh) == 0 {
+		return func() {}, nil // Open reports the error
+	}
+	if a.asks() && !yes {
+		question := fmt.Sprintf("There is no %s yet. Create it? Type yes: ", strings.Join(fresh, ", and no "))
+		if err := a.ask(question); err != nil {
+			return nil, err
+		}
+	}
+	return func() {
+		for _, what := range fresh {
+			a.say("Created %s.", what)
+		}
+		a.say("Back up the database and the master key, apart from each other: neither is of use without the other.")
+	}, nil
 }
 
-// adminOptions are the options of a command that the operating-system user runs.
-func (a *app) adminOptions(set settings, reason string) admin.Options {
+// who is who runs a command, and why.
+type who struct{ actor, reason string }
+
+// addActor adds the flags of a command that changes something. One that only reads still accepts a reason.
+func addActor(cmd *cobra.Command, reads bool) *who {
+	w := &who{}
+	cmd.Flags().StringVar(&w.reason, "reason", "", "reason of the change, for the audit trail")
+	if reads {
+		cmd.Flags().Lookup("reason").Hidden = true
+		return w
+	}
+	cmd.Flags().StringVar(&w.actor, "actor", "", "name of the automation that makes the change, for the audit trail "+
+		"(default: the person who is logged in)")
+	return w
+}
+
+// adminOptions are the options of a command that somebody runs.
+func (a *app) adminOptions(set settings, by who) admin.Options {
 	return admin.Options{
-		Actor:  actor(),
-		Reason: reason,
+		Actor:  a.actor(by.actor),
+		Reason: by.reason,
 		Given:  set.given,
 		Say:    a.say,
 	}
 }
 
-// actor is the operating-system user.
-func actor() string {
-	u, err := user.Current()
-	if err != nil {
-		return fmt.Sprintf("os:%d", os.Getuid())
+// actor names who runs the command in the audit trail: os:NAME for a person, whom sudo names, or else the user of the
+// process. A given name stands beside the user and the user id of the process.
+func (a *app) actor(given string) string {
+	name := strconv.Itoa(os.Getuid())
+	if u, err := user.Current(); err == nil {
+		name = u.Username
 	}
-	return "os:" + u.Username
+	if given != "" {
+		return fmt.Sprintf("%s (os:%s, uid %d)", given, name, os.Getuid())
+	}
+	if sudo := a.getenv("SUDO_USER"); api.IsText(sudo) && sudo != "" {
+		name = sudo
+	}
+	return "os:" + name
 }

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,7 +31,10 @@ func (c clientCommands) root() *cobra.Command {
 			"enabled", admin.Clients.Enable),
 		c.changes().change("disable", "End a client's grants and refuse its authentication",
 			"disabled: all grants have ended", admin.Clients.Disable),
-		c.changes().change("delete", "Delete a client and its grants", "deleted with its grants", admin.Clients.Delete),
+		c.changes().delete("Delete a client and end its logins", "deleted with its grants",
+			func(ctx context.Context, op *operator, id string) (int64, error) {
+				return op.Grants().CountLive(ctx, "", id)
+			}, admin.Clients.Delete),
 	)
 }
 
@@ -37,6 +43,7 @@ func (c clientCommands) changes() changes[admin.Clients, admin.Client] {
 		app:      c.app,
 		noun:     "client",
 		argument: "ID",
+		complete: completeClients,
 		table:    func(op *operator) admin.Clients { return op.Clients() },
 		find:     admin.Clients.Find,
 	}
@@ -46,6 +53,8 @@ func (c clientCommands) changes() changes[admin.Clients, admin.Client] {
 type clientFlags struct {
 	grants, scope, audiences []string
 	resource, accessTTL, typ string
+	rotation                 string
+	claims                   []string
 }
 
 func (f *clientFlags) add(flags *pflag.FlagSet) {
@@ -60,6 +69,11 @@ func (f *clientFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.typ, "token-typ", "",
 		"typ in the header of the client's access tokens: at+jwt, or JWT for verifiers that refuse it (default: "+
 			"at+jwt)")
+	flags.StringVar(&f.rotation, "refresh-rotation", "",
+		"on, or off for a confidential client that holds one fixed refresh token: a stolen one then goes unnoticed "+
+			"(default: on)")
+	flags.StringSliceVar(&f.claims, "claim", nil,
+		"claim to add to the client's access tokens: username, as preferred_username; an empty value for none")
 }
 
 // apply copies the flags that were given.
@@ -78,6 +92,16 @@ func (f *clientFlags) apply(flags *pflag.FlagSet, spec *admin.ClientSpec) error 
 	}
 	if flags.Changed("token-typ") {
 		spec.TokenTyp = f.typ
+	}
+	if flags.Changed("claim") {
+		spec.Claims = slices.DeleteFunc(f.claims, func(claim string) bool { return claim == "" })
+	}
+	switch f.rotation {
+	case "":
+	case "on", "off":
+		spec.KeepRefresh = f.rotation == "off"
+	default:
+		return usageError{fmt.Errorf("--refresh-rotation: %q is neither on nor off", f.rotation)}
 	}
 	if f.accessTTL != "" {
 		span, err := config.ParseDuration(f.accessTTL)
@@ -112,6 +136,8 @@ func (c clientCommands) create() *cobra.Command {
 			c.pairs([][2]string{{"client_id", made.ID}, {"client_secret", orDash(made.Secret)}})
 			if made.Secret != "" {
 				c.say("Keep the secret now: keyturn does not show it again.")
+			} else if !made.Public {
+				c.say("The client has the secret from standard input.")
 			}
 		})
 	}
@@ -134,19 +160,23 @@ func addSecretStdin(cmd *cobra.Command, fromStdin *bool) {
 }
 
 func (c clientCommands) list() *cobra.Command {
-	return c.verb(verb{
+	var l listFlags
+	cmd := c.verb(verb{
 		use:   "list",
 		short: "List clients",
 		args:  cobra.NoArgs,
+		reads: true,
 		act: func(ctx context.Context, op *operator, _ []string) error {
-			each := func(do func([]admin.Client) error) error { return op.Clients().Each(ctx, do) }
+			each := func(do func([]admin.Client) error) error { return op.Clients().List(ctx, l.after, do) }
 			heading := []string{"CLIENT", "KIND", "GRANTS", "SCOPE", "AUDIENCES", "RESOURCE", "DISABLED"}
-			return list(c.console, heading, each, clientCells)
+			return limited(c.console, &l, heading, each, c.clientCells, func(row admin.Client) any { return row.ID })
 		},
 	})
+	l.add(cmd, "id")
+	return cmd
 }
 
-func clientCells(client admin.Client) []string {
+func (c clientCommands) clientCells(client admin.Client) []string {
 	return []string{
 		client.ID,
 		clientKind(client),
@@ -154,7 +184,7 @@ func clientCells(client admin.Client) []string {
 		orDash(client.Scope),
 		orDash(strings.Join(client.Audiences, " ")),
 		orDash(client.Resource),
-		moment(client.DisabledAt),
+		c.moment(client.DisabledAt),
 	}
 }
 
@@ -176,10 +206,20 @@ func (c clientCommands) printClient(client admin.Client) error {
 			{"resource", orDash(client.Resource)},
 			{"access_ttl", orDash(accessTTL(client))},
 			{"token_typ", client.TokenTyp},
-			{"created_at", moment(&client.CreatedAt)},
-			{"disabled_at", moment(client.DisabledAt)},
+			{"refresh_rotation", onOff(client.RefreshRotation)},
+			{"claims", orDash(strings.Join(client.Claims, " "))},
+			{"previous_expires_at", c.when(client.PreviousExpiresAt)},
+			{"created_at", c.when(&client.CreatedAt)},
+			{"disabled_at", c.when(client.DisabledAt)},
 		})
 	})
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
 }
 
 func accessTTL(client admin.Client) string {
@@ -191,9 +231,11 @@ func accessTTL(client admin.Client) string {
 
 func (c clientCommands) show() *cobra.Command {
 	return c.verb(verb{
-		use:   "show ID",
-		short: "Show a client",
-		args:  cobra.ExactArgs(1),
+		use:      "show ID",
+		short:    "Show a client",
+		args:     cobra.ExactArgs(1),
+		reads:    true,
+		complete: completeClients,
 		act: func(ctx context.Context, op *operator, args []string) error {
 			client, err := op.Clients().Find(ctx, args[0])
 			if err != nil {
@@ -204,17 +246,56 @@ func (c clientCommands) show() *cobra.Command {
 	})
 }
 
+// listEdit adds words to a list, or removes them.
+type listEdit struct{ add, remove []string }
+
+func (e *listEdit) flags(flags *pflag.FlagSet, name, what string) {
+	flags.StringSliceVar(&e.add, "add-"+name, nil, "also allow this "+what)
+	flags.StringSliceVar(&e.remove, "remove-"+name, nil, "no longer allow this "+what)
+}
+
+// apply edits a list. A word to remove must be in it.
+func (e *listEdit) apply(name string, words []string) ([]string, error) {
+	for _, text := range e.remove {
+		for _, word := range strings.Fields(text) {
+			if !slices.Contains(words, word) {
+				return nil, usageError{fmt.Errorf("--remove-%s: the client does not have %q", name, word)}
+			}
+			words = slices.DeleteFunc(slices.Clone(words), func(w string) bool { return w == word })
+		}
+	}
+	for _, text := range e.add {
+		words = append(slices.Clone(words), strings.Fields(text)...)
+	}
+	return words, nil
+}
+
+// clientEdits are the flags of client update that do not replace a whole list.
+type clientEdits struct{ scope, audience listEdit }
+
+func (e *clientEdits) apply(spec *admin.ClientSpec) error {
+	words, err := e.scope.apply("scope", strings.Fields(spec.Scope))
+	if err != nil {
+		return err
+	}
+	spec.Scope = strings.Join(words, " ")
+	spec.Audiences, err = e.audience.apply("audience", spec.Audiences)
+	return err
+}
+
 func (c clientCommands) update() *cobra.Command {
 	var f clientFlags
+	var e clientEdits
 	var cmd *cobra.Command
 	cmd = c.verb(verb{
-		use:   "update ID",
-		short: "Change the properties of a client that flags name; the others stay",
-		args:  cobra.ExactArgs(1),
+		use:      "update ID",
+		short:    "Change the properties of a client that flags name; the others stay",
+		args:     cobra.ExactArgs(1),
+		complete: completeClients,
 		act: func(ctx context.Context, op *operator, args []string) error {
 			var bad error
 			updated, err := op.Clients().Update(ctx, args[0], func(spec *admin.ClientSpec) {
-				bad = f.apply(cmd.Flags(), spec)
+				bad = cmp.Or(f.apply(cmd.Flags(), spec), e.apply(spec))
 			})
 			if bad != nil {
 				return bad
@@ -226,12 +307,18 @@ func (c clientCommands) update() *cobra.Command {
 		},
 	})
 	f.add(cmd.Flags())
+	for _, name := range []string{"grant", "scope", "audience"} {
+		flag := cmd.Flags().Lookup(name)
+		flag.Usage += " (replaces the whole list)"
+	}
+	e.scope.flags(cmd.Flags(), "scope", "scope")
+	e.audience.flags(cmd.Flags(), "audience", "URI of a resource")
 	return cmd
 }
 
 func (c clientCommands) rotateSecret() *cobra.Command {
 	var keep string
-	var secretStdin bool
+	var secretStdin, force bool
 	rotate := func(ctx context.Context, op *operator, args []string) error {
 		span, err := config.ParseDuration(keep)
 		if err != nil {
@@ -243,25 +330,42 @@ func (c clientCommands) rotateSecret() *cobra.Command {
 				return err
 			}
 		}
-		rotated, err := op.Clients().RotateSecret(ctx, args[0], secret, span)
+		rotated, err := op.Clients().RotateSecret(ctx, args[0], admin.SecretRotation{
+			Secret: secret,
+			Keep:   span,
+			Force:  force,
+		})
 		if err != nil {
 			return err
 		}
 		return c.print(rotated, func() {
 			c.pairs([][2]string{
 				{"client_id", rotated.ClientID},
-				{"client_secret", rotated.Secret},
-				{"previous_expires_at", moment(&rotated.PreviousExpiresAt)},
+				{"client_secret", orDash(rotated.Secret)},
+				{"previous_expires_at", c.when(&rotated.PreviousExpiresAt)},
 			})
+			c.sayOldSecret(rotated, span)
 		})
 	}
 	cmd := c.verb(verb{
-		use:   "rotate-secret ID",
-		short: "Give a client a new secret; the old one works until it expires",
-		args:  cobra.ExactArgs(1),
-		act:   rotate,
+		use:      "rotate-secret ID",
+		short:    "Give a client a new secret; the old one works until it expires",
+		args:     cobra.ExactArgs(1),
+		complete: completeClients,
+		act:      rotate,
 	})
-	cmd.Flags().StringVar(&keep, "keep", "24h", "how long the old secret works")
+	cmd.Flags().StringVar(&keep, "keep", "24h", "how long the old secret works; 0: it ends now, as after a leak")
+	cmd.Flags().BoolVar(&force, "force", false, "end an even older secret that still works")
 	addSecretStdin(cmd, &secretStdin)
 	return cmd
+}
+
+// sayOldSecret says until when the old secret works, and how to end it.
+func (c clientCommands) sayOldSecret(r admin.RotatedSecret, keep time.Duration) {
+	if keep == 0 {
+		c.say("The old secret has ended.")
+		return
+	}
+	c.say("The old secret works until %s. To end it now, for instance because it has leaked, run `keyturn client "+
+		"rotate-secret %s --keep 0`: then only another new secret works.", c.when(&r.PreviousExpiresAt), r.ClientID)
 }

@@ -30,14 +30,19 @@ func (c configCommands) validate() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if problems := admin.FileProblems(set.Config, set.place); problems != nil {
+		problems := admin.ServeProblems(cmd.Context(), set.Config, set.place)
+		if problems = append(problems, admin.PortProblems(cmd.Context(), set.Config)...); len(problems) > 0 {
 			return &config.Error{Problems: problems}
 		}
 		for _, w := range set.Warnings() {
 			c.say("keyturn: warning: %v", w)
 		}
 		c.say("the configuration is valid")
-		return nil
+		warnings := set.Warnings()
+		if warnings == nil {
+			warnings = []config.Warning{}
+		}
+		return c.print(map[string]any{"valid": true, "warnings": warnings}, func() {})
 	}
 	return cmd
 }

@@ -10,11 +10,8 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"golang.org/x/term"
-
-	"github.com/keyturn/keyturn/admin"
 )
 
 // console is the standard input, output and error of a command. Data goes to standard output, messages to standard
@@ -115,6 +112,12 @@ func (c *console) pairs(pairs [][2]string) {
 // say prints a message to standard error.
 func (c *console) say(format string, args ...any) { fmt.Fprintf(c.stderr, format+"\n", args...) }
 
+// printsToTerminal reports whether standard output is a terminal and people read the data.
+func (c *console) printsToTerminal() bool {
+	f, ok := c.stdout.(*os.File)
+	return ok && !c.json && term.IsTerminal(int(f.Fd()))
+}
+
 // onTerminal reports whether standard error is a terminal.
 func (c *console) onTerminal() bool {
 	f, ok := c.stderr.(*os.File)
@@ -123,7 +126,7 @@ func (c *console) onTerminal() bool {
 
 // progress returns a function that shows progress on a terminal, and nil without a terminal.
 func (c *console) progress(what string) func(n, of int) {
-	if !c.onTerminal() {
+	if !c.onTerminal() || plainTerminal() {
 		return nil
 	}
 	return func(n, of int) {
@@ -132,14 +135,6 @@ func (c *console) progress(what string) func(n, of int) {
 			fmt.Fprintf(c.stderr, "\r\x1b[K")
 		}
 	}
-}
-
-// moment formats a time for people; "-" for none.
-func moment(t *admin.Time) string {
-	if t == nil {
-		return "-"
-	}
-	return t.UTC().Format(time.RFC3339)
 }
 
 func orDash(s string) string {

@@ -33,7 +33,7 @@ func (c copyCommand) root() *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	addSettings(cmd.Flags(), config.ScopeDatabase)
-	reason := addReason(cmd)
+	by := addActor(cmd, false)
 	f := cmd.Flags()
 	f.StringVar(&target.url, "to", "", "URL of the new PostgreSQL database; first stop the server on SQLite")
 	f.StringVar(&target.file, "to-file", "",
@@ -41,12 +41,12 @@ func (c copyCommand) root() *cobra.Command {
 	f.BoolVar(&target.insecure, "allow-insecure-target", false,
 		"allow PostgreSQL on another host without sslmode=verify-full")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return c.run(cmd, target, *reason)
+		return c.run(cmd, target, *by)
 	}
 	return cmd
 }
 
-func (c copyCommand) run(cmd *cobra.Command, to copyTarget, reason string) error {
+func (c copyCommand) run(cmd *cobra.Command, to copyTarget, by who) error {
 	set, err := c.readSettings(cmd.Flags(), false)
 	if err != nil {
 		return err
@@ -61,7 +61,7 @@ func (c copyCommand) run(cmd *cobra.Command, to copyTarget, reason string) error
 	}
 	rows := map[string]int64{}
 	count := func(table string, n int64) { rows[table] = n }
-	options := c.adminOptions(set, reason)
+	options := c.adminOptions(set, by)
 	if err := admin.Copy(cmd.Context(), set.Config, set.place, options, target, count); err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/api"
@@ -70,7 +69,10 @@ func (d demo) provisionClient(ctx context.Context, a *admin.Admin, secretHash st
 	if err != nil || c.SecretHash == secretHash {
 		return err
 	}
-	_, err = a.Clients().RotateSecret(ctx, d.ClientID, d.ClientSecret, 24*time.Hour)
+	_, err = a.Clients().RotateSecret(ctx, d.ClientID, admin.SecretRotation{
+		Secret: d.ClientSecret,
+		Force:  true,
+	})
 	return err
 }
 

@@ -30,13 +30,18 @@ func (d doctorCommand) root() *cobra.Command {
 		if err := d.print(findings, func() { d.printFindings(findings) }); err != nil {
 			return err
 		}
-		failed := 0
+		failed, unfit := 0, false
 		for _, f := range findings {
 			if f.Status == admin.FindingFailed {
 				failed++
+				unfit = unfit || f.Check == admin.CheckConfiguration
 			}
 		}
-		if failed > 0 {
+		switch {
+		case unfit:
+			return &config.Error{Problems: []error{fmt.Errorf("doctor: %d checks failed, and serve would not start",
+				failed)}}
+		case failed > 0:
 			return fmt.Errorf("doctor: %d checks failed", failed)
 		}
 		return nil
@@ -74,7 +79,7 @@ func (d doctorCommand) examine(cmd *cobra.Command) (findings []admin.Finding, er
 		Secrets:  d.secretFiles(set, cmd.Flags()),
 		MaxFiles: files,
 	}
-	return admin.Doctor(cmd.Context(), patient, admin.Options{Actor: actor(), Given: set.given}), nil
+	return admin.Doctor(cmd.Context(), patient, admin.Options{Actor: d.actor(""), Given: set.given}), nil
 }
 
 // secretFiles lists the files of settings with a secret.

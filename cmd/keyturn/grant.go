@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,23 +19,49 @@ func (g grantCommands) root() *cobra.Command {
 	return noun("grant", "Manage logins and their tokens", g.list(), g.show(), g.revoke())
 }
 
+// grantFilter are the flags of grant list.
+type grantFilter struct {
+	listFlags
+	admin.GrantFilter
+	since string
+}
+
 func (g grantCommands) list() *cobra.Command {
-	var user, client string
+	var f grantFilter
 	cmd := g.verb(verb{
 		use:   "list",
-		short: "List unexpired grants, newest first by the hour",
+		short: "List unexpired grants, latest expiry first",
 		args:  cobra.NoArgs,
-		act: func(ctx context.Context, op *operator, _ []string) error {
-			return g.printGrants(ctx, op, user, client)
+		reads: true,
+		act: func(ctx context.Context, op *operator, _ []string) (err error) {
+			if f.Since, err = parseSince("since", f.since, time.Now()); err != nil {
+				return err
+			}
+			if f.Active && f.Ended {
+				return usageError{errors.New("--active and --ended exclude each other")}
+			}
+			if f.after != "" {
+				if f.After, err = admin.ParseGrantID(f.after); err != nil {
+					return err
+				}
+			}
+			return g.printGrants(ctx, op, &f.listFlags, f.GrantFilter)
 		},
 	})
-	cmd.Flags().StringVar(&user, "user", "", "only grants of this user")
-	cmd.Flags().StringVar(&client, "client", "", "only grants of this client")
+	f.add(cmd, "id")
+	flags := cmd.Flags()
+	flags.StringVar(&f.Username, "user", "", "only grants of this user")
+	flags.StringVar(&f.ClientID, "client", "", "only grants of this client")
+	flags.BoolVar(&f.Active, "active", false, "only grants that have not ended")
+	flags.BoolVar(&f.Ended, "ended", false, "only grants that have ended, also by expiry; they stay for a day")
+	flags.StringVar(&f.since, "since", "", "only logins since a time (2026-01-31T12:00:00Z) or age (24h)")
+	g.completeFlag(cmd, "user", completeUsers)
+	g.completeFlag(cmd, "client", completeClients)
 	return cmd
 }
 
-func (g grantCommands) printGrants(ctx context.Context, op *operator, user, client string) error {
-	each := func(do func([]admin.Grant) error) error { return op.Grants().Each(ctx, user, client, do) }
+func (g grantCommands) printGrants(ctx context.Context, op *operator, l *listFlags, f admin.GrantFilter) error {
+	each := func(do func([]admin.Grant) error) error { return op.Grants().Each(ctx, f, do) }
 	heading := []string{
 		"GRANT",
 		"CLIENT",
@@ -43,23 +70,23 @@ func (g grantCommands) printGrants(ctx context.Context, op *operator, user, clie
 		"GENERATION",
 		"LAST USED",
 		"EXPIRES",
-		"REVOKED",
+		"ENDED",
 		"REASON",
 	}
-	return list(g.console, heading, each, grantCells)
+	return limited(g.console, l, heading, each, g.grantCells, func(row admin.Grant) any { return row.ID })
 }
 
-func grantCells(grant admin.Grant) []string {
+func (g grantCommands) grantCells(grant admin.Grant) []string {
 	return []string{
 		grant.ID.String(),
 		grant.ClientID,
 		orDash(deref(grant.Username)),
 		orDash(grant.Scope),
 		strconv.FormatInt(grant.Generation, 10),
-		moment(&grant.RotatedAt),
-		moment(&grant.ExpiresAt),
-		moment(grant.RevokedAt),
-		orDash(deref(grant.RevokedReason)),
+		g.moment(&grant.RotatedAt),
+		g.moment(&grant.ExpiresAt),
+		g.moment(grant.EndedAt),
+		orDash(deref(grant.EndedReason)),
 	}
 }
 
@@ -68,17 +95,18 @@ func (g grantCommands) show() *cobra.Command {
 		use:   "show ID",
 		short: "Show a grant; ID is the sid claim of its access tokens",
 		args:  cobra.ExactArgs(1),
+		reads: true,
 		act: func(ctx context.Context, op *operator, args []string) error {
 			grant, err := op.Grants().Find(ctx, args[0])
 			if err != nil {
 				return err
 			}
-			return g.print(grant, func() { g.pairs(grantPairs(grant)) })
+			return g.print(grant, func() { g.pairs(g.grantPairs(grant)) })
 		},
 	})
 }
 
-func grantPairs(grant admin.Grant) [][2]string {
+func (g grantCommands) grantPairs(grant admin.Grant) [][2]string {
 	return [][2]string{
 		{"id", grant.ID.String()},
 		{"client_id", grant.ClientID},
@@ -87,13 +115,13 @@ func grantPairs(grant admin.Grant) [][2]string {
 		{"scope", orDash(grant.Scope)},
 		{"audience", orDash(grant.Audience)},
 		{"generation", strconv.FormatInt(grant.Generation, 10)},
-		{"created at", moment(&grant.CreatedAt)},
-		{"last used at", moment(&grant.RotatedAt)},
-		{"late retry at", moment(grant.LateRetryAt)},
-		{"expires at", moment(&grant.ExpiresAt)},
-		{"idle until", moment(&grant.IdleExpiresAt)},
-		{"revoked at", moment(grant.RevokedAt)},
-		{"revoked reason", orDash(deref(grant.RevokedReason))},
+		{"created at", g.when(&grant.CreatedAt)},
+		{"last used at", g.when(&grant.RotatedAt)},
+		{"late retry at", g.when(grant.LateRetryAt)},
+		{"expires at", g.when(&grant.ExpiresAt)},
+		{"idle until", g.when(&grant.IdleExpiresAt)},
+		{"ended at", g.when(grant.EndedAt)},
+		{"ended reason", orDash(deref(grant.EndedReason))},
 	}
 }
 
@@ -136,12 +164,40 @@ func (s grantSelection) revoke(ctx context.Context, grants admin.Grants) error {
 	}
 }
 
+// what describes the selection for a question.
+func (s grantSelection) what() string {
+	switch {
+	case s.user != "":
+		return "end all logins of user " + s.user
+	case s.client != "":
+		return "end all logins of client " + s.client
+	default:
+		return "end all logins"
+	}
+}
+
+// mayRevoke asks before many logins end.
+func (g grantCommands) mayRevoke(ctx context.Context, op *operator, s grantSelection, yes bool) error {
+	if yes || len(s.ids) > 0 {
+		return nil
+	}
+	live, err := op.Grants().CountLive(ctx, s.user, s.client)
+	if errors.Is(err, admin.ErrInvalid) {
+		return err
+	}
+	return g.mayEnd(op, false, s.what(), live, err)
+}
+
 func (g grantCommands) revoke() *cobra.Command {
 	var s grantSelection
+	var yes bool
 	revoke := func(ctx context.Context, op *operator, args []string) error {
 		s.ids = args
 		if !s.valid() {
 			return usageError{errors.New("name exactly one of ID, --user, --client and --all")}
+		}
+		if err := g.mayRevoke(ctx, op, s, yes); err != nil {
+			return err
 		}
 		if err := s.revoke(ctx, op.Grants()); err != nil {
 			return err
@@ -165,13 +221,17 @@ func (g grantCommands) revoke() *cobra.Command {
 	cmd.Flags().StringVar(&s.user, "user", "", "all grants of this user")
 	cmd.Flags().StringVar(&s.client, "client", "", "all grants of this client")
 	cmd.Flags().BoolVar(&s.all, "all", false, "all grants")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	g.completeFlag(cmd, "user", completeUsers)
+	g.completeFlag(cmd, "client", completeClients)
 	return cmd
 }
 
 // printEnded prints the rows of the grants that a revocation named.
 func (g grantCommands) printEnded(ctx context.Context, op *operator, s grantSelection) error {
 	if len(s.ids) == 0 {
-		return g.printGrants(ctx, op, s.user, s.client)
+		all := listFlags{fixed: func() bool { return true }}
+		return g.printGrants(ctx, op, &all, admin.GrantFilter{Username: s.user, ClientID: s.client})
 	}
 	grant, err := op.Grants().Find(ctx, s.ids[0])
 	if err != nil {

@@ -115,10 +115,11 @@ func (i initCommand) finish(ctx context.Context, path string, written bool) erro
 	file := set.place.Database.File()
 	_, missing := os.Stat(file)
 	opened, err := admin.Open(ctx, set.Config, set.place, admin.Options{
-		Actor:  actor(),
-		Reason: "init",
-		Create: true,
-		Given:  set.given,
+		Actor:   i.actor(""),
+		Reason:  "init",
+		Create:  true,
+		Migrate: true,
+		Given:   set.given,
 	})
 	if err != nil {
 		return fmt.Errorf("%s and the master key exist, but the database is not ready; run init again: %w", path, err)

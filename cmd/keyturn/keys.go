@@ -79,6 +79,7 @@ func (k keyCommands) list() *cobra.Command {
 		use:   "list",
 		short: "List signing keys, newest first",
 		args:  cobra.NoArgs,
+		reads: true,
 		act:   list,
 	})
 }
@@ -90,7 +91,7 @@ func (k keyCommands) keyTable(keys []keyRow, lives []admin.KeyLife) {
 	}
 	var rows [][]string
 	for _, key := range keys {
-		rows = append(rows, keyCells(key, byKID[key.KID]))
+		rows = append(rows, k.keyCells(key, byKID[key.KID]))
 	}
 	k.table([]string{
 		"STATE",
@@ -107,7 +108,7 @@ func (k keyCommands) keyTable(keys []keyRow, lives []admin.KeyLife) {
 	}
 }
 
-func keyCells(key keyRow, life admin.KeyLife) []string {
+func (k keyCommands) keyCells(key keyRow, life admin.KeyLife) []string {
 	private, tokens := "sealed", "?"
 	if key.PrivateKey == "" {
 		private = "destroyed"
@@ -118,8 +119,8 @@ func keyCells(key keyRow, life admin.KeyLife) []string {
 	return []string{
 		keyShape(key.State),
 		key.KID,
-		point(life.Signs),
-		point(&life.Leaves),
+		k.point(life.Signs),
+		k.point(&life.Leaves),
 		tokens,
 		private,
 		fmt.Sprint(key.Alg, " ", key.Bits),
@@ -139,15 +140,15 @@ var stateShapes = map[admin.KeyState]string{
 func keyShape(state admin.KeyState) string { return stateShapes[state] + " " + string(state) }
 
 // point formats a moment in the life of a key.
-func point(m *admin.KeyMoment) string {
+func (k keyCommands) point(m *admin.KeyMoment) string {
 	if m == nil || m.At.IsZero() {
 		return "-"
 	}
 	t := admin.Time{Time: m.At}
 	if m.Planned {
-		return "~" + moment(&t)
+		return "~" + k.moment(&t)
 	}
-	return moment(&t)
+	return k.moment(&t)
 }
 
 func (k keyCommands) status() *cobra.Command {
@@ -156,6 +157,7 @@ func (k keyCommands) status() *cobra.Command {
 		use:   "status",
 		short: "Summarize the health of the signing keys in a sentence, and list each problem with advice",
 		args:  cobra.NoArgs,
+		reads: true,
 		act: func(ctx context.Context, op *operator, _ []string) error {
 			s, err := op.Keys().Status(ctx)
 			if err != nil {
@@ -189,7 +191,7 @@ func (k keyCommands) status() *cobra.Command {
 func (k keyCommands) statusText(s admin.KeyStatus) {
 	fmt.Fprintln(k.stdout, s.Sentence)
 	if e := s.NextEvent; e != nil {
-		fmt.Fprintf(k.stdout, "Next: at %s key %s %s.\n", moment(&admin.Time{Time: e.At}), e.KID, e.What)
+		fmt.Fprintf(k.stdout, "Next: at %s key %s %s.\n", k.when(&admin.Time{Time: e.At}), e.KID, e.What)
 	}
 	for _, p := range s.Problems {
 		fmt.Fprintf(k.stdout, "%s: %s\n  advice: %s\n", p.Level, p.Problem, p.Advice)

@@ -1,12 +1,9 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -36,15 +33,26 @@ type revocationReport struct {
 func (k keyCommands) revoke() *cobra.Command {
 	var o revocationOrder
 	cmd := k.verb(verb{
-		use:   "revoke KID",
-		short: "Revoke a leaked key at once, on every server; with --store-leaked KID may be all",
-		args:  cobra.ExactArgs(1),
+		use:      "revoke KID",
+		short:    "Revoke a leaked key at once, on every server; with --store-leaked KID may be all",
+		args:     cobra.ExactArgs(1),
+		complete: completeKeys,
 		act: func(ctx context.Context, op *operator, args []string) error {
 			o.kid = args[0]
 			if err := o.check(time.Now()); err != nil {
 				return err
 			}
+			if o.kid != "" {
+				kid, err := op.Keys().Resolve(o.kid)
+				if err != nil {
+					return err
+				}
+				o.kid = kid
+			}
 			if !o.dryRun {
+				if err := k.askReason(op); err != nil {
+					return err
+				}
 				if err := op.needReason(); err != nil {
 					return err
 				}
@@ -68,7 +76,7 @@ func (k keyCommands) revoke() *cobra.Command {
 
 // check validates an order and completes it.
 func (o *revocationOrder) check(now time.Time) (err error) {
-	if o.since, err = parseSince(o.sinceText, now); err != nil {
+	if o.since, err = parseSince("since", o.sinceText, now); err != nil {
 		return err
 	}
 	if o.newMaster != "" && !o.storeLeaked {
@@ -108,9 +116,6 @@ func (k keyCommands) revokeKey(ctx context.Context, op *operator, o revocationOr
 	if undone != nil && report.RevokedAt.IsZero() {
 		return undone
 	}
-	if errors.Is(undone, admin.ErrSameMaster) {
-		o.newMaster = ""
-	}
 	if !k.json {
 		k.revocationText(report.Revocation, o) // before counts that may be slow
 	}
@@ -130,8 +135,7 @@ func (k keyCommands) revokeKey(ctx context.Context, op *operator, o revocationOr
 // previewRevocation shows the use of a key. With --dry-run that is all. Otherwise it asks, also if the use could not be
 // counted.
 func (k keyCommands) previewRevocation(ctx context.Context, op *operator, o revocationOrder) (done bool, err error) {
-	terminal, ok := k.terminal()
-	if !o.dryRun && !ok {
+	if !o.dryRun && !k.asks() {
 		return false, refusedError{errors.New("keys revoke: no terminal for the question: " +
 			"--yes revokes without asking, --dry-run only shows what the key has signed")}
 	}
@@ -157,7 +161,7 @@ func (k keyCommands) previewRevocation(ctx context.Context, op *operator, o revo
 	} else {
 		useTable(k.stderr, use)
 	}
-	return false, k.confirmRevocation(o, terminal)
+	return false, k.confirmRevocation(o)
 }
 
 // countUse counts the use of the revoked keys, including the grants that the command has ended.
@@ -197,16 +201,11 @@ func endKeyGrants(ctx context.Context, op *operator, o revocationOrder, kids []s
 }
 
 // confirmRevocation asks on a terminal.
-func (k keyCommands) confirmRevocation(o revocationOrder, terminal *os.File) error {
+func (k keyCommands) confirmRevocation(o revocationOrder) error {
 	keys, tokens := "all keys", "every token"
 	if o.kid != "" {
 		keys, tokens = "key "+o.kid, "every token of it"
 	}
-	fmt.Fprintf(k.stderr, "Revoke %s? Introspection then refuses %s, and clients must refresh. Type yes: ",
-		keys, tokens)
-	line, err := bufio.NewReader(terminal).ReadString('\n')
-	if err != nil || strings.TrimSpace(line) != "yes" {
-		return refusedError{errors.New("keys revoke: not confirmed, nothing was changed")}
-	}
-	return nil
+	return k.ask(fmt.Sprintf("Revoke %s? Introspection then refuses %s, and clients must refresh. Type yes: ",
+		keys, tokens))
 }

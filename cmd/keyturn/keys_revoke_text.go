@@ -57,7 +57,7 @@ func useTable(w io.Writer, use []admin.KeyUse) {
 // revocationText prints the result of a revocation, how long verifiers may still accept forged tokens, and what to do
 // about it.
 func (k keyCommands) revocationText(r admin.Revocation, o revocationOrder) {
-	at := func(t time.Time) string { return moment(&admin.Time{Time: t}) }
+	at := func(t time.Time) string { return k.when(&admin.Time{Time: t}) }
 	pairs := [][2]string{
 		{"revoked", strings.Join(r.Revoked, " ")},
 		{"revoked at", at(r.RevokedAt)},

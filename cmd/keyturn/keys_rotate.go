@@ -17,7 +17,7 @@ func (k keyCommands) rotate() *cobra.Command {
 		if dryRun {
 			return k.planRotation(ctx, op, force)
 		}
-		if err := op.needReason(); err != nil {
+		if err := errors.Join(k.askReason(op), op.needReason()); err != nil {
 			return err
 		}
 		if _, err := op.Keys().PlanRotation(ctx, false); force && admin.ErrRefused(err) {

@@ -12,6 +12,7 @@ import (
 	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/storage"
 )
 
 // Exit codes.
@@ -55,7 +56,7 @@ func run(
 	if err == nil {
 		return 0
 	}
-	a.explain(err)
+	a.explain(err, hint(root, args))
 	return a.exitCode(err)
 }
 
@@ -70,8 +71,8 @@ type checkStatus int
 
 func (checkStatus) Error() string { return "the check found problems" }
 
-// explain prints an error to standard error.
-func (a *app) explain(err error) {
+// explain prints an error to standard error. hint is a command that helps with wrong usage.
+func (a *app) explain(err error, hint string) {
 	var printed checkStatus
 	var bad *config.Error
 	if errors.As(err, &printed) {
@@ -85,7 +86,7 @@ func (a *app) explain(err error) {
 	}
 	a.say("keyturn: %v", err)
 	if a.exitCode(err) == exitUsage {
-		a.say("keyturn: see `keyturn help COMMAND` for the arguments and flags of a command")
+		a.say("keyturn: `%s` prints the arguments and flags", hint)
 	}
 }
 
@@ -106,7 +107,7 @@ func (a *app) exitCode(err error) int {
 		return exitNotFound
 	case admin.ErrRefused(err), errors.As(err, &refused):
 		return exitRefused
-	case errors.Is(err, admin.ErrConflict):
+	case errors.Is(err, admin.ErrConflict), errors.Is(err, storage.ErrBehind), errors.Is(err, storage.ErrEmpty):
 		return exitConflict
 	default:
 		return exitFailed

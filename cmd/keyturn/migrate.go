@@ -19,10 +19,11 @@ func (m migrateCommands) root() *cobra.Command {
 
 func (m migrateCommands) up() *cobra.Command {
 	return m.verb(verb{
-		use:    "up",
-		short:  "Create the database if there is none, and update its schema",
-		args:   cobra.NoArgs,
-		create: true,
+		use:     "up",
+		short:   "Create the database if there is none, and update its schema",
+		args:    cobra.NoArgs,
+		create:  true,
+		migrate: true,
 		act: func(ctx context.Context, op *operator, _ []string) error {
 			status, err := op.SchemaStatus(ctx)
 			if err != nil {

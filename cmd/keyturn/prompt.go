@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 
 	"golang.org/x/term"
 )
@@ -47,6 +49,16 @@ func (c *console) readSecret(fromStdin bool, flag, prompt string) (string, error
 	return typed[0], nil
 }
 
+// typeLine asks for a line on the terminal.
+func (c *console) typeLine(prompt string) (string, error) {
+	if c.typed == nil {
+		c.typed = bufio.NewReader(c.stdin)
+	}
+	fmt.Fprint(c.stderr, prompt)
+	line, err := c.typed.ReadString('\n')
+	return strings.TrimSpace(line), err
+}
+
 // readUnseen reads a line without echo. An interrupt restores the terminal.
 func readUnseen(f *os.File) ([]byte, error) {
 	fd := int(f.Fd())
@@ -70,13 +82,16 @@ func readUnseen(f *os.File) ([]byte, error) {
 }
 
 // readLine reads standard input to its end, without the line end that echo and editors add.
-func readLine(r io.Reader) (string, error) {
-	b, err := io.ReadAll(io.LimitReader(r, maxSecretInput+1))
+func readLine(r io.Reader) (string, error) { return readText(r, maxSecretInput) }
+
+// readText is readLine with another limit in bytes.
+func readText(r io.Reader, limit int64) (string, error) {
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err != nil {
 		return "", err
 	}
-	if len(b) > maxSecretInput {
-		return "", usageError{fmt.Errorf("standard input is longer than %d bytes", maxSecretInput)}
+	if int64(len(b)) > limit {
+		return "", usageError{fmt.Errorf("standard input is longer than %d bytes", limit)}
 	}
 	if err := checkText(b); err != nil {
 		return "", usageError{fmt.Errorf("standard input: %w", err)}

@@ -66,7 +66,7 @@ func (s serveCommand) run(
 	}()
 	listeners, err := listen(set.Config)
 	if err != nil {
-		return err
+		return &config.Error{Problems: []error{err}}
 	}
 	makeRoom(set.HashSlots(cpus))
 	return server.Serve(ctx, set.Config, set.place, server.Options{

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/config"
 )
 
@@ -37,7 +38,7 @@ func unknownVariables(environ []string) (problems []error) {
 			continue
 		}
 		problem := fmt.Errorf("unknown variable %q in the environment", name)
-		if near := nearest(plain, names); near != "" && plain != variablePrefix {
+		if near := admin.Nearest(plain, names); near != "" && plain != variablePrefix {
 			problem = fmt.Errorf("%w: did you mean %s?", problem, near)
 		}
 		problems = append(problems, problem)

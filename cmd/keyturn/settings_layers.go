@@ -9,10 +9,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/config"
 )
 
@@ -147,19 +147,10 @@ func didYouMean(word string) string {
 	for _, s := range config.Settings {
 		names = append(names, s.Key)
 	}
-	if near := nearest(strings.ReplaceAll(word, "-", "_"), names); near != "" {
+	if near := admin.Nearest(strings.ReplaceAll(word, "-", "_"), names); near != "" {
 		return fmt.Sprintf(": did you mean %s?", near)
 	}
 	return ""
-}
-
-// nearest returns the name that is nearest to a word, or "" if none is near.
-func nearest(word string, names []string) string {
-	known := &cobra.Command{SuggestionsMinimumDistance: 2}
-	for _, name := range names {
-		known.AddCommand(&cobra.Command{Use: name, Run: func(*cobra.Command, []string) {}})
-	}
-	return append(known.SuggestionsFor(word), "")[0]
 }
 
 // environment reads KEYTURN_* and the files that KEYTURN_*_FILE name. It refuses a setting that has both: nobody should

@@ -180,7 +180,7 @@ func TestTextIsUTF8(t *testing.T) {
 // A prompt requires UTF-8, too.
 func TestPromptIsUTF8(t *testing.T) {
 	t.Parallel()
-	runAsReader(t, `printf '\357\360\350\342\345\362\n' >typed
+	runAsReader(t, `printf 'yes\n\357\360\350\342\345\362\n' >typed
 script -qec 'keyturn user create bob --database sqlite:keyturn.db' /dev/null <typed >out && exit 1
 grep -q 'Password of bob: line 1: it is not UTF-8' out
 printf '\357\360\350\342\345\362\nhttp://127.0.0.1:8080\n\n\n\n\n' >typed

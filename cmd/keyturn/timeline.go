@@ -29,6 +29,7 @@ func (k keyCommands) timeline() *cobra.Command {
 		use:   "timeline",
 		short: "Draw the past and the planned future of every key",
 		args:  cobra.NoArgs,
+		reads: true,
 		act:   draw,
 	})
 	cmd.Flags().StringVar(&file, "svg", "", "write an SVG picture to this file")
@@ -102,10 +103,10 @@ func (k keyCommands) timelineText(lives []admin.KeyLife, tokens map[string]int64
 		rows = append(rows, []string{
 			keyShape(l.State),
 			kid,
-			point(&l.Published),
-			point(l.Signs),
-			point(l.Stops),
-			point(&l.Leaves),
+			k.point(&l.Published),
+			k.point(l.Signs),
+			k.point(l.Stops),
+			k.point(&l.Leaves),
 			count,
 		})
 	}

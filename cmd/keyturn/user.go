@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,6 +24,7 @@ func (u userCommands) root() *cobra.Command {
 		u.importFile(),
 		u.list(),
 		u.show(),
+		u.update(),
 		u.passwd(),
 		u.changes().change("enable", "Let a disabled user log in again, and lift its throttle",
 			"enabled", admin.Users.Enable),
@@ -30,7 +32,10 @@ func (u userCommands) root() *cobra.Command {
 			"unlocked: the next login is judged", admin.Users.Unlock),
 		u.changes().change("disable", "End a user's grants and refuse new logins",
 			"disabled: all grants have ended", admin.Users.Disable),
-		u.changes().change("delete", "Delete a user and its grants", "deleted with all grants", admin.Users.Delete),
+		u.changes().delete("Delete a user and end its logins", "deleted with all grants",
+			func(ctx context.Context, op *operator, name string) (int64, error) {
+				return op.Grants().CountLive(ctx, name, "")
+			}, admin.Users.Delete),
 	)
 }
 
@@ -39,6 +44,7 @@ func (u userCommands) changes() changes[admin.Users, admin.User] {
 		app:      u.app,
 		noun:     "user",
 		argument: "NAME",
+		complete: completeUsers,
 		table:    func(op *operator) admin.Users { return op.Users() },
 		find:     admin.Users.Find,
 	}
@@ -56,7 +62,7 @@ func (u userCommands) create() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return u.print(made, func() { u.pairs(userPairs(made)) })
+		return u.print(made, func() { u.pairs(u.userPairs(made)) })
 	}
 	cmd := u.verb(verb{
 		use:    "create NAME",
@@ -76,13 +82,13 @@ func addPasswordStdin(cmd *cobra.Command, fromStdin *bool) {
 	cmd.Flags().BoolVar(fromStdin, "password-stdin", false, "read the password from standard input")
 }
 
-func userPairs(user admin.User) [][2]string {
+func (u userCommands) userPairs(user admin.User) [][2]string {
 	return [][2]string{
 		{"sub", user.Sub},
 		{"username", user.Username},
 		{"roles", orDash(strings.Join(user.Roles, " "))},
-		{"created_at", moment(&user.CreatedAt)},
-		{"disabled_at", moment(user.DisabledAt)},
+		{"created_at", u.when(&user.CreatedAt)},
+		{"disabled_at", u.when(user.DisabledAt)},
 	}
 }
 
@@ -92,37 +98,73 @@ type shownUser struct {
 	Throttle []admin.ThrottleState `json:"throttle"`
 }
 
-// throttleText describes the throttle of an account at one place.
-func throttleText(s admin.ThrottleState) string {
+// u.throttleText describes the throttle of an account at one place.
+func (u userCommands) throttleText(s admin.ThrottleState) string {
 	next := "the next login is judged"
 	switch {
 	case s.UntilUnlocked:
 		next = "no login is judged until `keyturn user unlock`"
 	case s.NextTryAt != nil:
-		next = "no login is judged before " + moment(s.NextTryAt)
+		next = "no login is judged before " + u.moment(s.NextTryAt)
 	}
-	return fmt.Sprintf("%s: %d failures, the last at %s; %s", s.Place, s.Failures, moment(&s.LastFailedAt), next)
+	return fmt.Sprintf("%s: %d failures, the last at %s; %s", s.Place, s.Failures, u.moment(&s.LastFailedAt), next)
 }
 
 func (u userCommands) list() *cobra.Command {
-	return u.verb(verb{
+	var l listFlags
+	var f admin.UserFilter
+	cmd := u.verb(verb{
 		use:   "list",
 		short: "List users",
 		args:  cobra.NoArgs,
+		reads: true,
 		act: func(ctx context.Context, op *operator, _ []string) error {
-			each := func(do func([]admin.User) error) error { return op.Users().Each(ctx, do) }
-			return list(u.console, []string{"USERNAME", "SUB", "ROLES", "CREATED", "DISABLED"}, each, userCells)
+			f.After = l.after
+			each := func(do func([]admin.User) error) error { return op.Users().List(ctx, f, do) }
+			heading := []string{"USERNAME", "SUB", "ROLES", "CREATED", "DISABLED"}
+			return limited(u.console, &l, heading, each, u.userCells, func(row admin.User) any { return row.Username })
 		},
 	})
+	l.add(cmd, "username")
+	cmd.Flags().StringVar(&f.Prefix, "prefix", "", "only usernames that begin with this text")
+	cmd.Flags().StringVar(&f.Role, "role", "", "only users with this role")
+	cmd.Flags().BoolVar(&f.Disabled, "disabled", false, "only disabled users")
+	return cmd
 }
 
-func userCells(user admin.User) []string {
+func (u userCommands) update() *cobra.Command {
+	var roles []string
+	var cmd *cobra.Command
+	cmd = u.verb(verb{
+		use:      "update NAME",
+		short:    "Replace the roles of a user; no login ends",
+		args:     cobra.ExactArgs(1),
+		complete: completeUsers,
+		act: func(ctx context.Context, op *operator, args []string) error {
+			if !cmd.Flags().Changed("role") {
+				return usageError{errors.New("--role is missing: it replaces all roles; --role '' removes them")}
+			}
+			roles = slices.DeleteFunc(roles, func(role string) bool { return role == "" })
+			user, err := op.Users().SetRoles(ctx, args[0], roles)
+			if err != nil {
+				return err
+			}
+			u.say("No login ends. The roles appear in the next access token of each login, and introspection shows " +
+				"those of the token.")
+			return u.print(user, func() { u.pairs(u.userPairs(user)) })
+		},
+	})
+	cmd.Flags().StringSliceVar(&roles, "role", nil, "role of the user, for the roles claim (replaces the whole list)")
+	return cmd
+}
+
+func (u userCommands) userCells(user admin.User) []string {
 	return []string{
 		user.Username,
 		user.Sub,
 		orDash(strings.Join(user.Roles, " ")),
-		moment(&user.CreatedAt),
-		moment(user.DisabledAt),
+		u.moment(&user.CreatedAt),
+		u.moment(user.DisabledAt),
 	}
 }
 
@@ -137,9 +179,9 @@ func (u userCommands) show() *cobra.Command {
 			return err
 		}
 		return u.print(shownUser{user, throttle}, func() {
-			pairs := userPairs(user)
+			pairs := u.userPairs(user)
 			for _, s := range throttle {
-				pairs = append(pairs, [2]string{"throttle", throttleText(s)})
+				pairs = append(pairs, [2]string{"throttle", u.throttleText(s)})
 			}
 			if len(throttle) == 0 {
 				pairs = append(pairs, [2]string{"throttle", "none"})
@@ -148,10 +190,12 @@ func (u userCommands) show() *cobra.Command {
 		})
 	}
 	return u.verb(verb{
-		use:   "show NAME",
-		short: "Show a user",
-		args:  cobra.ExactArgs(1),
-		act:   show,
+		use:      "show NAME",
+		short:    "Show a user",
+		args:     cobra.ExactArgs(1),
+		reads:    true,
+		complete: completeUsers,
+		act:      show,
 	})
 }
 
@@ -171,10 +215,11 @@ func (u userCommands) passwd() *cobra.Command {
 		return changeOne(u.console, "user "+name, "has a new password: all grants have ended", false, read, apply)
 	}
 	cmd := u.verb(verb{
-		use:   "passwd NAME",
-		short: "Give a user a new password, end its grants and lift its throttle",
-		args:  cobra.ExactArgs(1),
-		act:   set,
+		use:      "passwd NAME",
+		short:    "Give a user a new password, end its grants and lift its throttle",
+		args:     cobra.ExactArgs(1),
+		complete: completeUsers,
+		act:      set,
 	})
 	addPasswordStdin(cmd, &passwordStdin)
 	return cmd

@@ -30,6 +30,8 @@ var (
 	// ErrPooler means that PgBouncer refused the first connection. It has one code for permanent and transient reasons.
 	// It wraps ErrRefused.
 	ErrPooler = errors.New("connection refused by a pooler")
+	// ErrEmpty means that the database has no tables yet, and neither Options.Create nor Options.Migrate is set.
+	ErrEmpty = errors.New("the database is empty: there is nothing in it yet")
 	// ErrNoDatabase means that the SQLite file does not exist and Options.Create is not set.
 	ErrNoDatabase = errors.New("no database")
 	// ErrSchema means that the schema is newer than this program, or is older and may not be migrated.
@@ -50,7 +52,7 @@ const (
 // Options say which database to open and what Open may do to it.
 type Options struct {
 	Source  Source
-	Create  bool // make the SQLite file if there is none
+	Create  bool // make the SQLite file if there is none, and the schema of an empty database
 	Migrate bool // bring an older schema up to date
 	Schema  Schema
 	// Guard runs before anything is written to a database that already has a schema.
@@ -88,6 +90,9 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if err != nil {
 		db.Close()
 		if db.kind == SQLite {
+			if code, ok := sqliteCode(err); ok && isDamaged(code) {
+				err = errors.New(err.Error()) // trying again does not help: it is not ErrUnavailable
+			}
 			err = fmt.Errorf("database %s: %w", db.path, err)
 		}
 		return nil, err

@@ -102,7 +102,16 @@ func (m migrator) prepare(ctx context.Context, o Options) error {
 	if s.Pending == 0 {
 		return nil
 	}
-	if !o.Migrate {
+	if s.Version == 0 && !o.Create && !o.Migrate {
+		return fmt.Errorf("%w: `keyturn init` or `keyturn client create` begins, `keyturn migrate up` only makes "+
+			"the tables", ErrEmpty)
+	}
+	if s.Version > 0 && !o.Migrate && o.Create {
+		if s, err = m.untilCreated(ctx, s); err != nil || s.Pending == 0 {
+			return err
+		}
+	}
+	if s.Version > 0 && !o.Migrate {
 		return fmt.Errorf(
 			"%w: it has version %d, this keyturn needs %d: run `keyturn migrate up`",
 			ErrBehind,
@@ -114,6 +123,29 @@ func (m migrator) prepare(ctx context.Context, o Options) error {
 		return err
 	}
 	return m.migrate(ctx)
+}
+
+// creationPause is the time after which a schema that has not advanced is not being created.
+const creationPause = time.Second
+
+// untilCreated waits while another process creates the schema, and returns its version.
+func (m migrator) untilCreated(ctx context.Context, s SchemaStatus) (SchemaStatus, error) {
+	for at := time.Now(); s.Pending > 0 && time.Since(at) < creationPause; {
+		select {
+		case <-ctx.Done():
+			return s, ctx.Err()
+		case <-time.After(creationPause / 20):
+		}
+		now, err := m.SchemaStatus(ctx)
+		if err != nil {
+			return s, err
+		}
+		if now.Version > s.Version {
+			at = time.Now()
+		}
+		s = now
+	}
+	return s, nil
 }
 
 // migrationTimeout bounds a whole migration.

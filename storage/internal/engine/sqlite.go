@@ -78,6 +78,11 @@ func sqliteDSN(path, extra string) string {
 	return u.String()
 }
 
+// isDamaged reports that a file is no intact database.
+func isDamaged(code int) bool {
+	return code&0xff == sqlite3.SQLITE_CORRUPT || code&0xff == sqlite3.SQLITE_NOTADB
+}
+
 func isBusy(code int) bool { return code&0xff == sqlite3.SQLITE_BUSY }
 
 // ensureFile creates the database file before SQLite does. The file, and the -wal and -shm files beside it, which

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/keyturn/keyturn/server"
+)
+
+// dress gives all commands their examples, one form of help, and --version.
+func (a *app) dress(root *cobra.Command) {
+	root.Version = server.Version().Version
+	root.SetVersionTemplate("keyturn {{.Version}}\n")
+	root.SetUsageFunc(usage)
+	root.SetHelpCommand(&cobra.Command{
+		Use:               "help [COMMAND]",
+		Short:             "Print the help of a command",
+		ValidArgsFunction: completeCommands,
+		RunE:              func(cmd *cobra.Command, args []string) error { return helpOn(cmd.Root(), args) },
+	})
+	root.RegisterFlagCompletionFunc("output", completeWords("text", "json"))
+	each(root, func(cmd *cobra.Command) {
+		path := strings.TrimPrefix(cmd.CommandPath(), "keyturn ")
+		cmd.Example = indent(verbExamples[path])
+		if cmd.ValidArgsFunction == nil && cmd.Runnable() && !cmd.HasSubCommands() {
+			cmd.ValidArgsFunction = cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault)
+		}
+	})
+}
+
+// each calls do with a command and all below it.
+func each(cmd *cobra.Command, do func(*cobra.Command)) {
+	do(cmd)
+	for _, below := range cmd.Commands() {
+		each(below, do)
+	}
+}
+
+func indent(text string) string {
+	text = strings.TrimSpace(text)
+	if text == "" {
+		return ""
+	}
+	return "  " + strings.ReplaceAll(text, "\n", "\n  ")
+}
+
+// helpOn prints the help of the command that the words name, below another.
+func helpOn(cmd *cobra.Command, words []string) error {
+	found, rest, err := cmd.Find(words)
+	if err != nil || found == nil || len(rest) > 0 {
+		return usageError{fmt.Errorf("help: there is no command %q", strings.Join(words, " "))}
+	}
+	found.InitDefaultHelpFlag()
+	return found.Help()
+}
+
+func completeCommands(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+	found, _, err := cmd.Root().Find(args)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var names []string
+	for _, below := range found.Commands() {
+		if below.IsAvailableCommand() && strings.HasPrefix(below.Name(), toComplete) {
+			names = append(names, below.Name()+"\t"+below.Short)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// usage prints the usage of a command: its line, examples and verbs, then its own flags, and the settings by which it
+// finds the database in a group of their own.
+func usage(cmd *cobra.Command) error {
+	w := cmd.OutOrStderr()
+	fmt.Fprintln(w, "Usage:")
+	if cmd.Runnable() && !cmd.HasAvailableSubCommands() {
+		fmt.Fprintf(w, "  %s\n", cmd.UseLine())
+	}
+	if cmd.HasAvailableSubCommands() {
+		fmt.Fprintf(w, "  %s COMMAND\n\nCommands:\n", cmd.CommandPath())
+		for _, below := range cmd.Commands() {
+			if below.IsAvailableCommand() || below.Name() == "help" {
+				fmt.Fprintf(w, "  %-14s %s\n", below.Name(), below.Short)
+			}
+		}
+	}
+	if cmd.Example != "" {
+		fmt.Fprintf(w, "\nExamples:\n%s\n", cmd.Example)
+	}
+	own, settings := pflag.NewFlagSet("", 0), pflag.NewFlagSet("", 0)
+	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
+		if isSetting(f) || f.Name == "config" {
+			settings.AddFlag(f)
+		} else if cmd.InheritedFlags().Lookup(f.Name) == nil {
+			own.AddFlag(f)
+		}
+	})
+	printFlags(w, "Flags", own)
+	printFlags(w, settingsHeading(cmd), settings)
+	printFlags(w, "Flags of every command", cmd.InheritedFlags())
+	if cmd.HasAvailableSubCommands() {
+		fmt.Fprintf(w, "\n`%s help COMMAND` prints more about a command.\n", cmd.CommandPath())
+	}
+	return nil
+}
+
+// settingsHeading names the settings of a command: a server has all, other commands need them to find the database.
+func settingsHeading(cmd *cobra.Command) string {
+	if cmd.LocalFlags().Lookup("listen") != nil {
+		return "Settings"
+	}
+	return "Connection flags"
+}
+
+func printFlags(w io.Writer, heading string, flags *pflag.FlagSet) {
+	if text := flags.FlagUsagesWrapped(120); strings.TrimSpace(text) != "" {
+		fmt.Fprintf(w, "\n%s:\n%s", heading, text)
+	}
+}
+
+// hint names the help of the command that a wrong command line meant.
+func hint(root *cobra.Command, args []string) string {
+	found, _, err := root.Find(args)
+	if err != nil || found == root {
+		return "keyturn help"
+	}
+	if parent := found.Parent(); parent != root {
+		return parent.CommandPath() + " help " + found.Name()
+	}
+	if found.HasAvailableSubCommands() {
+		return found.CommandPath() + " help"
+	}
+	return "keyturn help " + found.Name()
+}
+
+// plainTerminal reports whether the environment asks for text without control sequences (https://no-color.org).
+func plainTerminal() bool { return os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" }

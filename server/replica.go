@@ -1,0 +1,96 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/storage"
+)
+
+// replica makes this server visible to people: by its row in the table of replicas, and by log lines for the changes
+// that people make with the command line.
+type replica struct {
+	*core
+	row  storage.Replica
+	news storage.News // of the last look
+}
+
+func newReplica(c *core, started time.Time) *replica {
+	return &replica{core: c, row: storage.Replica{
+		ID:        randomHex(8),
+		Version:   Version().Version,
+		StartedAt: storage.At(started),
+	}}
+}
+
+// keepVisible writes the row with each heartbeat and at each roll call, and logs the alarms of the audit trail, until
+// the context ends. Then it deletes the row.
+func (s *replica) keepVisible(ctx context.Context, public net.Addr) {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	s.row.Name = host + " " + public.String()
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		s.lookForNews(ctx)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastBeat)
+			defer cancel()
+			if err := s.db.Replicas().Leave(last, s.row.ID); err != nil {
+				s.log.Warn("this server still counts as running, for a few minutes", "error", err.Error())
+			}
+			return
+		}
+	}
+}
+
+// lookForNews reads the news once. The checks of readiness report an unavailable database.
+func (s *replica) lookForNews(ctx context.Context) {
+	ctx, cancel := s.databaseTimeout(ctx)
+	defer cancel()
+	news, err := s.db.Replicas().News(ctx)
+	now := s.now()
+	if err == nil && (news.RollCall != s.news.RollCall || now.Sub(s.row.SeenAt.Time) >= keys.HeartbeatInterval) {
+		s.row.SeenAt = storage.At(now)
+		err = s.db.Replicas().See(ctx, s.row, now.Add(-keepEnded))
+	}
+	if err == nil && s.news.AuditSeq > 0 && news.AuditSeq > s.news.AuditSeq {
+		err = s.logAlarms(ctx, s.news.AuditSeq, news.AuditSeq)
+	}
+	if err == nil {
+		s.news = news
+	} else if !errors.Is(err, storage.ErrUnavailable) && ctx.Err() == nil {
+		s.log.Error("the news of the database could not be read", "error", err.Error())
+	}
+}
+
+// keyturnActor is the actor of the changes that servers make by themselves. The server that makes one logs it.
+const keyturnActor = "keyturn"
+
+// logAlarms logs the alarms among the audit records after a number, up to a limit of them.
+func (s *replica) logAlarms(ctx context.Context, after, until int64) error {
+	records, err := s.db.Audit().Alarms(ctx, after, until)
+	for _, r := range records {
+		if r.Actor == keyturnActor {
+			continue
+		}
+		s.log.Warn("an administrator changed something",
+			slog.String("event", r.Type),
+			slog.Int64("seq", r.Seq),
+			slog.Time("at", r.Time.Time),
+			slog.String("actor", r.Actor),
+			slog.String("target", r.Target),
+			slog.String("reason", r.Reason),
+			slog.String("details", string(r.Details)))
+	}
+	return err
+}
