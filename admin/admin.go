@@ -165,6 +165,13 @@ func (a *Admin) Because(reason string) error {
 	return nil
 }
 
+// forced returns the actor of a change that may have overridden a safety check.
+func (a *core) forced(forced bool) storage.Actor {
+	by := a.by
+	by.Forced = forced
+	return by
+}
+
 // Missing lists what Open with Create would create at a place: the database, the master key.
 func Missing(ctx context.Context, p keys.Place) (missing []string, err error) {
 	file := p.Database.File()
@@ -202,6 +209,7 @@ type (
 	Leak         = keys.Leak
 	KeyLife      = keys.Life
 	KeyMoment    = keys.Moment
+	KeyIncident  = keys.Incident
 	KeyState     = storage.KeyState
 	KeyStatus    = keys.Status
 	Rotation     = keys.Rotation

@@ -306,12 +306,11 @@ func (a Clients) RotateSecret(ctx context.Context, id string, r SecretRotation) 
 		return RotatedSecret{}, err
 	}
 	until := storage.At(a.now().Add(r.Keep))
-	err = a.db.Clients().RotateSecret(ctx, a.by, storage.SecretRotation{
+	err = a.db.Clients().RotateSecret(ctx, a.forced(older && r.Force), storage.SecretRotation{
 		ID:        id,
 		Hash:      c.SecretHash,
 		Revision:  c.Revision,
 		KeepUntil: until.Time,
-		Forced:    older && r.Force,
 	}, a.now())
 	if r.Secret != "" {
 		secret = ""

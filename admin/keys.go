@@ -68,6 +68,9 @@ func (a Keys) LiveTokens(ctx context.Context) (map[string]int64, error) {
 // Lives returns the past and the planned future of all keys, oldest first.
 func (a Keys) Lives() []KeyLife { return a.ring.Lives() }
 
+// Incident returns the last incident; nil if no key was ever revoked.
+func (a Keys) Incident() *keys.Incident { return a.ring.Incident() }
+
 // Status returns the health of the signing keys.
 func (a Keys) Status(ctx context.Context) (KeyStatus, error) { return a.ring.LifeCycle().Status(ctx) }
 
@@ -76,7 +79,8 @@ func (a Keys) Rotate(ctx context.Context, force bool) (Rotation, error) {
 	if err := a.beginKeys(ctx); err != nil {
 		return Rotation{}, err
 	}
-	return a.ring.LifeCycle().Rotate(ctx, a.by, force)
+	_, refused := a.PlanRotation(ctx, false)
+	return a.ring.LifeCycle().Rotate(ctx, a.forced(force && ErrRefused(refused)), force)
 }
 
 // PlanRotation returns what Rotate would do, with the lives of the keys after it. It changes nothing.
@@ -204,10 +208,11 @@ func (a Keys) EndGrants(ctx context.Context, kid string, since time.Time) (ended
 		return 0, err
 	}
 	for after := storage.GrantID(0); ; {
-		next, n, err := a.db.Grants().EndKeyGrants(ctx, a.by, c, after, endBatch, a.now())
+		next, n, err := a.db.Grants().EndKeyGrants(ctx, c, after, endBatch, a.now())
 		ended += n
 		if err != nil || next == 0 {
-			return ended, err
+			recorded := a.db.Grants().RecordKeyGrants(context.WithoutCancel(ctx), a.by, c, ended, a.now())
+			return ended, errors.Join(err, recorded)
 		}
 		after = next
 	}
@@ -235,12 +240,11 @@ func (a Keys) Rewrap(ctx context.Context, newFile string, force bool) (done Rewr
 	if err != nil {
 		return done, plan, err
 	}
-	if plan.Appended &&
-		a.db.Kind() == storage.Postgres &&
-		!force {
+	unsafe := plan.Appended && a.db.Kind() == storage.Postgres
+	if unsafe && !force {
 		return done, plan, refusal{errBringKey}
 	}
-	if done, err = a.ring.LifeCycle().Rewrap(ctx, a.by, to); err != nil && !errors.Is(err, ErrConflict) {
+	if done, err = a.ring.LifeCycle().Rewrap(ctx, a.forced(unsafe), to); err != nil && !errors.Is(err, ErrConflict) {
 		err = fmt.Errorf("%w (repeat the command to continue)", err)
 	}
 	return done, plan, err

@@ -27,8 +27,8 @@ func FileProblems(c config.Config, p keys.Place) (problems []error) {
 // databaseTimeout bounds the look into the database.
 const databaseTimeout = 10 * time.Second
 
-// ServeProblems lists what would stop serve besides the settings themselves: files, folders, and a database that it must
-// not serve. A database that does not answer is no problem. It changes nothing.
+// ServeProblems lists what would stop serve besides the settings themselves: files, folders, and a database that it
+// must not serve. A database that does not answer is no problem. It changes nothing.
 func ServeProblems(ctx context.Context, c config.Config, p keys.Place) []error {
 	problems := FileProblems(c, p)
 	if len(problems) > 0 {

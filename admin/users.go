@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -68,8 +69,28 @@ func (a *core) username(name string) (string, error) {
 	return canonical, nil
 }
 
-// hashPassword checks the length of a new password, its only rule (NIST SP 800-63B), and hashes it.
+// PasswordPolicy describes the rules for a new password.
+func (a Users) PasswordPolicy() string {
+	return fmt.Sprintf("A password has at least %d characters. A few words make a good one.", a.config.PasswordMinLength)
+}
+
+// CheckPassword returns ErrInvalid for a password that breaks a rule.
+func (a Users) CheckPassword(password string) error {
+	_, err := a.canonicalPassword(password)
+	return err
+}
+
+// hashPassword checks a new password and hashes it.
 func (a *core) hashPassword(password string) (string, error) {
+	canonical, err := a.canonicalPassword(password)
+	if err != nil {
+		return "", err
+	}
+	return passwords.New(a.hashPolicy(), canonical).String(), nil
+}
+
+// canonicalPassword returns the canonical form of a new password. Its only rule is its length (NIST SP 800-63B).
+func (a *core) canonicalPassword(password string) (string, error) {
 	if !utf8.ValidString(password) { // precis would replace each byte by U+FFFD
 		return "", invalid("password: it is not UTF-8")
 	}
@@ -88,7 +109,7 @@ func (a *core) hashPassword(password string) (string, error) {
 	case len(password) > passwords.MaxPassword || len(canonical) > passwords.MaxPassword:
 		return "", invalid("password: want at most %d bytes", passwords.MaxPassword)
 	}
-	return passwords.New(a.hashPolicy(), canonical).String(), nil
+	return canonical, nil
 }
 
 // UserFilter narrows List. The zero value selects all users.

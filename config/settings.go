@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"reflect"
 	"strings"
 	"time"
@@ -62,6 +63,16 @@ func (s Setting) Value(c Config) any {
 	default:
 		return v
 	}
+}
+
+// Changes describes the settings in which next differs, for a log. Reloadable settings hold no secrets.
+func (c Config) Changes(next Config) (changes []string) {
+	for _, s := range Settings {
+		if before, after := s.Value(c), s.Value(next); s.Reload && !reflect.DeepEqual(before, after) {
+			changes = append(changes, fmt.Sprintf("%s: %v, was %v", s.Key, after, before))
+		}
+	}
+	return changes
 }
 
 // Reloaded returns c with the settings of next that may change while a server runs. later lists the other keys that

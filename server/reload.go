@@ -32,20 +32,22 @@ func (s *Server) reloads(ctx context.Context, f *listeners, o Options) {
 			return
 		case <-o.Reload.Asked:
 		}
-		c, err := o.Reload.Read(*s.config())
+		before := *s.config()
+		c, err := o.Reload.Read(before)
 		if err == nil {
 			err = s.reload(ctx, f, o, c)
 		}
-		s.tellReload(err)
+		s.tellReload(before.Changes(*s.config()), err)
 	}
 }
 
 // tellReload logs and counts the outcome of a reload.
-func (s *Server) tellReload(err error) {
+func (s *Server) tellReload(changes []string, err error) {
 	var bad *config.Error
 	switch {
 	case err == nil:
-		s.log.Info("the configuration was read again", "event", "config.reload", "outcome", "ok")
+		s.log.Info("the configuration was read again", "event", "config.reload", "outcome", "ok",
+			"changed", strings.Join(changes, "; "))
 	case errors.As(err, &bad):
 		for _, problem := range bad.Problems {
 			s.log.Error("the configuration stays as it was",

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/bits"
 	"strings"
@@ -21,6 +22,7 @@ import (
 type Actor struct {
 	Name   string // os:NAME, client:ID, or keyturn for the server itself
 	Reason string
+	Forced bool // a safety check was overridden; the details of the record say so
 }
 
 // Event describes a change in the audit trail.
@@ -65,6 +67,13 @@ type entry struct {
 
 func (e entry) record() (AuditRecord, error) {
 	details := []byte("{}")
+	if e.by.Forced {
+		e.Details = maps.Clone(e.Details)
+		if e.Details == nil {
+			e.Details = map[string]any{}
+		}
+		e.Details["forced"] = true
+	}
 	if e.Details != nil {
 		var err error
 		if details, err = json.Marshal(e.Details); err != nil {

@@ -257,16 +257,12 @@ type SecretRotation struct {
 	Hash      string // of the new secret
 	Revision  int64  // of the client, as it was read
 	KeepUntil time.Time
-	Forced    bool // a previous secret that still worked ends at once
 }
 
 // RotateSecret sets a new secret. The present one works until KeepUntil, older ones stop working. ErrConflict if the
 // client has changed since it was read.
 func (c Clients) RotateSecret(ctx context.Context, by Actor, r SecretRotation, now time.Time) error {
 	details := map[string]any{"previous_expires_at": At(r.KeepUntil)}
-	if r.Forced {
-		details["forced"] = true
-	}
 	return c.change(ctx, by, now, Event{"client.rotate-secret", r.ID, details}, func(t *tx) error {
 		return t.ChangeAsRead(`UPDATE clients SET previous_secret_hash = secret_hash, previous_expires_at = $1,
 			secret_hash = $2, revision = revision + 1 WHERE id = $3 AND NOT public AND revision = $4`,

@@ -93,12 +93,10 @@ func (g Grants) LiveTokens(
 	return tokens, nil
 }
 
-// EndKeyGrants examines limit grants after the given id, in the order of the primary key, and ends those of the key,
-// with one audit record if there were any. It returns where to continue, 0 at the end of the table, and how many it
-// ended.
+// EndKeyGrants examines limit grants after the given id, in the order of the primary key, and ends those of the key. It
+// returns where to continue, 0 at the end of the table, and how many it ended. RecordKeyGrants writes the audit record.
 func (g Grants) EndKeyGrants(
 	ctx context.Context,
-	by Actor,
 	c KeyGrants,
 	after GrantID,
 	limit int,
@@ -108,16 +106,21 @@ func (g Grants) EndKeyGrants(
 	if err != nil || next == 0 {
 		return 0, 0, err
 	}
-	err = g.db.inTx(ctx, "end grants of a key", func(t *tx) error {
-		args := append(c.args(now), after, next)
-		n, err = t.Change(`UPDATE grants AS g SET revoked_at = $1, revoked_reason = '`+keyRevoked+`'
-			WHERE g.revoked_at IS NULL AND `+ofKey+` AND g.id > $5 AND g.id <= $6`, args...)
-		if err != nil || n == 0 {
-			return err
-		}
-		return t.audit(by, now, Event{"grant.revoke-key", c.KID, map[string]any{"since": At(c.Since), "ended": n}})
-	})
+	n, err = g.db.engine.Change(ctx, "end grants of a key",
+		`UPDATE grants AS g SET revoked_at = $1, revoked_reason = '`+keyRevoked+`'
+		WHERE g.revoked_at IS NULL AND `+ofKey+` AND g.id > $5 AND g.id <= $6`,
+		append(c.args(now), after, next)...)
 	return next, n, err
+}
+
+// RecordKeyGrants writes one audit record for all grants that EndKeyGrants has ended, if there were any.
+func (g Grants) RecordKeyGrants(ctx context.Context, by Actor, c KeyGrants, ended int64, now time.Time) error {
+	if ended == 0 {
+		return nil
+	}
+	return g.db.inTx(ctx, "end grants of a key", func(t *tx) error {
+		return t.audit(by, now, Event{"grant.revoke-key", c.KID, map[string]any{"since": At(c.Since), "ended": ended}})
+	})
 }
 
 // AnyBefore reports whether a usable grant was made before the given time. It reads the whole table if there is none:

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/api"
@@ -27,10 +28,17 @@ type app struct {
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:               "keyturn",
-		Short:             "An OAuth 2.0 token server that rotates its signing keys",
-		SilenceErrors:     true,
-		SilenceUsage:      true,
+		Use:           "keyturn",
+		Short:         "An OAuth 2.0 token server that rotates its signing keys",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			return unknownCommand(cmd, "unknown command", args[0])
+		},
 		PersistentPreRunE: a.parse,
 	}
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print data as JSON")
@@ -55,6 +63,7 @@ func (a *app) root() *cobra.Command {
 		tokenCommands{a}.root(),
 		versionCommand(a),
 	)
+	root.SetFlagErrorFunc(flagError)
 	a.dress(root)
 	return root
 }
@@ -74,28 +83,52 @@ func (a *app) parse(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
+// flagError adds to the error of an unknown flag the flag that was meant.
+func flagError(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return err
+	}
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	if near := admin.Nearest(unknown.GetSpecifiedName(), names); near != "" {
+		return fmt.Errorf("%w: did you mean --%s?", err, near)
+	}
+	return err
+}
+
 // noun makes a command that only holds verbs.
 func noun(name, short string, verbs ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{Use: name, Short: short, Args: cobra.ArbitraryArgs}
-	var names []string
-	for _, v := range verbs {
-		names = append(names, v.Name())
-	}
+	cmd.AddCommand(verbs...)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) == 0:
-			return usageError{fmt.Errorf("%s: a verb is missing: %s", name, strings.Join(names, ", "))}
+			return usageError{fmt.Errorf("%s: a verb is missing: %s", name, strings.Join(below(cmd), ", "))}
 		case args[0] == "help":
 			return helpOn(cmd, args[1:])
 		}
-		text := fmt.Sprintf("%s: unknown verb %q", name, args[0])
-		if near := admin.Nearest(args[0], names); near != "" {
-			return usageError{fmt.Errorf("%s: did you mean %q?", text, near)}
-		}
-		return usageError{fmt.Errorf("%s: want %s", text, strings.Join(names, ", "))}
+		return unknownCommand(cmd, name+": unknown verb", args[0])
 	}
-	cmd.AddCommand(verbs...)
 	return cmd
+}
+
+// below lists the commands below another, in order.
+func below(cmd *cobra.Command) (names []string) {
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(names, c.Name())
+		}
+	}
+	return names
+}
+
+// unknownCommand reports a word that is no command below another.
+func unknownCommand(cmd *cobra.Command, what, word string) error {
+	if near := admin.Nearest(word, below(cmd)); near != "" {
+		return usageError{fmt.Errorf("%s %q: did you mean %q?", what, word, near)}
+	}
+	return usageError{fmt.Errorf("%s %q: want %s", what, word, strings.Join(below(cmd), ", "))}
 }
 
 // verb describes a command that acts on the database as an administrator.
@@ -128,8 +161,13 @@ func (a *app) verb(v verb) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               v.use,
 		Short:             v.short,
-		Args:              v.args,
 		ValidArgsFunction: a.completeArgs(v.complete),
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if err := v.args(cmd, args); err != nil {
+			return fmt.Errorf("%s: want `%s`, not %d arguments", cmd.CommandPath(), cmd.UseLine(), len(args))
+		}
+		return nil
 	}
 	addSettings(cmd.Flags(), config.ScopeDatabase)
 	by := addActor(cmd, v.reads)

@@ -36,8 +36,8 @@ func (a *app) dress(root *cobra.Command) {
 // each calls do with a command and all below it.
 func each(cmd *cobra.Command, do func(*cobra.Command)) {
 	do(cmd)
-	for _, below := range cmd.Commands() {
-		each(below, do)
+	for _, c := range cmd.Commands() {
+		each(c, do)
 	}
 }
 
@@ -65,9 +65,9 @@ func completeCommands(cmd *cobra.Command, args []string, toComplete string) ([]s
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var names []string
-	for _, below := range found.Commands() {
-		if below.IsAvailableCommand() && strings.HasPrefix(below.Name(), toComplete) {
-			names = append(names, below.Name()+"\t"+below.Short)
+	for _, c := range found.Commands() {
+		if c.IsAvailableCommand() && strings.HasPrefix(c.Name(), toComplete) {
+			names = append(names, c.Name()+"\t"+c.Short)
 		}
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
@@ -83,9 +83,9 @@ func usage(cmd *cobra.Command) error {
 	}
 	if cmd.HasAvailableSubCommands() {
 		fmt.Fprintf(w, "  %s COMMAND\n\nCommands:\n", cmd.CommandPath())
-		for _, below := range cmd.Commands() {
-			if below.IsAvailableCommand() || below.Name() == "help" {
-				fmt.Fprintf(w, "  %-14s %s\n", below.Name(), below.Short)
+		for _, c := range cmd.Commands() {
+			if c.IsAvailableCommand() || c.Name() == "help" {
+				fmt.Fprintf(w, "  %-14s %s\n", c.Name(), c.Short)
 			}
 		}
 	}

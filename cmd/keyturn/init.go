@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/config"
+	"github.com/keyturn/keyturn/storage"
 )
 
 // initCommand is keyturn init.
@@ -37,9 +39,12 @@ func (i initCommand) root() *cobra.Command {
 		written := false
 		if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
 			if err := i.writeConfiguration(cmd.Flags(), path, answers); err != nil {
+				i.keepAnswers(cmd.Flags(), err)
 				return err
 			}
 			written = true
+		} else if err := i.differences(cmd.Flags(), path, answers); err != nil {
+			return err
 		}
 		return i.finish(cmd.Context(), path, written)
 	}
@@ -70,6 +75,56 @@ func (i initCommand) writeConfiguration(flags *pflag.FlagSet, path, answers stri
 		return err
 	}
 	i.say("%s: written", path)
+	return nil
+}
+
+// keepAnswers prints the command that gives the same answers again, after a failure that they did not cause.
+func (i initCommand) keepAnswers(flags *pflag.FlagSet, err error) {
+	var bad *config.Error
+	var usage usageError
+	if !i.asks() || errors.As(err, &bad) || errors.As(err, &usage) {
+		return
+	}
+	words := []string{"keyturn", "init"}
+	flags.Visit(func(f *pflag.Flag) {
+		value := f.Value.String()
+		if f.Name == "database" {
+			if source, err := storage.ParseSource(value, true); err == nil {
+				value = source.String() // without its password
+			}
+		}
+		if value != "" {
+			words = append(words, "--"+f.Name, "'"+strings.ReplaceAll(value, "'", `'\''`)+"'")
+		}
+	})
+	i.say("Your answers, for another try: %s", strings.Join(words, " "))
+}
+
+// differences prints the answers of this run that an existing configuration file does not have.
+func (i initCommand) differences(flags *pflag.FlagSet, path, answers string) error {
+	given := newLayers()
+	given.add(readConfigFile(answers))
+	given.add(i.environment())
+	given.add(flagLayer(flags))
+	if given.problems != nil {
+		return &config.Error{Problems: given.problems}
+	}
+	in := readConfigFile(path)
+	wanted, _ := config.Parse(given.values)
+	have, _ := config.Parse(in.values)
+	for _, s := range config.Settings {
+		if _, ok := given.values[s.Key]; !ok || s.Key == "database" && wanted.Database == have.Database {
+			continue
+		}
+		before, after := s.Value(have), s.Value(wanted)
+		if s.Key == "database" {
+			before, after = "another database", "this one"
+		}
+		if !reflect.DeepEqual(before, after) {
+			i.say("%s: %s has %v, and %s has %v. The file stays: edit it if you want the other value.",
+				s.Key, path, before, given.origins[s.Key], after)
+		}
+	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -27,19 +28,6 @@ func (q question) prompt() string {
 	return q.ask + " [" + q.standard + "]: "
 }
 
-// check checks one answer by itself.
-func (q question) check(text string) error {
-	switch q.key {
-	case "issuer":
-		return config.CheckIssuer(text)
-	case "behind_proxy":
-		if text != "true" && text != "false" {
-			return errors.New("yes or no")
-		}
-	}
-	return nil
-}
-
 var yesNo = map[string]string{
 	"yes": "true",
 	"y":   "true",
@@ -52,7 +40,24 @@ func (q question) value(text string) string {
 	if answer, ok := yesNo[strings.ToLower(text)]; ok && q.key == "behind_proxy" {
 		return answer
 	}
+	if q.key == "issuer" {
+		return asURL(text)
+	}
 	return text
+}
+
+// asURL adds the scheme to a host, as people type it.
+func asURL(text string) string {
+	if text == "" || strings.Contains(text, "://") {
+		return text
+	}
+	host, _, _ := strings.Cut(text, "/")
+	for _, scheme := range []string{"http://", "https://"} { // http is for a loopback host only
+		if config.CheckIssuer(scheme+host) == nil {
+			return scheme + text
+		}
+	}
+	return "https://" + text
 }
 
 func questions(folder string) []question {
@@ -70,24 +75,53 @@ func questions(folder string) []question {
 }
 
 // ask asks for each setting that has no value yet, and sets its flag. Without a terminal it takes the standard answers.
+// On a terminal it asks again for what is wrong, until nothing is.
 func (i initCommand) ask(flags *pflag.FlagSet, folder string) error {
-	set, _ := i.readSettings(flags, false) // the caller reports problems once it has all answers
-	for _, q := range questions(folder) {
-		if set.given[q.key] {
-			continue
-		}
-		value, err := i.answer(q)
-		if err != nil {
+	if issuer := flags.Lookup("issuer"); issuer.Changed {
+		if err := flags.Set("issuer", asURL(issuer.Value.String())); err != nil {
 			return err
 		}
-		if err := flags.Set(q.flag(), value); err != nil {
-			return usageError{err}
+	}
+	set, _ := i.readSettings(flags, false) // the caller reports problems once it has all answers
+	open := questions(folder)
+	open = slices.DeleteFunc(open, func(q question) bool { return set.given[q.key] })
+	for again := open; len(again) > 0; {
+		for _, q := range again {
+			value, err := i.answer(q)
+			if err != nil {
+				return err
+			}
+			if err := flags.Set(q.flag(), value); err != nil {
+				i.say("%s: %v", q.ask, err)
+			}
 		}
+		if !i.asks() {
+			return nil
+		}
+		again = i.wrong(flags, open)
 	}
 	return nil
 }
 
-// answer asks one question on the terminal until the answer is valid.
+// wrong prints the problems of the answers, and returns the questions to ask again.
+func (i initCommand) wrong(flags *pflag.FlagSet, asked []question) (again []question) {
+	_, err := i.readSettings(flags, true)
+	var bad *config.Error
+	if !errors.As(err, &bad) {
+		return nil
+	}
+	for _, problem := range bad.Problems {
+		i.say("%v", problem)
+		for _, q := range asked {
+			if namesKey(problem.Error(), q.key) && !slices.Contains(again, q) {
+				again = append(again, q)
+			}
+		}
+	}
+	return again
+}
+
+// answer asks one question on the terminal.
 func (i initCommand) answer(q question) (string, error) {
 	f, ok := i.terminal()
 	if !ok {
@@ -100,13 +134,12 @@ func (i initCommand) answer(q question) (string, error) {
 		i.typed = bufio.NewReader(f)
 	}
 	for {
-		fmt.Fprint(i.stderr, q.prompt())
-		line, err := i.typed.ReadString('\n')
+		line, err := i.typeLine(q.prompt())
 		if err != nil {
 			return "", fmt.Errorf("init: %w", err)
 		}
-		text := q.value(strings.TrimSpace(line))
-		switch err := errors.Join(checkWord(text), q.check(text)); {
+		text := q.value(line)
+		switch err := checkWord(text); {
 		case text == "" && q.standard != "":
 			return q.value(q.standard), nil
 		case text == "":

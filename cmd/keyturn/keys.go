@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -68,7 +70,9 @@ func (k keyCommands) list() *cobra.Command {
 		tokens := k.liveTokens(ctx, op)
 		for _, key := range op.Keys().List() {
 			row := keyRow{SigningKey: key, Uncounted: tokens == nil}
-			if n := tokens[key.KID]; tokens != nil {
+			if n := tokens[key.KID]; key.State == revokedState {
+				row.LiveTokens, row.Uncounted = new(int64), false // introspection refuses all of them
+			} else if tokens != nil {
 				row.LiveTokens = &n
 			}
 			rows = append(rows, row)
@@ -84,13 +88,13 @@ func (k keyCommands) list() *cobra.Command {
 	})
 }
 
-func (k keyCommands) keyTable(keys []keyRow, lives []admin.KeyLife) {
+func (k keyCommands) keyTable(listed []keyRow, lives []admin.KeyLife) {
 	byKID := map[string]admin.KeyLife{}
 	for _, l := range lives {
 		byKID[l.KID] = l
 	}
 	var rows [][]string
-	for _, key := range keys {
+	for _, key := range listed {
 		rows = append(rows, k.keyCells(key, byKID[key.KID]))
 	}
 	k.table([]string{
@@ -113,7 +117,9 @@ func (k keyCommands) keyCells(key keyRow, life admin.KeyLife) []string {
 	if key.PrivateKey == "" {
 		private = "destroyed"
 	}
-	if key.LiveTokens != nil {
+	if key.State == revokedState {
+		tokens = "-"
+	} else if key.LiveTokens != nil {
 		tokens = strconv.FormatInt(*key.LiveTokens, 10)
 	}
 	return []string{
@@ -127,6 +133,8 @@ func (k keyCommands) keyCells(key keyRow, life admin.KeyLife) []string {
 		orDash(key.Reason),
 	}
 }
+
+const revokedState = admin.KeyState("revoked")
 
 var stateShapes = map[admin.KeyState]string{
 	"next":     "○",
@@ -189,11 +197,15 @@ func (k keyCommands) status() *cobra.Command {
 }
 
 func (k keyCommands) statusText(s admin.KeyStatus) {
-	fmt.Fprintln(k.stdout, s.Sentence)
-	if e := s.NextEvent; e != nil {
+	told := func(at time.Time) bool { return s.Healthy && at.Equal(*s.NextRotationAt) }
+	if s.Healthy {
+		fmt.Fprintln(k.stdout, s.Sentence)
+	}
+	if e := s.NextEvent; e != nil && !told(e.At) {
 		fmt.Fprintf(k.stdout, "Next: at %s key %s %s.\n", k.when(&admin.Time{Time: e.At}), e.KID, e.What)
 	}
 	for _, p := range s.Problems {
-		fmt.Fprintf(k.stdout, "%s: %s\n  advice: %s\n", p.Level, p.Problem, p.Advice)
+		level := strings.ToUpper(string(p.Level[:1])) + string(p.Level[1:])
+		fmt.Fprintf(k.stdout, "%s: %s\n  advice: %s\n", level, p.Problem, p.Advice)
 	}
 }

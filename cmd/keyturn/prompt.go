@@ -21,8 +21,15 @@ func (c *console) terminal() (*os.File, bool) {
 	return f, ok && term.IsTerminal(int(f.Fd()))
 }
 
-// readSecret reads one secret: all of standard input with fromStdin, otherwise from a prompt without echo, twice.
-func (c *console) readSecret(fromStdin bool, flag, prompt string) (string, error) {
+// secretRules are the rules for a secret that a person chooses.
+type secretRules struct {
+	policy string
+	check  func(string) error
+}
+
+// readSecret reads one secret: all of standard input with fromStdin, otherwise from a prompt without echo, twice. The
+// prompt shows the rules first, and asks again for a secret that breaks one.
+func (c *console) readSecret(fromStdin bool, flag, prompt string, rules secretRules) (string, error) {
 	if fromStdin {
 		return readLine(c.stdin)
 	}
@@ -30,23 +37,40 @@ func (c *console) readSecret(fromStdin bool, flag, prompt string) (string, error
 	if !ok {
 		return "", usageError{fmt.Errorf("no terminal for the prompt: pipe the secret in with --%s", flag)}
 	}
+	c.say("%s", rules.policy)
+	for {
+		secret, same, err := c.typeTwice(f, prompt)
+		if err != nil {
+			return "", err
+		}
+		if err = errDiffer; same {
+			err = rules.check(secret)
+		}
+		if err == nil {
+			return secret, nil
+		}
+		c.say("%v", err)
+	}
+}
+
+var errDiffer = errors.New("the two inputs differ")
+
+// typeTwice reads a secret from a prompt without echo, twice.
+func (c *console) typeTwice(f *os.File, prompt string) (secret string, same bool, err error) {
 	var typed [2]string
 	for i, again := range []string{"", " again"} {
 		fmt.Fprintf(c.stderr, "%s%s: ", prompt, again)
 		b, err := readUnseen(f)
 		fmt.Fprintln(c.stderr)
 		if err != nil {
-			return "", err
+			return "", false, err
 		}
 		if err := checkText(b); err != nil {
-			return "", usageError{fmt.Errorf("%s: %w; use a terminal in UTF-8", prompt, err)}
+			return "", false, usageError{fmt.Errorf("%s: %w; use a terminal in UTF-8", prompt, err)}
 		}
 		typed[i] = string(b)
 	}
-	if typed[0] != typed[1] {
-		return "", errors.New("the two inputs differ")
-	}
-	return typed[0], nil
+	return typed[0], typed[0] == typed[1], nil
 }
 
 // typeLine asks for a line on the terminal.

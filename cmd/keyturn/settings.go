@@ -49,7 +49,10 @@ func addSettings(flags *pflag.FlagSet, scopes ...string) {
 		default:
 			flags.String(s.Flag, s.Default, s.Help)
 		}
-		flags.Lookup(s.Flag).Annotations = map[string][]string{settingFlag: nil}
+		flag := flags.Lookup(s.Flag)
+		flag.Annotations = map[string][]string{settingFlag: nil}
+		// Commands have always accepted the settings of a server that are no use to them.
+		flag.Hidden = !all && slices.Contains([]string{"migrate", "log_format", "log_level"}, s.Key)
 	}
 }
 
@@ -78,7 +81,7 @@ func (s sources) readSettings(flags *pflag.FlagSet, forServe bool) (settings, er
 		broken = withoutUnread(broken, problems)
 	}
 	if problems = append(problems, broken...); len(problems) > 0 {
-		return set, &config.Error{Problems: problems}
+		return set, &config.Error{Problems: l.located(problems)}
 	}
 	set.Config, set.place = c, place
 	return set, nil

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
@@ -40,6 +41,38 @@ func (l *layers) add(over layers) {
 	maps.Copy(l.values, over.values)
 	maps.Copy(l.origins, over.origins)
 	l.problems = append(l.problems, over.problems...)
+}
+
+// located adds to each problem the sources of the settings that it names, unless it names them already. A flag is on
+// the command line, before everybody's eyes.
+func (l *layers) located(problems []error) (located []error) {
+	for _, problem := range problems {
+		text := problem.Error()
+		var at []string
+		for _, key := range slices.Sorted(maps.Keys(l.origins)) {
+			origin := l.origins[key]
+			if namesKey(text, key) && !strings.HasPrefix(origin, "flag ") && !strings.Contains(text, origin) {
+				at = append(at, origin)
+			}
+		}
+		if len(at) > 0 {
+			problem = fmt.Errorf("%w (%s)", problem, strings.Join(at, ", "))
+		}
+		located = append(located, problem)
+	}
+	return located
+}
+
+// namesKey reports whether a text has a key as a word.
+func namesKey(text, key string) bool {
+	for word := range strings.FieldsFuncSeq(text, func(r rune) bool {
+		return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+	}) {
+		if word == key {
+			return true
+		}
+	}
+	return false
 }
 
 // layers reads all sources of settings, the weakest first.

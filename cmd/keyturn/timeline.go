@@ -13,17 +13,27 @@ import (
 	"github.com/keyturn/keyturn/admin"
 )
 
+// timelineFlags say which part of the timeline to draw.
+type timelineFlags struct {
+	svg, from, to string
+	incident      bool
+}
+
 func (k keyCommands) timeline() *cobra.Command {
-	var file string
+	var f timelineFlags
 	draw := func(ctx context.Context, op *operator, _ []string) error {
 		lives := op.Keys().Lives()
-		if file != "" {
-			return os.WriteFile(file, timelineSVG(lives, op.Now()), 0o644)
+		v, err := f.view(lives, op.Keys().Incident(), op.Now())
+		if err != nil {
+			return err
+		}
+		if f.svg != "" {
+			return os.WriteFile(f.svg, timelineSVG(lives, v), 0o644)
 		}
 		if err := op.Keys().Intact(); err != nil {
 			return fmt.Errorf("%w: `keyturn keys status` gives advice", err)
 		}
-		return k.print(lives, func() { k.timelineText(lives, k.liveTokens(ctx, op), op.Now()) })
+		return k.print(lives, func() { k.timelineText(lives, k.liveTokens(ctx, op), v) })
 	}
 	cmd := k.verb(verb{
 		use:   "timeline",
@@ -32,8 +42,80 @@ func (k keyCommands) timeline() *cobra.Command {
 		reads: true,
 		act:   draw,
 	})
-	cmd.Flags().StringVar(&file, "svg", "", "write an SVG picture to this file")
+	flags := cmd.Flags()
+	flags.StringVar(&f.svg, "svg", "", "write an SVG picture to this file")
+	flags.StringVar(&f.from, "from", "", "begin at a time (2026-01-31T12:00:00Z) or age (7d)")
+	flags.StringVar(&f.to, "to", "", "end at a time (2026-12-31T12:00:00Z), or so long from now (7d)")
+	flags.BoolVar(&f.incident, "incident", false, "only the last incident (default: while one lasts)")
 	return cmd
+}
+
+// view is the part of the timeline that is drawn.
+type view struct {
+	from, to time.Time
+	now      time.Time
+	incident *admin.KeyIncident // nil: none to draw
+}
+
+// wholeView spans all lives and now.
+func wholeView(lives []admin.KeyLife, now time.Time) view {
+	v := view{from: now, to: now.Add(time.Hour), now: now}
+	for _, l := range lives {
+		if l.Published.At.Before(v.from) {
+			v.from = l.Published.At
+		}
+		if l.Leaves.At.After(v.to) {
+			v.to = l.Leaves.At
+		}
+	}
+	return v
+}
+
+// incidentView spans an incident, with a fifth of its length around it.
+func incidentView(i *admin.KeyIncident, now time.Time) view {
+	v := view{from: i.RevokedAt, to: i.ExposedUntil, now: now, incident: i}
+	if i.SecondRotation != nil && i.SecondRotation.After(v.to) {
+		v.to = *i.SecondRotation
+	}
+	if !i.Over && now.After(v.to) {
+		v.to = now
+	}
+	margin := max(v.to.Sub(v.from)/5, time.Minute)
+	v.from, v.to = v.from.Add(-margin), v.to.Add(margin)
+	return v
+}
+
+// view returns the part that the flags select: an incident that lasts, if they select none.
+func (f timelineFlags) view(lives []admin.KeyLife, last *admin.KeyIncident, now time.Time) (view, error) {
+	v := wholeView(lives, now)
+	chosen := f.from != "" || f.to != ""
+	switch {
+	case f.incident && last == nil:
+		return v, fmt.Errorf("%w: no key was ever revoked", admin.ErrNotFound)
+	case f.incident, last != nil && !last.Over && !chosen:
+		v = incidentView(last, now)
+	}
+	from, err := parseSince("from", f.from, now)
+	if err != nil {
+		return v, err
+	}
+	to, err := parseSince("to", f.to, now)
+	if err != nil {
+		return v, err
+	}
+	if !from.IsZero() {
+		v.from = from
+	}
+	if !to.IsZero() {
+		if v.to = to; to.Before(now) && !strings.Contains(f.to, "-") { // a duration
+			v.to = now.Add(now.Sub(to))
+		}
+	}
+	if !v.to.After(v.from) {
+		return v, usageError{fmt.Errorf("--to: %s is not after %s", v.to.UTC().Format(time.RFC3339),
+			v.from.UTC().Format(time.RFC3339))}
+	}
+	return v, nil
 }
 
 // phase is a period in the life of a key.
@@ -58,45 +140,38 @@ func phases(l admin.KeyLife) []phase {
 	}
 }
 
-// scale maps time to a line of cells or pixels.
+// scale maps the time of a view to a line of cells or pixels.
 type scale struct {
-	from, to time.Time
-	width    float64
+	view
+	width float64
 }
 
-// newScale spans all lives and now.
-func newScale(lives []admin.KeyLife, now time.Time, width float64) scale {
-	s := scale{from: now, to: now.Add(time.Hour), width: width}
-	for _, l := range lives {
-		if l.Published.At.Before(s.from) {
-			s.from = l.Published.At
-		}
-		if l.Leaves.At.After(s.to) {
-			s.to = l.Leaves.At
-		}
-	}
-	return s
-}
-
+// at returns the place of a moment, at the edge if the view does not reach it.
 func (s scale) at(t time.Time) float64 {
-	return s.width * float64(t.Sub(s.from)) / float64(s.to.Sub(s.from))
+	place := s.width * float64(t.Sub(s.from)) / float64(s.to.Sub(s.from))
+	return min(max(place, 0), s.width)
 }
+
+// shows reports whether any of a period is in the view.
+func (s scale) shows(from, to time.Time) bool { return to.After(s.from) && from.Before(s.to) }
 
 const timelineCells = 64
 
 // timelineText draws one line for each key, and a table of its moments. tokens is nil if they were not counted.
-func (k keyCommands) timelineText(lives []admin.KeyLife, tokens map[string]int64, now time.Time) {
+func (k keyCommands) timelineText(lives []admin.KeyLife, tokens map[string]int64, v view) {
 	if len(lives) == 0 {
 		fmt.Fprintln(k.stdout, "There are no signing keys yet.")
 		return
 	}
-	k.timelineBars(lives, now)
+	k.timelineBars(lives, v)
 	var rows [][]string
 	for _, l := range lives {
 		kid, count := l.KID, strconv.FormatInt(tokens[l.KID], 10)
 		switch {
 		case kid == "":
 			kid, count = "(to be made)", "-"
+		case l.State == revokedState:
+			count = "-"
 		case tokens == nil:
 			count = "?"
 		}
@@ -122,21 +197,45 @@ func (k keyCommands) timelineText(lives []admin.KeyLife, tokens map[string]int64
 	k.say("~ is planned")
 }
 
-// timelineBars draws one line for each key on a common scale.
-func (k keyCommands) timelineBars(lives []admin.KeyLife, now time.Time) {
-	s := newScale(lives, now, timelineCells)
-	label := func(l admin.KeyLife) string {
-		return fmt.Sprintf("%-10s %-8s ", keyShape(l.State), shortKID(l.KID))
+// timelineBars draws one line for each key on a common scale, and those of an incident below them.
+func (k keyCommands) timelineBars(lives []admin.KeyLife, v view) {
+	s := scale{v, timelineCells}
+	label := func(shape, text string) string { return fmt.Sprintf("%-10s %-8s ", shape, text) }
+	line := func(label, cells string) { fmt.Fprintln(k.stdout, label+strings.TrimRight(cells, " ")) }
+	indent := strings.Repeat(" ", len([]rune(label("", ""))))
+	layout := time.DateOnly
+	if v.to.Sub(v.from) < 3*24*time.Hour {
+		layout = "01-02 15:04:05"
 	}
-	indent := strings.Repeat(" ", len([]rune(label(lives[0]))))
-	from, to := s.from.UTC().Format(time.DateOnly), s.to.UTC().Format(time.DateOnly)
+	from, to := v.from.UTC().Format(layout), v.to.UTC().Format(layout)
 	fmt.Fprintf(k.stdout, "%s%s%*s\n", indent, from, timelineCells-len(from), to)
 	for _, l := range lives {
-		fmt.Fprintln(k.stdout, label(l)+strings.TrimRight(bar(l, s), " "))
+		line(label(keyShape(l.State), shortKID(l.KID)), bar(l, s))
 	}
-	fmt.Fprintf(k.stdout, "%s%*s\n", indent, cell(s, now)+1, "↑")
-	fmt.Fprintf(k.stdout, "%s░ published  █ signs  ▒ verifies only  ↑ now, %s\n\n",
-		indent, now.UTC().Format(time.RFC3339))
+	if i := v.incident; i != nil {
+		line(label("! exposure", ""), fillCells(s, i.RevokedAt, i.ExposedUntil, '▚'))
+		if at := i.SecondRotation; at != nil {
+			line(label("! second", "rotation"), fillCells(s, *at, *at, '◆'))
+		}
+	}
+	if s.shows(v.now, v.now.Add(1)) {
+		fmt.Fprintf(k.stdout, "%s%*s\n", indent, cell(s, v.now)+1, "↑")
+	}
+	now := v.now.UTC().Format(time.RFC3339)
+	fmt.Fprintf(k.stdout, "%s░ published  █ signs  ▒ verifies only  ↑ now, %s\n", indent, now)
+	if v.incident != nil {
+		fmt.Fprintf(k.stdout, "%s▚ verifiers that obey max-age may accept forgeries  ◆ second rotation\n", indent)
+	}
+	fmt.Fprintln(k.stdout)
+}
+
+// fillCells draws a period on an empty line.
+func fillCells(s scale, from, to time.Time, with rune) string {
+	cells := []rune(strings.Repeat(" ", timelineCells))
+	for i := cell(s, from); i <= cell(s, to); i++ {
+		cells[i] = with
+	}
+	return string(cells)
 }
 
 func shortKID(kid string) string {
@@ -154,7 +253,7 @@ func bar(l admin.KeyLife, s scale) string {
 	cells := []rune(strings.Repeat(" ", timelineCells))
 	fill := map[string]rune{"published": '░', "signs": '█', "verifies": '▒'}
 	for _, p := range phases(l) {
-		if !p.to.After(p.from) {
+		if !p.to.After(p.from) || !s.shows(p.from, p.to) {
 			continue
 		}
 		for i := cell(s, p.from); i <= cell(s, p.to); i++ {

@@ -41,8 +41,8 @@ type (
 func pixels(f float64) string { return strconv.FormatFloat(math.Round(f*10)/10, 'f', -1, 64) }
 
 // timelineSVG is the picture of all lives. It shows everything by shape, word and pattern besides colour.
-func timelineSVG(lives []admin.KeyLife, now time.Time) []byte {
-	s := newScale(lives, now, svgPlot)
+func timelineSVG(lives []admin.KeyLife, v view) []byte {
+	s := scale{v, svgPlot}
 	x := func(t time.Time) float64 { return svgLeft + s.at(t) }
 	var rows []svgKey
 	for i, l := range lives {
@@ -51,18 +51,20 @@ func timelineSVG(lives []admin.KeyLife, now time.Time) []byte {
 			Shape: strings.Fields(keyShape(l.State))[0],
 			KID:   shortKID(l.KID),
 			State: string(l.State),
-			Bars:  svgBars(l, x),
+			Bars:  svgBars(l, s, x),
 		})
 	}
 	var b bytes.Buffer
 	bottom := svgTop + len(rows)*svgRow
+	incident := svgIncident(v.incident, bottom, x)
+	rows, bottom = append(rows, incident...), bottom+svgRow*len(incident)
 	err := timelineTemplate.Execute(&b, map[string]any{
 		"Width":   svgLeft + svgPlot + svgRight,
 		"Height":  bottom + 60,
 		"Keys":    rows,
 		"Ticks":   ticks(s, func(t time.Time) string { return pixels(x(t)) }),
-		"Now":     pixels(x(now)),
-		"NowText": now.UTC().Format(time.DateOnly),
+		"Now":     pixels(x(v.now)),
+		"NowText": v.now.UTC().Format(time.DateOnly),
 		"Bottom":  bottom,
 		"Legend":  bottom + 40,
 	})
@@ -73,9 +75,9 @@ func timelineSVG(lives []admin.KeyLife, now time.Time) []byte {
 }
 
 // svgBars returns the phases of a life that last at all.
-func svgBars(l admin.KeyLife, x func(time.Time) float64) (bars []svgBar) {
+func svgBars(l admin.KeyLife, s scale, x func(time.Time) float64) (bars []svgBar) {
 	for _, p := range phases(l) {
-		if !p.to.After(p.from) {
+		if !p.to.After(p.from) || !s.shows(p.from, p.to) {
 			continue
 		}
 		from, to := p.from.UTC().Format(time.RFC3339), p.to.UTC().Format(time.RFC3339)
@@ -87,6 +89,31 @@ func svgBars(l admin.KeyLife, x func(time.Time) float64) (bars []svgBar) {
 		})
 	}
 	return bars
+}
+
+// svgIncident returns the rows of an incident: the exposure as a band, the second rotation as a mark.
+func svgIncident(i *admin.KeyIncident, y int, x func(time.Time) float64) (rows []svgKey) {
+	if i == nil {
+		return nil
+	}
+	row := func(what string, from, to time.Time) {
+		rows = append(rows, svgKey{
+			Y:     strconv.Itoa(y + svgRow*len(rows)),
+			Shape: "!",
+			State: what,
+			Bars: []svgBar{{
+				Kind:  "exposure",
+				X:     pixels(x(from)),
+				Width: pixels(max(x(to)-x(from), 4)),
+				Title: fmt.Sprintf("%s %s – %s", what, from.UTC().Format(time.RFC3339), to.UTC().Format(time.RFC3339)),
+			}},
+		})
+	}
+	row("exposure", i.RevokedAt, i.ExposedUntil)
+	if at := i.SecondRotation; at != nil {
+		row("second rotation", *at, *at)
+	}
+	return rows
 }
 
 // ticks returns at most nine days along the scale.

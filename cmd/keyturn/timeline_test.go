@@ -33,13 +33,14 @@ func TestTimelinePicture(t *testing.T) {
 			Leaves:    at(leaves),
 		}
 	}
-	got := timelineSVG([]admin.KeyLife{
+	lives := []admin.KeyLife{
 		life("Cbx3gCDmItTT", "retired", 0, 0, 90, 91),
 		life("qV5N5yinv3TG", "revoked", 0, 90, 130, 130),
 		life("09oiMK0mXQoi", "previous", 90, 130, 199, 201),
 		life("mAen6Y9k4c44", "current", 130, 199, 289, 290),
 		life("fpUu0CLP5g5K", "next", 199, 289, 379, 380),
-	}, now)
+	}
+	got := timelineSVG(lives, wholeView(lives, now))
 	const file = "../../docs/keys.svg"
 	if *update {
 		if err := os.WriteFile(file, got, 0o644); err != nil {

@@ -54,7 +54,7 @@ func (u userCommands) create() *cobra.Command {
 	var passwordStdin bool
 	var roles []string
 	create := func(ctx context.Context, op *operator, args []string) error {
-		password, err := u.readSecret(passwordStdin, "password-stdin", "Password of "+args[0])
+		password, err := u.readPassword(op, passwordStdin, "Password of "+args[0])
 		if err != nil {
 			return err
 		}
@@ -74,6 +74,12 @@ func (u userCommands) create() *cobra.Command {
 	addPasswordStdin(cmd, &passwordStdin)
 	cmd.Flags().StringSliceVar(&roles, "role", nil, "role of the user, for the roles claim")
 	return cmd
+}
+
+// readPassword reads a new password.
+func (u userCommands) readPassword(op *operator, fromStdin bool, prompt string) (string, error) {
+	rules := secretRules{op.Users().PasswordPolicy(), op.Users().CheckPassword}
+	return u.readSecret(fromStdin, "password-stdin", prompt, rules)
 }
 
 // addPasswordStdin adds the flags of a command that sets a password.
@@ -207,7 +213,7 @@ func (u userCommands) passwd() *cobra.Command {
 		if _, err := read(); errors.Is(err, admin.ErrNotFound) { // before anybody types a password
 			return err
 		}
-		password, err := u.readSecret(passwordStdin, "password-stdin", "New password of "+name)
+		password, err := u.readPassword(op, passwordStdin, "New password of "+name)
 		if err != nil {
 			return err
 		}
