@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -510,7 +511,7 @@ func (d *doctor) issuer(ctx context.Context) {
 func (d *doctor) server(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, readinessURL(d.Config.AdminListen), nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+local(d.Config.AdminListen)+readinessPath, nil)
 	if err != nil {
 		return // configuration reports it
 	}
@@ -535,7 +536,10 @@ func (d *doctor) server(ctx context.Context) {
 
 // askReadiness sends a request and reads its short response.
 func askReadiness(r *http.Request) (answer *http.Response, text string, err error) {
-	if answer, err = (&http.Client{Transport: &http.Transport{}}).Do(r); err != nil {
+	// The certificate does not matter: it only asks whether a keyturn is there.
+	direct := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	defer direct.CloseIdleConnections()
+	if answer, err = (&http.Client{Transport: direct}).Do(r); err != nil {
 		return nil, "", err
 	}
 	defer answer.Body.Close()
@@ -543,21 +547,36 @@ func askReadiness(r *http.Request) (answer *http.Response, text string, err erro
 	return answer, string(body), err
 }
 
-// answersAsKeyturn reports whether a keyturn answers at the admin listener.
-func answersAsKeyturn(ctx context.Context, adminListen string) bool {
+// answersAsKeyturn reports whether a keyturn answers at an address, with or without TLS.
+func answersAsKeyturn(ctx context.Context, address string) bool {
 	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, readinessURL(adminListen), nil)
-	if err != nil {
-		return false
+	for _, scheme := range []string{"http://", "https://"} {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+local(address)+readinessPath, nil)
+		if err != nil {
+			return false
+		}
+		if _, text, err := askReadiness(r); err == nil && strings.HasPrefix(text, "serving ") {
+			return true
+		}
 	}
-	_, text, err := askReadiness(r)
-	return err == nil && strings.HasPrefix(text, "serving ")
+	return false
 }
 
-func readinessURL(adminListen string) string {
-	return "http://" + adminListen + api.PathReadyz + "?verbose"
+// local returns the address of a listener as seen from this host.
+func local(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if err == nil && isWide(listen) {
+		if ip, err := netip.ParseAddr(host); err == nil && ip.Is6() {
+			return net.JoinHostPort("::1", port)
+		}
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return listen
 }
+
+// readinessPath asks a server for the results of its checks.
+const readinessPath = api.PathReadyz + "?verbose"
 
 // isWide reports whether an address is that of every network.
 func isWide(listen string) bool {

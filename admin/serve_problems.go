@@ -66,14 +66,13 @@ func databaseProblem(ctx context.Context, c config.Config, p keys.Place) error {
 
 // PortProblems lists the listeners that cannot be opened. A keyturn that runs with this configuration is no problem.
 func PortProblems(ctx context.Context, c config.Config) (problems []error) {
-	running := answersAsKeyturn(ctx, c.AdminListen)
 	for _, l := range []struct{ key, address string }{{"listen", c.Listen}, {"admin_listen", c.AdminListen}} {
 		port, err := net.Listen("tcp", l.address)
 		if err == nil {
 			defer port.Close() // after the loop: the two must not be the same
 			continue
 		}
-		if !running {
+		if !answersAsKeyturn(ctx, l.address) {
 			problems = append(problems, fmt.Errorf("%s: %w: choose another port, or stop the program that uses it",
 				l.key, err))
 		}

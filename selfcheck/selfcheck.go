@@ -36,8 +36,8 @@ type run struct {
 }
 
 // Run tests a running server: password, verification by JWKS, refresh, reuse refused, introspection, revocation. It
-// returns the error of the first step that fails. At the end it logs in once more and returns that access token.
-func Run(ctx context.Context, a Account) (accessToken string, err error) {
+// returns the error of the first step that fails. At the end it logs in once more and returns those tokens.
+func Run(ctx context.Context, a Account) (tokens api.TokenResponse, err error) {
 	t := &run{Account: a, http: &http.Client{Timeout: 10 * time.Second}}
 	steps := []struct {
 		name string
@@ -49,14 +49,13 @@ func Run(ctx context.Context, a Account) (accessToken string, err error) {
 	}
 	for _, step := range steps {
 		if err := step.run(ctx); err != nil {
-			return "", fmt.Errorf("self-test: %s: %w", step.name, err)
+			return tokens, fmt.Errorf("self-test: %s: %w", step.name, err)
 		}
 	}
-	tokens, err := t.login(ctx)
-	if err != nil {
-		return "", fmt.Errorf("self-test: %w", err)
+	if tokens, err = t.login(ctx); err != nil {
+		return tokens, fmt.Errorf("self-test: %w", err)
 	}
-	return tokens.AccessToken, nil
+	return tokens, nil
 }
 
 func (t *run) discover(ctx context.Context) error {

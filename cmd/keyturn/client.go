@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/api"
 	"github.com/keyturn/keyturn/config"
 )
 
@@ -151,7 +152,16 @@ func (c clientCommands) create() *cobra.Command {
 	f.add(cmd.Flags())
 	cmd.Flags().BoolVar(&public, "public", false, "the client cannot keep a secret")
 	addSecretStdin(cmd, &secretStdin)
+	c.completeClientFlags(cmd)
 	return cmd
+}
+
+// completeClientFlags completes the flags with a few values.
+func (c clientCommands) completeClientFlags(cmd *cobra.Command) {
+	c.completeWord(cmd, "grant", api.GrantPassword, api.GrantRefreshToken)
+	c.completeWord(cmd, "token-typ", "at+jwt", "JWT")
+	c.completeWord(cmd, "refresh-rotation", "on", "off")
+	c.completeWord(cmd, "claim", "username")
 }
 
 func addSecretStdin(cmd *cobra.Command, fromStdin *bool) {
@@ -311,6 +321,7 @@ func (c clientCommands) update() *cobra.Command {
 		flag := cmd.Flags().Lookup(name)
 		flag.Usage += " (replaces the whole list)"
 	}
+	c.completeClientFlags(cmd)
 	e.scope.flags(cmd.Flags(), "scope", "scope")
 	e.audience.flags(cmd.Flags(), "audience", "URI of a resource")
 	return cmd

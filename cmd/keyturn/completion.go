@@ -108,9 +108,7 @@ func completeAuditTypes(context.Context, *operator, string) ([]string, error) {
 	return slices.Clone(storage.AuditTypes), nil
 }
 
-// completeWords completes words that need no database.
-func completeWords(words ...string) completer {
-	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		return words, cobra.ShellCompDirectiveNoFileComp
-	}
+// completeWord completes the value of a flag with words that need no database.
+func (a *app) completeWord(cmd *cobra.Command, flag string, words ...string) {
+	cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 }

@@ -19,10 +19,31 @@ type demo struct {
 	Username     string `json:"username"`
 	Password     string `json:"password"`
 	AccessToken  string `json:"access_token"`
+	RefreshToken string `json:"refresh_token"`
+	Audience     string `json:"audience"`
+	// Clients holds the secrets of all clients, by id: those that the documentation and the examples use.
+	Clients map[string]string `json:"clients"`
 }
 
-// demoAudience is the audience of the demo client.
+// demoAudience is the audience of the demo clients.
 const demoAudience = "https://api.example.com"
+
+// The clients of `keyturn dev`: one of its own, and those of the documentation and the examples.
+const (
+	demoClient  = "demo"
+	demoApp     = "app"
+	demoService = "api"
+)
+
+// demoClients describes the clients, without their secrets.
+func demoClients() []admin.ClientSpec {
+	both := []string{api.GrantPassword, api.GrantRefreshToken}
+	return []admin.ClientSpec{
+		{ID: demoClient, Grants: both, Scope: "read write", Audiences: []string{demoAudience}},
+		{ID: demoApp, Grants: both, Scope: "read write", Audiences: []string{demoAudience}},
+		{ID: demoService, Resource: demoAudience},
+	}
+}
 
 // account converts the demo for the self-test.
 func (d demo) account() selfcheck.Account {
@@ -36,43 +57,43 @@ func (d demo) account() selfcheck.Account {
 	}
 }
 
-// provision creates the demo client and the demo user, or resets their secrets to those that it returns. The secrets
-// are derived from the keys of the database, so that a second start prints the same.
+// provision creates the clients and the user of `keyturn dev`, or resets their secrets to those that it returns. The
+// secrets are derived from the keys of the database, so that a second start prints the same.
 func provision(ctx context.Context, s *server.Server, c settings) (demo, error) {
 	secrets := s.Store().Ring.Secrets()
 	d := demo{
-		Issuer:       c.Issuer,
-		ClientID:     "demo",
-		ClientSecret: secrets.DevSecret("client"),
-		Username:     "alice",
-		Password:     secrets.DevSecret("user"),
+		Issuer:   c.Issuer,
+		ClientID: demoClient,
+		Username: "alice",
+		Password: secrets.DevSecret("user"),
+		Audience: demoAudience,
+		Clients:  map[string]string{},
 	}
 	a := admin.New(s.Store(), c.Config, c.place, admin.Options{Actor: "keyturn", Reason: "dev"})
-	if err := d.provisionClient(ctx, a, secrets.HashClientSecret(d.ClientSecret)); err != nil {
-		return d, err
+	for _, spec := range demoClients() {
+		spec.Secret = secrets.DevSecret("client " + spec.ID)
+		if spec.ID == demoClient {
+			spec.Secret = secrets.DevSecret("client") // as of the first release
+		}
+		d.Clients[spec.ID] = spec.Secret
+		if err := provisionClient(ctx, a, spec, secrets.HashClientSecret(spec.Secret)); err != nil {
+			return d, err
+		}
 	}
+	d.ClientSecret = d.Clients[demoClient]
 	return d, d.provisionUser(ctx, a)
 }
 
-func (d demo) provisionClient(ctx context.Context, a *admin.Admin, secretHash string) error {
-	c, err := a.Clients().Find(ctx, d.ClientID)
+func provisionClient(ctx context.Context, a *admin.Admin, spec admin.ClientSpec, secretHash string) error {
+	c, err := a.Clients().Find(ctx, spec.ID)
 	if errors.Is(err, admin.ErrNotFound) {
-		_, err = a.Clients().Create(ctx, admin.ClientSpec{
-			ID:        d.ClientID,
-			Grants:    []string{api.GrantPassword, api.GrantRefreshToken},
-			Scope:     "read write",
-			Audiences: []string{demoAudience},
-			Secret:    d.ClientSecret,
-		})
+		_, err = a.Clients().Create(ctx, spec)
 		return err
 	}
 	if err != nil || c.SecretHash == secretHash {
 		return err
 	}
-	_, err = a.Clients().RotateSecret(ctx, d.ClientID, admin.SecretRotation{
-		Secret: d.ClientSecret,
-		Force:  true,
-	})
+	_, err = a.Clients().RotateSecret(ctx, spec.ID, admin.SecretRotation{Secret: spec.Secret, Force: true})
 	return err
 }
 

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -22,27 +24,45 @@ const devFolder = ".keyturn"
 // devCommand is keyturn dev.
 type devCommand struct{ *app }
 
+// devFlags are the flags of keyturn dev.
+type devFlags struct {
+	public, admin string
+	remote        bool
+	logLevel      string
+}
+
 func (d devCommand) root() *cobra.Command {
+	var f devFlags
 	cmd := &cobra.Command{
 		Use:   "dev",
-		Short: "Try keyturn: run a server with an embedded database, a demo client and a demo user",
+		Short: "Try keyturn: run a server with an embedded database, demo clients and a demo user",
 		Args:  cobra.NoArgs,
 	}
-	public := cmd.Flags().String("listen", "127.0.0.1:8080", "loopback address of the public listener")
-	admin := cmd.Flags().String("admin-listen", "127.0.0.1:8081", "loopback address of the admin listener")
+	flags := cmd.Flags()
+	flags.StringVar(&f.public, "listen", "127.0.0.1:8080", "address of the public listener")
+	flags.StringVar(&f.admin, "admin-listen", "127.0.0.1:8081", "address of the admin listener")
+	flags.BoolVar(&f.remote, "allow-remote", false,
+		"allow addresses that others can reach, as in a container: everybody who can connect can log in")
+	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error; info logs each request")
+	d.completeWord(cmd, "log-level", "debug", "info", "warn", "error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		for _, address := range []string{*public, *admin} {
-			if at, err := netip.ParseAddrPort(address); err != nil || !at.Addr().IsLoopback() {
-				return usageError{fmt.Errorf("dev: %q is not a loopback address such as 127.0.0.1:8080", address)}
+		for _, address := range []string{f.public, f.admin} {
+			at, err := netip.ParseAddrPort(address)
+			if err != nil {
+				return usageError{fmt.Errorf("dev: %q is not an address such as 127.0.0.1:8080", address)}
+			}
+			if !at.Addr().IsLoopback() && !f.remote {
+				return usageError{fmt.Errorf("dev: %q is not a loopback address such as 127.0.0.1:8080: its secrets "+
+					"are for everybody to see; --allow-remote allows it, for instance in a container", address)}
 			}
 		}
-		return d.run(cmd.Context(), *public, *admin)
+		return d.run(cmd.Context(), f)
 	}
 	return cmd
 }
 
 // run opens the ports and the embedded database, tests the server, prints what a first request needs, and serves.
-func (d devCommand) run(ctx context.Context, public, admin string) error {
+func (d devCommand) run(ctx context.Context, f devFlags) error {
 	ctx, stop := untilSignal(ctx)
 	defer stop()
 	if err := os.Mkdir(devFolder, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
@@ -51,17 +71,19 @@ func (d devCommand) run(ctx context.Context, public, admin string) error {
 	if err := os.Chmod(devFolder, 0o700); err != nil {
 		return err
 	}
-	listeners, err := listen(config.Config{Listen: public, AdminListen: admin})
+	listeners, err := listen(config.Config{Listen: f.public, AdminListen: f.admin})
 	if err != nil {
 		return fmt.Errorf("%w (--listen and --admin-listen choose other ports)", err)
 	}
 	defer listeners.Public.Close()
 	defer listeners.Admin.Close()
-	set, err := devSettings(listeners)
+	set, err := devSettings(listeners, f)
 	if err != nil {
 		return err
 	}
 	log := d.detach(set.Config, true)
+	level, _ := set.Level()                   // readSettings has checked it
+	log.Level.Set(max(level, slog.LevelWarn)) // until the self-test is over
 	makeRoom(set.HashSlots(cpus))
 	s, err := server.Open(ctx, set.Config, set.place, server.Options{
 		Dev:     true,
@@ -79,19 +101,32 @@ func (d devCommand) run(ctx context.Context, public, admin string) error {
 	if err != nil {
 		return err
 	}
-	return d.serve(ctx, s, listeners, credentials)
+	return d.serve(ctx, s, listeners, credentials, func() { log.Level.Set(level) })
 }
 
 // devSettings is the default configuration on the open ports. It ignores the environment.
-func devSettings(l server.Listeners) (settings, error) {
+func devSettings(l server.Listeners, f devFlags) (settings, error) {
 	flags := pflag.NewFlagSet("dev", pflag.ContinueOnError)
 	addSettings(flags, config.ScopeServe)
+	host, _, err := net.SplitHostPort(f.public)
+	if err != nil {
+		return settings{}, err
+	}
+	_, port, err := net.SplitHostPort(l.Public.Addr().String())
+	if err != nil {
+		return settings{}, err
+	}
+	issuer, err := localAddress(net.JoinHostPort(host, port))
+	if err != nil {
+		return settings{}, err
+	}
 	for name, value := range map[string]string{
-		"issuer":       "http://" + l.Public.Addr().String(),
+		"issuer":       "http://" + issuer,
+		"behind-proxy": strconv.FormatBool(f.remote),
 		"listen":       l.Public.Addr().String(),
 		"admin-listen": l.Admin.Addr().String(),
 		"database":     devDatabase,
-		"log-level":    "warn",
+		"log-level":    f.logLevel,
 		"stop-delay":   "0s",
 	} {
 		if err := flags.Set(name, value); err != nil {
@@ -104,17 +139,19 @@ func devSettings(l server.Listeners) (settings, error) {
 
 var devDatabase = "sqlite:" + filepath.Join(devFolder, "keyturn.db")
 
-func (d devCommand) serve(ctx context.Context, s *server.Server, l server.Listeners, credentials demo) error {
+func (d devCommand) serve(
+	ctx context.Context, s *server.Server, l server.Listeners, credentials demo, tested func(),
+) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ctx, l) }()
-	token, err := selfcheck.Run(ctx, credentials.account())
+	tokens, err := selfcheck.Run(ctx, credentials.account())
 	if err != nil {
 		stop()
 		return errors.Join(err, <-served)
 	}
-	credentials.AccessToken = token
+	credentials.AccessToken, credentials.RefreshToken = tokens.AccessToken, tokens.RefreshToken
 	d.say("\n*** DEVELOPMENT SERVER: everybody who can read this screen knows its secrets. Never use it for real " +
 		"users. ***\n")
 	d.flush()
@@ -122,6 +159,7 @@ func (d devCommand) serve(ctx context.Context, s *server.Server, l server.Listen
 		return err
 	}
 	d.flush()
+	tested()
 	d.say("Self-test passed: password, verify, introspect, refresh, reuse refused, revoke. Serving until Ctrl-C.")
 	return <-served
 }
@@ -135,19 +173,27 @@ func (d devCommand) printCredentials(c demo, admin net.Addr) {
 		{"OpenAPI", c.Issuer + "/openapi.yaml"},
 		{"metrics", "http://" + admin.String() + "/metrics"},
 		{"database", "--database " + devDatabase},
+		{"audience", c.Audience},
 		{"client", c.ClientID},
 		{"client secret", c.ClientSecret},
+		{"secret of app", c.Clients[demoApp]},
+		{"secret of api", c.Clients[demoService]},
 		{"user", c.Username},
 		{"password", c.Password},
 		{"access token", c.AccessToken},
 	})
-	fmt.Fprintf(
-		d.stdout,
-		"\nGet a token:\n\n  curl -u %s:%s -d grant_type=password -d username=%s -d password=%s %s/token\n\n",
-		c.ClientID,
-		c.ClientSecret,
-		c.Username,
-		c.Password,
-		c.Issuer,
-	)
+	fmt.Fprintf(d.stdout, `
+Get a token, and refresh it:
+
+  curl -u %[1]s:%[2]s -d grant_type=password -d username=%[3]s -d password=%[4]s %[5]s/token
+  curl -u %[1]s:%[2]s -d grant_type=refresh_token -d refresh_token=%[6]s %[5]s/token
+
+Next: ask about the token as the API does, print code that verifies it, and look at the keys:
+
+  curl -u %[7]s:%[8]s -d token=%[9]s %[5]s/introspect
+  keyturn example jose --issuer %[5]s --audience %[10]s
+  keyturn keys timeline --database %[11]s
+
+`, c.ClientID, c.ClientSecret, c.Username, c.Password, c.Issuer, c.RefreshToken, demoService, c.Clients[demoService],
+		c.AccessToken, c.Audience, devDatabase)
 }

@@ -25,6 +25,14 @@ var hostPort = regexp.MustCompile(`^[A-Za-z0-9.-]+:\d{1,5}$`)
 // exampleCommand is keyturn example.
 type exampleCommand struct{ *app }
 
+// exampleNames lists the names of all examples.
+func exampleNames() (names []string) {
+	for _, example := range examples.All() {
+		names = append(names, example.Name)
+	}
+	return names
+}
+
 func (e exampleCommand) root() *cobra.Command {
 	var reader examples.Reader
 	var folder string
@@ -33,6 +41,7 @@ func (e exampleCommand) root() *cobra.Command {
 		Short: "Print complete settings or code for a resource server or client; without NAME list all examples",
 		Args:  cobra.MaximumNArgs(1),
 	}
+	cmd.ValidArgsFunction = cobra.FixedCompletions(exampleNames(), cobra.ShellCompDirectiveNoFileComp)
 	addSettings(cmd.Flags(), config.ScopeIssuer)
 	f := cmd.Flags()
 	f.StringVar(&reader.Audience, "audience", "", "URI of the resource, as in `client create --resource`")
@@ -53,7 +62,7 @@ func (e exampleCommand) root() *cobra.Command {
 		}
 		files, err := examples.Files(args[0], reader)
 		if err != nil {
-			return fmt.Errorf("example %s: %w: `keyturn example` lists all examples", args[0], admin.ErrNotFound)
+			return &admin.MissingError{What: "example", Name: args[0], Similar: admin.Nearest(args[0], exampleNames())}
 		}
 		if folder != "" {
 			return e.write(folder, files)

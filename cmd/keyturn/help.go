@@ -23,7 +23,7 @@ func (a *app) dress(root *cobra.Command) {
 		ValidArgsFunction: completeCommands,
 		RunE:              func(cmd *cobra.Command, args []string) error { return helpOn(cmd.Root(), args) },
 	})
-	root.RegisterFlagCompletionFunc("output", completeWords("text", "json"))
+	a.completeWord(root, "output", "text", "json")
 	each(root, func(cmd *cobra.Command) {
 		path := strings.TrimPrefix(cmd.CommandPath(), "keyturn ")
 		cmd.Example = indent(verbExamples[path])

@@ -71,6 +71,7 @@ func (k keyCommands) revoke() *cobra.Command {
 		"time of the leak: count only grants used since a time (2026-01-31T12:00:00Z) or age (24h)")
 	f.StringVar(&o.endGrants, "end-grants", "",
 		"also end sessions: since (used since --since) or all (every session that had a token of the key)")
+	k.completeWord(cmd, "end-grants", "since", "all")
 	return cmd
 }
 

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -39,6 +41,7 @@ func (u userCommands) importFile() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&format, "format", "",
 		"format of FILE: django (manage.py dumpdata auth.group auth.user) or jsonl (one object on each line)")
+	u.completeWord(cmd, "format", slices.Sorted(maps.Keys(userReaders))...)
 	f.StringToStringVar(&roles, "role", nil, "role for a group, as GROUP=ROLE (default: the name of the group)")
 	f.BoolVar(&options.SkipBad, "skip-bad", false,
 		"skip invalid rows and import the others; without it one invalid row stops the import")
