@@ -125,9 +125,7 @@ func (d *doctor) warn(bad bool, check, found, advice string) {
 // configuration lists what would stop serve. It must agree with serve and with config validate.
 func (d *doctor) configuration(ctx context.Context) {
 	problems := append(d.Problems, ServeProblems(ctx, d.Config, d.Place)...)
-	if len(d.Problems) == 0 {
-		problems = append(problems, PortProblems(ctx, d.Config)...)
-	}
+	problems = append(problems, PortProblems(ctx, d.Config)...)
 	for _, p := range problems {
 		d.add(
 			CheckConfiguration,

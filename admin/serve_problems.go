@@ -67,6 +67,9 @@ func databaseProblem(ctx context.Context, c config.Config, p keys.Place) error {
 // PortProblems lists the listeners that cannot be opened. A keyturn that runs with this configuration is no problem.
 func PortProblems(ctx context.Context, c config.Config) (problems []error) {
 	for _, l := range []struct{ key, address string }{{"listen", c.Listen}, {"admin_listen", c.AdminListen}} {
+		if _, _, err := net.SplitHostPort(l.address); err != nil {
+			continue // Config.Problems reports it
+		}
 		port, err := net.Listen("tcp", l.address)
 		if err == nil {
 			defer port.Close() // after the loop: the two must not be the same

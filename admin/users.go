@@ -71,7 +71,8 @@ func (a *core) username(name string) (string, error) {
 
 // PasswordPolicy describes the rules for a new password.
 func (a Users) PasswordPolicy() string {
-	return fmt.Sprintf("A password has at least %d characters. A few words make a good one.", a.config.PasswordMinLength)
+	return fmt.Sprintf("A password has at least %d characters. A few words make a good one.",
+		a.config.PasswordMinLength)
 }
 
 // CheckPassword returns ErrInvalid for a password that breaks a rule.

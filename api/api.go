@@ -9,6 +9,7 @@ const (
 	PathIntrospect = "/introspect"
 	PathJWKS       = "/.well-known/jwks.json"
 	PathMetadata   = "/.well-known/oauth-authorization-server" // followed by the path of the issuer, RFC 8414 §3.1
+	PathOpenID     = "/.well-known/openid-configuration"       // preceded by the path of the issuer, RFC 8414 §5
 	PathOpenAPI    = "/openapi.yaml"
 	PathLivez      = "/livez"
 	PathReadyz     = "/readyz"
@@ -101,6 +102,7 @@ type Metadata struct {
 	TokenAuthMethods         []string `json:"token_endpoint_auth_methods_supported"`
 	RevocationAuthMethods    []string `json:"revocation_endpoint_auth_methods_supported"`
 	IntrospectionAuthMethods []string `json:"introspection_endpoint_auth_methods_supported"`
+	Scopes                   []string `json:"scopes_supported,omitempty"` // of enabled clients
 }
 
 // Code is an OAuth error code.

@@ -17,6 +17,8 @@ type Config struct {
 	StopDelay time.Duration `key:"stop_delay" default:"2s"`
 	// a proxy in front terminates TLS: allow a plaintext listener that is not loopback
 	BehindProxy bool `key:"behind_proxy" default:"false"`
+	// serve the metadata at /.well-known/openid-configuration too, for software that looks only there
+	OpenIDConfigurationAlias bool `key:"openid_configuration_alias" default:"false"`
 	// PEM certificate chain of the public listener
 	TLSCertFile string `key:"tls_cert_file" reload:"true"`
 	// PEM private key of the public listener

@@ -12,6 +12,8 @@ var manual = map[string]string{
 		"drain it, at most 5s",
 	"behind_proxy": "a proxy in front terminates TLS: allow a plaintext listener that is " +
 		"not loopback",
+	"openid_configuration_alias": "serve the metadata at /.well-known/openid-configuration too, for " +
+		"software that looks only there",
 	"tls_cert_file": "PEM certificate chain of the public listener",
 	"tls_key_file":  "PEM private key of the public listener",
 	"trusted_proxies": "CIDRs of proxies whose X-Forwarded-For is trusted, at most /8 of IPv4 " +

@@ -29,7 +29,9 @@ func paths(r routes) (all []string) {
 // other.
 func TestRouterIsTheContract(t *testing.T) {
 	t.Parallel()
-	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
+	c := ConfigFor(SQLiteURL(t))
+	c.OpenIDConfigurationAlias = true
+	h := OpenHarness(t, c, nil)
 	doc := Must(openapi3.NewLoader().LoadFromData(keyturn.OpenAPI))
 	written, routed := slices.Sorted(maps.Keys(doc.Paths.Map())), paths(h.Server.publicRoutes())
 	if !cmp.Equal(written, routed) {

@@ -26,10 +26,13 @@ func (s *Server) jwks(w *response, r *http.Request) {
 	document(w, "application/jwk-set+json", set.Body)
 }
 
-// metadata answers GET /.well-known/oauth-authorization-server (RFC 8414 §3). The body depends on the settings alone.
-func metadata(c config.Config) handler {
-	body, err := json.Marshal(describe(c))
+// metadata answers GET /.well-known/oauth-authorization-server (RFC 8414 §3) from memory. scopes returns those of the
+// clients.
+func metadata(c config.Config, scopes func() []string) handler {
 	return func(x *response, _ *http.Request) {
+		described := describe(c)
+		described.Scopes = scopes()
+		body, err := json.Marshal(described)
 		if err != nil {
 			writeError(x, visible(err))
 			return

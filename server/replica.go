@@ -6,6 +6,9 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/keyturn/keyturn/keys"
@@ -16,8 +19,39 @@ import (
 // that people make with the command line.
 type replica struct {
 	*core
-	row  storage.Replica
-	news storage.News // of the last look
+	row       storage.Replica
+	news      storage.News             // of the last look
+	scopes    atomic.Pointer[[]string] // of enabled clients, sorted
+	scopesSeq int64                    // the audit record at which they were read
+	scopesAt  time.Time                // when they were read
+}
+
+// scopesInterval is the shortest time between two reads of the scopes.
+const scopesInterval = 5 * time.Second
+
+// scopesNow returns the scopes of enabled clients.
+func (s *replica) scopesNow() []string {
+	if scopes := s.scopes.Load(); scopes != nil {
+		return *scopes
+	}
+	return nil
+}
+
+// readScopes reads the scopes of enabled clients.
+func (s *replica) readScopes(ctx context.Context) error {
+	texts, err := s.db.Clients().Scopes(ctx)
+	if err != nil {
+		return err
+	}
+	var scopes []string
+	for _, text := range texts {
+		scopes = append(scopes, strings.Fields(text)...)
+	}
+	slices.Sort(scopes)
+	scopes = slices.Compact(scopes)
+	s.scopes.Store(&scopes)
+	s.scopesAt = s.now()
+	return nil
 }
 
 func newReplica(c *core, started time.Time) *replica {
@@ -65,6 +99,12 @@ func (s *replica) lookForNews(ctx context.Context) {
 	}
 	if err == nil && s.news.AuditSeq > 0 && news.AuditSeq > s.news.AuditSeq {
 		err = s.logAlarms(ctx, s.news.AuditSeq, news.AuditSeq)
+	}
+	// A change of a client is an audit record.
+	if stale := now.Sub(s.scopesAt); err == nil && stale.Abs() >= scopesInterval && news.AuditSeq != s.scopesSeq {
+		if err = s.readScopes(ctx); err == nil {
+			s.scopesSeq = news.AuditSeq
+		}
 	}
 	if err == nil {
 		s.news = news

@@ -70,7 +70,7 @@ func (s *Server) publicRoutes() routes {
 		revoke:     post(s, readReferenceForm, s.revoke),
 		introspect: post(s, readReferenceForm, s.introspect),
 		jwks:       s.jwks,
-		metadata:   metadata(*s.config()),
+		metadata:   metadata(*s.config(), s.scopesNow),
 		openAPI:    openAPI,
 		livez:      livez,
 		readyz:     s.readyz,
@@ -88,7 +88,13 @@ func (e endpoints) routes(config func() *config.Config) routes {
 		r.add(prefix+api.PathIntrospect, only(e.introspect, http.MethodPost))
 		r.add(prefix+api.PathJWKS, anyOrigin(only(e.jwks, http.MethodGet, http.MethodHead)))
 	}
-	r.add(api.PathMetadata+path, anyOrigin(only(e.metadata, http.MethodGet, http.MethodHead)))
+	metadata := anyOrigin(only(e.metadata, http.MethodGet, http.MethodHead))
+	r.add(api.PathMetadata+path, metadata)
+	if config().OpenIDConfigurationAlias {
+		for _, prefix := range prefixes(path) {
+			r.add(prefix+api.PathOpenID, metadata)
+		}
+	}
 	r.add(api.PathOpenAPI, only(e.openAPI, http.MethodGet, http.MethodHead))
 	r.add(api.PathLivez, only(e.livez, http.MethodGet, http.MethodHead))
 	r.add(api.PathReadyz, only(e.readyz, http.MethodGet, http.MethodHead))

@@ -14,7 +14,7 @@ func starting(c config.Config) (public, admin http.Handler) {
 		revoke:     formsLater,
 		introspect: formsLater,
 		jwks:       later,
-		metadata:   metadata(c),
+		metadata:   metadata(c, func() []string { return nil }),
 		openAPI:    openAPI,
 		livez:      livez,
 		readyz:     later,

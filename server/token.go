@@ -73,6 +73,10 @@ func narrow(granted string, c storage.Client, asked string) (string, error) {
 		if !api.IsScopeToken(word) {
 			return "", fail(api.InvalidScope, "scope is not a list of words with one space between")
 		}
+		if word == "openid" && !slices.Contains(registered, word) {
+			return "", fail(api.InvalidScope, "the client does not have the scope openid: this server issues no ID "+
+				"tokens. Ask without it, or give the client the scope: keyturn client update ID --add-scope openid")
+		}
 		if !slices.Contains(allowed, word) {
 			return "", fail(api.InvalidScope, "scope goes beyond what the client or the grant may have")
 		}
