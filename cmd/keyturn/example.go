@@ -62,7 +62,8 @@ func (e exampleCommand) root() *cobra.Command {
 		}
 		files, err := examples.Files(args[0], reader)
 		if err != nil {
-			return &admin.MissingError{What: "example", Name: args[0], Similar: admin.Nearest(args[0], exampleNames())}
+			missing := &admin.MissingError{What: "example", Name: args[0], Similar: admin.Nearest(args[0], exampleNames())}
+			return fmt.Errorf("%w: `keyturn example` lists all examples", missing)
 		}
 		if folder != "" {
 			return e.write(folder, files)
