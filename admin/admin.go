@@ -178,7 +178,7 @@ func Missing(ctx context.Context, p keys.Place) (missing []string, err error) {
 	if file == "" {
 		s, err := SchemaOf(ctx, p.Database)
 		if err == nil && s.Version == 0 {
-			missing = append(missing, "table in the database "+p.Database.String())
+			missing = append(missing, "schema in the database "+p.Database.String())
 		}
 		return missing, err
 	}

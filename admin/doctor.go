@@ -547,7 +547,7 @@ func askReadiness(r *http.Request) (answer *http.Response, text string, err erro
 
 // answersAsKeyturn reports whether a keyturn answers at an address, with or without TLS.
 func answersAsKeyturn(ctx context.Context, address string) bool {
-	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
+	ctx, cancel := context.WithTimeout(ctx, neighbourTimeout)
 	defer cancel()
 	for _, scheme := range []string{"http://", "https://"} {
 		r, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+local(address)+readinessPath, nil)
@@ -560,6 +560,9 @@ func answersAsKeyturn(ctx context.Context, address string) bool {
 	}
 	return false
 }
+
+// neighbourTimeout bounds the question whether a keyturn answers on this host.
+const neighbourTimeout = 2 * time.Second
 
 // local returns the address of a listener as seen from this host.
 func local(listen string) string {

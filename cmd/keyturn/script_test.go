@@ -77,6 +77,8 @@ func TestScripts(t *testing.T) {
 				"age":         age,
 				"unage":       unage,
 				"newer":       newer,
+				"older":       func(ts *testscript.TestScript, _ bool, _ []string) { older(ts) },
+				"disagree":    func(ts *testscript.TestScript, _ bool, args []string) { disagree(ts, args[0]) },
 				"as-nobody":   asNobody,
 				"cut-audit":   cutAudit,
 				"tamper":      func(ts *testscript.TestScript, _ bool, args []string) { tamper(ts, args...) },
@@ -197,6 +199,25 @@ func newer(ts *testscript.TestScript, _ bool, args []string) {
 	defer db.Close()
 	if _, err := db.Exec(`INSERT INTO schema_version (version_id, is_applied) VALUES (999, 1)`); err != nil {
 		ts.Fatalf("%v", err)
+	}
+}
+
+// older takes the newest migration back.
+func older(ts *testscript.TestScript) {
+	tamper(ts, `DROP TABLE replicas`, `DROP TABLE endings`, `ALTER TABLE clients DROP COLUMN refresh_rotation`,
+		`ALTER TABLE clients DROP COLUMN claims`, `DELETE FROM schema_version WHERE version_id = 5`)
+}
+
+// disagree requires that serve, config validate and doctor refuse a configuration for a reason, with exit code 78.
+func disagree(ts *testscript.TestScript, reason string) {
+	for _, command := range [][]string{{"serve"}, {"config", "validate"}, {"doctor"}} {
+		status(ts, false, append([]string{"78", "keyturn"}, command...))
+		if text := ts.ReadFile("stdout") + ts.ReadFile("stderr"); !regexp.MustCompile(reason).MatchString(text) {
+			ts.Fatalf("%v says nothing of %q:\n%s", command, reason, text)
+		}
+		if regexp.MustCompile(`ok +configuration`).MatchString(ts.ReadFile("stdout")) {
+			ts.Fatalf("%v also says that the configuration is right", command)
+		}
 	}
 }
 

@@ -49,6 +49,10 @@ func (l *layers) located(problems []error) (located []error) {
 	for _, problem := range problems {
 		text := problem.Error()
 		var at []string
+		if strings.HasPrefix(text, "config: ") { // it has its place
+			located = append(located, problem)
+			continue
+		}
 		for _, key := range slices.Sorted(maps.Keys(l.origins)) {
 			origin := l.origins[key]
 			if namesKey(text, key) && !strings.HasPrefix(origin, "flag ") && !strings.Contains(text, origin) {
