@@ -1,6 +1,11 @@
 package server
 
-import "github.com/keyturn/keyturn/config"
+import (
+	"context"
+
+	"github.com/keyturn/keyturn/config"
+	"github.com/keyturn/keyturn/storage"
+)
 
 // settingsNow are the settings in force.
 func (s *Server) settingsNow() config.Config { return *s.config() }
@@ -24,3 +29,16 @@ var Validate = validate
 
 // Close writes what has not been written, if that does not take long.
 func (l Log) Close() { l.lines.Close() }
+
+// LookForNews reads the news once.
+func (s *Server) LookForNews() { s.lookForNews(context.Background()) }
+
+// Follow puts settings in force.
+func (s *Server) Follow(c config.Config) { s.follow(c) }
+
+// Row is the grant of a refresh token as the database has it.
+func (h *Harness) Row(refreshToken string) storage.GrantState {
+	h.T.Helper()
+	t, _ := h.Server.ring.Secrets().OpenRefreshToken(refreshToken)
+	return Must(h.Server.db.Grants().State(ctx, t.Grant))
+}
