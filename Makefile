@@ -120,7 +120,7 @@ staticcheck:
 tidy:
 	go mod tidy -diff
 
-# tools installs the programs that the tests need and this machine lacks: a PostgreSQL server, PgBouncer, and a C compiler for the race
-# detector. Without the permission to install, it prints how to get them.
+# tools installs the programs that the tests need and this machine lacks: a PostgreSQL server, PgBouncer, shells, and a C compiler for the
+# race detector. Without the permission to install, it prints how to get them.
 tools:
 	@sh ./.ci/tools

@@ -48,7 +48,8 @@ func unknownVariables(environ []string) (problems []error) {
 
 // knownVariables lists the variables that keyturn reads.
 func knownVariables() []string {
-	names := []string{variablePrefix + "CONFIG"}
+	// The completion of shells sets the second one.
+	names := []string{variablePrefix + "CONFIG", variablePrefix + "ACTIVE_HELP"}
 	for _, s := range config.Settings {
 		names = append(names, s.Env, s.Env+"_FILE")
 	}
