@@ -102,26 +102,32 @@ func runAsReader(t *testing.T, script string) {
 	t.Helper()
 	port, adminPort := freePort(t), freePort(t)
 	folder := t.TempDir()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	// testscript.Main makes this binary act as the command of its name.
-	if err := os.Symlink(self, filepath.Join(folder, "keyturn")); err != nil {
-		t.Fatal(err)
-	}
 	text := strings.NewReplacer("8080", port, "8081", adminPort).Replace(script)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	shell := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", text)
 	shell.Dir = folder
-	shell.Env = append(storagetest.Environ(), "PATH="+folder+":"+os.Getenv("PATH"), "KEYTURN_LISTEN=127.0.0.1:"+port,
-		"KEYTURN_ADMIN_LISTEN=127.0.0.1:"+adminPort)
+	shell.Env = append(environment(t), "KEYTURN_LISTEN=127.0.0.1:"+port, "KEYTURN_ADMIN_LISTEN=127.0.0.1:"+adminPort)
 	var out bytes.Buffer
 	shell.Stdout, shell.Stderr = &out, &out
 	if err := shell.Run(); err != nil {
 		t.Errorf("%v\n%s", err, out.String())
 	}
+}
+
+// environment is that of a person who has installed keyturn.
+func environment(t *testing.T) []string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := t.TempDir()
+	// testscript.Main makes this binary act as the command of its name.
+	if err := os.Symlink(self, filepath.Join(folder, "keyturn")); err != nil {
+		t.Fatal(err)
+	}
+	return append(storagetest.Environ(), "PATH="+folder+":"+os.Getenv("PATH"))
 }
 
 const readmePrelude = `
