@@ -412,6 +412,9 @@ func (d *doctor) client(c Client, now time.Time) {
 		fmt.Sprintf("client %s is public and may use the password grant", c.ID),
 		"anybody can impersonate it and ask people for their passwords (RFC 9700 §2.4): give it a secret if it "+
 			"has a server of its own")
+	d.warn(!c.RefreshRotation, "clients", fmt.Sprintf("refresh tokens of client %s do not rotate", c.ID),
+		"nobody can notice the use of a stolen one (RFC 9700 §4.14.2): client update "+c.ID+" --refresh-rotation on, "+
+			"unless the client cannot store a new token")
 	d.warn(time.Duration(c.AccessTTL) > longAccessTTL, "clients",
 		fmt.Sprintf("access tokens of client %s live for %s", c.ID, config.FormatDuration(time.Duration(c.AccessTTL))),
 		"shorten it as for access_ttl: client update "+c.ID+" --access-ttl 10m")
