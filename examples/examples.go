@@ -22,10 +22,11 @@ const (
 	listen   = "127.0.0.1:9000"
 )
 
-//go:embed all:django-simplejwt all:pyjwt all:fiber all:go-oidc all:hono all:jwx all:keyfunc all:jose all:express-oauth2-jwt-bearer
+//go:embed all:django-simplejwt all:pyjwt all:jose all:express-oauth2-jwt-bearer all:hono
+//go:embed all:fiber all:go-oidc all:jwx all:keyfunc all:zitadel-oidc
 //go:embed all:nginx
 //go:embed all:apache-jwks all:apache-introspection all:curl
-//go:embed all:x-oauth2 all:zitadel-oidc all:requests-oauthlib all:authlib all:openid-client all:oauth4webapi all:browser
+//go:embed all:x-oauth2 all:requests-oauthlib all:authlib all:openid-client all:oauth4webapi all:browser
 var folders embed.FS
 
 // Example is one folder.

@@ -60,8 +60,10 @@ func TestRefreshTokenThatStays(t *testing.T) {
 func TestRefreshTokenThatStaysEnds(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(h *server.Harness, token string){
-		"revoked":  func(h *server.Harness, token string) { h.Post("/revoke", "app", "token", token) },
-		"disabled": func(h *server.Harness, _ string) { server.Must(0, h.Admin.Users().Disable(h.T.Context(), "alice")) },
+		"revoked": func(h *server.Harness, token string) { h.Post("/revoke", "app", "token", token) },
+		"disabled": func(h *server.Harness, _ string) {
+			server.Must(0, h.Admin.Users().Disable(h.T.Context(), "alice"))
+		},
 		"client": func(h *server.Harness, _ string) {
 			server.Must(0, h.Admin.Grants().RevokeOfClient(h.T.Context(), "app"))
 		},

@@ -62,8 +62,9 @@ func (e exampleCommand) root() *cobra.Command {
 		}
 		files, err := examples.Files(args[0], reader)
 		if err != nil {
-			missing := &admin.MissingError{What: "example", Name: args[0], Similar: admin.Nearest(args[0], exampleNames())}
-			return fmt.Errorf("%w: `keyturn example` lists all examples", missing)
+			similar := admin.Nearest(args[0], exampleNames())
+			return fmt.Errorf("%w: `keyturn example` lists all examples",
+				&admin.MissingError{What: "example", Name: args[0], Similar: similar})
 		}
 		if folder != "" {
 			return e.write(folder, files)

@@ -16,8 +16,8 @@ func commands(do func(cmd *cobra.Command)) {
 		sources: sources{getenv: func(string) string { return "" }},
 	}
 	each(a.root(), func(cmd *cobra.Command) {
-		own := cmd.Name() == "help" || cmd.HasParent() && cmd.Parent().Name() == "completion" || cmd.Name() == "completion"
-		if !own && !cmd.HasSubCommands() {
+		ofLibrary := cmd.Name() == "help" || strings.HasPrefix(cmd.CommandPath(), "keyturn completion")
+		if !ofLibrary && !cmd.HasSubCommands() {
 			do(cmd)
 		}
 	})
