@@ -23,7 +23,7 @@ func (c *console) when(t *admin.Time) string {
 	if t == nil || t.IsZero() {
 		return "-"
 	}
-	return c.moment(t) + " (" + fromNow(t.Sub(time.Now())) + ")"
+	return c.moment(t) + " (" + fromNow(time.Until(t.Time)) + ")"
 }
 
 // fromNow formats a distance to now, for instance "in 23 h 59 m".
