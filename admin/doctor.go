@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -550,14 +551,32 @@ func askReadiness(r *http.Request) (answer *http.Response, text string, err erro
 
 // answersAsKeyturn reports whether a keyturn answers at an address, with or without TLS.
 func answersAsKeyturn(ctx context.Context, address string) bool {
+	serving := func(text string) bool { return strings.HasPrefix(text, "serving ") }
+	return askNeighbour(ctx, address, readinessPath, serving)
+}
+
+// servesIssuer reports whether a server of this issuer answers at the public listener.
+func servesIssuer(ctx context.Context, c config.Config) bool {
+	metadata, err := url.Parse(api.MetadataURL(c.Issuer))
+	if err != nil {
+		return false
+	}
+	return askNeighbour(ctx, c.Listen, metadata.EscapedPath(), func(text string) bool {
+		var m api.Metadata
+		return json.Unmarshal([]byte(text), &m) == nil && m.Issuer == c.Issuer
+	})
+}
+
+// askNeighbour sends a request to a listener of this host, with or without TLS.
+func askNeighbour(ctx context.Context, address, path string, right func(text string) bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, neighbourTimeout)
 	defer cancel()
 	for _, scheme := range []string{"http://", "https://"} {
-		r, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+local(address)+readinessPath, nil)
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+local(address)+path, nil)
 		if err != nil {
 			return false
 		}
-		if _, text, err := askReadiness(r); err == nil && strings.HasPrefix(text, "serving ") {
+		if _, text, err := askReadiness(r); err == nil && right(text) {
 			return true
 		}
 	}

@@ -54,7 +54,8 @@ func (a Grants) Find(ctx context.Context, id string) (Grant, error) {
 	if err != nil {
 		return Grant{}, err
 	}
-	return a.db.Grants().Listed(ctx, grant, a.now())
+	g, err := a.db.Grants().Listed(ctx, grant, a.now())
+	return g, a.missing(ctx, "grant", id, err)
 }
 
 // Revoke ends one grant. It may return ErrNotFound or ErrInvalid.
@@ -63,7 +64,7 @@ func (a Grants) Revoke(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return a.db.Grants().RevokeByID(ctx, a.by, grant, a.now())
+	return a.missing(ctx, "grant", id, a.db.Grants().RevokeByID(ctx, a.by, grant, a.now()))
 }
 
 // RevokeOfClient ends all grants of the client. It may return ErrNotFound.

@@ -33,6 +33,9 @@ const (
 	KeyNext    = string(storage.KeyNext)
 )
 
+// minKIDPrefix is the length of the shortest beginning of a kid that names a key: nobody revokes one by a slip.
+const minKIDPrefix = 4
+
 // Resolve returns the kid that a text names: a kid, the beginning of exactly one, or a state of one key. It returns
 // ErrNotFound, or ErrInvalid for the beginning of several.
 func (a Keys) Resolve(text string) (kid string, err error) {
@@ -41,13 +44,15 @@ func (a Keys) Resolve(text string) (kid string, err error) {
 		switch {
 		case k.KID == text:
 			return text, nil
-		case text == string(k.State) && (text == KeyCurrent || text == KeyNext), strings.HasPrefix(k.KID, text):
+		case text == string(k.State) && (text == KeyCurrent || text == KeyNext),
+			len(text) >= minKIDPrefix && strings.HasPrefix(k.KID, text):
 			found = append(found, k.KID)
 		}
 	}
 	switch len(found) {
 	case 0:
-		return "", &MissingError{What: "signing key", Name: text}
+		return "", fmt.Errorf("%w: `keyturn keys list` lists the keys; %d characters of a kid are enough",
+			&MissingError{What: "signing key", Name: text}, minKIDPrefix)
 	case 1:
 		return found[0], nil
 	default:
@@ -207,12 +212,17 @@ func (a Keys) EndGrants(ctx context.Context, kid string, since time.Time) (ended
 	if err != nil || !ok {
 		return 0, err
 	}
+	record := map[string]any{"since": storage.At(c.Since), "ended": nil} // null: too many to count
+	if n, err := a.db.Grants().CountKeyGrants(ctx, c, a.now(), a.count); err == nil {
+		record["ended"] = n
+	}
 	for after := storage.GrantID(0); ; {
-		next, n, err := a.db.Grants().EndKeyGrants(ctx, c, after, endBatch, a.now())
-		ended += n
+		next, n, err := a.db.Grants().EndKeyGrants(ctx, a.by, c, record, after, endBatch, a.now())
+		if ended += n; n > 0 && err == nil {
+			record = nil // the first batch has written it
+		}
 		if err != nil || next == 0 {
-			recorded := a.db.Grants().RecordKeyGrants(context.WithoutCancel(ctx), a.by, c, ended, a.now())
-			return ended, errors.Join(err, recorded)
+			return ended, err
 		}
 		after = next
 	}
@@ -222,6 +232,7 @@ func (a Keys) EndGrants(ctx context.Context, kid string, since time.Time) (ended
 type RewrapPlan struct {
 	MasterKeyFile string // the file that servers read now
 	Appended      bool   // the new key was added to it
+	ReadOnly      bool   // it cannot be written
 }
 
 // errBringKey reports that other hosts may need the new master key before it seals anything.
@@ -259,6 +270,7 @@ func (a *core) newMaster(newFile string) (to *keys.Master, plan RewrapPlan, err 
 	if !to.Single() {
 		return nil, plan, invalid("%s holds several keys: want only the new master key", newFile)
 	}
+	plan.ReadOnly = keys.CheckWritable(plan.MasterKeyFile) != nil
 	have, err := keys.ReadMaster(plan.MasterKeyFile)
 	if err != nil || have.Holds(to) {
 		return to, plan, err

@@ -57,7 +57,8 @@ func (a *Admin) Backup(ctx context.Context, file string) error {
 // path of the old file. It works on a copy that replaces the database at the end, so that an interrupted run can be
 // repeated.
 func Restore(ctx context.Context, c config.Config, p keys.Place, o Options, file string) (kept string, err error) {
-	o.Moved, o.Migrate = true, true // accept it from now on
+	o.Moved = true         // accept it from now on
+	o.Migrate = file != "" // only the copy, which nobody uses yet
 	onAdmin := func(p keys.Place, do func(a *Admin) error) error {
 		a, err := Open(ctx, c, p, o)
 		if err != nil {
@@ -94,37 +95,39 @@ func (a *Admin) Running(ctx context.Context) ([]storage.Replica, error) {
 	return a.db.Replicas().Since(ctx, now.Add(-aliveFor))
 }
 
-// answering lists the servers that answer a roll call. The rows of others came back with a backup, or belong to servers
-// that were killed.
-func (a *Admin) answering(ctx context.Context) ([]storage.Replica, error) {
+// answering lists the servers that answer a roll call. The table itself cannot tell: it may have come with a backup,
+// and the servers of its rows may be gone.
+func (a *Admin) answering(ctx context.Context) (answered []storage.Replica, err error) {
+	if a.db.Kind() == storage.SQLite {
+		return nil, nil // its lock has told
+	}
 	before, err := a.Running(ctx)
-	if err != nil || len(before) == 0 {
+	if err != nil {
 		return nil, err
 	}
 	if err := a.db.Replicas().CallRoll(ctx); err != nil {
 		return nil, err
 	}
-	var answered []storage.Replica
+	if a.say != nil {
+		a.say("Waiting for %v for servers that still run.", rollCall)
+	}
 	for deadline := time.Now().Add(rollCall); time.Now().Before(deadline); {
 		now, err := a.Running(ctx)
 		if err != nil {
 			return nil, err
 		}
 		answered = slices.DeleteFunc(now, func(r storage.Replica) bool { return slices.Contains(before, r) })
-		if len(answered) >= len(before) {
-			break
-		}
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		case <-time.After(rollCall / 50):
+		case <-time.After(rollCall / 30):
 		}
 	}
 	return answered, nil
 }
 
 // rollCall is how long a server has to answer a roll call. It looks once a second.
-const rollCall = 5 * time.Second
+const rollCall = 3 * time.Second
 
 // checkStopped refuses (ErrRefused) while servers run.
 func (a *Admin) checkStopped(ctx context.Context) error {

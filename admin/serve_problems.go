@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strconv"
 	"time"
 
 	"github.com/keyturn/keyturn/config"
@@ -16,7 +17,8 @@ import (
 // FileProblems lists what is wrong with the files and folders that serve needs.
 func FileProblems(c config.Config, p keys.Place) (problems []error) {
 	_, certificate := c.Certificate()
-	for _, err := range append(p.Database.FileProblems(), certificate, p.CheckMasterKey(), p.CheckFolders()) {
+	found := append(p.Database.FileProblems(), certificate, p.CheckMasterKey())
+	for _, err := range append(found, p.FolderProblems()...) {
 		if err != nil {
 			problems = append(problems, err)
 		}
@@ -31,13 +33,13 @@ const databaseTimeout = 10 * time.Second
 // must not serve. A database that does not answer is no problem. It changes nothing.
 func ServeProblems(ctx context.Context, c config.Config, p keys.Place) []error {
 	problems := FileProblems(c, p)
-	if len(problems) > 0 {
-		return problems
+	if p.CheckMasterKey() != nil {
+		return problems // nothing opens without it
 	}
 	ctx, cancel := context.WithTimeout(ctx, databaseTimeout)
 	defer cancel()
 	err := databaseProblem(ctx, c, p)
-	if err != nil && !errors.Is(err, storage.ErrUnavailable) && ctx.Err() == nil {
+	if len(problems) == 0 && err != nil && !errors.Is(err, storage.ErrUnavailable) && ctx.Err() == nil {
 		problems = append(problems, err)
 	}
 	return problems
@@ -49,8 +51,8 @@ func databaseProblem(ctx context.Context, c config.Config, p keys.Place) error {
 	switch {
 	case errors.Is(err, storage.ErrEmpty), errors.Is(err, storage.ErrNoDatabase):
 		return nil
-	case errors.Is(err, storage.ErrBehind) && (c.Migrate || p.Database.Kind() == storage.Postgres):
-		return nil // it migrates, or waits until somebody else does
+	case errors.Is(err, storage.ErrBehind):
+		return nil // serve migrates, or waits until somebody else does
 	case err != nil || !begun:
 		return err
 	}
@@ -66,19 +68,33 @@ func databaseProblem(ctx context.Context, c config.Config, p keys.Place) error {
 
 // PortProblems lists the listeners that cannot be opened. A keyturn that runs with this configuration is no problem.
 func PortProblems(ctx context.Context, c config.Config) (problems []error) {
-	for _, l := range []struct{ key, address string }{{"listen", c.Listen}, {"admin_listen", c.AdminListen}} {
-		if _, _, err := net.SplitHostPort(l.address); err != nil {
-			continue // Config.Problems reports it
-		}
-		port, err := net.Listen("tcp", l.address)
-		if err == nil {
-			defer port.Close() // after the loop: the two must not be the same
-			continue
-		}
-		if !answersAsKeyturn(ctx, l.address) {
-			problems = append(problems, fmt.Errorf("%s: %w: choose another port, or stop the program that uses it",
-				l.key, err))
-		}
+	public, free := tryPort("listen", c.Listen)
+	defer free()
+	admin, freeToo := tryPort("admin_listen", c.AdminListen) // the two must not be the same
+	defer freeToo()
+	ours := public != nil && servesIssuer(ctx, c)
+	if public != nil && !ours {
+		problems = append(problems, public)
+	}
+	if admin != nil && !((public == nil || ours) && answersAsKeyturn(ctx, c.AdminListen)) {
+		problems = append(problems, admin)
 	}
 	return problems
+}
+
+// tryPort opens a port, until free is called. Config.Problems reports an address that is none.
+func tryPort(key, address string) (err error, free func()) {
+	if _, port, err := net.SplitHostPort(address); err != nil || !isPort(port) {
+		return nil, func() {}
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("%s: %w: choose another port, or stop the program that uses it", key, err), func() {}
+	}
+	return nil, func() { l.Close() }
+}
+
+func isPort(text string) bool {
+	_, err := strconv.ParseUint(text, 10, 16)
+	return err == nil
 }

@@ -120,6 +120,11 @@ type UserFilter = storage.UserSelection
 // ErrNotFound if nobody has the role of the filter.
 func (a Users) List(ctx context.Context, f UserFilter, do func([]User) error) error {
 	found := false
+	for _, name := range []*string{&f.Prefix, &f.After} {
+		if canonical, err := passwords.CanonicalUsername(*name); err == nil {
+			*name = canonical
+		}
+	}
 	err := a.db.Users().Pages(ctx, f, func(page []User) error {
 		found = true
 		return do(page)

@@ -190,7 +190,7 @@ func openMaster(p Place, create bool) (*Master, error) {
 	}
 	if !create {
 		return nil, fmt.Errorf(
-			"%w at %s: `keyturn migrate up` or `keyturn serve` makes one, --database names another",
+			"%w at %s: `keyturn init`, `keyturn client create` or `keyturn serve` makes one, --database names another",
 			storage.ErrNoDatabase,
 			file,
 		)
@@ -220,17 +220,50 @@ func (p Place) CheckMasterKey() error {
 	return err
 }
 
-// CheckFolders returns an error if the folder of the SQLite database, or of the anchor, does not exist.
-func (p Place) CheckFolders() error {
-	if file := p.Database.File(); file != "" {
-		if _, err := os.Stat(filepath.Dir(file)); errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("database %s: its folder does not exist: make it first", file)
+// FolderProblems lists what a server would find wrong with the folders of its files, and with the SQLite database.
+func (p Place) FolderProblems() (problems []error) {
+	add := func(err error) {
+		if err != nil {
+			problems = append(problems, err)
+		}
+	}
+	file := p.Database.File()
+	if file != "" {
+		add(checkWritable("database", file))
+	}
+	if _, err := os.Stat(p.MasterKeyFile); errors.Is(err, os.ErrNotExist) && file != "" {
+		if filepath.Dir(file) != filepath.Dir(p.MasterKeyFile) || len(problems) == 0 {
+			add(checkWritable("master key", p.MasterKeyFile))
 		}
 	}
 	if _, err := os.Stat(filepath.Dir(p.AnchorFile)); errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("anchor_file: the folder of %s does not exist: make it, or name another file", p.AnchorFile)
+		add(fmt.Errorf("anchor_file: the folder of %s does not exist: make it, or name another file", p.AnchorFile))
 	}
-	return nil
+	return problems
+}
+
+// checkWritable returns an error if a file, or a new file in its folder, cannot be written.
+func checkWritable(what, file string) error {
+	folder := filepath.Dir(file)
+	info, err := os.Stat(file)
+	switch {
+	case err == nil && info.IsDir():
+		return fmt.Errorf("%s %s: it is a folder: name a file", what, file)
+	case err == nil:
+		f, err := os.OpenFile(file, os.O_RDWR, 0)
+		if err != nil {
+			return fmt.Errorf("%s: %w: it is read-only for this user, who must be able to write it", what, err)
+		}
+		f.Close()
+	}
+	if _, err := os.Stat(folder); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s %s: its folder does not exist: make it first", what, file)
+	}
+	f, err := os.CreateTemp(folder, ".keyturn-check-*")
+	if err != nil {
+		return fmt.Errorf("%s %s: the user that runs keyturn must be able to write to its folder: %w", what, file, err)
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 // MakeMasterKey makes the file of the master key if it is missing. made reports whether it did.

@@ -133,6 +133,65 @@ func TestRotationIsSwitched(t *testing.T) {
 	})
 }
 
+// Once a fixed token was used, the token before it is a replaced one, however lately it was replaced.
+func TestFixedTokenHasNoRetryWindow(t *testing.T) {
+	t.Parallel()
+	server.Each(t, func(t *testing.T, h *server.Harness) {
+		first := h.Login("app").RefreshToken
+		second := h.Refresh("app", first).Tokens(t).RefreshToken
+		updateApp(h, keep)
+		h.Refresh("app", second).Tokens(t)
+		if r := h.Refresh("app", first); r.Status != 400 {
+			t.Errorf("the replaced token: %d", r.Status)
+		}
+		if r := h.Refresh("app", second); r.Status != 400 {
+			t.Error("reuse has not ended the login")
+		}
+	})
+}
+
+// After lost commits the newest fixed token stays, and so does its login.
+func TestFixedTokenAfterAFailover(t *testing.T) {
+	t.Parallel()
+	server.Each(t, func(t *testing.T, h *server.Harness) {
+		tokens := h.Login("app")
+		for range 2 {
+			tokens = h.Refresh("app", tokens.RefreshToken).Tokens(t)
+		}
+		updateApp(h, keep)
+		h.Exec(`UPDATE grants SET generation = generation - 1`)
+		for range 3 {
+			h.Step(time.Minute)
+			if got := h.Refresh("app", tokens.RefreshToken).Tokens(t).RefreshToken; got != tokens.RefreshToken {
+				t.Fatal("another token")
+			}
+		}
+	})
+}
+
+// The row of a fixed token is rarely written. A leaked key still counts and ends its logins.
+func TestFixedTokensAndALeakedKey(t *testing.T) {
+	t.Parallel()
+	server.Each(t, func(t *testing.T, h *server.Harness) {
+		updateApp(h, keep)
+		fixed := h.Login("app").RefreshToken
+		h.Refresh("app", fixed).Tokens(t)
+		h.Step(h.Config.AccessTTL + time.Minute)
+		token := h.Refresh("app", fixed).Tokens(t).AccessToken // not written
+		kid := h.Admin.Keys().In("current")[0]
+		if live := server.Must(h.Admin.Keys().LiveTokens(t.Context())); live[kid] != 1 {
+			t.Errorf("%d live tokens", live[kid])
+		}
+		since := h.Clock.Now().Add(-time.Minute)
+		if n := server.Must(h.Admin.Keys().EndGrants(t.Context(), kid, since)); n != 1 {
+			t.Errorf("%d logins ended", n)
+		}
+		if h.Active("rs", token) {
+			t.Error("the token is active")
+		}
+	})
+}
+
 // A public client cannot do without rotation.
 func TestPublicClientsRotate(t *testing.T) {
 	t.Parallel()

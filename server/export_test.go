@@ -5,6 +5,7 @@ import (
 
 	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/storage"
+	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
 // settingsNow are the settings in force.
@@ -41,4 +42,10 @@ func (h *Harness) Row(refreshToken string) storage.GrantState {
 	h.T.Helper()
 	t, _ := h.Server.ring.Secrets().OpenRefreshToken(refreshToken)
 	return Must(h.Server.db.Grants().State(ctx, t.Grant))
+}
+
+// Exec changes the database around keyturn.
+func (h *Harness) Exec(statement string) {
+	h.T.Helper()
+	storagetest.MustExec(h.T, storagetest.Raw(h.T, h.Config.Database), statement)
 }

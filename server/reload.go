@@ -32,22 +32,20 @@ func (s *Server) reloads(ctx context.Context, f *listeners, o Options) {
 			return
 		case <-o.Reload.Asked:
 		}
-		before := *s.config()
-		c, err := o.Reload.Read(before)
+		c, err := o.Reload.Read(*s.config())
 		if err == nil {
 			err = s.reload(ctx, f, o, c)
 		}
-		s.tellReload(before.Changes(*s.config()), err)
+		s.tellReload(err)
 	}
 }
 
 // tellReload logs and counts the outcome of a reload.
-func (s *Server) tellReload(changes []string, err error) {
+func (s *Server) tellReload(err error) {
 	var bad *config.Error
 	switch {
 	case err == nil:
-		s.log.Info("the configuration was read again", "event", "config.reload", "outcome", "ok",
-			"changed", strings.Join(changes, "; "))
+		s.log.Info("the configuration was read again", "event", "config.reload", "outcome", "ok")
 	case errors.As(err, &bad):
 		for _, problem := range bad.Problems {
 			s.log.Error("the configuration stays as it was",
@@ -76,6 +74,8 @@ func (s *Server) reload(ctx context.Context, f *listeners, o Options, c Reread) 
 		return err // otherwise commands would use other settings than the server
 	}
 	warn(s.log, c.Warnings)
+	s.log.Info("settings change", // at the present level, which may be one of them
+		"event", "config.reload", "changed", strings.Join(s.config().Changes(c.Config), "; "))
 	s.follow(c.Config)
 	f.certificate.Store(certificate)
 	if level, err := c.Level(); err == nil && o.Level != nil {

@@ -44,7 +44,7 @@ func TestReload(t *testing.T) {
 			next := *h.Server.config()
 			change(&next)
 			err := h.reload(f, o, next)
-			h.Server.tellReload(nil, err)
+			h.Server.tellReload(err)
 			return err
 		}
 		if err := reload(func(c *config.Config) {

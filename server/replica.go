@@ -97,7 +97,10 @@ func (s *replica) lookForNews(ctx context.Context) {
 		s.row.SeenAt = storage.At(now)
 		err = s.db.Replicas().See(ctx, s.row, now.Add(-keepEnded))
 	}
-	if err == nil && s.news.AuditSeq > 0 && news.AuditSeq > s.news.AuditSeq {
+	if err == nil && s.news.AuditSeq == 0 { // the first look: go on where a server stopped
+		s.news.AuditSeq, err = s.db.Replicas().Alarmed(ctx, news.AuditSeq)
+	}
+	if err == nil && news.AuditSeq > s.news.AuditSeq {
 		err = s.logAlarms(ctx, s.news.AuditSeq, news.AuditSeq)
 	}
 	// A change of a client is an audit record.
@@ -119,6 +122,9 @@ const keyturnActor = "keyturn"
 // logAlarms logs the alarms among the audit records after a number, up to a limit of them.
 func (s *replica) logAlarms(ctx context.Context, after, until int64) error {
 	records, err := s.db.Audit().Alarms(ctx, after, until)
+	if err != nil || len(records) == 0 {
+		return err
+	}
 	for _, r := range records {
 		if r.Actor == keyturnActor {
 			continue
@@ -132,5 +138,5 @@ func (s *replica) logAlarms(ctx context.Context, after, until int64) error {
 			slog.String("reason", r.Reason),
 			slog.String("details", string(r.Details)))
 	}
-	return err
+	return s.db.Replicas().SetAlarmed(ctx, records[len(records)-1].Seq)
 }

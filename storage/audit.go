@@ -244,12 +244,15 @@ func (a Audit) Actors(ctx context.Context) ([]string, error) {
 		`SELECT DISTINCT actor FROM audit ORDER BY actor LIMIT $1`, engine.PageRows)
 }
 
-// Alarms returns the records after a number, up to a limit of them, that whoever watches the logs must see: changes of
-// keys, the end of all logins, a restore, and disabled users.
+// maxAlarms bounds the records that Alarms returns.
+const maxAlarms = 1000
+
+// Alarms returns the first records of a range of numbers that whoever watches the logs must see: changes of keys, the
+// end of all logins, a restore, and disabled users.
 func (a Audit) Alarms(ctx context.Context, after, until int64) (records []AuditRecord, err error) {
 	err = a.db.engine.Report(ctx, "audit alarms", &records, auditSelect+`WHERE seq > $1 AND seq <= $2
-		AND (type LIKE 'key.%' OR type IN ('database.restore', 'grant.revoke-all', 'user.disable')) ORDER BY seq`,
-		after, until)
+		AND (type LIKE 'key.%' OR type IN ('database.restore', 'grant.revoke-all', 'user.disable'))
+		ORDER BY seq LIMIT $3`, after, until, maxAlarms)
 	return records, err
 }
 

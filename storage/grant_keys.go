@@ -28,7 +28,9 @@ type KeyUse struct {
 }
 
 // ofKey is the condition of a KeyGrants: $1 is now, $2 since, $3 the kid, $4 when it stopped signing, or -1.
-const ofKey = `g.expires_at > $1 AND g.rotated_at >= $2
+// A client without rotation may have used its token since the time in the row.
+const ofKey = `g.expires_at > $1 AND (g.rotated_at >= $2 OR EXISTS (SELECT 1 FROM clients k WHERE k.id = g.client_id
+		AND NOT k.refresh_rotation))
 	AND (g.kid = $3 OR (CAST($4 AS BIGINT) >= 0 AND g.created_at <= CAST($4 AS BIGINT)))`
 
 // keyRevoked is the revoked_reason of grants that EndKeyGrants has ended.
@@ -50,7 +52,8 @@ const liveGrants = ` FROM grants g JOIN users u ON u.id = g.user_id AND u.epoch 
 	JOIN clients c ON c.id = g.client_id AND c.epoch = g.client_epoch AND c.disabled_at IS NULL `
 
 // tokenAlive is true if the newest access token of a grant has not expired: $1 is now, $5 the default TTL.
-const tokenAlive = `g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $5 END > $1`
+const tokenAlive = `(NOT c.refresh_rotation OR
+	g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $5 END > $1)`
 
 // KeyUse counts the live grants that can have had a token of the key, by client and audience, most first. It reads the
 // whole table: ErrTooSlow if that takes longer than within.
@@ -81,8 +84,9 @@ func (g Grants) LiveTokens(
 	}
 	rows, err := engine.ReadSlowly[count](ctx, g.db.engine, within, "live tokens",
 		`SELECT g.kid, COUNT(*) AS tokens`+liveGrants+`WHERE g.revoked_at IS NULL AND g.expires_at > $1
-		AND g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $2 END > $1 GROUP BY
-		g.kid`, At(now), Duration(ttl))
+		AND (NOT c.refresh_rotation
+			OR g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $2 END > $1) GROUP BY g.kid`,
+		At(now), Duration(ttl))
 	if err != nil {
 		return nil, err
 	}
@@ -93,11 +97,25 @@ func (g Grants) LiveTokens(
 	return tokens, nil
 }
 
+// CountKeyGrants counts the grants that EndKeyGrants would end. It reads the whole table: ErrTooSlow if that takes
+// longer than within.
+func (g Grants) CountKeyGrants(ctx context.Context, c KeyGrants, now time.Time, within time.Duration) (int64, error) {
+	n, err := engine.ReadSlowly[int64](ctx, g.db.engine, within, "grants of a key",
+		`SELECT COUNT(*) FROM grants g WHERE g.revoked_at IS NULL AND `+ofKey, c.args(now)...)
+	if err != nil {
+		return 0, err
+	}
+	return n[0], nil
+}
+
 // EndKeyGrants examines limit grants after the given id, in the order of the primary key, and ends those of the key. It
-// returns where to continue, 0 at the end of the table, and how many it ended. RecordKeyGrants writes the audit record.
+// returns where to continue, 0 at the end of the table, and how many it ended. If it ends any, it writes the audit
+// record in the same transaction, unless record is nil: one record stands for all batches.
 func (g Grants) EndKeyGrants(
 	ctx context.Context,
+	by Actor,
 	c KeyGrants,
+	record map[string]any,
 	after GrantID,
 	limit int,
 	now time.Time,
@@ -106,21 +124,16 @@ func (g Grants) EndKeyGrants(
 	if err != nil || next == 0 {
 		return 0, 0, err
 	}
-	n, err = g.db.engine.Change(ctx, "end grants of a key",
-		`UPDATE grants AS g SET revoked_at = $1, revoked_reason = '`+keyRevoked+`'
-		WHERE g.revoked_at IS NULL AND `+ofKey+` AND g.id > $5 AND g.id <= $6`,
-		append(c.args(now), after, next)...)
-	return next, n, err
-}
-
-// RecordKeyGrants writes one audit record for all grants that EndKeyGrants has ended, if there were any.
-func (g Grants) RecordKeyGrants(ctx context.Context, by Actor, c KeyGrants, ended int64, now time.Time) error {
-	if ended == 0 {
-		return nil
-	}
-	return g.db.inTx(ctx, "end grants of a key", func(t *tx) error {
-		return t.audit(by, now, Event{"grant.revoke-key", c.KID, map[string]any{"since": At(c.Since), "ended": ended}})
+	err = g.db.inTx(ctx, "end grants of a key", func(t *tx) error {
+		n, err = t.Change(`UPDATE grants AS g SET revoked_at = $1, revoked_reason = '`+keyRevoked+`'
+			WHERE g.revoked_at IS NULL AND `+ofKey+` AND g.id > $5 AND g.id <= $6`,
+			append(c.args(now), after, next)...)
+		if err != nil || n == 0 || record == nil {
+			return err
+		}
+		return t.audit(by, now, Event{"grant.revoke-key", c.KID, record})
 	})
+	return next, n, err
 }
 
 // AnyBefore reports whether a usable grant was made before the given time. It reads the whole table if there is none:

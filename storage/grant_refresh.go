@@ -126,7 +126,8 @@ func (r Refresh) Classify(s GrantState, now time.Time) RefreshOutcome {
 		return RefreshFresh
 	case s.Generation < r.Generation:
 		return RefreshAhead
-	case s.Generation > r.Generation+1: // the successor was used
+	case s.Generation > r.Generation+1, // the successor was used
+		s.KeptAt != nil && !s.KeptAt.Before(s.RotatedAt.Time):
 		return RefreshReuse
 	case r.inWindow(s.RotatedAt, now), s.LateRetryAt != nil && r.LateRetry > 0 && r.inWindow(*s.LateRetryAt, now):
 		return RefreshRetry
@@ -200,8 +201,19 @@ func (g Grants) rotateFresh(ctx context.Context, r Refresh, now time.Time) (Gran
 // renewals is how many times in an idle TTL the row of a grant without rotation is written.
 const renewals = 10
 
-// renew keeps the refresh token of a client without rotation. It writes the row only if the key that signs has changed,
-// or if the idle limit would move by more than a tenth: such clients may refresh at every call.
+// renewStatement moves the idle limit of a grant, and leaves the moment of its rotation, from which the retry window
+// runs.
+const renewStatement = `UPDATE grants AS g SET kept_at = $1, kid = $3,
+	idle_expires_at = CASE WHEN g.expires_at < $2 THEN g.expires_at ELSE $2 END
+	WHERE g.id = $4 AND g.family_hash = $5 AND g.client_id = $6 AND g.generation = $7 AND g.revoked_at IS NULL
+	AND g.expires_at >= $8 AND g.idle_expires_at > $1
+	AND EXISTS (SELECT 1 FROM users u WHERE u.id = g.user_id AND u.disabled_at IS NULL AND u.epoch = g.user_epoch)
+	AND EXISTS (SELECT 1 FROM clients c WHERE c.id = g.client_id AND c.disabled_at IS NULL
+		AND c.epoch = g.client_epoch)` + rotateReturning
+
+// renew keeps the refresh token of a client without rotation. It writes the row at the first use, and later only if the
+// key that signs has changed, or if the idle limit would move by more than a tenth: such clients may refresh at every
+// call.
 func (g Grants) renew(
 	ctx context.Context, r Refresh, s GrantState, now time.Time,
 ) (GrantState, RefreshOutcome, error) {
@@ -209,14 +221,12 @@ func (g Grants) renew(
 	if s.ExpiresAt.Before(idle) {
 		idle = s.ExpiresAt.Time
 	}
-	if s.KID == r.KID && idle.Sub(s.IdleExpiresAt.Time).Abs() <= r.IdleTTL/renewals {
+	if s.KeptAt != nil && s.KID == r.KID && idle.Sub(s.IdleExpiresAt.Time).Abs() <= r.IdleTTL/renewals {
 		return s, RefreshKept, nil
 	}
-	args := r.rotateArgs(now)
-	args[0] = r.Generation // it stays
 	var renewed GrantState
-	err := g.db.engine.ChangeReturning(ctx, "renew", &renewed, rotateSet+` AND g.generation = $8`+rotateReturning,
-		args...)
+	err := g.db.engine.ChangeReturning(ctx, "renew", &renewed, renewStatement, At(now), At(now.Add(r.IdleTTL)), r.KID,
+		r.ID, r.FamilyHash, r.Caller.ID, r.Generation, expiresAfter(now))
 	if errors.Is(err, ErrNotFound) {
 		return GrantState{}, "", fmt.Errorf("refresh: %w: the grant changed meanwhile", ErrUnavailable)
 	}
@@ -227,8 +237,12 @@ func (g Grants) renew(
 // lost its newest commits (failover, restored backup). It is not part of rotateFresh, because it must be audited.
 func (g Grants) catchUp(ctx context.Context, r Refresh, now time.Time) (GrantState, RefreshOutcome, error) {
 	var s GrantState
+	args, outcome := r.rotateArgs(now), RefreshAhead
+	if r.Keep {
+		args[0], outcome = r.Generation, RefreshKept // the token stays
+	}
 	err := g.db.inTx(ctx, "refresh ahead", func(t *tx) error {
-		if err := t.Get(&s, rotateSet+` AND g.generation < $8`+rotateReturning, r.rotateArgs(now)...); err != nil {
+		if err := t.Get(&s, rotateSet+` AND g.generation < $8`+rotateReturning, args...); err != nil {
 			return err
 		}
 		return t.audit(
@@ -240,7 +254,7 @@ func (g Grants) catchUp(ctx context.Context, r Refresh, now time.Time) (GrantSta
 	if errors.Is(err, ErrNotFound) {
 		return GrantState{}, "", fmt.Errorf("refresh: %w: the grant changed meanwhile", ErrUnavailable)
 	}
-	return s, RefreshAhead, err
+	return s, outcome, err
 }
 
 // retryLate accepts a retry after the window, as phone networks cause them, with the same successor, once per

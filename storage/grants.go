@@ -74,6 +74,8 @@ type Grant struct {
 	RevokedAt     *Time   `db:"revoked_at" json:"revoked_at"`
 	RevokedReason *string `db:"revoked_reason" json:"revoked_reason"`
 	LateRetryAt   *Time   `db:"late_retry_at" json:"late_retry_at"` // of the last late retry, if any
+	// of the last use, without rotation, of the newest refresh token, as far as it was written
+	KeptAt *Time `db:"kept_at" json:"-"`
 }
 
 // GrantState is a grant with everything that decides whether it is live, read in one statement.
@@ -101,7 +103,7 @@ func (s GrantState) Live(now time.Time) bool {
 
 const grantStateColumns = `g.id, g.user_id, g.user_epoch, g.client_epoch, g.client_id, g.family_hash, g.generation,
 	g.kid, g.scope, g.audience, g.created_at, g.rotated_at, g.expires_at, g.idle_expires_at, g.revoked_at,
-	g.revoked_reason, g.late_retry_at,
+	g.revoked_reason, g.late_retry_at, g.kept_at,
 	u.sub, u.username, COALESCE(u.roles, '[]') AS roles, COALESCE(LENGTH(u.roles), 0) AS roles_size,
 	u.epoch AS user_epoch_now, u.disabled_at AS user_disabled_at,
 	c.epoch AS client_epoch_now, c.disabled_at AS client_disabled_at,
@@ -140,6 +142,9 @@ type ListedGrant struct {
 
 // tellEnding sets EndedAt and EndedReason: the earliest end counts.
 func (g *ListedGrant) tellEnding(now time.Time) {
+	if g.KeptAt != nil && g.KeptAt.After(g.RotatedAt.Time) {
+		g.RotatedAt = *g.KeptAt // people see the last use
+	}
 	end := func(at *Time, reason string) {
 		if at != nil && (g.EndedAt == nil || at.Before(g.EndedAt.Time)) {
 			g.EndedAt, g.EndedReason = at, &reason

@@ -2,6 +2,8 @@ package storage
 
 import (
 	"context"
+	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/keyturn/keyturn/storage/internal/engine"
@@ -52,6 +54,28 @@ const metaRollCall = "roll call"
 func (r Replicas) CallRoll(ctx context.Context) error {
 	return r.db.Meta().Set(ctx, metaRollCall, timestampText(time.Now()))
 }
+
+// metaAlarmed names the number of the newest audit record whose alarm a server has logged.
+const metaAlarmed = "alarmed"
+
+// Alarmed returns the number of the newest audit record whose alarm a server has logged. If no server has logged one,
+// it begins with the given number.
+func (r Replicas) Alarmed(ctx context.Context, begin int64) (int64, error) {
+	text, err := r.db.Meta().SetOnce(ctx, metaAlarmed, seqText(begin))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(text, 10, 64)
+}
+
+// SetAlarmed advances that number, never back.
+func (r Replicas) SetAlarmed(ctx context.Context, seq int64) error {
+	_, err := r.db.engine.Change(ctx, "alarmed", setTimestamp, metaAlarmed, seqText(seq))
+	return err
+}
+
+// seqText has leading zeros, so that numbers compare as text.
+func seqText(seq int64) string { return fmt.Sprintf("%019d", seq) }
 
 // News is what a server looks for regularly.
 type News struct {

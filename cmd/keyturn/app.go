@@ -8,6 +8,7 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -136,6 +137,7 @@ type verb struct {
 	use, short string
 	args       cobra.PositionalArgs
 	complete   completion
+	files      bool // the arguments are names of files
 	reads      bool // the command changes nothing
 	create     bool // the command may create the database
 	migrate    bool // the command may update the schema
@@ -165,9 +167,12 @@ func (a *app) verb(v verb) *cobra.Command {
 	}
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if err := v.args(cmd, args); err != nil {
-			return fmt.Errorf("%s: want `%s`, not %d arguments", cmd.CommandPath(), cmd.UseLine(), len(args))
+			return fmt.Errorf("want `%s`, not %d arguments", cmd.UseLine(), len(args))
 		}
 		return nil
+	}
+	if v.files {
+		cmd.ValidArgsFunction = nil
 	}
 	addSettings(cmd.Flags(), config.ScopeDatabase)
 	by := addActor(cmd, v.reads)
@@ -179,6 +184,9 @@ func (a *app) verb(v verb) *cobra.Command {
 		set, err := a.readSettings(cmd.Flags(), false)
 		if err != nil {
 			return err
+		}
+		if !isWord(by.actor) {
+			return usageError{errors.New("--actor: want a name on one line, without control characters")}
 		}
 		options := a.adminOptions(set, *by)
 		options.Create, options.Migrate = v.create, v.migrate
@@ -246,6 +254,11 @@ func (a *app) adminOptions(set settings, by who) admin.Options {
 	}
 }
 
+// isWord reports whether a text fits one line of a list.
+func isWord(text string) bool {
+	return api.IsText(text) && !strings.ContainsFunc(text, unicode.IsControl)
+}
+
 // actor names who runs the command in the audit trail: os:NAME for a person, whom sudo names, or else the user of the
 // process. A given name stands beside the user and the user id of the process.
 func (a *app) actor(given string) string {
@@ -256,7 +269,7 @@ func (a *app) actor(given string) string {
 	if given != "" {
 		return fmt.Sprintf("%s (os:%s, uid %d)", given, name, os.Getuid())
 	}
-	if sudo := a.getenv("SUDO_USER"); api.IsText(sudo) && sudo != "" {
+	if sudo := a.getenv("SUDO_USER"); sudo != "" && isWord(sudo) {
 		name = sudo
 	}
 	return "os:" + name

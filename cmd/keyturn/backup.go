@@ -16,6 +16,7 @@ func backupCommand(a *app) *cobra.Command {
 		use:   "backup FILE",
 		short: "Copy the SQLite database to a new file while servers run",
 		args:  cobra.ExactArgs(1),
+		files: true,
 		reads: true,
 		act: func(ctx context.Context, op *operator, args []string) error {
 			if err := op.Backup(ctx, args[0]); err != nil {

@@ -134,7 +134,11 @@ func (c clientCommands) create() *cobra.Command {
 			return err
 		}
 		return c.print(made, func() {
-			c.pairs([][2]string{{"client_id", made.ID}, {"client_secret", orDash(made.Secret)}})
+			pairs := [][2]string{{"client_id", made.ID}}
+			if made.Secret != "" {
+				pairs = append(pairs, [2]string{"client_secret", made.Secret})
+			}
+			c.pairs(pairs)
 			if made.Secret != "" {
 				c.say("Keep the secret now: keyturn does not show it again.")
 			} else if !made.Public {
@@ -350,11 +354,11 @@ func (c clientCommands) rotateSecret() *cobra.Command {
 			return err
 		}
 		return c.print(rotated, func() {
-			c.pairs([][2]string{
-				{"client_id", rotated.ClientID},
-				{"client_secret", orDash(rotated.Secret)},
-				{"previous_expires_at", c.when(&rotated.PreviousExpiresAt)},
-			})
+			pairs := [][2]string{{"client_id", rotated.ClientID}}
+			if rotated.Secret != "" {
+				pairs = append(pairs, [2]string{"client_secret", rotated.Secret})
+			}
+			c.pairs(append(pairs, [2]string{"previous_expires_at", c.when(&rotated.PreviousExpiresAt)}))
 			c.sayOldSecret(rotated, span)
 		})
 	}

@@ -32,7 +32,7 @@ func (c configCommands) validate() *cobra.Command {
 		}
 		problems := admin.ServeProblems(cmd.Context(), set.Config, set.place)
 		if problems = append(problems, admin.PortProblems(cmd.Context(), set.Config)...); len(problems) > 0 {
-			return &config.Error{Problems: problems}
+			return set.wrong(problems)
 		}
 		for _, w := range set.Warnings() {
 			c.say("keyturn: warning: %v", w)

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"text/tabwriter"
+	"unicode"
 
 	"golang.org/x/term"
 )
@@ -29,10 +31,24 @@ func (c *console) print(data any, text func()) error {
 		text()
 		return nil
 	}
-	e := json.NewEncoder(c.stdout)
+	encoded, err := indented(data, "")
+	if err == nil {
+		_, err = c.stdout.Write(append(encoded, '\n'))
+	}
+	return err
+}
+
+// empty matches a field of indented JSON whose text is empty.
+var empty = regexp.MustCompile(`(?m)^(\s*"[^"\n]+": )""(,?)$`)
+
+// indented encodes data as JSON, where null stands for absent text.
+func indented(data any, prefix string) ([]byte, error) {
+	var text bytes.Buffer
+	e := json.NewEncoder(&text)
 	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(data)
+	e.SetIndent(prefix, "  ")
+	err := e.Encode(data)
+	return empty.ReplaceAll(bytes.TrimRight(text.Bytes(), "\n"), []byte("${1}null$2")), err
 }
 
 // list prints rows page by page, in constant memory: as one JSON array with --json, otherwise as tables with the column
@@ -61,15 +77,12 @@ func listJSON[T any](to io.Writer, each func(func([]T) error) error) error {
 	before := "[\n  "
 	err := each(func(page []T) error {
 		for _, row := range page {
-			var text bytes.Buffer
-			e := json.NewEncoder(&text)
-			e.SetEscapeHTML(false)
-			e.SetIndent("  ", "  ")
-			if err := e.Encode(row); err != nil {
+			text, err := indented(row, "  ")
+			if err != nil {
 				return err
 			}
 			w.WriteString(before)
-			w.Write(bytes.TrimRight(text.Bytes(), "\n"))
+			w.Write(text)
 			before = ",\n  "
 		}
 		return w.Flush()
@@ -95,6 +108,9 @@ func table(to io.Writer, heading []string, rows [][]string) error {
 		fmt.Fprintln(w, strings.Join(heading, "\t"))
 	}
 	for _, row := range rows {
+		for i, cell := range row {
+			row[i] = oneLine(cell)
+		}
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
 	return w.Flush()
@@ -104,9 +120,19 @@ func table(to io.Writer, heading []string, rows [][]string) error {
 func (c *console) pairs(pairs [][2]string) {
 	w := tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', 0)
 	for _, p := range pairs {
-		fmt.Fprintf(w, "%s\t%s\n", p[0], p[1])
+		fmt.Fprintf(w, "%s\t%s\n", p[0], oneLine(p[1]))
 	}
 	w.Flush()
+}
+
+// oneLine replaces control characters, which could pretend to be other rows.
+func oneLine(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, text)
 }
 
 // say prints a message to standard error.

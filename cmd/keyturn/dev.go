@@ -47,14 +47,16 @@ func (d devCommand) root() *cobra.Command {
 	d.completeWord(cmd, "log-level", "debug", "info", "warn", "error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		for _, address := range []string{f.public, f.admin} {
-			at, err := netip.ParseAddrPort(address)
-			if err != nil {
+			if _, _, err := net.SplitHostPort(address); err != nil {
 				return usageError{fmt.Errorf("dev: %q is not an address such as 127.0.0.1:8080", address)}
 			}
-			if !at.Addr().IsLoopback() && !f.remote {
+			if at, err := netip.ParseAddrPort(address); (err != nil || !at.Addr().IsLoopback()) && !f.remote {
 				return usageError{fmt.Errorf("dev: %q is not a loopback address such as 127.0.0.1:8080: its secrets "+
 					"are for everybody to see; --allow-remote allows it, for instance in a container", address)}
 			}
+		}
+		if _, err := (config.Config{LogLevel: f.logLevel}).Level(); err != nil {
+			return usageError{err}
 		}
 		return d.run(cmd.Context(), f)
 	}

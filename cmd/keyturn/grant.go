@@ -181,10 +181,18 @@ func (g grantCommands) mayRevoke(ctx context.Context, op *operator, s grantSelec
 	if yes || len(s.ids) > 0 {
 		return nil
 	}
-	live, err := op.Grants().CountLive(ctx, s.user, s.client)
-	if errors.Is(err, admin.ErrInvalid) {
-		return err
+	if s.user != "" {
+		_, err := op.Users().Find(ctx, s.user)
+		if errors.Is(err, admin.ErrNotFound) || errors.Is(err, admin.ErrInvalid) {
+			return err
+		}
 	}
+	if s.client != "" {
+		if _, err := op.Clients().Find(ctx, s.client); errors.Is(err, admin.ErrNotFound) {
+			return err
+		}
+	}
+	live, err := op.Grants().CountLive(ctx, s.user, s.client)
 	return g.mayEnd(op, false, s.what(), live, err)
 }
 

@@ -36,7 +36,7 @@ func healthcheckCommand(a *app) *cobra.Command {
 			return err
 		}
 		a.say("ready")
-		return nil
+		return a.print(map[string]bool{"ready": true}, func() {})
 	}
 	return cmd
 }

@@ -24,12 +24,19 @@ func (a *app) dress(root *cobra.Command) {
 		RunE:              func(cmd *cobra.Command, args []string) error { return helpOn(cmd.Root(), args) },
 	})
 	a.completeWord(root, "output", "text", "json")
+	root.InitDefaultCompletionCmd("completion")
+	if completion, _, err := root.Find([]string{"completion"}); err == nil {
+		completion.Args = cobra.ArbitraryArgs
+		completion.RunE = func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError{fmt.Errorf("completion: name a shell: %s", strings.Join(below(cmd), ", "))}
+			}
+			return unknownCommand(cmd, "completion: unknown shell", args[0])
+		}
+	}
 	each(root, func(cmd *cobra.Command) {
 		path := strings.TrimPrefix(cmd.CommandPath(), "keyturn ")
 		cmd.Example = indent(verbExamples[path])
-		if cmd.ValidArgsFunction == nil && cmd.Runnable() && !cmd.HasSubCommands() {
-			cmd.ValidArgsFunction = cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault)
-		}
 	})
 }
 

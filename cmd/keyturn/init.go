@@ -46,7 +46,12 @@ func (i initCommand) root() *cobra.Command {
 		} else if err := i.differences(cmd.Flags(), path, answers); err != nil {
 			return err
 		}
-		return i.finish(cmd.Context(), path, written)
+		err = i.finish(cmd.Context(), path, written)
+		if err != nil && written && i.asks() {
+			i.say("Your answers are in %s: correct them there and run init again, or remove the file to answer again.",
+				path)
+		}
+		return err
 	}
 	return cmd
 }
@@ -118,7 +123,10 @@ func (i initCommand) differences(flags *pflag.FlagSet, path, answers string) err
 		}
 		before, after := s.Value(have), s.Value(wanted)
 		if s.Key == "database" {
-			before, after = "another database", "this one"
+			before, after = withoutPassword(have.Database), withoutPassword(wanted.Database)
+		}
+		if s.Key == "issuer" {
+			after = asURL(wanted.Issuer)
 		}
 		if !reflect.DeepEqual(before, after) {
 			i.say("%s: %s has %v, and %s has %v. The file stays: edit it if you want the other value.",
@@ -126,6 +134,15 @@ func (i initCommand) differences(flags *pflag.FlagSet, path, answers string) err
 		}
 	}
 	return nil
+}
+
+// withoutPassword returns the setting of a database without its password.
+func withoutPassword(database string) string {
+	source, err := storage.ParseSource(database, true)
+	if err != nil {
+		return "another database"
+	}
+	return source.String()
 }
 
 // commented is a configuration file with all settings and their manual. Settings with their default are comments.

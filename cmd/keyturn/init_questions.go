@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/keyturn/keyturn/config"
+	"github.com/keyturn/keyturn/storage"
 )
 
 // question asks for a setting of a first configuration.
@@ -26,6 +28,25 @@ func (q question) prompt() string {
 		return q.ask + ": "
 	}
 	return q.ask + " [" + q.standard + "]: "
+}
+
+// check checks one answer by itself. The answers together are checked at the end.
+func (q question) check(text string) error {
+	switch q.key {
+	case "issuer":
+		return config.CheckIssuer(text)
+	case "behind_proxy":
+		if text != "true" && text != "false" {
+			return errors.New("want yes or no")
+		}
+	case "database":
+		source, err := storage.ParseSource(text, false)
+		if err == nil && source.File() != "" {
+			_, err = os.Stat(filepath.Dir(source.File()))
+		}
+		return err
+	}
+	return nil
 }
 
 var yesNo = map[string]string{
@@ -139,7 +160,7 @@ func (i initCommand) answer(q question) (string, error) {
 			return "", fmt.Errorf("init: %w", err)
 		}
 		text := q.value(line)
-		switch err := checkWord(text); {
+		switch err := errors.Join(checkWord(text), q.check(text)); {
 		case text == "" && q.standard != "":
 			return q.value(q.standard), nil
 		case text == "":

@@ -84,6 +84,9 @@ func (o *revocationOrder) check(now time.Time) (err error) {
 		return usageError{errors.New("--new-master-key-file needs --store-leaked; " +
 			"without a leak, change the master key with `keyturn keys rewrap`")}
 	}
+	if o.kid == "" {
+		return usageError{errors.New("keys revoke: name a key: by its kid, or as current or next")}
+	}
 	if o.kid == "all" {
 		if !o.storeLeaked {
 			return usageError{errors.New("revoke all needs --store-leaked: it destroys every private half")}

@@ -94,6 +94,12 @@ func (k keyCommands) rewrap() *cobra.Command {
 		}
 		return k.print(done, func() {
 			k.rewrappedText(done)
+			if plan.ReadOnly {
+				k.say("Everything is sealed under the new master key. Now remove every other line from the source of "+
+					"%s, which this host cannot write. Keep the old key as long as you keep backups that need it.",
+					plan.MasterKeyFile)
+				return
+			}
 			k.say("Everything is sealed under the new master key. Now run `cp %s %s` on every host. Restart the "+
 				"servers if the old key has leaked. Keep the old key as long as you keep backups that need "+
 				"it.", file, plan.MasterKeyFile)

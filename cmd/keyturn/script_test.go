@@ -205,7 +205,8 @@ func newer(ts *testscript.TestScript, _ bool, args []string) {
 // older takes the newest migration back.
 func older(ts *testscript.TestScript) {
 	tamper(ts, `DROP TABLE replicas`, `DROP TABLE endings`, `ALTER TABLE clients DROP COLUMN refresh_rotation`,
-		`ALTER TABLE clients DROP COLUMN claims`, `DELETE FROM schema_version WHERE version_id = 5`)
+		`ALTER TABLE clients DROP COLUMN claims`, `ALTER TABLE grants DROP COLUMN kept_at`,
+		`DELETE FROM schema_version WHERE version_id = 5`)
 }
 
 // disagree requires that serve, config validate and doctor refuse a configuration for a reason, with exit code 78.

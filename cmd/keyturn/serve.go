@@ -33,7 +33,7 @@ func (s serveCommand) root() *cobra.Command {
 			return err
 		}
 		if problems := admin.FileProblems(set.Config, set.place); len(problems) > 0 {
-			return &config.Error{Problems: problems}
+			return set.wrong(problems)
 		}
 		return s.run(cmd.Context(), set, func(running config.Config) (server.Reread, error) {
 			return s.reread(cmd.Flags(), running)
@@ -66,7 +66,11 @@ func (s serveCommand) run(
 	}()
 	listeners, err := listen(set.Config)
 	if err != nil {
-		return &config.Error{Problems: []error{err}}
+		return set.wrong([]error{err})
+	}
+	var made []string
+	if set.place.Database.File() != "" {
+		made, _ = admin.Missing(ctx, set.place) // opening reports the error
 	}
 	makeRoom(set.HashSlots(cpus))
 	return server.Serve(ctx, set.Config, set.place, server.Options{
@@ -76,7 +80,12 @@ func (s serveCommand) run(
 		Tracer:  tracer,
 		Reload:  server.Reload{Asked: hangUp, Read: reread},
 		CPUs:    cpus,
-		Opened:  freeMemory,
+		Opened: func() {
+			freeMemory()
+			for _, what := range made {
+				log.Warn("created "+what, "advice", "back up the database and the master key, apart from each other")
+			}
+		},
 	}, listeners)
 }
 

@@ -70,6 +70,9 @@ func (s sources) readSettings(flags *pflag.FlagSet, forServe bool) (settings, er
 	for key := range l.values {
 		set.given[key] = true
 	}
+	if l.unread {
+		return set, &config.Error{Problems: l.problems} // what the file says is unknown
+	}
 	c, problems := config.Parse(l.values)
 	problems = append(l.problems, problems...)
 	if c.RefreshRetryWindow == 0 && !set.given["refresh_late_retry"] {

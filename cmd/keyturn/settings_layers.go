@@ -22,6 +22,7 @@ type layers struct {
 	values   map[string]any
 	origins  map[string]string // source of each value
 	problems []error
+	unread   bool // the file could not be read
 }
 
 func newLayers() layers { return layers{values: map[string]any{}, origins: map[string]string{}} }
@@ -41,6 +42,7 @@ func (l *layers) add(over layers) {
 	maps.Copy(l.values, over.values)
 	maps.Copy(l.origins, over.origins)
 	l.problems = append(l.problems, over.problems...)
+	l.unread = l.unread || over.unread
 }
 
 // located adds to each problem the sources of the settings that it names, unless it names them already. A flag is on
@@ -65,6 +67,12 @@ func (l *layers) located(problems []error) (located []error) {
 		located = append(located, problem)
 	}
 	return located
+}
+
+// wrong returns an error with problems of the settings, and where each of them stands.
+func (s settings) wrong(problems []error) error {
+	l := layers{origins: s.origins}
+	return &config.Error{Problems: l.located(problems)}
 }
 
 // namesKey reports whether a text has a key as a word.
@@ -129,6 +137,7 @@ func readConfigFile(path string) layers {
 	entries, err := parseConfigFile(path)
 	if err != nil {
 		l.fail("config: %w", err)
+		l.unread = true
 		return l
 	}
 	for i := 0; i+1 < len(entries); i += 2 {

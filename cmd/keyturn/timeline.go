@@ -94,6 +94,8 @@ func (f timelineFlags) view(lives []admin.KeyLife, last *admin.KeyIncident, now 
 		return v, fmt.Errorf("%w: no key was ever revoked", admin.ErrNotFound)
 	case f.incident, last != nil && !last.Over && !chosen:
 		v = incidentView(last, now)
+	case last != nil && !last.Over:
+		v.incident = last
 	}
 	from, err := parseSince("from", f.from, now)
 	if err != nil {

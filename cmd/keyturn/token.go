@@ -87,7 +87,9 @@ func (t tokenCommands) explain(r admin.TokenReport) {
 // claim formats a claim, with the meaning of times.
 func (t tokenCommands) claim(name string, value any) string {
 	seconds, ok := value.(float64)
-	if !ok || !slices.Contains([]string{"exp", "iat", "nbf", "auth_time"}, name) {
+	const year10000 = 253402300800
+	times := []string{"exp", "iat", "nbf", "auth_time"}
+	if !ok || seconds < 0 || seconds >= year10000 || !slices.Contains(times, name) {
 		return plain(value)
 	}
 	return fmt.Sprintf("%.0f, %s", seconds, t.when(&admin.Time{Time: time.Unix(int64(seconds), 0).UTC()}))

@@ -104,7 +104,7 @@ type shownUser struct {
 	Throttle []admin.ThrottleState `json:"throttle"`
 }
 
-// u.throttleText describes the throttle of an account at one place.
+// throttleText describes the throttle of an account at one place.
 func (u userCommands) throttleText(s admin.ThrottleState) string {
 	next := "the next login is judged"
 	switch {

@@ -35,6 +35,7 @@ func (u userCommands) importFile() *cobra.Command {
 		use:    "import FILE",
 		short:  "Import users with their password hashes from another system; FILE may be - for standard input",
 		args:   cobra.ExactArgs(1),
+		files:  true,
 		create: true,
 		act:    act,
 	})

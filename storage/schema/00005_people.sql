@@ -6,6 +6,9 @@
 ALTER TABLE clients ADD COLUMN refresh_rotation BOOLEAN NOT NULL DEFAULT TRUE;
 ALTER TABLE clients ADD COLUMN claims TEXT NOT NULL DEFAULT '[]';
 
+-- When a refresh token that does not rotate was last used, as far as it was written.
+ALTER TABLE grants ADD COLUMN kept_at BIGINT;
+
 CREATE TABLE replicas (
     id         TEXT PRIMARY KEY,
     name       TEXT NOT NULL,

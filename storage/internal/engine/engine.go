@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -90,8 +91,8 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if err != nil {
 		db.Close()
 		if db.kind == SQLite {
-			if code, ok := sqliteCode(err); ok && isDamaged(code) {
-				err = errors.New(err.Error()) // trying again does not help: it is not ErrUnavailable
+			if code, ok := sqliteCode(err); ok && isUnusable(code) {
+				err = errors.New(strings.ReplaceAll(err.Error(), ErrUnavailable.Error()+": ", ""))
 			}
 			err = fmt.Errorf("database %s: %w", db.path, err)
 		}

@@ -78,9 +78,14 @@ func sqliteDSN(path, extra string) string {
 	return u.String()
 }
 
-// isDamaged reports that a file is no intact database.
-func isDamaged(code int) bool {
-	return code&0xff == sqlite3.SQLITE_CORRUPT || code&0xff == sqlite3.SQLITE_NOTADB
+// isUnusable reports that a file is no intact database, or may not be used by this user: trying again does not help.
+func isUnusable(code int) bool {
+	switch code & 0xff {
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN,
+		sqlite3.SQLITE_PERM:
+		return true
+	}
+	return false
 }
 
 func isBusy(code int) bool { return code&0xff == sqlite3.SQLITE_BUSY }
