@@ -49,3 +49,12 @@ func (h *Harness) Exec(statement string) {
 	h.T.Helper()
 	storagetest.MustExec(h.T, storagetest.Raw(h.T, h.Config.Database), statement)
 }
+
+// Serving is a replica with its loops.
+type Serving = serving
+
+// Helpers of tests from outside the package.
+var (
+	ServeWith = serveWith
+	CrowdOf   = crowdOf
+)

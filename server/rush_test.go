@@ -1,4 +1,4 @@
-package server
+package server_test
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/server"
 	"github.com/keyturn/keyturn/server/servertest"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
@@ -48,25 +49,25 @@ func TestRush(t *testing.T) {
 }
 
 func (c rush) run(t *testing.T, databaseURL string) {
-	config := ConfigFor(databaseURL)
+	config := server.ConfigFor(databaseURL)
 	config.KeyBits, config.LogLevel = c.bits, "error"
 	if c.replicas > 1 { // which do not know for how long a client has waited at another
 		config.RefreshLateRetry = 24 * time.Hour
 	}
-	if !IsSQLite(databaseURL) {
-		config.MasterKeyFile = MasterFile(t)
+	if !server.IsSQLite(databaseURL) {
+		config.MasterKeyFile = server.MasterFile(t)
 	}
 	generate := keystest.Generator()
 	if c.bits != 2048 {
 		generate = func(bits int) (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, bits) }
 	}
-	var replicas []*serving
+	var replicas []*server.Serving
 	for range c.replicas {
-		replicas = append(replicas, serveWith(t, config, Options{Generate: generate, CPUs: c.cpus}))
+		replicas = append(replicas, server.ServeWith(t, config, server.Options{Generate: generate, CPUs: c.cpus}))
 	}
 	replicas[0].Provision()
-	crowd := crowdOf(replicas...)
-	limited, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	crowd := server.CrowdOf(replicas...)
+	limited, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	filled := replicas[0].FillGrants("app", c.clients)
 	result := servertest.Rush{Next: make([]string, c.clients)}
@@ -90,7 +91,7 @@ func (c rush) run(t *testing.T, databaseURL string) {
 		result.Refusals, result.Took.Round(time.Millisecond))
 	var late int
 	row := storagetest.Raw(t, databaseURL).QueryRow(`SELECT COUNT(*) FROM audit WHERE type = 'grant.late-retry'`)
-	Must(0, row.Scan(&late))
+	server.Must(0, row.Scan(&late))
 	t.Logf("%d of them repeated later than the retry window", late)
 	if result.Lost > 0 || result.Unserved > 0 {
 		t.Errorf("%d of %d sessions were lost, %d not served", result.Lost, result.Clients, result.Unserved)

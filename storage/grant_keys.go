@@ -27,10 +27,12 @@ type KeyUse struct {
 	Tokens int64 `db:"tokens" json:"tokens"`
 }
 
+// isKept is true for a grant whose refresh token does not rotate. It may have been used since the time in its row.
+const isKept = `COALESCE(g.kept_at >= g.rotated_at, FALSE)`
+
 // ofKey is the condition of a KeyGrants: $1 is now, $2 since, $3 the kid, $4 when it stopped signing, or -1.
-// A client without rotation may have used its token since the time in the row.
-const ofKey = `g.expires_at > $1 AND (g.rotated_at >= $2 OR EXISTS (SELECT 1 FROM clients k WHERE k.id = g.client_id
-		AND NOT k.refresh_rotation))
+// It reads no other table: a lock on one must not delay the answer to a leak.
+const ofKey = `g.expires_at > $1 AND (g.rotated_at >= $2 OR ` + isKept + `)
 	AND (g.kid = $3 OR (CAST($4 AS BIGINT) >= 0 AND g.created_at <= CAST($4 AS BIGINT)))`
 
 // keyRevoked is the revoked_reason of grants that EndKeyGrants has ended.
@@ -52,7 +54,7 @@ const liveGrants = ` FROM grants g JOIN users u ON u.id = g.user_id AND u.epoch 
 	JOIN clients c ON c.id = g.client_id AND c.epoch = g.client_epoch AND c.disabled_at IS NULL `
 
 // tokenAlive is true if the newest access token of a grant has not expired: $1 is now, $5 the default TTL.
-const tokenAlive = `(NOT c.refresh_rotation OR
+const tokenAlive = `(` + isKept + ` OR
 	g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $5 END > $1)`
 
 // KeyUse counts the live grants that can have had a token of the key, by client and audience, most first. It reads the
@@ -84,7 +86,7 @@ func (g Grants) LiveTokens(
 	}
 	rows, err := engine.ReadSlowly[count](ctx, g.db.engine, within, "live tokens",
 		`SELECT g.kid, COUNT(*) AS tokens`+liveGrants+`WHERE g.revoked_at IS NULL AND g.expires_at > $1
-		AND (NOT c.refresh_rotation
+		AND (`+isKept+`
 			OR g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $2 END > $1) GROUP BY g.kid`,
 		At(now), Duration(ttl))
 	if err != nil {
