@@ -54,6 +54,7 @@ var resourceServers = []resourceServer{
 	{name: "express-oauth2-jwt-bearer", inHaste: []string{"5 * 60_000", "3_000"}, away: 503},
 	{name: "apache-jwks", inHaste: []string{"jwks_uri.expiry=300", "jwks_uri.expiry=3"}, away: 401},
 	{name: "apache-introspection", introspects: true, away: 401},
+	{name: "haproxy", inHaste: []string{"interval=300", "interval=3"}, away: 503, background: true, leeway: true},
 	{name: "nginx", introspects: true, away: 503},
 	{name: "curl", introspects: true, away: 503},
 }
