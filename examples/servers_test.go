@@ -9,14 +9,11 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net/http"
 	"net/url"
 	"os"
@@ -247,7 +244,7 @@ func (s *asking) forged(good string) map[string]string {
 		signature[i] = 'A'
 	}
 	hs256 := with(parts[0], map[string]any{"alg": "HS256"}) + "." + parts[1]
-	mac := hmac.New(sha256.New, s.publicPEM(decode(parts[0])["kid"].(string)))
+	mac := hmac.New(sha256.New, s.publicKeys()[decode(parts[0])["kid"].(string)])
 	mac.Write([]byte(hs256))
 	own := map[string]any{"kty": "RSA", "n": b64.EncodeToString(forger.N.Bytes()), "e": "AQAB"}
 	return map[string]string{
@@ -268,35 +265,6 @@ func (s *asking) forged(good string) map[string]string {
 			parts[1],
 		),
 	}
-}
-
-// publicPEM returns a public key of the JWKS as PEM.
-func (s *asking) publicPEM(kid string) []byte {
-	s.t.Helper()
-	r, err := http.Get(s.issuer + "/.well-known/jwks.json")
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer r.Body.Close()
-	var set struct{ Keys []struct{ KID, N string } }
-	if err := json.NewDecoder(r.Body).Decode(&set); err != nil {
-		s.t.Fatal(err)
-	}
-	for _, key := range set.Keys {
-		if key.KID == kid {
-			n, err := base64.RawURLEncoding.DecodeString(key.N)
-			if err != nil {
-				s.t.Fatal(err)
-			}
-			der, err := x509.MarshalPKIXPublicKey(&rsa.PublicKey{N: new(big.Int).SetBytes(n), E: 65537})
-			if err != nil {
-				s.t.Fatal(err)
-			}
-			return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
-		}
-	}
-	s.t.Fatal("no such key")
-	return nil
 }
 
 // hearsOfRevocation asserts that a server that introspects refuses a revoked token.
