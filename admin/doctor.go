@@ -76,6 +76,10 @@ func Doctor(ctx context.Context, p Patient, o Options) []Finding {
 
 // begun reports whether the database has keys: Open would make them.
 func (d *doctor) begun(ctx context.Context) bool {
+	if FileProblems(d.Config, d.Place) != nil {
+		d.add("database", FindingFailed, "it was not opened", "correct the configuration first")
+		return false
+	}
 	begun, err := d.Place.Begun(ctx)
 	switch {
 	case errors.Is(err, storage.ErrEmpty), errors.Is(err, storage.ErrNoDatabase), err == nil && !begun:
@@ -555,15 +559,15 @@ func answersAsKeyturn(ctx context.Context, address string) bool {
 	return askNeighbour(ctx, address, readinessPath, serving)
 }
 
-// servesIssuer reports whether a server of this issuer answers at the public listener.
-func servesIssuer(ctx context.Context, c config.Config) bool {
+// servesIssuer reports whether a server of an issuer, "" for any, answers at the public listener.
+func servesIssuer(ctx context.Context, c config.Config, issuer string) bool {
 	metadata, err := url.Parse(api.MetadataURL(c.Issuer))
 	if err != nil {
 		return false
 	}
 	return askNeighbour(ctx, c.Listen, metadata.EscapedPath(), func(text string) bool {
 		var m api.Metadata
-		return json.Unmarshal([]byte(text), &m) == nil && m.Issuer == c.Issuer
+		return json.Unmarshal([]byte(text), &m) == nil && m.Issuer != "" && (issuer == "" || m.Issuer == issuer)
 	})
 }
 

@@ -212,9 +212,11 @@ func (a Keys) EndGrants(ctx context.Context, kid string, since time.Time) (ended
 	if err != nil || !ok {
 		return 0, err
 	}
-	record := map[string]any{"since": storage.At(c.Since), "ended": nil} // null: too many to count
+	// The record is written with the first batch. It has the number of grants to end, or null if they are too many to
+	// count.
+	record := map[string]any{"since": storage.At(c.Since), "grants": nil}
 	if n, err := a.db.Grants().CountKeyGrants(ctx, c, a.now(), a.count); err == nil {
-		record["ended"] = n
+		record["grants"] = n
 	}
 	for after := storage.GrantID(0); ; {
 		next, n, err := a.db.Grants().EndKeyGrants(ctx, a.by, c, record, after, endBatch, a.now())

@@ -98,9 +98,6 @@ func (a *Admin) Running(ctx context.Context) ([]storage.Replica, error) {
 // answering lists the servers that answer a roll call. The table itself cannot tell: it may have come with a backup,
 // and the servers of its rows may be gone.
 func (a *Admin) answering(ctx context.Context) (answered []storage.Replica, err error) {
-	if a.db.Kind() == storage.SQLite {
-		return nil, nil // its lock has told
-	}
 	before, err := a.Running(ctx)
 	if err != nil {
 		return nil, err
@@ -109,7 +106,7 @@ func (a *Admin) answering(ctx context.Context) (answered []storage.Replica, err 
 		return nil, err
 	}
 	if a.say != nil {
-		a.say("Waiting for %v for servers that still run.", rollCall)
+		a.say("Waiting %v for running servers to answer.", rollCall)
 	}
 	for deadline := time.Now().Add(rollCall); time.Now().Before(deadline); {
 		now, err := a.Running(ctx)
@@ -121,6 +118,13 @@ func (a *Admin) answering(ctx context.Context) (answered []storage.Replica, err 
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-time.After(rollCall / 30):
+		}
+	}
+	for _, r := range before {
+		silent := !slices.ContainsFunc(answered, func(other storage.Replica) bool { return other.ID == r.ID })
+		if silent && a.say != nil {
+			a.say("The server %s, last seen at %s, does not answer: see that it is stopped.", r.Name,
+				r.SeenAt.Format(time.RFC3339))
 		}
 	}
 	return answered, nil

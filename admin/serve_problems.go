@@ -33,13 +33,13 @@ const databaseTimeout = 10 * time.Second
 // must not serve. A database that does not answer is no problem. It changes nothing.
 func ServeProblems(ctx context.Context, c config.Config, p keys.Place) []error {
 	problems := FileProblems(c, p)
-	if p.CheckMasterKey() != nil {
-		return problems // nothing opens without it
+	if len(problems) > 0 {
+		return problems // opening would fail, and leave files behind
 	}
 	ctx, cancel := context.WithTimeout(ctx, databaseTimeout)
 	defer cancel()
 	err := databaseProblem(ctx, c, p)
-	if len(problems) == 0 && err != nil && !errors.Is(err, storage.ErrUnavailable) && ctx.Err() == nil {
+	if err != nil && !errors.Is(err, storage.ErrUnavailable) && ctx.Err() == nil {
 		problems = append(problems, err)
 	}
 	return problems
@@ -72,7 +72,8 @@ func PortProblems(ctx context.Context, c config.Config) (problems []error) {
 	defer free()
 	admin, freeToo := tryPort("admin_listen", c.AdminListen) // the two must not be the same
 	defer freeToo()
-	ours := public != nil && servesIssuer(ctx, c)
+	ours := public != nil && (servesIssuer(ctx, c, c.Issuer) ||
+		admin != nil && servesIssuer(ctx, c, "") && answersAsKeyturn(ctx, c.AdminListen))
 	if public != nil && !ours {
 		problems = append(problems, public)
 	}
@@ -83,7 +84,7 @@ func PortProblems(ctx context.Context, c config.Config) (problems []error) {
 }
 
 // tryPort opens a port, until free is called. Config.Problems reports an address that is none.
-func tryPort(key, address string) (err error, free func()) {
+func tryPort(key, address string) (taken error, free func()) {
 	if _, port, err := net.SplitHostPort(address); err != nil || !isPort(port) {
 		return nil, func() {}
 	}

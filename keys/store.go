@@ -213,8 +213,8 @@ func (p Place) CheckMasterKey() error {
 	}
 	file := p.Database.File()
 	info, e := os.Stat(file)
-	if file != "" && (errors.Is(e, os.ErrNotExist) || e == nil && info.Size() == 0) {
-		return nil
+	if file != "" && (errors.Is(e, os.ErrNotExist) || e == nil && (info.Size() == 0 || info.IsDir())) {
+		return nil // a folder is reported as such
 	}
 	_, err = openMaster(p, false)
 	return err
@@ -230,6 +230,11 @@ func (p Place) FolderProblems() (problems []error) {
 	file := p.Database.File()
 	if file != "" {
 		add(checkWritable("database", file))
+		for _, beside := range []string{file + "-wal", file + "-shm"} {
+			if _, err := os.Stat(beside); err == nil && len(problems) == 0 {
+				add(checkWritable("database", beside))
+			}
+		}
 	}
 	if _, err := os.Stat(p.MasterKeyFile); errors.Is(err, os.ErrNotExist) && file != "" {
 		if filepath.Dir(file) != filepath.Dir(p.MasterKeyFile) || len(problems) == 0 {

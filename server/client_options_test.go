@@ -150,13 +150,35 @@ func TestFixedTokenHasNoRetryWindow(t *testing.T) {
 	})
 }
 
+// Rotation that goes off, on and off again leaves no replaced token that works.
+func TestRotationIsSwitchedTwice(t *testing.T) {
+	t.Parallel()
+	server.Each(t, func(t *testing.T, h *server.Harness) {
+		updateApp(h, keep)
+		first := h.Login("app").RefreshToken
+		h.Refresh("app", first).Tokens(t)
+		h.Step(time.Minute)
+		updateApp(h, rotate)
+		second := h.Refresh("app", first).Tokens(t).RefreshToken
+		updateApp(h, keep)
+		for range 3 {
+			h.Step(time.Hour)
+			h.Refresh("app", second).Tokens(t)
+		}
+		if r := h.Refresh("app", first); r.Status != 400 {
+			t.Errorf("the replaced token: %d", r.Status)
+		}
+	})
+}
+
 // After lost commits the newest fixed token stays, and so does its login.
 func TestFixedTokenAfterAFailover(t *testing.T) {
 	t.Parallel()
 	server.Each(t, func(t *testing.T, h *server.Harness) {
-		tokens := h.Login("app")
+		tokens, before := h.Login("app"), ""
 		for range 2 {
-			tokens = h.Refresh("app", tokens.RefreshToken).Tokens(t)
+			before = tokens.RefreshToken
+			tokens = h.Refresh("app", before).Tokens(t)
 		}
 		updateApp(h, keep)
 		h.Exec(`UPDATE grants SET generation = generation - 1`)
@@ -165,6 +187,9 @@ func TestFixedTokenAfterAFailover(t *testing.T) {
 			if got := h.Refresh("app", tokens.RefreshToken).Tokens(t).RefreshToken; got != tokens.RefreshToken {
 				t.Fatal("another token")
 			}
+		}
+		if r := h.Refresh("app", before); r.Status != 400 {
+			t.Errorf("the token before it: %d", r.Status)
 		}
 	})
 }

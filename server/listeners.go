@@ -205,7 +205,8 @@ func openWhenAvailable(
 
 // permanent marks an error that stays until a person acts: a supervisor must not start the server again and again.
 func permanent(err error) error {
-	if err == nil || errors.Is(err, storage.ErrUnavailable) || errors.Is(err, context.Canceled) {
+	passing := errors.Is(err, storage.ErrUnavailable) && !storage.Unusable(err)
+	if err == nil || passing || errors.Is(err, context.Canceled) {
 		return err
 	}
 	return &config.Error{Problems: []error{err}}

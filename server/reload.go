@@ -74,8 +74,9 @@ func (s *Server) reload(ctx context.Context, f *listeners, o Options, c Reread) 
 		return err // otherwise commands would use other settings than the server
 	}
 	warn(s.log, c.Warnings)
-	s.log.Info("settings change", // at the present level, which may be one of them
-		"event", "config.reload", "changed", strings.Join(s.config().Changes(c.Config), "; "))
+	if changes := s.config().Changes(c.Config); len(changes) > 0 { // at the present level, which may be one of them
+		s.log.Info("settings change", "event", "config.reload", "changed", strings.Join(changes, "; "))
+	}
 	s.follow(c.Config)
 	f.certificate.Store(certificate)
 	if level, err := c.Level(); err == nil && o.Level != nil {

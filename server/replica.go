@@ -119,24 +119,35 @@ func (s *replica) lookForNews(ctx context.Context) {
 // keyturnActor is the actor of the changes that servers make by themselves. The server that makes one logs it.
 const keyturnActor = "keyturn"
 
-// logAlarms logs the alarms among the audit records after a number, up to a limit of them.
+// logAlarms logs the alarms among the audit records after a number, up to another.
 func (s *replica) logAlarms(ctx context.Context, after, until int64) error {
-	records, err := s.db.Audit().Alarms(ctx, after, until)
-	if err != nil || len(records) == 0 {
-		return err
-	}
-	for _, r := range records {
-		if r.Actor == keyturnActor {
-			continue
+	for {
+		records, err := s.db.Audit().Alarms(ctx, after, until)
+		if err != nil || len(records) == 0 {
+			return err
 		}
-		s.log.Warn("an administrator changed something",
-			slog.String("event", r.Type),
-			slog.Int64("seq", r.Seq),
-			slog.Time("at", r.Time.Time),
-			slog.String("actor", r.Actor),
-			slog.String("target", r.Target),
-			slog.String("reason", r.Reason),
-			slog.String("details", string(r.Details)))
+		for _, r := range records {
+			s.logAlarm(r)
+		}
+		after = records[len(records)-1].Seq
+		if err := s.db.Replicas().SetAlarmed(ctx, after); err != nil {
+			return err
+		}
+		s.news.AuditSeq = after
 	}
-	return s.db.Replicas().SetAlarmed(ctx, records[len(records)-1].Seq)
+}
+
+// logAlarm logs what a person has changed.
+func (s *replica) logAlarm(r storage.AuditRecord) {
+	if r.Actor == keyturnActor {
+		return
+	}
+	s.log.Warn("an administrator changed something",
+		slog.String("event", r.Type),
+		slog.Int64("seq", r.Seq),
+		slog.Time("at", r.Time.Time),
+		slog.String("actor", r.Actor),
+		slog.String("target", r.Target),
+		slog.String("reason", r.Reason),
+		slog.String("details", string(r.Details)))
 }

@@ -49,6 +49,9 @@ var (
 	ErrInUse = engine.ErrInUse
 )
 
+// Unusable reports whether an error means that the SQLite file is damaged, or that this user may not use it.
+func Unusable(err error) bool { return engine.Unusable(err) }
+
 // Kind is one of the two databases.
 type Kind = engine.Kind
 

@@ -53,9 +53,13 @@ func (c KeyGrants) args(now time.Time) []any {
 const liveGrants = ` FROM grants g JOIN users u ON u.id = g.user_id AND u.epoch = g.user_epoch AND u.disabled_at IS NULL
 	JOIN clients c ON c.id = g.client_id AND c.epoch = g.client_epoch AND c.disabled_at IS NULL `
 
+// newestToken is the latest moment at which the newest access token of a grant can have been issued: $1 is now. A token
+// that does not rotate may have been used for as long as the key in the row signed.
+const newestToken = `CASE WHEN ` + isKept + ` THEN (SELECT COALESCE(k.deactivated_at, $1) FROM signing_keys k
+	WHERE k.kid = g.kid) ELSE g.rotated_at END`
+
 // tokenAlive is true if the newest access token of a grant has not expired: $1 is now, $5 the default TTL.
-const tokenAlive = `(` + isKept + ` OR
-	g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $5 END > $1)`
+const tokenAlive = newestToken + ` + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $5 END > $1`
 
 // KeyUse counts the live grants that can have had a token of the key, by client and audience, most first. It reads the
 // whole table: ErrTooSlow if that takes longer than within.
@@ -86,8 +90,7 @@ func (g Grants) LiveTokens(
 	}
 	rows, err := engine.ReadSlowly[count](ctx, g.db.engine, within, "live tokens",
 		`SELECT g.kid, COUNT(*) AS tokens`+liveGrants+`WHERE g.revoked_at IS NULL AND g.expires_at > $1
-		AND (`+isKept+`
-			OR g.rotated_at + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $2 END > $1) GROUP BY g.kid`,
+		AND `+newestToken+` + CASE WHEN c.access_ttl > 0 THEN c.access_ttl ELSE $2 END > $1 GROUP BY g.kid`,
 		At(now), Duration(ttl))
 	if err != nil {
 		return nil, err

@@ -127,7 +127,7 @@ func (r Refresh) Classify(s GrantState, now time.Time) RefreshOutcome {
 	case s.Generation < r.Generation:
 		return RefreshAhead
 	case s.Generation > r.Generation+1, // the successor was used
-		s.KeptAt != nil && !s.KeptAt.Before(s.RotatedAt.Time):
+		s.Kept():
 		return RefreshReuse
 	case r.inWindow(s.RotatedAt, now), s.LateRetryAt != nil && r.LateRetry > 0 && r.inWindow(*s.LateRetryAt, now):
 		return RefreshRetry
@@ -221,7 +221,7 @@ func (g Grants) renew(
 	if s.ExpiresAt.Before(idle) {
 		idle = s.ExpiresAt.Time
 	}
-	if s.KeptAt != nil && s.KID == r.KID && idle.Sub(s.IdleExpiresAt.Time).Abs() <= r.IdleTTL/renewals {
+	if s.Kept() && s.KID == r.KID && idle.Sub(s.IdleExpiresAt.Time).Abs() <= r.IdleTTL/renewals {
 		return s, RefreshKept, nil
 	}
 	var renewed GrantState
@@ -244,6 +244,11 @@ func (g Grants) catchUp(ctx context.Context, r Refresh, now time.Time) (GrantSta
 	err := g.db.inTx(ctx, "refresh ahead", func(t *tx) error {
 		if err := t.Get(&s, rotateSet+` AND g.generation < $8`+rotateReturning, args...); err != nil {
 			return err
+		}
+		if r.Keep {
+			if err := t.ChangeOne(`UPDATE grants SET kept_at = rotated_at WHERE id = $1`, r.ID); err != nil {
+				return err
+			}
 		}
 		return t.audit(
 			Actor{Name: "client:" + r.Caller.ID},

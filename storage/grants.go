@@ -68,7 +68,7 @@ type Grant struct {
 	// all granted audiences, space-separated; the first is the default
 	Audience      string  `db:"audience" json:"audience"`
 	CreatedAt     Time    `db:"created_at" json:"created_at"`   // at login
-	RotatedAt     Time    `db:"rotated_at" json:"last_used_at"` // of the last refresh, or the login
+	RotatedAt     Time    `db:"rotated_at" json:"last_used_at"` // of the last refresh that was written, or the login
 	ExpiresAt     Time    `db:"expires_at" json:"expires_at"`
 	IdleExpiresAt Time    `db:"idle_expires_at" json:"idle_expires_at"`
 	RevokedAt     *Time   `db:"revoked_at" json:"revoked_at"`
@@ -92,6 +92,9 @@ type GrantState struct {
 	// read from a read-only database: the old primary after a failover
 	Stale bool `db:"stale" json:"-"`
 }
+
+// Kept reports whether the newest refresh token was used without rotation: the one before it is replaced for good.
+func (s GrantState) Kept() bool { return s.KeptAt != nil && !s.KeptAt.Before(s.RotatedAt.Time) }
 
 // Live reports whether tokens of the grant are valid at the given time. It ignores the idle limit of the refresh token,
 // which access tokens outlive.

@@ -38,6 +38,18 @@ func (c *console) print(data any, text func()) error {
 	return err
 }
 
+// printAsItIs is print, but leaves empty text empty.
+func (c *console) printAsItIs(data any, text func()) error {
+	if !c.json {
+		text()
+		return nil
+	}
+	e := json.NewEncoder(c.stdout)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(data)
+}
+
 // empty matches a field of indented JSON whose text is empty.
 var empty = regexp.MustCompile(`(?m)^(\s*"[^"\n]+": )""(,?)$`)
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -50,7 +51,8 @@ func (d devCommand) root() *cobra.Command {
 			if _, _, err := net.SplitHostPort(address); err != nil {
 				return usageError{fmt.Errorf("dev: %q is not an address such as 127.0.0.1:8080", address)}
 			}
-			if at, err := netip.ParseAddrPort(address); (err != nil || !at.Addr().IsLoopback()) && !f.remote {
+			at, err := netip.ParseAddrPort(strings.Replace(address, "localhost:", "127.0.0.1:", 1))
+			if (err != nil || !at.Addr().IsLoopback()) && !f.remote {
 				return usageError{fmt.Errorf("dev: %q is not a loopback address such as 127.0.0.1:8080: its secrets "+
 					"are for everybody to see; --allow-remote allows it, for instance in a container", address)}
 			}

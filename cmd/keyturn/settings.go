@@ -80,6 +80,11 @@ func (s sources) readSettings(flags *pflag.FlagSet, forServe bool) (settings, er
 		set.origins["refresh_late_retry"] = "refresh_retry_window is 0"
 	}
 	place, broken := check(c, forServe)
+	if forServe {
+		if _, err := wantsTracing(s.getenv); err != nil {
+			broken = append(broken, err)
+		}
+	}
 	if len(problems) > 0 {
 		broken = withoutUnread(broken, problems)
 	}

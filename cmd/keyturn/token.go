@@ -37,7 +37,7 @@ func (t tokenCommands) inspect() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return t.print(report, func() { t.explain(report) })
+			return t.printAsItIs(report, func() { t.explain(report) }) // its claims are those of somebody else
 		},
 	})
 }

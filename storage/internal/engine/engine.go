@@ -91,7 +91,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if err != nil {
 		db.Close()
 		if db.kind == SQLite {
-			if code, ok := sqliteCode(err); ok && isUnusable(code) {
+			if Unusable(err) {
 				err = errors.New(strings.ReplaceAll(err.Error(), ErrUnavailable.Error()+": ", ""))
 			}
 			err = fmt.Errorf("database %s: %w", db.path, err)

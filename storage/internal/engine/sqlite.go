@@ -78,6 +78,12 @@ func sqliteDSN(path, extra string) string {
 	return u.String()
 }
 
+// Unusable reports whether an error of SQLite says that trying again does not help.
+func Unusable(err error) bool {
+	code, ok := sqliteCode(err)
+	return ok && isUnusable(code)
+}
+
 // isUnusable reports that a file is no intact database, or may not be used by this user: trying again does not help.
 func isUnusable(code int) bool {
 	switch code & 0xff {
