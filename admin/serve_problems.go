@@ -68,9 +68,9 @@ func databaseProblem(ctx context.Context, c config.Config, p keys.Place) error {
 
 // PortProblems lists the listeners that cannot be opened. A keyturn that runs with this configuration is no problem.
 func PortProblems(ctx context.Context, c config.Config) (problems []error) {
-	public, free := tryPort("listen", c.Listen)
+	free, public := tryPort("listen", c.Listen)
 	defer free()
-	admin, freeToo := tryPort("admin_listen", c.AdminListen) // the two must not be the same
+	freeToo, admin := tryPort("admin_listen", c.AdminListen) // the two must not be the same
 	defer freeToo()
 	ours := public != nil && (servesIssuer(ctx, c, c.Issuer) ||
 		admin != nil && servesIssuer(ctx, c, "") && answersAsKeyturn(ctx, c.AdminListen))
@@ -84,15 +84,15 @@ func PortProblems(ctx context.Context, c config.Config) (problems []error) {
 }
 
 // tryPort opens a port, until free is called. Config.Problems reports an address that is none.
-func tryPort(key, address string) (taken error, free func()) {
+func tryPort(key, address string) (free func(), taken error) {
 	if _, port, err := net.SplitHostPort(address); err != nil || !isPort(port) {
-		return nil, func() {}
+		return func() {}, nil
 	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		return fmt.Errorf("%s: %w: choose another port, or stop the program that uses it", key, err), func() {}
+		return func() {}, fmt.Errorf("%s: %w: choose another port, or stop the program that uses it", key, err)
 	}
-	return nil, func() { l.Close() }
+	return func() { l.Close() }, nil
 }
 
 func isPort(text string) bool {
