@@ -84,7 +84,7 @@ func (k *keyturn) person() []string {
 
 func (k *keyturn) revokeAll() {
 	k.t.Helper()
-	k.do("grant", "revoke", "--user="+k.username, "--reason=test")
+	k.do("grant", "revoke", "--user="+k.username, "--reason=test", "--yes")
 }
 
 // These programs keep their session in a file. They need the password once, and again after the session has ended.
