@@ -83,6 +83,7 @@ interop-tools:
 	@rm -f bin/interop/*.txt
 	@cp examples/package.json examples/package-lock.json bin/interop/
 	npm ci --prefix bin/interop --no-audit --no-fund
+	GOBIN=$(CURDIR)/bin/interop go install github.com/oauth2-proxy/oauth2-proxy/v7@v7.15.6
 
 # pages generates docs/verify from examples/, and docs/configuration.md from the settings.
 pages:

@@ -1,0 +1,157 @@
+//go:build interop
+
+package examples_test
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// RabbitMQ lets people in by their tokens, with the settings of docs/verify-more.md.
+func TestRabbitMQ(t *testing.T) {
+	t.Parallel()
+	k := newKeyturn(t, "urn:rabbitmq", true)
+	broker := k.startRabbitMQ()
+	good := k.login("app").Access
+	for what, c := range map[string]struct {
+		token string
+		in    bool
+	}{
+		"a good token":                {good, true},
+		"another audience":            {k.login("other").Access, false},
+		"a changed signature":         {good[:len(good)-12] + "AAAAAAAAAAAA", false},
+		"a refresh token":             {k.login("app").Refresh, false},
+		"a token without a signature": {good[:strings.LastIndexByte(good, '.')+1], false},
+	} {
+		if in := broker.letsIn(c.token); in != c.in {
+			t.Errorf("%s: let in: %v", what, in)
+		}
+	}
+	key := k.current()
+	k.do("keys", "rotate", "--force", "--reason=drill")
+	await(t, "the rotation", patience, func() bool { return kidOf(t, k.login("app").Access) != key })
+	if !broker.letsIn(k.login("app").Access) || !broker.letsIn(good) {
+		t.Error("a planned rotation breaks RabbitMQ")
+	}
+}
+
+// rabbit is a running RabbitMQ.
+type rabbit struct {
+	t   *testing.T
+	env []string
+}
+
+// certificates makes a certificate authority and a certificate for the loopback address. RabbitMQ trusts no certificate
+// that signs itself.
+const certificates = `new='-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2'
+openssl req -x509 $new -keyout ca.key -out ca.pem -subj /CN=authority
+openssl req -x509 $new -CA ca.pem -CAkey ca.key -keyout key.pem -out cert.pem -subj /CN=localhost \
+  -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE`
+
+// startRabbitMQ starts a RabbitMQ with its own port mapper, in a folder of its own. It reads the JWKS by TLS from a
+// proxy before keyturn.
+func (k *keyturn) startRabbitMQ() *rabbit {
+	k.t.Helper()
+	must := func(err error) {
+		k.t.Helper()
+		if err != nil {
+			k.t.Fatal(err)
+		}
+	}
+	dir := folder(k.t, "rabbitmq")
+	issuer, err := url.Parse(k.issuer)
+	must(err)
+	if out, ok := run(k.t, dir, certificates); !ok {
+		k.t.Fatal(out)
+	}
+	certificate, err := tls.LoadX509KeyPair(dir+"/cert.pem", dir+"/key.pem")
+	must(err)
+	proxy := httptest.NewUnstartedServer(httputil.NewSingleHostReverseProxy(issuer))
+	proxy.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
+	proxy.StartTLS()
+	k.t.Cleanup(proxy.Close)
+	k.writeRabbitMQSettings(dir, strings.Replace(proxy.URL, "127.0.0.1", "localhost", 1))
+	port := func() string {
+		_, port, err := net.SplitHostPort(freeAddress(k.t))
+		must(err)
+		return port
+	}
+	r := &rabbit{k.t, []string{"HOME=" + dir, "ERL_EPMD_ADDRESS=127.0.0.1", "ERL_EPMD_PORT=" + port(),
+		"RABBITMQ_NODENAME=" + filepath.Base(dir) + "@localhost", "RABBITMQ_NODE_IP_ADDRESS=127.0.0.1",
+		"RABBITMQ_NODE_PORT=" + port(), "RABBITMQ_DIST_PORT=" + port(), "RABBITMQ_CONFIG_FILE=" + dir + "/rabbitmq.conf",
+		"RABBITMQ_ENABLED_PLUGINS_FILE=" + dir + "/plugins", "RABBITMQ_MNESIA_BASE=" + dir + "/data",
+		"RABBITMQ_LOGS=-", "RABBITMQ_LOG_BASE=" + dir + "/log",
+		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1}",
+		"RABBITMQ_GENERATED_CONFIG_DIR=" + dir + "/config", "RABBITMQ_CONF_ENV_FILE=" + dir + "/none"}}
+	start(k.t, dir, "exec epmd", r.env...)
+	start(k.t, dir, "exec "+rabbitPrograms+"/rabbitmq-server", r.env...)
+	await(k.t, "RabbitMQ", 2*time.Minute, func() bool { _, err := r.ctl("ping"); return err == nil })
+	if out, err := r.ctl("await_startup", "--timeout=120"); err != nil {
+		k.t.Fatal(err, out)
+	}
+	return r
+}
+
+// writeRabbitMQSettings writes the settings of the page, for an issuer that is reached by TLS.
+func (k *keyturn) writeRabbitMQSettings(dir, issuer string) {
+	k.t.Helper()
+	page, err := os.ReadFile("../docs/verify-more.md")
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	block := regexp.MustCompile("(?s)```ini\n(# rabbitmq.conf.*?)```").FindSubmatch(page)
+	if block == nil {
+		k.t.Fatal("docs/verify-more.md has no settings of RabbitMQ")
+	}
+	settings := strings.ReplaceAll(string(block[1]), "https://auth.example.com", issuer)
+	if !newerRabbitMQ() {
+		settings = regexp.MustCompile(`(?m)^auth_oauth2\.preferred_username_claims.*$`).ReplaceAllString(settings, "")
+	}
+	settings += "auth_oauth2.https.cacertfile = " + dir + "/ca.pem\n"
+	for file, text := range map[string]string{"rabbitmq.conf": settings, "plugins": "[rabbitmq_auth_backend_oauth2].\n"} {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
+			k.t.Fatal(err)
+		}
+	}
+}
+
+// rabbitPrograms is where Debian keeps the programs without the wrappers that change the user.
+const rabbitPrograms = "/usr/lib/rabbitmq/bin"
+
+// newerRabbitMQ reports whether the RabbitMQ here knows all settings of the page.
+func newerRabbitMQ() bool {
+	version, err := exec.Command("dpkg-query", "-W", "-f", "${Version}", "rabbitmq-server").Output()
+	var major, minor int
+	fmt.Sscanf(string(version), "%d.%d", &major, &minor)
+	return err == nil && (major > 3 || minor >= 12)
+}
+
+// letsIn reports whether the broker lets a user in whose password is a token.
+func (r *rabbit) letsIn(token string) bool {
+	r.t.Helper()
+	out, err := r.ctl("authenticate_user", "alice", token)
+	if err != nil && !strings.Contains(out, "failed to authenticate") {
+		r.t.Fatalf("%v %s", err, out)
+	}
+	return err == nil
+}
+
+func (r *rabbit) ctl(args ...string) (string, error) {
+	c := exec.Command(rabbitPrograms+"/rabbitmqctl", args...)
+	c.Env = append(storagetest.Environ(), append([]string{"PATH=/usr/sbin:/usr/bin:/bin"}, r.env...)...)
+	out, err := c.CombinedOutput()
+	return string(out), err
+}
