@@ -19,6 +19,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
 // dovecotConfig is a Dovecot that listens on a loopback port and asks nobody but the tokens.
@@ -106,8 +108,7 @@ func (k *keyturn) startDovecot(audience string) (port string) {
 		must(os.MkdirAll(filepath.Dir(path), 0o755))
 		must(os.WriteFile(path, key, 0o644))
 	}
-	_, port, err = net.SplitHostPort(freeAddress(k.t))
-	must(err)
+	port = storagetest.FreePort(k.t)
 	config := strings.NewReplacer("DIR", dir, "PORT", port).Replace(dovecotConfig)
 	must(os.WriteFile(dir+"/dovecot.conf", []byte(config), 0o644))
 	start(k.t, dir, "mkdir -p run state mail && chown dovecot mail && exec dovecot -F -c "+dir+"/dovecot.conf")

@@ -5,7 +5,6 @@ package examples_test
 import (
 	"crypto/tls"
 	"fmt"
-	"net"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
@@ -84,14 +83,10 @@ func (k *keyturn) startRabbitMQ() *rabbit {
 	proxy.StartTLS()
 	k.t.Cleanup(proxy.Close)
 	k.writeRabbitMQSettings(dir, strings.Replace(proxy.URL, "127.0.0.1", "localhost", 1))
-	port := func() string {
-		_, port, err := net.SplitHostPort(freeAddress(k.t))
-		must(err)
-		return port
-	}
-	r := &rabbit{k.t, []string{"HOME=" + dir, "ERL_EPMD_ADDRESS=127.0.0.1", "ERL_EPMD_PORT=" + port(),
+	r := &rabbit{k.t, []string{"HOME=" + dir, "ERL_EPMD_ADDRESS=127.0.0.1", "ERL_EPMD_PORT=" + storagetest.FreePort(k.t),
 		"RABBITMQ_NODENAME=" + filepath.Base(dir) + "@localhost", "RABBITMQ_NODE_IP_ADDRESS=127.0.0.1",
-		"RABBITMQ_NODE_PORT=" + port(), "RABBITMQ_DIST_PORT=" + port(), "RABBITMQ_CONFIG_FILE=" + dir + "/rabbitmq.conf",
+		"RABBITMQ_NODE_PORT=" + storagetest.FreePort(k.t), "RABBITMQ_DIST_PORT=" + storagetest.FreePort(k.t),
+		"RABBITMQ_CONFIG_FILE=" + dir + "/rabbitmq.conf",
 		"RABBITMQ_ENABLED_PLUGINS_FILE=" + dir + "/plugins", "RABBITMQ_MNESIA_BASE=" + dir + "/data",
 		"RABBITMQ_LOGS=-", "RABBITMQ_LOG_BASE=" + dir + "/log",
 		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1}",

@@ -41,8 +41,8 @@ func newProcess(t *testing.T, databaseURL string) *process {
 		t:           t,
 		databaseURL: databaseURL,
 		master:      master,
-		port:        freePort(t),
-		admin:       freePort(t),
+		port:        storagetest.FreePort(t),
+		admin:       storagetest.FreePort(t),
 	}
 	t.Cleanup(p.kill)
 	return p

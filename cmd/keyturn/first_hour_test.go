@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
 // transcript is a command of a page with what it prints. … stands for any text.
@@ -49,7 +51,7 @@ func TestFirstHour(t *testing.T) {
 	}
 	shell := exec.Command("bash", "-c", "exec 2>&1\n"+script)
 	shell.Dir = t.TempDir()
-	shell.Env = append(environment(t), "PORT="+freePort(t), "ADMIN_PORT="+freePort(t))
+	shell.Env = append(environment(t), "PORT="+storagetest.FreePort(t), "ADMIN_PORT="+storagetest.FreePort(t))
 	killed := time.AfterFunc(2*time.Minute, func() { shell.Process.Kill() })
 	defer killed.Stop()
 	out, err := shell.Output()

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
 // mistake is a row of docs/mistakes.md.
@@ -71,8 +73,8 @@ func TestMistakes(t *testing.T) {
 			}
 			return string(out), shell.ProcessState.ExitCode()
 		}
-		out, code := run(mistakesPrelude, "KEYTURN_LISTEN=127.0.0.1:"+freePort(t), "KEYTURN_ADMIN_LISTEN=127.0.0.1:"+
-			freePort(t))
+		out, code := run(mistakesPrelude, "KEYTURN_LISTEN=127.0.0.1:"+storagetest.FreePort(t),
+			"KEYTURN_ADMIN_LISTEN=127.0.0.1:"+storagetest.FreePort(t))
 		if code != 0 {
 			t.Fatal(out)
 		}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/storage/storagetest"
 	"golang.org/x/sys/unix"
 )
 
@@ -181,7 +182,7 @@ func TestDevWhateverReadsIt(t *testing.T) {
 	for name, open := range readers {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			port, admin := freePort(t), freePort(t)
+			port, admin := storagetest.FreePort(t), storagetest.FreePort(t)
 			c := exec.Command(os.Args[0], "dev", "--listen", "127.0.0.1:"+port, "--admin-listen", "127.0.0.1:"+admin)
 			c.Args[0], c.Dir = "keyturn", t.TempDir()
 			c.Stdout, c.Stderr = open(t), open(t)

@@ -100,7 +100,7 @@ func blocksOf(t *testing.T, page string, least int) string {
 // runAsReader runs a script in a new folder, with keyturn in the path and free ports in place of those of the README.
 func runAsReader(t *testing.T, script string) {
 	t.Helper()
-	port, adminPort := freePort(t), freePort(t)
+	port, adminPort := storagetest.FreePort(t), storagetest.FreePort(t)
 	folder := t.TempDir()
 	text := strings.NewReplacer("8080", port, "8081", adminPort).Replace(script)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

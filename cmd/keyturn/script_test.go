@@ -4,16 +4,12 @@ import (
 	"database/sql"
 	"flag"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -68,8 +64,8 @@ func TestScripts(t *testing.T) {
 				master := filepath.Join(e.WorkDir, "master.key")
 				e.Setenv("KEYTURN_MASTER_KEY_FILE", master)
 				e.Setenv("KEYTURN_PASSWORD_HASH_MEMORY", "7MiB") // the race detector makes hashing slow
-				e.Setenv("PORT", freePort(t))
-				e.Setenv("ADMIN_PORT", freePort(t))
+				e.Setenv("PORT", storagetest.FreePort(t))
+				e.Setenv("ADMIN_PORT", storagetest.FreePort(t))
 				return os.WriteFile(master, []byte(strings.Repeat("ab", 32)+"\n"), 0o600)
 			},
 			Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -92,27 +88,6 @@ func TestScripts(t *testing.T) {
 			RequireUniqueNames:  true,
 		})
 	})
-}
-
-var usedPorts sync.Map
-
-// freePort returns a free port that no other test has. It is below the ports that the kernel gives to connections, which
-// would take it before a server does.
-func freePort(t testing.TB) string {
-	t.Helper()
-	for range 1000 {
-		port := strconv.Itoa(15_000 + rand.IntN(15_000))
-		l, err := net.Listen("tcp", "127.0.0.1:"+port)
-		if err != nil {
-			continue
-		}
-		l.Close()
-		if _, used := usedPorts.LoadOrStore(port, true); !used {
-			return port
-		}
-	}
-	t.Fatal("no port is free")
-	return ""
 }
 
 // eachURL runs a test on both databases, in parallel with other tests.

@@ -46,12 +46,12 @@ type fileServer struct {
 
 func startFileServer(t *testing.T, environ ...string) *fileServer {
 	t.Helper()
-	folder, port := t.TempDir(), freePort(t)
+	folder, port := t.TempDir(), storagetest.FreePort(t)
 	s := &fileServer{t: t, base: "http://127.0.0.1:" + port, file: filepath.Join(folder, "keyturn.yaml")}
 	s.text = strings.Join([]string{
 		"issuer: " + s.base,
 		"listen: 127.0.0.1:" + port,
-		"admin_listen: 127.0.0.1:" + freePort(t),
+		"admin_listen: 127.0.0.1:" + storagetest.FreePort(t),
 		"stop_delay: 1s",
 		"database: sqlite:" + folder + "/keyturn.db",
 		"",

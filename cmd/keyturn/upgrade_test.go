@@ -87,7 +87,7 @@ func (u *upgrade) command(binary, input string, args ...string) {
 
 func (u *upgrade) serve(binary string, more ...string) *replicaProcess {
 	u.t.Helper()
-	port := freePort(u.t)
+	port := storagetest.FreePort(u.t)
 	line := "serve --issuer http://127.0.0.1:1 --admin-listen 127.0.0.1:0 --listen 127.0.0.1:" + port
 	args := append(strings.Fields(line), more...)
 	r := &replicaProcess{exec.Command(binary, args...), "http://127.0.0.1:" + port, &bytes.Buffer{}}
