@@ -83,7 +83,8 @@ func (k *keyturn) startRabbitMQ() *rabbit {
 	proxy.StartTLS()
 	k.t.Cleanup(proxy.Close)
 	k.writeRabbitMQSettings(dir, strings.Replace(proxy.URL, "127.0.0.1", "localhost", 1))
-	r := &rabbit{k.t, []string{"HOME=" + dir, "ERL_EPMD_ADDRESS=127.0.0.1", "ERL_EPMD_PORT=" + storagetest.FreePort(k.t),
+	r := &rabbit{k.t, []string{"HOME=" + dir, "ERL_EPMD_ADDRESS=127.0.0.1",
+		"ERL_EPMD_PORT=" + storagetest.FreePort(k.t),
 		"RABBITMQ_NODENAME=" + filepath.Base(dir) + "@localhost", "RABBITMQ_NODE_IP_ADDRESS=127.0.0.1",
 		"RABBITMQ_NODE_PORT=" + storagetest.FreePort(k.t), "RABBITMQ_DIST_PORT=" + storagetest.FreePort(k.t),
 		"RABBITMQ_CONFIG_FILE=" + dir + "/rabbitmq.conf",
@@ -116,7 +117,8 @@ func (k *keyturn) writeRabbitMQSettings(dir, issuer string) {
 		settings = regexp.MustCompile(`(?m)^auth_oauth2\.preferred_username_claims.*$`).ReplaceAllString(settings, "")
 	}
 	settings += "auth_oauth2.https.cacertfile = " + dir + "/ca.pem\n"
-	for file, text := range map[string]string{"rabbitmq.conf": settings, "plugins": "[rabbitmq_auth_backend_oauth2].\n"} {
+	plugins := "[rabbitmq_auth_backend_oauth2].\n"
+	for file, text := range map[string]string{"rabbitmq.conf": settings, "plugins": plugins} {
 		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
 			k.t.Fatal(err)
 		}

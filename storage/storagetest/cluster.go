@@ -87,6 +87,8 @@ func (c *Cluster) data() string { return filepath.Join(c.folder, "data") }
 func (c *Cluster) run(name string, args ...string) error {
 	p := exec.Command(filepath.Join(c.bin, name), args...)
 	p.SysProcAttr, p.Dir = c.attr, c.folder
+	runtime.LockOSThread() // the program would end with its thread
+	defer runtime.UnlockOSThread()
 	if out, err := p.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w: %s", name, err, bytes.TrimSpace(out))
 	}

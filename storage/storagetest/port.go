@@ -10,8 +10,8 @@ import (
 
 var usedPorts sync.Map
 
-// FreePort returns a free port of the loopback address that no other test of the process has. It is below the ports that
-// the kernel gives to connections, which would take it before a server does.
+// FreePort returns a free port of the loopback address that no other test of the process has. It is below the ports
+// that the kernel gives to connections, which would take it before a server does.
 func FreePort(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
