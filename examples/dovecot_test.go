@@ -43,6 +43,11 @@ service imap-login {
     port = 0
   }
 }
+service anvil {
+  unix_listener anvil-auth-penalty {
+    mode = 0
+  }
+}
 passdb {
   driver = oauth2
   mechanisms = xoauth2
