@@ -331,6 +331,14 @@ func (k *keyturn) current() string {
 	return status.Current
 }
 
+// rotate makes a planned rotation and waits until the next key signs.
+func (k *keyturn) rotate() {
+	k.t.Helper()
+	key := k.current()
+	k.do("keys", "rotate", "--force", "--reason=drill")
+	await(k.t, "the rotation", patience, func() bool { return kidOf(k.t, k.login("app").Access) != key })
+}
+
 // grants returns the grants that have not ended.
 func (k *keyturn) grants() (live []struct{ Generation int }) {
 	k.t.Helper()

@@ -23,28 +23,7 @@ import (
 func TestRabbitMQ(t *testing.T) {
 	t.Parallel()
 	k := newKeyturn(t, "urn:rabbitmq", true)
-	broker := k.startRabbitMQ()
-	good := k.login("app").Access
-	for what, c := range map[string]struct {
-		token string
-		in    bool
-	}{
-		"a good token":                {good, true},
-		"another audience":            {k.login("other").Access, false},
-		"a changed signature":         {good[:len(good)-12] + "AAAAAAAAAAAA", false},
-		"a refresh token":             {k.login("app").Refresh, false},
-		"a token without a signature": {good[:strings.LastIndexByte(good, '.')+1], false},
-	} {
-		if in := broker.letsIn(c.token); in != c.in {
-			t.Errorf("%s: let in: %v", what, in)
-		}
-	}
-	key := k.current()
-	k.do("keys", "rotate", "--force", "--reason=drill")
-	await(t, "the rotation", patience, func() bool { return kidOf(t, k.login("app").Access) != key })
-	if !broker.letsIn(k.login("app").Access) || !broker.letsIn(good) {
-		t.Error("a planned rotation breaks RabbitMQ")
-	}
+	gatekeeper{k, "app", k.startRabbitMQ().letsIn}.judges()
 }
 
 // rabbit is a running RabbitMQ.
@@ -104,19 +83,11 @@ func (k *keyturn) startRabbitMQ() *rabbit {
 // writeRabbitMQSettings writes the settings of the page, for an issuer that is reached by TLS.
 func (k *keyturn) writeRabbitMQSettings(dir, issuer string) {
 	k.t.Helper()
-	page, err := os.ReadFile("../docs/verify-more.md")
-	if err != nil {
-		k.t.Fatal(err)
-	}
-	block := regexp.MustCompile("(?s)```ini\n(# rabbitmq.conf.*?)```").FindSubmatch(page)
-	if block == nil {
-		k.t.Fatal("docs/verify-more.md has no settings of RabbitMQ")
-	}
-	settings := strings.ReplaceAll(string(block[1]), "https://auth.example.com", issuer)
+	settings := k.settings("# rabbitmq.conf", issuer)
 	if !newerRabbitMQ() {
 		settings = regexp.MustCompile(`(?m)^auth_oauth2\.preferred_username_claims.*$`).ReplaceAllString(settings, "")
 	}
-	settings += "auth_oauth2.https.cacertfile = " + dir + "/ca.pem\n"
+	settings += "\nauth_oauth2.https.cacertfile = " + dir + "/ca.pem\n"
 	plugins := "[rabbitmq_auth_backend_oauth2].\n"
 	for file, text := range map[string]string{"rabbitmq.conf": settings, "plugins": plugins} {
 		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {

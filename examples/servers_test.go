@@ -197,8 +197,8 @@ func (s *asking) judges() {
 }
 
 // forged makes tokens that keyturn did not issue.
-func (s *asking) forged(good string) map[string]string {
-	s.t.Helper()
+func (k *keyturn) forged(good string) map[string]string {
+	k.t.Helper()
 	b64 := base64.RawURLEncoding
 	parts := strings.Split(good, ".")
 	decode := func(part string) (m map[string]any) {
@@ -207,14 +207,14 @@ func (s *asking) forged(good string) map[string]string {
 			err = json.Unmarshal(raw, &m)
 		}
 		if err != nil {
-			s.t.Fatal(err)
+			k.t.Fatal(err)
 		}
 		return m
 	}
 	encode := func(m map[string]any) string {
 		raw, err := json.Marshal(m)
 		if err != nil {
-			s.t.Fatal(err)
+			k.t.Fatal(err)
 		}
 		return b64.EncodeToString(raw)
 	}
@@ -227,13 +227,13 @@ func (s *asking) forged(good string) map[string]string {
 	}
 	forger, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
-		s.t.Fatal(err)
+		k.t.Fatal(err)
 	}
 	signed := func(header, payload string) string {
 		sum := sha256.Sum256([]byte(header + "." + payload))
 		signature, err := rsa.SignPKCS1v15(rand.Reader, forger, crypto.SHA256, sum[:])
 		if err != nil {
-			s.t.Fatal(err)
+			k.t.Fatal(err)
 		}
 		return header + "." + payload + "." + b64.EncodeToString(signature)
 	}
@@ -244,7 +244,7 @@ func (s *asking) forged(good string) map[string]string {
 		signature[i] = 'A'
 	}
 	hs256 := with(parts[0], map[string]any{"alg": "HS256"}) + "." + parts[1]
-	mac := hmac.New(sha256.New, s.publicKeys()[decode(parts[0])["kid"].(string)])
+	mac := hmac.New(sha256.New, k.publicKeys()[decode(parts[0])["kid"].(string)])
 	mac.Write([]byte(hs256))
 	own := map[string]any{"kty": "RSA", "n": b64.EncodeToString(forger.N.Bytes()), "e": "AQAB"}
 	return map[string]string{
@@ -289,9 +289,7 @@ func (s *asking) goesThroughRotation() {
 	s.t.Helper()
 	before := s.login("app").Access
 	s.wants("before the rotation", before, 200)
-	key := s.current()
-	s.do("keys", "rotate", "--force", "--reason=drill")
-	await(s.t, "the rotation", patience, func() bool { return kidOf(s.t, s.login("app").Access) != key })
+	s.rotate()
 	s.wants("a token of the next key, at once", s.login("app").Access, 200)
 	s.wants("a token of the key before", before, 200)
 }
