@@ -2,7 +2,9 @@ package admin
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +22,7 @@ const (
 	VerdictLive    = "live"
 	VerdictExpired = "expired"
 	VerdictNotOurs = "not ours"
+	VerdictForged  = "signed by our key, not made by us"
 	verdictEnded   = "ended: "
 )
 
@@ -64,7 +67,28 @@ func (t Tokens) Inspect(ctx context.Context, token string) (TokenReport, error) 
 	if r.Grant, err = t.grantOf(ctx, claims.Session); err != nil {
 		return r, err
 	}
-	return r, t.judge(&r, token, claims)
+	if err := t.judge(&r, token, claims); err != nil || r.Verdict != VerdictForged {
+		return r, err
+	}
+	return r, t.alarm(ctx, kid, token, claims)
+}
+
+// alarm records a forged token, as servers do.
+func (t Tokens) alarm(ctx context.Context, kid, token string, claims api.AccessToken) error {
+	sum := sha256.Sum256([]byte(token))
+	now := t.now()
+	_, err := t.db.Forgeries().Note(ctx, kid, storage.HourOf(now), []storage.Forgery{{
+		KID:      kid,
+		Sub:      claims.Subject,
+		ClientID: claims.ClientID,
+		Audience: claims.Audience,
+		IssuedAt: claims.IssuedAt,
+		Expires:  claims.Expires,
+		Token:    hex.EncodeToString(sum[:8]),
+		By:       t.by,
+		At:       now,
+	}}, 0)
+	return err
 }
 
 // parseToken decodes a compact JWS without a check of its signature.
@@ -104,7 +128,7 @@ func (t Tokens) grantOf(ctx context.Context, id string) (*Grant, error) {
 
 // judge sets the verdict on an access token.
 func (t Tokens) judge(r *TokenReport, token string, claims api.AccessToken) error {
-	_, _, err := t.ring.Verify(token)
+	verified, err := t.ring.Verify(token)
 	expires := time.Unix(claims.Expires, 0)
 	over := !t.now().Before(expires)
 	why := func(format string, args ...any) {
@@ -122,6 +146,10 @@ func (t Tokens) judge(r *TokenReport, token string, claims api.AccessToken) erro
 		why("no key of this server made its signature")
 	case err != nil:
 		return err
+	case verified.Origin == keys.OriginForged,
+		r.Grant != nil && !covers(r.Grant, claims):
+		r.Verdict = VerdictForged
+		why("whoever made it has the key: revoke it with `keyturn keys revoke %s`", verified.KID)
 	case t.config.Issuer != "" && claims.Issuer != t.config.Issuer:
 		r.Verdict = VerdictNotOurs
 		why("its issuer is %s, and that of this server is %s", claims.Issuer, t.config.Issuer)
@@ -133,6 +161,15 @@ func (t Tokens) judge(r *TokenReport, token string, claims api.AccessToken) erro
 		r.Verdict = verdictOf(r.Grant, t.now())
 	}
 	return nil
+}
+
+// covers reports whether an access token with these claims can come from a grant.
+func covers(g *Grant, claims api.AccessToken) bool {
+	state := storage.TokenState{ClientID: g.ClientID, Scope: g.Scope, Audience: g.Audience}
+	if g.Sub != nil {
+		state.Sub = *g.Sub
+	}
+	return state.Covers(claims.ClientID, claims.Subject, claims.Scope, claims.Audience)
 }
 
 // verdictOf returns the verdict on a token of a grant.

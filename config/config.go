@@ -39,6 +39,10 @@ type Config struct {
 	// update an older database schema
 	Migrate bool `key:"migrate" default:"true" scope:"database"`
 
+	// what a server does when a signing key has signed a token that no server made: alarm, or revoke (alarm, and revoke
+	// the key at once)
+	OnForgery string `key:"on_forgery" default:"alarm" reload:"true"`
+
 	// lifetime of access tokens, at most 1h
 	AccessTTL time.Duration `key:"access_ttl" default:"10m" scope:"keys" reload:"true"`
 	// an unused refresh token expires after this time
@@ -80,6 +84,12 @@ type Config struct {
 	// debug, info, warn or error
 	LogLevel string `key:"log_level" default:"info" scope:"database" reload:"true"`
 }
+
+// Values of OnForgery.
+const (
+	OnForgeryAlarm  = "alarm"
+	OnForgeryRevoke = "revoke"
+)
 
 // HashSlots is the number of passwords that a process with this number of CPUs hashes at once.
 func (c Config) HashSlots(cpus int) int {

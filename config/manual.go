@@ -25,7 +25,9 @@ var manual = map[string]string{
 		"beside the SQLite file)",
 	"anchor_file": "file where this host records the progress of its database (default: " +
 		"beside the master key)",
-	"migrate":          "update an older database schema",
+	"migrate": "update an older database schema",
+	"on_forgery": "what a server does when a signing key has signed a token that no " +
+		"server made: alarm, or revoke (alarm, and revoke the key at once)",
 	"access_ttl":       "lifetime of access tokens, at most 1h",
 	"refresh_idle_ttl": "an unused refresh token expires after this time",
 	"refresh_max_ttl":  "a login ends after this time, even if it is refreshed",

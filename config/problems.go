@@ -58,6 +58,9 @@ func (c Config) Problems(forServe bool) []error {
 		c.LogFormat != "json" {
 		add(fmt.Errorf("log_format: %q is neither text nor json", c.LogFormat))
 	}
+	if c.OnForgery != OnForgeryAlarm && c.OnForgery != OnForgeryRevoke {
+		add(fmt.Errorf("on_forgery: %q is neither alarm nor revoke", c.OnForgery))
+	}
 	_, err := c.Level()
 	add(err)
 	if forServe {

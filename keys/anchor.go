@@ -356,6 +356,9 @@ func (a Anchor) RecordRestore(ctx context.Context, by storage.Actor) error {
 			return err
 		}
 	}
+	if err := life.exemptRestored(ctx, by, now); err != nil {
+		return err
+	}
 	return a.ring.db.RecordRestore(ctx, by, now)
 }
 

@@ -7,3 +7,12 @@ func (s *Secrets) RefreshKey(at time.Time) (number byte, key []byte) { return s.
 
 // RefreshKeyByNumber exports refreshKeyByNumber to tests.
 func (s *Secrets) RefreshKeyByNumber(number byte) []byte { return s.refreshKeyByNumber(number) }
+
+// Stamp exports stamp to tests.
+func (s *Secrets) Stamp(kid string, payload []byte) error { return s.stamp(kid, payload) }
+
+// OriginOf exports origin to tests.
+func (r *Ring) OriginOf(kid string, payload []byte) Origin {
+	v := r.view.Load()
+	return v.secrets.origin(kid, payload, time.Time{}, r.config().TokenTTL, r.options.Now())
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -82,9 +83,14 @@ func mustSign(t *testing.T, r *keys.Ring, expires time.Time) (token, kid string)
 	t.Helper()
 	s, err := r.Signer(ctx, expires)
 	must(t, err)
-	token, err = s.Sign(keys.TypAccessToken, []byte(`{"sub":"x"}`))
+	token, err = s.Sign(keys.TypAccessToken, payload(expires))
 	must(t, err)
 	return token, s.KID
+}
+
+// payload returns the claims of a token, with a place for its jti.
+func payload(issued time.Time) []byte {
+	return fmt.Appendf(nil, `{"sub":"x","iat":%d,"jti":"%022d"}`, issued.Unix(), 0)
 }
 
 func published(t *testing.T, r *keys.Ring) map[string]bool {
@@ -160,7 +166,7 @@ func TestLifeBySchedule(t *testing.T) {
 		if published(t, r)[first] || states(r)[storage.KeyRetired] != 1 {
 			t.Error("the previous key did not retire")
 		}
-		if _, _, err := r.Verify(token); err != nil {
+		if _, err := r.Verify(token); err != nil {
 			t.Error("a retired key verifies no more:", err)
 		}
 		if _, err := db.Audit().Verify(ctx); err != nil {
@@ -308,7 +314,7 @@ func TestStaleViewRefuses(t *testing.T) {
 		if _, err := r.Signer(ctx, c.now()); !errors.Is(err, keys.ErrStale) {
 			t.Error("signs:", err)
 		}
-		if _, _, err := r.Verify(token); !errors.Is(err, keys.ErrStale) {
+		if _, err := r.Verify(token); !errors.Is(err, keys.ErrStale) {
 			t.Error("verifies:", err)
 		}
 		if err := r.Healthy(); !errors.Is(err, keys.ErrStale) {
@@ -327,9 +333,9 @@ func TestVerifyRefuses(t *testing.T) {
 		c := newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
 		token, kid := mustSign(t, r, c.now().Add(time.Minute))
-		payload, signedBy, err := r.Verify(token)
-		if err != nil || string(payload) != `{"sub":"x"}` || signedBy != kid {
-			t.Fatal(string(payload), err)
+		v, err := r.Verify(token)
+		if err != nil || !strings.HasPrefix(string(v.Payload), `{"sub":"x",`) || v.KID != kid {
+			t.Fatal(string(v.Payload), err)
 		}
 		parts := strings.Split(token, ".")
 		withHeader := func(h string) string {
@@ -360,7 +366,7 @@ func TestVerifyRefuses(t *testing.T) {
 			}
 		}
 		for name, text := range cases {
-			if _, _, err := r.Verify(text); !errors.Is(err, keys.ErrToken) {
+			if _, err := r.Verify(text); !errors.Is(err, keys.ErrToken) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -509,7 +515,7 @@ func TestOlderSetMakesNoView(t *testing.T) {
 		if err := r.Poll(ctx); !errors.As(err, &altered) {
 			t.Fatal(err)
 		}
-		if _, _, err := r.Verify(token); !errors.Is(err, keys.ErrRevoked) {
+		if _, err := r.Verify(token); !errors.Is(err, keys.ErrRevoked) {
 			t.Error("the key is revived:", err)
 		}
 		// A replica that does not know the newer state goes on from the older one, to the same version and beyond.
@@ -520,7 +526,7 @@ func TestOlderSetMakesNoView(t *testing.T) {
 			if err := r.Poll(ctx); !errors.As(err, &altered) {
 				t.Error("followed:", err)
 			}
-			if _, _, err := r.Verify(token); !errors.Is(err, keys.ErrRevoked) || published(t, r)[kid] {
+			if _, err := r.Verify(token); !errors.Is(err, keys.ErrRevoked) || published(t, r)[kid] {
 				t.Error("the key is revived:", err)
 			}
 		}
@@ -543,7 +549,7 @@ func TestAlteredRowsHideNoRevocation(t *testing.T) {
 		if err := r.Poll(ctx); !errors.As(err, &altered) {
 			t.Error(err)
 		}
-		if _, _, err := r.Verify(token); !errors.Is(err, keys.ErrRevoked) || published(t, r)[kid] {
+		if _, err := r.Verify(token); !errors.Is(err, keys.ErrRevoked) || published(t, r)[kid] {
 			t.Error("the leaked key is trusted:", err)
 		}
 		if _, err := r.Signer(ctx, c.now()); !errors.Is(err, keys.ErrStale) {

@@ -207,7 +207,7 @@ func (w *rewrap) resealSecretKeys(ctx context.Context) error {
 			if sealedUnder(k.row.Sealed) == v.master.ID() {
 				continue
 			}
-			sealed := v.master.sealSecret(purpose, k.row.Number, k.key)
+			sealed := v.master.sealSecret(k.row, k.key)
 			now := w.ring.options.Now()
 			if err := w.ring.db.SecretKeys().Reseal(ctx, w.by, k.row, sealed, v.version, now); err != nil {
 				return err

@@ -55,13 +55,13 @@ func TestRewrapUnderARunningServer(t *testing.T) {
 		must(t, err)
 		done, err := command.LifeCycle().Rewrap(ctx, admin, to)
 		must(t, err)
-		if done.MasterKey != to.ID() || done.SigningKeys != 2 || done.SecretKeys != 3 || done.Left != 0 {
+		if done.MasterKey != to.ID() || done.SigningKeys != 2 || done.SecretKeys != 4 || done.Left != 0 {
 			t.Errorf("%+v", done)
 		}
 
 		c.step(time.Hour) // it has cached what it knew
 		must(t, server.LifeCycle().Maintain(ctx))
-		if _, _, err := server.Verify(token); err != nil {
+		if _, err := server.Verify(token); err != nil {
 			t.Error(err)
 		}
 		mustSign(t, server, c.now().Add(time.Minute))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/keyturn/keyturn/storage"
@@ -17,9 +18,12 @@ const (
 	purposeRefresh = "refresh token"
 	purposeClient  = "client secret"
 	purposeAudit   = "audit"
+	purposeTokenID = "jti"
 )
 
-var purposes = []string{purposeRefresh, purposeClient, purposeAudit}
+// purposes are all purposes. A database of an earlier version has no keys of token ids until the first server of this
+// version has made one.
+var purposes = []string{purposeRefresh, purposeClient, purposeAudit, purposeTokenID}
 
 const (
 	// secretLead is how long before its first use a key of refresh tokens is made. It is far longer than StaleAfter, so
@@ -35,8 +39,9 @@ const (
 
 // secretKey is one symmetric key, opened.
 type secretKey struct {
-	row storage.SecretKey
-	key []byte
+	row  storage.SecretKey
+	key  []byte
+	macs *sync.Pool // HMACs of a key of token ids, which are costly to make
 }
 
 // Secrets are the symmetric keys of keyturn, opened, in the order of activation for each purpose. They are immutable.
@@ -70,16 +75,30 @@ func (s *Secrets) refreshKeyByNumber(number byte) []byte {
 func (m *Master) newSecretRow(purpose string, number int64, activatedAt time.Time) storage.SecretKey {
 	key := make([]byte, 32)
 	rand.Read(key)
-	return storage.SecretKey{
-		Purpose:     purpose,
-		Number:      number,
-		Sealed:      m.sealSecret(purpose, number, key),
-		ActivatedAt: storage.At(activatedAt),
-	}
+	return m.sealedRow(purpose, number, key, activatedAt)
 }
 
-func (m *Master) sealSecret(purpose string, number int64, key []byte) string {
-	return m.seal(purpose, strconv.FormatInt(number, 10), nil, key)
+func (m *Master) sealedRow(purpose string, number int64, key []byte, activatedAt time.Time) storage.SecretKey {
+	row := storage.SecretKey{Purpose: purpose, Number: number, ActivatedAt: storage.At(activatedAt)}
+	row.Sealed = m.sealSecret(row, key)
+	return row
+}
+
+func (m *Master) sealSecret(row storage.SecretKey, key []byte) string {
+	return m.seal(row.Purpose, strconv.FormatInt(row.Number, 10), boundTo(row), key)
+}
+
+func (m *Master) openSecret(row storage.SecretKey) ([]byte, error) {
+	return m.open(row.Purpose, strconv.FormatInt(row.Number, 10), boundTo(row), row.Sealed)
+}
+
+// boundTo returns what the sealed text of a row is bound to, besides purpose and number. A key of token ids is bound to
+// its activation, since nobody may change which tokens it judges.
+func boundTo(row storage.SecretKey) []byte {
+	if row.Purpose != purposeTokenID {
+		return nil
+	}
+	return strconv.AppendInt(nil, row.ActivatedAt.UnixMilli(), 10)
 }
 
 // beginSecrets makes the first symmetric keys if the database has none.
@@ -88,9 +107,10 @@ func beginSecrets(ctx context.Context, db *storage.DB, m *Master, now time.Time)
 	if err != nil || len(rows) > 0 {
 		return err
 	}
-	for _, purpose := range purposes {
+	for _, purpose := range []string{purposeRefresh, purposeClient, purposeAudit} {
 		rows = append(rows, m.newSecretRow(purpose, 1, now))
 	}
+	rows = append(rows, m.sealedRow(purposeTokenID, 1, tokenKeySecret(time.Time{}), now))
 	return db.SecretKeys().CreateFirst(ctx, rows)
 }
 
@@ -102,7 +122,7 @@ func (m *Master) openSecrets(rows []storage.SecretKey, tolerant bool) (*Secrets,
 		if row.Number < 1 || row.Number > maxSecretNumber || !slices.Contains(purposes, row.Purpose) {
 			continue // keyturn wrote no such row
 		}
-		key, err := m.open(row.Purpose, strconv.FormatInt(row.Number, 10), nil, row.Sealed)
+		key, err := m.openSecret(row)
 		if err != nil && row.Purpose == purposeRefresh && (tolerant || !errors.Is(err, ErrWrongMaster)) {
 			s.unreadable++
 			continue
@@ -110,10 +130,10 @@ func (m *Master) openSecrets(rows []storage.SecretKey, tolerant bool) (*Secrets,
 		if err != nil {
 			return nil, err
 		}
-		s.byPurpose[row.Purpose] = append(s.byPurpose[row.Purpose], secretKey{row, key})
+		s.byPurpose[row.Purpose] = append(s.byPurpose[row.Purpose], secretKey{row, key, tokenMACs(row, key)})
 	}
 	for _, purpose := range purposes {
-		if len(s.byPurpose[purpose]) == 0 {
+		if len(s.byPurpose[purpose]) == 0 && purpose != purposeTokenID {
 			return nil, fmt.Errorf("secret key %s: its row is missing", purpose)
 		}
 	}
@@ -126,7 +146,8 @@ func refreshInterval(c Config) time.Duration {
 	return max(c.RotationInterval, c.GrantTTL/(maxSecretNumber/2), 24*time.Hour)
 }
 
-// nextRefreshKey reports whether the next key of refresh tokens is due, and from when it is used.
+// nextRefreshKey reports whether the next key of refresh tokens is due, and from when it is used. A new key of token
+// ids comes with it.
 func nextRefreshKey(rows []secretKey, c Config, now time.Time) (due bool, activate time.Time) {
 	at := rows[len(rows)-1].row.ActivatedAt.Add(refreshInterval(c))
 	return !now.Before(at.Add(-secretLead)), later(at, now.Add(secretLead))
@@ -151,12 +172,14 @@ func (l *LifeCycle) maintainSecrets(ctx context.Context, v *view) error {
 				return err
 			}
 			row := v.master.newSecretRow(purposeRefresh, number, activate)
-			err := l.ring.db.SecretKeys().Add(ctx, itself, row, v.version, now)
-			if err != nil && !errors.Is(err, storage.ErrConflict) {
-				return err
-			}
-			return l.ring.Poll(ctx)
+			return l.addSecrets(ctx, itself, v, now, row, v.newTokenKey(activate, time.Time{}))
 		}
+	}
+	if len(v.secrets.byPurpose[purposeTokenID]) == 0 { // the first server after an upgrade
+		if err := l.ring.checkClock(ctx); err != nil {
+			return err
+		}
+		return l.addSecrets(ctx, itself, v, now, v.newTokenKey(now, now.Add(upgradeGrace)))
 	}
 	if since := now.Sub(l.looked); since >= 0 && since < lookInterval {
 		return nil
@@ -165,7 +188,57 @@ func (l *LifeCycle) maintainSecrets(ctx context.Context, v *view) error {
 		return err
 	}
 	l.looked = now
+	if err := l.removeTokenKeys(ctx, v, now); err != nil {
+		return err
+	}
 	return l.removeLapsed(ctx, rows, now)
+}
+
+// addSecrets adds keys in one transaction, unless another replica was first, and reads the rows again.
+func (l *LifeCycle) addSecrets(
+	ctx context.Context, by storage.Actor, v *view, now time.Time, rows ...storage.SecretKey,
+) error {
+	err := l.ring.db.SecretKeys().Add(ctx, by, rows, v.version, now)
+	if err != nil && !errors.Is(err, storage.ErrConflict) {
+		return err
+	}
+	return l.ring.Poll(ctx)
+}
+
+// newTokenKey returns the row of a new key of token ids: see [tokenKeySecret]. Old ones are deleted within hours, so
+// that a number is free.
+func (v *view) newTokenKey(activate, exemptUntil time.Time) storage.SecretKey {
+	number := int64(1)
+	if rows := v.secrets.byPurpose[purposeTokenID]; len(rows) > 0 {
+		number, _ = freeNumber(rows)
+	}
+	return v.master.sealedRow(purposeTokenID, number, tokenKeySecret(exemptUntil), activate)
+}
+
+// removeTokenKeys deletes keys of token ids under which no token lives any more.
+func (l *LifeCycle) removeTokenKeys(ctx context.Context, v *view, now time.Time) error {
+	rows := v.secrets.byPurpose[purposeTokenID]
+	for len(rows) > 1 && now.After(rows[1].row.ActivatedAt.Add(l.ring.config().TokenTTL+secretLead)) {
+		err := l.ring.db.SecretKeys().Delete(ctx, itself, rows[0].row, now)
+		if err != nil && !errors.Is(err, storage.ErrConflict) {
+			return err
+		}
+		rows = rows[1:]
+	}
+	return nil
+}
+
+// exemptRestored makes a new key of token ids after a restore if the backup may lack the newest one. Tokens that were
+// issued under that are exempt for an hour.
+func (l *LifeCycle) exemptRestored(ctx context.Context, by storage.Actor, now time.Time) error {
+	v, err := l.ring.intact(ctx)
+	if err != nil || len(v.secrets.byPurpose[purposeTokenID]) == 0 {
+		return err
+	}
+	if due, _ := nextRefreshKey(v.secrets.byPurpose[purposeRefresh], l.ring.config(), now); !due {
+		return nil
+	}
+	return l.addSecrets(ctx, by, v, now, v.newTokenKey(now, now.Add(upgradeGrace)))
 }
 
 // removeLapsed deletes old keys of refresh tokens up to the first one that a grant may need.

@@ -28,9 +28,10 @@ var ErrBusy = errors.New("too many tokens to sign")
 
 // Signer signs tokens with the key that was current when the Signer was made.
 type Signer struct {
-	KID   string
-	ofTyp map[Typ]jose.Signer
-	cpus  chan struct{} // one slot for each signature that is being computed
+	KID     string
+	ofTyp   map[Typ]jose.Signer
+	secrets *Secrets
+	cpus    chan struct{} // one slot for each signature that is being computed
 }
 
 // Admit waits until a caller may change something for which it then signs a token. Call it before the change: a change
@@ -62,7 +63,7 @@ func (r *Ring) Signer(ctx context.Context, expires time.Time) (Signer, error) {
 			return Signer{}, fmt.Errorf("%w: there is no current key", ErrStale)
 		}
 		if until, ok := r.reserved.Load(v.kid); ok && !expires.After(until.(time.Time)) {
-			return Signer{v.kid, v.signers, r.cpus}, nil
+			return Signer{v.kid, v.signers, v.secrets, r.cpus}, nil
 		}
 		until, err := r.db.SigningKeys().Reserve(ctx, v.kid, expires.Add(signAhead))
 		if err == nil {
@@ -78,10 +79,14 @@ func (r *Ring) Signer(ctx context.Context, expires time.Time) (Signer, error) {
 	}
 }
 
-// Sign makes the compact JWS of a payload.
+// Sign makes the compact JWS of a payload. It replaces the jti in the payload, 22 characters, by one that only this
+// server can make.
 func (s Signer) Sign(typ Typ, payload []byte) (string, error) {
 	if !typ.Known() {
 		return "", fmt.Errorf("sign: %q is no typ of a token of this server", typ)
+	}
+	if err := s.secrets.stamp(s.KID, payload); err != nil {
+		return "", err
 	}
 	s.cpus <- struct{}{}
 	defer func() { <-s.cpus }()

@@ -61,6 +61,7 @@ type facts struct {
 	left       int           // rows that are not under the master key that seals
 	unreadable int           // keys of refresh tokens that do not open
 	begun      bool          // there were keys once
+	forged     []string      // kids of trusted keys that have signed tokens that no server made
 	clockOff   time.Duration // how far the clock of this machine is ahead of the clock of the database
 }
 
@@ -82,6 +83,9 @@ func (l *LifeCycle) Status(ctx context.Context) (Status, error) {
 		if f.begun, err = l.ring.db.Audit().HasType(ctx, eventBegin); err != nil {
 			return Status{}, err
 		}
+	}
+	if f.forged, err = l.ring.db.Forgeries().OfTrustedKeys(ctx); err != nil {
+		return Status{}, err
 	}
 	if f.clockOff, err = l.ring.ClockOff(ctx); err != nil {
 		return Status{}, err
@@ -166,6 +170,10 @@ func (f facts) problems(c Config, now time.Time) []Problem {
 	if f.altered != nil {
 		f.alteredProblems(add)
 		return problems
+	}
+	for _, kid := range f.forged {
+		add(LevelCritical, "somebody else has it, and can sign whatever tokens they like until it is revoked",
+			"Key %s has signed tokens that this server did not make. Revoke it: keyturn keys revoke %s", kid, kid)
 	}
 	switch {
 	case len(f.rows) > 0:

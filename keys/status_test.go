@@ -126,7 +126,7 @@ func TestStatusOfAnUnfinishedRewrap(t *testing.T) {
 			t.Fatal("not interrupted")
 		}
 		faults.Disarm()
-		got := problems(mustStatus(t, r), "a rewrap is not finished: 4 rows")
+		got := problems(mustStatus(t, r), "a rewrap is not finished: 5 rows")
 		if !cmp.Equal(got, []keys.Level{keys.LevelWarning}) {
 			t.Error(got)
 		}

@@ -3,9 +3,12 @@ package keys
 import (
 	"crypto/rsa"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/keyturn/keyturn/storage"
 )
 
 var (
@@ -36,30 +39,49 @@ func (v *view) trusted(kid string) (*rsa.PublicKey, error) {
 	return nil, ErrToken
 }
 
-// Verify returns the payload and the kid of a token that a trusted key of this Ring signed. The token must be a compact
-// JWS in canonical base64url with exactly the header that Sign makes. The error is ErrToken, ErrRevoked, or ErrStale if
-// this replica cannot be sure.
-func (r *Ring) Verify(token string) (payload []byte, kid string, err error) {
+// Verified is a token that a trusted key of the Ring signed.
+type Verified struct {
+	KID     string
+	Payload []byte
+	Origin  Origin
+}
+
+// Origin is who made a token that a trusted key signed.
+type Origin int
+
+// The origins of a token.
+const (
+	OriginServer Origin = iota // a server of this database
+	OriginExempt               // unknown, and exempt for now: from before an upgrade or a restore
+	OriginForged               // somebody who has the key
+)
+
+// Verify checks the signature of a token and who made it. The token must be a compact JWS in canonical base64url with
+// exactly the header that Sign makes. The error is ErrToken, ErrRevoked, or ErrStale if this replica cannot be sure.
+func (r *Ring) Verify(token string) (Verified, error) {
 	v, err := r.fresh()
 	if err != nil {
-		return nil, "", err
+		return Verified{}, err
 	}
 	kid, ok := tokenKID(token)
 	if !ok {
-		return nil, "", ErrToken
+		return Verified{}, ErrToken
 	}
 	public, err := v.trusted(kid)
 	if err != nil {
-		return nil, "", err
+		return Verified{}, err
 	}
 	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{signingAlg})
 	if err != nil {
-		return nil, "", ErrToken
+		return Verified{}, ErrToken
 	}
-	if payload, err = jws.Verify(public); err != nil {
-		return nil, "", ErrToken
+	payload, err := jws.Verify(public)
+	if err != nil {
+		return Verified{}, ErrToken
 	}
-	return payload, kid, nil
+	row := v.rows[slices.IndexFunc(v.rows, func(k storage.SigningKey) bool { return k.KID == kid })]
+	origin := v.secrets.origin(kid, payload, row.PublishedAt.Time, r.config().TokenTTL, r.options.Now())
+	return Verified{kid, payload, origin}, nil
 }
 
 // JWKS is the set of public keys for verifiers.

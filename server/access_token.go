@@ -2,9 +2,7 @@ package server
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,7 +18,8 @@ import (
 // accessTokens issues and verifies access tokens.
 type accessTokens struct {
 	*core
-	verified *tokenCache
+	verified  *tokenCache
+	forgeries *forgeries
 }
 
 // accessClaims are the facts of a grant that an access token carries.
@@ -56,12 +55,6 @@ func (t accessClaims) claims(issuer, id string) api.AccessToken {
 	}
 }
 
-func newTokenID() string {
-	id := make([]byte, 16)
-	rand.Read(id)
-	return base64.RawURLEncoding.EncodeToString(id)
-}
-
 // lifetime returns the expiry of an access token that is issued now. The TTL is the client's or else the server's, and
 // the token never outlives the grant. The limits apply again here because somebody may have edited the client's row.
 func (s *accessTokens) lifetime(c storage.Client, now, grantExpires time.Time) time.Time {
@@ -78,7 +71,7 @@ func (s *accessTokens) lifetime(c storage.Client, now, grantExpires time.Time) t
 
 // accessToken signs an access token, or returns errTooLarge.
 func (s *accessTokens) accessToken(signer keys.Signer, t accessClaims) (string, error) {
-	payload, err := json.Marshal(t.claims(s.config().Issuer, newTokenID()))
+	payload, err := json.Marshal(t.claims(s.config().Issuer, api.SampleTokenID))
 	if err != nil {
 		return "", fmt.Errorf("access token: %w", err)
 	}
@@ -98,12 +91,15 @@ type tokenStatus int
 const (
 	foreign   tokenStatus = iota // this server did not sign it
 	ended                        // this server signed it, but it has expired or its key is revoked
+	forged                       // a key of this server signed it, but no server made it
 	checkable                    // valid so far; the database knows whether its grant is alive
 )
 
 // verified is an access token whose signature is verified. It is immutable, except for the cached body.
 type verified struct {
 	kid    string
+	digest [8]byte // the first bytes of its SHA-256
+	forged bool
 	claims api.AccessToken
 	grant  storage.GrantID
 	begins time.Time               // the later of iat and nbf
@@ -117,60 +113,81 @@ func (s *accessTokens) readAccessToken(token string) (*verified, tokenStatus, er
 	if v == nil {
 		var at tokenStatus
 		var err error
-		if v, at, err = s.verify(token); v == nil {
+		var lasting bool
+		if v, lasting, at, err = s.verify(token, sum); v == nil {
 			return nil, at, err
 		}
-		s.verified.keep(sum, v)
+		if lasting {
+			s.verified.keep(sum, v)
+		}
 	}
 	switch err := s.ring.Trusts(v.kid); {
 	case errors.Is(err, keys.ErrToken), errors.Is(err, keys.ErrRevoked):
 		return v, ended, nil
 	case err != nil:
 		return nil, foreign, err
+	case v.forged:
+		return v, forged, nil
 	case s.now().Unix() >= v.claims.Expires, s.clock.Over(v.begins, time.Unix(v.claims.Expires, 0)):
 		return v, ended, nil
 	}
 	return v, checkable, nil
 }
 
-// verify verifies a token that is not in the cache. It returns nil for a token that cannot be used.
-func (s *accessTokens) verify(token string) (*verified, tokenStatus, error) {
-	payload, kid, err := s.ring.Verify(token)
+// verify verifies a token that is not in the cache. It returns nil for a token that cannot be used. lasting reports
+// whether the verdict stays the same.
+func (s *accessTokens) verify(
+	token string, sum [sha256.Size]byte,
+) (v *verified, lasting bool, at tokenStatus, err error) {
+	t, err := s.ring.Verify(token)
 	switch {
 	case errors.Is(err, keys.ErrToken):
-		return nil, foreign, nil
+		return nil, false, foreign, nil
 	case errors.Is(err, keys.ErrRevoked):
-		return nil, ended, nil
+		return nil, false, ended, nil
 	case err != nil:
-		return nil, foreign, err
+		return nil, false, foreign, err
 	}
-	v := &verified{kid: kid}
-	if err := json.Unmarshal(payload, &v.claims); err != nil || v.claims.Issuer != s.config().Issuer {
-		return nil, foreign, nil
+	v = &verified{kid: t.KID, digest: [8]byte(sum[:8]), forged: t.Origin == keys.OriginForged}
+	if !v.read(t.Payload, s.config().Issuer) && !v.forged {
+		return nil, false, foreign, nil
+	}
+	return v, t.Origin != keys.OriginExempt, checkable, nil
+}
+
+// read reads the claims of a payload. It reports whether they are those of an access token of the issuer.
+func (v *verified) read(payload []byte, issuer string) bool {
+	if err := json.Unmarshal(payload, &v.claims); err != nil || v.claims.Issuer != issuer {
+		return false
 	}
 	var more struct {
 		NotBefore int64 `json:"nbf"` // this server never sets it
 	}
 	if err := json.Unmarshal(payload, &more); err != nil {
-		return nil, foreign, nil
+		return false
 	}
 	v.begins = time.Unix(max(v.claims.IssuedAt, more.NotBefore), 0)
+	var err error
 	if v.grant, err = storage.ParseGrantID(v.claims.Session); err != nil {
 		v.grant = 0 // no grant has this id
 	}
-	return v, checkable, nil
+	return true
 }
 
-// accessGrant reads the grant of an access token. live reports whether the grant is alive and belongs to the token.
+// accessGrant reads the grant of an access token. live reports whether the grant is alive and the token comes from it.
+// A token that goes beyond its grant is forged.
 func (s *accessTokens) accessGrant(
 	ctx context.Context, req *request, v *verified,
 ) (state storage.TokenState, live bool, err error) {
 	ctx, asked := s.span(ctx, "ask about token")
 	state, err = s.db.Grants().TokenState(ctx, req.caller(), v.grant, v.kid, s.now())
 	asked(err)
-	live = err == nil &&
-		state.Live &&
-		state.ClientID == v.claims.ClientID &&
-		state.Sub == v.claims.Subject
-	return state, live, err
+	if err != nil || state.ClientID == "" {
+		return state, false, err
+	}
+	if c := v.claims; !state.Covers(c.ClientID, c.Subject, c.Scope, c.Audience) {
+		s.forgeries.report(req, v)
+		return state, false, nil
+	}
+	return state, state.Live, nil
 }

@@ -5,10 +5,11 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/keyturn/keyturn/api"
-	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/keys/keystest"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -69,11 +70,7 @@ func FuzzBasic(f *testing.F) {
 func FuzzClaims(f *testing.F) {
 	h := OpenHarness(f, ConfigFor(storagetest.SQLiteURL(f)), nil)
 	h.Provision()
-	app := Must(h.Admin.Clients().Find(ctx, "app"))
-	signer, err := h.Server.ring.Signer(ctx, h.Clock.Now().Add(1<<40))
-	if err != nil {
-		f.Fatal(err)
-	}
+	kid := Must(h.Server.ring.Signer(ctx, h.Clock.Now().Add(time.Hour))).KID
 	for _, seed := range []string{`{}`, `null`, `[]`,
 		`{"iss":"` + issuer + `","exp":99999999999,"sid":"0000000000000001",` +
 			`"aud":"https://api.example","client_id":"app","sub":"x"}`,
@@ -82,7 +79,7 @@ func FuzzClaims(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, payload []byte) {
-		text, err := signer.Sign(keys.TypAccessToken, payload)
+		text, err := keystest.Forge(kid, "at+jwt", payload)
 		if err != nil {
 			return // not something that can be signed
 		}
@@ -93,9 +90,6 @@ func FuzzClaims(f *testing.F) {
 		if at != checkable {
 			return
 		}
-		_, live, err := h.Server.accessGrant(ctx, &request{client: app}, v)
-		if err != nil || live {
-			t.Fatalf("%q: live %v, %v", payload, live, err)
-		}
+		t.Fatalf("%q: it does not count as forged: %+v", payload, v)
 	})
 }

@@ -28,7 +28,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/keys/keystest"
 	"github.com/keyturn/keyturn/server/servertest"
 )
@@ -49,8 +48,8 @@ func publicKeyOf(t *testing.T, h *Harness, kid string) *rsa.PublicKey {
 
 func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 
-// forgeries are texts that a library somewhere has taken for a token.
-func forgeries(t *testing.T, h *Harness, token, elsewhere string) map[string]string {
+// forgedTexts are texts that a library somewhere has taken for a token.
+func forgedTexts(t *testing.T, h *Harness, token, elsewhere string) map[string]string {
 	parts := strings.Split(token, ".")
 	kid := kidOf(t, token)
 	public := publicKeyOf(t, h, kid)
@@ -143,7 +142,7 @@ func TestForgedTokens(t *testing.T) {
 	Each(t, func(t *testing.T, h *Harness) {
 		tokens := h.Login("app")
 		h.Server.scans = newRateLimits(10_000, time.Minute)
-		for name, text := range forgeries(t, h, tokens.AccessToken, elsewhere.URL) {
+		for name, text := range forgedTexts(t, h, tokens.AccessToken, elsewhere.URL) {
 			if r := h.Post("/introspect", "rs", "token", text); r.Status != 200 || r.Body != "{\"active\":false}\n" {
 				t.Errorf("%s: introspection: %d %s", name, r.Status, r.Body)
 			}
@@ -160,7 +159,7 @@ func TestForgedTokens(t *testing.T) {
 	}
 }
 
-// Tokens that this server signed itself, but for another issuer, or without what a token must say, are none either.
+// Tokens that a key of this server signed, but for another issuer, or without what a token must say, are none either.
 func TestOwnSignatureIsNotEnough(t *testing.T) {
 	t.Parallel()
 	Each(t, func(t *testing.T, h *Harness) {
@@ -173,7 +172,6 @@ func TestOwnSignatureIsNotEnough(t *testing.T) {
 				&claims,
 			),
 		)
-		signer := Must(h.Server.ring.Signer(ctx, h.Clock.Now().Add(time.Minute)))
 		for name, change := range map[string]func(map[string]any){
 			"another issuer":   func(c map[string]any) { c["iss"] = "https://else.example" },
 			"no issuer":        func(c map[string]any) { delete(c, "iss") },
@@ -190,13 +188,10 @@ func TestOwnSignatureIsNotEnough(t *testing.T) {
 				altered[k] = v
 			}
 			change(altered)
-			text := Must(signer.Sign(keys.TypAccessToken, Must(json.Marshal(altered))))
-			if name != "no aud" && name != "another audience" &&
-				name != "another's sub" { // those name the client's own grant
-				if r := h.Post("/revoke", "app", "token", text); r.Status != 200 || r.Body != "{}\n" ||
-					!h.Active("rs", tokens.AccessToken) {
-					t.Errorf("%s: revocation: %d %s", name, r.Status, r.Body)
-				}
+			text := Must(keystest.Forge(kidOf(t, tokens.AccessToken), "at+jwt", Must(json.Marshal(altered))))
+			if r := h.Post("/revoke", "app", "token", text); r.Status != 200 || r.Body != "{}\n" ||
+				!h.Active("rs", tokens.AccessToken) {
+				t.Errorf("%s: revocation: %d %s", name, r.Status, r.Body)
 			}
 			if r := h.Post("/introspect", "rs", "token", text); r.Status != 200 || r.Body != "{\"active\":false}\n" {
 				t.Errorf("%s: %d %s", name, r.Status, r.Body)

@@ -33,14 +33,18 @@ func (s *Server) introspect(ctx context.Context, req *request, f referenceForm) 
 	if err != nil {
 		return nil, err
 	}
-	if at == foreign {
+	switch at {
+	case foreign:
 		return s.unknownToken(req)
+	case forged:
+		s.forgeries.report(req, v)
+		return api.Introspection{}, nil
 	}
-	if at == ended || !maySee(req.client, v.claims) {
+	if at == ended {
 		return api.Introspection{}, nil
 	}
 	g, live, err := s.accessGrant(ctx, req, v)
-	if err != nil || !live {
+	if err != nil || !live || !maySee(req.client, v.claims) {
 		return api.Introspection{}, err
 	}
 	return v.introspection(g.Username)

@@ -194,6 +194,12 @@ var (
 		[]string{"kid", "state"},
 		nil,
 	)
+	forgedTokens = prometheus.NewDesc(
+		"keyturn_forged_tokens_total",
+		"Presented tokens that a signing key has signed although no server made them.",
+		[]string{"kid"},
+		nil,
+	)
 	rotationDue = prometheus.NewDesc(
 		"keyturn_key_rotation_due_timestamp_seconds",
 		"Time at which the next key begins to sign.",
@@ -203,11 +209,17 @@ var (
 )
 
 // Describe implements [prometheus.Collector].
-func (k keyMetrics) Describe(to chan<- *prometheus.Desc) { to <- keyAge; to <- rotationDue }
+func (k keyMetrics) Describe(to chan<- *prometheus.Desc) {
+	to <- keyAge
+	to <- rotationDue
+	to <- forgedTokens
+}
 
 // Collect implements [prometheus.Collector].
 func (k keyMetrics) Collect(to chan<- prometheus.Metric) {
 	for _, row := range k.s.ring.Rows() {
+		n := k.s.forgeries.presented(row.KID)
+		to <- prometheus.MustNewConstMetric(forgedTokens, prometheus.CounterValue, float64(n), row.KID)
 		if row.State == storage.KeyRetired || row.State == storage.KeyRevoked {
 			continue
 		}

@@ -19,6 +19,7 @@ import (
 // that people make with the command line.
 type replica struct {
 	*core
+	forged    *forgeries
 	row       storage.Replica
 	news      storage.News             // of the last look
 	scopes    atomic.Pointer[[]string] // of enabled clients, sorted
@@ -55,11 +56,8 @@ func (s *replica) readScopes(ctx context.Context) error {
 }
 
 func newReplica(c *core, started time.Time) *replica {
-	return &replica{core: c, row: storage.Replica{
-		ID:        randomHex(8),
-		Version:   Version().Version,
-		StartedAt: storage.At(started),
-	}}
+	row := storage.Replica{ID: randomHex(8), Version: Version().Version, StartedAt: storage.At(started)}
+	return &replica{core: c, forged: newForgeries(c, row.ID), row: row}
 }
 
 // keepVisible writes the row with each heartbeat and at each roll call, and logs the alarms of the audit trail, until
@@ -74,11 +72,13 @@ func (s *replica) keepVisible(ctx context.Context, public net.Addr) {
 	defer tick.Stop()
 	for {
 		s.lookForNews(ctx)
+		s.forged.flushInTime(ctx)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastBeat)
 			defer cancel()
+			s.forged.flush(last)
 			if err := s.db.Replicas().Leave(last, s.row.ID); err != nil {
 				s.log.Warn("this server still counts as running, for a few minutes", "error", err.Error())
 			}
@@ -127,6 +127,12 @@ func (s *replica) logAlarms(ctx context.Context, after, until int64) error {
 			return err
 		}
 		for _, r := range records {
+			if r.Type == storage.AuditForgery {
+				if err := s.forged.heed(ctx, r); err != nil {
+					return err
+				}
+				continue
+			}
 			s.logAlarm(r)
 		}
 		after = records[len(records)-1].Seq

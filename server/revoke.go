@@ -14,7 +14,7 @@ func (s *Server) revoke(ctx context.Context, req *request, f referenceForm) (any
 	if f.token == "" {
 		return nil, fail(api.InvalidRequest, "token is missing")
 	}
-	id, family, ok, err := s.grantOf(f.token, req.client.ID)
+	id, family, ok, err := s.grantOf(ctx, req, f.token)
 	if err != nil {
 		return nil, err
 	}
@@ -35,16 +35,22 @@ func (s *Server) revoke(ctx context.Context, req *request, f referenceForm) (any
 	return api.Revocation{}, nil
 }
 
-// grantOf finds the grant of a token without a query. ok is false if the token does not belong to the client.
-func (s *Server) grantOf(text, clientID string) (id storage.GrantID, familyHash string, ok bool, err error) {
+// grantOf finds the grant of a token. ok is false if the token does not belong to the client, or its grant has ended.
+func (s *Server) grantOf(
+	ctx context.Context, req *request, text string,
+) (id storage.GrantID, familyHash string, ok bool, err error) {
 	if t, ok, err := s.ring.OpenRefreshToken(text); ok || err != nil {
 		return t.Grant, t.Family.Hash(), ok, err
 	}
 	v, at, err := s.readAccessToken(text)
+	if err == nil && at == forged {
+		s.forgeries.report(req, v)
+	}
 	if err != nil ||
 		at != checkable ||
-		v.claims.ClientID != clientID {
+		v.claims.ClientID != req.client.ID {
 		return 0, "", false, err
 	}
-	return v.grant, "", true, nil
+	_, live, err := s.accessGrant(ctx, req, v)
+	return v.grant, "", live, err
 }

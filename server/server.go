@@ -122,8 +122,9 @@ func Open(ctx context.Context, c config.Config, p keys.Place, o Options) (*Serve
 // fill makes the parts of a server. The store is open.
 func (s *Server) fill(store keys.Store, c config.Config, p keys.Place, o Options) {
 	shared := newCore(store, c, p, o)
-	tokens := &accessTokens{core: shared, verified: newTokenCache()}
-	watch, self := &health{core: shared}, newReplica(shared, o.Now())
+	self := newReplica(shared, o.Now())
+	tokens := &accessTokens{core: shared, forgeries: self.forged, verified: newTokenCache()}
+	watch := &health{core: shared}
 	trusted, _ := c.Proxies() // Config.Problems has checked it
 	hasher := passwords.NewHasher(passwords.NewPolicy(int64(c.PasswordHashMemory)), c.HashSlots(o.CPUs))
 	*s = Server{

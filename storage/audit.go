@@ -176,11 +176,18 @@ func (r AuditRecord) chain(key []byte) string {
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
+// Intact reports whether keyturn wrote a record, and nobody has changed it. It does not check the rest of the chain.
+func (a Audit) Intact(r AuditRecord) bool {
+	key := a.db.auditKey.Load()
+	return key != nil && hmac.Equal([]byte(r.Hash), []byte(r.chain(*key)))
+}
+
 // AuditTypes are the types of all records that keyturn writes.
 var AuditTypes = []string{
 	"client.create", "client.delete", "client.disable", "client.enable", "client.revoke-grants",
 	"client.rotate-secret", "client.update", "database.copy", "database.restore", "grant.ahead", "grant.late-retry",
-	"grant.reuse", "grant.revoke", "grant.revoke-all", "grant.revoke-key", "key.begin", "key.publish", "key.restore",
+	"grant.reuse", "grant.revoke", "grant.revoke-all", "grant.revoke-key", "key.begin", AuditForgery, "key.publish",
+	"key.restore",
 	"key.retire", "key.revoke", "key.rewrap", "key.rotate", "secret.add", "secret.retire", "secret.rewrap",
 	"user.create", "user.delete", "user.disable", "user.enable", "user.import", "user.passwd", "user.revoke-grants",
 	"user.unlock", "user.update",

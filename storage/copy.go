@@ -23,6 +23,7 @@ var copiedTables = []string{
 	"throttle",
 	"familiar_addresses",
 	"endings",
+	"forgeries",
 }
 
 // MetaMoved names the value that says where a database was copied to.

@@ -16,9 +16,23 @@ import (
 type TokenState struct {
 	Live     bool   // by its grant, user, client and key
 	caller   bool   // the caller is enabled and has the given revision
-	ClientID string // of the grant, like the next two; "" if the grant is gone
-	Sub      string
+	ClientID string // of the grant, like the others; "" if the grant is gone
+	Sub      string // "" if the user is gone
 	Username string
+	Scope    string // the whole granted scope
+	Audience string // all granted audiences, space-separated
+}
+
+// Covers reports whether an access token with these claims can come from the grant, as far as the row says.
+func (s TokenState) Covers(clientID, sub, scope, audience string) bool {
+	within := func(granted, claimed string) bool {
+		words := strings.Fields(granted)
+		return !slices.ContainsFunc(strings.Fields(claimed), func(w string) bool { return !slices.Contains(words, w) })
+	}
+	return s.ClientID == clientID &&
+		(s.Sub == sub || s.Sub == "") &&
+		within(s.Scope, scope) &&
+		within(s.Audience, audience)
 }
 
 // tokenKey is an access token, with the time of the question.
@@ -84,7 +98,8 @@ var tokenQueries = func() map[int]string {
 				AND k.state <> '` + string(KeyRevoked) + `', FALSE) AS live,
 			EXISTS (SELECT 1 FROM clients c WHERE c.id = t.caller AND c.disabled_at IS NULL
 			AND c.revision = t.revision) AS caller,
-			COALESCE(g.client_id, '') AS client_id, COALESCE(u.sub, '') AS sub, COALESCE(u.username, '') AS username
+			COALESCE(g.client_id, '') AS client_id, COALESCE(u.sub, '') AS sub, COALESCE(u.username, '') AS username,
+			COALESCE(g.scope, '') AS scope, COALESCE(g.audience, '') AS audience
 		FROM t LEFT JOIN grants g ON g.id = t.id LEFT JOIN users u ON u.id = g.user_id LEFT JOIN clients c ON c.id =
 		g.client_id
 		LEFT JOIN signing_keys k ON k.kid = t.kid WHERE t.id IS NOT NULL`
@@ -133,7 +148,8 @@ func readTokenStates(conn *sqlx.Conn, n int, query string, args []any) ([]TokenS
 		var i int
 		var stale bool
 		var s TokenState
-		if err := rows.Scan(&i, &stale, &s.Live, &s.caller, &s.ClientID, &s.Sub, &s.Username); err != nil {
+		err := rows.Scan(&i, &stale, &s.Live, &s.caller, &s.ClientID, &s.Sub, &s.Username, &s.Scope, &s.Audience)
+		if err != nil {
 			return nil, err
 		}
 		if stale {

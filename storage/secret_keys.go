@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// SecretKey is a sealed symmetric key: for refresh tokens, client secrets or the audit trail.
+// SecretKey is a sealed symmetric key: for refresh tokens, client secrets, the audit trail or the ids of access tokens.
 type SecretKey struct {
 	Purpose     string `db:"purpose"`
 	Number      int64  `db:"number"`
@@ -45,18 +45,24 @@ func (k SecretKeys) CreateFirst(ctx context.Context, keys []SecretKey) error {
 	})
 }
 
-// Add inserts a symmetric key. version is that of the signing keys which the sealing replica knows. ErrConflict if that
-// has changed, perhaps with the master key, or if the key exists.
-func (k SecretKeys) Add(ctx context.Context, by Actor, key SecretKey, version int64, now time.Time) error {
-	e := Event{"secret.add", key.name(), map[string]any{"activated_at": key.ActivatedAt}}
-	return k.db.inTx(ctx, e.Type, func(t *tx) error {
+// Add inserts symmetric keys, all or none. version is that of the signing keys which the sealing replica knows.
+// ErrConflict if that has changed, perhaps with the master key, or if a key exists.
+func (k SecretKeys) Add(ctx context.Context, by Actor, keys []SecretKey, version int64, now time.Time) error {
+	return k.db.inTx(ctx, "secret.add", func(t *tx) error {
 		if err := t.holdKeySet(version); err != nil {
 			return err
 		}
-		if err := t.ChangeAsRead(insertSecretKey, key.Purpose, key.Number, key.Sealed, key.ActivatedAt); err != nil {
-			return err
+		for _, key := range keys {
+			err := t.ChangeAsRead(insertSecretKey, key.Purpose, key.Number, key.Sealed, key.ActivatedAt)
+			if err != nil {
+				return err
+			}
+			e := Event{"secret.add", key.name(), map[string]any{"activated_at": key.ActivatedAt}}
+			if err := t.audit(by, now, e); err != nil {
+				return err
+			}
 		}
-		return t.audit(by, now, e)
+		return nil
 	})
 }
 
