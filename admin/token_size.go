@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/storage"
 )
@@ -39,6 +40,7 @@ func (a *core) largestPayload(c Client) (int, error) {
 		Scope:     c.Scope,
 		Audiences: c.Audiences,
 		Username:  c.NamesUser(),
+		Status:    a.config.StatusList == config.StatusListOn,
 	})
 }
 

@@ -10,6 +10,7 @@ const (
 	PathJWKS       = "/.well-known/jwks.json"
 	PathMetadata   = "/.well-known/oauth-authorization-server" // followed by the path of the issuer, RFC 8414 §3.1
 	PathOpenID     = "/.well-known/openid-configuration"       // preceded by the path of the issuer, RFC 8414 §5
+	PathStatus     = "/status"                                 // the aggregation of Token Status Lists; a list is at /status/ID
 	PathOpenAPI    = "/openapi.yaml"
 	PathLivez      = "/livez"
 	PathReadyz     = "/readyz"
@@ -67,6 +68,23 @@ type AccessToken struct {
 	Session  string   `json:"sid"`       // id of the grant
 	Roles    []string `json:"roles,omitempty"`
 	Username string   `json:"preferred_username,omitempty"` // if the client asks for it, RFC 9068 §2.2.2
+	Status   *Status  `json:"status,omitempty"`             // draft-ietf-oauth-status-list §6.1
+}
+
+// Status says where the status of a token is found, draft-ietf-oauth-status-list §6.
+type Status struct {
+	List StatusReference `json:"status_list"`
+}
+
+// StatusReference is a place in a Token Status List, draft-ietf-oauth-status-list §6.2.
+type StatusReference struct {
+	Index int64  `json:"idx"`
+	URI   string `json:"uri"`
+}
+
+// StatusLists names all Token Status Lists, draft-ietf-oauth-status-list §9.3.
+type StatusLists struct {
+	URIs []string `json:"status_lists"`
 }
 
 // Introspection is the response of /introspect, RFC 7662 §2.2. If the token is not active, or the caller may not see
@@ -103,6 +121,8 @@ type Metadata struct {
 	RevocationAuthMethods    []string `json:"revocation_endpoint_auth_methods_supported"`
 	IntrospectionAuthMethods []string `json:"introspection_endpoint_auth_methods_supported"`
 	Scopes                   []string `json:"scopes_supported,omitempty"` // of enabled clients
+	// draft-ietf-oauth-status-list §9.1; absent if access tokens have no status
+	StatusLists string `json:"status_list_aggregation_endpoint,omitempty"`
 }
 
 // Code is an OAuth error code.

@@ -55,6 +55,7 @@ type TokenRights struct {
 	Scope     string
 	Audiences []string
 	Username  bool // its tokens have preferred_username
+	Status    bool // its tokens have status
 }
 
 // largestUsername has the longest JSON text of a username: 255 bytes, each of them escaped.
@@ -76,6 +77,9 @@ func LargestPayload(issuer string, r TokenRights) (int, error) {
 	if r.Username {
 		t.Username = largestUsername
 	}
+	if r.Status {
+		t.Status = &Status{StatusReference{Index: maxStatusIndex, URI: StatusURI(issuer, t.Session)}}
+	}
 	payload, err := json.Marshal(t)
 	longest := 0
 	for _, audience := range r.Audiences {
@@ -84,6 +88,12 @@ func LargestPayload(issuer string, r TokenRights) (int, error) {
 	}
 	return len(payload) + longest, err
 }
+
+// maxStatusIndex has as many digits as any index.
+const maxStatusIndex = 1<<20 - 1
+
+// StatusURI returns the URI of a Token Status List. Its id has the length of a session.
+func StatusURI(issuer, id string) string { return issuer + PathStatus + "/" + id }
 
 // SampleTokenID has the length of every jti.
 var SampleTokenID = strings.Repeat("x", 22)

@@ -43,6 +43,9 @@ type Config struct {
 	// the key at once)
 	OnForgery string `key:"on_forgery" default:"alarm" reload:"true"`
 
+	// on: access tokens name a Token Status List, by which resource servers see within about 17 s that a login has ended
+	StatusList string `key:"status_list" default:"off" reload:"true"`
+
 	// lifetime of access tokens, at most 1h
 	AccessTTL time.Duration `key:"access_ttl" default:"10m" scope:"keys" reload:"true"`
 	// an unused refresh token expires after this time
@@ -89,6 +92,12 @@ type Config struct {
 const (
 	OnForgeryAlarm  = "alarm"
 	OnForgeryRevoke = "revoke"
+)
+
+// Values of StatusList.
+const (
+	StatusListOn  = "on"
+	StatusListOff = "off"
 )
 
 // HashSlots is the number of passwords that a process with this number of CPUs hashes at once.

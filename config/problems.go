@@ -61,6 +61,9 @@ func (c Config) Problems(forServe bool) []error {
 	if c.OnForgery != OnForgeryAlarm && c.OnForgery != OnForgeryRevoke {
 		add(fmt.Errorf("on_forgery: %q is neither alarm nor revoke", c.OnForgery))
 	}
+	if c.StatusList != StatusListOn && c.StatusList != StatusListOff {
+		add(fmt.Errorf("status_list: %q is neither on nor off", c.StatusList))
+	}
 	_, err := c.Level()
 	add(err)
 	if forServe {

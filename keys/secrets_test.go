@@ -33,7 +33,7 @@ func mustLogin(t *testing.T, db *storage.DB, at time.Time, ttl time.Duration) st
 		ExpiresAt:     storage.At(at.Add(ttl)),
 		IdleExpiresAt: storage.At(at.Add(ttl)),
 	}
-	must(t, db.Grants().Create(ctx, g))
+	must(t, db.Grants().Create(ctx, g, nil))
 	return g
 }
 

@@ -88,6 +88,13 @@ func (s Signer) Sign(typ Typ, payload []byte) (string, error) {
 	if err := s.secrets.stamp(s.KID, payload); err != nil {
 		return "", err
 	}
+	return s.sign(typ, payload)
+}
+
+// SignStatusList makes the compact JWS of a Token Status List. It is no access token.
+func (s Signer) SignStatusList(payload []byte) (string, error) { return s.sign(typStatusList, payload) }
+
+func (s Signer) sign(typ Typ, payload []byte) (string, error) {
 	s.cpus <- struct{}{}
 	defer func() { <-s.cpus }()
 	jws, err := s.ofTyp[typ].Sign(payload)

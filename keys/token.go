@@ -18,14 +18,15 @@ type header struct {
 // Typ is the typ in the header of a token (RFC 7519 §5.1).
 type Typ string
 
-// The values of typ. Both mean an access token, the only JWT of this server. TypJWT is for verifiers that do not know
-// RFC 9068.
+// The values of typ. The exported ones mean an access token. TypJWT is for verifiers that do not know RFC 9068.
 const (
 	TypAccessToken Typ = "at+jwt" // RFC 9068 §2.1
 	TypJWT         Typ = "JWT"    // RFC 7519 §5.1
+
+	typStatusList Typ = "statuslist+jwt" // draft-ietf-oauth-status-list §5.1
 )
 
-// Known reports whether this server signs tokens with the typ.
+// Known reports whether the typ is that of an access token.
 func (t Typ) Known() bool { return t == TypAccessToken || t == TypJWT }
 
 // tokenKID returns the kid of a text in the form of a token of this server: three parts in canonical base64url. A lax

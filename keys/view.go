@@ -193,7 +193,7 @@ func (v *view) takeSigners(old *view) error {
 	}
 	key := jose.SigningKey{Algorithm: signingAlg, Key: jose.JSONWebKey{Key: private, KeyID: current.KID}}
 	signers := map[Typ]jose.Signer{}
-	for _, typ := range []Typ{TypAccessToken, TypJWT} {
+	for _, typ := range []Typ{TypAccessToken, TypJWT, typStatusList} {
 		options := (&jose.SignerOptions{}).WithType(jose.ContentType(typ))
 		if signers[typ], err = jose.NewSigner(key, options); err != nil {
 			return err

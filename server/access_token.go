@@ -31,7 +31,8 @@ type accessClaims struct {
 	audience string
 	scope    string
 	roles    []string
-	username string // "": not in the token
+	username string      // "": not in the token
+	status   *api.Status // nil: not in the token
 	authTime time.Time
 	issued   time.Time
 	expires  time.Time
@@ -52,6 +53,7 @@ func (t accessClaims) claims(issuer, id string) api.AccessToken {
 		Session:  t.grant.String(),
 		Roles:    t.roles,
 		Username: t.username,
+		Status:   t.status,
 	}
 }
 

@@ -74,6 +74,9 @@ func (s *cleaner) cleanUpOnce(ctx context.Context) error {
 	if err := s.concludeForgeries(ctx, now); err != nil {
 		return err
 	}
+	if err := s.db.StatusLists().Clean(ctx, now, cleanUpBatch); err != nil {
+		return err
+	}
 	if _, err := s.db.Endings().Clean(ctx, now.Add(-s.config().RefreshMaxTTL-keepEnded), cleanUpBatch); err != nil {
 		return err
 	}

@@ -28,9 +28,9 @@ func (s *Server) jwks(w *response, r *http.Request) {
 
 // metadata answers GET /.well-known/oauth-authorization-server (RFC 8414 §3) from memory. scopes returns those of the
 // clients.
-func metadata(c config.Config, scopes func() []string) handler {
+func metadata(config func() *config.Config, scopes func() []string) handler {
 	return func(x *response, _ *http.Request) {
-		described := describe(c)
+		described := describe(*config())
 		described.Scopes = scopes()
 		body, err := json.Marshal(described)
 		if err != nil {
@@ -50,7 +50,10 @@ func describe(c config.Config) api.Metadata {
 	}
 	confidential := []string{api.AuthBasic, api.AuthPost}
 	all := append(confidential, api.AuthNone)
-	issuer := c.Issuer
+	issuer, statusLists := c.Issuer, ""
+	if c.StatusList == config.StatusListOn {
+		statusLists = issuer + api.PathStatus
+	}
 	return api.Metadata{
 		Issuer:                   issuer,
 		TokenEndpoint:            issuer + api.PathToken,
@@ -62,6 +65,7 @@ func describe(c config.Config) api.Metadata {
 		TokenAuthMethods:         all,
 		RevocationAuthMethods:    all,
 		IntrospectionAuthMethods: confidential,
+		StatusLists:              statusLists,
 	}
 }
 

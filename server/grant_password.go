@@ -20,6 +20,7 @@ type logins struct {
 	*accessTokens
 	hasher   *passwords.Hasher
 	throttle *throttle
+	places   *statusPlaces
 }
 
 // maxGrants is the largest number of live grants of a user at a client. A further login ends the oldest one.
@@ -309,6 +310,11 @@ func (s *logins) beginGrant(req *request, view storage.LoginView, l login) (api.
 	if err != nil {
 		return none, err
 	}
+	place, err := s.places.next(ctx, req.client, expires)
+	if err != nil {
+		return none, err
+	}
+	access.status = s.statusAt(place)
 	if err := s.checkSize(signer, access); err != nil {
 		s.event(req, "login", "failed", slog.String("reason", "token too large"))
 		return none, err
@@ -320,9 +326,10 @@ func (s *logins) beginGrant(req *request, view storage.LoginView, l login) (api.
 	if refreshable {
 		g.FamilyHash = t.Family.Hash()
 	}
-	if err := s.createGrant(ctx, req, view, g); err != nil {
+	if place, err = s.createGrant(ctx, req, view, g, place); err != nil {
 		return none, err
 	}
+	access.status = s.statusAt(place)
 	tokens, err := s.respond(signer, access)
 	if refreshable {
 		tokens.RefreshToken = s.ring.Secrets().SealRefreshToken(t, now)
@@ -349,21 +356,40 @@ func (s *logins) newGrant(req *request, view storage.LoginView, l login, now, ex
 }
 
 // createGrant inserts the row, and then ends the oldest grants above the limit, if this replica is sure of the time. An
-// error of the second step does not fail the login: the next login tries again.
-func (s *logins) createGrant(ctx context.Context, req *request, view storage.LoginView, g storage.Grant) error {
-	err := s.db.Grants().Create(ctx, g)
+// error of the second step does not fail the login: the next login tries again. It returns the place of the grant in a
+// status list.
+func (s *logins) createGrant(
+	ctx context.Context, req *request, view storage.LoginView, g storage.Grant, place *statusPlace,
+) (*statusPlace, error) {
+	place, err := s.insertGrant(ctx, req, g, place)
 	if errors.Is(err, storage.ErrNotFound) { // the user or the client has changed since the read
 		s.loginFailed(req, reasonChanged)
-		return errLogin
+		return nil, errLogin
 	}
 	if err != nil ||
 		view.Grants < maxGrants ||
 		s.clock.Sure() != nil {
-		return err
+		return place, err
 	}
 	by := storage.Actor{Name: "keyturn"}
 	if err := s.db.Grants().EndOldest(ctx, by, g.UserID, g.ClientID, maxGrants, g.CreatedAt.Time); err != nil {
 		s.log.Warn("the oldest grants of a user could not be ended", "sub", view.User.Sub, "error", err.Error())
 	}
-	return nil
+	return place, nil
+}
+
+// insertGrant inserts the row. If the database does not confirm its place, as after a failover, the grant gets another.
+func (s *logins) insertGrant(
+	ctx context.Context, req *request, g storage.Grant, place *statusPlace,
+) (*statusPlace, error) {
+	err := s.db.Grants().Create(ctx, g, place.stored())
+	if place == nil || !errors.Is(err, storage.ErrNotFound) {
+		return place, err
+	}
+	s.places.drop(place)
+	place, err = s.places.next(ctx, req.client, g.ExpiresAt.Time)
+	if err != nil {
+		return nil, err
+	}
+	return place, s.db.Grants().Create(ctx, g, place.stored())
 }

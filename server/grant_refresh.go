@@ -20,6 +20,7 @@ type refreshes struct {
 	*accessTokens
 	health     *health
 	unanswered *unanswered
+	places     *statusPlaces
 }
 
 // errRefresh is the answer to every refresh token that is not valid (RFC 6749 §5.2).
@@ -86,6 +87,7 @@ func (s *refreshes) refreshWith(
 		return none, err
 	}
 	s.event(req, "refresh", "ok", slog.String("kind", string(outcome)), slog.String("sid", t.Grant.String()))
+	s.places.assign(ctx, req.client, &g)
 	tokens, err := s.refreshed(req, f, signer, t, g, now)
 	if outcome == storage.RefreshKept {
 		tokens.RefreshToken = f.refreshToken

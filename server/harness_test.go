@@ -423,6 +423,7 @@ func init() {
 		return string(b), err
 	}
 	openapi3filter.RegisterBodyDecoder("text/plain", text)
+	openapi3filter.RegisterBodyDecoder("application/statuslist+jwt", text)
 	openapi3filter.RegisterBodyDecoder(
 		"application/jwk-set+json",
 		openapi3filter.RegisteredBodyDecoder("application/json"),

@@ -20,6 +20,7 @@ import (
 type replica struct {
 	*core
 	forged    *forgeries
+	lists     *statusLists
 	row       storage.Replica
 	news      storage.News             // of the last look
 	scopes    atomic.Pointer[[]string] // of enabled clients, sorted
@@ -57,7 +58,7 @@ func (s *replica) readScopes(ctx context.Context) error {
 
 func newReplica(c *core, started time.Time) *replica {
 	row := storage.Replica{ID: randomHex(8), Version: Version().Version, StartedAt: storage.At(started)}
-	return &replica{core: c, forged: newForgeries(c, row.ID), row: row}
+	return &replica{core: c, forged: newForgeries(c, row.ID), lists: newStatusLists(c), row: row}
 }
 
 // keepVisible writes the row with each heartbeat and at each roll call, and logs the alarms of the audit trail, until
@@ -91,8 +92,13 @@ func (s *replica) keepVisible(ctx context.Context, public net.Addr) {
 func (s *replica) lookForNews(ctx context.Context) {
 	ctx, cancel := s.databaseTimeout(ctx)
 	defer cancel()
+	begun := s.elapsed()
 	news, err := s.db.Replicas().News(ctx)
 	now := s.now()
+	var listsErr error
+	if err == nil {
+		listsErr = s.lists.heed(ctx, news.AuditSeq, begun)
+	}
 	if err == nil && (news.RollCall != s.news.RollCall || now.Sub(s.row.SeenAt.Time) >= keys.HeartbeatInterval) {
 		s.row.SeenAt = storage.At(now)
 		err = s.db.Replicas().See(ctx, s.row, now.Add(-keepEnded))
@@ -111,7 +117,8 @@ func (s *replica) lookForNews(ctx context.Context) {
 	}
 	if err == nil {
 		s.news = news
-	} else if !errors.Is(err, storage.ErrUnavailable) && ctx.Err() == nil {
+	}
+	if err = errors.Join(err, listsErr); err != nil && !errors.Is(err, storage.ErrUnavailable) && ctx.Err() == nil {
 		s.log.Error("the news of the database could not be read", "error", err.Error())
 	}
 }

@@ -61,6 +61,7 @@ func wellFramed(inJSON bool, h handler) handler {
 type endpoints struct {
 	token, revoke, introspect handler
 	jwks, metadata, openAPI   handler
+	statusList, aggregation   handler
 	livez, readyz             handler
 }
 
@@ -70,10 +71,13 @@ func (s *Server) publicRoutes() routes {
 		revoke:     post(s, readReferenceForm, s.revoke),
 		introspect: post(s, readReferenceForm, s.introspect),
 		jwks:       s.jwks,
-		metadata:   metadata(*s.config(), s.scopesNow),
+		metadata:   metadata(s.config, s.scopesNow),
 		openAPI:    openAPI,
 		livez:      livez,
 		readyz:     s.readyz,
+
+		statusList:  s.lists.statusList,
+		aggregation: s.lists.aggregation,
 	}.routes(s.config)
 }
 
@@ -87,6 +91,8 @@ func (e endpoints) routes(config func() *config.Config) routes {
 		r.add(prefix+api.PathRevoke, cors(config, only(e.revoke, http.MethodPost)))
 		r.add(prefix+api.PathIntrospect, only(e.introspect, http.MethodPost))
 		r.add(prefix+api.PathJWKS, anyOrigin(only(e.jwks, http.MethodGet, http.MethodHead)))
+		r.add(prefix+api.PathStatus, anyOrigin(only(e.aggregation, http.MethodGet, http.MethodHead)))
+		r.add(prefix+api.PathStatus+"/{id}", anyOrigin(only(e.statusList, http.MethodGet, http.MethodHead)))
 	}
 	metadata := anyOrigin(only(e.metadata, http.MethodGet, http.MethodHead))
 	r.add(api.PathMetadata+path, metadata)

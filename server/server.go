@@ -124,7 +124,7 @@ func (s *Server) fill(store keys.Store, c config.Config, p keys.Place, o Options
 	shared := newCore(store, c, p, o)
 	self := newReplica(shared, o.Now())
 	tokens := &accessTokens{core: shared, forgeries: self.forged, verified: newTokenCache()}
-	watch := &health{core: shared}
+	watch, places := &health{core: shared}, newStatusPlaces(shared)
 	trusted, _ := c.Proxies() // Config.Problems has checked it
 	hasher := passwords.NewHasher(passwords.NewPolicy(int64(c.PasswordHashMemory)), c.HashSlots(o.CPUs))
 	*s = Server{
@@ -139,8 +139,8 @@ func (s *Server) fill(store keys.Store, c config.Config, p keys.Place, o Options
 			failures: newClientFailures(c.LoginFailures, c.LoginWindow),
 		},
 		accessTokens: tokens,
-		logins:       &logins{accessTokens: tokens, hasher: hasher, throttle: newThrottle(store.DB, shared.config)},
-		refreshes:    &refreshes{accessTokens: tokens, health: watch, unanswered: newUnanswered()},
+		logins:       &logins{accessTokens: tokens, hasher: hasher, throttle: newThrottle(store.DB, shared.config), places: places},
+		refreshes:    &refreshes{accessTokens: tokens, health: watch, unanswered: newUnanswered(), places: places},
 		scans:        newRateLimits(unknownTokens, unknownTokensPeriod),
 	}
 	s.metrics = newMetrics(s)

@@ -9,17 +9,20 @@ import (
 // starting returns the handlers of both listeners before the server is open. They have the same routes as the server.
 // They answer what depends only on the configuration, and 503 to other requests.
 func starting(c config.Config) (public, admin http.Handler) {
+	config := func() *config.Config { return &c }
 	e := endpoints{
 		token:      formsLater,
 		revoke:     formsLater,
 		introspect: formsLater,
 		jwks:       later,
-		metadata:   metadata(c, func() []string { return nil }),
+		metadata:   metadata(config, func() []string { return nil }),
 		openAPI:    openAPI,
 		livez:      livez,
 		readyz:     later,
+
+		statusList:  later,
+		aggregation: later,
 	}
-	config := func() *config.Config { return &c }
 	return e.routes(config).starting(), adminEndpoints{metrics: later, livez: livez, readyz: later}.routes().starting()
 }
 

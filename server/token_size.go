@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/api"
+	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/storage"
 )
@@ -62,6 +63,7 @@ func (s *refreshes) rolesThatFit(req *request, signer keys.Signer) (int64, error
 		Scope:     c.Scope,
 		Audiences: c.Audiences,
 		Username:  c.NamesUser(),
+		Status:    s.config().StatusList == config.StatusListOn,
 	})
 	return int64(max(1, api.MaxRoles(req.client.TokenTyp, payload, s.bitsOf(signer)))), err
 }
@@ -103,6 +105,7 @@ func (s *refreshes) refreshClaims(
 		audience: audience,
 		scope:    scope,
 		roles:    g.Roles,
+		status:   s.statusClaimOf(g),
 		username: username,
 		authTime: g.CreatedAt.Time,
 		issued:   now,

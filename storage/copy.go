@@ -24,6 +24,9 @@ var copiedTables = []string{
 	"familiar_addresses",
 	"endings",
 	"forgeries",
+	"status_lists",
+	"status_ranges",
+	"status_marks",
 }
 
 // MetaMoved names the value that says where a database was copied to.

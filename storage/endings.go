@@ -27,13 +27,16 @@ func (d *DB) Endings() Endings { return Endings{d} }
 
 const insertEnding = `INSERT INTO endings (owner, epoch, ended_at, reason) `
 
-// endUser records that all logins of a user have ended. Call it after the epoch was incremented, or, with gone, before
-// the user is deleted.
+// endUser records that all logins of a user have ended, and marks their places in the status lists. Call it after the
+// epoch was incremented, or, with gone, before the user is deleted.
 func (t *tx) endUser(username, reason string, gone bool, now time.Time) error {
 	_, err := t.Change(insertEnding+`SELECT 'user:' || id, epoch - CAST($1 AS BIGINT), CAST($2 AS BIGINT),
 		CAST($3 AS TEXT) FROM users WHERE username = $4 ON CONFLICT (owner, epoch) DO NOTHING`,
 		epochsAgo(gone), At(now), reason, username)
-	return err
+	if err != nil {
+		return err
+	}
+	return t.markUser(username, now)
 }
 
 // endClient is endUser for a client; "" for every client.

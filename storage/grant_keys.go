@@ -130,7 +130,7 @@ func (g Grants) EndKeyGrants(
 		return 0, 0, err
 	}
 	err = g.db.inTx(ctx, "end grants of a key", func(t *tx) error {
-		n, err = t.Change(`UPDATE grants AS g SET revoked_at = $1, revoked_reason = '`+keyRevoked+`'
+		n, err = t.endGrants(now, `UPDATE grants AS g SET revoked_at = $1, revoked_reason = '`+keyRevoked+`'
 			WHERE g.revoked_at IS NULL AND `+ofKey+` AND g.id > $5 AND g.id <= $6`,
 			append(c.args(now), after, next)...)
 		if err != nil || n == 0 || record == nil {

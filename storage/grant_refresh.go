@@ -151,6 +151,7 @@ func expiresAfter(now time.Time) Time { return At(now.Truncate(time.Second).Add(
 
 const rotateReturning = ` RETURNING id, user_id, user_epoch, client_epoch, client_id, family_hash, generation, kid,
 	scope, audience, created_at, rotated_at, expires_at, idle_expires_at, revoked_at, revoked_reason,
+	status_list, status_index,
 	(SELECT u.sub FROM users u WHERE u.id = user_id) AS sub,
 	(SELECT u.username FROM users u WHERE u.id = user_id) AS username,
 	(SELECT u.roles FROM users u WHERE u.id = user_id) AS roles`
@@ -288,7 +289,7 @@ func (g Grants) retryLate(
 func (g Grants) endReused(ctx context.Context, r Refresh, s GrantState, now time.Time) error {
 	ctx = context.WithoutCancel(ctx)
 	return g.db.inTx(ctx, "refresh reuse", func(t *tx) error {
-		n, err := t.Change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'reuse'
+		n, err := t.endGrants(now, `UPDATE grants SET revoked_at = $1, revoked_reason = 'reuse'
 			WHERE id = $2 AND family_hash = $3 AND generation > $4 AND revoked_at IS
 			NULL`, At(now), r.ID, r.FamilyHash, r.Generation)
 		if err != nil || n == 0 {

@@ -76,6 +76,9 @@ type Grant struct {
 	LateRetryAt   *Time   `db:"late_retry_at" json:"late_retry_at"` // of the last late retry, if any
 	// of the last use, without rotation, of the newest refresh token, as far as it was written
 	KeptAt *Time `db:"kept_at" json:"-"`
+	// its place in a Token Status List; nil: it has none
+	StatusList  *StatusListID `db:"status_list" json:"-"`
+	StatusIndex *int64        `db:"status_index" json:"-"`
 }
 
 // GrantState is a grant with everything that decides whether it is live, read in one statement.
@@ -106,7 +109,7 @@ func (s GrantState) Live(now time.Time) bool {
 
 const grantStateColumns = `g.id, g.user_id, g.user_epoch, g.client_epoch, g.client_id, g.family_hash, g.generation,
 	g.kid, g.scope, g.audience, g.created_at, g.rotated_at, g.expires_at, g.idle_expires_at, g.revoked_at,
-	g.revoked_reason, g.late_retry_at, g.kept_at,
+	g.revoked_reason, g.late_retry_at, g.kept_at, g.status_list, g.status_index,
 	u.sub, u.username, COALESCE(u.roles, '[]') AS roles, COALESCE(LENGTH(u.roles), 0) AS roles_size,
 	u.epoch AS user_epoch_now, u.disabled_at AS user_disabled_at,
 	c.epoch AS client_epoch_now, c.disabled_at AS client_disabled_at,
@@ -305,18 +308,23 @@ func (g Grants) CountLive(
 	return n[0], nil
 }
 
-// Create inserts the row of a login. The statement checks again that the user and the client are as they were read:
-// ErrNotFound if not. If a driver sends it again after a cut connection, the second run finds the row of the first.
-func (g Grants) Create(ctx context.Context, grant Grant) error {
+// Create inserts the row of a login. The statement checks again that the user and the client are as they were read, and
+// that the place of the grant in a status list, if it has one, is still its own: ErrNotFound if not. If a driver sends it again after a cut connection, the second run finds the row of the first.
+func (g Grants) Create(ctx context.Context, grant Grant, place *StatusPlace) error {
+	var list, index, first, holder *int64
+	if place != nil {
+		id := int64(place.List)
+		list, index, first, holder = &id, &place.Index, &place.Range.First, &place.Range.holder
+	}
 	n, err := g.db.engine.Change(
 		ctx,
 		"create grant",
 		`INSERT INTO grants (id, user_id, user_epoch, client_epoch, client_id, family_hash, generation,
-		kid, scope, audience, created_at, rotated_at, expires_at, idle_expires_at)
+		kid, scope, audience, created_at, rotated_at, expires_at, idle_expires_at, status_list, status_index)
 		SELECT CAST($1 AS BIGINT), u.id, u.epoch, c.epoch, c.id, $2, 0, $3, $4, $5, CAST($6 AS BIGINT),
-		CAST($6 AS BIGINT), CAST($7 AS BIGINT), CAST($8 AS BIGINT)
+		CAST($6 AS BIGINT), CAST($7 AS BIGINT), CAST($8 AS BIGINT), CAST($13 AS BIGINT), CAST($14 AS BIGINT)
 		FROM users u, clients c WHERE u.id = $9 AND u.epoch = $10 AND u.disabled_at IS NULL AND c.id = $11
-		AND c.epoch = $12 AND c.disabled_at IS NULL
+		AND c.epoch = $12 AND c.disabled_at IS NULL AND (CAST($13 AS BIGINT) IS NULL OR `+held+`)
 		ON CONFLICT (id) DO UPDATE SET kid = excluded.kid WHERE grants.family_hash = excluded.family_hash
 		AND grants.user_id = excluded.user_id
 		AND grants.client_id = excluded.client_id AND grants.created_at = excluded.created_at AND grants.generation = 0
@@ -333,6 +341,10 @@ func (g Grants) Create(ctx context.Context, grant Grant) error {
 		grant.UserEpoch,
 		grant.ClientID,
 		grant.ClientEpoch,
+		list,
+		index,
+		first,
+		holder,
 	)
 	if err == nil && n == 0 {
 		err = fmt.Errorf("create grant: %w", ErrNotFound)
@@ -374,12 +386,9 @@ func (g Grants) EndOldest(
 
 // endGrant revokes one grant, with an audit record. It leaves an ended grant unchanged.
 func (t *tx) endGrant(by Actor, id GrantID, reason string, now time.Time) error {
-	n, err := t.Change(
+	n, err := t.endGrants(now,
 		`UPDATE grants SET revoked_at = $1, revoked_reason = $2 WHERE id = $3 AND revoked_at IS NULL`,
-		At(now),
-		reason,
-		id,
-	)
+		At(now), reason, id)
 	if err != nil || n == 0 {
 		return err
 	}
@@ -429,7 +438,7 @@ func (g Grants) revokeAtOnce(all []revocation) (ended []bool, err error) {
 		var entries []entry
 		for _, i := range inOrder(all) {
 			r := all[i]
-			n, err := t.Change(`UPDATE grants SET revoked_at = $1, revoked_reason = 'revoked'
+			n, err := t.endGrants(r.now, `UPDATE grants SET revoked_at = $1, revoked_reason = 'revoked'
 				WHERE id = $2 AND client_id = $3 AND ($4 = '' OR family_hash = $4)
 				AND revoked_at IS NULL AND expires_at > $1
 				AND EXISTS (SELECT 1 FROM clients c WHERE c.id = $3 AND c.disabled_at IS NULL

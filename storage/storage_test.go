@@ -104,7 +104,7 @@ func mustGrant(t testing.TB, db *storage.DB, u storage.User, c storage.Client) s
 		ExpiresAt:     storage.At(expires),
 		IdleExpiresAt: storage.At(noon.Add(time.Hour)),
 	}
-	if err := db.Grants().Create(ctx, g); err != nil {
+	if err := db.Grants().Create(ctx, g, nil); err != nil {
 		t.Fatal(err)
 	}
 	return g

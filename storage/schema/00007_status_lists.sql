@@ -1,0 +1,34 @@
+-- Token Status Lists. A list belongs to one epoch of one client. A grant keeps its place in a list. A replica takes a range of places, whose
+-- holder is random: after a failover that lost the range, nobody can use its places twice. A mark is the place of an ended grant, until the last
+-- access token of the grant has expired.
+
+-- +goose Up
+
+ALTER TABLE grants ADD COLUMN status_list BIGINT;
+ALTER TABLE grants ADD COLUMN status_index BIGINT;
+
+CREATE TABLE status_lists (
+    id           BIGINT PRIMARY KEY,
+    client_id    TEXT NOT NULL,
+    client_epoch BIGINT NOT NULL,
+    block        BIGINT NOT NULL,
+    seed         TEXT NOT NULL,
+    taken        BIGINT NOT NULL,
+    expires_at   BIGINT NOT NULL,
+    UNIQUE (client_id, client_epoch, block)
+);
+
+CREATE TABLE status_ranges (
+    list     BIGINT NOT NULL,
+    first    BIGINT NOT NULL,
+    holder   BIGINT NOT NULL,
+    taken_at BIGINT NOT NULL,
+    PRIMARY KEY (list, first)
+);
+
+CREATE TABLE status_marks (
+    list        BIGINT NOT NULL,
+    place_index BIGINT NOT NULL,
+    expires_at  BIGINT NOT NULL,
+    PRIMARY KEY (list, place_index)
+);
