@@ -10,7 +10,7 @@ const (
 	PathJWKS       = "/.well-known/jwks.json"
 	PathMetadata   = "/.well-known/oauth-authorization-server" // followed by the path of the issuer, RFC 8414 §3.1
 	PathOpenID     = "/.well-known/openid-configuration"       // preceded by the path of the issuer, RFC 8414 §5
-	PathStatus     = "/status"                                 // the aggregation of Token Status Lists; a list is at /status/ID
+	PathStatus     = "/status"                                 // names all status lists; one is at /status/ID
 	PathOpenAPI    = "/openapi.yaml"
 	PathLivez      = "/livez"
 	PathReadyz     = "/readyz"

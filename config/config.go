@@ -43,7 +43,8 @@ type Config struct {
 	// the key at once)
 	OnForgery string `key:"on_forgery" default:"alarm" reload:"true"`
 
-	// on: access tokens name a Token Status List, by which resource servers see within about 17 s that a login has ended
+	// on: access tokens name a Token Status List, by which resource servers learn within about 17 s that a login has
+	// ended; off: they do not
 	StatusList string `key:"status_list" default:"off" reload:"true"`
 
 	// lifetime of access tokens, at most 1h

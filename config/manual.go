@@ -29,7 +29,7 @@ var manual = map[string]string{
 	"on_forgery": "what a server does when a signing key has signed a token that no " +
 		"server made: alarm, or revoke (alarm, and revoke the key at once)",
 	"status_list": "on: access tokens name a Token Status List, by which resource servers " +
-		"see within about 17 s that a login has ended",
+		"learn within about 17 s that a login has ended; off: they do not",
 	"access_ttl":       "lifetime of access tokens, at most 1h",
 	"refresh_idle_ttl": "an unused refresh token expires after this time",
 	"refresh_max_ttl":  "a login ends after this time, even if it is refreshed",

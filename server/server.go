@@ -139,7 +139,12 @@ func (s *Server) fill(store keys.Store, c config.Config, p keys.Place, o Options
 			failures: newClientFailures(c.LoginFailures, c.LoginWindow),
 		},
 		accessTokens: tokens,
-		logins:       &logins{accessTokens: tokens, hasher: hasher, throttle: newThrottle(store.DB, shared.config), places: places},
+		logins: &logins{
+			accessTokens: tokens,
+			hasher:       hasher,
+			throttle:     newThrottle(store.DB, shared.config),
+			places:       places,
+		},
 		refreshes:    &refreshes{accessTokens: tokens, health: watch, unanswered: newUnanswered(), places: places},
 		scans:        newRateLimits(unknownTokens, unknownTokensPeriod),
 	}

@@ -56,7 +56,7 @@ func Marked(indexes []int64) (List, error) {
 // AllMarked returns a list with every bit set.
 func AllMarked() (List, error) { return compress(bytes.Repeat([]byte{0xff}, Size/8)) }
 
-// compress uses the default level. The best one, which §4.2 recommends, takes ten times as long for a tenth of the size.
+// compress uses the default level. The best one, which §4.2 recommends, takes ten times as long and saves a tenth.
 func compress(places []byte) (List, error) {
 	var b bytes.Buffer
 	w := zlib.NewWriter(&b)

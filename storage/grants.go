@@ -309,7 +309,8 @@ func (g Grants) CountLive(
 }
 
 // Create inserts the row of a login. The statement checks again that the user and the client are as they were read, and
-// that the place of the grant in a status list, if it has one, is still its own: ErrNotFound if not. If a driver sends it again after a cut connection, the second run finds the row of the first.
+// that the place of the grant in a status list, if it has one, is still its own: ErrNotFound if not. If a driver sends
+// it again after a cut connection, the second run finds the row of the first.
 func (g Grants) Create(ctx context.Context, grant Grant, place *StatusPlace) error {
 	var list, index, first, holder *int64
 	if place != nil {

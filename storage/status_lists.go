@@ -33,8 +33,8 @@ type StatusList struct {
 	EndedAt  *Time        `db:"ended_at"` // when they did; nil: unknown, or they have not
 }
 
-// StatusRange is a range of places of a list that one replica gives to grants. The grants know the index of a place, which
-// is not its number.
+// StatusRange is a range of places of a list that one replica gives to grants. A grant gets the index of a place, which is
+// not its number.
 type StatusRange struct {
 	List   StatusListID
 	Seed   []byte // of the order of the indexes
@@ -131,9 +131,11 @@ func (t *tx) addStatusList(clientID string, epoch int64) error {
 const held = `EXISTS (SELECT 1 FROM status_ranges r WHERE r.list = $13 AND r.first = CAST($15 AS BIGINT)
 	AND r.holder = CAST($16 AS BIGINT))`
 
-// Assign gives a place to a grant that has none. It changes nothing if the grant has one, or has ended. It returns the
-// place of the grant; false if it has none.
-func (s StatusLists) Assign(ctx context.Context, id GrantID, p StatusPlace) (list StatusListID, index int64, err error) {
+// Assign gives a place to a grant that has none, and returns the place that the grant has. ErrNotFound if the grant has
+// ended, or the range of the place is not its replica's any more.
+func (s StatusLists) Assign(
+	ctx context.Context, id GrantID, p StatusPlace,
+) (list StatusListID, index int64, err error) {
 	var row struct {
 		List  StatusListID `db:"status_list"`
 		Index int64        `db:"status_index"`
