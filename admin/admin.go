@@ -205,7 +205,6 @@ func invalid(format string, args ...any) error {
 type (
 	Client       = storage.Client
 	SigningKey   = storage.SigningKey
-	KeyUse       = storage.KeyUse
 	Leak         = keys.Leak
 	KeyLife      = keys.Life
 	KeyMoment    = keys.Moment

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -367,6 +368,7 @@ func (d *doctor) clock(off time.Duration, other string, tolerance time.Duration)
 
 func (d *doctor) clients(ctx context.Context, a *Admin) {
 	before, n, public := len(d.findings), 0, 0
+	endings := map[string][]string{} // clients, by how long their ended logins are accepted
 	err := a.Clients().Each(ctx, func(page []Client) error {
 		n += len(page)
 		for _, c := range page {
@@ -374,6 +376,10 @@ func (d *doctor) clients(ctx context.Context, a *Admin) {
 				continue
 			}
 			d.client(c, a.Now())
+			if len(c.Grants) > 0 {
+				ending := a.endedLogin(c).String()
+				endings[ending] = append(endings[ending], c.ID)
+			}
 			if size, tooLarge := a.tooLargeAlone(c); tooLarge {
 				d.add("clients", FindingWarning,
 					fmt.Sprintf("an access token of client %s with all its scope would have %d bytes", c.ID, size),
@@ -395,6 +401,21 @@ func (d *doctor) clients(ctx context.Context, a *Admin) {
 		d.add("clients", FindingOK, fmt.Sprintf("%d clients, none of them unsafe", n), "")
 	}
 	d.lateRetries(public)
+	d.endedLogins(endings)
+}
+
+// endedLogins says for each client how long an ended login is still accepted.
+func (d *doctor) endedLogins(endings map[string][]string) {
+	const most = 10 // clients to name
+	for _, ending := range slices.Sorted(maps.Keys(endings)) {
+		clients := endings[ending]
+		more := ""
+		if len(clients) > most {
+			clients, more = clients[:most], fmt.Sprintf(" and %d more", len(clients)-most)
+		}
+		d.add("ended logins", FindingOK, fmt.Sprintf("an access token of an ended login is accepted for %s: clients %s%s",
+			ending, strings.Join(clients, ", "), more), "")
+	}
 }
 
 // lateRetries explains late retries of public clients, whose refresh tokens work for every holder.

@@ -144,7 +144,11 @@ func (a Keys) Use(ctx context.Context, kids []string, since time.Time, ended *ti
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, use...)
+		known, err := a.withEndings(ctx, use)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, known...)
 	}
 	return all, nil
 }

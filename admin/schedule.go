@@ -42,6 +42,7 @@ func following(c config.Config, s keys.Schedule, given map[string]bool) config.C
 		{"key_publish_lead", func() { c.KeyPublishLead = time.Duration(s.KeyPublishLead) }},
 		{"jwks_max_age", func() { c.JWKSMaxAge = time.Duration(s.JWKSMaxAge) }},
 		{"key_bits", func() { c.KeyBits = s.KeyBits }},
+		{"status_list", func() { c.StatusList = cmp.Or(s.StatusList, c.StatusList) }},
 		{"issuer", func() { c.Issuer = cmp.Or(s.Issuer, c.Issuer) }}, // older servers record none
 	} {
 		if !given[setting.key] {

@@ -22,7 +22,8 @@ type Schedule struct {
 	KeyPublishLead      Span   `json:"key_publish_lead"`
 	JWKSMaxAge          Span   `json:"jwks_max_age"`
 	KeyBits             int    `json:"key_bits"`
-	Issuer              string `json:"issuer"` // "" if an older server has recorded it
+	Issuer              string `json:"issuer"`      // "" if an older server has recorded it
+	StatusList          string `json:"status_list"` // the same
 }
 
 // Span is a time.Duration whose JSON is text in the form of Go. UnmarshalText also reads days, such as 90d.

@@ -17,6 +17,7 @@ import (
 	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/keys/keystest"
+	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -248,15 +249,16 @@ func TestRevocationEndsWhatItIsToldTo(t *testing.T) {
 
 				use := Must(h.Admin.Keys().Use(ctx, []string{leaked}, leak, nil))
 				one, both := "https://api.example", "https://api.example https://mail.example"
-				if want := []admin.KeyUse{{ClientID: "app", Audience: both, Grants: 1, Users: 1, Tokens: 1},
-					{ClientID: publicClient, Audience: one, Grants: 1, Users: 1, Tokens: 1}}; !slices.Equal(
-					use,
-					want,
-				) {
+				used := []storage.KeyUse{{ClientID: "app", Audience: both, Grants: 1, Users: 1, Tokens: 1},
+					{ClientID: publicClient, Audience: one, Grants: 1, Users: 1, Tokens: 1}}
+				if len(use) != 2 || use[0].KeyUse != used[0] || use[1].KeyUse != used[1] {
 					t.Errorf("used since the leak: %+v", use)
 				}
+				if e := use[0].EndedLogin; e.StatusList != nil || time.Duration(e.Offline) != 10*time.Minute {
+					t.Errorf("an ended login is accepted for %+v", e)
+				}
 				if use := Must(h.Admin.Keys().Use(ctx, []string{leaked}, time.Time{}, nil)); len(use) != 3 ||
-					use[1] != (admin.KeyUse{ClientID: "other", Audience: one, Grants: 1, Users: 1}) {
+					use[1].KeyUse != (storage.KeyUse{ClientID: "other", Audience: one, Grants: 1, Users: 1}) {
 					t.Errorf("used at all: %+v", use)
 				}
 				Must(h.Admin.Keys().Revoke(ctx, leaked, false, ""))

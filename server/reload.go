@@ -100,6 +100,7 @@ func schedule(c config.Config) keys.Schedule {
 		JWKSMaxAge:          keys.Span(c.JWKSMaxAge),
 		KeyBits:             c.KeyBits,
 		Issuer:              c.Issuer,
+		StatusList:          c.StatusList,
 	}
 }
 

@@ -145,8 +145,8 @@ func (s *Server) fill(store keys.Store, c config.Config, p keys.Place, o Options
 			throttle:     newThrottle(store.DB, shared.config),
 			places:       places,
 		},
-		refreshes:    &refreshes{accessTokens: tokens, health: watch, unanswered: newUnanswered(), places: places},
-		scans:        newRateLimits(unknownTokens, unknownTokensPeriod),
+		refreshes: &refreshes{accessTokens: tokens, health: watch, unanswered: newUnanswered(), places: places},
+		scans:     newRateLimits(unknownTokens, unknownTokensPeriod),
 	}
 	s.metrics = newMetrics(s)
 	hasher.Took = func(took time.Duration) { s.metrics.hashed.Observe(took.Seconds()) }

@@ -33,8 +33,8 @@ type StatusList struct {
 	EndedAt  *Time        `db:"ended_at"` // when they did; nil: unknown, or they have not
 }
 
-// StatusRange is a range of places of a list that one replica gives to grants. A grant gets the index of a place, which is
-// not its number.
+// StatusRange is a range of places of a list that one replica gives to grants. A grant gets the index of a place, which
+// is not its number.
 type StatusRange struct {
 	List   StatusListID
 	Seed   []byte // of the order of the indexes

@@ -210,23 +210,25 @@ func clientKind(client admin.Client) string {
 }
 
 func (c clientCommands) printClient(client admin.Client) error {
-	return c.print(client, func() {
-		c.pairs([][2]string{
-			{"client_id", client.ID},
-			{"kind", clientKind(client)},
-			{"grants", orDash(strings.Join(client.Grants, " "))},
-			{"scope", orDash(client.Scope)},
-			{"audiences", orDash(strings.Join(client.Audiences, " "))},
-			{"resource", orDash(client.Resource)},
-			{"access_ttl", orDash(accessTTL(client))},
-			{"token_typ", client.TokenTyp},
-			{"refresh_rotation", onOff(client.RefreshRotation)},
-			{"claims", orDash(strings.Join(client.Claims, " "))},
-			{"previous_expires_at", c.when(client.PreviousExpiresAt)},
-			{"created_at", c.when(&client.CreatedAt)},
-			{"disabled_at", c.when(client.DisabledAt)},
-		})
-	})
+	return c.print(client, func() { c.pairs(c.clientPairs(client)) })
+}
+
+func (c clientCommands) clientPairs(client admin.Client) [][2]string {
+	return [][2]string{
+		{"client_id", client.ID},
+		{"kind", clientKind(client)},
+		{"grants", orDash(strings.Join(client.Grants, " "))},
+		{"scope", orDash(client.Scope)},
+		{"audiences", orDash(strings.Join(client.Audiences, " "))},
+		{"resource", orDash(client.Resource)},
+		{"access_ttl", orDash(accessTTL(client))},
+		{"token_typ", client.TokenTyp},
+		{"refresh_rotation", onOff(client.RefreshRotation)},
+		{"claims", orDash(strings.Join(client.Claims, " "))},
+		{"previous_expires_at", c.when(client.PreviousExpiresAt)},
+		{"created_at", c.when(&client.CreatedAt)},
+		{"disabled_at", c.when(client.DisabledAt)},
+	}
 }
 
 func onOff(on bool) string {
@@ -251,11 +253,15 @@ func (c clientCommands) show() *cobra.Command {
 		reads:    true,
 		complete: completeClients,
 		act: func(ctx context.Context, op *operator, args []string) error {
-			client, err := op.Clients().Find(ctx, args[0])
+			client, err := op.Clients().Details(ctx, args[0])
 			if err != nil {
 				return err
 			}
-			return c.printClient(client)
+			return c.print(client, func() {
+				pairs := append(c.clientPairs(client.Client),
+					[2]string{"ended login accepted for", client.EndedLogin.String()})
+				c.pairs(pairs)
+			})
 		},
 	})
 }

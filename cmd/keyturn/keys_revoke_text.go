@@ -52,6 +52,13 @@ func useTable(w io.Writer, use []admin.KeyUse) {
 		strconv.FormatInt(tokens, 10),
 	})
 	table(w, []string{"CLIENT", "AUDIENCE", "GRANTS", "USERS", "LIVE TOKENS"}, rows)
+	told := map[string]bool{}
+	for _, u := range use {
+		if !told[u.ClientID] {
+			fmt.Fprintf(w, "An ended login of %s is accepted for %s.\n", u.ClientID, u.EndedLogin)
+		}
+		told[u.ClientID] = true
+	}
 }
 
 // revocationText prints the result of a revocation, how long verifiers may still accept forged tokens, and what to do

@@ -185,9 +185,9 @@ func newer(ts *testscript.TestScript, _ bool, args []string) {
 
 // older takes the newest migration back.
 func older(ts *testscript.TestScript) {
-	tamper(ts, `DROP TABLE replicas`, `DROP TABLE endings`, `ALTER TABLE clients DROP COLUMN refresh_rotation`,
-		`ALTER TABLE clients DROP COLUMN claims`, `ALTER TABLE grants DROP COLUMN kept_at`,
-		`DELETE FROM schema_version WHERE version_id = 5`)
+	tamper(ts, `DROP TABLE forgeries`, `DROP TABLE status_lists`, `DROP TABLE status_ranges`,
+		`DROP TABLE status_marks`, `ALTER TABLE grants DROP COLUMN status_list`,
+		`ALTER TABLE grants DROP COLUMN status_index`, `DELETE FROM schema_version WHERE version_id = 6`)
 }
 
 // disagree requires that serve, config validate and doctor refuse a configuration for a reason, with exit code 78.

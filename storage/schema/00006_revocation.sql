@@ -1,8 +1,19 @@
+-- Tokens that a signing key has signed and that no server has made, counted by hour. told: the record of an hour with more of them than the
+-- audit trail lists one by one is written.
+--
 -- Token Status Lists. A list belongs to one epoch of one client. A grant keeps its place in a list. A replica takes a range of places, whose
 -- holder is random: after a failover that lost the range, nobody can use its places twice. A mark is the place of an ended grant, until the last
 -- access token of the grant has expired.
 
 -- +goose Up
+
+CREATE TABLE forgeries (
+    kid  TEXT NOT NULL,
+    hour BIGINT NOT NULL,
+    seen BIGINT NOT NULL,
+    told BOOLEAN NOT NULL,
+    PRIMARY KEY (kid, hour)
+);
 
 ALTER TABLE grants ADD COLUMN status_list BIGINT;
 ALTER TABLE grants ADD COLUMN status_index BIGINT;
