@@ -23,7 +23,7 @@ bench-builds: tools build build-boring bin/keyturn-bench
 
 # bench-against compares the CPU time of all operations in another build, at the path AGAINST, with this one.
 bench-against: tools build bin/keyturn-bench
-	bin/keyturn-bench -against $(or $(AGAINST),$(error pass AGAINST=path)) $(BENCH)
+	bin/keyturn-bench -against '$(or $(AGAINST),$(error pass AGAINST=path))' $(BENCH)
 
 # figures measures as bench and bench-builds do, and writes the figures into docs/performance.md. It wants a quiet machine.
 figures:

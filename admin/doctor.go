@@ -413,7 +413,7 @@ func (d *doctor) endedLogins(endings map[string][]string) {
 		if len(clients) > most {
 			clients, more = clients[:most], fmt.Sprintf(" and %d more", len(clients)-most)
 		}
-		d.add("ended logins", FindingOK, fmt.Sprintf("an access token of an ended login is accepted for %s: clients %s%s",
+		d.add("ended logins", FindingOK, fmt.Sprintf("an ended login is accepted for %s: clients %s%s",
 			ending, strings.Join(clients, ", "), more), "")
 	}
 }

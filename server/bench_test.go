@@ -5,8 +5,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/api"
@@ -168,6 +170,60 @@ func BenchmarkJWKS(b *testing.B) {
 	measure(b, 1, func(b *testing.B, m *measured) {
 		for b.Loop() {
 			m.call(b, http.MethodGet, api.PathJWKS, "")
+		}
+	})
+}
+
+// BenchmarkStatusList compares logins and refreshes with status lists and without, in turns, on one database. on/off is
+// the ratio of the medians. The password hash is cheap, since it would hide all else.
+func BenchmarkStatusList(b *testing.B) {
+	measure(b, 1, func(b *testing.B, m *measured) {
+		var sides []*measured
+		for _, setting := range []string{"off", "on"} {
+			c := m.Config
+			c.StatusList, c.PasswordHashMemory = setting, 64<<10
+			s := Must(OpenServer(ctx, c, Options{
+				Generate: keystest.Generator(),
+				Log:      NewLog(config.Config{LogLevel: "info"}, io.Discard, false).Logger,
+			}))
+			b.Cleanup(func() { s.Close() })
+			go s.ring.Run(b.Context())
+			if setting == "on" {
+				cheap := admin.New(s.store, c, s.place, admin.Options{Actor: "os:bench"})
+				Must(cheap.Users().Create(ctx, "bob", password, nil))
+			}
+			sides = append(sides, &measured{m.Harness, s.PublicHandler(), m.filled})
+		}
+		login := func(m *measured, _ *string) {
+			m.call(b, http.MethodPost, api.PathToken, "app", "grant_type", "password", "username", "bob",
+				"password", password)
+		}
+		refresh := func(m *measured, token *string) {
+			*token = jsonField(m.call(b, http.MethodPost, api.PathToken, "app", "grant_type", "refresh_token",
+				"refresh_token", *token), "refresh_token")
+		}
+		for name, do := range map[string]func(*measured, *string){"login": login, "refresh": refresh} {
+			b.Run(name, func(b *testing.B) {
+				var tokens [2]string
+				var took [2][]time.Duration
+				for i, side := range sides {
+					tokens[i] = jsonField(side.call(b, http.MethodPost, api.PathToken, "app", "grant_type", "password",
+						"username", "bob", "password", password), "refresh_token")
+				}
+				for i := 0; b.Loop(); i++ {
+					for j := range sides {
+						k := (i + j) % 2
+						begun := time.Now()
+						do(sides[k], &tokens[k])
+						took[k] = append(took[k], time.Since(begun))
+					}
+				}
+				for _, t := range took {
+					slices.Sort(t)
+				}
+				off, on := took[0][len(took[0])/2], took[1][len(took[1])/2]
+				b.ReportMetric(float64(on)/float64(off), "on/off")
+			})
 		}
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -76,10 +77,11 @@ func (s *site) settings() (config.Config, keys.Place, error) {
 	return c, place, err
 }
 
-// start starts one more server on the database, with the default configuration, except that it stops at once.
+// start starts one more server on the database, with the default configuration, except that it stops at once. Flags of
+// serve may follow the path of the program.
 func (s *site) start(program string) error {
-	p, err := start(
-		program,
+	words := strings.Fields(program)
+	p, err := start(words[0], append([]string{
 		"serve",
 		"--issuer",
 		"http://127.0.0.1:8080",
@@ -92,10 +94,10 @@ func (s *site) start(program string) error {
 		"--master-key-file",
 		s.master,
 		"--anchor-file",
-		s.master+".anchor",
+		s.master + ".anchor",
 		"--stop-delay",
 		"0s",
-	)
+	}, words[1:]...)...)
 	if err == nil {
 		s.servers = append(s.servers, p)
 	}
