@@ -1,0 +1,271 @@
+package verify
+
+import (
+	"bytes"
+	"compress/zlib"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-jose/go-jose/v4/json"
+)
+
+// statusLists polls the Token Status Lists (draft-ietf-oauth-status-list-20) that tokens have named lately.
+type statusLists struct {
+	*keyRing
+	mu    sync.Mutex
+	lists map[string]*statusList // by URI; mu guards it
+}
+
+// statusList is one list.
+type statusList struct {
+	uri      string
+	state    atomic.Pointer[listState] // nil: not fetched yet
+	asked    atomic.Int64              // time of the last fetch
+	used     atomic.Int64              // time of the last token that named it
+	fetching gate
+	failure  failure // fetching guards it
+}
+
+// listState is a list at one fetch. It is immutable.
+type listState struct {
+	places    []byte
+	bits      int   // for each place
+	issued    int64 // iat
+	etag      string
+	confirmed time.Time
+	keep      time.Duration // ttl
+	gone      bool          // the last token of the list has expired
+}
+
+// check refuses a token whose place is marked.
+func (s *statusLists) check(ctx context.Context, uri string, index int64) error {
+	l, err := s.list(uri)
+	if err != nil {
+		return err
+	}
+	state := l.state.Load()
+	if state == nil {
+		if err := s.first(ctx, l); err != nil {
+			if s.Stale == Allow && errors.Is(err, ErrUnavailable) {
+				return nil
+			}
+			return err
+		}
+		state = l.state.Load()
+	}
+	if s.Stale == Refuse && s.Now().Sub(state.confirmed) > staleAfter {
+		return fmt.Errorf("%w: the status list is older than %v", ErrUnavailable, staleAfter)
+	}
+	switch value, ok := state.at(index); {
+	case state.gone:
+		return invalid(Ended)
+	case !ok:
+		return invalid(Status)
+	case value != 0:
+		return invalid(Ended)
+	}
+	return nil
+}
+
+// at returns the value of a place (§4.1).
+func (s *listState) at(index int64) (value byte, ok bool) {
+	perByte := int64(8 / max(s.bits, 1))
+	if index < 0 || index/perByte >= int64(len(s.places)) {
+		return 0, false
+	}
+	shift := index % perByte * int64(s.bits)
+	return s.places[index/perByte] >> shift & (1<<s.bits - 1), true
+}
+
+// list returns the list at a URI of the issuer.
+func (s *statusLists) list(uri string) (*statusList, error) {
+	id, ok := strings.CutPrefix(uri, s.Issuer+"/status/")
+	if !ok || !isID(id) {
+		return nil, invalid(Status)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.lists[uri]
+	if l == nil {
+		if len(s.lists) >= maxLists {
+			s.forgetOldest()
+		}
+		l = &statusList{uri: uri, fetching: newGate()}
+		s.lists[uri] = l
+	}
+	l.used.Store(s.Now().UnixNano())
+	return l, nil
+}
+
+// isID reports whether a text can be the id of a list: it must not lead to another path.
+func isID(text string) bool {
+	return text != "" && len(text) <= 64 && strings.Trim(text,
+		"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_") == ""
+}
+
+// forgetOldest removes the list that was not used for the longest time; mu is locked.
+func (s *statusLists) forgetOldest() {
+	var oldest *statusList
+	for _, l := range s.lists {
+		if oldest == nil || l.used.Load() < oldest.used.Load() {
+			oldest = l
+		}
+	}
+	delete(s.lists, oldest.uri)
+}
+
+// due returns the lists to poll now, and forgets those that no token has named for a while.
+func (s *statusLists) due(now time.Time) (due []*statusList) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for uri, l := range s.lists {
+		keep := time.Duration(0)
+		if state := l.state.Load(); state != nil {
+			keep = state.keep
+		}
+		switch {
+		case now.Sub(time.Unix(0, l.used.Load())) > idleList:
+			delete(s.lists, uri)
+		case now.Sub(time.Unix(0, l.asked.Load())).Abs() >= interval(keep):
+			due = append(due, l)
+		}
+	}
+	return due
+}
+
+// first fetches a list if nobody has, and if that has not just failed.
+func (s *statusLists) first(ctx context.Context, l *statusList) error {
+	if err := l.fetching.enter(ctx); err != nil {
+		return err
+	}
+	defer l.fetching.leave()
+	if l.state.Load() != nil {
+		return nil
+	}
+	if err := l.failure.recent(s.Now()); err != nil {
+		return err
+	}
+	return s.refresh(ctx, l)
+}
+
+// poll fetches a list.
+func (s *statusLists) poll(ctx context.Context, l *statusList) error {
+	if err := l.fetching.enter(ctx); err != nil {
+		return err
+	}
+	defer l.fetching.leave()
+	return s.refresh(ctx, l)
+}
+
+// refresh fetches a list; fetching is held.
+func (s *statusLists) refresh(ctx context.Context, l *statusList) error {
+	old, asked, etag := l.state.Load(), s.Now(), ""
+	l.asked.Store(asked.UnixNano())
+	if old != nil {
+		etag = old.etag
+	}
+	d, err := s.fetch(ctx, l.uri, "application/statuslist+jwt", etag)
+	next, outcome := &listState{}, Changed
+	switch {
+	case err != nil:
+	case d.gone:
+		next.gone = true
+	case d.body == nil:
+		*next, outcome = *old, Unchanged
+	default:
+		if next, err = s.open(ctx, l.uri, string(d.body)); err == nil {
+			next.etag = d.etag
+			err = next.follow(old)
+		}
+	}
+	if err != nil {
+		s.Counters.Fetched(StatusList, Failed)
+		return l.failure.note(fmt.Errorf("%w: the status list %s: %w", ErrUnavailable, l.uri, err), asked)
+	}
+	next.confirmed = asked
+	l.state.Store(next)
+	s.Counters.Fetched(StatusList, outcome)
+	return nil
+}
+
+// follow keeps the marks of the list before. A replica that lags behind must not revive a token: an older list is
+// refused, and one of the same second only adds marks.
+func (s *listState) follow(old *listState) error {
+	switch {
+	case old == nil || old.gone || s.issued > old.issued:
+		return nil
+	case s.issued < old.issued:
+		return errors.New("it is older than the one before")
+	}
+	if s.bits == old.bits && len(s.places) == len(old.places) {
+		for i, b := range old.places {
+			s.places[i] |= b
+		}
+	}
+	return nil
+}
+
+// statusClaims are the claims of a Status List Token (§5.1).
+type statusClaims struct {
+	Subject string `json:"sub"`
+	Issued  int64  `json:"iat"`
+	Expires int64  `json:"exp"`
+	TTL     int64  `json:"ttl"`
+	List    struct {
+		Bits int    `json:"bits"`
+		List string `json:"lst"`
+	} `json:"status_list"`
+}
+
+// open verifies a Status List Token and returns its list.
+func (s *statusLists) open(ctx context.Context, uri, token string) (*listState, error) {
+	payload, _, err := s.verify(ctx, token, "statuslist+jwt")
+	if err != nil {
+		return nil, err
+	}
+	var c statusClaims
+	if err := json.Unmarshal(payload, &c); err != nil {
+		return nil, fmt.Errorf("its claims: %w", err)
+	}
+	now := s.Now()
+	switch {
+	case c.Subject != uri:
+		return nil, errors.New("it is for another URI")
+	case c.Issued <= 0, time.Unix(c.Issued, 0).After(now.Add(clockSkew)):
+		return nil, errors.New("it was issued in the future, or at no time")
+	case c.Expires != 0 && !now.Before(time.Unix(c.Expires, 0)):
+		return nil, errors.New("it has expired")
+	}
+	places, err := inflate(c.List.Bits, c.List.List)
+	return &listState{places: places, bits: c.List.Bits, issued: c.Issued, keep: time.Duration(c.TTL) * time.Second}, err
+}
+
+// inflate returns the places of a compressed list (§4.2).
+func inflate(bits int, text string) ([]byte, error) {
+	if bits != 1 && bits != 2 && bits != 4 && bits != 8 {
+		return nil, fmt.Errorf("%d bits for each place", bits)
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if err != nil {
+		return nil, fmt.Errorf("its list: %w", err)
+	}
+	r, err := zlib.NewReader(bytes.NewReader(b))
+	if err != nil {
+		return nil, fmt.Errorf("its list: %w", err)
+	}
+	places, err := readAll(r)
+	if err == nil {
+		_, err = io.Copy(io.Discard, r) // the checksum
+	}
+	if err != nil {
+		return nil, fmt.Errorf("its list: %w", err)
+	}
+	return places, nil
+}
