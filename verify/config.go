@@ -39,7 +39,7 @@ type Stale int
 const (
 	// Refuse refuses tokens with [ErrUnavailable]: the default.
 	Refuse Stale = iota
-	// Allow goes on with the keys and lists that the Verifier has. A key or login that was revoked meanwhile is accepted.
+	// Allow goes on with the keys and lists that the Verifier has. A key or login that was revoked meanwhile passes.
 	Allow
 )
 

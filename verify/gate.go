@@ -6,21 +6,31 @@ import (
 	"time"
 )
 
-// gate lets one caller in at a time. A caller who waits can give up.
+// gate lets one caller in at a time.
 type gate chan struct{}
 
 func newGate() gate { return make(gate, 1) }
 
-func (g gate) enter(ctx context.Context) error {
+// do runs f when no other caller is in. A caller who gives up does not wait for the end of f, which goes on: others may
+// wait for its result.
+func (g gate) do(ctx context.Context, f func(context.Context) error) error {
+	done := make(chan error, 1)
 	select {
 	case g <- struct{}{}:
-		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	}
+	go func() {
+		defer func() { <-g }()
+		done <- f(context.WithoutCancel(ctx))
+	}()
+	select {
+	case err := <-done:
+		return err
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
 	}
 }
-
-func (g gate) leave() { <-g }
 
 // failure is the last failure of a fetch. For a second, callers get it instead of trying again.
 type failure struct {

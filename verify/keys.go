@@ -31,13 +31,7 @@ type keyRing struct {
 }
 
 // poll fetches the keys.
-func (k *keyRing) poll(ctx context.Context) error {
-	if err := k.fetching.enter(ctx); err != nil {
-		return err
-	}
-	defer k.fetching.leave()
-	return k.refresh(ctx)
-}
+func (k *keyRing) poll(ctx context.Context) error { return k.fetching.do(ctx, k.refresh) }
 
 // due reports whether it is time for a poll.
 func (k *keyRing) due(now time.Time) bool {
@@ -71,9 +65,12 @@ func (k *keyRing) refresh(ctx context.Context) error {
 	}
 	if err != nil {
 		k.Counters.Fetched(Keys, Failed)
-		return k.failure.note(fmt.Errorf("%w: the keys at %s: %w", ErrUnavailable, k.JWKSURL, err), asked)
+		err = fmt.Errorf("%w: the keys at %s: %v", ErrUnavailable, k.JWKSURL, err)
+		return k.failure.note(err, asked)
 	}
-	next.keepKnown(old)
+	if outcome == Changed {
+		next.keepKnown(old)
+	}
 	k.set.Store(next)
 	k.Counters.Fetched(Keys, outcome)
 	return nil
@@ -91,8 +88,8 @@ func (s *keySet) keepKnown(old *keySet) {
 	}
 }
 
-// parseKeys returns the RSA keys of a JWKS (RFC 7517 §5) that verify RS256 signatures. A set without any, with a private
-// key, or with two keys of one id is refused as a whole.
+// parseKeys returns the RSA keys of a JWKS (RFC 7517 §5) that verify RS256 signatures. A set without any, with a
+// private key, or with two keys of one id is refused as a whole.
 func parseKeys(body []byte) (map[string]*rsa.PublicKey, error) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
@@ -132,8 +129,8 @@ func parseKeys(body []byte) (map[string]*rsa.PublicKey, error) {
 	return keys, nil
 }
 
-// key returns the key with an id, however old the keys are. If there is none, it asks the server, at most once a minute: whoever invents kids must
-// not make this verifier ask all the time.
+// key returns the key with an id, however old the keys are. If there is none, it asks the server, at most once a
+// minute: whoever invents kids must not make this verifier ask all the time.
 func (k *keyRing) key(ctx context.Context, kid string) (*rsa.PublicKey, error) {
 	if err := k.first(ctx); err != nil {
 		return nil, err
@@ -141,18 +138,17 @@ func (k *keyRing) key(ctx context.Context, kid string) (*rsa.PublicKey, error) {
 	if key := k.set.Load().byID[kid]; key != nil {
 		return key, nil
 	}
-	if err := k.fetching.enter(ctx); err != nil {
-		return nil, err
-	}
-	defer k.fetching.leave()
-	if key := k.set.Load().byID[kid]; key != nil { // somebody else has just fetched it
-		return key, nil
-	}
-	if now := k.Now(); k.unknown.IsZero() || now.Sub(k.unknown).Abs() >= unknownKeys {
-		k.unknown = now
-		if err := k.refresh(ctx); err != nil {
-			return nil, err
+	err := k.fetching.do(ctx, func(ctx context.Context) error {
+		now := k.Now()
+		if k.set.Load().byID[kid] != nil || // somebody else has just fetched it
+			!k.unknown.IsZero() && now.Sub(k.unknown).Abs() < unknownKeys {
+			return nil
 		}
+		k.unknown = now
+		return k.refresh(ctx)
+	})
+	if err != nil {
+		return nil, err
 	}
 	if key := k.set.Load().byID[kid]; key != nil {
 		return key, nil
@@ -177,15 +173,13 @@ func (k *keyRing) first(ctx context.Context) error {
 	if k.set.Load() != nil {
 		return nil
 	}
-	if err := k.fetching.enter(ctx); err != nil {
-		return err
-	}
-	defer k.fetching.leave()
-	if k.set.Load() != nil {
-		return nil
-	}
-	if err := k.failure.recent(k.Now()); err != nil {
-		return err
-	}
-	return k.refresh(ctx)
+	return k.fetching.do(ctx, func(ctx context.Context) error {
+		if k.set.Load() != nil {
+			return nil
+		}
+		if err := k.failure.recent(k.Now()); err != nil {
+			return err
+		}
+		return k.refresh(ctx)
+	})
 }

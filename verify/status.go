@@ -142,26 +142,20 @@ func (s *statusLists) due(now time.Time) (due []*statusList) {
 
 // first fetches a list if nobody has, and if that has not just failed.
 func (s *statusLists) first(ctx context.Context, l *statusList) error {
-	if err := l.fetching.enter(ctx); err != nil {
-		return err
-	}
-	defer l.fetching.leave()
-	if l.state.Load() != nil {
-		return nil
-	}
-	if err := l.failure.recent(s.Now()); err != nil {
-		return err
-	}
-	return s.refresh(ctx, l)
+	return l.fetching.do(ctx, func(ctx context.Context) error {
+		if l.state.Load() != nil {
+			return nil
+		}
+		if err := l.failure.recent(s.Now()); err != nil {
+			return err
+		}
+		return s.refresh(ctx, l)
+	})
 }
 
 // poll fetches a list.
 func (s *statusLists) poll(ctx context.Context, l *statusList) error {
-	if err := l.fetching.enter(ctx); err != nil {
-		return err
-	}
-	defer l.fetching.leave()
-	return s.refresh(ctx, l)
+	return l.fetching.do(ctx, func(ctx context.Context) error { return s.refresh(ctx, l) })
 }
 
 // refresh fetches a list; fetching is held.
@@ -187,7 +181,7 @@ func (s *statusLists) refresh(ctx context.Context, l *statusList) error {
 	}
 	if err != nil {
 		s.Counters.Fetched(StatusList, Failed)
-		return l.failure.note(fmt.Errorf("%w: the status list %s: %w", ErrUnavailable, l.uri, err), asked)
+		return l.failure.note(fmt.Errorf("%w: the status list %s: %v", ErrUnavailable, l.uri, err), asked)
 	}
 	next.confirmed = asked
 	l.state.Store(next)
@@ -244,7 +238,12 @@ func (s *statusLists) open(ctx context.Context, uri, token string) (*listState, 
 		return nil, errors.New("it has expired")
 	}
 	places, err := inflate(c.List.Bits, c.List.List)
-	return &listState{places: places, bits: c.List.Bits, issued: c.Issued, keep: time.Duration(c.TTL) * time.Second}, err
+	return &listState{
+		places: places,
+		bits:   c.List.Bits,
+		issued: c.Issued,
+		keep:   time.Duration(c.TTL) * time.Second,
+	}, err
 }
 
 // inflate returns the places of a compressed list (§4.2).

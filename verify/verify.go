@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"math/rand/v2"
-	"sync/atomic"
 	"time"
 )
 
@@ -18,8 +17,8 @@ type Verifier struct {
 	sample *sampler
 }
 
-// New returns a Verifier that polls the server until ctx ends. It tries to fetch the keys, and returns an error only for
-// a wrong configuration: while the server is away, the Verifier answers [ErrUnavailable].
+// New returns a Verifier that polls the server until ctx ends. It tries to fetch the keys, and returns an error only
+// for a wrong configuration: while the server is away, the Verifier answers [ErrUnavailable].
 func New(ctx context.Context, c Config) (*Verifier, error) {
 	c, err := c.fill()
 	if err != nil {
@@ -36,7 +35,8 @@ func New(ctx context.Context, c Config) (*Verifier, error) {
 	if err := keys.poll(ctx); err != nil {
 		c.Problem(err)
 	}
-	go v.run(ctx)
+	go v.pollKeys(ctx)
+	go v.pollLists(ctx)
 	return v, nil
 }
 
@@ -106,47 +106,51 @@ func (v *Verifier) recheck(ctx context.Context, t *Token) error {
 
 const (
 	tick   = 250 * time.Millisecond // between two looks at what is due
-	atOnce = 16                     // requests at once
+	atOnce = 16                     // lists to fetch at once
 )
 
-// run polls what is due until the context ends.
-func (v *Verifier) run(ctx context.Context) {
-	slots := make(chan struct{}, atOnce)
+// each calls look every tick until the context ends. Many verifiers that began at one moment must not ask at one
+// moment.
+func (v *Verifier) each(ctx context.Context, look func(now time.Time)) {
 	for {
-		// Many verifiers that began at one moment must not ask at one moment.
 		wait := time.NewTimer(tick/2 + rand.N(tick/2))
 		select {
 		case <-ctx.Done():
 			wait.Stop()
 			return
 		case <-wait.C:
+			look(v.Now().Add(tick)) // the next look would be too late for what is due until then
 		}
-		v.pollDue(ctx, slots)
 	}
 }
 
-// pollDue begins to poll the keys and the lists that are due. What finds no slot is due at the next look.
-func (v *Verifier) pollDue(ctx context.Context, slots chan struct{}) {
-	now := v.Now()
-	next := now.Add(tick) // the next look would be too late for what is due until then
-	begin := func(asked *atomic.Int64, poll func() error) {
-		select {
-		case slots <- struct{}{}:
-		default:
-			return
+// pollKeys polls the keys when they are due.
+func (v *Verifier) pollKeys(ctx context.Context) {
+	v.each(ctx, func(now time.Time) {
+		if v.keys.due(now) {
+			v.note(ctx, v.keys.poll(ctx))
 		}
-		asked.Store(now.UnixNano())
-		go func() {
-			defer func() { <-slots }()
-			if err := poll(); err != nil && ctx.Err() == nil {
-				v.Problem(err)
-			}
-		}()
-	}
-	if v.keys.due(next) {
-		begin(&v.keys.asked, func() error { return v.keys.poll(ctx) })
-	}
-	for _, l := range v.lists.due(next) {
-		begin(&l.asked, func() error { return v.lists.poll(ctx, l) })
+	})
+}
+
+// pollLists polls the status lists that are due.
+func (v *Verifier) pollLists(ctx context.Context) {
+	slots := make(chan struct{}, atOnce)
+	v.each(ctx, func(now time.Time) {
+		for _, l := range v.lists.due(now) {
+			slots <- struct{}{}
+			l.asked.Store(v.Now().UnixNano())
+			go func() {
+				defer func() { <-slots }()
+				v.note(ctx, v.lists.poll(ctx, l))
+			}()
+		}
+	})
+}
+
+// note reports a problem, unless the verifier has ended.
+func (v *Verifier) note(ctx context.Context, err error) {
+	if err != nil && ctx.Err() == nil {
+		v.Problem(err)
 	}
 }

@@ -38,7 +38,8 @@ func main() {
 	o := options{openssl: true, benchmarks: true, sizes: usual}
 	only := flag.String("only", "", "measure only rows whose name matches this regular expression")
 	flag.StringVar(&o.server, "server", "bin/keyturn", "the keyturn program to measure")
-	flag.StringVar(&o.against, "against", "", "another build to compare with, with flags of serve: measure only both, in turns")
+	flag.StringVar(&o.against, "against", "",
+		"another build to compare with, with flags of serve: measure only both, in turns")
 	flag.BoolVar(&o.builds, "builds", false, "compare only the builds of docs/performance.md, in turns")
 	flag.StringVar(&o.page, "page", "", "also write the figures into this copy of docs/performance.md")
 	flag.IntVar(&o.rounds, "rounds", 8, "how often to measure each row")
