@@ -2,8 +2,12 @@ package verify
 
 import (
 	"context"
+	"crypto"
+	"crypto/rsa"
+	"crypto/sha256"
 	"encoding/base64"
 	"strings"
+	"sync"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/json"
@@ -20,9 +24,13 @@ type header struct {
 	B64  json.RawMessage `json:"b64"`
 }
 
-// verify checks the signature of a compact JWS of a typ, and returns its payload and the id of its key.
+// verify checks the signature of a compact JWS of a typ (RFC 7515 §5.2), and returns its payload and the id of its key.
 func (k *keyRing) verify(ctx context.Context, token, typ string) (payload []byte, kid string, err error) {
-	h, ok := readHeader(token)
+	parts, ok := split(token)
+	if !ok {
+		return nil, "", invalid(Malformed)
+	}
+	h, ok := k.headers.read(parts.header)
 	if !ok {
 		return nil, "", invalid(Malformed)
 	}
@@ -34,35 +42,80 @@ func (k *keyRing) verify(ctx context.Context, token, typ string) (payload []byte
 	if err != nil {
 		return nil, "", err
 	}
-	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.RS256})
-	if err != nil {
-		return nil, "", invalid(Malformed)
-	}
-	if payload, err = jws.Verify(key); err != nil {
+	// RS256: RSASSA-PKCS1-v1_5 with SHA-256 (RFC 7518 §3.3).
+	if rsa.VerifyPKCS1v15(key, crypto.SHA256, parts.digest[:], parts.signature) != nil {
 		return nil, "", invalid(Signature)
 	}
-	return payload, h.KID, nil
+	k.headers.keep(parts.header, h)
+	return parts.payload, h.KID, nil
 }
 
-// readHeader returns the header of a compact JWS in canonical base64url. A lax decoder ignores trailing bits and line
-// breaks, and accepts several spellings of one token.
-func readHeader(token string) (h header, ok bool) {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 || strings.ContainsAny(token, "\r\n") {
-		return h, false
-	}
-	var text []byte
-	for i, part := range parts {
-		b, err := base64.RawURLEncoding.Strict().DecodeString(part)
-		if err != nil {
-			return h, false
-		}
-		if i == 0 {
-			text = b
-		}
+// headers remembers the headers of verified tokens, by their text: all tokens of a key have the same.
+type headers struct {
+	mu    sync.RWMutex
+	known map[string]header
+}
+
+// maxHeaders bounds them. A server has a few keys, and two kinds of tokens.
+const maxHeaders = 64
+
+// read parses a header, unless it is known.
+func (k *headers) read(text []byte) (h header, ok bool) {
+	k.mu.RLock()
+	h, ok = k.known[string(text)]
+	k.mu.RUnlock()
+	if ok {
+		return h, true
 	}
 	return h, json.Unmarshal(text, &h) == nil
 }
+
+func (k *headers) keep(text []byte, h header) {
+	k.mu.RLock()
+	_, ok := k.known[string(text)]
+	k.mu.RUnlock()
+	if ok {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.known == nil || len(k.known) >= maxHeaders {
+		k.known = map[string]header{}
+	}
+	k.known[string(text)] = h
+}
+
+// parts are the parts of a compact JWS, decoded, and the digest of what is signed.
+type parts struct {
+	header, payload, signature []byte
+	digest                     [sha256.Size]byte
+}
+
+// split splits a compact JWS in canonical base64url. A lax decoder ignores trailing bits and line breaks, and accepts
+// several spellings of one token.
+func split(token string) (p parts, ok bool) {
+	last := strings.LastIndexByte(token, '.')
+	if last < 0 || strings.ContainsAny(token, "\r\n") {
+		return p, false
+	}
+	header, payload, ok := strings.Cut(token[:last], ".")
+	if !ok || strings.Contains(payload, ".") {
+		return p, false
+	}
+	for _, part := range []struct {
+		text string
+		into *[]byte
+	}{{header, &p.header}, {payload, &p.payload}, {token[last+1:], &p.signature}} {
+		var err error
+		if *part.into, err = strictBase64.DecodeString(part.text); err != nil {
+			return p, false
+		}
+	}
+	p.digest = sha256.Sum256([]byte(token[:last]))
+	return p, true
+}
+
+var strictBase64 = base64.RawURLEncoding.Strict()
 
 // isTyp compares a typ without regard to case; a missing prefix application/ is added (RFC 7515 §4.1.9).
 func isTyp(typ, want string) bool {

@@ -24,6 +24,7 @@ type keyRing struct {
 	Config
 	*fetcher
 	set      atomic.Pointer[keySet] // nil: not fetched yet
+	headers  headers
 	fetching gate
 	failure  failure   // fetching guards it
 	unknown  time.Time // of the last fetch because of an unknown kid; fetching guards it

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/zlib"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -251,7 +250,7 @@ func inflate(bits int, text string) ([]byte, error) {
 	if bits != 1 && bits != 2 && bits != 4 && bits != 8 {
 		return nil, fmt.Errorf("%d bits for each place", bits)
 	}
-	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	b, err := strictBase64.DecodeString(text)
 	if err != nil {
 		return nil, fmt.Errorf("its list: %w", err)
 	}
