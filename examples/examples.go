@@ -23,7 +23,7 @@ const (
 )
 
 //go:embed all:django-simplejwt all:pyjwt all:jose all:express-oauth2-jwt-bearer all:hono
-//go:embed all:fiber all:go-oidc all:jwx all:keyfunc all:zitadel-oidc
+//go:embed all:verify all:fiber all:go-oidc all:jwx all:keyfunc all:zitadel-oidc
 //go:embed all:nginx all:haproxy
 //go:embed all:apache-jwks all:apache-introspection all:curl
 //go:embed all:x-oauth2 all:requests-oauthlib all:authlib all:openid-client all:oauth4webapi all:browser

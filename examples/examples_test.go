@@ -59,7 +59,8 @@ func TestWhatIsInstalled(t *testing.T) {
 		}
 		return string(text)
 	}
-	debian, node, golang := read("../.ci/tools"), read("package.json"), read("testdata/go/go.mod")
+	debian, node := read("../.ci/tools"), read("package.json")
+	golang := read("testdata/go/go.mod") + read("../verify/go.mod")
 	install := regexp.MustCompile("(?m)^(apt-get install|npm install|go mod init [^ ]+ && go get) (.*)$")
 	for _, e := range examples.All() {
 		files, err := examples.Files(e.Name, examples.Reader{})

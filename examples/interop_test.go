@@ -184,6 +184,12 @@ func (k *keyturn) example(name, listen string, replace ...string) (dir, command 
 	if strings.Contains(command, "go run") { // the files that `go mod init` and `go get` would make
 		for _, f := range []string{"go.mod", "go.sum"} {
 			text, err := os.ReadFile("testdata/go/" + f)
+			if err == nil && f == "go.mod" && name == "verify" { // the module here, not a published one
+				var here string
+				here, err = filepath.Abs("../verify")
+				text = fmt.Appendf(text, "require github.com/keyturn/keyturn/verify v0.0.0\n"+
+					"replace github.com/keyturn/keyturn/verify => %s\n", here)
+			}
 			if err == nil {
 				err = os.WriteFile(filepath.Join(dir, f), text, 0o644)
 			}

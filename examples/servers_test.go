@@ -33,27 +33,48 @@ type resourceServer struct {
 	away        int      // status without keys while keyturn is down: 503, or 401 if it cannot separate the cases
 	leeway      bool     // accepts an expired token for another second
 	background  bool     // fetches the keys in the background
+	polls       bool     // polls the keys and the status lists every 15 seconds
 }
 
 var resourceServers = []resourceServer{
+	{name: "verify", away: 503, background: true, polls: true},
 	{name: "django-simplejwt", inHaste: []string{"JWKS_LIFESPAN = 300", "JWKS_LIFESPAN = 3"}, away: 503, leeway: true},
 	{name: "django-simplejwt by JWK_URL alone", example: "django-simplejwt", away: 401, leeway: true, inHaste: []string{
 		`token_backend.jwks_client = KeyturnKeys(settings.SIMPLE_JWT["JWK_URL"], lifespan=JWKS_LIFESPAN)`,
 		"token_backend.jwks_client.jwk_set_cache.lifespan = 3"}},
-	{name: "pyjwt", inHaste: []string{"JWKS_LIFESPAN = 300", "JWKS_LIFESPAN = 3"}, away: 503},
+	{name: "pyjwt", inHaste: []string{"POLL = 15", "POLL = 3"}, away: 503, background: true, polls: true},
 	{name: "go-oidc", inHaste: []string{"5 * time.Minute", "3 * time.Second"}, away: 503},
 	{name: "jwx", inHaste: []string{"5 * time.Minute", "3 * time.Second"}, away: 503, background: true},
 	{name: "keyfunc", inHaste: []string{"5 * time.Minute", "3 * time.Second"}, away: 503, background: true},
 	{name: "fiber", inHaste: []string{"5 * time.Minute", "3 * time.Second"}, away: 503, background: true},
 	{name: "zitadel-oidc", inHaste: []string{"5 * time.Minute", "3 * time.Second"}, away: 503},
 	{name: "hono", inHaste: []string{"5 * 60_000", "3_000"}, away: 503},
-	{name: "jose", inHaste: []string{"5 * 60_000", "3_000"}, away: 503},
+	{name: "jose", inHaste: []string{"poll = 15_000", "poll = 3_000"}, away: 503, background: true, polls: true},
 	{name: "express-oauth2-jwt-bearer", inHaste: []string{"5 * 60_000", "3_000"}, away: 503},
 	{name: "apache-jwks", inHaste: []string{"jwks_uri.expiry=300", "jwks_uri.expiry=3"}, away: 401},
 	{name: "apache-introspection", introspects: true, away: 401},
 	{name: "haproxy", inHaste: []string{"interval=300", "interval=3"}, away: 503, background: true, leeway: true},
 	{name: "nginx", introspects: true, away: 503},
 	{name: "curl", introspects: true, away: 503},
+}
+
+// flags returns the flags of the keyturn of a server.
+func (r resourceServer) flags() []string {
+	if r.polls {
+		return []string{"--status-list=on"}
+	}
+	return nil
+}
+
+// kept is how long a server uses the keys that it has fetched.
+func (r resourceServer) kept() time.Duration {
+	switch {
+	case r.polls && (*asShipped || r.inHaste == nil):
+		return 15 * time.Second
+	case *asShipped:
+		return 5 * time.Minute
+	}
+	return 3 * time.Second
 }
 
 // patience is the longest time that a resource server may use an outdated answer.
@@ -68,7 +89,7 @@ func TestResourceServers(t *testing.T) {
 			s := &asking{
 				resourceServer: r,
 				t:              t,
-				keyturn:        newKeyturn(t, "https://api.example.com", i%2 == 0),
+				keyturn:        newKeyturn(t, "https://api.example.com", i%2 == 0, r.flags()...),
 				listen:         listen,
 			}
 			if r.name == "curl" {
@@ -77,7 +98,7 @@ func TestResourceServers(t *testing.T) {
 				s.startServer()
 			}
 			s.judges()
-			if s.introspects {
+			if s.introspects || s.polls {
 				s.hearsOfRevocation()
 			}
 			s.goesThroughRotation()
@@ -267,21 +288,30 @@ func (k *keyturn) forged(good string) map[string]string {
 	}
 }
 
-// hearsOfRevocation asserts that a server that introspects refuses a revoked token.
+// hearsOfRevocation asserts that a server that introspects, or polls the status lists, refuses a revoked token.
 func (s *asking) hearsOfRevocation() {
 	s.t.Helper()
-	unseen, seen := s.login("app"), s.login("app")
+	unseen, seen, other := s.login("app"), s.login("app"), s.login("app")
 	s.wants("a token that will be revoked", seen.Access, 200)
+	bound := 8 * time.Second
+	if s.polls {
+		bound = s.kept() + 2*time.Second
+	}
 	for _, token := range []tokens{unseen, seen} {
 		if status, body := s.post("/revoke", "app", s.appSecret, url.Values{"token": {token.Refresh}}); status != 200 {
 			s.t.Errorf("%d %s", status, body)
 		}
 	}
-	s.wants("a token that was revoked before it was seen", unseen.Access, 401)
-	if took := await(s.t, "a revoked token is refused", patience,
-		func() bool { status, _, _ := s.ask(seen.Access); return status == 401 }); took > 8*time.Second {
+	if s.introspects {
+		s.wants("a token that was revoked before it was seen", unseen.Access, 401)
+	}
+	took := await(s.t, "a revoked token is refused", patience,
+		func() bool { status, _, _ := s.ask(seen.Access); return status == 401 })
+	if took > bound {
 		s.t.Errorf("a revoked token was good for %v", took)
 	}
+	s.wants("a token that was revoked before it was seen", unseen.Access, 401)
+	s.wants("a token of another login", other.Access, 200)
 }
 
 // goesThroughRotation asserts that a planned rotation breaks nothing.
@@ -298,10 +328,7 @@ func (s *asking) goesThroughRotation() {
 // the key.
 func (s *asking) goesThroughRevocation() {
 	s.t.Helper()
-	kept := 3 * time.Second
-	if *asShipped {
-		kept = 5 * time.Minute
-	}
+	kept := s.kept()
 	longest := kept + 5*time.Second
 	if s.introspects {
 		longest = 8 * time.Second
