@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build build-boring bench bench-builds bench-against figures profile house test interop interop-keys interop-tools pages release release-check deploy-check check soak fuzz fmt vet staticcheck tidy tools
+.PHONY: build build-boring bench bench-builds bench-against bench-verify figures profile house test interop interop-keys interop-tools pages release release-check deploy-check check soak fuzz fmt vet staticcheck tidy tools
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/keyturn ./cmd/keyturn
@@ -24,6 +24,10 @@ bench-builds: tools build build-boring bin/keyturn-bench
 # bench-against compares the CPU time of all operations in another build, at the path AGAINST, with this one.
 bench-against: tools build bin/keyturn-bench
 	bin/keyturn-bench -against '$(or $(AGAINST),$(error pass AGAINST=path))' $(BENCH)
+
+# bench-verify compares the module verify with other verifiers of Go, in one run.
+bench-verify:
+	cd verify/compare && go test -run '^$$' -bench . -benchtime 2s
 
 # figures measures as bench and bench-builds do, and writes the figures into docs/performance.md. It wants a quiet machine.
 figures:
@@ -50,6 +54,7 @@ house:
 # Go: the detector need not check its pointers.
 test: tools
 	KEYTURN_TEST_POSTGRES=required go test -race -shuffle=on -timeout 20m -gcflags=modernc.org/...=-d=checkptr=0 ./...
+	cd verify && go test -race -shuffle=on ./...
 
 # release builds static binaries into dist/, with version, commit and date, checksums and bills of materials.
 VERSION = $(shell git describe --tags --always --dirty)
@@ -98,9 +103,9 @@ soak: tools
 # fuzz fuzzes every parser for FUZZTIME each.
 FUZZTIME = 30s
 fuzz:
-	for package in keys passwords server cmd/keyturn storage/internal/engine; do \
+	for package in keys passwords server cmd/keyturn storage/internal/engine verify; do \
 	  for target in $$(sed -nE 's/^func (Fuzz[A-Za-z]+)\(.*/\1/p' $$package/*_test.go); do \
-	    go test ./$$package -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) || exit 1; \
+	    (cd $$package && go test . -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME)) || exit 1; \
 	  done; \
 	done
 
@@ -114,12 +119,18 @@ vet:
 	go vet ./...
 	go vet -tags interop ./examples
 	go vet -tags deploy ./deploy
+	cd verify && go vet ./...
+	cd verify/compare && go vet ./...
 
 staticcheck:
 	go run $(STATICCHECK) -tags interop,deploy ./...
+	cd verify && go run $(STATICCHECK) ./...
+	cd verify/compare && go run $(STATICCHECK) ./...
 
 tidy:
 	go mod tidy -diff
+	cd verify && go mod tidy -diff
+	cd verify/compare && go mod tidy -diff
 
 # tools installs the programs that the tests need and this machine lacks: a PostgreSQL server, PgBouncer, shells, and a C compiler for the
 # race detector. Without the permission to install, it prints how to get them.

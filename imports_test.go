@@ -34,6 +34,8 @@ var arrows = map[string][]string{
 
 	"tools/house": {},
 
+	"verify": {}, // a module of its own
+
 	"cmd/keyturn-bench": {"admin", "api", "config", "keys", "keys/keystest", "storage", "storage/storagetest"},
 }
 

@@ -30,7 +30,6 @@ type statusLists struct {
 	*core
 	looking  sync.Mutex
 	seq      int64     // of the newest audit record at the last read; looking guards it
-	begun    time.Time // of the last look; looking guards it
 	failed   time.Time // of the last look that failed; looking guards it
 	lateTill time.Time // until then, a login may still be written that was judged before its end; looking guards it
 	snapshot atomic.Pointer[statusSnapshot]

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/zlib"
 	"encoding/base64"
-	"fmt"
 	"io"
 	"testing"
 	"time"
@@ -120,6 +119,6 @@ func TestSizes(t *testing.T) {
 		if len(l.List) > 300+5*n {
 			t.Errorf("%d marks take %d bytes", n, len(l.List))
 		}
-		t.Log(fmt.Sprintf("%6d marks: %6d bytes, built in %v", n, len(l.List), took.Round(10*time.Microsecond)))
+		t.Logf("%6d marks: %6d bytes, built in %v", n, len(l.List), took.Round(10*time.Microsecond))
 	}
 }

@@ -10,7 +10,9 @@ var ErrUnavailable = errors.New("verify: the token cannot be checked now")
 var ErrInvalid = errors.New("verify: the token is not valid")
 
 // InvalidError says why a token is refused. Its text never contains the token.
-type InvalidError struct{ Reason Reason }
+type InvalidError struct {
+	Reason Reason // for logs and metrics: a client must not learn it
+}
 
 // Error implements error.
 func (e *InvalidError) Error() string { return ErrInvalid.Error() + ": " + string(e.Reason) }

@@ -11,17 +11,17 @@ import (
 
 // Token is a verified access token (RFC 9068 §2.2). It is shared between requests: do not change it.
 type Token struct {
-	Issuer   string
-	Subject  string
-	ClientID string
-	Audience []string
-	ID       string   // jti
-	Session  string   // sid: the login
-	Scope    string   // space-separated, RFC 6749 §3.3
-	Roles    []string // of the user
-	Username string   // preferred_username; "": the client does not ask for it
-	IssuedAt time.Time
-	Expires  time.Time
+	Issuer   string    // iss
+	Subject  string    // sub: the user
+	ClientID string    // client_id
+	Audience []string  // aud: one of them is Config.Resource
+	ID       string    // jti
+	Session  string    // sid: the login
+	Scope    string    // space-separated, RFC 6749 §3.3
+	Roles    []string  // of the user
+	Username string    // preferred_username; "": the client does not ask for it
+	IssuedAt time.Time // iat
+	Expires  time.Time // exp
 	AuthTime time.Time // of the login; zero: not stated
 
 	raw     string // the token itself, for Sample

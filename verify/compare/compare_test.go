@@ -85,7 +85,8 @@ func newRivals(b *testing.B, tokens int) rivals {
 	return r
 }
 
-// inTurns lets all take turns, token by token, and reports the median of each, in nanoseconds and relative to the first.
+// inTurns lets all take turns, token by token, and reports the median of each, in nanoseconds and relative to the
+// first.
 func (r rivals) inTurns(b *testing.B, token func(i int) string) {
 	took := make([][]time.Duration, len(r.names))
 	for i := 0; b.Loop(); i++ {
