@@ -97,7 +97,7 @@ func (s *replica) lookForNews(ctx context.Context) {
 	now := s.now()
 	var listsErr error
 	if err == nil {
-		listsErr = s.lists.heed(ctx, news.AuditSeq, begun)
+		listsErr = s.lists.heed(ctx, news.AuditHash, begun)
 	}
 	if err == nil && (news.RollCall != s.news.RollCall || now.Sub(s.row.SeenAt.Time) >= keys.HeartbeatInterval) {
 		s.row.SeenAt = storage.At(now)

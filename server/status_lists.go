@@ -29,7 +29,7 @@ const (
 type statusLists struct {
 	*core
 	looking  sync.Mutex
-	seq      int64     // of the newest audit record at the last read; looking guards it
+	head     string    // the hash of the newest audit record at the last read; looking guards it
 	failed   time.Time // of the last look that failed; looking guards it
 	lateTill time.Time // until then, a login may still be written that was judged before its end; looking guards it
 	snapshot atomic.Pointer[statusSnapshot]
@@ -60,20 +60,21 @@ type signedList struct {
 
 func newStatusLists(c *core) *statusLists { return &statusLists{core: c} }
 
-// heed takes the number of the newest audit record, which every ending writes. It reads the lists if it is new.
-func (s *statusLists) heed(ctx context.Context, seq int64, begun time.Duration) error {
+// heed takes the hash of the newest audit record, which every ending writes. It reads the lists if it is another one: a
+// number could be the same after a failover that lost records.
+func (s *statusLists) heed(ctx context.Context, head string, begun time.Duration) error {
 	s.looking.Lock()
 	defer s.looking.Unlock()
-	return s.update(ctx, seq, begun)
+	return s.update(ctx, head, begun)
 }
 
-// update is heed; looking is locked. begun is the elapsed time before seq was read.
-func (s *statusLists) update(ctx context.Context, seq int64, begun time.Duration) error {
+// update is heed; looking is locked. begun is the elapsed time before the hash was read.
+func (s *statusLists) update(ctx context.Context, head string, begun time.Duration) error {
 	old, now := s.snapshot.Load(), s.now()
-	if old == nil || seq != s.seq {
+	if old == nil || head != s.head {
 		s.lateTill = now.Add(lateLogins)
 	}
-	if old != nil && seq == s.seq && !now.Before(s.lateTill) {
+	if old != nil && head == s.head && !now.Before(s.lateTill) {
 		s.snapshot.Store(&statusSnapshot{old.lists, begun})
 		return nil
 	}
@@ -84,7 +85,7 @@ func (s *statusLists) update(ctx context.Context, seq int64, begun time.Duration
 	if err != nil {
 		return err
 	}
-	s.seq = seq
+	s.head = head
 	s.snapshot.Store(&statusSnapshot{lists, begun})
 	return nil
 }
@@ -92,6 +93,9 @@ func (s *statusLists) update(ctx context.Context, seq int64, begun time.Duration
 // lateLogins is how long after an ending the lists are read each second: a login that was judged before the ending may
 // be written after it.
 const lateLogins = 10 * time.Second
+
+// noHead is no hash: the lists are read, whatever the audit trail says.
+const noHead = "none"
 
 // read reads all lists. A list that has not changed keeps its signed form.
 func (s *statusLists) read(
@@ -157,10 +161,10 @@ func (s *statusLists) current(ctx context.Context, since time.Duration) (*status
 	defer cancel()
 	news, err := s.db.Replicas().News(ctx)
 	if err == nil && since > 0 {
-		s.seq = -1 // read the lists, whatever the audit trail says
+		s.head = noHead
 	}
 	if err == nil {
-		err = s.update(ctx, news.AuditSeq, begun)
+		err = s.update(ctx, news.AuditHash, begun)
 	}
 	if err != nil {
 		s.failed = now

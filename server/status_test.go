@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -443,68 +444,139 @@ func TestLostRange(t *testing.T) {
 	})
 }
 
-// Over many logins of several clients at several replicas, with restarts, ends and clean-ups between, no live login is
-// ever marked, and every ended one is.
+// modelLogin is a login of the model.
+type modelLogin struct{ client, user, access, refresh string }
+
+// statusModel logs in, ends logins, restarts replicas, cleans up, restores and fails over, in any order. No token that
+// introspection calls active is ever marked, and the token of every ended login is.
+type statusModel struct {
+	*Harness
+	random   *rand.Rand
+	replicas []*Harness
+	names    []string
+	live     []modelLogin
+	ended    []modelLogin // by somebody, so that a row says so
+}
+
 func TestStatusModel(t *testing.T) {
 	t.Parallel()
 	withStatus(t, func(t *testing.T, h *Harness) {
-		r := rand.New(rand.NewPCG(1, 2))
-		replicas := []*Harness{h, OpenHarness(t, h.Config, h.Clock)}
-		names := []string{"alice"}
+		seed := rand.Uint64()
+		m := &statusModel{Harness: h, random: rand.New(rand.NewPCG(seed, 0)), names: []string{"alice"}}
+		t.Log("seed", seed)
+		m.replicas = []*Harness{h, OpenHarness(t, h.Config, h.Clock)}
 		for i := range 3 {
-			names = append(names, fmt.Sprint("user", i))
-			Must(h.Admin.Users().Create(ctx, names[i+1], password, nil))
+			m.names = append(m.names, fmt.Sprint("user", i))
+			Must(h.Admin.Users().Create(ctx, m.names[i+1], password, nil))
 		}
-		type login struct{ client, user, access, refresh string }
-		var live, ended []login
-		endIf := func(which func(login) bool) {
-			var still []login
-			for _, l := range live {
-				if which(l) {
-					ended = append(ended, l)
-				} else {
-					still = append(still, l)
-				}
-			}
-			live = still
+		steps := 60
+		if os.Getenv("KEYTURN_SOAK") != "" {
+			steps = 2000
 		}
-		for range 60 {
-			at, client := replicas[r.IntN(2)], []string{"app", "other"}[r.IntN(2)]
-			user := names[r.IntN(len(names))]
-			switch r.IntN(12) {
-			default:
-				tokens := at.loginAs(client, user)
-				live = append(live, login{client, user, tokens.AccessToken, tokens.RefreshToken})
-			case 0, 1, 2:
-				if len(live) > 0 {
-					l := live[r.IntN(len(live))]
-					Must(0, wantOK(at.Post("/revoke", l.client, "token", l.refresh)))
-					endIf(func(other login) bool { return other == l })
-				}
-			case 3:
-				Must(0, h.Admin.Grants().RevokeOfUser(ctx, user))
-				endIf(func(l login) bool { return l.user == user })
-			case 4:
-				Must(0, h.Admin.Grants().RevokeOfClient(ctx, client))
-				endIf(func(l login) bool { return l.client == client })
-			case 5:
-				replicas[1] = OpenHarness(t, h.Config, h.Clock)
-			case 6:
-				Must(0, at.Server.cleanUpOnce(ctx))
-			}
-			lookAll(replicas...)
-			for _, l := range live {
-				if at.marked(l.access) {
-					t.Fatalf("a live login of %s at %s is marked", l.user, l.client)
-				}
-			}
-			for _, l := range ended {
-				if !at.marked(l.access) {
-					t.Fatalf("an ended login of %s at %s is not marked", l.user, l.client)
-				}
-			}
+		for range steps {
+			at := m.replicas[m.random.IntN(2)]
+			m.step(at)
+			lookAll(m.replicas...)
+			m.check(m.replicas[m.random.IntN(2)])
 		}
 	})
+}
+
+// end moves the logins that a condition selects to the ended ones.
+func (m *statusModel) end(which func(modelLogin) bool) {
+	var still []modelLogin
+	for _, l := range m.live {
+		if which(l) {
+			m.ended = append(m.ended, l)
+		} else {
+			still = append(still, l)
+		}
+	}
+	m.live = still
+}
+
+func (m *statusModel) step(at *Harness) {
+	client, user := []string{"app", "other"}[m.random.IntN(2)], m.names[m.random.IntN(len(m.names))]
+	switch m.random.IntN(15) {
+	default:
+		tokens := at.loginAs(client, user)
+		m.live = append(m.live, modelLogin{client, user, tokens.AccessToken, tokens.RefreshToken})
+	case 0, 1, 2:
+		if len(m.live) > 0 {
+			l := m.live[m.random.IntN(len(m.live))]
+			Must(0, wantOK(at.Post("/revoke", l.client, "token", l.refresh)))
+			m.end(func(other modelLogin) bool { return other == l })
+		}
+	case 3:
+		Must(0, m.Admin.Grants().RevokeOfUser(ctx, user))
+		m.end(func(l modelLogin) bool { return l.user == user })
+	case 4:
+		Must(0, m.Admin.Grants().RevokeOfClient(ctx, client))
+		m.end(func(l modelLogin) bool { return l.client == client })
+	case 5: // kill -9: a new process knows nothing of the old one's ranges
+		m.replicas[1] = OpenHarness(m.T, m.Config, m.Clock)
+	case 6:
+		Must(0, at.Server.cleanUpOnce(ctx))
+	case 7:
+		m.failOver(at)
+	case 8:
+		Must(0, m.Server.db.RecordRestore(ctx, storage.Actor{Name: "os:test"}, m.Clock.Now()))
+		m.end(func(modelLogin) bool { return true })
+	}
+}
+
+// failOver loses the newest commits: some logins, some ends, and ranges of places that replicas still hold.
+func (m *statusModel) failOver(at *Harness) {
+	tables := []string{"grants", "users", "clients", "endings", "status_lists", "status_ranges", "status_marks", "audit",
+		"audit_head"}
+	for _, table := range tables {
+		m.Exec(`CREATE TABLE kept_` + table + ` AS SELECT * FROM ` + table)
+	}
+	liveThen, endedThen := slices.Clone(m.live), slices.Clone(m.ended)
+	for range 3 {
+		m.stepOfUsers(at)
+	}
+	for _, table := range tables {
+		m.Exec(`DELETE FROM ` + table)
+		m.Exec(`INSERT INTO ` + table + ` SELECT * FROM kept_` + table)
+		m.Exec(`DROP TABLE kept_` + table)
+	}
+	m.live, m.ended = liveThen, endedThen
+}
+
+// stepOfUsers is a login or an end.
+func (m *statusModel) stepOfUsers(at *Harness) {
+	tokens := at.loginAs("app", "alice")
+	if m.random.IntN(2) == 0 {
+		Must(0, wantOK(at.Post("/revoke", "app", "token", tokens.RefreshToken)))
+	}
+	if len(m.live) > 0 {
+		l := m.live[m.random.IntN(len(m.live))]
+		Must(0, wantOK(at.Post("/revoke", l.client, "token", l.refresh)))
+	}
+}
+
+// check compares the marks with what introspection says, at one replica.
+func (m *statusModel) check(at *Harness) {
+	m.T.Helper()
+	places := map[api.StatusReference]bool{}
+	for _, l := range m.live {
+		if !at.Active("rs", l.access) {
+			m.T.Fatalf("a live login of %s at %s is not active", l.user, l.client)
+		}
+		if at.marked(l.access) {
+			m.T.Fatalf("a live login of %s at %s is marked", l.user, l.client)
+		}
+		if places[placeOf(l.access)] {
+			m.T.Fatalf("two live logins share %+v", placeOf(l.access))
+		}
+		places[placeOf(l.access)] = true
+	}
+	for _, l := range m.ended {
+		if at.Active("rs", l.access) || !at.marked(l.access) {
+			m.T.Fatalf("an ended login of %s at %s is not marked", l.user, l.client)
+		}
+	}
 }
 
 // A flood of logins at several replicas never shares an index. KEYTURN_SOAK takes a million.

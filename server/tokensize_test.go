@@ -30,8 +30,14 @@ func TestTokenSizeIsExact(t *testing.T) {
 	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
 	signer := Must(h.Server.ring.Signer(ctx, h.Clock.Now().Add(time.Minute)))
 	for _, typ := range []keys.Typ{keys.TypAccessToken, keys.TypJWT} {
-		for n := range 12 {
+		for n := range 24 {
+			var status *api.Status
+			if n >= 12 {
+				uri := api.StatusURI(issuer, storage.StatusListID(n).String())
+				status = &api.Status{List: api.StatusReference{Index: storage.StatusListSize - 1, URI: uri}}
+			}
 			access := accessClaims{
+				status:   status,
 				sub:      api.NewSub(),
 				clientID: "app",
 				typ:      typ,
@@ -50,7 +56,7 @@ func TestTokenSizeIsExact(t *testing.T) {
 			audiences := storage.List{"https://a", access.audience}
 			client := storage.Client{ID: "app", Audiences: audiences, Scope: access.scope}
 			payload := Must(api.LargestPayload(issuer, api.TokenRights{
-				ClientID: client.ID, Scope: client.Scope, Audiences: client.Audiences}))
+				ClientID: client.ID, Scope: client.Scope, Audiences: client.Audiences, Status: status != nil}))
 			full := api.WithRoles(payload, storage.List(access.roles).Size())
 			if got := api.TokenSize(string(typ), full, 2048); got != len(token) {
 				t.Errorf("%s, %d: of the client %d, signed %d", typ, n, got, len(token))

@@ -79,13 +79,14 @@ func seqText(seq int64) string { return fmt.Sprintf("%019d", seq) }
 
 // News is what a server looks for regularly.
 type News struct {
-	AuditSeq int64  `db:"seq"`       // of the newest audit record
-	RollCall string `db:"roll_call"` // changes when a command calls the roll
+	AuditSeq  int64  `db:"seq"`       // of the newest audit record
+	AuditHash string `db:"hash"`      // of the same
+	RollCall  string `db:"roll_call"` // changes when a command calls the roll
 }
 
 // News reads the news.
 func (r Replicas) News(ctx context.Context) (n News, err error) {
-	return n, r.db.engine.GetForUpkeep(ctx, "news", &n, `SELECT seq,
+	return n, r.db.engine.GetForUpkeep(ctx, "news", &n, `SELECT seq, hash,
 		COALESCE((SELECT value FROM meta WHERE name = '`+metaRollCall+`'), '') AS roll_call
 		FROM audit_head WHERE id = 1`)
 }
