@@ -527,8 +527,8 @@ func (m *statusModel) step(at *Harness) {
 
 // failOver loses the newest commits: some logins, some ends, and ranges of places that replicas still hold.
 func (m *statusModel) failOver(at *Harness) {
-	tables := []string{"grants", "users", "clients", "endings", "status_lists", "status_ranges", "status_marks", "audit",
-		"audit_head"}
+	tables := []string{"grants", "users", "clients", "endings", "status_lists", "status_ranges", "status_marks",
+		"audit", "audit_head"}
 	for _, table := range tables {
 		m.Exec(`CREATE TABLE kept_` + table + ` AS SELECT * FROM ` + table)
 	}
