@@ -183,13 +183,24 @@ func (s *forgeries) revoke(ctx context.Context, r storage.AuditRecord) error {
 	if s.config().OnForgery != config.OnForgeryRevoke || !s.db.Audit().Intact(r) {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
+	defer cancel()
 	by := storage.Actor{Name: keyturnActor, Reason: "it has signed a token that no server made (on_forgery)"}
 	done, err := s.ring.LifeCycle().Revoke(ctx, by, keys.Leak{KID: r.Target})
 	if errors.Is(err, storage.ErrNotFound) || done.Already {
 		return nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	if err := s.ring.Anchor(s.place.AnchorFile).Note(ctx, true); err != nil {
+		s.log.Error("the anchor could not be kept", "error", err.Error())
+	}
+	return nil
 }
+
+// revokeTimeout is the time limit of a revocation. It makes a key, which can take seconds.
+const revokeTimeout = time.Minute
 
 // concludeForgeries records the hours with more forged tokens than are listed, and deletes old counters.
 func (s *core) concludeForgeries(ctx context.Context, now time.Time) error {

@@ -138,8 +138,8 @@ func (l *servedList) same(other *servedList) bool {
 		slices.EqualFunc(l.marks, other.marks, func(a, b storage.StatusMark) bool { return a.Index == b.Index })
 }
 
-// current returns the lists. It looks at the database itself if the loop has not done so in the last second. since is
-// the elapsed time from which on the lists must be read; zero: any time.
+// current returns the lists. It looks at the database itself if the loop has not done so in the last second, and nobody
+// else is looking. since is the elapsed time from which on the lists must be read; zero: any time.
 func (s *statusLists) current(ctx context.Context, since time.Duration) (*statusSnapshot, error) {
 	enough := func(v *statusSnapshot) bool {
 		return v != nil && v.confirmed >= since && s.elapsed()-v.confirmed <= watchInterval
@@ -147,7 +147,13 @@ func (s *statusLists) current(ctx context.Context, since time.Duration) (*status
 	if v := s.snapshot.Load(); enough(v) {
 		return v, nil
 	}
-	s.looking.Lock()
+	if v := s.snapshot.Load(); v != nil && since == 0 {
+		if !s.looking.TryLock() {
+			return v, nil
+		}
+	} else {
+		s.looking.Lock()
+	}
 	defer s.looking.Unlock()
 	v, now := s.snapshot.Load(), s.now()
 	if enough(v) {

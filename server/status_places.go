@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -27,7 +28,7 @@ type statusOwner struct {
 
 // statusRange is a range of places of which some are given away.
 type statusRange struct {
-	mu      sync.Mutex
+	turn    chan struct{} // one caller at a time: whoever takes a range waits for the database
 	places  storage.StatusRange
 	scatter statuslist.Scatter
 	given   int64     // number of places given away
@@ -64,8 +65,12 @@ func (s *statusPlaces) next(ctx context.Context, c storage.Client, expires time.
 	}
 	owner := statusOwner{c.ID, c.Epoch}
 	r := s.rangeOf(owner)
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	select {
+	case r.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("place in a status list: %w: %w", storage.ErrUnavailable, ctx.Err())
+	}
+	defer func() { <-r.turn }()
 	now := s.now()
 	if r.given >= storage.StatusRangeSize || !now.Before(r.ends) || expires.After(r.expires) {
 		if err := s.take(ctx, owner, r, now, expires); err != nil {
@@ -89,7 +94,7 @@ func (s *statusPlaces) rangeOf(owner statusOwner) *statusRange {
 		if len(s.ranges) >= maxRanges {
 			clear(s.ranges)
 		}
-		r = &statusRange{}
+		r = &statusRange{turn: make(chan struct{}, 1)}
 		s.ranges[owner] = r
 	}
 	return r
