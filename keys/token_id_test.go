@@ -248,6 +248,43 @@ func TestExemption(t *testing.T) {
 	})
 }
 
+// A restore keeps the keys of token ids. Only if the backup may lack the newest one are tokens exempt, for an hour.
+func TestRestoredTokenKeys(t *testing.T) {
+	t.Parallel()
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
+		c := newClock()
+		r := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, keystest.Generator())
+		anchor := r.Anchor(filepath.Join(t.TempDir(), "anchor"))
+		origin := func(lost bool) keys.Origin {
+			p := tokenPayload(c.now().Add(-time.Second), time.Hour, 1)
+			if !lost {
+				must(t, r.Secrets().Stamp("kid", p))
+			}
+			return r.OriginOf("kid", p)
+		}
+		_, err := anchor.WriteHeartbeat(ctx)
+		must(t, err)
+		c.step(keystest.Config.RotationInterval - 2*time.Hour)
+		must(t, anchor.RecordRestore(ctx, admin))
+		must(t, r.Poll(ctx))
+		if origin(false) != keys.OriginServer || origin(true) != keys.OriginForged {
+			t.Errorf("after a restore of a new backup: %v, %v", origin(false), origin(true))
+		}
+		c.step(2 * time.Hour) // a key of token ids may have been made since the backup
+		must(t, anchor.RecordRestore(ctx, admin))
+		must(t, r.Poll(ctx))
+		if origin(false) != keys.OriginServer || origin(true) != keys.OriginExempt {
+			t.Errorf("after a restore of an old backup: %v, %v", origin(false), origin(true))
+		}
+		c.step(time.Hour)
+		must(t, r.Poll(ctx))
+		if origin(false) != keys.OriginServer || origin(true) != keys.OriginForged {
+			t.Errorf("an hour later: %v, %v", origin(false), origin(true))
+		}
+	})
+}
+
 // keyOf returns the kid of the key that signs.
 func keyOf(t *testing.T, r *keys.Ring) string {
 	t.Helper()

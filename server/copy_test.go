@@ -88,6 +88,11 @@ func TestCopyLogsNobodyOut(t *testing.T) {
 	if !p.Active("rs", tokens.AccessToken) || p.Active("rs", other.AccessToken) {
 		t.Error("access tokens are not what they were")
 	}
+	forged := server.Must(keystest.Forge(server.KIDOf(t, tokens.AccessToken), "at+jwt", []byte(`{"sub":"x"}`)))
+	if p.Active("rs", forged) ||
+		len(server.Must(server.AllAudit(p.Admin, time.Time{}, storage.AuditForgery))) != 1 {
+		t.Error("the copy does not know which tokens were made before it")
+	}
 	if got, want := p.Get("/.well-known/jwks.json").Body, jwks; got != want {
 		t.Errorf("other keys: %s, %s", got, want)
 	}

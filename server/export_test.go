@@ -55,6 +55,7 @@ type Serving = serving
 
 // Helpers of tests from outside the package.
 var (
+	KIDOf     = kidOf
 	ServeWith = serveWith
 	CrowdOf   = crowdOf
 )
