@@ -98,7 +98,7 @@ pages:
 
 # soak runs the long forms of the fault and abuse tests. It takes about half an hour.
 soak: tools
-	KEYTURN_TEST_POSTGRES=required KEYTURN_SOAK=1 go test -count=1 -timeout 60m -v -run 'KilledUnderLoad|RewrapKilled|Misbehaves|Restarted|FailOver|SQLiteLocked|Guessing|IdleConnections|NeverReads|StayFlat|Rush|LargeTables|CapOfOpenGrants|LifeModel' ./cmd/keyturn ./keys ./server ./storage
+	KEYTURN_TEST_POSTGRES=required KEYTURN_SOAK=1 go test -count=1 -timeout 60m -v -run 'KilledUnderLoad|RewrapKilled|Misbehaves|Restarted|FailOver|SQLiteLocked|Guessing|IdleConnections|NeverReads|StayFlat|Rush|LargeTables|CapOfOpenGrants|LifeModel|OwnTokens|StatusModel|IndexesAreApart' ./cmd/keyturn ./keys ./server ./storage
 
 # fuzz fuzzes every parser for FUZZTIME each.
 FUZZTIME = 30s

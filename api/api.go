@@ -2,6 +2,11 @@
 // imports only the standard library, so that clients can import it.
 package api
 
+import (
+	"bytes"
+	"encoding/json"
+)
+
 // Paths of the public listener.
 const (
 	PathToken      = "/token"
@@ -69,6 +74,12 @@ type AccessToken struct {
 	Roles    []string `json:"roles,omitempty"`
 	Username string   `json:"preferred_username,omitempty"` // if the client asks for it, RFC 9068 §2.2.2
 	Status   *Status  `json:"status,omitempty"`             // draft-ietf-oauth-status-list §6.1
+}
+
+// Wrote reports whether a server wrote a payload for these claims: with each claim once, in its usual spelling.
+func (t AccessToken) Wrote(payload []byte) bool {
+	text, err := json.Marshal(t)
+	return err == nil && bytes.Equal(text, payload)
 }
 
 // Status says where the status of a token is found, draft-ietf-oauth-status-list §6.

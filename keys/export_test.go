@@ -14,5 +14,11 @@ func (s *Secrets) Stamp(kid string, payload []byte) error { return s.stamp(kid, 
 // OriginOf exports origin to tests.
 func (r *Ring) OriginOf(kid string, payload []byte) Origin {
 	v := r.view.Load()
-	return v.secrets.origin(kid, payload, time.Time{}, r.config().TokenTTL, r.options.Now())
+	published := time.Time{}
+	for _, row := range v.rows {
+		if row.KID == kid {
+			published = row.PublishedAt.Time
+		}
+	}
+	return v.secrets.origin(kid, payload, published, r.config().TokenTTL, r.options.Now())
 }

@@ -166,20 +166,20 @@ func lapsed(rows []secretKey, now time.Time) (old *secretKey, replacedAt time.Ti
 // a token under it. Replaced tokens count too, since their second use ends the grant.
 func (l *LifeCycle) maintainSecrets(ctx context.Context, v *view) error {
 	rows, now := v.secrets.byPurpose[purposeRefresh], l.ring.options.Now()
+	if len(v.secrets.byPurpose[purposeTokenID]) == 0 { // the first server after an upgrade
+		if err := l.ring.checkClock(ctx); err != nil {
+			return err
+		}
+		return l.addSecrets(ctx, itself, v, now, v.newTokenKey(now, now.Add(upgradeGrace)))
+	}
 	if due, activate := nextRefreshKey(rows, l.ring.config(), now); due {
 		if number, ok := freeNumber(rows); ok { // otherwise Status reports it
 			if err := l.ring.checkClock(ctx); err != nil {
 				return err
 			}
 			row := v.master.newSecretRow(purposeRefresh, number, activate)
-			return l.addSecrets(ctx, itself, v, now, row, v.newTokenKey(activate, time.Time{}))
+			return l.addSecrets(ctx, itself, v, now, row, v.newTokenKey(activate, v.secrets.exemptUntil()))
 		}
-	}
-	if len(v.secrets.byPurpose[purposeTokenID]) == 0 { // the first server after an upgrade
-		if err := l.ring.checkClock(ctx); err != nil {
-			return err
-		}
-		return l.addSecrets(ctx, itself, v, now, v.newTokenKey(now, now.Add(upgradeGrace)))
 	}
 	if since := now.Sub(l.looked); since >= 0 && since < lookInterval {
 		return nil

@@ -62,6 +62,7 @@ type facts struct {
 	unreadable int           // keys of refresh tokens that do not open
 	begun      bool          // there were keys once
 	forged     []string      // kids of trusted keys that have signed tokens that no server made
+	exempt     time.Time     // until then, tokens without a MAC are not taken for forgeries
 	clockOff   time.Duration // how far the clock of this machine is ahead of the clock of the database
 }
 
@@ -84,6 +85,7 @@ func (l *LifeCycle) Status(ctx context.Context) (Status, error) {
 			return Status{}, err
 		}
 	}
+	f.exempt = v.secrets.exemptUntil()
 	if f.forged, err = l.ring.db.Forgeries().OfTrustedKeys(ctx); err != nil {
 		return Status{}, err
 	}
@@ -184,6 +186,11 @@ func (f facts) problems(c Config, now time.Time) []Problem {
 		add(LevelWarning, "the first start of a server makes them", "there are no signing keys yet")
 	}
 	f.refreshProblems(c, now, add)
+	if now.Before(f.exempt) {
+		add(LevelWarning, "this is right for an hour after an upgrade or the restore of an old backup; if there was none, "+
+			"somebody has deleted the keys of token ids from the database",
+			"forged tokens are not recognized by their jti until %s", stamp(f.exempt))
+	}
 	if f.left > 0 {
 		add(
 			LevelWarning,

@@ -22,7 +22,7 @@ import (
 //
 // The MAC is HMAC-SHA256 over "jti1", the kid, the random part and every other claim, each with its length before it.
 // Whoever steals only a signing key can sign any claims, but cannot make their jti. 64 bits of MAC suffice, since each
-// guess must be presented to this server, which alarms at the first.
+// guess must be presented to this server, which alarms at the first. The place of the jti among the claims is free.
 const (
 	tokenRandomSize = 8
 	tokenMACSize    = 8
@@ -46,15 +46,13 @@ func tokenKeySecret(exemptUntil time.Time) []byte {
 	return binary.BigEndian.AppendUint64(secret, uint64(millis))
 }
 
-// exempt reports whether tokens without a MAC are not yet taken for forgeries.
-func (s *Secrets) exempt(now time.Time) bool {
+// exemptUntil returns until when tokens without a MAC are not taken for forgeries; zero: never, or in 1970. A new key
+// takes it over, so that it is known for as long as there are keys.
+func (s *Secrets) exemptUntil() (until time.Time) {
 	for _, k := range s.byPurpose[purposeTokenID] {
-		until := binary.BigEndian.Uint64(k.key[tokenKeySize:])
-		if now.UnixMilli() < int64(until) {
-			return true
-		}
+		until = later(until, time.UnixMilli(int64(binary.BigEndian.Uint64(k.key[tokenKeySize:]))))
 	}
-	return len(s.byPurpose[purposeTokenID]) == 0
+	return until
 }
 
 // tokenKey returns the key of the ids of tokens that were issued in the given second, or nil if there are no keys. It
@@ -66,7 +64,7 @@ func (s *Secrets) tokenKey(issued time.Time) (key *secretKey, older bool) {
 			key = &all[i]
 		}
 	}
-	return key, key == nil || issued.Before(key.row.ActivatedAt.Truncate(time.Second))
+	return key, key == nil || issued.Before(key.row.ActivatedAt.Time)
 }
 
 // tokenMACs returns the pool of a key of token ids; nil for a key of another purpose.
@@ -206,22 +204,24 @@ func (s *Secrets) made(c tokenClaims) bool {
 }
 
 // origin returns who made a payload that a key of this server has signed. published is when that key was made. A token
-// that has expired since its key of token ids was deleted is not judged.
+// that has expired is not judged if its key of token ids may have been deleted, or if it may be from a server of the
+// previous version.
 func (s *Secrets) origin(
 	kid string, payload []byte, published time.Time, longest time.Duration, now time.Time,
 ) Origin {
 	c, ok := readTokenClaims(kid, payload)
+	exempt := s.exemptUntil()
 	switch {
-	case !ok,
-		c.expires.Sub(c.issued) > longest,
-		c.issued.Before(published.Add(-Skew)):
+	case !ok:
 		return OriginForged
-	case s.made(c):
+	case s.made(c): // the MAC covers all claims: whatever they are, this server wrote them
 		return OriginServer
-	case s.exempt(now):
+	case c.expires.Sub(c.issued) > longest, c.issued.Before(published.Add(-Skew)):
+		return OriginForged
+	case len(s.byPurpose[purposeTokenID]) == 0, now.Before(exempt):
 		return OriginExempt
 	}
-	if _, older := s.tokenKey(c.issued); older && !now.Before(c.expires) {
+	if _, older := s.tokenKey(c.issued); !now.Before(c.expires) && (older || c.issued.Before(exempt)) {
 		return OriginExempt
 	}
 	return OriginForged

@@ -111,8 +111,8 @@ type ownTokens struct {
 	expire   []time.Time
 }
 
-// No token that a server made is ever taken for a forgery: over turns of the key, a rewrap, a restart, an upgrade and a
-// restore, at every replica. KEYTURN_SOAK checks a million tokens of each database.
+// No token that a server made is ever taken for a forgery: over turns of the key, a rewrap, a restart and an upgrade, at
+// every replica. KEYTURN_SOAK checks a million tokens of each database.
 func TestOwnTokensAreNoForgeries(t *testing.T) {
 	t.Parallel()
 	turns, each := 8, 300
@@ -147,9 +147,15 @@ func TestOwnTokensAreNoForgeries(t *testing.T) {
 				storagetest.MustExec(t, storagetest.Raw(t, url), `DELETE FROM secret_keys WHERE purpose = 'jti'`)
 				must(t, a.Poll(ctx))
 				must(t, b.Poll(ctx))
-				made = made.sign(t, b, c.now(), each)
+				old := ownTokens{}.signOld(t, b, c.now(), each) // of a server of the version before
 				c.step(time.Minute)
 				a = open()
+				must(t, b.Poll(ctx))
+				old = old.signOld(t, b, c.now(), each)
+				old.check(t, a)
+				c.step(2 * time.Hour)
+				old.check(t, a) // they have expired, and somebody presents them all the same
+				must(t, b.Poll(ctx))
 			case 4:
 				must(t, keys.AppendMaster(master, next))
 				to, err := keys.ReadMaster(next)
@@ -190,6 +196,17 @@ func (o ownTokens) sign(t *testing.T, r *keys.Ring, now time.Time, n int) ownTok
 	return o
 }
 
+// signOld makes n tokens as the version before did, with a random jti.
+func (o ownTokens) signOld(t *testing.T, r *keys.Ring, now time.Time, n int) ownTokens {
+	t.Helper()
+	for i := range n {
+		life := time.Duration(1+i%3600) * time.Second
+		o.kids, o.expire = append(o.kids, keyOf(t, r)), append(o.expire, now.Add(life))
+		o.payloads = append(o.payloads, tokenPayload(now, life, i))
+	}
+	return o
+}
+
 // check fails if a ring takes one of the tokens, alive or not, for a forgery. It returns how many it checked.
 func (o ownTokens) check(t *testing.T, r *keys.Ring) int {
 	t.Helper()
@@ -199,6 +216,59 @@ func (o ownTokens) check(t *testing.T, r *keys.Ring) int {
 		}
 	}
 	return len(o.payloads)
+}
+
+// An upgrade at which the key of refresh tokens is due to turn exempts the tokens from before, too.
+func TestUpgradeAtATurn(t *testing.T) {
+	t.Parallel()
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
+		c := newClock()
+		r := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, keystest.Generator())
+		storagetest.MustExec(t, storagetest.Raw(t, url), `DELETE FROM secret_keys WHERE purpose = 'jti'`)
+		c.step(keystest.Config.RotationInterval + time.Minute)
+		must(t, r.LifeCycle().Maintain(ctx))
+		must(t, r.LifeCycle().Maintain(ctx))
+		p := tokenPayload(c.now().Add(-time.Minute), time.Hour, 1)
+		if origin := r.OriginOf("kid", p); origin != keys.OriginExempt {
+			t.Errorf("a token from before the upgrade: %v", origin)
+		}
+	})
+}
+
+// Tokens that were issued in the second in which the key of token ids turns, or by a server whose clock is behind, are no
+// forgeries, also after they have expired and their key has been deleted.
+func TestEdgesOfTokenKeys(t *testing.T) {
+	t.Parallel()
+	storagetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
+		c := newClock()
+		c.step(700 * time.Millisecond)
+		r := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, keystest.Generator())
+		turn := c.now().Add(keystest.Config.RotationInterval)
+		c.step(keystest.Config.RotationInterval - 30*time.Minute)
+		must(t, r.LifeCycle().Maintain(ctx))
+		kid, all := keyOf(t, r), [][]byte{}
+		for _, at := range []time.Time{turn.Add(-time.Second), turn, turn.Add(200 * time.Millisecond)} {
+			p := tokenPayload(at, time.Minute, 1)
+			must(t, r.Secrets().Stamp(kid, p))
+			all = append(all, p)
+		}
+		early := tokenPayload(noon.Add(-2*time.Minute), time.Minute, 1) // before its key was published, by a slow clock
+		must(t, r.Secrets().Stamp(kid, early))
+		if origin := r.OriginOf(kid, early); origin != keys.OriginServer {
+			t.Errorf("by a slow clock: %v", origin)
+		}
+		for range 6 {
+			for i, p := range all {
+				if origin := r.OriginOf(kid, p); origin == keys.OriginForged {
+					t.Errorf("token %d at %v: forged", i, c.now())
+				}
+			}
+			c.step(time.Hour)
+			must(t, r.LifeCycle().Maintain(ctx))
+		}
+	})
 }
 
 // After an upgrade, tokens of unknown origin are exempt for an hour, and then not any more. A new database exempts
@@ -239,7 +309,7 @@ func TestExemption(t *testing.T) {
 				t.Errorf("%v after the upgrade: %v", c.now().Sub(noon)-time.Hour, got)
 			}
 		}
-		// The time is part of what is sealed: nobody can begin the hour anew.
+		// The time is part of what is sealed.
 		storagetest.MustExec(t, storagetest.Raw(t, url),
 			`UPDATE secret_keys SET activated_at = activated_at + 1 WHERE purpose = 'jti'`)
 		if err := r.Poll(ctx); err == nil {

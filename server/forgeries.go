@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -152,41 +154,63 @@ func (s *forgeries) settle(hour forgeryHour, taken forgeryTally, seen int64, err
 	t.more += taken.more
 }
 
-// flushInTime is flush with the time limit of a request.
-func (s *forgeries) flushInTime(ctx context.Context) {
+// look writes what is left over, and revokes keys that have signed forged tokens, if the configuration says so. It does
+// so within the time limit of a request.
+func (s *forgeries) look(ctx context.Context) {
 	ctx, cancel := s.databaseTimeout(ctx)
 	defer cancel()
 	s.flush(ctx)
+	for _, kid := range s.seen() {
+		if err := s.revoke(ctx, kid); err != nil && !errors.Is(err, storage.ErrUnavailable) {
+			s.log.Error("a key that has leaked could not be revoked", "kid", kid, "error", err.Error())
+		}
+	}
 }
 
-// heed logs a record of a forged token, unless this replica has logged it, and revokes the key if the
-// configuration says so.
-func (s *forgeries) heed(ctx context.Context, r storage.AuditRecord) error {
+// seen returns the kids whose forged tokens this replica has seen, or has read of in an intact audit record.
+func (s *forgeries) seen() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.totals))
+}
+
+// heed logs a record of a forged token, unless this replica has logged it. It checks that keyturn wrote the record:
+// whoever can write the table must not make servers revoke a key.
+func (s *forgeries) heed(r storage.AuditRecord) {
 	var details struct {
 		Server string `json:"server"`
 	}
-	if err := json.Unmarshal(r.Details, &details); err != nil || details.Server != s.server {
-		s.log.Error("a signing key has signed tokens that no server made: the key has leaked",
-			slog.String("event", r.Type),
-			slog.String("kid", r.Target),
-			slog.Int64("seq", r.Seq),
-			slog.String("by", r.Actor),
-			slog.String("details", string(r.Details)),
-			slog.String("advice", "keyturn keys revoke "+r.Target))
+	if err := json.Unmarshal(r.Details, &details); err == nil && details.Server == s.server {
+		return
 	}
-	return s.revoke(ctx, r)
+	s.log.Error("a signing key has signed tokens that no server made: the key has leaked",
+		slog.String("event", r.Type),
+		slog.String("kid", r.Target),
+		slog.Int64("seq", r.Seq),
+		slog.String("by", r.Actor),
+		slog.String("details", string(r.Details)),
+		slog.String("advice", "keyturn keys revoke "+r.Target))
+	if !s.db.Audit().Intact(r) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.totals[r.Target]
+	if details.Server == "" { // a command saw the token, and has no metrics
+		n++
+	}
+	s.totals[r.Target] = n
 }
 
-// revoke revokes the key of a record of a forged token, if the configuration says so. It checks that a server
-// wrote the record: whoever can write the table must not make servers revoke a key.
-func (s *forgeries) revoke(ctx context.Context, r storage.AuditRecord) error {
-	if s.config().OnForgery != config.OnForgeryRevoke || !s.db.Audit().Intact(r) {
+// revoke revokes a key that has signed a forged token, once, if the configuration says so.
+func (s *forgeries) revoke(ctx context.Context, kid string) error {
+	if s.config().OnForgery != config.OnForgeryRevoke || s.ring.Trusts(kid) != nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
 	defer cancel()
 	by := storage.Actor{Name: keyturnActor, Reason: "it has signed a token that no server made (on_forgery)"}
-	done, err := s.ring.LifeCycle().Revoke(ctx, by, keys.Leak{KID: r.Target})
+	done, err := s.ring.LifeCycle().Revoke(ctx, by, keys.Leak{KID: kid})
 	if errors.Is(err, storage.ErrNotFound) || done.Already {
 		return nil
 	}
