@@ -74,8 +74,14 @@ func (s *cleaner) cleanUpOnce(ctx context.Context) error {
 	if err := s.concludeForgeries(ctx, now); err != nil {
 		return err
 	}
-	if err := s.db.StatusLists().Clean(ctx, now, cleanUpBatch); err != nil {
-		return err
+	for range cleanUpBatches {
+		more, err := s.db.StatusLists().Clean(ctx, now, cleanUpBatch)
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
 	}
 	if _, err := s.db.Endings().Clean(ctx, now.Add(-s.config().RefreshMaxTTL-keepEnded), cleanUpBatch); err != nil {
 		return err

@@ -17,7 +17,7 @@ func cors(config func() *config.Config, h handler) handler {
 			w.Header().Set("Access-Control-Allow-Origin", origin)
 			w.Header().Set("Access-Control-Expose-Headers", "Retry-After, WWW-Authenticate, X-Request-Id")
 			if isPreflight(r) {
-				allowMethod(w, http.MethodPost)
+				allowMethod(w, http.MethodPost, "Authorization, Content-Type")
 				return
 			}
 		}
@@ -29,8 +29,9 @@ func cors(config func() *config.Config, h handler) handler {
 func anyOrigin(h handler) handler {
 	return func(w *response, r *http.Request) {
 		w.Header().Set("Access-Control-Allow-Origin", "*")
+		w.Header().Set("Access-Control-Expose-Headers", "ETag, X-Request-Id")
 		if isPreflight(r) {
-			allowMethod(w, http.MethodGet)
+			allowMethod(w, http.MethodGet, "Authorization, Content-Type, If-None-Match")
 			return
 		}
 		h(w, r)
@@ -43,9 +44,9 @@ func isPreflight(r *http.Request) bool {
 		r.Header.Get("Access-Control-Request-Method") != ""
 }
 
-func allowMethod(w http.ResponseWriter, method string) {
+func allowMethod(w http.ResponseWriter, method, headers string) {
 	w.Header().Set("Access-Control-Allow-Methods", method)
-	w.Header().Set("Access-Control-Allow-Headers", "Authorization, Content-Type")
+	w.Header().Set("Access-Control-Allow-Headers", headers)
 	w.Header().Set("Access-Control-Max-Age", "600")
 	w.WriteHeader(http.StatusNoContent)
 }

@@ -92,13 +92,8 @@ func (s *replica) keepVisible(ctx context.Context, public net.Addr) {
 func (s *replica) lookForNews(ctx context.Context) {
 	ctx, cancel := s.databaseTimeout(ctx)
 	defer cancel()
-	begun := s.elapsed()
 	news, err := s.db.Replicas().News(ctx)
 	now := s.now()
-	var listsErr error
-	if err == nil {
-		listsErr = s.lists.heed(ctx, news.AuditHash, begun)
-	}
 	if err == nil && (news.RollCall != s.news.RollCall || now.Sub(s.row.SeenAt.Time) >= keys.HeartbeatInterval) {
 		s.row.SeenAt = storage.At(now)
 		err = s.db.Replicas().See(ctx, s.row, now.Add(-keepEnded))
@@ -117,8 +112,7 @@ func (s *replica) lookForNews(ctx context.Context) {
 	}
 	if err == nil {
 		s.news = news
-	}
-	if err = errors.Join(err, listsErr); err != nil && !errors.Is(err, storage.ErrUnavailable) && ctx.Err() == nil {
+	} else if !errors.Is(err, storage.ErrUnavailable) && ctx.Err() == nil {
 		s.log.Error("the news of the database could not be read", "error", err.Error())
 	}
 }

@@ -206,6 +206,7 @@ func (s *Server) serve(ctx context.Context, f *listeners, o Options) error {
 	running.Go(func() { s.cleanUp(loops) })
 	running.Go(func() { s.keepAnchor(loops) })
 	running.Go(func() { s.keepVisible(loops, f.ports.Public.Addr()) })
+	running.Go(func() { s.lists.keep(loops) })
 	running.Go(func() { s.reloads(loops, f, o) })
 	s.log.Info("serving",
 		"version", Version().Version,

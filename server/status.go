@@ -60,7 +60,7 @@ func (s *statusLists) statusList(w *response, r *http.Request) {
 		plain(w, http.StatusNotFound, "not found")
 		return
 	}
-	signed, err := s.sign(r.Context(), l, v)
+	signed, err := s.serve(r.Context(), l, v)
 	if err != nil {
 		s.statusUnavailable(w, err)
 		return
@@ -98,10 +98,10 @@ func acceptsGzip(r *http.Request) bool {
 }
 
 // aggregation answers GET /status with the URIs of all lists (draft-ietf-oauth-status-list §9.3).
-func (s *statusLists) aggregation(w *response, r *http.Request) {
-	v, err := s.current(r.Context(), 0)
+func (s *statusLists) aggregation(w *response, _ *http.Request) {
+	v := s.snapshot.Load()
 	if v == nil {
-		s.statusUnavailable(w, err)
+		s.statusUnavailable(w, errNoList)
 		return
 	}
 	body, err := json.Marshal(api.StatusLists{URIs: v.uris(s.config().Issuer, s.now())})
@@ -115,7 +115,10 @@ func (s *statusLists) aggregation(w *response, r *http.Request) {
 
 // statusUnavailable is the 503 of a list that cannot be served now.
 func (s *statusLists) statusUnavailable(w *response, err error) {
-	s.log.Warn("a status list cannot be served", "error", err.Error())
+	last, now := s.complained.Load(), int64(s.elapsed())
+	if (last == 0 || now-last > int64(readinessWarning)) && s.complained.CompareAndSwap(last, max(now, 1)) {
+		s.log.Warn("a status list cannot be served", "error", err.Error())
+	}
 	w.Header().Set("Retry-After", "1")
 	plain(w, http.StatusServiceUnavailable, "the status list cannot be served now: try again later")
 }

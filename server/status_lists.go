@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,38 +16,34 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-const (
-	// statusFresh is the age of a look at the database up to which a list may be signed. An older look may miss marks.
-	statusFresh = 3 * time.Second
-	// statusSlot is how long the signed form of an unchanged list is used. All replicas sign the same bytes in a slot.
-	statusSlot = time.Minute
-	// servedAfterEnd is how long the list of a client whose grants have all ended is served.
-	servedAfterEnd = time.Hour + time.Minute
-)
-
 // statusLists holds the Token Status Lists in memory. Once a second it asks whether anything has ended, and reads the
-// marks only then.
+// new marks only then.
 type statusLists struct {
 	*core
-	looking  sync.Mutex
-	head     string    // the hash of the newest audit record at the last read; looking guards it
-	failed   time.Time // of the last look that failed; looking guards it
-	lateTill time.Time // until then, a login may still be written that was judged before its end; looking guards it
-	snapshot atomic.Pointer[statusSnapshot]
+	strangers  *rateLimits  // questions about lists that this replica does not know
+	complained atomic.Int64 // elapsed time of the last log line about a list that could not be served
+	looking    sync.Mutex
+	news       storage.News                                    // of the last read; looking guards it, like the next four
+	fullAt     time.Time                                       // when the last read of all marks began
+	readAt     time.Time                                       // when the last read of the marks began
+	lateTill   time.Time                                       // until then, a login may be written that was judged before its end
+	marks      map[storage.StatusListID]map[int64]storage.Time // index: when the mark expires
+	snapshot   atomic.Pointer[statusSnapshot]
 }
 
-// statusSnapshot is all lists at one read.
+// statusSnapshot is all lists at one look.
 type statusSnapshot struct {
-	lists     map[storage.StatusListID]*servedList
-	confirmed time.Duration // elapsed time at the begin of the last look that found nothing newer
+	lists map[storage.StatusListID]*servedList
+	at    time.Time // of the last look that found nothing newer: what ended before is in it
 }
 
-// servedList is one list. It is immutable, except for its signed form.
+// servedList is one list. It is immutable, except for its signed form and when it was asked for.
 type servedList struct {
 	storage.StatusList
-	marks  []storage.StatusMark
-	mu     sync.Mutex
-	signed *signedList // mu guards it; nil: not signed yet
+	marks   []storage.StatusMark
+	asked   *atomic.Int64 // elapsed time of the last request for the list
+	signing sync.Mutex
+	signed  atomic.Pointer[signedList] // nil: not signed yet
 }
 
 // signedList is the signed form of a list.
@@ -58,75 +55,183 @@ type signedList struct {
 	gzipped statusBody
 }
 
-func newStatusLists(c *core) *statusLists { return &statusLists{core: c} }
+const (
+	// statusSlot is how long the signed form of an unchanged list is used. All replicas sign the same bytes in a slot.
+	statusSlot = time.Minute
+	// servedAfterEnd is how long the list of a client whose grants have all ended is served.
+	servedAfterEnd = time.Hour + time.Minute
+	// lateLogins is how long after an ending the marks are read each second: a login that was judged before the ending
+	// may be written after it.
+	lateLogins = 10 * time.Second
+	// marksAgain is how far back each read of marks goes: clocks differ, and a mark is seen when its transaction commits.
+	marksAgain = 2 * time.Minute
+	// readAllAfter is how long after the last read of all marks the next one comes, with the next change.
+	readAllAfter = 10 * time.Minute
+	// stillAsked is how long after the last request for a list the loop signs it.
+	stillAsked = 2 * time.Minute
+	// lookTime bounds one look, which reads all marks when a server starts.
+	lookTime = 30 * time.Second
+)
 
-// heed takes the hash of the newest audit record, which every ending writes. It reads the lists if it is another one: a
-// number could be the same after a failover that lost records.
-func (s *statusLists) heed(ctx context.Context, head string, begun time.Duration) error {
-	s.looking.Lock()
-	defer s.looking.Unlock()
-	return s.update(ctx, head, begun)
+func newStatusLists(c *core) *statusLists {
+	return &statusLists{
+		core:      c,
+		strangers: newRateLimits(100, 5*time.Second),
+		marks:     map[storage.StatusListID]map[int64]storage.Time{},
+	}
 }
 
-// update is heed; looking is locked. begun is the elapsed time before the hash was read.
-func (s *statusLists) update(ctx context.Context, head string, begun time.Duration) error {
-	old, now := s.snapshot.Load(), s.now()
-	if old == nil || head != s.head {
-		s.lateTill = now.Add(lateLogins)
+// keep looks once a second, until the context ends.
+func (s *statusLists) keep(ctx context.Context) {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		if err := s.look(ctx, false); err != nil && !errors.Is(err, storage.ErrUnavailable) && ctx.Err() == nil {
+			s.log.Error("the status lists could not be read", "error", err.Error())
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
 	}
-	if old != nil && head == s.head && !now.Before(s.lateTill) {
-		s.snapshot.Store(&statusSnapshot{old.lists, begun})
-		return nil
+}
+
+// look asks whether anything has ended, and signs the lists that verifiers ask for. With anew, it reads the lists in any
+// case.
+func (s *statusLists) look(ctx context.Context, anew bool) error {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	s.looking.Lock()
+	defer s.looking.Unlock()
+	at := s.now()
+	short, done := s.databaseTimeout(ctx)
+	news, err := s.db.Replicas().News(short)
+	done()
+	if err == nil {
+		err = s.update(ctx, news, at, anew)
 	}
-	if _, err := s.db.StatusMarks().AddLate(ctx, now); err != nil {
+	v := s.snapshot.Load()
+	if v == nil {
 		return err
 	}
-	lists, err := s.read(ctx, old, now)
+	for _, l := range v.lists {
+		if asked := l.asked.Load(); asked > 0 && s.elapsed()-time.Duration(asked) < stillAsked {
+			if _, signErr := s.sign(ctx, l, v); signErr != nil {
+				err = errors.Join(err, signErr)
+			}
+		}
+	}
+	return err
+}
+
+// update reads what is new since the last read.
+func (s *statusLists) update(ctx context.Context, news storage.News, at time.Time, anew bool) error {
+	old := s.snapshot.Load()
+	lost, err := s.lost(ctx, news)
 	if err != nil {
 		return err
 	}
-	s.head = head
-	s.snapshot.Store(&statusSnapshot{lists, begun})
+	changed := anew || lost || old == nil || news.AuditHash != s.news.AuditHash || news.Change != s.news.Change
+	if changed {
+		s.lateTill = at.Add(lateLogins)
+	}
+	if !changed && !at.Before(s.lateTill) {
+		s.snapshot.Store(&statusSnapshot{old.lists, at})
+		return nil
+	}
+	if _, err := s.db.StatusMarks().AddLate(ctx, at); err != nil {
+		return err
+	}
+	rows, err := s.db.StatusLists().All(ctx)
+	if err != nil {
+		return err
+	}
+	all := lost || old == nil || at.Sub(s.fullAt).Abs() > readAllAfter
+	touched, err := s.readMarks(ctx, at, all)
+	if err != nil {
+		return err
+	}
+	if s.news, s.readAt = news, at; all {
+		s.fullAt = at
+	}
+	s.snapshot.Store(&statusSnapshot{s.build(rows, old, touched, at), at})
 	return nil
 }
 
-// lateLogins is how long after an ending the lists are read each second: a login that was judged before the ending may
-// be written after it.
-const lateLogins = 10 * time.Second
+// lost reports whether the database has lost commits, as after a failover: then marks may be gone, too.
+func (s *statusLists) lost(ctx context.Context, news storage.News) (bool, error) {
+	if s.news.AuditSeq == 0 || news.AuditHash == s.news.AuditHash {
+		return false, nil
+	}
+	hash, err := s.db.Audit().Hash(ctx, s.news.AuditSeq)
+	if errors.Is(err, storage.ErrNotFound) {
+		return true, nil
+	}
+	return hash != s.news.AuditHash, err
+}
 
-// noHead is no hash: the lists are read, whatever the audit trail says.
-const noHead = "none"
+// readMarks reads the marks since the last read, or all. It returns the lists that have new ones.
+func (s *statusLists) readMarks(
+	ctx context.Context, at time.Time, all bool,
+) (touched map[storage.StatusListID]bool, err error) {
+	marks, since, touched := s.marks, s.readAt.Add(-marksAgain), map[storage.StatusListID]bool{}
+	if all {
+		marks, since = map[storage.StatusListID]map[int64]storage.Time{}, at.Add(-servedAfterEnd)
+	}
+	if all { // marks may be gone
+		for id := range s.marks {
+			touched[id] = true
+		}
+	}
+	err = s.db.StatusMarks().Pages(ctx, since, func(page []storage.StatusMark) {
+		for _, m := range page {
+			if marks[m.List] == nil {
+				marks[m.List] = map[int64]storage.Time{}
+			}
+			if _, known := marks[m.List][m.Index]; !known {
+				touched[m.List] = true
+			}
+			marks[m.List][m.Index] = m.ExpiresAt
+		}
+	})
+	if err == nil {
+		s.marks = marks
+	}
+	return touched, err
+}
 
-// read reads all lists. A list that has not changed keeps its signed form.
-func (s *statusLists) read(
-	ctx context.Context, old *statusSnapshot, now time.Time,
-) (map[storage.StatusListID]*servedList, error) {
-	rows, err := s.db.StatusLists().All(ctx)
-	if err != nil {
-		return nil, err
-	}
-	marks, err := s.db.StatusMarks().All(ctx, now)
-	if err != nil {
-		return nil, err
-	}
-	byList := map[storage.StatusListID][]storage.StatusMark{}
-	for _, m := range marks {
-		byList[m.List] = append(byList[m.List], m)
-	}
+// build returns the lists of the rows. One that has not changed keeps its signed form.
+func (s *statusLists) build(
+	rows []storage.StatusList, old *statusSnapshot, touched map[storage.StatusListID]bool, at time.Time,
+) map[storage.StatusListID]*servedList {
 	lists := make(map[storage.StatusListID]*servedList, len(rows))
 	for _, row := range rows {
-		list := &servedList{StatusList: row, marks: byList[row.ID]}
+		var before *servedList
 		if old != nil {
-			if before := old.lists[row.ID]; before != nil && before.same(list) {
-				list = before
+			before = old.lists[row.ID]
+		}
+		list := &servedList{StatusList: row, asked: new(atomic.Int64)}
+		if before != nil {
+			list.asked = before.asked
+		}
+		if before != nil && !touched[row.ID] && before.same(list) {
+			lists[row.ID] = before
+			continue
+		}
+		for index, expires := range s.marks[row.ID] {
+			if at.Before(expires.Time) {
+				list.marks = append(list.marks, storage.StatusMark{List: row.ID, Index: index, ExpiresAt: expires})
+			} else {
+				delete(s.marks[row.ID], index)
 			}
 		}
 		lists[row.ID] = list
 	}
-	return lists, nil
+	return lists
 }
 
-// same reports whether two reads of a list are equal.
+// same reports whether two reads of a list are equal, apart from its marks.
 func (l *servedList) same(other *servedList) bool {
 	ended := func(l *servedList) int64 {
 		if l.EndedAt == nil {
@@ -134,65 +239,28 @@ func (l *servedList) same(other *servedList) bool {
 		}
 		return l.EndedAt.UnixMilli()
 	}
-	return l.Over == other.Over && ended(l) == ended(other) &&
-		slices.EqualFunc(l.marks, other.marks, func(a, b storage.StatusMark) bool { return a.Index == b.Index })
+	return l.Over == other.Over && ended(l) == ended(other)
 }
 
-// current returns the lists. It looks at the database itself if the loop has not done so in the last second, and nobody
-// else is looking. since is the elapsed time from which on the lists must be read; zero: any time.
-func (s *statusLists) current(ctx context.Context, since time.Duration) (*statusSnapshot, error) {
-	enough := func(v *statusSnapshot) bool {
-		return v != nil && v.confirmed >= since && s.elapsed()-v.confirmed <= watchInterval
-	}
-	if v := s.snapshot.Load(); enough(v) {
-		return v, nil
-	}
-	if v := s.snapshot.Load(); v != nil && since == 0 {
-		if !s.looking.TryLock() {
-			return v, nil
-		}
-	} else {
-		s.looking.Lock()
-	}
-	defer s.looking.Unlock()
-	v, now := s.snapshot.Load(), s.now()
-	if enough(v) {
-		return v, nil
-	}
-	if now.Sub(s.failed).Abs() < watchInterval {
-		return v, storage.ErrUnavailable
-	}
-	begun := s.elapsed()
-	ctx, cancel := s.databaseTimeout(ctx)
-	defer cancel()
-	news, err := s.db.Replicas().News(ctx)
-	if err == nil && since > 0 {
-		s.head = noHead
-	}
-	if err == nil {
-		err = s.update(ctx, news.AuditHash, begun)
-	}
-	if err != nil {
-		s.failed = now
-		return v, err
-	}
-	return s.snapshot.Load(), nil
-}
-
-// find returns the list with an id. A list that is not known yet is read: another replica may have begun it just now.
+// find returns the list with an id; nil if there is none. A list that this replica does not know is looked up: another
+// replica may have begun it just now. Strangers can ask for whatever they like, so that costs little, and is limited.
 func (s *statusLists) find(ctx context.Context, id storage.StatusListID) (*servedList, *statusSnapshot, error) {
-	arrived := s.elapsed()
-	v, err := s.current(ctx, 0)
-	if v != nil && v.lists[id] != nil {
-		return v.lists[id], v, nil // without the database, the last signed form is served
+	if v := s.snapshot.Load(); v != nil && v.lists[id] != nil {
+		return v.lists[id], v, nil
 	}
-	if err != nil {
-		return nil, v, err
+	if s.strangers.wait("", s.now()) > 0 {
+		return nil, nil, fmt.Errorf("%w: too many unknown lists are asked for", storage.ErrBusy)
 	}
-	v, err = s.current(ctx, max(arrived, 1))
-	if err != nil {
-		return nil, v, err
+	s.strangers.spend("", s.now())
+	short, done := s.databaseTimeout(ctx)
+	defer done()
+	if exists, err := s.db.StatusLists().Exists(short, id); err != nil || !exists {
+		return nil, nil, err
 	}
+	if err := s.look(short, true); err != nil {
+		return nil, nil, err
+	}
+	v := s.snapshot.Load()
 	return v.lists[id], v, nil
 }
 
@@ -204,28 +272,51 @@ func (l *servedList) gone(now time.Time) bool {
 // errNoList means that the signed form of a list has expired, and no new one can be made now.
 var errNoList = errors.New("the status list cannot be signed now")
 
-// sign returns the signed form of a list: the last one, or a new one if it is too old and the snapshot is fresh.
+// usable reports whether a signed form may be served.
+func (s *statusLists) usable(l *signedList) bool {
+	return l != nil && s.now().Before(l.expires) && !errors.Is(s.ring.Trusts(l.kid), keys.ErrRevoked)
+}
+
+// sign returns the signed form of a list as of a look: the last one, or a new one if that is from an earlier slot. It is
+// valid for five minutes from the look, since what has ended after it is not in it.
 func (s *statusLists) sign(ctx context.Context, l *servedList, v *statusSnapshot) (*signedList, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	now := s.now()
-	slot := now.Truncate(statusSlot)
-	fresh := s.elapsed()-v.confirmed <= statusFresh
-	var failed error
-	if fresh && (l.signed == nil || l.signed.slot != slot.Unix() || s.ring.Trusts(l.signed.kid) != nil) {
-		signer, err := s.ring.Signer(ctx, slot.Add(statuslist.Lifetime))
-		if err == nil {
+	slot := v.at.Truncate(statusSlot)
+	if have := l.signed.Load(); s.usable(have) && have.slot == slot.Unix() {
+		return have, nil
+	}
+	l.signing.Lock()
+	defer l.signing.Unlock()
+	have := l.signed.Load()
+	if s.usable(have) && have.slot == slot.Unix() { // somebody else has just signed it
+		return have, nil
+	}
+	short, done := s.databaseTimeout(ctx)
+	defer done()
+	err := error(nil)
+	if s.now().Before(slot.Add(statuslist.Lifetime)) {
+		var signer keys.Signer
+		if signer, err = s.ring.Signer(short, slot.Add(statuslist.Lifetime)); err == nil {
 			var signed *signedList
 			if signed, err = s.signWith(signer, l, slot); err == nil {
-				l.signed = signed
+				l.signed.Store(signed)
+				return signed, nil
 			}
 		}
-		failed = err
 	}
-	if l.signed == nil || !now.Before(l.signed.expires) || errors.Is(s.ring.Trusts(l.signed.kid), keys.ErrRevoked) {
-		return nil, errors.Join(errNoList, failed)
+	if s.usable(have) {
+		return have, nil
 	}
-	return l.signed, nil
+	return nil, errors.Join(errNoList, err)
+}
+
+// serve returns the signed form of a list for a request. It waits for nothing if there is one, which the loop renews.
+func (s *statusLists) serve(ctx context.Context, l *servedList, v *statusSnapshot) (*signedList, error) {
+	l.asked.Store(max(int64(s.elapsed()), 1))
+	const left = 2 * time.Minute // of its life: if less is left, the loop does not know that somebody asks for it
+	if have := l.signed.Load(); s.usable(have) && have.expires.Sub(v.at) >= left {
+		return have, nil
+	}
+	return s.sign(ctx, l, v)
 }
 
 // signWith makes the signed form of a list for one slot.

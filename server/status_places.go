@@ -148,12 +148,17 @@ func (s *core) statusClaimOf(g storage.GrantState) *api.Status {
 	return s.statusClaim(*g.StatusList, *g.StatusIndex)
 }
 
-// assign gives a place to a grant from before status_list was turned on. If that fails, the tokens of the grant have no
-// status for now.
+// assignTime bounds assign, which comes after the rotation of a refresh token: the client must get its answer.
+const assignTime = 500 * time.Millisecond
+
+// assign gives a place to a grant from before status_list was turned on, at its first refresh. If that fails, the tokens
+// of the grant have no status for now.
 func (s *statusPlaces) assign(ctx context.Context, c storage.Client, g *storage.GrantState) {
 	if s.config().StatusList != config.StatusListOn || g.StatusList != nil {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, assignTime)
+	defer cancel()
 	place, err := s.next(ctx, c, g.ExpiresAt.Time)
 	if err == nil {
 		var list storage.StatusListID
@@ -162,7 +167,9 @@ func (s *statusPlaces) assign(ctx context.Context, c storage.Client, g *storage.
 			g.StatusList, g.StatusIndex = &list, &index
 			return
 		}
-		s.drop(place)
+		if errors.Is(err, storage.ErrNotFound) { // perhaps this replica has lost the range
+			s.drop(place)
+		}
 	}
 	if !errors.Is(err, storage.ErrNotFound) && !errors.Is(err, storage.ErrUnavailable) {
 		s.log.Error("a login got no place in a status list", "sid", g.ID.String(), "error", err.Error())

@@ -87,6 +87,7 @@ func lookAll(all ...*Harness) {
 		h.Clock.at.Add(int64(time.Millisecond))
 		h.Server.lookForNews(ctx)
 		Must(0, h.Server.ring.Poll(ctx))
+		Must(0, h.Server.lists.look(ctx, false))
 	}
 }
 
@@ -204,6 +205,7 @@ func TestListOfAnEndedClient(t *testing.T) {
 			t.Errorf("%s", all())
 		}
 		h.Step(time.Hour)
+		lookAll(h)
 		if r := h.Get(path); r.Status != 200 {
 			t.Errorf("after an hour: %d", r.Status)
 		}
@@ -235,13 +237,15 @@ func TestMarksAreDropped(t *testing.T) {
 		if lookAll(h); !h.marked(tokens.AccessToken) {
 			t.Error("dropped while a token may live")
 		}
-		h.Step(2 * time.Minute)
+		h.Step(5 * time.Minute)
 		Must(0, h.Server.cleanUpOnce(ctx))
 		if lookAll(h); h.marked(tokens.AccessToken) {
 			t.Error("kept after the last token")
 		}
-		if n := len(Must(h.Server.db.StatusMarks().All(ctx, time.Time{}))); n != 0 {
-			t.Errorf("%d marks are left", n)
+		left := 0
+		Must(0, h.Server.db.StatusMarks().Pages(ctx, time.Unix(0, 0), func(page []storage.StatusMark) { left += len(page) }))
+		if left != 0 {
+			t.Errorf("%d marks are left", left)
 		}
 	})
 }
@@ -372,6 +376,85 @@ func TestStatusList(t *testing.T) {
 	})
 }
 
+// Ends of a key's logins that come in many batches, with one audit record, are all seen.
+func TestBatchesOfEndingsAreMarked(t *testing.T) {
+	t.Parallel()
+	withStatus(t, func(t *testing.T, h *Harness) {
+		var all []string
+		for range 3 {
+			all = append(all, h.Login("app").AccessToken)
+		}
+		lookAll(h)
+		c := storage.KeyGrants{KID: kidOf(t, all[0])}
+		record, after, ended := map[string]any{"grants": 3}, storage.GrantID(0), int64(0)
+		for range 3 {
+			next, n, err := h.Server.db.Grants().EndKeyGrants(ctx, storage.Actor{Name: "os:test"}, c, record, after, 1,
+				h.Clock.Now())
+			Must(0, err)
+			after, record, ended = next, nil, ended+n
+			h.Step(time.Minute)
+			lookAll(h)
+			marked := int64(0)
+			for _, token := range all {
+				if h.marked(token) {
+					marked++
+				}
+			}
+			if marked != ended || ended == 0 {
+				t.Errorf("%d ended, %d marked", ended, marked)
+			}
+		}
+	})
+}
+
+// A server reads more marks than one statement returns, and a new one reads all.
+func TestManyMarks(t *testing.T) {
+	t.Parallel()
+	withStatus(t, func(t *testing.T, h *Harness) {
+		tokens := h.Login("app")
+		list := Must(storage.ParseStatusListID(strings.TrimPrefix(placeOf(tokens.AccessToken).URI, issuer+"/status/")))
+		h.Post("/revoke", "app", "token", tokens.RefreshToken)
+		const more = 25_000
+		h.Exec(fmt.Sprintf(`INSERT INTO status_marks (list, place_index, expires_at) WITH RECURSIVE n (i) AS
+			(SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d) SELECT %d, i, %d FROM n WHERE TRUE
+			ON CONFLICT (list, place_index) DO NOTHING`, more, list, h.Clock.Now().Add(time.Hour).UnixMilli()))
+		for _, r := range []*Harness{h, OpenHarness(t, h.Config, h.Clock)} {
+			lookAll(r)
+			_, bits := openStatusList(t, r, r.Get(strings.TrimPrefix(placeOf(tokens.AccessToken).URI, issuer)).Body)
+			set := 0
+			for i := range int64(more) + 1 {
+				set += int(bits[i/8] >> (i % 8) & 1)
+			}
+			if set < more || !r.marked(tokens.AccessToken) {
+				t.Errorf("%d of %d marks", set, more)
+			}
+		}
+	})
+}
+
+// Whoever asks for lists that do not exist costs little, and is refused when it is too much; good requests are not.
+func TestStrangersAskForLists(t *testing.T) {
+	t.Parallel()
+	withStatus(t, func(t *testing.T, h *Harness) {
+		token := h.Login("app").AccessToken
+		lookAll(h)
+		counts := map[int]int{}
+		for i := range 200 {
+			counts[h.Get(fmt.Sprintf("/status/%016x", i+1)).Status]++
+		}
+		if counts[404] != 100 || counts[503] != 100 {
+			t.Errorf("%v", counts)
+		}
+		if h.marked(token) {
+			t.Error("a live login is marked")
+		}
+		h.Step(time.Second)
+		if r := h.Get("/status/0000000000000001"); r.Status != 404 {
+			t.Errorf("a second later: %d", r.Status)
+		}
+	})
+}
+
 // While the database is away, the last list is served until it expires, and not longer. A list that this replica never
 // read gets 503.
 func TestStatusListWithoutADatabase(t *testing.T) {
@@ -382,6 +465,8 @@ func TestStatusListWithoutADatabase(t *testing.T) {
 		unread := strings.TrimPrefix(placeOf(h.Login("other").AccessToken).URI, issuer)
 		lookAll(h)
 		h.Get(path)
+		h.Post("/revoke", "app", "token", h.Login("app").RefreshToken)
+		lookAll(h) // the list has changed just before
 		restore := func() {}
 		if IsSQLite(h.Config.Database) {
 			h.Server.Close()

@@ -133,8 +133,11 @@ func (g Grants) EndKeyGrants(
 		n, err = t.endGrants(now, `UPDATE grants AS g SET revoked_at = $1, revoked_reason = '`+keyRevoked+`'
 			WHERE g.revoked_at IS NULL AND `+ofKey+` AND g.id > $5 AND g.id <= $6`,
 			append(c.args(now), after, next)...)
-		if err != nil || n == 0 || record == nil {
+		if err != nil || n == 0 {
 			return err
+		}
+		if record == nil {
+			return t.noteStatusChange()
 		}
 		return t.audit(by, now, Event{"grant.revoke-key", c.KID, record})
 	})

@@ -326,7 +326,8 @@ func (g Grants) Create(ctx context.Context, grant Grant, place *StatusPlace) err
 		CAST($6 AS BIGINT), CAST($7 AS BIGINT), CAST($8 AS BIGINT), CAST($13 AS BIGINT), CAST($14 AS BIGINT)
 		FROM users u, clients c WHERE u.id = $9 AND u.epoch = $10 AND u.disabled_at IS NULL AND c.id = $11
 		AND c.epoch = $12 AND c.disabled_at IS NULL AND (CAST($13 AS BIGINT) IS NULL OR `+held+`)
-		ON CONFLICT (id) DO UPDATE SET kid = excluded.kid WHERE grants.family_hash = excluded.family_hash
+		ON CONFLICT (id) DO UPDATE SET kid = excluded.kid, status_list = excluded.status_list,
+		status_index = excluded.status_index WHERE grants.family_hash = excluded.family_hash
 		AND grants.user_id = excluded.user_id
 		AND grants.client_id = excluded.client_id AND grants.created_at = excluded.created_at AND grants.generation = 0
 		AND grants.revoked_at IS NULL`,

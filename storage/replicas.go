@@ -81,12 +81,14 @@ func seqText(seq int64) string { return fmt.Sprintf("%019d", seq) }
 type News struct {
 	AuditSeq  int64  `db:"seq"`       // of the newest audit record
 	AuditHash string `db:"hash"`      // of the same
+	Change    string `db:"change"`    // changes with ends of grants that have no audit record
 	RollCall  string `db:"roll_call"` // changes when a command calls the roll
 }
 
 // News reads the news.
 func (r Replicas) News(ctx context.Context) (n News, err error) {
 	return n, r.db.engine.GetForUpkeep(ctx, "news", &n, `SELECT seq, hash,
-		COALESCE((SELECT value FROM meta WHERE name = '`+metaRollCall+`'), '') AS roll_call
+		COALESCE((SELECT value FROM meta WHERE name = '`+metaRollCall+`'), '') AS roll_call,
+		COALESCE((SELECT value FROM meta WHERE name = '`+metaStatusChange+`'), '') AS change
 		FROM audit_head WHERE id = 1`)
 }

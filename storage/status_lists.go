@@ -158,24 +158,35 @@ func (s StatusLists) All(ctx context.Context) (lists []StatusList, err error) {
 		LEFT JOIN endings e ON e.owner = 'client:' || l.client_id AND e.epoch = l.client_epoch ORDER BY l.id`)
 }
 
-// Clean deletes what is needed no more: lists whose last access token has expired, with their ranges, ranges that are
-// too old to be used, and marks.
-func (s StatusLists) Clean(ctx context.Context, now time.Time, limit int) error {
+// Exists reports whether there is a list with the id.
+func (s StatusLists) Exists(ctx context.Context, id StatusListID) (bool, error) {
+	var n int64
+	err := s.db.engine.Get(ctx, "status list", &n, `SELECT COUNT(*) FROM status_lists WHERE id = $1`, id)
+	return n > 0, err
+}
+
+// Clean deletes up to limit rows of each kind that are needed no more: marks, ranges that are too old to be used, and
+// lists whose last access token has expired. It reports whether there may be more.
+func (s StatusLists) Clean(ctx context.Context, now time.Time, limit int) (more bool, err error) {
 	for _, statement := range []struct {
-		query string
-		args  []any
+		query  string
+		before time.Time
 	}{
-		{`DELETE FROM status_marks WHERE expires_at < $1`, []any{At(now)}},
-		{`DELETE FROM status_ranges WHERE taken_at < $1`, []any{At(now.Add(-2 * MaxRangeAge))}},
+		{`DELETE FROM status_marks WHERE (list, place_index) IN (SELECT list, place_index FROM status_marks
+			WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)`, now},
+		{`DELETE FROM status_ranges WHERE (list, first) IN (SELECT list, first FROM status_ranges
+			WHERE taken_at < $1 LIMIT $2)`, now.Add(-2 * MaxRangeAge)},
 		{`DELETE FROM status_lists WHERE id IN (SELECT l.id FROM status_lists l
 			LEFT JOIN clients c ON c.id = l.client_id
 			LEFT JOIN endings e ON e.owner = 'client:' || l.client_id AND e.epoch = l.client_epoch
 			WHERE l.expires_at < $1 OR (c.epoch IS NULL OR c.epoch <> l.client_epoch) AND e.ended_at < $1
-			ORDER BY l.id LIMIT $2)`, []any{At(now.Add(-markFor)), limit}},
+			ORDER BY l.id LIMIT $2)`, now.Add(-markFor)},
 	} {
-		if _, err := s.db.engine.Change(ctx, "clean status lists", statement.query, statement.args...); err != nil {
-			return err
+		n, err := s.db.engine.Change(ctx, "clean status lists", statement.query, At(statement.before), limit)
+		if err != nil {
+			return false, err
 		}
+		more = more || n == int64(limit)
 	}
-	return nil
+	return more, nil
 }

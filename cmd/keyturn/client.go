@@ -258,8 +258,10 @@ func (c clientCommands) show() *cobra.Command {
 				return err
 			}
 			return c.print(client, func() {
-				pairs := append(c.clientPairs(client.Client),
-					[2]string{"ended login accepted for", client.EndedLogin.String()})
+				pairs := c.clientPairs(client.Client)
+				if len(client.Grants) > 0 {
+					pairs = append(pairs, [2]string{"ended login accepted for", client.EndedLogin.String()})
+				}
 				c.pairs(pairs)
 			})
 		},

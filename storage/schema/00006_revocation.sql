@@ -1,7 +1,7 @@
--- Tokens that a signing key has signed and that no server has made, counted by hour. told: the record of an hour with more of them than the
+-- forgeries: tokens that a signing key has signed and that no server has made, counted by hour. told: the record of an hour with more of them than the
 -- audit trail lists one by one is written.
 --
--- Token Status Lists. A list belongs to one epoch of one client. A grant keeps its place in a list. A replica takes a range of places, whose
+-- status_lists: Token Status Lists. A list belongs to one epoch of one client. A grant keeps its place in a list. A replica takes a range of places, whose
 -- holder is random: after a failover that lost the range, nobody can use its places twice. A mark is the place of an ended grant, until the last
 -- access token of the grant has expired.
 
@@ -43,3 +43,5 @@ CREATE TABLE status_marks (
     expires_at  BIGINT NOT NULL,
     PRIMARY KEY (list, place_index)
 );
+
+CREATE INDEX status_marks_by_time ON status_marks (expires_at, list, place_index);
