@@ -25,7 +25,8 @@ type Config struct {
 	Sample *Sample
 	// Counters count what happens; nil: nothing is counted.
 	Counters Counters
-	// Problem is called when something could not be fetched, with an error that names it. nil: nothing is called.
+	// Problem is called when something could not be fetched, with an error that names it; from several goroutines at
+	// once. nil: nothing is called.
 	Problem func(error)
 	// Transport sends the requests; nil: [http.DefaultTransport]. Redirects are never followed.
 	Transport http.RoundTripper
@@ -53,8 +54,9 @@ const (
 	clockSkew     = time.Minute // how far iat and nbf may be ahead
 	idleList      = 10 * time.Minute
 
-	maxToken    = 16 << 10
+	maxToken    = 8 << 10 // keyturn issues none that is larger
 	maxDocument = 1 << 20
+	maxPlaces   = 1 << 20 // of a status list
 	maxKeys     = 64
 	maxLists    = 1000
 	minRSABits  = 2048
@@ -82,6 +84,10 @@ func (c Config) fill() (Config, error) {
 		if err := c.Sample.check(); err != nil {
 			return c, err
 		}
+	}
+	if c.Sample != nil {
+		sample := *c.Sample // the caller may change its own
+		c.Sample = &sample
 	}
 	if c.Counters == nil {
 		c.Counters = uncounted{}

@@ -10,6 +10,8 @@ type Counters interface {
 	Fetched(Document, Outcome)
 	// Sampled counts an introspection of an accepted token; active is what the server said.
 	Sampled(active bool)
+	// SampleDropped counts a token that was chosen for introspection, while too many others waited.
+	SampleDropped()
 }
 
 // Document is what a Verifier fetches.
@@ -37,3 +39,4 @@ func (uncounted) Accepted()                 {}
 func (uncounted) Refused(Reason)            {}
 func (uncounted) Fetched(Document, Outcome) {}
 func (uncounted) Sampled(bool)              {}
+func (uncounted) SampleDropped()            {}

@@ -88,10 +88,12 @@ func (f *fetcher) fetch(ctx context.Context, url, accept, etag string) (document
 }
 
 // readAll reads a body of limited size.
-func readAll(from io.Reader) ([]byte, error) {
-	body, err := io.ReadAll(io.LimitReader(from, maxDocument+1))
-	if err == nil && len(body) > maxDocument {
-		err = fmt.Errorf("more than %d bytes", maxDocument)
+func readAll(from io.Reader) ([]byte, error) { return readUpTo(from, maxDocument) }
+
+func readUpTo(from io.Reader, most int) ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(from, int64(most)+1))
+	if err == nil && len(body) > most {
+		err = fmt.Errorf("more than %d bytes", most)
 	}
 	return body, err
 }

@@ -109,6 +109,9 @@ func (i *issuer) answer(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
+	if strings.HasPrefix(r.URL.Path, "/status/") {
+		w.Header().Set("Content-Type", "application/statuslist+jwt")
+	}
 	etag := fmt.Sprintf(`"%x"`, len(body)) + base64.RawURLEncoding.EncodeToString([]byte(body))[max(0, len(body)-40):]
 	w.Header().Set("ETag", etag)
 	if r.Header.Get("If-None-Match") == etag {

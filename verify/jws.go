@@ -24,30 +24,36 @@ type header struct {
 	B64  json.RawMessage `json:"b64"`
 }
 
-// verify checks the signature of a compact JWS of a typ (RFC 7515 §5.2), and returns its payload and the id of its key.
-func (k *keyRing) verify(ctx context.Context, token, typ string) (payload []byte, kid string, err error) {
+// verify checks the signature of a compact JWS of a typ (RFC 7515 §5.2), and returns its payload and its key.
+func (k *keyRing) verify(ctx context.Context, token, typ string) (payload []byte, by signer, err error) {
 	parts, ok := split(token)
 	if !ok {
-		return nil, "", invalid(Malformed)
+		return nil, by, invalid(Malformed)
 	}
 	h, ok := k.headers.read(parts.header)
 	if !ok {
-		return nil, "", invalid(Malformed)
+		return nil, by, invalid(Malformed)
 	}
 	// RFC 8725 §3.1: the algorithm is that of the key, whatever the token says. RFC 9068 §4: typ.
 	if h.Alg != string(jose.RS256) || h.Crit != nil || h.Zip != nil || h.B64 != nil || !isTyp(h.Typ, typ) {
-		return nil, "", invalid(Header)
+		return nil, by, invalid(Header)
 	}
 	key, err := k.key(ctx, h.KID)
 	if err != nil {
-		return nil, "", err
+		return nil, by, err
 	}
 	// RS256: RSASSA-PKCS1-v1_5 with SHA-256 (RFC 7518 §3.3).
 	if rsa.VerifyPKCS1v15(key, crypto.SHA256, parts.digest[:], parts.signature) != nil {
-		return nil, "", invalid(Signature)
+		return nil, by, invalid(Signature)
 	}
 	k.headers.keep(parts.header, h)
-	return parts.payload, h.KID, nil
+	return parts.payload, signer{h.KID, key}, nil
+}
+
+// signer is the key that made a signature.
+type signer struct {
+	kid string
+	key *rsa.PublicKey
 }
 
 // headers remembers the headers of verified tokens, by their text: all tokens of a key have the same.

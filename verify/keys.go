@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rsa"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,16 +24,20 @@ type keySet struct {
 type keyRing struct {
 	Config
 	*fetcher
+	life     context.Context        // of the Verifier
 	set      atomic.Pointer[keySet] // nil: not fetched yet
 	headers  headers
-	fetching gate
-	failure  failure   // fetching guards it
-	unknown  time.Time // of the last fetch because of an unknown kid; fetching guards it
+	fetching flight
+	unknowns flight // fetches because of unknown kids
 	asked    atomic.Int64
+	mu       sync.Mutex
+	failure  failure   // mu guards it, like the next two
+	unknown  time.Time // of the last fetch because of an unknown kid
+	unsure   error     // that fetch has failed, and none has succeeded since
 }
 
 // poll fetches the keys.
-func (k *keyRing) poll(ctx context.Context) error { return k.fetching.do(ctx, k.refresh) }
+func (k *keyRing) poll(ctx context.Context) error { return k.fetching.do(ctx, k.life, k.refresh) }
 
 // due reports whether it is time for a poll.
 func (k *keyRing) due(now time.Time) bool {
@@ -43,7 +48,7 @@ func (k *keyRing) due(now time.Time) bool {
 	return now.Sub(time.Unix(0, k.asked.Load())).Abs() >= interval(keep)
 }
 
-// refresh fetches the keys; fetching is held.
+// refresh fetches the keys. Only fetching calls it.
 func (k *keyRing) refresh(ctx context.Context) error {
 	old := k.set.Load()
 	k.asked.Store(k.Now().UnixNano())
@@ -64,29 +69,17 @@ func (k *keyRing) refresh(ctx context.Context) error {
 	default:
 		next.byID, err = parseKeys(d.body)
 	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if err != nil {
 		k.Counters.Fetched(Keys, Failed)
-		err = fmt.Errorf("%w: the keys at %s: %v", ErrUnavailable, k.JWKSURL, err)
-		return k.failure.note(err, asked)
-	}
-	if outcome == Changed {
-		next.keepKnown(old)
+		k.failure = failure{fmt.Errorf("%w: the keys at %s: %v", ErrUnavailable, k.JWKSURL, err), k.Now()}
+		return k.failure.err
 	}
 	k.set.Store(next)
+	k.unsure = nil
 	k.Counters.Fetched(Keys, outcome)
 	return nil
-}
-
-// keepKnown keeps the keys of the set before that are in this one, so that they can be compared.
-func (s *keySet) keepKnown(old *keySet) {
-	if old == nil {
-		return
-	}
-	for kid, key := range s.byID {
-		if known := old.byID[kid]; known != nil && known.Equal(key) {
-			s.byID[kid] = known
-		}
-	}
 }
 
 // parseKeys returns the RSA keys of a JWKS (RFC 7517 §5) that verify RS256 signatures. A set without any, with a
@@ -139,14 +132,19 @@ func (k *keyRing) key(ctx context.Context, kid string) (*rsa.PublicKey, error) {
 	if key := k.set.Load().byID[kid]; key != nil {
 		return key, nil
 	}
-	err := k.fetching.do(ctx, func(ctx context.Context) error {
-		now := k.Now()
-		if k.set.Load().byID[kid] != nil || // somebody else has just fetched it
-			!k.unknown.IsZero() && now.Sub(k.unknown).Abs() < unknownKeys {
+	err := k.unknowns.do(ctx, k.life, func(life context.Context) error {
+		if k.set.Load().byID[kid] != nil || !k.mayLook() {
 			return nil
 		}
-		k.unknown = now
-		return k.refresh(ctx)
+		begun := k.Now()
+		err := k.poll(life)
+		if set := k.set.Load(); err == nil && set.byID[kid] == nil && set.confirmed.Before(begun) {
+			err = k.poll(life) // that poll had begun before, perhaps before the key was published
+		}
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.unsure = err
+		return nil
 	})
 	if err != nil {
 		return nil, err
@@ -154,7 +152,24 @@ func (k *keyRing) key(ctx context.Context, kid string) (*rsa.PublicKey, error) {
 	if key := k.set.Load().byID[kid]; key != nil {
 		return key, nil
 	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.unsure != nil { // the token may be valid
+		return nil, k.unsure
+	}
 	return nil, invalid(UnknownKey)
+}
+
+// mayLook reports whether the last fetch because of an unknown kid is a minute ago, and notes another.
+func (k *keyRing) mayLook() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.Now()
+	if !k.unknown.IsZero() && now.Sub(k.unknown).Abs() < unknownKeys {
+		return false
+	}
+	k.unknown = now
+	return true
 }
 
 // usable returns the keys, unless they are missing or too old.
@@ -163,24 +178,25 @@ func (k *keyRing) usable(ctx context.Context) (*keySet, error) {
 		return nil, err
 	}
 	set := k.set.Load()
-	if k.Stale == Refuse && k.Now().Sub(set.confirmed) > staleAfter {
+	if k.Stale == Refuse && k.stale(set.confirmed) {
 		return nil, fmt.Errorf("%w: the keys are older than %v", ErrUnavailable, staleAfter)
 	}
 	return set, nil
 }
+
+// stale reports whether what the server confirmed at the given time is too old.
+func (k *keyRing) stale(confirmed time.Time) bool { return k.Now().Sub(confirmed) > staleAfter }
 
 // first fetches the keys if nobody has, and if that has not just failed.
 func (k *keyRing) first(ctx context.Context) error {
 	if k.set.Load() != nil {
 		return nil
 	}
-	return k.fetching.do(ctx, func(ctx context.Context) error {
-		if k.set.Load() != nil {
-			return nil
-		}
-		if err := k.failure.recent(k.Now()); err != nil {
-			return err
-		}
-		return k.refresh(ctx)
-	})
+	k.mu.Lock()
+	err := k.failure.recent(k.Now())
+	k.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return k.poll(ctx)
 }

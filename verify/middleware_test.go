@@ -17,7 +17,7 @@ func TestMiddleware(t *testing.T) {
 	v := newVerifier(t, i, func(conf *verify.Config) { conf.Counters = &c })
 	h := v.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, verify.FromContext(r.Context()).Subject)
-	}), "read", "write")
+	}), "read write")
 	ask := func(headers ...string) *httptest.ResponseRecorder {
 		r := httptest.NewRequest("GET", "/", nil)
 		for _, header := range headers {
@@ -36,24 +36,24 @@ func TestMiddleware(t *testing.T) {
 	}{
 		"a good token":       {[]string{"Bearer " + good}, 200, ""},
 		"in small letters":   {[]string{"bearer   " + good + " "}, 200, ""},
-		"no header":          {nil, 401, "Bearer"},
-		"an empty header":    {[]string{""}, 401, "Bearer"},
-		"another scheme":     {[]string{"Basic YTpi"}, 401, "Bearer"},
-		"no token":           {[]string{"Bearer"}, 400, `Bearer error="invalid_request"`},
-		"two words":          {[]string{"Bearer a b"}, 400, `Bearer error="invalid_request"`},
-		"two headers":        {[]string{"Bearer " + good, "Bearer " + good}, 400, `Bearer error="invalid_request"`},
-		"a bad token":        {[]string{"Bearer x"}, 401, `Bearer error="invalid_token"`},
-		"an expired token":   {bearer(token(map[string]any{"exp": 1})), 401, `Bearer error="invalid_token"`},
+		"no header":          {nil, 401, `Bearer realm="https://api.example.com"`},
+		"an empty header":    {[]string{""}, 401, `Bearer realm="https://api.example.com"`},
+		"another scheme":     {[]string{"Basic YTpi"}, 401, `Bearer realm="https://api.example.com"`},
+		"no token":           {[]string{"Bearer"}, 400, `error="invalid_request"`},
+		"two words":          {[]string{"Bearer a b"}, 400, `error="invalid_request"`},
+		"two headers":        {[]string{"Bearer " + good, "Bearer " + good}, 400, `error="invalid_request"`},
+		"a bad token":        {[]string{"Bearer x"}, 401, `error="invalid_token"`},
+		"an expired token":   {bearer(token(map[string]any{"exp": 1})), 401, `error="invalid_token"`},
 		"too little scope":   {bearer(token(map[string]any{"scope": "read"})), 403, `error="insufficient_scope"`},
 		"no scope":           {bearer(token(map[string]any{"scope": nil})), 403, `, scope="read write"`},
-		"a list nobody read": {bearer(withStatus(listURL, 1)), 401, `Bearer error="invalid_token"`},
+		"a list nobody read": {bearer(withStatus(listURL, 1)), 401, `error="invalid_token"`},
 	} {
 		w := ask(c.headers...)
 		challenge := w.Header().Get("WWW-Authenticate")
 		if w.Code != c.status ||
 			!strings.Contains(challenge, c.challenge) ||
 			(c.challenge == "") != (challenge == "") ||
-			c.challenge == "Bearer" && challenge != "Bearer" {
+			strings.HasSuffix(c.challenge, `com"`) && challenge != c.challenge {
 			t.Errorf("%s: %d %q", what, w.Code, challenge)
 		}
 		if (w.Code == 200) != (w.Body.String() == "usr_1") || strings.Contains(w.Body.String(), good) {
@@ -69,9 +69,15 @@ func TestMiddleware(t *testing.T) {
 		w.Header().Get("WWW-Authenticate") != "" {
 		t.Errorf("%d %v", w.Code, w.Header())
 	}
+	defer func() {
+		if recover() == nil {
+			t.Error("a scope with a quote is accepted")
+		}
+	}()
 	if verify.FromContext(ctx) != nil {
 		t.Error("a token in an empty context")
 	}
+	v.Middleware(h, `re"ad`)
 }
 
 func ExampleVerifier_Middleware() {

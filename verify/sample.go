@@ -18,8 +18,9 @@ type Sample struct {
 	Every int
 	// ClientID and ClientSecret are the credentials of this resource server.
 	ClientID, ClientSecret string
-	// Refused is called for an accepted token that the server calls inactive. Its login has ended a moment ago, or, if
-	// nobody ended it, the token is forged: the server then has an alarm (audit record key.forgery).
+	// Refused is called for an accepted token that the server calls inactive; from several goroutines at once. It must
+	// return soon. The login of the token has ended a moment ago, or, if nobody ended it, the token is forged: the
+	// server then has an alarm (audit record key.forgery).
 	Refused func(*Token)
 	// URL is the introspection endpoint; "": Issuer with /introspect.
 	URL string
@@ -35,10 +36,12 @@ func (s *Sample) check() error {
 	return nil
 }
 
-// sampled is how many tokens may wait for introspection. Others are not sampled.
-const sampled = 64
+const (
+	sampled  = 256 // tokens that may wait for introspection; Counters count what is dropped
+	samplers = 8   // introspections at once
+)
 
-// sampler introspects tokens one after the other. A nil sampler takes none.
+// sampler introspects tokens. A nil sampler takes none.
 type sampler struct {
 	Config
 	*fetcher
@@ -50,11 +53,13 @@ func newSampler(ctx context.Context, c Config) *sampler {
 		return nil
 	}
 	s := &sampler{Config: c, fetcher: newFetcher(c), tokens: make(chan *Token, sampled)}
-	go s.run(ctx)
+	for range samplers {
+		go s.run(ctx)
+	}
 	return s
 }
 
-// take introspects a token perhaps.
+// take chooses at random whether to introspect a token.
 func (s *sampler) take(t *Token) {
 	if s == nil || rand.N(s.Sample.Every) != 0 {
 		return
@@ -62,6 +67,7 @@ func (s *sampler) take(t *Token) {
 	select {
 	case s.tokens <- t:
 	default:
+		s.Counters.SampleDropped()
 	}
 }
 
@@ -80,7 +86,7 @@ func (s *sampler) run(ctx context.Context) {
 			}
 			s.Counters.Sampled(active)
 			if !active && s.Now().Before(t.Expires) {
-				s.Sample.Refused(t)
+				s.Sample.Refused(t.copy())
 			}
 		}
 	}

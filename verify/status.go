@@ -2,11 +2,12 @@ package verify
 
 import (
 	"bytes"
+	"cmp"
 	"compress/zlib"
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,15 +29,17 @@ type statusList struct {
 	state    atomic.Pointer[listState] // nil: not fetched yet
 	asked    atomic.Int64              // time of the last fetch
 	used     atomic.Int64              // time of the last token that named it
-	fetching gate
-	failure  failure // fetching guards it
+	failed   atomic.Int64              // fetches that have failed in a row
+	fetching flight
+	failure  atomic.Pointer[failure]
 }
 
 // listState is a list at one fetch. It is immutable.
 type listState struct {
 	places    []byte
-	bits      int   // for each place
-	issued    int64 // iat
+	bits      int       // for each place
+	issued    time.Time // iat
+	expires   time.Time // exp
 	etag      string
 	confirmed time.Time
 	keep      time.Duration // ttl
@@ -52,14 +55,15 @@ func (s *statusLists) check(ctx context.Context, uri string, index int64) error 
 	state := l.state.Load()
 	if state == nil {
 		if err := s.first(ctx, l); err != nil {
-			if s.Stale == Allow && errors.Is(err, ErrUnavailable) {
+			// While the server has been away for long, Allow goes on without the lists that were never seen.
+			if set := s.set.Load(); s.Stale == Allow && ctx.Err() == nil && set != nil && s.stale(set.confirmed) {
 				return nil
 			}
 			return err
 		}
 		state = l.state.Load()
 	}
-	if s.Stale == Refuse && s.Now().Sub(state.confirmed) > staleAfter {
+	if s.Stale == Refuse && s.stale(state.confirmed) {
 		return fmt.Errorf("%w: the status list is older than %v", ErrUnavailable, staleAfter)
 	}
 	switch value, ok := state.at(index); {
@@ -96,7 +100,7 @@ func (s *statusLists) list(uri string) (*statusList, error) {
 		if len(s.lists) >= maxLists {
 			s.forgetOldest()
 		}
-		l = &statusList{uri: uri, fetching: newGate()}
+		l = &statusList{uri: uri}
 		s.lists[uri] = l
 	}
 	l.used.Store(s.Now().UnixNano())
@@ -120,97 +124,117 @@ func (s *statusLists) forgetOldest() {
 	delete(s.lists, oldest.uri)
 }
 
-// due returns the lists to poll now, and forgets those that no token has named for a while.
+// due returns the lists to poll now, those that fail last, and forgets those that no token has named for a while.
 func (s *statusLists) due(now time.Time) (due []*statusList) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for uri, l := range s.lists {
-		keep := time.Duration(0)
+		wait := pollInterval
 		if state := l.state.Load(); state != nil {
-			keep = state.keep
+			wait = interval(state.keep)
 		}
 		switch {
 		case now.Sub(time.Unix(0, l.used.Load())) > idleList:
 			delete(s.lists, uri)
-		case now.Sub(time.Unix(0, l.asked.Load())).Abs() >= interval(keep):
+		case now.Sub(time.Unix(0, l.asked.Load())).Abs() >= wait:
 			due = append(due, l)
 		}
 	}
+	slices.SortFunc(due, func(a, b *statusList) int { return cmp.Compare(a.failed.Load(), b.failed.Load()) })
 	return due
 }
 
 // first fetches a list if nobody has, and if that has not just failed.
 func (s *statusLists) first(ctx context.Context, l *statusList) error {
-	return l.fetching.do(ctx, func(ctx context.Context) error {
-		if l.state.Load() != nil {
-			return nil
-		}
-		if err := l.failure.recent(s.Now()); err != nil {
+	if f := l.failure.Load(); f != nil {
+		if err := f.recent(s.Now()); err != nil {
 			return err
 		}
-		return s.refresh(ctx, l)
-	})
+	}
+	return s.poll(ctx, l)
 }
 
 // poll fetches a list.
 func (s *statusLists) poll(ctx context.Context, l *statusList) error {
-	return l.fetching.do(ctx, func(ctx context.Context) error { return s.refresh(ctx, l) })
+	return l.fetching.do(ctx, s.life, func(life context.Context) error {
+		l.asked.Store(s.Now().UnixNano())
+		next, outcome, err := s.read(life, l)
+		if err != nil {
+			s.Counters.Fetched(StatusList, Failed)
+			l.failed.Add(1)
+			f := &failure{fmt.Errorf("%w: the status list %s: %v", ErrUnavailable, l.uri, err), s.Now()}
+			l.failure.Store(f)
+			return f.err
+		}
+		l.failed.Store(0)
+		l.state.Store(next)
+		s.Counters.Fetched(StatusList, outcome)
+		return nil
+	})
 }
 
-// refresh fetches a list; fetching is held.
-func (s *statusLists) refresh(ctx context.Context, l *statusList) error {
+// read fetches a list and returns its next state.
+func (s *statusLists) read(ctx context.Context, l *statusList) (next *listState, outcome Outcome, err error) {
 	old, asked, etag := l.state.Load(), s.Now(), ""
-	l.asked.Store(asked.UnixNano())
-	if old != nil {
+	if old == nil {
+		old = &listState{}
+	}
+	if asked.Before(old.expires) { // the list itself must be fetched again once it has expired
 		etag = old.etag
 	}
-	d, err := s.fetch(ctx, l.uri, "application/statuslist+jwt", etag)
-	next, outcome := &listState{}, Changed
+	d, err := s.fetch(ctx, l.uri, mediaStatusList, etag)
+	if err != nil {
+		return nil, Failed, err
+	}
+	outcome = Changed
 	switch {
-	case err != nil:
 	case d.gone:
-		next.gone = true
+		gone := *old // a list that comes back must not be older
+		gone.gone, next = true, &gone
 	case d.body == nil:
-		*next, outcome = *old, Unchanged
+		same := *old
+		next, outcome = &same, Unchanged
+	case d.mediaType != mediaStatusList:
+		return nil, Failed, fmt.Errorf("its media type is %q", d.mediaType)
 	default:
-		if next, err = s.open(ctx, l.uri, string(d.body)); err == nil {
-			next.etag = d.etag
-			err = next.follow(old)
+		if next, err = s.open(ctx, l.uri, string(d.body)); err != nil {
+			return nil, Failed, err
+		}
+		next.etag = d.etag
+		if err := next.follow(old); err != nil {
+			return nil, Failed, err
 		}
 	}
-	if err != nil {
-		s.Counters.Fetched(StatusList, Failed)
-		return l.failure.note(fmt.Errorf("%w: the status list %s: %v", ErrUnavailable, l.uri, err), asked)
-	}
 	next.confirmed = asked
-	l.state.Store(next)
-	s.Counters.Fetched(StatusList, outcome)
-	return nil
+	return next, outcome, nil
 }
+
+// mediaStatusList is the media type of a Status List Token (§8.1).
+const mediaStatusList = "application/statuslist+jwt"
 
 // follow keeps the marks of the list before. A replica that lags behind must not revive a token: an older list is
 // refused, and one of the same second only adds marks.
 func (s *listState) follow(old *listState) error {
 	switch {
-	case old == nil || old.gone || s.issued > old.issued:
+	case s.issued.After(old.issued):
 		return nil
-	case s.issued < old.issued:
+	case s.issued.Before(old.issued):
 		return errors.New("it is older than the one before")
+	case s.bits != old.bits || len(s.places) != len(old.places):
+		return errors.New("it has another form than the one before, of the same second")
 	}
-	if s.bits == old.bits && len(s.places) == len(old.places) {
-		for i, b := range old.places {
-			s.places[i] |= b
-		}
+	for i, b := range old.places {
+		s.places[i] |= b
 	}
 	return nil
 }
 
 // statusClaims are the claims of a Status List Token (§5.1).
 type statusClaims struct {
-	Subject string `json:"sub"`
-	Issued  int64  `json:"iat"`
-	Expires int64  `json:"exp"`
-	TTL     int64  `json:"ttl"`
+	Subject string   `json:"sub"`
+	Issued  *seconds `json:"iat"`
+	Expires *seconds `json:"exp"`
+	TTL     *seconds `json:"ttl"`
 	List    struct {
 		Bits int    `json:"bits"`
 		List string `json:"lst"`
@@ -231,18 +255,17 @@ func (s *statusLists) open(ctx context.Context, uri, token string) (*listState, 
 	switch {
 	case c.Subject != uri:
 		return nil, errors.New("it is for another URI")
-	case c.Issued <= 0, time.Unix(c.Issued, 0).After(now.Add(clockSkew)):
+	case c.Issued == nil, *c.Issued <= 0, c.Issued.time().After(now.Add(clockSkew)):
 		return nil, errors.New("it was issued in the future, or at no time")
-	case c.Expires != 0 && !now.Before(time.Unix(c.Expires, 0)):
+	case c.Expires == nil, !now.Before(c.Expires.time()):
 		return nil, errors.New("it has expired")
 	}
-	places, err := inflate(c.List.Bits, c.List.List)
-	return &listState{
-		places: places,
-		bits:   c.List.Bits,
-		issued: c.Issued,
-		keep:   time.Duration(c.TTL) * time.Second,
-	}, err
+	next := &listState{bits: c.List.Bits, issued: c.Issued.time(), expires: c.Expires.time()}
+	if c.TTL != nil {
+		next.keep = time.Duration(min(*c.TTL, seconds(pollInterval/time.Second))) * time.Second
+	}
+	next.places, err = inflate(c.List.Bits, c.List.List)
+	return next, err
 }
 
 // inflate returns the places of a compressed list (§4.2).
@@ -258,10 +281,7 @@ func inflate(bits int, text string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("its list: %w", err)
 	}
-	places, err := readAll(r)
-	if err == nil {
-		_, err = io.Copy(io.Discard, r) // the checksum
-	}
+	places, err := readUpTo(r, maxPlaces*bits/8) // its end has the checksum
 	if err != nil {
 		return nil, fmt.Errorf("its list: %w", err)
 	}

@@ -80,7 +80,8 @@ func TestManyLists(t *testing.T) {
 			path := fmt.Sprint("/status/", n)
 			i.with(func() {
 				i.tokens[path] = sign(pairs()[0], "k1", "statuslist+jwt", map[string]any{"sub": issuerURL + path,
-					"iat": 1, "status_list": map[string]any{"bits": 1, "lst": deflate(make([]byte, 1))}})
+					"iat": 1, "exp": 1 << 35,
+					"status_list": map[string]any{"bits": 1, "lst": deflate(make([]byte, 1))}})
 			})
 			if _, err := v.Token(ctx, withStatus(issuerURL+fmt.Sprint("/status/", n), 1)); err != nil {
 				t.Fatal(err)
@@ -114,9 +115,112 @@ func TestOlderList(t *testing.T) {
 			wantReason(t, v, "after an older list", ended(), step.want)
 		}
 		wantReason(t, v, "marked by the other replica", withStatus(listURL, 2), verify.Ended)
-		i.with(func() { i.iat, i.lists["/status/abc"] = now+60, []byte{0} })
+		places := i.lists["/status/abc"]
+		i.with(func() { delete(i.lists, "/status/abc") })
+		time.Sleep(15 * time.Second)
+		wantReason(t, v, "not there for a moment", ended(), verify.Ended)
+		i.with(func() { i.iat, i.lists["/status/abc"] = now-60, []byte{0} })
+		time.Sleep(16 * time.Second)
+		wantReason(t, v, "there again, and older", ended(), verify.Ended)
+		i.with(func() { i.iat, i.lists["/status/abc"] = now, []byte{0, 0} })
 		time.Sleep(61 * time.Second)
+		wantReason(t, v, "of the same second, and longer", ended(), verify.Ended)
+		i.with(func() { i.iat, i.lists["/status/abc"] = now, places })
+		i.with(func() { i.iat, i.lists["/status/abc"] = now+60, []byte{0} })
+		time.Sleep(2 * time.Minute)
 		wantGood(t, v, "the mark was dropped by a newer list", ended())
+	})
+}
+
+// A list that has expired is not kept alive by 304, as of a broken proxy.
+func TestExpiredListIsNotConfirmed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		i := newIssuer()
+		i.iat = time.Now().Unix()
+		i.lists["/status/abc"] = make([]byte, 8)
+		v := newVerifier(t, i, nil)
+		raw := token(map[string]any{"exp": time.Now().Unix() + 3600, "status": map[string]any{
+			"status_list": map[string]any{"idx": 1, "uri": listURL}}})
+		for range 14 {
+			wantGood(t, v, "while the list is valid, and ten minutes longer", raw)
+			time.Sleep(time.Minute)
+		}
+		for range 2 {
+			time.Sleep(time.Minute)
+			_, _ = v.Token(ctx, raw)
+		}
+		wantUnavailable(t, v, "long after the list has expired", raw)
+	})
+}
+
+// While a server hangs, requests wait for one fetch at most, together, and those that need no fetch do not wait.
+func TestServerHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		done, cancel := context.WithCancel(ctx)
+		i := newIssuer()
+		i.lists["/status/abc"] = make([]byte, 16)
+		var hangs atomic.Bool
+		slow := roundTrip(func(r *http.Request) (*http.Response, error) {
+			if hangs.Load() {
+				<-r.Context().Done()
+				return nil, r.Context().Err()
+			}
+			return i.RoundTrip(r)
+		})
+		v, err := verify.New(done, verify.Config{Issuer: issuerURL, Resource: resource, Transport: slow})
+		if err != nil {
+			t.Fatal(err)
+		}
+		good := withStatus(listURL, 1)
+		wantGood(t, v, "before", good)
+		hangs.Store(true)
+		begun := time.Now()
+		var all sync.WaitGroup
+		for n := range 50 {
+			all.Go(func() {
+				if _, err := v.Token(ctx, withStatus(issuerURL+"/status/unseen", n)); err == nil {
+					t.Error("accepted")
+				}
+				if took := time.Since(begun); took > 6*time.Second {
+					t.Errorf("waited for %v", took)
+				}
+			})
+		}
+		for range 30 {
+			before := time.Now()
+			wantGood(t, v, "that needs no fetch", good)
+			if took := time.Since(before); took > 0 {
+				t.Errorf("waited for %v", took)
+			}
+			time.Sleep(time.Second)
+		}
+		all.Wait()
+		cancel()
+		time.Sleep(10 * time.Second)
+	})
+}
+
+// After its context has ended, a verifier asks for nothing.
+func TestVerifierEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		done, cancel := context.WithCancel(ctx)
+		i := newIssuer()
+		i.lists["/status/abc"] = make([]byte, 16)
+		v, err := verify.New(done, verify.Config{Issuer: issuerURL, Resource: resource, Transport: i})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantGood(t, v, "before", withStatus(listURL, 1))
+		cancel()
+		time.Sleep(time.Second)
+		before := i.requests("/")
+		time.Sleep(5 * time.Minute)
+		if n := i.requests("/") - before; n != 0 {
+			t.Errorf("%d requests", n)
+		}
 	})
 }
 
@@ -129,7 +233,9 @@ func TestBadLists(t *testing.T) {
 	list := func(changes map[string]any) string {
 		c := map[string]any{"sub": listURL, "iat": now, "exp": now + 300, "ttl": 15, "status_list": good}
 		for name, v := range changes {
-			c[name] = v
+			if c[name] = v; v == nil {
+				delete(c, name)
+			}
 		}
 		return sign(pairs()[0], "k1", "statuslist+jwt", c)
 	}
@@ -140,6 +246,9 @@ func TestBadLists(t *testing.T) {
 		"no token":            "x",
 		"another URI":         list(map[string]any{"sub": listURL + "x"}),
 		"expired":             list(map[string]any{"exp": now}),
+		"without an end":      list(map[string]any{"exp": nil}),
+		"a huge iat":          list(map[string]any{"iat": int64(1<<63 - 1)}),
+		"a huge exp":          list(map[string]any{"exp": int64(1<<63 - 1)}),
 		"issued ahead":        list(map[string]any{"iat": now + 600}),
 		"issued at no time":   list(map[string]any{"iat": 0}),
 		"by a stranger":       sign(pairs()[1], "k1", "statuslist+jwt", map[string]any{"sub": listURL, "iat": now}),
@@ -150,7 +259,7 @@ func TestBadLists(t *testing.T) {
 		"no base64":           lst(1, "*"),
 		"no zlib":             lst(1, base64.RawURLEncoding.EncodeToString([]byte("xxxxxxxx"))),
 		"cut off":             lst(1, deflate([]byte(strings.Repeat("some bytes", 50)))[:20]),
-		"too large when open": lst(1, deflate(make([]byte, 2<<20))),
+		"too large when open": lst(1, deflate(make([]byte, 1<<17+1))),
 		"too large":           strings.Repeat("A", 2<<20),
 	} {
 		i.with(func() { i.tokens["/status/abc"] = body })
@@ -207,8 +316,10 @@ func TestVectorsOfTheDraft(t *testing.T) {
 
 // counted counts what a verifier reports.
 type counted struct {
-	accepted, refused, changed, unchanged, failed, sampled, inactive atomic.Int64
+	accepted, refused, changed, unchanged, failed, sampled, inactive, dropped atomic.Int64
 }
+
+func (c *counted) SampleDropped() { c.dropped.Add(1) }
 
 func (c *counted) Accepted()             { c.accepted.Add(1) }
 func (c *counted) Refused(verify.Reason) { c.refused.Add(1) }

@@ -1,7 +1,7 @@
 package verify
 
 import (
-	"crypto/rsa"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -9,7 +9,7 @@ import (
 	"github.com/go-jose/go-jose/v4/json"
 )
 
-// Token is a verified access token (RFC 9068 §2.2). It is shared between requests: do not change it.
+// Token is a verified access token (RFC 9068 §2.2).
 type Token struct {
 	Issuer   string    // iss
 	Subject  string    // sub: the user
@@ -24,16 +24,22 @@ type Token struct {
 	Expires  time.Time // exp
 	AuthTime time.Time // of the login; zero: not stated
 
-	raw     string // the token itself, for Sample
+	raw     string // the token itself, only for Sample
 	payload []byte
-	kid     string
-	key     *rsa.PublicKey
+	by      signer
 	status  *statusReference
 }
 
-// HasScope reports whether the token has all the scope tokens.
+// copy returns a token that a caller may change: the one in the cache is for all.
+func (t *Token) copy() *Token {
+	c := *t
+	c.Audience, c.Roles = slices.Clone(t.Audience), slices.Clone(t.Roles)
+	return &c
+}
+
+// HasScope reports whether the token has all the scope tokens (RFC 6749 §3.3).
 func (t *Token) HasScope(scope ...string) bool {
-	has := strings.Fields(t.Scope)
+	has := strings.Split(t.Scope, " ")
 	return !slices.ContainsFunc(scope, func(s string) bool { return !slices.Contains(has, s) })
 }
 
@@ -58,9 +64,26 @@ type claims struct {
 	IssuedAt  *seconds `json:"iat"`
 	NotBefore *seconds `json:"nbf"`
 	AuthTime  *seconds `json:"auth_time"`
-	Status    *struct {
+
+	Status json.RawMessage `json:"status"`
+}
+
+// readStatus returns the place in a list of a claim status (draft-ietf-oauth-status-list-20 §6.1); nil without the
+// claim. A status that cannot be read is refused: nobody could tell whether the token is valid.
+func readStatus(text json.RawMessage) (*statusReference, error) {
+	if text == nil {
+		return nil, nil
+	}
+	var status struct {
 		List *statusReference `json:"status_list"`
-	} `json:"status"`
+	}
+	if err := json.Unmarshal(text, &status); err != nil ||
+		status.List == nil ||
+		status.List.Index == nil ||
+		status.List.URI == "" {
+		return nil, invalid(Status)
+	}
+	return status.List, nil
 }
 
 // statusReference is a place in a Token Status List (draft-ietf-oauth-status-list-20 §6.2).
@@ -86,17 +109,15 @@ type seconds int64
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (s *seconds) UnmarshalJSON(text []byte) error {
-	var n int64
-	if err := json.Unmarshal(text, &n); err == nil {
-		*s = seconds(n)
-		return nil
-	}
 	var f float64
 	if err := json.Unmarshal(text, &f); err != nil {
 		return err
 	}
-	const most = 1 << 53
-	*s = seconds(max(min(f, most), -most))
+	const most = 1 << 40 // the year 36812: later times overflow
+	if !(f > -most && f < most) {
+		return errors.New("a time out of range")
+	}
+	*s = seconds(f)
 	return nil
 }
 
@@ -128,9 +149,7 @@ func (c Config) readToken(payload []byte) (*Token, error) {
 		AuthTime: l.AuthTime.time(),
 		payload:  payload,
 	}
-	if l.Status != nil {
-		t.status = l.Status.List
-	}
+	var err error
 	switch now := c.Now(); {
 	case l.Issuer != c.Issuer:
 		return nil, invalid(Issuer)
@@ -142,8 +161,7 @@ func (c Config) readToken(payload []byte) (*Token, error) {
 		return nil, invalid(Expired)
 	case t.IssuedAt.After(now.Add(clockSkew)), l.NotBefore.time().After(now.Add(clockSkew)):
 		return nil, invalid(NotYetValid)
-	case t.status != nil && (t.status.Index == nil || t.status.URI == ""):
-		return nil, invalid(Status)
 	}
-	return t, nil
+	t.status, err = readStatus(l.Status)
+	return t, err
 }

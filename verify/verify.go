@@ -10,7 +10,7 @@ import (
 
 // Verifier verifies access tokens. It is safe for concurrent use.
 type Verifier struct {
-	Config
+	config Config
 	keys   *keyRing
 	lists  *statusLists
 	cache  *cache
@@ -24,9 +24,9 @@ func New(ctx context.Context, c Config) (*Verifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys := &keyRing{Config: c, fetcher: newFetcher(c), fetching: newGate()}
+	keys := &keyRing{Config: c, fetcher: newFetcher(c), life: ctx}
 	v := &Verifier{
-		Config: c,
+		config: c,
 		keys:   keys,
 		lists:  &statusLists{keyRing: keys, lists: map[string]*statusList{}},
 		cache:  newCache(),
@@ -46,40 +46,36 @@ func (v *Verifier) Token(ctx context.Context, raw string) (*Token, error) {
 	var bad *InvalidError
 	switch {
 	case err == nil:
-		v.Counters.Accepted()
+		v.config.Counters.Accepted()
 		v.sample.take(t)
+		return t.copy(), nil
 	case errors.As(err, &bad):
-		v.Counters.Refused(bad.Reason)
+		v.config.Counters.Refused(bad.Reason)
 	default:
-		v.Counters.Refused(Unavailable)
+		v.config.Counters.Refused(Unavailable)
 	}
-	return t, err
+	return nil, err
 }
 
 func (v *Verifier) token(ctx context.Context, raw string) (*Token, error) {
 	if len(raw) > maxToken {
 		return nil, invalid(Malformed)
 	}
+	keys, err := v.keys.usable(ctx)
+	if err != nil {
+		return nil, err
+	}
 	sum := sha256.Sum256([]byte(raw))
 	t := v.cache.find(sum)
-	if t == nil {
-		if _, err := v.keys.usable(ctx); err != nil {
-			return nil, err
-		}
-		payload, kid, err := v.keys.verify(ctx, raw, "at+jwt")
-		if err != nil {
-			return nil, err
-		}
-		if t, err = v.readToken(payload); err != nil {
-			return nil, err
-		}
-		t.raw, t.kid = raw, kid
-		if t.key, err = v.keys.key(ctx, kid); err != nil {
+	// What can have changed since a token was verified is the time, its status, and the keys.
+	if t == nil || !t.by.isIn(keys) {
+		if t, err = v.first(ctx, raw); err != nil {
 			return nil, err
 		}
 		v.cache.keep(sum, t)
-	} else if err := v.recheck(ctx, t); err != nil {
-		return nil, err
+	}
+	if !v.config.Now().Before(t.Expires) {
+		return nil, invalid(Expired)
 	}
 	if t.status != nil {
 		if err := v.lists.check(ctx, t.status.URI, *t.status.Index); err != nil {
@@ -89,24 +85,31 @@ func (v *Verifier) token(ctx context.Context, raw string) (*Token, error) {
 	return t, nil
 }
 
-// recheck checks what can have changed since a token was verified: the time, and the keys.
-func (v *Verifier) recheck(ctx context.Context, t *Token) error {
-	if !v.Now().Before(t.Expires) {
-		return invalid(Expired)
-	}
-	set, err := v.keys.usable(ctx)
+// first verifies a token that is not in the cache.
+func (v *Verifier) first(ctx context.Context, raw string) (*Token, error) {
+	payload, by, err := v.keys.verify(ctx, raw, "at+jwt")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if set.byID[t.kid] != t.key {
-		return invalid(UnknownKey)
+	t, err := v.config.readToken(payload)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	if t.by = by; v.sample != nil {
+		t.raw = raw
+	}
+	return t, nil
+}
+
+// isIn reports whether a key set still has the key.
+func (s signer) isIn(set *keySet) bool {
+	key := set.byID[s.kid]
+	return key == s.key || key != nil && key.Equal(s.key)
 }
 
 const (
 	tick   = 250 * time.Millisecond // between two looks at what is due
-	atOnce = 16                     // lists to fetch at once
+	atOnce = 64                     // lists to fetch at once
 )
 
 // each calls look every tick until the context ends. Many verifiers that began at one moment must not ask at one
@@ -119,7 +122,7 @@ func (v *Verifier) each(ctx context.Context, look func(now time.Time)) {
 			wait.Stop()
 			return
 		case <-wait.C:
-			look(v.Now().Add(tick)) // the next look would be too late for what is due until then
+			look(v.config.Now().Add(tick)) // the next look would be too late for what is due until then
 		}
 	}
 }
@@ -133,13 +136,23 @@ func (v *Verifier) pollKeys(ctx context.Context) {
 	})
 }
 
-// pollLists polls the status lists that are due.
+// pollLists polls the status lists that are due. If no slot becomes free for a while, the rest waits for the next look,
+// at which lists that can be fetched come first.
 func (v *Verifier) pollLists(ctx context.Context) {
 	slots := make(chan struct{}, atOnce)
 	v.each(ctx, func(now time.Time) {
 		for _, l := range v.lists.due(now) {
-			slots <- struct{}{}
-			l.asked.Store(v.Now().UnixNano())
+			full := time.NewTimer(tick)
+			select {
+			case slots <- struct{}{}:
+				full.Stop()
+			case <-full.C:
+				return
+			case <-ctx.Done():
+				full.Stop()
+				return
+			}
+			l.asked.Store(v.config.Now().UnixNano())
 			go func() {
 				defer func() { <-slots }()
 				v.note(ctx, v.lists.poll(ctx, l))
@@ -151,6 +164,6 @@ func (v *Verifier) pollLists(ctx context.Context) {
 // note reports a problem, unless the verifier has ended.
 func (v *Verifier) note(ctx context.Context, err error) {
 	if err != nil && ctx.Err() == nil {
-		v.Problem(err)
+		v.config.Problem(err)
 	}
 }

@@ -205,6 +205,14 @@ func TestRefusals(t *testing.T) {
 		"a list of a path":     {withStatus(issuerURL+"/status/../introspect", 1), verify.Status},
 		"a list with a query":  {withStatus(issuerURL+"/status/1?x", 1), verify.Status},
 		"a status of no place": {withStatus(issuerURL+"/status/1", nil), verify.Status},
+		"a status of no list":  {token(map[string]any{"status": map[string]any{"status_list": nil}}), verify.Status},
+		"an empty status":      {token(map[string]any{"status": map[string]any{}}), verify.Status},
+		"a status in text":     {token(map[string]any{"status": "x"}), verify.Status},
+		"a status null":        {claimed(`{`, `{"status":null,`), verify.Status},
+		"a place in text":      {withStatus(issuerURL+"/status/1", "1"), verify.Status},
+		"a huge nbf":           {token(map[string]any{"nbf": int64(1<<63 - 1)}), verify.Claims},
+		"a huge iat":           {token(map[string]any{"iat": int64(1<<63 - 808)}), verify.Claims},
+		"a huge exp":           {token(map[string]any{"exp": int64(1<<63 - 1)}), verify.Claims},
 	} {
 		wantReason(t, v, what, c.raw, c.want)
 	}
@@ -243,6 +251,59 @@ func TestKeysArePolled(t *testing.T) {
 			!strings.HasPrefix(last.UserAgent(), "keyturn-verify/") || !strings.Contains(last.UserAgent(), resource) {
 			t.Errorf("%s %v", last.URL, last.Header)
 		}
+	})
+}
+
+// A key that was gone for a moment, as from a server that lags behind, is good again when it is back, also for tokens
+// that were known.
+func TestKeyComesBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		i := newIssuer()
+		v := newVerifier(t, i, nil)
+		raw := token(map[string]any{"exp": time.Now().Unix() + 3600})
+		wantGood(t, v, "before", raw)
+		i.with(func() { i.keys = map[string]*rsa.PrivateKey{"k2": pairs()[1]} })
+		time.Sleep(15 * time.Second)
+		wantReason(t, v, "while its key is gone", raw, verify.UnknownKey)
+		i.with(func() { i.keys = map[string]*rsa.PrivateKey{"k1": pairs()[0]} })
+		time.Sleep(15 * time.Second)
+		wantGood(t, v, "back again", raw)
+		i.with(func() { i.keys = map[string]*rsa.PrivateKey{"k1": pairs()[2]} })
+		time.Sleep(15 * time.Second)
+		wantReason(t, v, "another key under its id", raw, verify.Signature)
+	})
+}
+
+// A handler that changes its token changes it for nobody else.
+func TestTokensAreApart(t *testing.T) {
+	t.Parallel()
+	v := newVerifier(t, newIssuer(), nil)
+	raw := token(nil)
+	got := wantGood(t, v, "first", raw)
+	got.Scope, got.Roles[0], got.Audience[0] = "everything", "root", "x"
+	if again := wantGood(t, v, "again", raw); again.Scope != "read write" || again.Roles[0] != "admin" ||
+		again.Audience[0] != resource {
+		t.Errorf("%+v", again)
+	}
+}
+
+// While the server is away, a token of an unknown key cannot be checked: it may be new.
+func TestUnknownKeyWhileAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		i := newIssuer()
+		v := newVerifier(t, i, nil)
+		i.with(func() { i.away, i.keys["k2"] = true, pairs()[1] })
+		raw := sign(pairs()[1], "k2", "at+jwt", claims(nil))
+		for range 3 {
+			wantUnavailable(t, v, "while it is away", raw)
+			time.Sleep(5 * time.Second)
+		}
+		i.with(func() { i.away = false })
+		time.Sleep(16 * time.Second)
+		wantGood(t, v, "back again", raw)
+		wantReason(t, v, "an invented kid", sign(pairs()[1], "k3", "at+jwt", claims(nil)), verify.UnknownKey)
 	})
 }
 
@@ -335,12 +396,11 @@ func TestServerAway(t *testing.T) {
 				wantGood(t, v, "while it is away", listed)
 				time.Sleep(10 * time.Second)
 			}
-			if after {
-				wantGood(t, v, "a list that was never seen", unseen)
-			} else {
-				wantUnavailable(t, v, "a list that was never seen", unseen)
-			}
+			wantUnavailable(t, v, "a list that was never seen", unseen)
 			time.Sleep(time.Minute)
+			if after {
+				wantGood(t, v, "a list that was never seen, after ten minutes", unseen)
+			}
 			for what, raw := range map[string]string{"plain": plain, "listed": listed} {
 				if after {
 					wantGood(t, v, what, raw)
