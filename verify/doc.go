@@ -1,6 +1,6 @@
 // Package verify verifies the access tokens of a keyturn server in a resource server. It checks everything that RFC
 // 9068 §4 and RFC 8725 ask for, refuses a revoked key within 15 seconds, and, if the server has status lists, an ended
-// login within 17 seconds. Nothing of it can be switched off.
+// login within 17 seconds. No check can be switched off.
 //
 //	v, err := verify.New(ctx, verify.Config{
 //		Issuer:   "https://auth.example.com",

@@ -115,18 +115,28 @@ func ExampleVerifier_Token() {
 }
 
 func ExampleSample() {
-	c := verify.Config{
+	server := newIssuer()
+	server.inactive = true // the server did not make the token: it is forged
+	refused := make(chan string)
+	v, err := verify.New(ctx, verify.Config{
 		Issuer:   issuerURL,
 		Resource: resource,
 		Sample: &verify.Sample{
-			Every:        100,
+			Every:        1, // in production 100
 			ClientID:     "api",
 			ClientSecret: "the secret of this resource server",
-			Refused:      func(t *verify.Token) { fmt.Println("refused by the server:", t.ClientID, t.Subject) },
+			Refused:      func(t *verify.Token) { refused <- t.Subject },
 		},
-		Transport: newIssuer(),
+		Transport: server,
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
 	}
-	_, err := verify.New(ctx, c)
-	fmt.Println(err)
-	// Output: <nil>
+	if _, err := v.Token(ctx, token(nil)); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("forged, or ended just now: a token of", <-refused)
+	// Output: forged, or ended just now: a token of usr_1
 }

@@ -23,50 +23,72 @@ class Unavailable extends Error {}
 // The status lists that tokens have named, by URI (draft-ietf-oauth-status-list).
 const lists = new Map();
 
-async function fetchList(uri) {
-  const list = lists.get(uri);
+async function fetchList(uri, list) {
   const response = await fetch(uri, {
-    headers: list?.etag ? { ...headers, 'If-None-Match': list.etag } : headers,
+    headers: list.etag ? { ...headers, 'If-None-Match': list.etag } : headers,
     redirect: 'error',
     signal: AbortSignal.timeout(5_000),
   });
-  if (response.status === 304) return Object.assign(list, { fetched: Date.now() });
-  if (response.status === 404) return lists.set(uri, { over: true, fetched: Date.now(), used: Date.now() }).get(uri);
-  if (!response.ok) throw new Unavailable(`${uri}: status ${response.status}`);
-  const { payload } = await jwtVerify(await response.text(), keys, {
-    algorithms: ['RS256'],
-    typ: 'statuslist+jwt',
-    subject: uri,
-    requiredClaims: ['exp', 'iat'],
-  });
-  if (payload.iat < (list?.issued ?? 0)) throw new Unavailable(`${uri}: an older list`); // of a server that lags behind
-  const { lst, bits } = payload.status_list;
-  const status = StatusList.decompressStatusList(lst, bits);
-  const etag = response.headers.get('ETag');
-  return lists.set(uri, { status, etag, issued: payload.iat, fetched: Date.now(), used: Date.now() }).get(uri);
+  if (response.status === 404) {
+    list.over = true; // its last token has expired
+    list.etag = undefined;
+  } else if (response.status !== 304) {
+    if (!response.ok) throw new Unavailable(`${uri}: status ${response.status}`);
+    const { payload } = await jwtVerify(await response.text(), keys, {
+      algorithms: ['RS256'],
+      typ: 'statuslist+jwt',
+      subject: uri,
+      requiredClaims: ['exp', 'iat'],
+    });
+    const { lst, bits } = payload.status_list;
+    const status = StatusList.decompressStatusList(lst, bits);
+    // A server that lags behind must not revive a login: its list is older, or of the same second with fewer marks.
+    if (payload.iat < list.issued) throw new Unavailable(`${uri}: an older list`);
+    if (payload.iat === list.issued) {
+      list.status?.statusList.forEach((value, index) => value !== 0 && status.setStatus(index, value));
+    }
+    Object.assign(list, { status, over: false, etag: response.headers.get('ETag'), issued: payload.iat });
+  }
+  list.fetched = Date.now();
+}
+
+// refreshed fetches a list, once for all who wait for it.
+function refreshed(uri, list) {
+  list.pending ??= fetchList(uri, list)
+    .catch((error) => {
+      throw new Unavailable(`${uri}: ${error.message}`);
+    })
+    .finally(() => (list.pending = undefined));
+  return list.pending;
 }
 
 // hasEnded reports whether the login of a token has ended.
-async function hasEnded({ idx, uri }) {
-  if (!uri.startsWith(`${issuer}/status/`)) throw new errors.JWTInvalid('a status list of another server');
-  let list = lists.get(uri);
-  if (!list || Date.now() - list.fetched > stale) {
-    list = await fetchList(uri).catch((error) => {
-      throw new Unavailable(error.message);
-    });
-  }
+async function hasEnded(status) {
+  const { uri, idx } = status?.status_list ?? {};
+  const id = typeof uri === 'string' && uri.startsWith(`${issuer}/status/`) && uri.slice(`${issuer}/status/`.length);
+  if (!id || !/^[\w-]{1,64}$/.test(id)) throw new errors.JWTInvalid('no status list of this server');
+  if (!Number.isInteger(idx) || idx < 0) throw new errors.JWTInvalid('no place in a status list');
+  if (!lists.has(uri)) lists.set(uri, { issued: 0, fetched: 0 });
+  const list = lists.get(uri);
   list.used = Date.now();
-  return list.over || list.status.getStatus(idx) !== 0;
+  if (Date.now() - list.fetched > stale) await refreshed(uri, list);
+  if (list.over) return true;
+  if (idx >= list.status.statusList.length) throw new errors.JWTInvalid('no place in a status list');
+  return list.status.getStatus(idx) !== 0;
 }
 
-setInterval(async () => {
+async function pollAll() {
   const complain = (error) => console.error('cannot fetch:', error.message);
-  await keys.reload().catch(complain);
-  for (const [uri, list] of lists) {
-    if (Date.now() - list.used > stale) lists.delete(uri);
-    else await fetchList(uri).catch(complain);
-  }
-}, poll);
+  await Promise.all([
+    keys.reload().catch(complain),
+    ...[...lists].map(([uri, list]) => {
+      if (Date.now() - list.used <= stale) return refreshed(uri, list).catch(complain);
+      lists.delete(uri);
+    }),
+  ]);
+  setTimeout(pollAll, poll);
+}
+setTimeout(pollAll, poll);
 
 const expected = {
   algorithms: ['RS256'],
@@ -90,7 +112,7 @@ const server = createServer(async (request, response) => {
   let claims;
   try {
     claims = (await jwtVerify(token, keys, expected)).payload;
-    if (claims.status && (await hasEnded(claims.status.status_list))) return refuse();
+    if ('status' in claims && (await hasEnded(claims.status))) return refuse();
   } catch (error) {
     if (error instanceof errors.JOSEError && !noKeys.includes(error.code)) return refuse();
     console.error('cannot verify tokens:', error);
