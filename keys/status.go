@@ -187,8 +187,8 @@ func (f facts) problems(c Config, now time.Time) []Problem {
 	}
 	f.refreshProblems(c, now, add)
 	if now.Before(f.exempt) {
-		add(LevelWarning, "this is right for an hour after an upgrade or the restore of an old backup; if there was none, "+
-			"somebody has deleted the keys of token ids from the database",
+		add(LevelWarning, "this is right for an hour after an upgrade or the restore of an old backup; "+
+			"if there was none, somebody has deleted the keys of token ids from the database",
 			"forged tokens are not recognized by their jti until %s", stamp(f.exempt))
 	}
 	if f.left > 0 {

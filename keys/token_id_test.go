@@ -111,8 +111,8 @@ type ownTokens struct {
 	expire   []time.Time
 }
 
-// No token that a server made is ever taken for a forgery: over turns of the key, a rewrap, a restart and an upgrade, at
-// every replica. KEYTURN_SOAK checks a million tokens of each database.
+// No token that a server made is ever taken for a forgery: over turns of the key, a rewrap, a restart and an upgrade,
+// at every replica. KEYTURN_SOAK checks a million tokens of each database.
 func TestOwnTokensAreNoForgeries(t *testing.T) {
 	t.Parallel()
 	turns, each := 8, 300
@@ -236,8 +236,8 @@ func TestUpgradeAtATurn(t *testing.T) {
 	})
 }
 
-// Tokens that were issued in the second in which the key of token ids turns, or by a server whose clock is behind, are no
-// forgeries, also after they have expired and their key has been deleted.
+// Tokens that were issued in the second in which the key of token ids turns, or by a server whose clock is behind, are
+// no forgeries, also after they have expired and their key has been deleted.
 func TestEdgesOfTokenKeys(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {

@@ -51,8 +51,8 @@ func (s *refreshes) refresh(ctx context.Context, req *request, f tokenForm) (api
 	return s.refreshWith(ctx, req, f, t)
 }
 
-// refreshWith refreshes with a token whose MAC is valid. After the statement that rotates the grant, nothing waits, except
-// once for a grant from before status_list was turned on.
+// refreshWith refreshes with a token whose MAC is valid. After the statement that rotates the grant, nothing waits,
+// except once for a grant from before status_list was turned on.
 func (s *refreshes) refreshWith(
 	ctx context.Context, req *request, f tokenForm, t keys.RefreshToken,
 ) (api.TokenResponse, error) {

@@ -175,7 +175,10 @@ func (s *Server) begin(ctx context.Context, dev bool) error {
 	err := s.ring.LifeCycle().Maintain(ctx)
 	var unsure *clock.UnsureError
 	if errors.As(err, &unsure) && s.ring.Healthy() == nil {
-		return nil // readyz reports the clock, and other replicas maintain the keys
+		err = nil // readyz reports the clock, and other replicas maintain the keys
+	}
+	if err == nil {
+		s.lists.lookAndReport(ctx)
 	}
 	return err
 }

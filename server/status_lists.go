@@ -22,13 +22,14 @@ type statusLists struct {
 	*core
 	strangers  *rateLimits  // questions about lists that this replica does not know
 	complained atomic.Int64 // elapsed time of the last log line about a list that could not be served
-	looking    sync.Mutex
-	news       storage.News                                    // of the last read; looking guards it, like the next four
-	fullAt     time.Time                                       // when the last read of all marks began
-	readAt     time.Time                                       // when the last read of the marks began
-	lateTill   time.Time                                       // until then, a login may be written that was judged before its end
-	marks      map[storage.StatusListID]map[int64]storage.Time // index: when the mark expires
 	snapshot   atomic.Pointer[statusSnapshot]
+	looking    sync.Mutex   // guards what follows
+	news       storage.News // of the last read
+	fullAt     time.Time    // when the last read of all marks began
+	readAt     time.Time    // when the last read of the marks began
+	lateTill   time.Time    // until then, a login may be written that was judged before its end
+	// marks has, for each index in each list, when the mark expires.
+	marks map[storage.StatusListID]map[int64]storage.Time
 }
 
 // statusSnapshot is all lists at one look.
@@ -63,7 +64,8 @@ const (
 	// lateLogins is how long after an ending the marks are read each second: a login that was judged before the ending
 	// may be written after it.
 	lateLogins = 10 * time.Second
-	// marksAgain is how far back each read of marks goes: clocks differ, and a mark is seen when its transaction commits.
+	// marksAgain is how far back each read of marks goes: clocks differ, and a mark is seen when its transaction
+	// commits.
 	marksAgain = 2 * time.Minute
 	// readAllAfter is how long after the last read of all marks the next one comes, with the next change.
 	readAllAfter = 10 * time.Minute
@@ -86,9 +88,7 @@ func (s *statusLists) keep(ctx context.Context) {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
 	for {
-		if err := s.look(ctx, false); err != nil && !errors.Is(err, storage.ErrUnavailable) && ctx.Err() == nil {
-			s.log.Error("the status lists could not be read", "error", err.Error())
-		}
+		s.lookAndReport(ctx)
 		select {
 		case <-ctx.Done():
 			return
@@ -97,8 +97,15 @@ func (s *statusLists) keep(ctx context.Context) {
 	}
 }
 
-// look asks whether anything has ended, and signs the lists that verifiers ask for. With anew, it reads the lists in any
-// case.
+// lookAndReport looks, and logs what readyz does not report.
+func (s *statusLists) lookAndReport(ctx context.Context) {
+	if err := s.look(ctx, false); err != nil && !errors.Is(err, storage.ErrUnavailable) && ctx.Err() == nil {
+		s.log.Error("the status lists could not be read", "error", err.Error())
+	}
+}
+
+// look asks whether anything has ended, and signs the lists that verifiers ask for. With anew, it reads the lists in
+// any case.
 func (s *statusLists) look(ctx context.Context, anew bool) error {
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
@@ -277,8 +284,8 @@ func (s *statusLists) usable(l *signedList) bool {
 	return l != nil && s.now().Before(l.expires) && !errors.Is(s.ring.Trusts(l.kid), keys.ErrRevoked)
 }
 
-// sign returns the signed form of a list as of a look: the last one, or a new one if that is from an earlier slot. It is
-// valid for five minutes from the look, since what has ended after it is not in it.
+// sign returns the signed form of a list as of a look: the last one, or a new one if that is from an earlier slot. It
+// is valid for five minutes from the look, since what has ended after it is not in it.
 func (s *statusLists) sign(ctx context.Context, l *servedList, v *statusSnapshot) (*signedList, error) {
 	slot := v.at.Truncate(statusSlot)
 	if have := l.signed.Load(); s.usable(have) && have.slot == slot.Unix() {

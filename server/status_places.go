@@ -151,8 +151,8 @@ func (s *core) statusClaimOf(g storage.GrantState) *api.Status {
 // assignTime bounds assign, which comes after the rotation of a refresh token: the client must get its answer.
 const assignTime = 500 * time.Millisecond
 
-// assign gives a place to a grant from before status_list was turned on, at its first refresh. If that fails, the tokens
-// of the grant have no status for now.
+// assign gives a place to a grant from before status_list was turned on, at its first refresh. If that fails, the
+// tokens of the grant have no status for now.
 func (s *statusPlaces) assign(ctx context.Context, c storage.Client, g *storage.GrantState) {
 	if s.config().StatusList != config.StatusListOn || g.StatusList != nil {
 		return

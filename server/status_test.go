@@ -243,7 +243,8 @@ func TestMarksAreDropped(t *testing.T) {
 			t.Error("kept after the last token")
 		}
 		left := 0
-		Must(0, h.Server.db.StatusMarks().Pages(ctx, time.Unix(0, 0), func(page []storage.StatusMark) { left += len(page) }))
+		count := func(page []storage.StatusMark) { left += len(page) }
+		Must(0, h.Server.db.StatusMarks().Pages(ctx, time.Unix(0, 0), count))
 		if left != 0 {
 			t.Errorf("%d marks are left", left)
 		}

@@ -49,8 +49,10 @@ func FuzzStatusList(f *testing.F) {
 	f.Add(2, "x", int64(-1))
 	f.Fuzz(func(t *testing.T, bits int, lst string, index int64) {
 		i.with(func() {
-			i.tokens["/status/abc"] = sign(pairs()[0], "k1", "statuslist+jwt", map[string]any{"sub": listURL, "iat": 1, "exp": 1 << 35,
-				"status_list": map[string]any{"bits": bits, "lst": lst}})
+			i.tokens["/status/abc"] = sign(pairs()[0], "k1", "statuslist+jwt", map[string]any{
+				"sub": listURL, "iat": 1, "exp": 1 << 35,
+				"status_list": map[string]any{"bits": bits, "lst": lst},
+			})
 		})
 		newVerifier(t, i, nil).Token(ctx, withStatus(listURL, index))
 	})
