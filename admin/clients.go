@@ -156,7 +156,7 @@ func describeClient(c *storage.Client, spec ClientSpec) error {
 		return invalid("access TTL %s: want between 1s and 1h", config.FormatDuration(spec.AccessTTL))
 	}
 	typ := cmp.Or(keys.Typ(spec.TokenTyp), keys.TypAccessToken)
-	if !typ.Known() {
+	if !typ.OfAccessToken() {
 		return invalid(
 			"token typ %q: want %s (RFC 9068), or %s for verifiers that refuse it",
 			typ,

@@ -82,7 +82,7 @@ func (r *Ring) Signer(ctx context.Context, expires time.Time) (Signer, error) {
 // Sign makes the compact JWS of a payload. It replaces the jti in the payload, 22 characters, by one that only this
 // server can make.
 func (s Signer) Sign(typ Typ, payload []byte) (string, error) {
-	if !typ.Known() {
+	if !typ.OfAccessToken() {
 		return "", fmt.Errorf("sign: %q is no typ of a token of this server", typ)
 	}
 	if err := s.secrets.stamp(s.KID, payload); err != nil {

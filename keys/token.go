@@ -26,8 +26,8 @@ const (
 	typStatusList Typ = "statuslist+jwt" // draft-ietf-oauth-status-list §5.1
 )
 
-// Known reports whether the typ is that of an access token.
-func (t Typ) Known() bool { return t == TypAccessToken || t == TypJWT }
+// OfAccessToken reports whether the typ is that of an access token.
+func (t Typ) OfAccessToken() bool { return t == TypAccessToken || t == TypJWT }
 
 // tokenKID returns the kid of a text in the form of a token of this server: three parts in canonical base64url. A lax
 // decoder ignores trailing bits and accepts several spellings of one signature.
@@ -52,5 +52,5 @@ func tokenKID(token string) (kid string, ok bool) {
 	if err := d.Decode(&h); err != nil || d.More() {
 		return "", false
 	}
-	return h.KID, h.Alg == string(signingAlg) && h.Typ.Known()
+	return h.KID, h.Alg == string(signingAlg) && h.Typ.OfAccessToken()
 }

@@ -70,15 +70,20 @@ func (s *forgeries) note(ctx context.Context, f storage.Forgery) {
 	if !s.count(f) {
 		return
 	}
-	s.log.Error("a signing key has signed a token that no server made: the key has leaked",
-		slog.String("event", storage.AuditForgery),
-		slog.String("kid", f.KID),
+	s.alarm(f.KID,
 		slog.String("sub", f.Sub),
 		slog.String("client_id", f.ClientID),
 		slog.String("by", f.By.Name),
-		slog.String("address", f.Address),
-		slog.String("advice", "keyturn keys revoke "+f.KID))
+		slog.String("address", f.Address))
 	s.flush(ctx)
+}
+
+// alarm logs that a key has leaked.
+func (s *forgeries) alarm(kid string, facts ...any) {
+	event := []any{slog.String("event", storage.AuditForgery), slog.String("kid", kid)}
+	advice := slog.String("advice", "keyturn keys revoke "+kid)
+	s.log.Error("a signing key has signed a token that no server made: the key has leaked",
+		append(append(event, facts...), advice)...)
 }
 
 // count adds a forged token to its hour, and reports whether it is to be listed.
@@ -86,18 +91,23 @@ func (s *forgeries) count(f storage.Forgery) (listed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.totals[f.KID]++
-	hour := forgeryHour{f.KID, storage.HourOf(f.At)}
-	t := s.tallies[hour]
-	if t == nil {
-		t = &forgeryTally{}
-		s.tallies[hour] = t
-	}
+	t := s.tally(forgeryHour{f.KID, storage.HourOf(f.At)})
 	if t.known+int64(len(t.listed)) >= storage.MaxForgeryRecords {
 		t.more++
 		return false
 	}
 	t.listed = append(t.listed, f)
 	return true
+}
+
+// tally returns the tally of an hour; mu is locked.
+func (s *forgeries) tally(hour forgeryHour) *forgeryTally {
+	t := s.tallies[hour]
+	if t == nil {
+		t = &forgeryTally{}
+		s.tallies[hour] = t
+	}
+	return t
 }
 
 // presented returns how many forged tokens of a key have been presented to this replica.
@@ -140,11 +150,7 @@ func (s *forgeries) take() map[forgeryHour]forgeryTally {
 func (s *forgeries) settle(hour forgeryHour, taken forgeryTally, seen int64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := s.tallies[hour]
-	if t == nil {
-		t = &forgeryTally{}
-		s.tallies[hour] = t
-	}
+	t := s.tally(hour)
 	if err == nil {
 		t.known = max(t.known, seen)
 		return
@@ -183,13 +189,10 @@ func (s *forgeries) heed(r storage.AuditRecord) {
 	if err := json.Unmarshal(r.Details, &details); err == nil && details.Server == s.server {
 		return
 	}
-	s.log.Error("a signing key has signed tokens that no server made: the key has leaked",
-		slog.String("event", r.Type),
-		slog.String("kid", r.Target),
+	s.alarm(r.Target,
 		slog.Int64("seq", r.Seq),
 		slog.String("by", r.Actor),
-		slog.String("details", string(r.Details)),
-		slog.String("advice", "keyturn keys revoke "+r.Target))
+		slog.String("details", string(r.Details)))
 	if !s.db.Audit().Intact(r) {
 		return
 	}

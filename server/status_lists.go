@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,7 +22,7 @@ type statusLists struct {
 	strangers  *rateLimits  // questions about lists that this replica does not know
 	complained atomic.Int64 // elapsed time of the last log line about a list that could not be served
 	snapshot   atomic.Pointer[statusSnapshot]
-	looking    sync.Mutex   // guards what follows
+	looking    turn         // guards what follows
 	news       storage.News // of the last read
 	fullAt     time.Time    // when the last read of all marks began
 	readAt     time.Time    // when the last read of the marks began
@@ -43,7 +42,7 @@ type servedList struct {
 	storage.StatusList
 	marks   []storage.StatusMark
 	asked   *atomic.Int64 // elapsed time of the last request for the list
-	signing sync.Mutex
+	signing turn
 	signed  atomic.Pointer[signedList] // nil: not signed yet
 }
 
@@ -79,6 +78,7 @@ func newStatusLists(c *core) *statusLists {
 	return &statusLists{
 		core:      c,
 		strangers: newRateLimits(100, 5*time.Second),
+		looking:   newTurn(),
 		marks:     map[storage.StatusListID]map[int64]storage.Time{},
 	}
 }
@@ -109,8 +109,10 @@ func (s *statusLists) lookAndReport(ctx context.Context) {
 func (s *statusLists) look(ctx context.Context, anew bool) error {
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
-	s.looking.Lock()
-	defer s.looking.Unlock()
+	if err := s.looking.take(ctx); err != nil {
+		return err
+	}
+	defer s.looking.pass()
 	at := s.now()
 	short, done := s.databaseTimeout(ctx)
 	news, err := s.db.Replicas().News(short)
@@ -182,30 +184,32 @@ func (s *statusLists) lost(ctx context.Context, news storage.News) (bool, error)
 func (s *statusLists) readMarks(
 	ctx context.Context, at time.Time, all bool,
 ) (touched map[storage.StatusListID]bool, err error) {
-	marks, since, touched := s.marks, s.readAt.Add(-marksAgain), map[storage.StatusListID]bool{}
+	since, read := s.readAt.Add(-marksAgain), []storage.StatusMark(nil)
 	if all {
-		marks, since = map[storage.StatusListID]map[int64]storage.Time{}, at.Add(-servedAfterEnd)
+		since = at.Add(-servedAfterEnd)
 	}
+	// Marks count from when all are read: of a read that fails halfway, none would be new to the next.
+	err = s.db.StatusMarks().Pages(ctx, since, func(page []storage.StatusMark) { read = append(read, page...) })
+	if err != nil {
+		return nil, err
+	}
+	touched = map[storage.StatusListID]bool{}
 	if all { // marks may be gone
 		for id := range s.marks {
 			touched[id] = true
 		}
+		s.marks = map[storage.StatusListID]map[int64]storage.Time{}
 	}
-	err = s.db.StatusMarks().Pages(ctx, since, func(page []storage.StatusMark) {
-		for _, m := range page {
-			if marks[m.List] == nil {
-				marks[m.List] = map[int64]storage.Time{}
-			}
-			if _, known := marks[m.List][m.Index]; !known {
-				touched[m.List] = true
-			}
-			marks[m.List][m.Index] = m.ExpiresAt
+	for _, m := range read {
+		if s.marks[m.List] == nil {
+			s.marks[m.List] = map[int64]storage.Time{}
 		}
-	})
-	if err == nil {
-		s.marks = marks
+		if _, known := s.marks[m.List][m.Index]; !known {
+			touched[m.List] = true
+		}
+		s.marks[m.List][m.Index] = m.ExpiresAt
 	}
-	return touched, err
+	return touched, nil
 }
 
 // build returns the lists of the rows. One that has not changed keeps its signed form.
@@ -218,7 +222,7 @@ func (s *statusLists) build(
 		if old != nil {
 			before = old.lists[row.ID]
 		}
-		list := &servedList{StatusList: row, asked: new(atomic.Int64)}
+		list := &servedList{StatusList: row, asked: new(atomic.Int64), signing: newTurn()}
 		if before != nil {
 			list.asked = before.asked
 		}
@@ -288,29 +292,30 @@ func (s *statusLists) usable(l *signedList) bool {
 // is valid for five minutes from the look, since what has ended after it is not in it.
 func (s *statusLists) sign(ctx context.Context, l *servedList, v *statusSnapshot) (*signedList, error) {
 	slot := v.at.Truncate(statusSlot)
-	if have := l.signed.Load(); s.usable(have) && have.slot == slot.Unix() {
+	current := func() *signedList {
+		if have := l.signed.Load(); s.usable(have) && have.slot == slot.Unix() {
+			return have
+		}
+		return nil
+	}
+	if have := current(); have != nil {
 		return have, nil
 	}
-	l.signing.Lock()
-	defer l.signing.Unlock()
-	have := l.signed.Load()
-	if s.usable(have) && have.slot == slot.Unix() { // somebody else has just signed it
-		return have, nil
-	}
-	short, done := s.databaseTimeout(ctx)
+	ctx, done := s.databaseTimeout(ctx)
 	defer done()
-	err := error(nil)
-	if s.now().Before(slot.Add(statuslist.Lifetime)) {
-		var signer keys.Signer
-		if signer, err = s.ring.Signer(short, slot.Add(statuslist.Lifetime)); err == nil {
-			var signed *signedList
-			if signed, err = s.signWith(signer, l, slot); err == nil {
-				l.signed.Store(signed)
-				return signed, nil
-			}
+	err := l.signing.take(ctx)
+	if err == nil {
+		defer l.signing.pass()
+		if have := current(); have != nil { // somebody else has just signed it
+			return have, nil
+		}
+		var signed *signedList
+		if signed, err = s.signFor(ctx, l, slot); err == nil {
+			l.signed.Store(signed)
+			return signed, nil
 		}
 	}
-	if s.usable(have) {
+	if have := l.signed.Load(); s.usable(have) {
 		return have, nil
 	}
 	return nil, errors.Join(errNoList, err)
@@ -326,13 +331,20 @@ func (s *statusLists) serve(ctx context.Context, l *servedList, v *statusSnapsho
 	return s.sign(ctx, l, v)
 }
 
-// signWith makes the signed form of a list for one slot.
-func (s *statusLists) signWith(signer keys.Signer, l *servedList, slot time.Time) (*signedList, error) {
+// signFor makes the signed form of a list for one slot.
+func (s *statusLists) signFor(ctx context.Context, l *servedList, slot time.Time) (*signedList, error) {
+	expires := slot.Add(statuslist.Lifetime)
+	if !s.now().Before(expires) {
+		return nil, fmt.Errorf("what has ended since %v is not known", slot)
+	}
+	signer, err := s.ring.Signer(ctx, expires)
+	if err != nil {
+		return nil, err
+	}
 	list, err := l.encode(slot)
 	if err != nil {
 		return nil, err
 	}
-	expires := slot.Add(statuslist.Lifetime)
 	payload, err := json.Marshal(statuslist.Claims{
 		Subject:  api.StatusURI(s.config().Issuer, l.ID.String()),
 		IssuedAt: slot.Unix(),

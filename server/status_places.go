@@ -28,13 +28,16 @@ type statusOwner struct {
 
 // statusRange is a range of places of which some are given away.
 type statusRange struct {
-	turn    chan struct{} // one caller at a time: whoever takes a range waits for the database
+	turn    turn // of one caller at a time: whoever takes a range waits for the database
 	places  storage.StatusRange
 	scatter statuslist.Scatter
 	given   int64     // number of places given away
 	expires time.Time // of the latest grant that may have a place of it
 	ends    time.Time // no place is given away from then on; zero: there are no places
 }
+
+// The indexes of a list are those of its places in the database.
+var _ [statuslist.Size]struct{} = [storage.StatusListSize]struct{}{}
 
 // maxRanges bounds the ranges in memory. A server with more clients than that takes ranges more often.
 const maxRanges = 10_000
@@ -65,12 +68,10 @@ func (s *statusPlaces) next(ctx context.Context, c storage.Client, expires time.
 	}
 	owner := statusOwner{c.ID, c.Epoch}
 	r := s.rangeOf(owner)
-	select {
-	case r.turn <- struct{}{}:
-	case <-ctx.Done():
-		return nil, fmt.Errorf("place in a status list: %w: %w", storage.ErrUnavailable, ctx.Err())
+	if err := r.turn.take(ctx); err != nil {
+		return nil, fmt.Errorf("place in a status list: %w", err)
 	}
-	defer func() { <-r.turn }()
+	defer r.turn.pass()
 	now := s.now()
 	if r.given >= storage.StatusRangeSize || !now.Before(r.ends) || expires.After(r.expires) {
 		if err := s.take(ctx, owner, r, now, expires); err != nil {
@@ -94,7 +95,7 @@ func (s *statusPlaces) rangeOf(owner statusOwner) *statusRange {
 		if len(s.ranges) >= maxRanges {
 			clear(s.ranges)
 		}
-		r = &statusRange{turn: make(chan struct{}, 1)}
+		r = &statusRange{turn: newTurn()}
 		s.ranges[owner] = r
 	}
 	return r

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -429,6 +430,62 @@ func TestManyMarks(t *testing.T) {
 			if set < more || !r.marked(tokens.AccessToken) {
 				t.Errorf("%d of %d marks", set, more)
 			}
+		}
+	})
+}
+
+// A read of the marks that fails halfway loses none: what it has read is new to the next.
+func TestReadOfMarksFailsHalfway(t *testing.T) {
+	t.Parallel()
+	c := ConfigFor(SQLiteURL(t)) // which lets a test write a row that cannot be read
+	c.StatusList = "on"
+	h := OpenHarness(t, c, nil)
+	h.Provision()
+	tokens, other := h.Login("app"), h.Login("other")
+	if lookAll(h); h.marked(tokens.AccessToken) {
+		t.Fatal("marked")
+	}
+	h.Post("/revoke", "app", "token", tokens.RefreshToken)
+	list := Must(storage.ParseStatusListID(strings.TrimPrefix(placeOf(other.AccessToken).URI, issuer+"/status/")))
+	h.Exec(fmt.Sprintf(`INSERT INTO status_marks (list, place_index, expires_at) WITH RECURSIVE n (i) AS
+		(SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000) SELECT %d, CASE i WHEN 10000 THEN 'x' ELSE i END, %d + i
+		FROM n`, list, h.Clock.Now().Add(2*time.Hour).UnixMilli()))
+	if err := h.Server.lists.look(ctx, false); err == nil {
+		t.Fatal("the read did not fail")
+	}
+	h.Exec(`DELETE FROM status_marks WHERE place_index = 'x'`)
+	if lookAll(h); !h.marked(tokens.AccessToken) {
+		t.Error("not marked")
+	}
+}
+
+// Nobody waits behind a look or a signature that hangs for longer than its own time: the last list is served.
+func TestNobodyWaitsBehindALook(t *testing.T) {
+	t.Parallel()
+	withStatus(t, func(t *testing.T, h *Harness) {
+		token := h.Login("app").AccessToken
+		id := Must(storage.ParseStatusListID(strings.TrimPrefix(placeOf(token).URI, issuer+"/status/")))
+		over, cancel := context.WithCancel(ctx)
+		cancel()
+		lists := h.Server.lists
+		Must(0, lists.looking.take(ctx))
+		if _, _, err := lists.find(over, id); !errors.Is(err, storage.ErrUnavailable) {
+			t.Errorf("behind a look: %v", err)
+		}
+		lists.looking.pass()
+		lookAll(h)
+		l, v, err := lists.find(ctx, id)
+		Must(0, err)
+		Must(0, l.signing.take(ctx))
+		if _, err := lists.serve(over, l, v); !errors.Is(err, errNoList) {
+			t.Errorf("behind the first signature: %v", err)
+		}
+		l.signing.pass()
+		first := Must(lists.serve(ctx, l, v))
+		Must(0, l.signing.take(ctx))
+		h.Step(statusSlot)
+		if got, err := lists.sign(over, l, &statusSnapshot{v.lists, h.Clock.Now()}); got != first || err != nil {
+			t.Errorf("behind a later signature: %v", err)
 		}
 	})
 }

@@ -15,8 +15,6 @@ const (
 	Size = 1 << indexBits
 	// MediaType is that of a Status List Token in a response (§8.1).
 	MediaType = "application/statuslist+jwt"
-	// Typ is the typ in the header of a Status List Token (§5.1).
-	Typ = "statuslist+jwt"
 	// TTL is how long a verifier may use a list before it asks again.
 	TTL = 15 * time.Second
 	// Lifetime is how long a Status List Token is valid.

@@ -84,8 +84,6 @@ func (c Config) fill() (Config, error) {
 		if err := c.Sample.check(); err != nil {
 			return c, err
 		}
-	}
-	if c.Sample != nil {
 		sample := *c.Sample // the caller may change its own
 		c.Sample = &sample
 	}

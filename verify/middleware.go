@@ -19,7 +19,8 @@ func FromContext(ctx context.Context) *Token {
 
 // Middleware passes on requests with a valid access token in the Authorization header that has all of the scope, and
 // answers others as RFC 6750 §3 says: 401 without a valid token, 400 for a malformed header, 403 for too little scope.
-// While tokens cannot be checked, it answers 503. It panics if scope has a character that RFC 6749 §3.3 does not allow.
+// While tokens cannot be checked, it answers 503. It panics if scope has a character that RFC 6749 §3.3 does not
+// allow.
 func (v *Verifier) Middleware(next http.Handler, scope ...string) http.Handler {
 	scope = strings.Fields(strings.Join(scope, " "))
 	for _, s := range scope {
