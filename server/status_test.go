@@ -448,8 +448,9 @@ func TestReadOfMarksFailsHalfway(t *testing.T) {
 	h.Post("/revoke", "app", "token", tokens.RefreshToken)
 	list := Must(storage.ParseStatusListID(strings.TrimPrefix(placeOf(other.AccessToken).URI, issuer+"/status/")))
 	h.Exec(fmt.Sprintf(`INSERT INTO status_marks (list, place_index, expires_at) WITH RECURSIVE n (i) AS
-		(SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000) SELECT %d, CASE i WHEN 10000 THEN 'x' ELSE i END, %d + i
-		FROM n`, list, h.Clock.Now().Add(2*time.Hour).UnixMilli()))
+		(SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
+		SELECT %d, CASE i WHEN 10000 THEN 'x' ELSE i END, %d + i FROM n`,
+		list, h.Clock.Now().Add(2*time.Hour).UnixMilli()))
 	if err := h.Server.lists.look(ctx, false); err == nil {
 		t.Fatal("the read did not fail")
 	}
