@@ -17,6 +17,9 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
+// VerdictReady is the verdict on a verifier that has the next key.
+const VerdictReady = keys.VerdictReady
+
 // Errors that callers distinguish.
 var (
 	ErrNotFound = storage.ErrNotFound
@@ -205,6 +208,7 @@ func invalid(format string, args ...any) error {
 type (
 	Client       = storage.Client
 	SigningKey   = storage.SigningKey
+	Gate         = keys.Gate
 	Leak         = keys.Leak
 	KeyLife      = keys.Life
 	KeyMoment    = keys.Moment
@@ -218,5 +222,7 @@ type (
 	AuditRecord  = storage.AuditRecord
 	Grant        = storage.ListedGrant
 	Time         = storage.Time
+
+	VerifierReading = keys.VerifierReading
 	SchemaStatus = storage.SchemaStatus
 )

@@ -21,7 +21,13 @@ func ErrRefused(err error) bool {
 	var young *keys.TooYoungError
 	var unsure *clock.UnsureError
 	var guard refusal
-	return errors.As(err, &young) || errors.As(err, &unsure) || errors.As(err, &guard)
+	return errors.As(err, &young) || errors.As(err, &unsure) || errors.As(err, &guard) || NotReady(err)
+}
+
+// NotReady reports whether verifiers that are not ready were the reason of a refusal.
+func NotReady(err error) bool {
+	var unready *keys.NotReadyError
+	return errors.As(err, &unready)
 }
 
 // List lists all signing keys, newest first.
@@ -79,18 +85,25 @@ func (a Keys) Incident() *keys.Incident { return a.ring.Incident() }
 // Status returns the health of the signing keys.
 func (a Keys) Status(ctx context.Context) (KeyStatus, error) { return a.ring.LifeCycle().Status(ctx) }
 
-// Rotate makes the next key current. Unless forced, it refuses (ErrRefused) while verifiers may not have seen that key.
-func (a Keys) Rotate(ctx context.Context, force bool) (Rotation, error) {
+// Rotate makes the next key current. It refuses (ErrRefused) what the gate does not let through: a key that verifiers
+// may not have seen, or verifiers that are not ready for it.
+func (a Keys) Rotate(ctx context.Context, g Gate) (Rotation, error) {
 	if err := a.beginKeys(ctx); err != nil {
 		return Rotation{}, err
 	}
-	_, refused := a.PlanRotation(ctx, false)
-	return a.ring.LifeCycle().Rotate(ctx, a.forced(force && ErrRefused(refused)), force)
+	if err := a.checkVerifiers(ctx, g.Except); err != nil {
+		return Rotation{}, err
+	}
+	_, refused := a.PlanRotation(ctx, Gate{})
+	return a.ring.LifeCycle().Rotate(ctx, a.forced(g.Force && ErrRefused(refused)), g)
 }
 
 // PlanRotation returns what Rotate would do, with the lives of the keys after it. It changes nothing.
-func (a Keys) PlanRotation(ctx context.Context, force bool) (keys.PlannedRotation, error) {
-	return a.ring.LifeCycle().PlanRotation(ctx, force)
+func (a Keys) PlanRotation(ctx context.Context, g Gate) (keys.PlannedRotation, error) {
+	if err := a.checkVerifiers(ctx, g.Except); err != nil {
+		return keys.PlannedRotation{}, err
+	}
+	return a.ring.LifeCycle().PlanRotation(ctx, g)
 }
 
 // beginKeys makes the first keys of a new database.

@@ -37,6 +37,8 @@ func (a *core) missing(ctx context.Context, what, name string, err error) error 
 	switch what {
 	case "client":
 		known, _ = a.db.Clients().Near(ctx, name) // without names there is no suggestion
+	case "verifier":
+		known, _ = a.db.Verifiers().Near(ctx, name)
 	case "user":
 		known, _ = a.db.Users().Near(ctx, name)
 	}

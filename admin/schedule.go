@@ -43,6 +43,13 @@ func following(c config.Config, s keys.Schedule, given map[string]bool) config.C
 		{"jwks_max_age", func() { c.JWKSMaxAge = time.Duration(s.JWKSMaxAge) }},
 		{"key_bits", func() { c.KeyBits = s.KeyBits }},
 		{"status_list", func() { c.StatusList = cmp.Or(s.StatusList, c.StatusList) }},
+		{"jwks_observe", func() { c.JWKSObserve = cmp.Or(s.JWKSObserve, c.JWKSObserve) }},
+		{"key_rotation_waits_for", func() { c.KeyRotationWaitsFor = cmp.Or(s.WaitsFor, c.KeyRotationWaitsFor) }},
+		{"key_rotation_patience", func() {
+			if s.WaitsFor != "" {
+				c.KeyRotationPatience = time.Duration(s.Patience)
+			}
+		}},
 		{"issuer", func() { c.Issuer = cmp.Or(s.Issuer, c.Issuer) }}, // older servers record none
 	} {
 		if !given[setting.key] {

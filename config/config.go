@@ -67,6 +67,13 @@ type Config struct {
 	JWKSMaxAge time.Duration `key:"jwks_max_age" default:"5m" scope:"keys" reload:"true"`
 	// size of new RSA keys: 2048, 3072 or 4096
 	KeyBits int `key:"key_bits" default:"2048" scope:"keys" reload:"true"`
+	// which fetches of the JWKS are counted, for `keyturn keys readiness`: all, named (those of registered verifiers)
+	// or off
+	JWKSObserve string `key:"jwks_observe" default:"all" scope:"keys" reload:"true"`
+	// whom a scheduled rotation waits for: nothing, or named (registered verifiers without the next key)
+	KeyRotationWaitsFor string `key:"key_rotation_waits_for" default:"nothing" scope:"keys" reload:"true"`
+	// how long a scheduled rotation waits, at most 30d; then it is made all the same
+	KeyRotationPatience time.Duration `key:"key_rotation_patience" default:"7d" scope:"keys" reload:"true"`
 
 	// offer the password grant
 	PasswordGrant bool `key:"password_grant" default:"true" reload:"true"`
@@ -101,6 +108,19 @@ const (
 	StatusListOff = "off"
 )
 
+// Values of JWKSObserve.
+const (
+	ObserveAll   = "all"
+	ObserveNamed = "named"
+	ObserveOff   = "off"
+)
+
+// Values of KeyRotationWaitsFor.
+const (
+	WaitsForNothing = "nothing"
+	WaitsForNamed   = "named"
+)
+
 // HashSlots is the number of passwords that a process with this number of CPUs hashes at once.
 func (c Config) HashSlots(cpus int) int {
 	if c.PasswordHashSlots == 0 {
@@ -118,6 +138,8 @@ func (c Config) Keys() Keys {
 		Bits:             c.KeyBits,
 		GrantTTL:         c.RefreshMaxTTL,
 		TokenTTL:         MaxAccessTTL,
+		WaitsFor:         c.KeyRotationWaitsFor,
+		Patience:         c.KeyRotationPatience,
 	}
 }
 
@@ -129,4 +151,6 @@ type Keys struct {
 	Bits             int
 	GrantTTL         time.Duration
 	TokenTTL         time.Duration
+	WaitsFor         string
+	Patience         time.Duration
 }

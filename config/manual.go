@@ -41,10 +41,16 @@ var manual = map[string]string{
 	"key_publish_lead":      "how long a signing key is published before it signs tokens",
 	"jwks_max_age":          "how long verifiers may cache the JWKS",
 	"key_bits":              "size of new RSA keys: 2048, 3072 or 4096",
-	"password_grant":        "offer the password grant",
-	"password_min_length":   "minimum number of characters of a new password",
-	"password_hash_memory":  "memory of one argon2id hash",
-	"password_hash_slots":   "password hashes that run at once (default: number of CPUs)",
+	"jwks_observe": "which fetches of the JWKS are counted, for `keyturn keys readiness`: " +
+		"all, named (those of registered verifiers) or off",
+	"key_rotation_waits_for": "whom a scheduled rotation waits for: nothing, or named (registered " +
+		"verifiers without the next key)",
+	"key_rotation_patience": "how long a scheduled rotation waits, at most 30d; then it is made all " +
+		"the same",
+	"password_grant":       "offer the password grant",
+	"password_min_length":  "minimum number of characters of a new password",
+	"password_hash_memory": "memory of one argon2id hash",
+	"password_hash_slots":  "password hashes that run at once (default: number of CPUs)",
 	"password_hash_wait": "how long a login may wait for its password hash; a login that would " +
 		"wait longer gets 503 at once",
 	"login_failures": "failed logins of an account before it is throttled",

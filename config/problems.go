@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +29,7 @@ const (
 	maxRetryWindow = 5 * time.Minute
 	minLateRetry   = time.Minute
 	maxLateRetry   = 30 * 24 * time.Hour
+	maxPatience    = 30 * 24 * time.Hour
 )
 
 // Error reports an invalid configuration, with all its problems.
@@ -64,6 +66,7 @@ func (c Config) Problems(forServe bool) []error {
 	if c.StatusList != StatusListOn && c.StatusList != StatusListOff {
 		add(fmt.Errorf("status_list: %q is neither on nor off", c.StatusList))
 	}
+	problems = append(problems, c.readinessProblems()...)
 	_, err := c.Level()
 	add(err)
 	if forServe {
@@ -126,6 +129,27 @@ func (c Config) textProblems() []error {
 		if !utf8.ValidString(text) || strings.Contains(text, "\x00") {
 			problems = append(problems, fmt.Errorf("%s: it is not UTF-8, or contains NUL", s.Key))
 		}
+	}
+	return problems
+}
+
+// readinessProblems lists the problems of the settings for the readiness of verifiers.
+func (c Config) readinessProblems() []error {
+	var problems []error
+	add := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	observes := []string{ObserveAll, ObserveNamed, ObserveOff}
+	if !slices.Contains(observes, c.JWKSObserve) {
+		add("jwks_observe: %q is none of %s", c.JWKSObserve, strings.Join(observes, ", "))
+	}
+	if c.KeyRotationWaitsFor != WaitsForNothing && c.KeyRotationWaitsFor != WaitsForNamed {
+		add("key_rotation_waits_for: %q is neither nothing nor named", c.KeyRotationWaitsFor)
+	}
+	if c.KeyRotationWaitsFor == WaitsForNamed && c.JWKSObserve == ObserveOff {
+		add("key_rotation_waits_for: named needs jwks_observe: named or all: without it no verifier is ever ready")
+	}
+	if c.KeyRotationPatience < 0 || c.KeyRotationPatience > maxPatience {
+		add("key_rotation_patience: %s is not between 0 and %s", FormatDuration(c.KeyRotationPatience),
+			FormatDuration(maxPatience))
 	}
 	return problems
 }

@@ -20,6 +20,7 @@ const (
 	issuer   = "https://auth.example.com"
 	audience = "https://api.example.com"
 	listen   = "127.0.0.1:9000"
+	jwks     = "/.well-known/jwks.json"
 )
 
 //go:embed all:django-simplejwt all:pyjwt all:jose all:express-oauth2-jwt-bearer all:hono
@@ -73,6 +74,7 @@ type Reader struct {
 	Issuer   string // https URL of keyturn
 	Audience string // URI of the resource; the examples also use it as the URL of the API
 	Listen   string // host:port of the resource server
+	Handle   string // of a registered verifier, which names it in the JWKS URL
 }
 
 // File is one file of an example.
@@ -91,7 +93,13 @@ func Files(name string, r Reader) ([]File, error) {
 	if !slices.ContainsFunc(All(), func(e Example) bool { return e.Name == name }) {
 		return nil, fmt.Errorf("%w: %q", fs.ErrNotExist, name)
 	}
+	named := jwks
+	if r.Handle != "" {
+		named += "?v=" + r.Handle
+	}
 	replace := strings.NewReplacer(
+		jwks,
+		named,
 		issuer,
 		cmp.Or(r.Issuer, issuer),
 		audience,
@@ -112,6 +120,14 @@ func Files(name string, r Reader) ([]File, error) {
 	})
 	slices.SortStableFunc(files, func(a, b File) int { return order(a) - order(b) })
 	return files, err
+}
+
+// Introspects reports whether no file of an example fetches the JWKS: it introspects tokens, or only gets them.
+func Introspects(name string) bool {
+	files, err := Files(name, Reader{})
+	return err == nil && !slices.ContainsFunc(files, func(f File) bool {
+		return path.Base(f.Path) != readme && strings.Contains(f.Text, jwks)
+	})
 }
 
 func order(f File) int {

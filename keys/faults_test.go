@@ -36,7 +36,7 @@ var interruptions = map[string]interrupted{
 	},
 	"rotation by hand": {
 		act: func(_ *testing.T, r *keys.Ring, _ string) error {
-			_, err := r.LifeCycle().Rotate(ctx, admin, true)
+			_, err := r.LifeCycle().Rotate(ctx, admin, keys.Gate{Force: true})
 			return err
 		},
 		settle: wantStates(map[storage.KeyState]int{"previous": 1, "current": 1, "next": 1}),

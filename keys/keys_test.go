@@ -182,20 +182,20 @@ func TestRotateRefusesAYoungKey(t *testing.T) {
 		c := newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
 		var young *keys.TooYoungError
-		_, err := r.LifeCycle().Rotate(ctx, admin, false)
+		_, err := r.LifeCycle().Rotate(ctx, admin, keys.Gate{})
 		if !errors.As(err, &young) || !young.Earliest.Equal(noon.Add(24*time.Hour)) {
 			t.Fatal(err)
 		}
-		plan, err := r.LifeCycle().PlanRotation(ctx, true)
+		plan, err := r.LifeCycle().PlanRotation(ctx, keys.Gate{Force: true})
 		must(t, err)
-		forced, err := r.LifeCycle().Rotate(ctx, admin, true)
+		forced, err := r.LifeCycle().Rotate(ctx, admin, keys.Gate{Force: true})
 		must(t, err)
 		if forced.Current != plan.Current || forced.Previous != plan.Previous {
 			t.Errorf("planned %+v, done %+v", plan, forced)
 		}
 		c.step(24 * time.Hour)
 		must(t, r.Poll(ctx))
-		if _, err := r.LifeCycle().Rotate(ctx, admin, false); err != nil {
+		if _, err := r.LifeCycle().Rotate(ctx, admin, keys.Gate{}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -239,7 +239,7 @@ func TestReplicasServeTheSameBytes(t *testing.T) {
 				t.Fatalf("%+v\n%+v", x, y)
 			}
 			before := a.JWKS().ETag
-			_, err := a.LifeCycle().Rotate(ctx, admin, true)
+			_, err := a.LifeCycle().Rotate(ctx, admin, keys.Gate{Force: true})
 			must(t, err)
 			must(t, b.Poll(ctx))
 			if b.JWKS().ETag == before {
@@ -256,7 +256,7 @@ func rotateAtOnce(t *testing.T, rings []*keys.Ring, n int) {
 	results := make(chan error)
 	for i := range n * len(rings) {
 		go func() {
-			_, err := rings[i%len(rings)].LifeCycle().Rotate(ctx, admin, false)
+			_, err := rings[i%len(rings)].LifeCycle().Rotate(ctx, admin, keys.Gate{})
 			results <- err
 		}()
 	}
@@ -286,7 +286,7 @@ func TestRetirementCountsTokensOfSlowReplicas(t *testing.T) {
 		slow := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
 		expires := c.now().Add(10 * time.Minute)
 		_, first := mustSign(t, slow, expires)
-		_, err := fast.LifeCycle().Rotate(ctx, admin, true)
+		_, err := fast.LifeCycle().Rotate(ctx, admin, keys.Gate{Force: true})
 		must(t, err)
 		if _, kid := mustSign(t, slow, expires); kid != first {
 			t.Error("the slow replica is not slow")
@@ -417,7 +417,7 @@ func detectsAlteration(t *testing.T, url string, statements []string) {
 	storagetest.MustExec(t, raw, keepKeys...)
 	_, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: kid})
 	must(t, err)
-	_, err = r.LifeCycle().Rotate(ctx, admin, true)
+	_, err = r.LifeCycle().Rotate(ctx, admin, keys.Gate{Force: true})
 	must(t, err)
 	keysBefore := published(t, r)
 	storagetest.MustExec(t, raw, statements...)
@@ -462,7 +462,7 @@ func mendsByRevokingAll(t *testing.T, db *storage.DB, c *clock, generate keystes
 	if status.Level != keys.LevelCritical || status.Problems[0].Advice == "" {
 		t.Errorf("%+v", status)
 	}
-	if _, err := r.LifeCycle().Rotate(ctx, admin, true); err == nil {
+	if _, err := r.LifeCycle().Rotate(ctx, admin, keys.Gate{Force: true}); err == nil {
 		t.Error("rotates altered rows")
 	}
 	c.step(time.Second)
@@ -521,7 +521,7 @@ func TestOlderSetMakesNoView(t *testing.T) {
 		// A replica that does not know the newer state goes on from the older one, to the same version and beyond.
 		fresh := mustOpen(t, db, c, keystest.Generator())
 		for range 3 {
-			_, err := fresh.LifeCycle().Rotate(ctx, admin, true)
+			_, err := fresh.LifeCycle().Rotate(ctx, admin, keys.Gate{Force: true})
 			must(t, err)
 			if err := r.Poll(ctx); !errors.As(err, &altered) {
 				t.Error("followed:", err)
@@ -595,7 +595,7 @@ func TestLeakUnderAWrongClock(t *testing.T) {
 			r := mustRing(t, db, keystest.MustMaster(t, 1), o)
 			var young *keys.TooYoungError
 			var unsure *keyclock.UnsureError
-			if _, err := r.LifeCycle().Rotate(ctx, admin, false); !errors.As(err, &unsure) && !errors.As(err, &young) {
+			if _, err := r.LifeCycle().Rotate(ctx, admin, keys.Gate{}); !errors.As(err, &unsure) && !errors.As(err, &young) {
 				t.Errorf("%v: rotated: %v", off, err)
 			}
 			done, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: byState(r)[storage.KeyCurrent]})

@@ -24,6 +24,7 @@ var (
 type LifeCycle struct {
 	ring   *Ring
 	looked time.Time // when Maintain last searched for grants that need an old refresh key; Maintain alone uses it
+	asked  time.Time // when Maintain last found verifiers that a rotation waits for; Maintain alone uses it
 }
 
 // Maintain reads the rows and takes the steps that are due. A step that another replica took first is no error.
@@ -59,15 +60,47 @@ func (l *LifeCycle) take(ctx context.Context, step Step, v *view) error {
 	case StepPublish:
 		return l.publish(ctx, v)
 	case StepRotate:
-		by := itself
-		if secondRotation(v.rows) {
-			by = afterALeak
-		}
-		_, err := l.rotate(ctx, by, v)
-		return err
+		return l.rotateInTime(ctx, v)
 	default:
 		return l.retire(ctx, step.KID, v)
 	}
+}
+
+// askAgain is how long Maintain takes for granted that a rotation still waits for verifiers.
+const askAgain = 10 * time.Second
+
+// rotateInTime makes a rotation that is due. It waits for registered verifiers, up to the patience, if the
+// configuration says so. A second rotation after a leak does not wait.
+func (l *LifeCycle) rotateInTime(ctx context.Context, v *view) error {
+	c, now := l.ring.config(), l.ring.options.Now()
+	if secondRotation(v.rows) {
+		_, err := l.rotate(ctx, afterALeak, v, nil)
+		return err
+	}
+	if !waits(v.rows, c) {
+		_, err := l.rotate(ctx, itself, v, nil)
+		return err
+	}
+	late := now.Sub(rotatesAt(v.rows, c)) >= c.Patience
+	if !late && now.Sub(l.asked).Abs() < askAgain {
+		return nil
+	}
+	var unready *NotReadyError
+	err := l.checkReady(ctx, v, Gate{WhenReady: true})
+	switch {
+	case errors.As(err, &unready) && late:
+		_, err = l.rotate(ctx, itself, v, map[string]any{"not_ready": named(unready.Verifiers)})
+	case errors.As(err, &unready):
+		l.asked = now
+		return nil
+	case err == nil:
+		_, err = l.rotate(ctx, itself, v, nil)
+	case late && ctx.Err() == nil: // the rotation does not depend on the observations
+		l.ring.options.Log.Warn("the readiness of verifiers could not be read: rotating after the patience",
+			"error", err)
+		_, err = l.rotate(ctx, itself, v, nil)
+	}
+	return err
 }
 
 const problemRemoved = "there are no signing keys, and there were some: the rows were removed outside keyturn"

@@ -284,7 +284,7 @@ func (m *lifeModel) rotate(r *rapid.T) {
 		return
 	}
 	before := m.rows(r)
-	rotation, err := m.replicas[i].LifeCycle().Rotate(ctx, admin, force)
+	rotation, err := m.replicas[i].LifeCycle().Rotate(ctx, admin, keys.Gate{Force: force})
 	m.reads[i] = m.clock.now()
 	var young *keys.TooYoungError
 	if errors.As(err, &young) {

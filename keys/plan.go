@@ -24,6 +24,16 @@ type Config struct {
 	Bits             int           // of a new RSA key: 2048, 3072 or 4096
 	GrantTTL         time.Duration // the longest life of a grant, which bounds how often keys of refresh tokens turn
 	TokenTTL         time.Duration // the longest life of a token, for plans; steps use SigningKey.SignsUntil
+	WaitsFor         string        // whom the schedule waits for before it rotates: WaitsForNamed, or nobody
+	Patience         time.Duration // how long it waits
+}
+
+// WaitsForNamed makes the schedule wait for registered verifiers.
+const WaitsForNamed = "named"
+
+// waits reports whether the planned rotation waits for verifiers. Nobody waits after a leak.
+func waits(rows []storage.SigningKey, c Config) bool {
+	return c.WaitsFor == WaitsForNamed && !secondRotation(rows)
 }
 
 // Problems returns an error for every rule that the schedule breaks. A schedule that breaks one could leave a verifier
@@ -158,6 +168,9 @@ func exposedUntil(rows []storage.SigningKey) (at time.Time) {
 func MaxAge(rows []storage.SigningKey, c Config, now time.Time) time.Duration {
 	age := min(c.JWKSMaxAge, c.PublishLead/2)
 	if at := rotatesAt(rows, c); !at.IsZero() {
+		if !now.Before(at) && waits(rows, c) {
+			at = at.Add(c.Patience)
+		}
 		age = min(age, at.Sub(now))
 	}
 	for _, k := range rows {

@@ -34,12 +34,12 @@ func inEveryState(t *testing.T, db *storage.DB, c *clock) *keys.Ring {
 	t.Helper()
 	r := keystest.MustRing(t, db, c.now, keystest.Generator())
 	for range 2 {
-		_, err := r.LifeCycle().Rotate(ctx, admin, true)
+		_, err := r.LifeCycle().Rotate(ctx, admin, keys.Gate{Force: true})
 		must(t, err)
 		c.step(24 * time.Hour)
 		must(t, r.LifeCycle().Maintain(ctx))
 	}
-	_, err := r.LifeCycle().Rotate(ctx, admin, false)
+	_, err := r.LifeCycle().Rotate(ctx, admin, keys.Gate{})
 	must(t, err)
 	if got := states(r); !cmp.Equal(
 		got,
@@ -269,11 +269,11 @@ func TestCommitWhoseAnswerIsLost(t *testing.T) {
 	c.step(25 * time.Hour)
 
 	proxy.LoseAnswer("COMMIT")
-	if _, err := r.LifeCycle().Rotate(ctx, admin, false); !errors.Is(err, storage.ErrUnavailable) {
+	if _, err := r.LifeCycle().Rotate(ctx, admin, keys.Gate{}); !errors.Is(err, storage.ErrUnavailable) {
 		t.Error("rotated:", err)
 	}
 	var young *keys.TooYoungError
-	_, err := r.LifeCycle().Rotate(ctx, admin, false)
+	_, err := r.LifeCycle().Rotate(ctx, admin, keys.Gate{})
 	if !errors.As(err, &young) || states(r)[storage.KeyPrevious] != 1 {
 		t.Error("rotated twice:", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/keyturn/keyturn/storage"
@@ -32,23 +33,34 @@ func (e *TooYoungError) Error() string {
 	)
 }
 
-// Rotate makes the next key the current one. Without force it returns a *TooYoungError while that key is too young.
+// Gate says what a rotation waits for.
+type Gate struct {
+	Force     bool     // do not wait until every verifier that obeys max-age knows the next key
+	WhenReady bool     // refuse while registered verifiers do not have the next key
+	Except    []string // verifiers that do not count for WhenReady
+}
+
+// Rotate makes the next key the current one. It may return a *TooYoungError or a *NotReadyError, as the gate says.
 // ErrConflict if somebody else rotated first.
-func (l *LifeCycle) Rotate(ctx context.Context, by storage.Actor, force bool) (Rotation, error) {
-	v, err := l.rotatable(ctx, force)
+func (l *LifeCycle) Rotate(ctx context.Context, by storage.Actor, g Gate) (Rotation, error) {
+	v, err := l.rotatable(ctx, g)
 	if err != nil {
 		return Rotation{}, err
 	}
+	var details map[string]any
+	if len(g.Except) > 0 {
+		details = map[string]any{"except": g.Except}
+	}
 	expected := kidOf(find(v.rows, storage.KeyNext))
 	for try := 1; ; try++ {
-		rotation, err := l.rotate(ctx, by, v)
+		rotation, err := l.rotate(ctx, by, v, details)
 		if !errors.Is(err, storage.ErrConflict) || try == 5 {
 			l.pollAfter(ctx, err)
 			return rotation, err
 		}
 		// Either somebody changed the keys, or the current key signed for longer than was read. In the second case the
 		// rotation is still to be made.
-		if v, err = l.rotatable(ctx, force); err != nil {
+		if v, err = l.rotatable(ctx, g); err != nil {
 			return Rotation{}, err
 		}
 		if kidOf(find(v.rows, storage.KeyNext)) != expected {
@@ -64,8 +76,8 @@ type PlannedRotation struct {
 }
 
 // PlanRotation returns what Rotate would do and changes nothing. Next is empty, since Rotate would make that key.
-func (l *LifeCycle) PlanRotation(ctx context.Context, force bool) (PlannedRotation, error) {
-	v, err := l.rotatable(ctx, force)
+func (l *LifeCycle) PlanRotation(ctx context.Context, g Gate) (PlannedRotation, error) {
+	v, err := l.rotatable(ctx, g)
 	if err != nil {
 		return PlannedRotation{}, err
 	}
@@ -84,7 +96,7 @@ func (l *LifeCycle) PlanRotation(ctx context.Context, force bool) (PlannedRotati
 }
 
 // rotatable reads the rows again and returns an error if the next key may not become current.
-func (l *LifeCycle) rotatable(ctx context.Context, force bool) (*view, error) {
+func (l *LifeCycle) rotatable(ctx context.Context, g Gate) (*view, error) {
 	v, err := l.ring.intact(ctx)
 	if err != nil {
 		return nil, err
@@ -93,7 +105,10 @@ func (l *LifeCycle) rotatable(ctx context.Context, force bool) (*view, error) {
 	if next == nil {
 		return nil, fmt.Errorf("rotate: there is no next key yet: start the server once: %w", storage.ErrConflict)
 	}
-	if force {
+	if err := l.checkReady(ctx, v, g); err != nil {
+		return nil, err
+	}
+	if g.Force {
 		return v, nil
 	}
 	if earliest := safeFrom(v.rows, l.ring.config()); l.ring.options.Now().Before(earliest) {
@@ -102,9 +117,27 @@ func (l *LifeCycle) rotatable(ctx context.Context, force bool) (*view, error) {
 	return v, l.ring.checkClock(ctx)
 }
 
+// checkReady returns a *NotReadyError if the gate waits for verifiers that are not ready.
+func (l *LifeCycle) checkReady(ctx context.Context, v *view, g Gate) error {
+	if !g.WhenReady {
+		return nil
+	}
+	o, err := l.observe(ctx, v.rows)
+	if err != nil {
+		return err
+	}
+	unready := o.judge(l.ring.config(), l.ring.options.Now()).Unready(g.Except)
+	if len(unready) > 0 {
+		return &NotReadyError{unready}
+	}
+	return nil
+}
+
 // rotate makes next current and current previous, destroys the private half of the latter, and publishes a new next
-// key, all in one transaction. It generates the new key before the transaction.
-func (l *LifeCycle) rotate(ctx context.Context, by storage.Actor, v *view) (Rotation, error) {
+// key, all in one transaction. It generates the new key before the transaction. more goes to the audit record.
+func (l *LifeCycle) rotate(
+	ctx context.Context, by storage.Actor, v *view, more map[string]any,
+) (Rotation, error) {
 	fresh, err := l.generateNext(v.master)
 	if err != nil {
 		return Rotation{}, err
@@ -113,6 +146,7 @@ func (l *LifeCycle) rotate(ctx context.Context, by storage.Actor, v *view) (Rota
 	rotation, updates := turn(v.rows, l.ring.config(), by.Reason, now)
 	rotation.Next = fresh.KID
 	details := map[string]any{"previous": rotation.Previous, "next": rotation.Next}
+	maps.Copy(details, more)
 	change := storage.KeyChange{
 		Event:  event("key.rotate", rotation.Current, details),
 		Insert: []storage.SigningKey{fresh},

@@ -24,6 +24,9 @@ type Schedule struct {
 	KeyBits             int    `json:"key_bits"`
 	Issuer              string `json:"issuer"`      // "" if an older server has recorded it
 	StatusList          string `json:"status_list"` // the same
+	JWKSObserve         string `json:"jwks_observe"`
+	WaitsFor            string `json:"key_rotation_waits_for"`
+	Patience            Span   `json:"key_rotation_patience"`
 }
 
 // Span is a time.Duration whose JSON is text in the form of Go. UnmarshalText also reads days, such as 90d.

@@ -64,6 +64,8 @@ type facts struct {
 	forged     []string      // kids of trusted keys that have signed tokens that no server made
 	exempt     time.Time     // until then, tokens without a MAC are not taken for forgeries
 	clockOff   time.Duration // how far the clock of this machine is ahead of the clock of the database
+
+	unready []VerifierReading // verifiers that a rotation that is due waits for
 }
 
 // Status reads everything again and returns the health of the keys. With a tolerant Ring, it also describes altered
@@ -91,6 +93,14 @@ func (l *LifeCycle) Status(ctx context.Context) (Status, error) {
 	}
 	if f.clockOff, err = l.ring.ClockOff(ctx); err != nil {
 		return Status{}, err
+	}
+	c := l.ring.config()
+	if at := rotatesAt(f.rows, c); f.altered == nil && waits(f.rows, c) && !at.IsZero() && !now.Before(at) {
+		o, err := l.observe(ctx, f.rows)
+		if err != nil {
+			return Status{}, err
+		}
+		f.unready = o.judge(c, now).Unready(nil)
 	}
 	return judge(f, l.ring.config(), now), nil
 }
@@ -262,7 +272,11 @@ func (f facts) stepProblems(c Config, now time.Time, add report) {
 		add(LevelWarning, startServer, "there is no next key: a rotation would break verifiers")
 	}
 	f.incidentProblem(c, now, add)
-	if at := rotatesAt(f.rows, c); !at.IsZero() && now.Sub(at) > lateAfter {
+	if at := rotatesAt(f.rows, c); len(f.unready) > 0 && now.Sub(at) <= c.Patience+lateAfter {
+		add(LevelWarning, "`keyturn keys readiness` has the evidence; `keyturn keys rotate --when-ready --except NAME` "+
+			"does not wait for one", "the rotation that was due at %s waits for %s, until %s at the latest", stamp(at),
+			named(f.unready), stamp(at.Add(c.Patience)))
+	} else if !at.IsZero() && now.Sub(at) > lateAfter {
 		level := LevelWarning
 		if now.Sub(at) > critLateAfter || secondRotation(f.rows) {
 			level = LevelCritical

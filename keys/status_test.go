@@ -90,7 +90,7 @@ func TestStatusOfLateSteps(t *testing.T) {
 		t.Parallel()
 		c := newClock()
 		r := keystest.MustRing(t, db, c.now, keystest.Generator())
-		_, err := r.LifeCycle().Rotate(ctx, admin, true)
+		_, err := r.LifeCycle().Rotate(ctx, admin, keys.Gate{Force: true})
 		must(t, err)
 		for _, step := range []struct {
 			by           time.Duration

@@ -89,6 +89,14 @@ type JWKS struct {
 	Body   []byte
 	ETag   string
 	MaxAge time.Duration // how long a verifier may keep it
+	*Published
+}
+
+// Published says which keys are in a JWKS.
+type Published struct {
+	Version int64    // of the set
+	KIDs    []string // newest first
+	Signer  string   // the kid that signs; "" if none does
 }
 
 // JWKS returns the published keys from memory, also while the database is away. MaxAge shrinks with the age of the
@@ -103,5 +111,5 @@ func (r *Ring) JWKS() JWKS {
 	case old > PollInterval:
 		age = max(age-old+PollInterval, 0).Truncate(time.Second)
 	}
-	return JWKS{v.jwks, v.etag, age}
+	return JWKS{v.jwks, v.etag, age, v.published}
 }

@@ -32,6 +32,7 @@ type view struct {
 	kid          string              // of the current key
 	jwks         []byte
 	etag         string
+	published    *Published
 	altered      error // how the rows were altered; only in a tolerant Ring
 }
 
@@ -158,16 +159,15 @@ func (v *view) take(old *view) error {
 
 // render makes the JWKS (RFC 7517 §5) once for all requests.
 func (v *view) render() error {
-	published := []jose.JSONWebKey{}
+	set := []jose.JSONWebKey{}
+	v.published = &Published{Version: v.version, Signer: kidOf(find(v.rows, storage.KeyCurrent))}
 	for _, row := range v.rows {
 		if row.State.Published() {
-			published = append(
-				published,
-				jose.JSONWebKey{Key: v.public[row.KID], KeyID: row.KID, Algorithm: row.Alg, Use: "sig"},
-			)
+			set = append(set, jose.JSONWebKey{Key: v.public[row.KID], KeyID: row.KID, Algorithm: row.Alg, Use: "sig"})
+			v.published.KIDs = append(v.published.KIDs, row.KID)
 		}
 	}
-	body, err := json.Marshal(jose.JSONWebKeySet{Keys: published})
+	body, err := json.Marshal(jose.JSONWebKeySet{Keys: set})
 	if err != nil {
 		return fmt.Errorf("JWKS: %w", err)
 	}

@@ -84,6 +84,7 @@ func (s *accessTokens) accessToken(signer keys.Signer, t accessClaims) (string, 
 	token, err := signer.Sign(t.typ, payload)
 	if err == nil {
 		s.metrics.signed.WithLabelValues(signer.KID).Inc()
+		s.observed.saw(storage.SawAudience, t.audience)
 	}
 	return token, err
 }

@@ -83,11 +83,29 @@ func (s *cleaner) cleanUpOnce(ctx context.Context) error {
 			break
 		}
 	}
+	if err := s.cleanObservations(ctx, now); err != nil {
+		return err
+	}
 	if _, err := s.db.Endings().Clean(ctx, now.Add(-s.config().RefreshMaxTTL-keepEnded), cleanUpBatch); err != nil {
 		return err
 	}
 	s.metrics.cleanedAt.Set(float64(now.Unix()))
 	return nil
+}
+
+// cleanObservations deletes what was observed too long ago, or is too much.
+func (s *cleaner) cleanObservations(ctx context.Context, now time.Time) error {
+	for range cleanUpBatches {
+		more, err := s.db.Fetches().Clean(ctx, now.Add(-storage.FetchAge), cleanUpBatch)
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+	}
+	_, err := s.db.Sightings().Clean(ctx, now.Add(-storage.FetchAge), cleanUpBatch)
+	return err
 }
 
 // cleanFailures deletes stale rows, and then counters of few failures that have not changed for a day. It resumes where

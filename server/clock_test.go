@@ -95,7 +95,7 @@ func TestClockIsSet(t *testing.T) {
 		if r := h.Get("/readyz?verbose"); r.Status != 200 {
 			t.Errorf("right again: %s", r.Body)
 		}
-		Must(h.Admin.Keys().Rotate(ctx, true))
+		Must(h.Admin.Keys().Rotate(ctx, admin.Gate{Force: true}))
 		keysBefore := h.Get("/.well-known/jwks.json").Header.Get("ETag")
 		for range 12 {
 			h.LoginFrom("203.0.113.1", "alice", "wrong")

@@ -28,6 +28,7 @@ type core struct {
 	log         *slog.Logger
 	dropped     func() int64 // number of dropped log lines
 	metrics     *metrics
+	observed    *observations
 	tracer      trace.Tracer // nil: no tracing
 }
 
@@ -49,6 +50,7 @@ func newCore(store keys.Store, c config.Config, p keys.Place, o Options) *core {
 	if s.databaseNow == nil {
 		s.databaseNow = store.DB.Clock
 	}
+	s.observed = newObservations(s)
 	if s.dropped == nil {
 		s.dropped = func() int64 { return 0 }
 	}

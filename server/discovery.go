@@ -18,6 +18,7 @@ func (s *Server) jwks(w *response, r *http.Request) {
 	set := s.ring.JWKS()
 	w.Header().Set("Cache-Control", fmt.Sprintf("public, max-age=%d", set.MaxAge/time.Second))
 	w.Header().Set("ETag", set.ETag)
+	s.observed.fetched(w, r, set.Published)
 	if etagMatches(r.Header.Get("If-None-Match"), set.ETag) {
 		w.WriteHeader(http.StatusNotModified)
 		return

@@ -22,6 +22,9 @@ func (s *Server) introspect(ctx context.Context, req *request, f referenceForm) 
 	if req.client.Public {
 		return nil, errClient
 	}
+	if req.client.Resource != "" {
+		s.observed.saw(storage.SawIntrospection, req.client.ID)
+	}
 	t, ok, err := s.ring.OpenRefreshToken(f.token)
 	if err != nil {
 		return nil, err

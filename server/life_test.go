@@ -271,7 +271,7 @@ func TestRotationBreaksNoToken(t *testing.T) {
 		etag := h.Get("/.well-known/jwks.json").Header.Get("ETag")
 		h.Step(25 * time.Hour)
 		before = h.Refresh("app", before.RefreshToken).Tokens(t)
-		server.Must(h.Admin.Keys().Rotate(ctx, false))
+		server.Must(h.Admin.Keys().Rotate(ctx, admin.Gate{}))
 		if h.Get("/.well-known/jwks.json").Header.Get("ETag") == etag {
 			t.Error("the ETag stays")
 		}

@@ -170,6 +170,12 @@ func (s *Server) gauges() []prometheus.Collector {
 			func() float64 { return float64(s.db.Connections().InUse) }),
 		gauge("keyturn_database_connections_max", "Limit of connections to the database.",
 			func() float64 { return float64(s.db.Connections().Max) }),
+		gauge("keyturn_verifiers_ready", "Registered verifiers that have the next key.",
+			func() float64 { return float64(s.observed.ready.Load().ready) }),
+		gauge("keyturn_verifiers_waiting", "Registered verifiers that will fetch the next key, or were never seen.",
+			func() float64 { return float64(s.observed.ready.Load().waiting) }),
+		gauge("keyturn_verifiers_stuck", "Registered verifiers that do not fetch the next key by themselves.",
+			func() float64 { return float64(s.observed.ready.Load().stuck) }),
 		counter("keyturn_database_wait_seconds_total", "Time spent waiting for a connection to the database.",
 			func() float64 { return s.db.Connections().Waited.Seconds() }),
 	}

@@ -101,6 +101,9 @@ func schedule(c config.Config) keys.Schedule {
 		KeyBits:             c.KeyBits,
 		Issuer:              c.Issuer,
 		StatusList:          c.StatusList,
+		JWKSObserve:         c.JWKSObserve,
+		WaitsFor:            c.KeyRotationWaitsFor,
+		Patience:            keys.Span(c.KeyRotationPatience),
 	}
 }
 

@@ -26,6 +26,8 @@ type replica struct {
 	scopes    atomic.Pointer[[]string] // of enabled clients, sorted
 	scopesSeq int64                    // the audit record at which they were read
 	scopesAt  time.Time                // when they were read
+
+	handlesSeq int64 // the audit record at which the handles of verifiers were read
 }
 
 // scopesInterval is the shortest time between two reads of the scopes.
@@ -100,6 +102,11 @@ func (s *replica) lookForNews(ctx context.Context) {
 	}
 	if err == nil && s.news.AuditSeq == 0 { // the first look: go on where a server stopped
 		s.news.AuditSeq, err = s.db.Replicas().Alarmed(ctx, news.AuditSeq)
+	}
+	if err == nil && news.AuditSeq != s.handlesSeq { // a new verifier has an audit record
+		if err = s.observed.readHandles(ctx); err == nil {
+			s.handlesSeq = news.AuditSeq
+		}
 	}
 	if err == nil && news.AuditSeq > s.news.AuditSeq {
 		err = s.logAlarms(ctx, s.news.AuditSeq, news.AuditSeq)

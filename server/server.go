@@ -179,6 +179,7 @@ func (s *Server) begin(ctx context.Context, dev bool) error {
 	}
 	if err == nil {
 		s.lists.lookAndReport(ctx)
+		err = s.observed.readHandles(ctx)
 	}
 	return err
 }
@@ -210,6 +211,7 @@ func (s *Server) serve(ctx context.Context, f *listeners, o Options) error {
 	running.Go(func() { s.keepAnchor(loops) })
 	running.Go(func() { s.keepVisible(loops, f.ports.Public.Addr()) })
 	running.Go(func() { s.lists.keep(loops) })
+	running.Go(func() { s.observed.keep(loops) })
 	running.Go(func() { s.reloads(loops, f, o) })
 	s.log.Info("serving",
 		"version", Version().Version,

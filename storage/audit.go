@@ -190,7 +190,7 @@ var AuditTypes = []string{
 	"key.restore",
 	"key.retire", "key.revoke", "key.rewrap", "key.rotate", "secret.add", "secret.retire", "secret.rewrap",
 	"user.create", "user.delete", "user.disable", "user.enable", "user.import", "user.passwd", "user.revoke-grants",
-	"user.unlock", "user.update",
+	"user.unlock", "user.update", "verifier.create", "verifier.delete",
 }
 
 // AuditFilter narrows Pages. The zero value selects all records.

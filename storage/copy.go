@@ -27,6 +27,9 @@ var copiedTables = []string{
 	"status_lists",
 	"status_ranges",
 	"status_marks",
+	"verifiers",
+	"jwks_fetches",
+	"sightings",
 }
 
 // MetaMoved names the value that says where a database was copied to.

@@ -51,6 +51,7 @@ func (a *app) root() *cobra.Command {
 		userCommands{a}.root(),
 		grantCommands{a}.root(),
 		keyCommands{a}.root(),
+		verifierCommands{a}.root(),
 		auditCommands{a}.root(),
 		exampleCommand{a}.root(),
 		doctorCommand{a}.root(),

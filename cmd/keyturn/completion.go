@@ -78,6 +78,18 @@ func completeClients(ctx context.Context, op *operator, toComplete string) (ids 
 	return ids, err
 }
 
+func completeVerifiers(ctx context.Context, op *operator, toComplete string) (names []string, err error) {
+	err = op.Verifiers().List(ctx, "", func(page []admin.Verifier) error {
+		for _, v := range page {
+			if strings.HasPrefix(v.Name, toComplete) {
+				names = append(names, v.Name)
+			}
+		}
+		return enough(names)
+	})
+	return names, err
+}
+
 func completeUsers(ctx context.Context, op *operator, toComplete string) (names []string, err error) {
 	err = op.Users().List(ctx, admin.UserFilter{Prefix: toComplete}, func(page []admin.User) error {
 		for _, u := range page {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/api"
 	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/examples"
 )
@@ -35,7 +37,7 @@ func exampleNames() (names []string) {
 
 func (e exampleCommand) root() *cobra.Command {
 	var reader examples.Reader
-	var folder string
+	var folder, verifier string
 	cmd := &cobra.Command{
 		Use:   "example [NAME]",
 		Short: "Print complete settings or code for a resource server or client; without NAME list all examples",
@@ -43,9 +45,12 @@ func (e exampleCommand) root() *cobra.Command {
 	}
 	cmd.ValidArgsFunction = cobra.FixedCompletions(exampleNames(), cobra.ShellCompDirectiveNoFileComp)
 	addSettings(cmd.Flags(), config.ScopeIssuer)
+	addSettings(cmd.Flags(), config.ScopeDatabase)
 	f := cmd.Flags()
 	f.StringVar(&reader.Audience, "audience", "", "URI of the resource, as in `client create --resource`")
 	f.StringVar(&reader.Listen, "address", "", "host:port where the example listens (default 127.0.0.1:9000)")
+	f.StringVar(&verifier, "verifier", "", "name of a registered verifier (`keyturn verifier create`): fills in its JWKS "+
+		"URL, and its resource")
 	f.StringVar(&folder, "dir", "", "write the files into this folder instead of printing them; never overwrites a "+
 		"file")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -57,6 +62,11 @@ func (e exampleCommand) root() *cobra.Command {
 			return err
 		}
 		reader.Issuer = set.Issuer
+		if verifier != "" {
+			if err := e.readVerifier(cmd.Context(), set, verifier, args[0], &reader); err != nil {
+				return err
+			}
+		}
 		if err := checkReader(reader); err != nil {
 			return err
 		}
@@ -72,6 +82,30 @@ func (e exampleCommand) root() *cobra.Command {
 		return e.print(files, func() { e.printFiles(files) })
 	}
 	return cmd
+}
+
+// readVerifier completes the values of an example for a registered verifier.
+func (e exampleCommand) readVerifier(
+	ctx context.Context, set settings, name, example string, reader *examples.Reader,
+) error {
+	opened, err := admin.Open(ctx, set.Config, set.place, e.adminOptions(set, who{}))
+	if err != nil {
+		return err
+	}
+	defer opened.Close()
+	v, err := opened.Verifiers().Find(ctx, name)
+	if err != nil {
+		return err
+	}
+	if examples.Introspects(example) {
+		return usageError{fmt.Errorf("example %s introspects tokens: it needs no key, and no --verifier", example)}
+	}
+	reader.Handle = v.Handle
+	reader.Issuer, _, _ = strings.Cut(v.JWKSURI, api.PathJWKS)
+	if reader.Audience == "" {
+		reader.Audience = v.Resource
+	}
+	return nil
 }
 
 // checkReader checks the values that are filled into an example.

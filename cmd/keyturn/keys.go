@@ -24,6 +24,7 @@ func (k keyCommands) root() *cobra.Command {
 		k.list(),
 		k.status(),
 		k.timeline(),
+		k.readiness(),
 		k.rotate(),
 		k.revoke(),
 		k.rewrap(),

@@ -12,18 +12,24 @@ import (
 )
 
 func (k keyCommands) rotate() *cobra.Command {
-	var dryRun, force bool
+	var dryRun bool
+	var g admin.Gate
 	rotate := func(ctx context.Context, op *operator, _ []string) error {
-		if dryRun {
-			return k.planRotation(ctx, op, force)
+		switch {
+		case g.Force && g.WhenReady:
+			return usageError{errors.New("--force and --when-ready contradict each other: name one")}
+		case len(g.Except) > 0 && !g.WhenReady:
+			return usageError{errors.New("--except needs --when-ready")}
+		case dryRun:
+			return k.planRotation(ctx, op, g)
 		}
 		if err := errors.Join(k.askReason(op), op.needReason()); err != nil {
 			return err
 		}
-		if _, err := op.Keys().PlanRotation(ctx, false); force && admin.ErrRefused(err) {
+		if _, err := op.Keys().PlanRotation(ctx, admin.Gate{}); g.Force && admin.ErrRefused(err) {
 			k.say("keyturn: forced: %v", err)
 		}
-		r, err := op.Keys().Rotate(ctx, force)
+		r, err := op.Keys().Rotate(ctx, g)
 		if err != nil {
 			return k.explainForce(err)
 		}
@@ -40,7 +46,10 @@ func (k keyCommands) rotate() *cobra.Command {
 		act:   rotate,
 	})
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show the rotation and the new timeline, and change nothing")
-	cmd.Flags().BoolVar(&force, "force", false, "rotate even if verifiers may not have seen the next key yet")
+	cmd.Flags().BoolVar(&g.Force, "force", false, "rotate even if verifiers may not have seen the next key yet")
+	cmd.Flags().BoolVar(&g.WhenReady, "when-ready", false,
+		"refuse while a registered verifier is not ready (`keyturn keys readiness`)")
+	cmd.Flags().StringSliceVar(&g.Except, "except", nil, "with --when-ready: do not wait for this verifier")
 	return cmd
 }
 
@@ -54,7 +63,7 @@ func (k keyCommands) rotationText(r admin.Rotation) {
 
 // explainForce prints the risk of --force if --force would help.
 func (k keyCommands) explainForce(err error) error {
-	if admin.ErrRefused(err) {
+	if admin.ErrRefused(err) && !admin.NotReady(err) {
 		k.say("keyturn: --force rotates nevertheless: verifiers that have cached the JWKS then refuse new tokens " +
 			"until they fetch it again")
 	}
@@ -62,8 +71,8 @@ func (k keyCommands) explainForce(err error) error {
 }
 
 // planRotation prints what a rotation would do.
-func (k keyCommands) planRotation(ctx context.Context, op *operator, force bool) error {
-	plan, err := op.Keys().PlanRotation(ctx, force)
+func (k keyCommands) planRotation(ctx context.Context, op *operator, g admin.Gate) error {
+	plan, err := op.Keys().PlanRotation(ctx, g)
 	if err != nil {
 		return k.explainForce(err)
 	}

@@ -99,9 +99,26 @@ keyturn keys timeline
 keyturn keys timeline --incident
 keyturn keys timeline --from 2026-01-01 --to 2026-12-31
 keyturn keys timeline --svg keys.svg`,
+	"keys readiness": `
+keyturn keys readiness
+keyturn keys readiness --check
+keyturn keys readiness --json`,
+	"verifier create": `
+keyturn verifier create orders --resource https://api.example.com
+keyturn verifier create orders --resource https://api.example.com --note "team orders"`,
+	"verifier list": `
+keyturn verifier list
+keyturn verifier list --json`,
+	"verifier show": `
+keyturn verifier show orders
+keyturn verifier show orders --json`,
+	"verifier delete": `
+keyturn verifier delete orders
+keyturn verifier delete orders --reason "it has moved"`,
 	"keys rotate": `
 keyturn keys rotate --dry-run
 keyturn keys rotate --reason "yearly drill"
+keyturn keys rotate --when-ready --except billing --reason "yearly drill"
 keyturn keys rotate --force --reason "before the freeze"`,
 	"keys revoke": `
 keyturn keys revoke current --dry-run
@@ -129,6 +146,7 @@ keyturn audit export | gzip > audit.jsonl.gz`,
 	"example": `
 keyturn example
 keyturn example jose --issuer https://auth.example.com --audience https://api.example.com
+keyturn example verify --verifier orders
 keyturn example nginx --dir nginx`,
 	"doctor": `
 keyturn doctor

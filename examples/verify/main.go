@@ -17,6 +17,7 @@ func main() {
 	verifier, err := verify.New(context.Background(), verify.Config{
 		Issuer:   "https://auth.example.com",
 		Resource: "https://api.example.com",
+		JWKSURL:  "https://auth.example.com/.well-known/jwks.json",
 		Problem:  func(err error) { slog.Error("cannot fetch what verifies tokens", "error", err) },
 	})
 	if err != nil {

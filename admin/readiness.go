@@ -1,0 +1,70 @@
+package admin
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/keyturn/keyturn/config"
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/storage"
+)
+
+// Readiness says which verifiers have the next key, and what else is known of fetches of the JWKS.
+type Readiness struct {
+	keys.Readiness
+	Unnamed []UnnamedFetches `json:"unnamed"` // the most fetches first
+	// audiences of access tokens of the last week that no registered verifier has as its resource
+	UnnamedAudiences []string `json:"unnamed_audiences"`
+}
+
+// UnnamedFetches are the fetches of one network and User-Agent without the handle of a registered verifier.
+type UnnamedFetches struct {
+	storage.FetchKey
+	HasNext bool         `json:"has_next"` // the newest key set that it got has the next key
+	Count   int64        `json:"count"`
+	LastAt  storage.Time `json:"last_at"`
+}
+
+// Readiness returns which verifiers have the next key.
+func (a Keys) Readiness(ctx context.Context) (r Readiness, err error) {
+	if r.Readiness, err = a.ring.LifeCycle().Readiness(ctx); err != nil {
+		return r, err
+	}
+	since := a.now().Add(-keys.SeenRecently)
+	fetches, err := a.db.Fetches().Unnamed(ctx, since)
+	if err != nil {
+		return r, err
+	}
+	r.Unnamed = []UnnamedFetches{}
+	for _, f := range fetches {
+		r.Unnamed = append(r.Unnamed, UnnamedFetches{
+			FetchKey: f.FetchKey,
+			HasNext:  r.Next != "" && slices.Contains(f.KIDs, r.Next),
+			Count:    f.Count,
+			LastAt:   f.LastAt,
+		})
+	}
+	slices.SortStableFunc(r.Unnamed, func(a, b UnnamedFetches) int { return cmp.Compare(b.Count, a.Count) })
+	if r.UnnamedAudiences, err = a.db.Sightings().UnnamedAudiences(ctx, since); err != nil {
+		return r, err
+	}
+	switch a.config.JWKSObserve {
+	case config.ObserveOff:
+		r.Notes = append(r.Notes, "jwks_observe is off: servers do not count who fetches the keys")
+	case config.ObserveNamed:
+		r.Notes = append(r.Notes, "jwks_observe is named: servers count only registered verifiers")
+	}
+	return r, nil
+}
+
+// checkVerifiers returns ErrNotFound for a name that is no registered verifier.
+func (a Keys) checkVerifiers(ctx context.Context, names []string) error {
+	for _, name := range names {
+		if _, err := a.db.Verifiers().ByName(ctx, name); err != nil {
+			return fmt.Errorf("--except: %w", a.missing(ctx, "verifier", name, err))
+		}
+	}
+	return nil
+}

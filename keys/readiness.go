@@ -1,0 +1,401 @@
+package keys
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keyturn/keyturn/storage"
+)
+
+// Verdict says whether a verifier is ready for the next key.
+type Verdict string
+
+// The verdicts, the worst last.
+const (
+	VerdictReady   Verdict = "ready"   // every source of it got a key set with the next key
+	VerdictWaiting Verdict = "waiting" // some source has not, and will by its own habit
+	VerdictSilent  Verdict = "silent"  // registered and never seen, or only seen through a cache
+	VerdictStuck   Verdict = "stuck"   // some source has not, and shows no habit by which it will
+)
+
+// Rank orders the verdicts for an exit code: 0 ready, 1 waiting or silent, 2 stuck.
+func (v Verdict) Rank() int {
+	switch v {
+	case VerdictReady:
+		return 0
+	case VerdictStuck:
+		return 2
+	}
+	return 1
+}
+
+const (
+	// SeenRecently is how long a source counts after its last fetch.
+	SeenRecently = 7 * 24 * time.Hour
+	// overdue is after how many times its habit a source is stuck.
+	overdue = 3
+	// enoughFetches show that everybody behind an address has the key.
+	enoughFetches = storage.MaxFetchTimes - 1
+	// minGap is the shortest gap that is a habit. Fetches of one start are closer.
+	minGap = time.Second
+	// cacheShare is the share of all fetches through proxies by which a source is taken for a cache.
+	cacheShare = 0.9
+)
+
+// Readiness says which verifiers have the next key.
+type Readiness struct {
+	Next        string            `json:"next"` // kid; "" if there is none
+	PublishedAt *time.Time        `json:"published_at"`
+	Verifiers   []VerifierReading `json:"verifiers"` // by name
+	Notes       []string          `json:"notes"`     // what cannot be concluded
+}
+
+// VerifierReading is what is known of one registered verifier.
+type VerifierReading struct {
+	Name         string          `json:"name"`
+	Resource     string          `json:"resource"`
+	Verdict      Verdict         `json:"verdict"`
+	By           *time.Time      `json:"ready_by"` // if it waits: when it will have the key, by its habit
+	GotAt        *time.Time      `json:"got_at"`   // when the last of its sources got the key
+	Evidence     string          `json:"evidence"`
+	LastRotation string          `json:"last_rotation"` // what it did then; "" if unknown
+	Sources      []SourceReading `json:"sources"`       // that count, the last fetch first
+}
+
+// SourceReading is what is known of one address and User-Agent of a verifier.
+type SourceReading struct {
+	storage.FetchKey
+	Verdict Verdict      `json:"verdict"`
+	By      *time.Time   `json:"ready_by"`
+	GotAt   *time.Time   `json:"got_at"`
+	Habit   Span         `json:"habit"` // the longest of its last gaps; 0: it fetched once
+	LastAt  storage.Time `json:"last_at"`
+	KIDs    storage.List `json:"kids"` // of the newest set that it got
+	cached  bool         // it is a cache, and nothing is concluded
+}
+
+// observed are all that the readiness of verifiers depends on.
+type observed struct {
+	rows        []storage.SigningKey
+	verifiers   []storage.Verifier
+	fetches     []storage.Fetch      // of registered verifiers
+	introspects map[string]time.Time // resources whose resource servers introspect
+	accepted    map[string]time.Time // resources that accepted a token of the next key
+}
+
+// Readiness reads everything again and returns which verifiers have the next key.
+func (l *LifeCycle) Readiness(ctx context.Context) (Readiness, error) {
+	v, err := l.ring.intact(ctx)
+	if err != nil {
+		return Readiness{}, err
+	}
+	o, err := l.observe(ctx, v.rows)
+	if err != nil {
+		return Readiness{}, err
+	}
+	return o.judge(l.ring.config(), l.ring.options.Now()), nil
+}
+
+func (l *LifeCycle) observe(ctx context.Context, rows []storage.SigningKey) (o observed, err error) {
+	db := l.ring.db
+	o.rows = rows
+	if o.verifiers, err = db.Verifiers().All(ctx); err != nil || len(o.verifiers) == 0 {
+		return o, err
+	}
+	if o.fetches, err = db.Fetches().Named(ctx); err != nil {
+		return o, err
+	}
+	o.introspects, err = db.Sightings().Introspects(ctx, l.ring.options.Now().Add(-SeenRecently))
+	return o, err
+}
+
+// judge derives the readiness from the observations alone.
+func (o observed) judge(c Config, now time.Time) Readiness {
+	r := Readiness{Verifiers: []VerifierReading{}, Notes: []string{
+		"fetched is not used: a verifier may have fetched a key set and still use an older one",
+		"an address is not a process: others behind the same address may not have fetched it",
+	}}
+	next := find(o.rows, storage.KeyNext)
+	if next != nil {
+		at := next.PublishedAt.UTC()
+		r.Next, r.PublishedAt = next.KID, &at
+	}
+	caches := caches(o.fetches, now)
+	if len(caches) > 0 {
+		r.Notes = append(r.Notes, "nearly all fetches come through a cache ("+strings.Join(caches, ", ")+
+			"), which says so in Via: nothing is concluded from them")
+	}
+	byHandle := map[string][]storage.Fetch{}
+	for _, f := range o.fetches {
+		byHandle[f.Handle] = append(byHandle[f.Handle], f)
+	}
+	for _, v := range o.verifiers {
+		reading := VerifierReading{Name: v.Name, Resource: v.Resource, Sources: []SourceReading{}}
+		for _, f := range counting(byHandle[v.Handle], now) {
+			s := judgeSource(f, next, c, now)
+			s.cached = f.Via && slices.Contains(caches, f.Source)
+			reading.Sources = append(reading.Sources, s)
+		}
+		reading.LastRotation = lastRotation(o.rows, byHandle[v.Handle])
+		o.conclude(&reading, next)
+		r.Verifiers = append(r.Verifiers, reading)
+	}
+	return r
+}
+
+// caches lists the sources through which nearly all requests that name a proxy came.
+func caches(fetches []storage.Fetch, now time.Time) (sources []string) {
+	bySource, all := map[string]int64{}, int64(0)
+	for _, f := range fetches {
+		if f.Via && now.Sub(f.LastAt.Time) <= SeenRecently {
+			bySource[f.Source] += f.Count
+			all += f.Count
+		}
+	}
+	for source, n := range bySource {
+		if float64(n) >= cacheShare*float64(all) {
+			sources = append(sources, source)
+		}
+	}
+	return sources
+}
+
+// counting returns the fetches that count: the recent ones, or else the last one.
+func counting(fetches []storage.Fetch, now time.Time) []storage.Fetch {
+	var recent []storage.Fetch
+	for _, f := range fetches {
+		if now.Sub(f.LastAt.Time) <= SeenRecently {
+			recent = append(recent, f)
+		}
+	}
+	if len(recent) == 0 && len(fetches) > 0 {
+		return fetches[:1]
+	}
+	return recent
+}
+
+// judgeSource judges one source.
+func judgeSource(f storage.Fetch, next *storage.SigningKey, c Config, now time.Time) SourceReading {
+	s := SourceReading{
+		FetchKey: f.FetchKey,
+		Verdict:  VerdictWaiting,
+		Habit:    Span(habit(f.Times)),
+		LastAt:   f.LastAt,
+		KIDs:     f.KIDs,
+	}
+	switch {
+	case next == nil:
+	case slices.Contains(f.KIDs, next.KID):
+		at := f.GotAt.UTC()
+		s.GotAt = &at
+		if by := allBack(f, now); by.IsZero() {
+			s.Verdict = VerdictReady
+		} else {
+			s.By = &by
+		}
+	default:
+		if by := comesBy(f, c, now); by.IsZero() {
+			s.Verdict = VerdictStuck
+		} else {
+			s.By = &by
+		}
+	}
+	return s
+}
+
+// habit returns the longest gap between fetches, without those of one start; 0 if there is none.
+func habit(times storage.FetchTimes) (longest time.Duration) {
+	for i := 1; i < len(times); i++ {
+		if gap := times[i-1].Sub(times[i].Time); gap >= minGap {
+			longest = max(longest, gap)
+		}
+	}
+	return longest
+}
+
+// allBack returns the zero time if everybody behind a source that has the key has probably fetched it, and otherwise
+// when that will be. Several processes may share an address: until the source has fetched the key as often as it
+// fetched in the week before, up to three times, one of them may not have come back.
+func allBack(f storage.Fetch, now time.Time) time.Time {
+	since, before := 0, []storage.Time{}
+	for _, t := range f.Times {
+		switch {
+		case !t.Before(f.GotAt.Time):
+			since++
+		case now.Sub(t.Time) <= SeenRecently:
+			before = append(before, t)
+		}
+	}
+	need := len(before)
+	if since+need == storage.MaxFetchTimes && f.Count-f.GotCount > int64(need) {
+		need = enoughFetches // there may have been more than are kept
+	}
+	need = min(need, enoughFetches)
+	if since >= need {
+		return time.Time{}
+	}
+	forgotten := before[min(since, len(before)-1)].Add(SeenRecently)
+	if h := habit(f.Times); h > 0 {
+		if by := f.LastAt.Add(time.Duration(need-since) * h); by.After(now) && by.Before(forgotten) {
+			return by.UTC()
+		}
+	}
+	return later(forgotten, now).UTC()
+}
+
+// comesBy returns by when a source fetches again, by its habit. It returns the zero time if it is overdue. Of a source
+// that fetched once, keyturn expects what the life of keys relies on: a fetch in each key_publish_lead.
+func comesBy(f storage.Fetch, c Config, now time.Time) time.Time {
+	h := habit(f.Times)
+	if h == 0 {
+		h = c.PublishLead
+	} else if by := f.LastAt.Add(h); by.After(now) {
+		return by.UTC()
+	} else {
+		h *= overdue
+	}
+	if by := f.LastAt.Add(h); by.After(now) {
+		return by.UTC()
+	}
+	return time.Time{}
+}
+
+// conclude sets the verdict on a verifier: that of its worst source.
+func (o observed) conclude(r *VerifierReading, next *storage.SigningKey) {
+	if at, ok := o.accepted[r.Resource]; ok && next != nil {
+		r.Verdict, r.GotAt = VerdictReady, &at
+		r.Evidence = "it accepted a token of the next key at " + stamp(at)
+		return
+	}
+	if at, ok := o.introspects[r.Resource]; ok && len(r.Sources) == 0 {
+		r.Verdict, r.Evidence = VerdictReady, "it only introspects, last at "+stamp(at)+": it needs no key"
+		return
+	}
+	if len(r.Sources) == 0 {
+		r.Verdict, r.Evidence = VerdictSilent, "it has never fetched its jwks_uri"
+		return
+	}
+	if slices.ContainsFunc(r.Sources, func(s SourceReading) bool { return s.cached }) {
+		r.Verdict, r.Evidence = VerdictSilent, "only a cache has fetched its jwks_uri: nothing is concluded"
+		return
+	}
+	r.Verdict = VerdictReady
+	var have int
+	var worst *SourceReading
+	for i, s := range r.Sources {
+		if s.GotAt != nil {
+			have++
+			if r.GotAt == nil || s.GotAt.After(*r.GotAt) {
+				r.GotAt = s.GotAt
+			}
+		}
+		if worst == nil || s.Verdict.Rank() > worst.Verdict.Rank() ||
+			s.Verdict == worst.Verdict && s.By != nil && worst.By != nil && s.By.After(*worst.By) {
+			worst = &r.Sources[i]
+		}
+	}
+	r.Verdict, r.By = worst.Verdict, worst.By
+	r.Evidence = fmt.Sprintf("%d of %d sources have it", have, len(r.Sources))
+	if have < len(r.Sources) {
+		r.GotAt = nil
+	}
+	if next == nil {
+		r.Evidence = "no next key is published"
+	} else if r.Verdict != VerdictReady {
+		r.Evidence += "; " + worst.describe()
+	}
+}
+
+// describe says what a source does that is not ready.
+func (s SourceReading) describe() string {
+	who := s.Source
+	if s.Agent != "" {
+		who += " (" + s.Agent + ")"
+	}
+	switch {
+	case s.GotAt != nil:
+		return who + " has it, but has not fetched as often since as before: several processes may share the address"
+	case s.Habit == 0:
+		return who + " fetched once, at " + stamp(s.LastAt.Time)
+	}
+	return fmt.Sprintf("%s fetches about every %v, last at %s", who, about(time.Duration(s.Habit)), stamp(s.LastAt.Time))
+}
+
+// about rounds a duration for people.
+func about(d time.Duration) time.Duration {
+	switch {
+	case d > 10*time.Hour:
+		return d.Round(time.Hour)
+	case d > 10*time.Minute:
+		return d.Round(time.Minute)
+	}
+	return d.Round(time.Second)
+}
+
+// lastRotation says what the sources of a verifier did after the current key began to sign. It is "" if none of them
+// was there before, or if there was no rotation.
+func lastRotation(rows []storage.SigningKey, fetches []storage.Fetch) string {
+	current := find(rows, storage.KeyCurrent)
+	if current == nil || !slices.ContainsFunc(rows, func(k storage.SigningKey) bool { return k.DeactivatedAt != nil }) {
+		return ""
+	}
+	began := current.ActivatedAt.Time
+	var back time.Time
+	there := false
+	for _, f := range fetches {
+		there = there || f.FirstAt.Before(began)
+		if f.Signer == current.KID && !f.BackAt.Before(began) && (back.IsZero() || f.BackAt.Before(back)) {
+			back = f.BackAt.Time
+		}
+	}
+	switch {
+	case !there:
+		return ""
+	case back.IsZero():
+		return "at the last rotation it never came back: restart it"
+	}
+	return fmt.Sprintf("at the last rotation it came back %v after the new key began to sign",
+		about(back.Sub(began)))
+}
+
+// Unready returns the readings of the verifiers that are not ready, without those in except.
+func (r Readiness) Unready(except []string) (readings []VerifierReading) {
+	for _, v := range r.Verifiers {
+		if v.Verdict != VerdictReady && !slices.Contains(except, v.Name) {
+			readings = append(readings, v)
+		}
+	}
+	return readings
+}
+
+// Worst returns the worst verdict; ready if no verifier is registered.
+func (r Readiness) Worst() Verdict {
+	worst := VerdictReady
+	for _, v := range r.Verifiers {
+		if v.Verdict.Rank() > worst.Rank() {
+			worst = v.Verdict
+		}
+	}
+	return worst
+}
+
+// NotReadyError refuses a rotation because verifiers do not have the next key.
+type NotReadyError struct{ Verifiers []VerifierReading }
+
+// Error names the verifiers.
+func (e *NotReadyError) Error() string {
+	return "verifiers are not ready for the next key: " + named(e.Verifiers) +
+		": `keyturn keys readiness` has the evidence, and --except NAME does not wait for one"
+}
+
+// named lists verifiers with their verdicts.
+func named(readings []VerifierReading) string {
+	var names []string
+	for _, v := range readings {
+		names = append(names, v.Name+" ("+string(v.Verdict)+")")
+	}
+	return strings.Join(names, ", ")
+}
