@@ -206,23 +206,23 @@ func invalid(format string, args ...any) error {
 
 // Results of Admin.
 type (
-	Client       = storage.Client
-	SigningKey   = storage.SigningKey
-	Gate         = keys.Gate
-	Leak         = keys.Leak
-	KeyLife      = keys.Life
-	KeyMoment    = keys.Moment
-	KeyIncident  = keys.Incident
-	KeyState     = storage.KeyState
-	KeyStatus    = keys.Status
-	Rotation     = keys.Rotation
-	Revocation   = keys.Revocation
-	Rewrapped    = keys.Rewrapped
-	User         = storage.User
-	AuditRecord  = storage.AuditRecord
-	Grant        = storage.ListedGrant
-	Time         = storage.Time
+	Client      = storage.Client
+	SigningKey  = storage.SigningKey
+	Gate        = keys.Gate
+	Leak        = keys.Leak
+	KeyLife     = keys.Life
+	KeyMoment   = keys.Moment
+	KeyIncident = keys.Incident
+	KeyState    = storage.KeyState
+	KeyStatus   = keys.Status
+	Rotation    = keys.Rotation
+	Revocation  = keys.Revocation
+	Rewrapped   = keys.Rewrapped
+	User        = storage.User
+	AuditRecord = storage.AuditRecord
+	Grant       = storage.ListedGrant
+	Time        = storage.Time
 
 	VerifierReading = keys.VerifierReading
-	SchemaStatus = storage.SchemaStatus
+	SchemaStatus    = storage.SchemaStatus
 )

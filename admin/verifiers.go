@@ -32,8 +32,8 @@ func (a Verifiers) Create(ctx context.Context, name, resource, note string) (Ver
 		return Verifier{}, invalid("verifier %q: want at most 128 letters, digits and . _ ~ : / @ + -", name)
 	}
 	if !api.IsText(resource) || !api.IsResource(resource) {
-		return Verifier{}, invalid("resource %q: want an absolute URI without fragment, as in `client create --resource`",
-			resource)
+		return Verifier{}, invalid("resource %q: want an absolute URI without fragment, as in `client create "+
+			"--resource`", resource)
 	}
 	if !isLine(note) || utf8.RuneCountInString(note) > maxNote {
 		return Verifier{}, invalid("note: want at most %d characters on one line", maxNote)

@@ -77,13 +77,13 @@ type SourceReading struct {
 	cached  bool         // it is a cache, and nothing is concluded
 }
 
-// observed are all that the readiness of verifiers depends on.
-type observed struct {
-	rows        []storage.SigningKey
-	verifiers   []storage.Verifier
-	fetches     []storage.Fetch      // of registered verifiers
-	introspects map[string]time.Time // resources whose resource servers introspect
-	accepted    map[string]time.Time // resources that accepted a token of the next key
+// Observed is all that the readiness of verifiers depends on.
+type Observed struct {
+	Keys        []storage.SigningKey
+	Verifiers   []storage.Verifier
+	Fetches     []storage.Fetch      // of registered verifiers; of each, the last fetch first
+	Introspects map[string]time.Time // resources whose resource servers introspect
+	Accepted    map[string]time.Time // resources that accepted a token of the next key
 }
 
 // Readiness reads everything again and returns which verifiers have the next key.
@@ -96,50 +96,50 @@ func (l *LifeCycle) Readiness(ctx context.Context) (Readiness, error) {
 	if err != nil {
 		return Readiness{}, err
 	}
-	return o.judge(l.ring.config(), l.ring.options.Now()), nil
+	return o.Judge(l.ring.config(), l.ring.options.Now()), nil
 }
 
-func (l *LifeCycle) observe(ctx context.Context, rows []storage.SigningKey) (o observed, err error) {
+func (l *LifeCycle) observe(ctx context.Context, rows []storage.SigningKey) (o Observed, err error) {
 	db := l.ring.db
-	o.rows = rows
-	if o.verifiers, err = db.Verifiers().All(ctx); err != nil || len(o.verifiers) == 0 {
+	o.Keys = rows
+	if o.Verifiers, err = db.Verifiers().All(ctx); err != nil || len(o.Verifiers) == 0 {
 		return o, err
 	}
-	if o.fetches, err = db.Fetches().Named(ctx); err != nil {
+	if o.Fetches, err = db.Fetches().Named(ctx); err != nil {
 		return o, err
 	}
-	o.introspects, err = db.Sightings().Introspects(ctx, l.ring.options.Now().Add(-SeenRecently))
+	o.Introspects, err = db.Sightings().Introspects(ctx, l.ring.options.Now().Add(-SeenRecently))
 	return o, err
 }
 
-// judge derives the readiness from the observations alone.
-func (o observed) judge(c Config, now time.Time) Readiness {
+// Judge derives the readiness from the observations alone.
+func (o Observed) Judge(c Config, now time.Time) Readiness {
 	r := Readiness{Verifiers: []VerifierReading{}, Notes: []string{
 		"fetched is not used: a verifier may have fetched a key set and still use an older one",
 		"an address is not a process: others behind the same address may not have fetched it",
 	}}
-	next := find(o.rows, storage.KeyNext)
+	next := find(o.Keys, storage.KeyNext)
 	if next != nil {
 		at := next.PublishedAt.UTC()
 		r.Next, r.PublishedAt = next.KID, &at
 	}
-	caches := caches(o.fetches, now)
+	caches := caches(o.Fetches, now)
 	if len(caches) > 0 {
 		r.Notes = append(r.Notes, "nearly all fetches come through a cache ("+strings.Join(caches, ", ")+
 			"), which says so in Via: nothing is concluded from them")
 	}
 	byHandle := map[string][]storage.Fetch{}
-	for _, f := range o.fetches {
+	for _, f := range o.Fetches {
 		byHandle[f.Handle] = append(byHandle[f.Handle], f)
 	}
-	for _, v := range o.verifiers {
+	for _, v := range o.Verifiers {
 		reading := VerifierReading{Name: v.Name, Resource: v.Resource, Sources: []SourceReading{}}
 		for _, f := range counting(byHandle[v.Handle], now) {
 			s := judgeSource(f, next, c, now)
 			s.cached = f.Via && slices.Contains(caches, f.Source)
 			reading.Sources = append(reading.Sources, s)
 		}
-		reading.LastRotation = lastRotation(o.rows, byHandle[v.Handle])
+		reading.LastRotation = lastRotation(o.Keys, byHandle[v.Handle])
 		o.conclude(&reading, next)
 		r.Verifiers = append(r.Verifiers, reading)
 	}
@@ -179,10 +179,11 @@ func counting(fetches []storage.Fetch, now time.Time) []storage.Fetch {
 
 // judgeSource judges one source.
 func judgeSource(f storage.Fetch, next *storage.SigningKey, c Config, now time.Time) SourceReading {
+	h, _ := habit(f.Times)
 	s := SourceReading{
 		FetchKey: f.FetchKey,
 		Verdict:  VerdictWaiting,
-		Habit:    Span(habit(f.Times)),
+		Habit:    Span(h),
 		LastAt:   f.LastAt,
 		KIDs:     f.KIDs,
 	}
@@ -206,14 +207,19 @@ func judgeSource(f storage.Fetch, next *storage.SigningKey, c Config, now time.T
 	return s
 }
 
-// habit returns the longest gap between fetches, without those of one start; 0 if there is none.
-func habit(times storage.FetchTimes) (longest time.Duration) {
+// habit returns the longest gap between fetches, without those of one start; 0 if there is none. regular reports
+// whether the gaps are much alike, as those of a timer.
+func habit(times storage.FetchTimes) (longest time.Duration, regular bool) {
+	shortest, gaps := time.Duration(0), 0
 	for i := 1; i < len(times); i++ {
 		if gap := times[i-1].Sub(times[i].Time); gap >= minGap {
-			longest = max(longest, gap)
+			if longest = max(longest, gap); gaps == 0 || gap < shortest {
+				shortest = gap
+			}
+			gaps++
 		}
 	}
-	return longest
+	return longest, gaps == storage.MaxFetchTimes-1 && longest <= shortest+shortest/5
 }
 
 // allBack returns the zero time if everybody behind a source that has the key has probably fetched it, and otherwise
@@ -238,39 +244,42 @@ func allBack(f storage.Fetch, now time.Time) time.Time {
 		return time.Time{}
 	}
 	forgotten := before[min(since, len(before)-1)].Add(SeenRecently)
-	if h := habit(f.Times); h > 0 {
-		if by := f.LastAt.Add(time.Duration(need-since) * h); by.After(now) && by.Before(forgotten) {
+	if h, regular := habit(f.Times); h > 0 {
+		if !regular {
+			h *= overdue
+		}
+		if by := f.LastAt.Add(time.Duration(need-since) * (h + h/10)); by.After(now) && by.Before(forgotten) {
 			return by.UTC()
 		}
 	}
 	return later(forgotten, now).UTC()
 }
 
-// comesBy returns by when a source fetches again, by its habit. It returns the zero time if it is overdue. Of a source
-// that fetched once, keyturn expects what the life of keys relies on: a fetch in each key_publish_lead.
+// comesBy returns by when a source fetches again, by its habit, or else counts as stuck. It returns the zero time if it
+// is overdue. Of a source that fetched once, keyturn expects what the life of keys relies on: a fetch in each
+// key_publish_lead.
 func comesBy(f storage.Fetch, c Config, now time.Time) time.Time {
-	h := habit(f.Times)
+	h, regular := habit(f.Times)
 	if h == 0 {
 		h = c.PublishLead
-	} else if by := f.LastAt.Add(h); by.After(now) {
-		return by.UTC()
-	} else {
-		h *= overdue
 	}
-	if by := f.LastAt.Add(h); by.After(now) {
+	if by := f.LastAt.Add(h + h/10); regular && by.After(now) {
+		return by.UTC()
+	}
+	if by := f.LastAt.Add(overdue * h); by.After(now) {
 		return by.UTC()
 	}
 	return time.Time{}
 }
 
 // conclude sets the verdict on a verifier: that of its worst source.
-func (o observed) conclude(r *VerifierReading, next *storage.SigningKey) {
-	if at, ok := o.accepted[r.Resource]; ok && next != nil {
+func (o Observed) conclude(r *VerifierReading, next *storage.SigningKey) {
+	if at, ok := o.Accepted[r.Resource]; ok && next != nil {
 		r.Verdict, r.GotAt = VerdictReady, &at
 		r.Evidence = "it accepted a token of the next key at " + stamp(at)
 		return
 	}
-	if at, ok := o.introspects[r.Resource]; ok && len(r.Sources) == 0 {
+	if at, ok := o.Introspects[r.Resource]; ok && len(r.Sources) == 0 {
 		r.Verdict, r.Evidence = VerdictReady, "it only introspects, last at "+stamp(at)+": it needs no key"
 		return
 	}
@@ -321,7 +330,8 @@ func (s SourceReading) describe() string {
 	case s.Habit == 0:
 		return who + " fetched once, at " + stamp(s.LastAt.Time)
 	}
-	return fmt.Sprintf("%s fetches about every %v, last at %s", who, about(time.Duration(s.Habit)), stamp(s.LastAt.Time))
+	every := about(time.Duration(s.Habit))
+	return fmt.Sprintf("%s fetches about every %v, last at %s", who, every, stamp(s.LastAt.Time))
 }
 
 // about rounds a duration for people.
@@ -339,7 +349,8 @@ func about(d time.Duration) time.Duration {
 // was there before, or if there was no rotation.
 func lastRotation(rows []storage.SigningKey, fetches []storage.Fetch) string {
 	current := find(rows, storage.KeyCurrent)
-	if current == nil || !slices.ContainsFunc(rows, func(k storage.SigningKey) bool { return k.DeactivatedAt != nil }) {
+	turned := slices.ContainsFunc(rows, func(k storage.SigningKey) bool { return k.DeactivatedAt != nil })
+	if current == nil || !turned {
 		return ""
 	}
 	began := current.ActivatedAt.Time

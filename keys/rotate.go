@@ -126,7 +126,7 @@ func (l *LifeCycle) checkReady(ctx context.Context, v *view, g Gate) error {
 	if err != nil {
 		return err
 	}
-	unready := o.judge(l.ring.config(), l.ring.options.Now()).Unready(g.Except)
+	unready := o.Judge(l.ring.config(), l.ring.options.Now()).Unready(g.Except)
 	if len(unready) > 0 {
 		return &NotReadyError{unready}
 	}

@@ -95,8 +95,8 @@ const fetchColumns = `handle, source, agent, via, version, kids, newest, got_at,
 	last_at, times, count`
 
 func (f Fetch) values() []any {
-	return []any{f.Handle, f.Source, f.Agent, f.Via, f.Version, f.KIDs, f.Newest, f.GotAt, f.GotCount, f.Signer, f.BackAt,
-		f.FirstAt, f.LastAt, f.Times, f.Count}
+	return []any{f.Handle, f.Source, f.Agent, f.Via, f.Version, f.KIDs, f.Newest, f.GotAt, f.GotCount, f.Signer,
+		f.BackAt, f.FirstAt, f.LastAt, f.Times, f.Count}
 }
 
 // Fetches is the table of fetches.
@@ -154,7 +154,8 @@ func (f Fetches) Unnamed(ctx context.Context, since time.Time) ([]Fetch, error) 
 }
 
 // Clean deletes up to limit old rows: those from before a time, except the last of a registered verifier, those of
-// deleted verifiers, and the oldest of more than MaxUnnamedFetches, or MaxNamedFetches of a verifier. It reports whether there may be more.
+// deleted verifiers, and the oldest of more than MaxUnnamedFetches, or MaxNamedFetches of a verifier. It reports
+// whether there may be more.
 func (f Fetches) Clean(ctx context.Context, before time.Time, limit int) (more bool, err error) {
 	for _, statement := range []struct {
 		rows string
@@ -171,8 +172,8 @@ func (f Fetches) Clean(ctx context.Context, before time.Time, limit int) (more b
 			ROW_NUMBER() OVER (PARTITION BY handle ORDER BY last_at DESC) AS place
 			FROM jwks_fetches WHERE handle <> '') r WHERE place > $2 LIMIT $1`, []any{limit, MaxNamedFetches}},
 	} {
-		n, err := f.db.engine.Change(ctx, "clean JWKS fetches", `DELETE FROM jwks_fetches WHERE (handle, source, agent) IN
-			(`+statement.rows+`)`, statement.args...)
+		n, err := f.db.engine.Change(ctx, "clean JWKS fetches", `DELETE FROM jwks_fetches
+			WHERE (handle, source, agent) IN (`+statement.rows+`)`, statement.args...)
 		if err != nil {
 			return false, err
 		}

@@ -49,8 +49,8 @@ func (e exampleCommand) root() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&reader.Audience, "audience", "", "URI of the resource, as in `client create --resource`")
 	f.StringVar(&reader.Listen, "address", "", "host:port where the example listens (default 127.0.0.1:9000)")
-	f.StringVar(&verifier, "verifier", "", "name of a registered verifier (`keyturn verifier create`): fills in its JWKS "+
-		"URL, and its resource")
+	f.StringVar(&verifier, "verifier", "", "name of a registered verifier (`keyturn verifier create`): fills in its "+
+		"JWKS URL, and its resource")
 	f.StringVar(&folder, "dir", "", "write the files into this folder instead of printing them; never overwrites a "+
 		"file")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -46,7 +46,8 @@ func (k keyCommands) readinessText(r admin.Readiness) {
 			k.when(&admin.Time{Time: *r.PublishedAt}))
 	}
 	if len(r.Verifiers) == 0 {
-		fmt.Fprintln(k.stdout, "No verifier is registered: `keyturn verifier create NAME --resource URI` registers one.")
+		fmt.Fprintln(k.stdout, "No verifier is registered: `keyturn verifier create NAME --resource URI` registers "+
+			"one.")
 	} else {
 		k.verifierTable(r.Verifiers)
 	}

@@ -185,9 +185,8 @@ func newer(ts *testscript.TestScript, _ bool, args []string) {
 
 // older takes the newest migration back.
 func older(ts *testscript.TestScript) {
-	tamper(ts, `DROP TABLE forgeries`, `DROP TABLE status_lists`, `DROP TABLE status_ranges`,
-		`DROP TABLE status_marks`, `ALTER TABLE grants DROP COLUMN status_list`,
-		`ALTER TABLE grants DROP COLUMN status_index`, `DELETE FROM schema_version WHERE version_id = 6`)
+	tamper(ts, `DROP TABLE verifiers`, `DROP TABLE jwks_fetches`, `DROP TABLE sightings`,
+		`DELETE FROM schema_version WHERE version_id = 7`)
 }
 
 // disagree requires that serve, config validate and doctor refuse a configuration for a reason, with exit code 78.

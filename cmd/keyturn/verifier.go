@@ -43,8 +43,8 @@ func (v verifierCommands) create() *cobra.Command {
 			}
 			return v.print(made, func() {
 				v.pairs([][2]string{{"jwks_uri", made.JWKSURI}})
-				v.say("Set this URL, with its query, as the JWKS URL of the verifier. It is no secret: it only names the "+
-					"verifier, so that `keyturn keys readiness` can say whether %s has the next key.", made.Name)
+				v.say("Set this URL, with its query, as the JWKS URL of the verifier. It is no secret: it only names "+
+					"the verifier, so that `keyturn keys readiness` can say whether %s has the next key.", made.Name)
 			})
 		},
 	})
