@@ -223,6 +223,7 @@ type (
 	Grant       = storage.ListedGrant
 	Time        = storage.Time
 
+	Aftermath       = keys.Aftermath
 	VerifierReading = keys.VerifierReading
 	SchemaStatus    = storage.SchemaStatus
 )

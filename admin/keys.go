@@ -196,6 +196,14 @@ func (a Keys) Revoke(ctx context.Context, kid string, storeLeaked bool, newFile 
 	return done, err
 }
 
+// Aftermaths returns what is to be expected of registered verifiers after a revocation. It does not make the command
+// wait for longer than a count may take.
+func (a Keys) Aftermaths(ctx context.Context, done Revocation) ([]keys.Aftermath, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.count)
+	defer cancel()
+	return a.ring.LifeCycle().Aftermaths(ctx, done)
+}
+
 // Remember records the changes of this Admin in the anchor of this host, if there is one. A failure is only a message.
 func (a *Admin) Remember(ctx context.Context) {
 	if a.db.Audit().Written() > 0 {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/keys"
@@ -57,6 +58,25 @@ func (a Keys) Readiness(ctx context.Context) (r Readiness, err error) {
 		r.Notes = append(r.Notes, "jwks_observe is named: servers count only registered verifiers")
 	}
 	return r, nil
+}
+
+// KeyMark says when a registered verifier got the next key.
+type KeyMark struct {
+	Verifier string     `json:"verifier"`
+	KID      string     `json:"kid"`
+	At       *time.Time `json:"at"` // when the last of its sources got it; nil: not yet
+}
+
+// Marks returns when each registered verifier got the next key, by name.
+func (a Keys) Marks(ctx context.Context) (marks []KeyMark, err error) {
+	r, err := a.ring.LifeCycle().Readiness(ctx)
+	if err != nil || r.Next == "" {
+		return nil, err
+	}
+	for _, v := range r.Verifiers {
+		marks = append(marks, KeyMark{v.Name, r.Next, v.GotAt})
+	}
+	return marks, nil
 }
 
 // checkVerifiers returns ErrNotFound for a name that is no registered verifier.

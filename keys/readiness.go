@@ -43,6 +43,8 @@ const (
 	minGap = time.Second
 	// cacheShare is the share of all fetches through proxies by which a source is taken for a cache.
 	cacheShare = 0.9
+	// soon is how long after a rotation a verifier has met a token of the new key.
+	soon = time.Minute
 )
 
 // Readiness says which verifiers have the next key.

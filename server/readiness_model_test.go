@@ -54,7 +54,7 @@ func modelSpan(r *rand.Rand, least, most time.Duration) time.Duration {
 
 // period is a random period, from minutes to most.
 func period(r *rand.Rand, most time.Duration) time.Duration {
-	all := []time.Duration{time.Minute, 5 * time.Minute, 10 * time.Minute, time.Hour, 6 * time.Hour, day, 36 * time.Hour}
+	all := []time.Duration{5 * time.Minute, 10 * time.Minute, time.Hour, 6 * time.Hour, day, 36 * time.Hour}
 	all = slices.DeleteFunc(all, func(p time.Duration) bool { return p > most })
 	return all[r.IntN(len(all))]
 }
@@ -227,7 +227,7 @@ func TestReadinessOfSimulatedVerifiers(t *testing.T) {
 		counts, wrong := map[keys.Verdict]int{}, map[keys.Verdict]int{}
 		for run := range runs {
 			r := rand.New(rand.NewPCG(seed, uint64(run)))
-			rotation := modelPublish + modelLead + modelSpan(r, 0, 10*day)
+			rotation := modelPublish + modelLead + modelSpan(r, 0, []time.Duration{day / 2, 10 * day}[r.IntN(2)])
 			end := rotation + 2*day
 			v := create(r, end)
 			v.kind = kind

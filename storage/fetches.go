@@ -53,10 +53,11 @@ func (f FetchTimes) Value() (driver.Value, error) {
 	return strings.Join(texts, " "), nil
 }
 
-// timesLength is the length of a full column.
-const timesLength = MaxFetchTimes*14 - 1
+// timesLength is the length of a full column. It has room for the last fetches at two servers, which write one after the
+// other.
+const timesLength = 2*MaxFetchTimes*14 - 1
 
-// Scan implements sql.Scanner. The times of two servers may be out of order.
+// Scan implements sql.Scanner. The times of two servers are out of order.
 func (f *FetchTimes) Scan(src any) error {
 	var text string
 	switch v := src.(type) {
@@ -76,6 +77,7 @@ func (f *FetchTimes) Scan(src any) error {
 		*f = append(*f, Time{time.UnixMilli(ms).UTC()})
 	}
 	slices.SortFunc(*f, func(a, b Time) int { return b.Compare(a.Time) })
+	*f = (*f)[:min(len(*f), MaxFetchTimes)]
 	return nil
 }
 

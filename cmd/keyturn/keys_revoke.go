@@ -28,6 +28,8 @@ type revocationReport struct {
 	Use        []admin.KeyUse `json:"use"` // null: unknown
 	Uncounted  bool           `json:"use_uncounted"`
 	EndedCount int64          `json:"ended_grants"`
+	// registered verifiers that need somebody to act; null: unknown
+	Verifiers []admin.Aftermath `json:"verifiers"`
 }
 
 func (k keyCommands) revoke() *cobra.Command {
@@ -122,6 +124,10 @@ func (k keyCommands) revokeKey(ctx context.Context, op *operator, o revocationOr
 	}
 	if !k.json {
 		k.revocationText(report.Revocation, o) // before counts that may be slow
+	}
+	var unread error
+	if report.Verifiers, unread = op.Keys().Aftermaths(ctx, report.Revocation); unread != nil {
+		k.say("keyturn: the key is revoked, but who has fetched it could not be read: %v", unread)
 	}
 	if o.endGrants != "" {
 		kids := report.Revoked

@@ -12,6 +12,7 @@ import (
 
 // reportText prints the use of the revoked keys and the state of the sessions.
 func (k keyCommands) reportText(report revocationReport, o revocationOrder) {
+	k.aftermathText(report.Verifiers)
 	if o.yes && !report.Uncounted { // without --yes the preview has shown it
 		useTable(k.stdout, report.Use)
 	}
@@ -24,6 +25,29 @@ func (k keyCommands) reportText(report revocationReport, o revocationOrder) {
 		how = "run `keyturn grant revoke --all` (do not repeat this command: it would destroy the new keys)"
 	}
 	k.say("No session has ended: the next refresh of each gets a token of another key. To end them, %s.", how)
+}
+
+// aftermathText names the verifiers that need somebody to act.
+func (k keyCommands) aftermathText(verifiers []admin.Aftermath) {
+	until := func(t *time.Time) string {
+		if t == nil {
+			return "it is restarted"
+		}
+		return k.when(&admin.Time{Time: *t})
+	}
+	for _, v := range verifiers {
+		if v.Trusts && (v.Stuck || v.TrustsUntil == nil) {
+			k.say("Verifier %s is stuck: it will go on trusting the leaked key until %s.", v.Verifier,
+				until(v.TrustsUntil))
+		} else if v.Trusts {
+			k.say("Verifier %s trusts the leaked key until it fetches the keys again, by its habit until %s.", v.Verifier,
+				until(v.TrustsUntil))
+		}
+		if v.RefusesFrom != nil {
+			k.say("Verifier %s: if it reads the keys only on a timer, and not at an unknown kid, it will refuse good "+
+				"tokens from %s until %s.", v.Verifier, k.when(&admin.Time{Time: *v.RefusesFrom}), until(v.RefusesUntil))
+		}
+	}
 }
 
 // useTable prints what a key has signed.

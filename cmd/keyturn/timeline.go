@@ -27,13 +27,18 @@ func (k keyCommands) timeline() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if op.Keys().Intact() == nil {
+			if v.marks, err = op.Keys().Marks(ctx); err != nil {
+				k.say("keyturn: who has the next key could not be read: %v", err)
+			}
+		}
 		if f.svg != "" {
 			return os.WriteFile(f.svg, timelineSVG(lives, v), 0o644)
 		}
 		if err := op.Keys().Intact(); err != nil {
 			return fmt.Errorf("%w: `keyturn keys status` gives advice", err)
 		}
-		return k.print(lives, func() { k.timelineText(lives, k.liveTokens(ctx, op), v) })
+		return k.print(withMarks(lives, v.marks), func() { k.timelineText(lives, k.liveTokens(ctx, op), v) })
 	}
 	cmd := k.verb(verb{
 		use:   "timeline",
@@ -55,6 +60,29 @@ type view struct {
 	from, to time.Time
 	now      time.Time
 	incident *admin.KeyIncident // nil: none to draw
+	marks    []admin.KeyMark    // when registered verifiers got the next key
+}
+
+// shownMarks is the number of verifiers that the timeline draws.
+const shownMarks = 20
+
+// lifeWithMarks is a life of a key in JSON.
+type lifeWithMarks struct {
+	admin.KeyLife
+	Verifiers []admin.KeyMark `json:"verifiers"` // of the next key: registered verifiers, and when they got it
+}
+
+func withMarks(lives []admin.KeyLife, marks []admin.KeyMark) []lifeWithMarks {
+	rows := make([]lifeWithMarks, len(lives))
+	for i, l := range lives {
+		rows[i] = lifeWithMarks{l, []admin.KeyMark{}}
+		for _, m := range marks {
+			if m.KID == l.KID {
+				rows[i].Verifiers = append(rows[i].Verifiers, m)
+			}
+		}
+	}
+	return rows
 }
 
 // wholeView spans all lives and now.
@@ -214,6 +242,7 @@ func (k keyCommands) timelineBars(lives []admin.KeyLife, v view) {
 	for _, l := range lives {
 		line(label(keyShape(l.State), shortKID(l.KID)), bar(l, s))
 	}
+	k.markLines(s, indent)
 	if i := v.incident; i != nil {
 		line(label("! exposure", ""), fillCells(s, i.RevokedAt, i.ExposedUntil, '▚'))
 		if at := i.SecondRotation; at != nil {
@@ -225,10 +254,29 @@ func (k keyCommands) timelineBars(lives []admin.KeyLife, v view) {
 	}
 	now := v.now.UTC().Format(time.RFC3339)
 	fmt.Fprintf(k.stdout, "%s░ published  █ signs  ▒ verifies only  ↑ now, %s\n", indent, now)
+	if len(v.marks) > 0 {
+		fmt.Fprintf(k.stdout, "%s◇ a registered verifier got the next key\n", indent)
+	}
 	if v.incident != nil {
 		fmt.Fprintf(k.stdout, "%s▚ verifiers that obey max-age may accept forgeries  ◆ second rotation\n", indent)
 	}
 	fmt.Fprintln(k.stdout)
+}
+
+// markLines draws when each registered verifier got the next key.
+func (k keyCommands) markLines(s scale, indent string) {
+	for _, m := range s.marks[:min(len(s.marks), shownMarks)] {
+		name := []rune(m.Verifier)
+		label := fmt.Sprintf("%-*s", len(indent), string(name[:min(len(name), len(indent)-1)]))
+		cells := "(does not have the next key)"
+		if m.At != nil {
+			cells = fillCells(s, *m.At, *m.At, '◇')
+		}
+		fmt.Fprintln(k.stdout, label+strings.TrimRight(cells, " "))
+	}
+	if more := len(s.marks) - shownMarks; more > 0 {
+		fmt.Fprintf(k.stdout, "and %d more verifiers\n", more)
+	}
 }
 
 // fillCells draws a period on an empty line.

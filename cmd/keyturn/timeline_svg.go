@@ -4,6 +4,7 @@ import (
 	"bytes"
 	_ "embed"
 	"fmt"
+	"html"
 	"math"
 	"strconv"
 	"strings"
@@ -25,6 +26,7 @@ const (
 	svgRight = 30
 	svgTop   = 56
 	svgRow   = 34
+	svgName  = 22 // characters of the name of a verifier
 )
 
 // svgBar, svgKey and svgTick are the input of the template.
@@ -56,6 +58,8 @@ func timelineSVG(lives []admin.KeyLife, v view) []byte {
 	}
 	var b bytes.Buffer
 	bottom := svgTop + len(rows)*svgRow
+	marks := svgMarks(v.marks, bottom, x)
+	rows, bottom = append(rows, marks...), bottom+svgRow*len(marks)
 	incident := svgIncident(v.incident, bottom, x)
 	rows, bottom = append(rows, incident...), bottom+svgRow*len(incident)
 	err := timelineTemplate.Execute(&b, map[string]any{
@@ -89,6 +93,28 @@ func svgBars(l admin.KeyLife, s scale, x func(time.Time) float64) (bars []svgBar
 		})
 	}
 	return bars
+}
+
+// svgMarks returns a row for each registered verifier, with a mark at the moment when it got the next key.
+func svgMarks(marks []admin.KeyMark, y int, x func(time.Time) float64) (rows []svgKey) {
+	for i, m := range marks[:min(len(marks), shownMarks)] {
+		name := []rune(m.Verifier)
+		row := svgKey{
+			Y:     strconv.Itoa(y + svgRow*i),
+			Shape: "◇",
+			State: html.EscapeString(string(name[:min(len(name), svgName)])),
+		}
+		if m.At != nil {
+			row.Bars = []svgBar{{
+				Kind:  "signs",
+				X:     pixels(x(*m.At) - 2),
+				Width: "4",
+				Title: html.EscapeString(m.Verifier) + " got the next key " + m.At.UTC().Format(time.RFC3339),
+			}}
+		}
+		rows = append(rows, row)
+	}
+	return rows
 }
 
 // svgIncident returns the rows of an incident: the exposure as a band, the second rotation as a mark.
