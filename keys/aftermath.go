@@ -13,9 +13,9 @@ type Aftermath struct {
 	Verifier string `json:"verifier"`
 	// Stuck means that it shows no habit by which it would fetch the keys again.
 	Stuck bool `json:"stuck"`
-	// Trusts means that its newest key set has a revoked key, and that it will trust it for longer than verifiers that
-	// obey max-age. TrustsUntil is when it fetches another set, by its habit, or at the second rotation, if it came back
-	// at the last rotation. nil: when it is restarted.
+	// Trusts means that its newest key set has a revoked key, and that it will trust it for longer than verifiers
+	// that obey max-age. TrustsUntil is when it fetches another set, by its habit, or at the second rotation, if it
+	// came back at the last rotation. nil: when it is restarted.
 	Trusts      bool       `json:"trusts_revoked_key"`
 	TrustsUntil *time.Time `json:"trusts_until"`
 	// RefusesFrom and RefusesUntil are when it refuses good tokens, unless it fetches the keys at an unknown kid.
@@ -40,7 +40,8 @@ func (l *LifeCycle) Aftermaths(ctx context.Context, done Revocation) ([]Aftermat
 func (o Observed) aftermaths(done Revocation, c Config, now time.Time) []Aftermath {
 	all := []Aftermath{}
 	for _, v := range o.Verifiers {
-		fetches := slices.DeleteFunc(slices.Clone(o.Fetches), func(f storage.Fetch) bool { return f.Handle != v.Handle })
+		fetches := slices.Clone(o.Fetches)
+		fetches = slices.DeleteFunc(fetches, func(f storage.Fetch) bool { return f.Handle != v.Handle })
 		a := Aftermath{Verifier: v.Name}
 		for _, f := range counting(fetches, now) {
 			a.add(o.expect(f, done, c, now))
@@ -64,8 +65,10 @@ func (o Observed) expect(f storage.Fetch, done Revocation, c Config, now time.Ti
 	has := func(kid string) bool { return slices.Contains(f.KIDs, kid) }
 	inTime := comes != nil && !comes.After(done.ExposedUntil)
 	if a.Trusts = slices.ContainsFunc(done.Revoked, has) && !inTime; a.Trusts {
-		if a.TrustsUntil = comes; a.Stuck && o.cameBack(f) {
-			a.TrustsUntil = done.SecondRotation
+		a.TrustsUntil = comes
+		second := done.SecondRotation
+		if second != nil && o.cameBack(f) && (comes == nil || second.Before(*comes)) {
+			a.TrustsUntil = second
 		}
 	}
 	switch {

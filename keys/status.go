@@ -274,8 +274,8 @@ func (f facts) stepProblems(c Config, now time.Time, add report) {
 	f.incidentProblem(c, now, add)
 	if at := rotatesAt(f.rows, c); len(f.unready) > 0 && now.Sub(at) <= c.Patience+lateAfter {
 		add(LevelWarning, "`keyturn keys readiness` has the evidence; `keyturn keys rotate --when-ready --except "+
-			"NAME` does not wait for one", "the rotation that was due at %s waits for %s, until %s at the latest", stamp(at),
-			named(f.unready), stamp(at.Add(c.Patience)))
+			"NAME` does not wait for one", "the rotation that was due at %s waits for %s, until %s at the latest",
+			stamp(at), named(f.unready), stamp(at.Add(c.Patience)))
 	} else if !at.IsZero() && now.Sub(at) > lateAfter {
 		level := LevelWarning
 		if now.Sub(at) > critLateAfter || secondRotation(f.rows) {

@@ -100,8 +100,8 @@ func TestEveryQueryGetsTheSameKeys(t *testing.T) {
 		query := h.register("orders")
 		plain := h.fetchKeys("", "x")
 		plain.Header.Del("X-Request-Id")
-		for _, q := range []string{query, "?v=aaaaaaaaaaaaaaaa", "?v=", "?v", "?x=1", query + "&x=1", "?v=" + strings.Repeat("a", 3000),
-			"?v=%zz", "?" + strings.ToUpper(query[1:]), query + "%20"} {
+		for _, q := range []string{query, "?v=aaaaaaaaaaaaaaaa", "?v=", "?v", "?x=1", query + "&x=1", "?v=%zz",
+			"?v=" + strings.Repeat("a", 3000), "?" + strings.ToUpper(query[1:]), query + "%20"} {
 			r := h.fetchKeys(q, "x")
 			r.Header.Del("X-Request-Id")
 			r.Header.Set("Date", plain.Header.Get("Date"))
@@ -280,7 +280,8 @@ func TestInventedHandles(t *testing.T) {
 		if n := len(Must(h.Server.db.Fetches().Unnamed(ctx, noon))); n > storage.MaxUnnamedFetches {
 			t.Errorf("%d rows", n)
 		}
-		for name, v := range map[string]keys.VerifierReading{"orders": h.reading("orders"), "billing": h.reading("billing")} {
+		for _, name := range []string{"orders", "billing"} {
+			v := h.reading(name)
 			if !slices.ContainsFunc(v.Sources, func(s keys.SourceReading) bool { return s.Agent == name }) {
 				t.Errorf("%s was pushed out", name)
 			}
@@ -399,8 +400,8 @@ func TestRotateWhenReady(t *testing.T) {
 			strings.Contains(err.Error(), "orders (") {
 			t.Errorf("%v", err)
 		}
-		if _, err := h.Admin.Keys().Rotate(ctx, admin.Gate{WhenReady: true, Except: []string{"biling"}}); !errors.Is(err,
-			admin.ErrNotFound) || !strings.Contains(err.Error(), `did you mean "billing"`) {
+		_, err = h.Admin.Keys().Rotate(ctx, admin.Gate{WhenReady: true, Except: []string{"biling"}})
+		if !errors.Is(err, admin.ErrNotFound) || !strings.Contains(err.Error(), `did you mean "billing"`) {
 			t.Errorf("%v", err)
 		}
 		Must(h.Admin.Keys().Rotate(ctx, admin.Gate{WhenReady: true, Except: []string{"billing"}}))
@@ -443,7 +444,8 @@ func TestReadinessMetrics(t *testing.T) {
 		h.reading("orders")
 		Must(0, h.Server.observed.judge(ctx))
 		for name, want := range map[string]int{"ready": 1, "waiting": 1, "stuck": 0} {
-			if line := fmt.Sprintf("\nkeyturn_verifiers_%s %d\n", name, want); !strings.Contains(textOf(h.Server.AdminHandler(), "/metrics"), line) {
+			line := fmt.Sprintf("\nkeyturn_verifiers_%s %d\n", name, want)
+			if !strings.Contains(h.metricsText(), line) {
 				t.Errorf("no %q", line)
 			}
 		}
@@ -464,4 +466,56 @@ func TestAgents(t *testing.T) {
 			t.Errorf("%q: %q, want %q", agent, got, want)
 		}
 	}
+}
+
+// After a revocation, verifiers that fetched once trust the leaked key, until the second rotation if they came back at
+// the last one. Those on a long timer refuse good tokens after the second rotation. Those that obey max-age are not
+// named.
+func TestAftermath(t *testing.T) {
+	t.Parallel()
+	Each(t, func(t *testing.T, h *Harness) {
+		once, back := h.register("once"), h.register("back")
+		hourly, prompt := h.register("hourly"), h.register("prompt")
+		for _, query := range []string{once, back, hourly, prompt} {
+			h.fetchKeys(query, "v")
+		}
+		h.Step(25 * time.Hour)
+		Must(h.Admin.Keys().Rotate(ctx, admin.Gate{}))
+		h.Step(3 * time.Second)
+		h.fetchKeys(back, "v")
+		for i := range 48 {
+			if i%12 == 0 {
+				h.fetchKeys(hourly, "v")
+			}
+			h.fetchKeys(prompt, "v")
+			h.reading("once")
+			h.Step(5 * time.Minute)
+		}
+		h.fetchKeys(prompt, "v")
+		h.fetchKeys(hourly, "v")
+		h.reading("once")
+		h.Step(time.Minute)
+		status := Must(h.Admin.Keys().Status(ctx))
+		done := Must(h.Admin.Keys().Revoke(ctx, status.Current, false, ""))
+		all := Must(h.Admin.Keys().Aftermaths(ctx, done))
+		byName := map[string]keys.Aftermath{}
+		for _, a := range all {
+			byName[a.Verifier] = a
+		}
+		if a := byName["once"]; !a.Trusts || !a.Stuck || a.TrustsUntil != nil || a.RefusesFrom == nil ||
+			!a.RefusesFrom.Equal(h.Clock.Now()) || a.RefusesUntil != nil {
+			t.Errorf("once: %+v", a)
+		}
+		if a := byName["back"]; !a.Trusts || a.TrustsUntil == nil || !a.TrustsUntil.Equal(*done.SecondRotation) {
+			t.Errorf("back: %+v", a)
+		}
+		a := byName["hourly"]
+		if a.Stuck || a.RefusesFrom == nil || !a.RefusesFrom.Equal(*done.SecondRotation) || a.RefusesUntil == nil ||
+			a.RefusesUntil.Sub(h.Clock.Now()) < 50*time.Minute || a.RefusesUntil.Sub(h.Clock.Now()) > 70*time.Minute {
+			t.Errorf("hourly: %+v", a)
+		}
+		if a, named := byName["prompt"]; named {
+			t.Errorf("prompt: %+v", a)
+		}
+	})
 }

@@ -53,8 +53,8 @@ func (f FetchTimes) Value() (driver.Value, error) {
 	return strings.Join(texts, " "), nil
 }
 
-// timesLength is the length of a full column. It has room for the last fetches at two servers, which write one after the
-// other.
+// timesLength is the length of a full column. It has room for the last fetches at two servers, which write one after
+// the other.
 const timesLength = 2*MaxFetchTimes*14 - 1
 
 // Scan implements sql.Scanner. The times of two servers are out of order.

@@ -40,12 +40,13 @@ func (k keyCommands) aftermathText(verifiers []admin.Aftermath) {
 			k.say("Verifier %s is stuck: it will go on trusting the leaked key until %s.", v.Verifier,
 				until(v.TrustsUntil))
 		} else if v.Trusts {
-			k.say("Verifier %s trusts the leaked key until it fetches the keys again, by its habit until %s.", v.Verifier,
-				until(v.TrustsUntil))
+			k.say("Verifier %s trusts the leaked key until it fetches the keys again, by its habit until %s.",
+				v.Verifier, until(v.TrustsUntil))
 		}
 		if v.RefusesFrom != nil {
+			from := k.when(&admin.Time{Time: *v.RefusesFrom})
 			k.say("Verifier %s: if it reads the keys only on a timer, and not at an unknown kid, it will refuse good "+
-				"tokens from %s until %s.", v.Verifier, k.when(&admin.Time{Time: *v.RefusesFrom}), until(v.RefusesUntil))
+				"tokens from %s until %s.", v.Verifier, from, until(v.RefusesUntil))
 		}
 	}
 }
