@@ -155,11 +155,16 @@ func addressFlag(listen string) []string {
 func (k *keyturn) example(name, listen string, replace ...string) (dir, command string) {
 	k.t.Helper()
 	dir = folder(k.t, name)
-	files, err := examples.Files(name, examples.Reader{Issuer: k.issuer, Audience: k.audience, Listen: listen})
+	reader := examples.Reader{Issuer: k.issuer, Audience: k.audience, Listen: listen, Handle: k.handles[name]}
+	files, err := examples.Files(name, reader)
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	k.do(append([]string{"example", name, "--audience=" + k.audience, "--dir=" + dir}, addressFlag(listen)...)...)
+	flags := addressFlag(listen)
+	if reader.Handle != "" {
+		flags = append(flags, "--verifier="+name)
+	}
+	k.do(append([]string{"example", name, "--audience=" + k.audience, "--dir=" + dir}, flags...)...)
 	for i := range replace {
 		if i%2 == 0 && !strings.Contains(fmt.Sprint(files), replace[i]) {
 			k.t.Fatalf("%s: no %q in it", name, replace[i])
@@ -214,6 +219,7 @@ type keyturn struct {
 	flags                        []string
 	appSecret, apiSecret         string
 	username, password, sub      string
+	handles                      map[string]string // of examples that are registered verifiers
 }
 
 // newKeyturn starts keyturn for a resource, on SQLite or on PostgreSQL. Its clients are app (tokens live for an hour),

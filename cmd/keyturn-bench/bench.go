@@ -48,8 +48,11 @@ type bench struct {
 	bare     *process
 	postgres *site
 	sqlite   *site
-	large    *site   // nil until measureScale makes it
-	others   []*site // servers of other builds, on the database of postgres
+	// a server on the database of postgres that does not count who fetches the keys
+	unobserved *site
+
+	large  *site   // nil until measureScale makes it
+	others []*site // servers of other builds, on the database of postgres
 	figures
 }
 
@@ -81,6 +84,10 @@ func (b *bench) begin(ctx context.Context) error {
 	if b.postgres, err = b.postgresSite(ctx, "postgres", b.o.refreshed, b.o.revoked); err != nil {
 		return err
 	}
+	b.unobserved = &site{name: "postgres", database: b.postgres.database, master: b.postgres.master}
+	if err = b.unobserved.start(b.o.server + " --jwks-observe off"); err != nil {
+		return err
+	}
 	b.sqlite, err = b.site(ctx, "sqlite", "sqlite:"+filepath.Join(b.folder, "sqlite.db"), b.o.refreshed, b.o.revoked)
 	return err
 }
@@ -110,7 +117,7 @@ func (b *bench) site(ctx context.Context, name, database string, grants, revocab
 }
 
 func (b *bench) close() {
-	for _, s := range append(b.others, b.postgres, b.sqlite, b.large) {
+	for _, s := range append(b.others, b.postgres, b.unobserved, b.sqlite, b.large) {
 		if s != nil {
 			s.stopTo(0)
 		}
@@ -176,6 +183,7 @@ func (b *bench) measure(ctx context.Context) error {
 		return err
 	}
 	pieces = append(pieces, b.operations(b.postgres)...)
+	pieces = append(pieces, b.operation("JWKS, not observed", b.unobserved, b.o.workers, fetch(api.PathJWKS)))
 	pieces = append(pieces, b.operations(b.sqlite)...)
 	if err := b.warm(b.postgres, b.sqlite); err != nil {
 		return err
@@ -254,9 +262,7 @@ func (b *bench) limits() ([]piece, error) {
 // operations returns the pieces that measure a server. Earlier ones make tokens for later ones.
 func (b *bench) operations(s *site) []piece {
 	of := func(name string, workers int, next func(int) (call, error)) piece {
-		return piece{name + ", " + s.name, func(span time.Duration) (sample, error) {
-			return b.under(s.pids(), span, load{s.bases(), workers, 0, next})
-		}}
+		return b.operation(name, s, workers, next)
 	}
 	return []piece{
 		of("refresh", b.o.workers, s.refresh(b.o.workers)),
@@ -272,6 +278,13 @@ func (b *bench) operations(s *site) []piece {
 			func(span time.Duration) (sample, error) { return b.besideRefresh(s, span) },
 		},
 	}
+}
+
+// operation returns a piece that measures one kind of request.
+func (b *bench) operation(name string, s *site, workers int, next func(int) (call, error)) piece {
+	return piece{name + ", " + s.name, func(span time.Duration) (sample, error) {
+		return b.under(s.pids(), span, load{s.bases(), workers, 0, next})
+	}}
 }
 
 // paced measures introspections by four clients that pause between calls.
