@@ -24,7 +24,8 @@ var arrows = map[string][]string{
 	"storage":     {"storage/internal/engine"},
 	"keys":        {"clock", "queue", "storage"},
 	"passwords":   {"queue"},
-	"admin":       {"api", "clock", "config", "keys", "passwords", "storage"},
+	"probe":       {},
+	"admin":       {"api", "clock", "config", "keys", "passwords", "probe", "statuslist", "storage"},
 	"server":      {"", "api", "clock", "config", "keys", "passwords", "queue", "statuslist", "storage"},
 	"selfcheck":   {"api"},
 	"examples":    {},
@@ -44,6 +45,7 @@ var strangers = map[string][]string{
 	"storage/internal/engine": {"net/http", "github.com/go-jose", "github.com/gorilla", "github.com/spf13"},
 	"storage":                 {"net/http", "github.com/go-jose", "github.com/gorilla", "github.com/spf13"},
 	"keys":                    {"net/http", "github.com/gorilla", "github.com/spf13"},
+	"probe":                   {"github.com"},
 	"passwords":               {"net/http", "github.com/gorilla", "github.com/spf13"},
 	"admin": {
 		"github.com/go-jose",

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/keyturn/keyturn/api"
 	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/probe"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -31,6 +33,8 @@ type ClientSpec struct {
 	// KeepRefresh turns the rotation of refresh tokens off (RFC 9700 §4.14.2 permits it for confidential clients).
 	KeepRefresh bool
 	Claims      []string // claims of its access tokens besides the usual ones: storage.ClaimUsername
+	// scheme, host and port of the API of a resource server, where a probe may send tokens; "": nowhere
+	ProbeOrigin string
 }
 
 // ClientSecret is a client with the secret that keyturn made for it, which is shown once.
@@ -167,10 +171,31 @@ func describeClient(c *storage.Client, spec ClientSpec) error {
 	if err := checkTokenRules(spec); err != nil {
 		return err
 	}
+	origin, err := probeOrigin(spec)
+	if err != nil {
+		return err
+	}
+	c.ProbeOrigin = origin
 	c.RefreshRotation, c.Claims = !spec.KeepRefresh, unique(spec.Claims)
 	c.Grants, c.Scope, c.Audiences = unique(spec.Grants), strings.Join(unique(words), " "), unique(spec.Audiences)
 	c.Resource, c.AccessTTL, c.TokenTyp = spec.Resource, storage.Duration(spec.AccessTTL), string(typ)
 	return nil
+}
+
+// probeOrigin checks the origin that a probe may send tokens to, and returns it in its usual form.
+func probeOrigin(spec ClientSpec) (string, error) {
+	if spec.ProbeOrigin == "" {
+		return "", nil
+	}
+	if spec.Resource == "" {
+		return "", invalid("probe origin: only a resource server (--resource) has one")
+	}
+	origin, err := probe.Origin(spec.ProbeOrigin)
+	u, e := url.Parse(spec.ProbeOrigin)
+	if err != nil || e != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
+		return "", invalid("probe origin %q: want scheme and host, for instance https://api.example.com", spec.ProbeOrigin)
+	}
+	return origin, nil
 }
 
 // checkTokenRules checks what is special about the tokens of a client.
@@ -233,6 +258,7 @@ func (a Clients) Update(ctx context.Context, id string, change func(*ClientSpec)
 
 		KeepRefresh: !c.RefreshRotation,
 		Claims:      c.Claims,
+		ProbeOrigin: c.ProbeOrigin,
 	}
 	change(&spec)
 	before := c

@@ -111,6 +111,9 @@ func (l *LifeCycle) observe(ctx context.Context, rows []storage.SigningKey) (o O
 		return o, err
 	}
 	o.Introspects, err = db.Sightings().Introspects(ctx, l.ring.options.Now().Add(-SeenRecently))
+	if next := find(rows, storage.KeyNext); next != nil && err == nil {
+		o.Accepted, err = db.Probes().Accepted(ctx, next.KID)
+	}
 	return o, err
 }
 

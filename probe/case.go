@@ -54,7 +54,7 @@ const (
 	withNext    = "next"
 )
 
-// noToken, garbage and good are the cases by which all others are judged.
+// Cases that the run treats in a way of their own.
 const (
 	caseNone    = "none"
 	caseGarbage = "garbage"
@@ -64,6 +64,7 @@ const (
 	caseJKU     = "jku"
 	caseX5U     = "x5u"
 	caseUnknown = "unknown-kid"
+	caseEnded   = "ended"
 )
 
 // unknownKIDs is how many tokens with different unknown kids are presented.
@@ -100,8 +101,8 @@ func signed(id, what string, weight Weight, expected Outcome, change func(claims
 }
 
 // typed is a case of a good token with another typ.
-func typed(id, what, typ string) Case {
-	return Case{ID: id, Group: Signed, What: what, Expected: Refused, Weight: Must, Mend: mends["typ"],
+func typed(id, what, typ string, weight Weight) Case {
+	return Case{ID: id, Group: Signed, What: what, Expected: Refused, Weight: weight, Mend: mends["typ"],
 		make: func(m *mint) (string, error) { return m.signer.Sign(Header{Typ: typ}, m.good()) }}
 }
 
@@ -173,14 +174,14 @@ func signedCases() []Case {
 		signed("iss-other", "another issuer", Must, Refused, set("iss", OtherIssuer)),
 		signed("iss-slash", "the issuer with a slash at its end", Must, Refused,
 			func(c claims) { c["iss"] = c["iss"].(string) + "/" }),
-		typed("typ-jwt", "typ JWT", typJWT),
-		typed("typ-none", "no typ", ""),
-		typed("typ-other", "another typ", TypOther),
+		typed("typ-jwt", "typ JWT, which a client may have been given (--token-typ)", typJWT, Should),
+		typed("typ-none", "no typ", "", Must),
+		typed("typ-other", "another typ", TypOther, Must),
 		signed("no-sub", "no sub", Should, Refused, without("sub")),
-		{ID: "ended", Group: Signed, What: "its login has ended", Expected: Either, Weight: Should, Mend: mends["ended"],
+		{ID: caseEnded, Group: Signed, What: "its login has ended", Expected: Either, Weight: Should, Mend: mends["ended"],
 			make: func(m *mint) (string, error) {
 				c := m.good()
-				m.ended.in(c)
+				m.Ended.in(c)
 				return m.signer.Sign(Header{Typ: typAccessToken}, c)
 			}},
 	}
@@ -197,7 +198,7 @@ func forgedCases() []Case {
 		forged("hs256-der", "alg HS256, under the public key as DER", Must, keyed(asDER)),
 		forged("hs256-modulus", "alg HS256, under the modulus of the public key", Must, keyed(asModulus)),
 		forged("other-key", "signed by another key, under the right kid", Must, (*mint).otherKey),
-		forged("jwk", "signed by a key in its own header (jwk)", Must, (*mint).ownKey),
+		forged("jwk", "signed by a key in its own header (jwk)", Must, (*mint).keyInHeader),
 		forged(caseJKU, "signed by a key at a URL in its header (jku)", Must, (*mint).keyAtURL),
 		forged(caseX5U, "signed by a certificate at a URL in its header (x5u)", Must, (*mint).certificateAtURL),
 		forged("crit", "an extension that must be understood (crit)", Must, (*mint).critical),

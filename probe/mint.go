@@ -54,8 +54,7 @@ const SampleID = "AAAAAAAAAAAAAAAAAAAAAA"
 type Identity struct {
 	Issuer, Resource string
 	Subject, Client  string
-	Scope            string
-	Login, Ended     Session // the second has ended
+	Alive, Ended     Session // the second has ended
 }
 
 // Session is a login of a run.
@@ -78,10 +77,10 @@ type claims = map[string]any
 // mint makes the tokens of a run.
 type mint struct {
 	Identity
+	scope        string
 	signer, next Signer
-	ended        Session
 	decoy        *decoy
-	own          *rsa.PrivateKey // of somebody else than the issuer
+	own          *rsa.PrivateKey // of somebody else than the issuer; nil: not made yet
 	now          func() time.Time
 }
 
@@ -96,10 +95,10 @@ func (m *mint) good() claims {
 		"exp":       now + lifetime,
 		"iat":       now,
 		"jti":       SampleID,
-		"scope":     m.Scope,
+		"scope":     m.scope,
 		"auth_time": now,
 	}
-	m.Login.in(c)
+	m.Alive.in(c)
 	return c
 }
 
@@ -128,11 +127,26 @@ func (m *mint) header(alg string, more claims) claims {
 	return h
 }
 
+// keyBits is the size of the key of somebody else.
+const keyBits = 2048
+
+// ownKey returns the key of somebody else.
+func (m *mint) ownKey() (key *rsa.PrivateKey, err error) {
+	if m.own == nil {
+		m.own, err = rsa.GenerateKey(rand.Reader, keyBits)
+	}
+	return m.own, err
+}
+
 // forge signs a good token by the key of somebody else.
 func (m *mint) forge(more claims) (string, error) {
+	own, err := m.ownKey()
+	if err != nil {
+		return "", err
+	}
 	text := part(m.header("RS256", more)) + "." + part(m.good())
 	sum := sha256.Sum256([]byte(text))
-	signature, err := rsa.SignPKCS1v15(rand.Reader, m.own, crypto.SHA256, sum[:])
+	signature, err := rsa.SignPKCS1v15(rand.Reader, own, crypto.SHA256, sum[:])
 	return text + "." + base64.RawURLEncoding.EncodeToString(signature), err
 }
 
@@ -170,20 +184,26 @@ func (m *mint) unknownKID() (string, error) {
 	return m.forge(claims{"kid": "keyturn-probe-" + rand.Text()})
 }
 
-// jwk returns the public half of the own key as a JWK (RFC 7517 §4).
-func (m *mint) jwk() claims {
+// jwk returns the public half of a key as a JWK (RFC 7517 §4).
+func (m *mint) jwk(own *rsa.PrivateKey) claims {
 	encode := base64.RawURLEncoding.EncodeToString
 	return claims{
 		"kty": "RSA",
 		"use": "sig",
 		"alg": "RS256",
 		"kid": m.signer.KID(),
-		"n":   encode(m.own.N.Bytes()),
-		"e":   encode(big.NewInt(int64(m.own.E)).Bytes()),
+		"n":   encode(own.N.Bytes()),
+		"e":   encode(big.NewInt(int64(own.E)).Bytes()),
 	}
 }
 
-func (m *mint) ownKey() (string, error) { return m.forge(claims{"jwk": m.jwk()}) }
+func (m *mint) keyInHeader() (string, error) {
+	own, err := m.ownKey()
+	if err != nil {
+		return "", err
+	}
+	return m.forge(claims{"jwk": m.jwk(own)})
+}
 
 func (m *mint) keyAtURL() (string, error) { return m.forge(claims{"jku": m.decoy.keysURL()}) }
 
@@ -198,7 +218,7 @@ func (m *mint) critical() (string, error) {
 // altered changes a good token after it was signed.
 func altered(change func(head, payload, signature string) string) func(*mint) (string, error) {
 	return func(m *mint) (string, error) {
-		token, err := m.goodToken(m.Login)
+		token, err := m.goodToken(m.Alive)
 		if err != nil {
 			return "", err
 		}

@@ -2,8 +2,6 @@ package probe
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
 	"fmt"
 	"net"
 	"net/http"
@@ -11,25 +9,31 @@ import (
 	"time"
 )
 
-// Plan is one run.
+// Plan says what to probe.
 type Plan struct {
 	Consent
-	Identity
 	URL        string
-	Signer     Signer
-	Next       Signer // nil: without a token of the next key
+	Scope      string // of good tokens
 	Endless    bool   // with a token without exp
 	Revocation bool   // also end a login, and wait for the API to refuse its token
 
-	Now       func() time.Time                       // nil: time.Now
-	Resolve   Resolver                               // nil: the resolver of the system
-	Transport func() *http.Transport                 // nil: one with the authorities of the system
-	Dial      Dialer                                 // nil: that of the system
-	Pause     time.Duration                          // between requests; 0: Pause
-	End       func(context.Context) (Session, error) // makes a login and ends it when called a second time
-	Fetched   func(context.Context) (int64, error)   // counts the fetches of the JWKS by the API; nil: unknown
-	Settle    time.Duration                          // until Fetched knows of a fetch
-	Limit     time.Duration                          // of the wait for a refusal; 0: MaxLifetime
+	Now       func() time.Time       // nil: time.Now
+	Resolve   Resolver               // nil: the resolver of the system
+	Transport func() *http.Transport // nil: one with the authorities of the system
+	Dial      Dialer                 // nil: that of the system
+	Pause     time.Duration          // between requests; 0: Pause
+	Limit     time.Duration          // of the wait for a refusal; 0: MaxLifetime
+}
+
+// Tokens are what the tokens of a run are made of.
+type Tokens struct {
+	Identity
+	Signer  Signer
+	Next    Signer                                 // nil: without a token of the next key
+	Login   func(context.Context) (Session, error) // makes a login; only for Plan.Revocation
+	End     func(context.Context, Session) error   // ends it
+	Fetched func(context.Context) (int64, error)   // counts the fetches of the JWKS by the API; nil: unknown
+	Settle  time.Duration                          // until Fetched knows of a fetch
 }
 
 // Result is one case and its outcome.
@@ -73,9 +77,10 @@ func (r Report) Red() (n int) {
 // OK reports whether all cases were presented, and none is red.
 func (r Report) OK() bool { return r.Stopped == "" && r.Red() == 0 }
 
-// runner is a run in progress.
-type runner struct {
-	Plan
+// Probe is one run.
+type Probe struct {
+	plan    Plan
+	tokens  Tokens
 	api     *target
 	mint    *mint
 	decoy   *decoy
@@ -85,36 +90,17 @@ type runner struct {
 	asked   time.Time
 }
 
-// keyBits is the size of the key of somebody else.
-const keyBits = 2048
-
-// Run checks the guards and presents all cases. It returns a *GuardError if a guard refuses. A report comes with every
-// other error, too.
-func Run(ctx context.Context, p Plan) (Report, error) {
-	r, err := begin(ctx, p)
-	if err != nil {
-		return Report{URL: p.URL}, err
-	}
-	err = r.run(ctx)
-	r.report.Requests = r.api.sent
-	if r.decoy != nil {
-		r.decoy.close()
-	}
-	return r.report, err
-}
-
-// Check resolves the URL and checks the guards, without any token.
-func Check(ctx context.Context, p Plan) error {
-	_, err := begin(ctx, p)
-	return err
-}
-
-func begin(ctx context.Context, p Plan) (*runner, error) {
+// Prepare checks the guards and asks the API for its consent. It sends no token. It returns a *GuardError if a guard
+// refuses.
+func Prepare(ctx context.Context, p Plan) (*Probe, error) {
 	if p.Now == nil {
 		p.Now = time.Now
 	}
 	if p.Limit == 0 {
 		p.Limit = MaxLifetime
+	}
+	if p.Pause == 0 {
+		p.Pause = Pause
 	}
 	if p.Resolve == nil {
 		p.Resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
@@ -131,26 +117,31 @@ func begin(ctx context.Context, p Plan) (*runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.Pause > 0 {
-		t.pause = p.Pause
+	if err := t.checkConsent(ctx, p.Consent); err != nil {
+		return nil, err
 	}
-	r := &runner{Plan: p, api: t, report: Report{URL: p.URL, Results: []Result{}}}
-	return r, t.checkConsent(ctx, p.Consent)
+	return &Probe{plan: p, api: t, report: Report{URL: p.URL, Results: []Result{}}}, nil
+}
+
+// Run presents all cases. It returns a *GuardError if it may send no more requests. A report comes with every error.
+func (r *Probe) Run(ctx context.Context, t Tokens) (Report, error) {
+	r.tokens = t
+	err := r.run(ctx)
+	r.report.Requests = r.api.sent
+	if r.decoy != nil {
+		r.decoy.close()
+	}
+	return r.report, err
 }
 
 // run presents the cases in their order.
-func (r *runner) run(ctx context.Context) error {
-	own, err := rsa.GenerateKey(rand.Reader, keyBits)
-	if err != nil {
-		return err
-	}
+func (r *Probe) run(ctx context.Context) error {
 	r.mint = &mint{
-		Identity: r.Identity,
-		signer:   r.Signer,
-		next:     r.Next,
-		ended:    r.Identity.Ended,
-		own:      own,
-		now:      r.Now,
+		Identity: r.tokens.Identity,
+		scope:    r.plan.Scope,
+		signer:   r.tokens.Signer,
+		next:     r.tokens.Next,
+		now:      r.plan.Now,
 	}
 	for _, c := range cases {
 		if r.has(c) {
@@ -159,7 +150,7 @@ func (r *runner) run(ctx context.Context) error {
 			}
 		}
 	}
-	if r.Revocation {
+	if r.plan.Revocation {
 		if err := r.revoke(ctx); err != nil {
 			return err
 		}
@@ -168,27 +159,30 @@ func (r *runner) run(ctx context.Context) error {
 }
 
 // has reports whether the run has a case.
-func (r *runner) has(c Case) bool {
+func (r *Probe) has(c Case) bool {
 	switch c.optional {
 	case withScope:
-		return r.Scope != ""
+		return r.plan.Scope != ""
 	case withEndless:
-		return r.Endless
+		return r.plan.Endless
 	case withNext:
-		return r.Next != nil
+		return r.tokens.Next != nil
 	}
 	return true
 }
 
 // present presents the token of a case, and judges the answer.
-func (r *runner) present(ctx context.Context, c Case) error {
+func (r *Probe) present(ctx context.Context, c Case) error {
 	if (c.ID == caseJKU || c.ID == caseX5U) && r.decoy == nil {
 		local := net.IPv4(127, 0, 0, 1)
 		if used := r.api.local.Load(); used != nil {
 			local = *used
 		}
-		var err error
-		if r.decoy, err = newDecoy(local, r.mint.jwk(), r.mint.own, r.Now()); err != nil {
+		own, err := r.mint.ownKey()
+		if err != nil {
+			return err
+		}
+		if r.decoy, err = newDecoy(local, r.mint.jwk(own), own, r.plan.Now()); err != nil {
 			return fmt.Errorf("decoy: %w", err)
 		}
 		r.mint.decoy = r.decoy
@@ -196,9 +190,9 @@ func (r *runner) present(ctx context.Context, c Case) error {
 	times := 1
 	if c.ID == caseUnknown {
 		times = unknownKIDs
-		if r.Fetched != nil {
+		if r.tokens.Fetched != nil {
 			var err error
-			if r.fetched, err = r.Fetched(ctx); err != nil {
+			if r.fetched, err = r.tokens.Fetched(ctx); err != nil {
 				return err
 			}
 		}
@@ -230,7 +224,7 @@ func (r *runner) present(ctx context.Context, c Case) error {
 }
 
 // judge says what an answer means: an answer like that to a good token, or a success, is an acceptance.
-func (r *runner) judge(c Case, a answer) Result {
+func (r *Probe) judge(c Case, a answer) Result {
 	result := Result{Case: c, Got: Refused, Status: a.status}
 	likeGood := c.ID != caseNone && c.ID != caseGarbage && a.status == r.good.status
 	switch {
@@ -255,11 +249,14 @@ func (r *runner) judge(c Case, a answer) Result {
 		wrong = false
 	}
 	result.Red = result.Red || wrong && c.Weight == Must
+	if !wrong && !result.Red && !(c.ID == caseEnded && result.Got == Accepted) {
+		result.Mend = ""
+	}
 	return result
 }
 
 // conclude stops the run if its controls tell nothing.
-func (r *runner) conclude(c Case, result Result) {
+func (r *Probe) conclude(c Case, result Result) {
 	switch c.ID {
 	case caseNone:
 		if result.Got == Failed {
@@ -268,7 +265,7 @@ func (r *runner) conclude(c Case, result Result) {
 	case caseGood:
 		r.compare(result)
 	case caseNext:
-		r.report.NextKID, r.report.NextOK = r.Next.KID(), result.Got == Accepted
+		r.report.NextKID, r.report.NextOK = r.tokens.Next.KID(), result.Got == Accepted
 	case caseLast:
 		if result.Got != Accepted {
 			r.report.Stopped = "at the end the API refused a good token as well: its other answers may mean nothing"
@@ -277,7 +274,7 @@ func (r *runner) conclude(c Case, result Result) {
 }
 
 // compare stops the run unless the API answers a good token in another way than none and a text that is no token.
-func (r *runner) compare(good Result) {
+func (r *Probe) compare(good Result) {
 	none, garbage := r.report.Results[0], r.report.Results[1]
 	last := &r.report.Results[len(r.report.Results)-1]
 	switch {
@@ -295,8 +292,8 @@ func (r *runner) compare(good Result) {
 }
 
 // revoke ends a login and presents its token until the API refuses it.
-func (r *runner) revoke(ctx context.Context) error {
-	session, err := r.End(ctx)
+func (r *Probe) revoke(ctx context.Context) error {
+	session, err := r.tokens.Login(ctx)
 	if err != nil {
 		return err
 	}
@@ -312,17 +309,17 @@ func (r *runner) revoke(ctx context.Context) error {
 		r.report.Stopped = "the API refused the token whose login was to be ended"
 		return nil
 	}
-	if _, err := r.End(ctx); err != nil {
+	if err := r.tokens.End(ctx, session); err != nil {
 		return err
 	}
 	ended, e := time.Now(), &Ending{}
 	r.report.Revocation = e
-	for time.Since(ended) < r.Limit {
+	for time.Since(ended) < r.plan.Limit {
 		left := MaxRequests - r.api.sent
 		if left == 0 {
 			break
 		}
-		pause := (r.Limit - time.Since(ended)) / time.Duration(left)
+		pause := (r.plan.Limit - time.Since(ended)) / time.Duration(left)
 		select {
 		case <-time.After(max(pause, r.api.pause)):
 		case <-ctx.Done():
@@ -340,16 +337,16 @@ func (r *runner) revoke(ctx context.Context) error {
 }
 
 // countFetches counts the fetches of the JWKS that tokens with an unknown kid have caused.
-func (r *runner) countFetches(ctx context.Context) error {
-	if r.Fetched == nil {
+func (r *Probe) countFetches(ctx context.Context) error {
+	if r.tokens.Fetched == nil {
 		return nil
 	}
 	select {
-	case <-time.After(r.Settle - time.Since(r.asked)):
+	case <-time.After(r.tokens.Settle - time.Since(r.asked)):
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	n, err := r.Fetched(ctx)
+	n, err := r.tokens.Fetched(ctx)
 	if err != nil {
 		return err
 	}

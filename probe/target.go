@@ -98,7 +98,7 @@ func newTarget(ctx context.Context, p Plan) (*target, error) {
 	if u.Fragment != "" || strings.HasSuffix(text, "#") {
 		return nil, refuse("--url: %q has a fragment", text)
 	}
-	t := &target{url: u, loopback: isLoopbackName(u.Hostname()), connect: p.Dial, pause: Pause}
+	t := &target{url: u, loopback: isLoopbackName(u.Hostname()), connect: p.Dial, pause: p.Pause}
 	if u.Scheme != "https" && !t.loopback {
 		return nil, refuse("%s is not https: tokens would travel in the clear", origin)
 	}

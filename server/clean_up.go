@@ -93,7 +93,7 @@ func (s *cleaner) cleanUpOnce(ctx context.Context) error {
 	return nil
 }
 
-// cleanObservations deletes what was observed too long ago, or is too much.
+// cleanObservations deletes what was observed too long ago, or is too much, and what killed probes have left.
 func (s *cleaner) cleanObservations(ctx context.Context, now time.Time) error {
 	for range cleanUpBatches {
 		more, err := s.db.Fetches().Clean(ctx, now.Add(-storage.FetchAge), cleanUpBatch)
@@ -104,8 +104,10 @@ func (s *cleaner) cleanObservations(ctx context.Context, now time.Time) error {
 			break
 		}
 	}
-	_, err := s.db.Sightings().Clean(ctx, now.Add(-storage.FetchAge), cleanUpBatch)
-	return err
+	if _, err := s.db.Sightings().Clean(ctx, now.Add(-storage.FetchAge), cleanUpBatch); err != nil {
+		return err
+	}
+	return s.db.Probes().Clean(ctx, now)
 }
 
 // cleanFailures deletes stale rows, and then counters of few failures that have not changed for a day. It resumes where

@@ -24,7 +24,6 @@ const (
 	maxSightings      = 10_000 // audiences and clients
 	maxAgent          = 64     // characters of a User-Agent
 	burst             = time.Second
-	flushInterval     = 10 * time.Second
 	readinessInterval = time.Minute
 )
 
@@ -244,7 +243,7 @@ func (o *observations) readHandles(ctx context.Context) error {
 
 // keep writes what changed every ten seconds, and judges the verifiers every minute, until the context ends.
 func (o *observations) keep(ctx context.Context) {
-	tick := time.NewTicker(flushInterval)
+	tick := time.NewTicker(storage.FetchInterval)
 	defer tick.Stop()
 	var judged time.Time
 	for {

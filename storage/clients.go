@@ -41,6 +41,8 @@ type Client struct {
 	RefreshRotation bool `db:"refresh_rotation" json:"refresh_rotation"`
 	// claims of its access tokens besides the usual ones: ClaimUsername
 	Claims List `db:"claims" json:"claims"`
+	// of a resource server: scheme, host and port of its API, where `keyturn probe` may send tokens; "" for none
+	ProbeOrigin string `db:"probe_origin" json:"probe_origin"`
 	// incremented to end all grants of the client
 	Epoch int64 `db:"epoch" json:"-"`
 	// above 0; random at first, incremented by every change
@@ -54,7 +56,7 @@ type Client struct {
 const ClaimUsername = "username"
 
 const clientColumns = `id, public, secret_hash, previous_secret_hash, previous_expires_at, grants, scope, audiences,
-	resource, access_ttl, token_typ, refresh_rotation, claims, epoch, revision, created_at, updated_at, disabled_at`
+	resource, access_ttl, token_typ, refresh_rotation, claims, probe_origin, epoch, revision, created_at, updated_at, disabled_at`
 
 // Clients is the table of clients.
 type Clients struct{ db *DB }
@@ -66,30 +68,36 @@ func (d *DB) Clients() Clients { return Clients{d} }
 // deleted client of the same id becomes valid again. ErrConflict if the id is taken.
 func (c Clients) Create(ctx context.Context, by Actor, client Client) error {
 	return c.db.inTx(ctx, "create client", func(t *tx) error {
-		if _, err := t.Change(`INSERT INTO clients (`+clientColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
-			$11, $12, $13, $14, $15, $16, $17, $18)`,
-			client.ID,
-			client.Public,
-			client.SecretHash,
-			client.PreviousSecretHash,
-			client.PreviousExpiresAt,
-			client.Grants,
-			client.Scope,
-			client.Audiences,
-			client.Resource,
-			client.AccessTTL,
-			client.TokenTyp,
-			client.RefreshRotation,
-			client.Claims,
-			client.CreatedAt.UnixMilli(),
-			randomID(),
-			client.CreatedAt,
-			client.UpdatedAt,
-			client.DisabledAt); err != nil {
+		if err := t.insertClient(client); err != nil {
 			return err
 		}
 		return t.audit(by, client.CreatedAt.Time, Event{"client.create", client.ID, client.details()})
 	})
+}
+
+func (t *tx) insertClient(client Client) error {
+	_, err := t.Change(`INSERT INTO clients (`+clientColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
+		$11, $12, $13, $14, $15, $16, $17, $18, $19)`,
+		client.ID,
+		client.Public,
+		client.SecretHash,
+		client.PreviousSecretHash,
+		client.PreviousExpiresAt,
+		client.Grants,
+		client.Scope,
+		client.Audiences,
+		client.Resource,
+		client.AccessTTL,
+		client.TokenTyp,
+		client.RefreshRotation,
+		client.Claims,
+		client.ProbeOrigin,
+		client.CreatedAt.UnixMilli(),
+		randomID(),
+		client.CreatedAt,
+		client.UpdatedAt,
+		client.DisabledAt)
+	return err
 }
 
 // details returns what the audit trail keeps of a client.
@@ -105,6 +113,7 @@ func (c Client) details() map[string]any {
 
 		"refresh_rotation": c.RefreshRotation,
 		"claims":           c.Claims,
+		"probe_origin":     c.ProbeOrigin,
 	}
 }
 
@@ -202,8 +211,8 @@ func (c Clients) Update(ctx context.Context, by Actor, before, client Client, no
 	return c.db.inTx(ctx, "update client", func(t *tx) error {
 		if err := t.ChangeAsRead(
 			`UPDATE clients SET grants = $1, scope = $2, audiences = $3, resource = $4, access_ttl = $5,
-			token_typ = $6, refresh_rotation = $7, claims = $8, updated_at = $9, revision = revision + 1
-			WHERE id = $10 AND revision = $11`,
+			token_typ = $6, refresh_rotation = $7, claims = $8, probe_origin = $9, updated_at = $10,
+			revision = revision + 1 WHERE id = $11 AND revision = $12`,
 			client.Grants,
 			client.Scope,
 			client.Audiences,
@@ -212,6 +221,7 @@ func (c Clients) Update(ctx context.Context, by Actor, before, client Client, no
 			client.TokenTyp,
 			client.RefreshRotation,
 			client.Claims,
+			client.ProbeOrigin,
 			At(now),
 			client.ID,
 			client.Revision,

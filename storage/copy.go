@@ -9,7 +9,8 @@ import (
 	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
-// copiedTables are all tables except the leases, the replicas and the schema version, which belong to one database.
+// copiedTables are all tables except the leases, the replicas, the running probes and the schema version, which belong
+// to one database.
 var copiedTables = []string{
 	"meta",
 	"users",
@@ -30,6 +31,7 @@ var copiedTables = []string{
 	"verifiers",
 	"jwks_fetches",
 	"sightings",
+	"probe_reports",
 }
 
 // MetaMoved names the value that says where a database was copied to.

@@ -38,6 +38,9 @@ type Fetch struct {
 	Count   int64      `db:"count" json:"count"`
 }
 
+// FetchInterval is how often a server writes the fetches.
+const FetchInterval = 10 * time.Second
+
 // MaxFetchTimes is how many fetches of a source are kept: they have three gaps.
 const MaxFetchTimes = 4
 
@@ -153,6 +156,20 @@ func (f Fetches) Unnamed(ctx context.Context, since time.Time) ([]Fetch, error) 
 	return engine.ReadSlowly[Fetch](ctx, f.db.engine, engine.PageTimeout, "JWKS fetches", `SELECT `+fetchColumns+`
 		FROM jwks_fetches WHERE handle = '' AND last_at >= $1 ORDER BY last_at DESC, source, agent LIMIT $2`,
 		At(since), MaxUnnamedFetches)
+}
+
+// CountFetches returns how often verifiers of a resource have fetched the JWKS, as far as it is written; ok is false if
+// none is registered.
+func (f Fetches) CountFetches(ctx context.Context, resource string) (n int64, ok bool, err error) {
+	var row struct {
+		Verifiers int64 `db:"verifiers"`
+		Count     int64 `db:"count"`
+	}
+	err = f.db.engine.Get(ctx, "JWKS fetches", &row, `SELECT
+		(SELECT COUNT(*) FROM verifiers WHERE resource = $1) AS verifiers,
+		CAST(COALESCE((SELECT SUM(f.count) FROM jwks_fetches f JOIN verifiers v ON v.handle = f.handle
+			WHERE v.resource = $1), 0) AS BIGINT) AS count`, resource)
+	return row.Count, row.Verifiers > 0, err
 }
 
 // Clean deletes up to limit old rows: those from before a time, except the last of a registered verifier, those of

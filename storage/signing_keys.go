@@ -194,6 +194,18 @@ func (k SigningKeys) Reserve(ctx context.Context, kid string, until time.Time) (
 	return reserved.Time, err
 }
 
+// ReserveProbe advances the time after which no token of the current or the next key is valid, for the tokens of a
+// probe. ErrNotFound if the key is neither.
+func (k SigningKeys) ReserveProbe(ctx context.Context, kid string, until time.Time) error {
+	n, err := k.db.engine.Change(ctx, "reserve probe",
+		`UPDATE signing_keys SET signs_until = CASE WHEN signs_until < $1 THEN $1 ELSE signs_until END
+		WHERE kid = $2 AND state IN ('current', 'next')`, At(until), kid)
+	if err == nil && n == 0 {
+		err = ErrNotFound
+	}
+	return err
+}
+
 // keysChannel is the NOTIFY channel for changes of the keys.
 const keysChannel = "keyturn_keys"
 

@@ -36,15 +36,7 @@ func (d *DB) Users() Users { return Users{d} }
 func (u Users) Create(ctx context.Context, by Actor, user User) (User, error) {
 	user.ID = randomID()
 	return user, u.db.inTx(ctx, "create user", func(t *tx) error {
-		if _, err := t.Change(`INSERT INTO users (`+userColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-			user.ID,
-			user.Sub,
-			user.Username,
-			user.PasswordHash,
-			user.Roles,
-			user.Epoch,
-			user.CreatedAt,
-			user.DisabledAt); err != nil {
+		if err := t.insertUser(user); err != nil {
 			return err
 		}
 		return t.audit(
@@ -53,6 +45,19 @@ func (u Users) Create(ctx context.Context, by Actor, user User) (User, error) {
 			Event{"user.create", user.Sub, map[string]any{"username": user.Username, "roles": user.Roles}},
 		)
 	})
+}
+
+func (t *tx) insertUser(user User) error {
+	_, err := t.Change(`INSERT INTO users (`+userColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		user.ID,
+		user.Sub,
+		user.Username,
+		user.PasswordHash,
+		user.Roles,
+		user.Epoch,
+		user.CreatedAt,
+		user.DisabledAt)
+	return err
 }
 
 // ByUsername reads one user. ErrNotFound.

@@ -52,6 +52,7 @@ func (a *app) root() *cobra.Command {
 		grantCommands{a}.root(),
 		keyCommands{a}.root(),
 		verifierCommands{a}.root(),
+		probeCommand{a}.root(),
 		auditCommands{a}.root(),
 		exampleCommand{a}.root(),
 		doctorCommand{a}.root(),

@@ -56,6 +56,7 @@ type clientFlags struct {
 	resource, accessTTL, typ string
 	rotation                 string
 	claims                   []string
+	probeOrigin              string
 }
 
 func (f *clientFlags) add(flags *pflag.FlagSet) {
@@ -73,6 +74,9 @@ func (f *clientFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.rotation, "refresh-rotation", "",
 		"on, or off for a confidential client that holds one fixed refresh token: a stolen one then goes unnoticed "+
 			"(default: on)")
+	flags.StringVar(&f.probeOrigin, "probe-origin", "",
+		"of a resource server: scheme and host where `keyturn probe` may send tokens, for instance "+
+			"https://api.example.com; an empty value for none")
 	flags.StringSliceVar(&f.claims, "claim", nil,
 		"claim to add to the client's access tokens: username, as preferred_username; an empty value for none")
 }
@@ -93,6 +97,9 @@ func (f *clientFlags) apply(flags *pflag.FlagSet, spec *admin.ClientSpec) error 
 	}
 	if flags.Changed("token-typ") {
 		spec.TokenTyp = f.typ
+	}
+	if flags.Changed("probe-origin") {
+		spec.ProbeOrigin = f.probeOrigin
 	}
 	if flags.Changed("claim") {
 		spec.Claims = slices.DeleteFunc(f.claims, func(claim string) bool { return claim == "" })
@@ -225,6 +232,7 @@ func (c clientCommands) clientPairs(client admin.Client) [][2]string {
 		{"token_typ", client.TokenTyp},
 		{"refresh_rotation", onOff(client.RefreshRotation)},
 		{"claims", orDash(strings.Join(client.Claims, " "))},
+		{"probe_origin", orDash(client.ProbeOrigin)},
 		{"previous_expires_at", c.when(client.PreviousExpiresAt)},
 		{"created_at", c.when(&client.CreatedAt)},
 		{"disabled_at", c.when(client.DisabledAt)},

@@ -6,8 +6,31 @@
 -- first, each in 13 digits.
 --
 -- sightings: when something was last seen: a resource server that introspected, an audience that got a token.
+--
+-- probe_runs: probes that are running, or were killed. Each has a client and a user of its own, which go with it.
+--
+-- probe_reports: the last reports of each resource server. next_kid is the key whose token the API accepted before it signs; '' if none was.
 
 -- +goose Up
+
+ALTER TABLE clients ADD COLUMN probe_origin TEXT NOT NULL DEFAULT '';
+
+CREATE TABLE probe_runs (
+    id         BIGINT PRIMARY KEY,
+    client_id  TEXT NOT NULL,
+    user_id    BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL
+);
+
+CREATE TABLE probe_reports (
+    id        BIGINT PRIMARY KEY,
+    client_id TEXT NOT NULL,
+    at        BIGINT NOT NULL,
+    next_kid  TEXT NOT NULL,
+    report    TEXT NOT NULL
+);
+
+CREATE INDEX probe_reports_by_client ON probe_reports (client_id, at);
 
 CREATE TABLE verifiers (
     name       TEXT PRIMARY KEY,

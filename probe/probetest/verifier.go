@@ -1,9 +1,9 @@
-package probe_test
+// Package probetest has a resource server for tests, which can be wrong in one way at a time.
+package probetest
 
 import (
 	"crypto"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -16,55 +16,23 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/keyturn/keyturn/probe"
 )
 
-// issuer signs tokens as keyturn does, as far as a verifier can tell.
-type issuer struct {
-	key *rsa.PrivateKey
-	kid string
-}
-
-func (i issuer) KID() string            { return i.kid }
-func (i issuer) Public() *rsa.PublicKey { return &i.key.PublicKey }
-
-func (i issuer) Sign(h probe.Header, claims map[string]any) (string, error) {
-	header := map[string]any{"alg": "RS256", "kid": i.kid}
-	if h.Typ != "" {
-		header["typ"] = h.Typ
-	}
-	if h.Critical {
-		header["crit"], header[probe.CriticalName] = []string{probe.CriticalName}, true
-	}
-	text := encode(header) + "." + encode(claims)
-	sum := sha256.Sum256([]byte(text))
-	signature, err := rsa.SignPKCS1v15(rand.Reader, i.key, crypto.SHA256, sum[:])
-	return text + "." + base64.RawURLEncoding.EncodeToString(signature), err
-}
-
-func encode(value any) string {
-	text, err := json.Marshal(value)
-	if err != nil {
-		panic(err)
-	}
-	return base64.RawURLEncoding.EncodeToString(text)
-}
-
-// verifier is a resource server that is right in everything but its fault.
-type verifier struct {
-	issuer, resource string
-	scope            string // that the URL needs; "": none
-	keys             map[string]*rsa.PublicKey
-	ended            map[string]bool // sids
-	fault            string
-	now              func() time.Time
+// Verifier is a resource server that is right in everything but its fault.
+type Verifier struct {
+	Issuer, Resource string
+	Scope            string                          // that the URL needs; "": none
+	Keys             func(kid string) *rsa.PublicKey // nil for an unknown kid
+	Ended            func(sid string) bool
+	Fault            string // "": none
+	Now              func() time.Time
 }
 
 // has reports whether the verifier has a fault.
-func (v *verifier) has(fault string) bool { return v.fault == fault }
+func (v *Verifier) has(fault string) bool { return v.Fault == fault }
 
-func (v *verifier) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP implements [http.Handler].
+func (v *Verifier) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	switch {
 	case v.has("asks for no token") && !ok:
@@ -90,7 +58,7 @@ type header struct {
 	JWK                     map[string]string
 }
 
-func (v *verifier) check(token string) int {
+func (v *Verifier) check(token string) int {
 	if v.has("takes any text for a token") {
 		if token != "" {
 			return http.StatusOK
@@ -107,7 +75,7 @@ func (v *verifier) check(token string) int {
 		return http.StatusUnauthorized
 	}
 	scope, _ := c["scope"].(string)
-	if v.scope != "" && !v.has("ignores the scope") && !slices.Contains(strings.Fields(scope), v.scope) {
+	if v.Scope != "" && !v.has("ignores the scope") && !slices.Contains(strings.Fields(scope), v.Scope) {
 		return http.StatusForbidden
 	}
 	return http.StatusOK
@@ -119,8 +87,8 @@ func decode(part string, to any) bool {
 }
 
 // signed checks the signature, and what the header says of it.
-func (v *verifier) signed(h header, parts []string) bool {
-	key := v.keys[h.KID]
+func (v *Verifier) signed(h header, parts []string) bool {
+	key := v.Keys(h.KID)
 	switch {
 	case strings.EqualFold(h.Alg, "none"):
 		return v.has("accepts alg "+h.Alg) || v.has("accepts alg none in any case")
@@ -165,7 +133,7 @@ func (v *verifier) signed(h header, parts []string) bool {
 }
 
 // byPublicKey verifies HS256 under a public key, if that is the fault.
-func (v *verifier) byPublicKey(key *rsa.PublicKey, parts []string) bool {
+func (v *Verifier) byPublicKey(key *rsa.PublicKey, parts []string) bool {
 	if key == nil {
 		return false
 	}
@@ -196,7 +164,7 @@ func keyOf(jwk map[string]string) *rsa.PublicKey {
 }
 
 // keyAt fetches the key of a jku, if that is the fault.
-func (v *verifier) keyAt(h header, key *rsa.PublicKey) *rsa.PublicKey {
+func (v *Verifier) keyAt(h header, key *rsa.PublicKey) *rsa.PublicKey {
 	if !v.has("fetches jku") && !v.has("uses jku") {
 		return key
 	}
@@ -209,7 +177,7 @@ func (v *verifier) keyAt(h header, key *rsa.PublicKey) *rsa.PublicKey {
 }
 
 // certificateAt fetches the certificate of an x5u, if that is the fault.
-func (v *verifier) certificateAt(h header, key *rsa.PublicKey) *rsa.PublicKey {
+func (v *Verifier) certificateAt(h header, key *rsa.PublicKey) *rsa.PublicKey {
 	if !v.has("fetches x5u") && !v.has("uses x5u") {
 		return key
 	}
@@ -235,7 +203,7 @@ func fetch(url string) []byte {
 }
 
 // typed checks the typ.
-func (v *verifier) typed(h header) bool {
+func (v *Verifier) typed(h header) bool {
 	switch {
 	case h.Typ == "at+jwt":
 		return true
@@ -252,8 +220,8 @@ func (v *verifier) typed(h header) bool {
 }
 
 // current checks the times, with a leeway of a minute.
-func (v *verifier) current(c map[string]any) bool {
-	now := float64(v.now().Unix())
+func (v *Verifier) current(c map[string]any) bool {
+	now := float64(v.Now().Unix())
 	exp, hasExp := c["exp"].(float64)
 	nbf, hasNBF := c["nbf"].(float64)
 	iat, _ := c["iat"].(float64)
@@ -278,7 +246,7 @@ func (v *verifier) current(c map[string]any) bool {
 }
 
 // addressed checks the audience.
-func (v *verifier) addressed(c map[string]any) bool {
+func (v *Verifier) addressed(c map[string]any) bool {
 	var all []string
 	list := false
 	switch aud := c["aud"].(type) {
@@ -302,22 +270,22 @@ func (v *verifier) addressed(c map[string]any) bool {
 	case v.has("accepts any string as audience") && !list:
 		return true
 	}
-	return slices.Contains(all, v.resource)
+	return slices.Contains(all, v.Resource)
 }
 
 // known checks issuer, subject and login.
-func (v *verifier) known(c map[string]any) bool {
+func (v *Verifier) known(c map[string]any) bool {
 	iss, _ := c["iss"].(string)
 	sid, _ := c["sid"].(string)
 	switch {
 	case v.has("ignores the issuer"):
-	case v.has("accepts the issuer with a slash") && strings.TrimSuffix(iss, "/") == v.issuer:
-	case v.has("accepts every other host as issuer") && !strings.HasPrefix(iss, v.issuer+"/"):
-	case iss != v.issuer:
+	case v.has("accepts the issuer with a slash") && strings.TrimSuffix(iss, "/") == v.Issuer:
+	case v.has("accepts every other host as issuer") && !strings.HasPrefix(iss, v.Issuer+"/"):
+	case iss != v.Issuer:
 		return false
 	}
 	if c["sub"] == nil && !v.has("accepts no sub") {
 		return false
 	}
-	return !v.ended[sid] || v.has("accepts ended logins")
+	return !v.Ended(sid) || v.has("accepts ended logins")
 }
