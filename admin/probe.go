@@ -1,8 +1,10 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/rsa"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,8 +35,10 @@ type ProbeSpec struct {
 	Revocation bool   // also end a login, and measure how long its token is accepted
 	Endless    bool   // with a token without exp
 
-	Transport func() *http.Transport // nil: one with the authorities of the system
-	Pause     time.Duration          // between requests; 0: half a second
+	Transport func() *http.Transport                  // nil: one with the authorities of the system
+	Pause     time.Duration                           // between requests; 0: half a second
+	Settle    time.Duration                           // until servers have written who fetched the keys; 0: eleven seconds
+	Generate  func(bits int) (*rsa.PrivateKey, error) // nil: rsa.GenerateKey
 }
 
 // ProbeReport is the report of a probe.
@@ -86,6 +90,7 @@ func (a Probes) Run(ctx context.Context, spec ProbeSpec) (ProbeReport, error) {
 		Now:        a.now,
 		Transport:  spec.Transport,
 		Pause:      spec.Pause,
+		Generate:   spec.Generate,
 	})
 	if err != nil {
 		return ProbeReport{}, guarded(err)
@@ -257,7 +262,7 @@ func (r *probeRun) tokens(ctx context.Context) (t probe.Tokens, err error) {
 	}
 	_, named, err := r.db.Fetches().CountFetches(ctx, r.rs.Resource)
 	if named && r.config.JWKSObserve != config.ObserveOff {
-		t.Settle = storage.FetchInterval + time.Second
+		t.Settle = cmp.Or(r.spec.Settle, storage.FetchInterval+time.Second)
 		t.Fetched = func(ctx context.Context) (int64, error) {
 			n, _, err := r.db.Fetches().CountFetches(ctx, r.rs.Resource)
 			return n, err

@@ -82,6 +82,7 @@ type mint struct {
 	decoy        *decoy
 	own          *rsa.PrivateKey // of somebody else than the issuer; nil: not made yet
 	now          func() time.Time
+	generate     func(bits int) (*rsa.PrivateKey, error)
 }
 
 // good returns the claims of a good token.
@@ -133,7 +134,7 @@ const keyBits = 2048
 // ownKey returns the key of somebody else.
 func (m *mint) ownKey() (key *rsa.PrivateKey, err error) {
 	if m.own == nil {
-		m.own, err = rsa.GenerateKey(rand.Reader, keyBits)
+		m.own, err = m.generate(keyBits)
 	}
 	return m.own, err
 }

@@ -49,6 +49,8 @@ func plan(url string) probe.Plan {
 		Consent: probe.Consent{ID: "api", Issuer: issuerURL, Resource: resource},
 		Endless: true,
 		Pause:   time.Nanosecond,
+
+		Generate: func(bits int) (*rsa.PrivateKey, error) { return keyPairs()(bits) },
 	}
 }
 

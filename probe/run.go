@@ -2,6 +2,8 @@ package probe
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"fmt"
 	"net"
 	"net/http"
@@ -17,12 +19,13 @@ type Plan struct {
 	Endless    bool   // with a token without exp
 	Revocation bool   // also end a login, and wait for the API to refuse its token
 
-	Now       func() time.Time       // nil: time.Now
-	Resolve   Resolver               // nil: the resolver of the system
-	Transport func() *http.Transport // nil: one with the authorities of the system
-	Dial      Dialer                 // nil: that of the system
-	Pause     time.Duration          // between requests; 0: Pause
-	Limit     time.Duration          // of the wait for a refusal; 0: MaxLifetime
+	Now       func() time.Time                        // nil: time.Now
+	Resolve   Resolver                                // nil: the resolver of the system
+	Transport func() *http.Transport                  // nil: one with the authorities of the system
+	Dial      Dialer                                  // nil: that of the system
+	Generate  func(bits int) (*rsa.PrivateKey, error) // nil: rsa.GenerateKey
+	Pause     time.Duration                           // between requests; 0: Pause
+	Limit     time.Duration                           // of the wait for a refusal; 0: MaxLifetime
 }
 
 // Tokens are what the tokens of a run are made of.
@@ -102,6 +105,9 @@ func Prepare(ctx context.Context, p Plan) (*Probe, error) {
 	if p.Pause == 0 {
 		p.Pause = Pause
 	}
+	if p.Generate == nil {
+		p.Generate = func(bits int) (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, bits) }
+	}
 	if p.Resolve == nil {
 		p.Resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
@@ -142,6 +148,7 @@ func (r *Probe) run(ctx context.Context) error {
 		signer:   r.tokens.Signer,
 		next:     r.tokens.Next,
 		now:      r.plan.Now,
+		generate: r.plan.Generate,
 	}
 	for _, c := range cases {
 		if r.has(c) {

@@ -20,6 +20,7 @@ import (
 	"github.com/keyturn/keyturn/api"
 	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/keys/keystest"
 	"github.com/keyturn/keyturn/probe"
 	"github.com/keyturn/keyturn/probe/probetest"
 	"github.com/keyturn/keyturn/storage"
@@ -60,7 +61,11 @@ func (h *Harness) probe(t *testing.T, api http.Handler, change func(*admin.Probe
 	t.Helper()
 	server := httptest.NewServer(api)
 	defer server.Close()
-	spec := admin.ProbeSpec{ID: "rs", URL: server.URL, Pause: time.Nanosecond}
+	spec := admin.ProbeSpec{ID: "rs", URL: server.URL, Pause: time.Nanosecond, Settle: time.Nanosecond}
+	spec.Generate = keystest.Generator()
+	for range 5 { // the replica has the first ones
+		Must(spec.Generate(2048))
+	}
 	if change != nil {
 		change(&spec)
 	}
