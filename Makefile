@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build build-boring bench bench-builds bench-against bench-verify figures profile house test interop interop-keys interop-tools pages release release-check deploy-check check soak fuzz fmt vet staticcheck tidy tools
+.PHONY: build build-boring bench bench-builds bench-against bench-verify figures profile house test interop interop-keys interop-tools probe-table pages release release-check deploy-check check soak fuzz fmt vet staticcheck tidy tools
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/keyturn ./cmd/keyturn
@@ -81,6 +81,10 @@ interop: interop-tools
 interop-keys: interop-tools
 	KEYTURN_TEST_POSTGRES=required go test -tags interop -count=1 -parallel 12 -timeout 45m -run TestResourceServers ./examples -as-shipped
 	@cat bin/interop/as-shipped.txt
+
+# probe-table probes the resource servers of examples/ and three others, and prints the table of docs/probe.md.
+probe-table: interop-tools
+	KEYTURN_TEST_POSTGRES=required go test -tags interop -count=1 -parallel 12 -timeout 10m -run TestProbes -v ./examples
 
 interop-tools:
 	@sh ./.ci/tools interop

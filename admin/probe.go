@@ -192,6 +192,9 @@ func (r *probeRun) signers(ctx context.Context) error {
 
 // present begins the run, presents the tokens, and ends the run, whatever happens meanwhile.
 func (r *probeRun) present(ctx context.Context, prepared *probe.Probe) (ProbeReport, error) {
+	if err := r.db.Probes().Clean(ctx, r.now()); err != nil {
+		return ProbeReport{}, err
+	}
 	run, err := r.db.Probes().Begin(ctx, r.by, r.run, r.now())
 	if err != nil {
 		return ProbeReport{}, err

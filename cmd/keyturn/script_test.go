@@ -1,10 +1,13 @@
 package main
 
 import (
+	"crypto/rsa"
 	"database/sql"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,8 +16,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/keyturn/keyturn/probe/probetest"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -75,6 +80,7 @@ func TestScripts(t *testing.T) {
 				"age":         age,
 				"unage":       unage,
 				"newer":       newer,
+				"api":         startAPI,
 				"older":       func(ts *testscript.TestScript, _ bool, _ []string) { older(ts) },
 				"disagree":    func(ts *testscript.TestScript, _ bool, args []string) { disagree(ts, args[0]) },
 				"as-nobody":   asNobody,
@@ -187,6 +193,37 @@ func newer(ts *testscript.TestScript, _ bool, args []string) {
 func older(ts *testscript.TestScript) {
 	tamper(ts, `DROP TABLE verifiers`, `DROP TABLE jwks_fetches`, `DROP TABLE sightings`,
 		`DELETE FROM schema_version WHERE version_id = 7`)
+}
+
+// startAPI starts a resource server that verifies the tokens of the server of the script for an audience, with a fault
+// of probetest, and sets $API to its URL.
+func startAPI(ts *testscript.TestScript, _ bool, args []string) {
+	issuer := "http://127.0.0.1:" + ts.Getenv("PORT")
+	v := &probetest.Verifier{
+		Issuer:   issuer,
+		Resource: args[0],
+		Keys: func(kid string) *rsa.PublicKey {
+			response, err := http.Get(issuer + "/.well-known/jwks.json")
+			if err != nil {
+				return nil
+			}
+			defer response.Body.Close()
+			var set jose.JSONWebKeySet
+			if err := json.NewDecoder(response.Body).Decode(&set); err != nil {
+				return nil
+			}
+			for _, key := range set.Key(kid) {
+				return key.Key.(*rsa.PublicKey)
+			}
+			return nil
+		},
+		Ended: func(string) bool { return false },
+		Fault: strings.Join(args[1:], " "),
+		Now:   time.Now,
+	}
+	server := httptest.NewServer(v)
+	ts.Defer(server.Close)
+	ts.Setenv("API", server.URL)
 }
 
 // disagree requires that serve, config validate and doctor refuse a configuration for a reason, with exit code 78.

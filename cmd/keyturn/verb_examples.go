@@ -103,6 +103,11 @@ keyturn keys timeline --svg keys.svg`,
 keyturn keys readiness
 keyturn keys readiness --check
 keyturn keys readiness --json`,
+	"probe": `
+keyturn probe api --url https://api.example.com/orders --scope read
+keyturn probe api --url https://api.example.com/orders --scope read --next --revocation
+keyturn probe api --reports
+keyturn probe api --report 1`,
 	"verifier create": `
 keyturn verifier create orders --resource https://api.example.com
 keyturn verifier create orders --resource https://api.example.com --note "team orders"`,
