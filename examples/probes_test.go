@@ -69,7 +69,7 @@ func TestProbes(t *testing.T) {
 				k := newProbed(t, i%2 == 0)
 				s := &asking{resourceServer: r, t: t, keyturn: k, listen: freeAddress(t)}
 				s.startServer()
-				report := k.probe(s.listen)
+				report := k.probe(s.listen, r.scope)
 				mu.Lock()
 				rows[r.name] = report.row(r.name)
 				mu.Unlock()
@@ -83,7 +83,7 @@ func TestProbes(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				k := newProbed(t, true)
-				report := k.probe(begin(k))
+				report := k.probe(begin(k), "")
 				mu.Lock()
 				rows[name] = report.row(name)
 				mu.Unlock()
@@ -134,11 +134,12 @@ func newProbed(t *testing.T, postgres bool) *keyturn {
 }
 
 // probe probes an API of the resource server api.
-func (k *keyturn) probe(listen string) (report probeReport) {
+func (k *keyturn) probe(listen, scope string) (report probeReport) {
 	k.t.Helper()
 	code, out := 0, ""
 	await(k.t, "the next key", time.Minute, func() bool {
-		code, out = k.exit("probe", "api", "--url=http://"+listen+"/", "--scope=read", "--next", "--with-endless", "--json")
+		code, out = k.exit("probe", "api", "--url=http://"+listen+"/", "--scope="+scope, "--next", "--with-endless",
+			"--json")
 		return code != 4
 	})
 	begin := strings.IndexByte(out, '{')

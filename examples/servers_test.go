@@ -34,10 +34,11 @@ type resourceServer struct {
 	leeway      bool     // accepts an expired token for another second
 	background  bool     // fetches the keys in the background
 	polls       bool     // polls the keys and the status lists every 15 seconds
+	scope       string   // that it needs; "": none
 }
 
 var resourceServers = []resourceServer{
-	{name: "verify", away: 503, background: true, polls: true},
+	{name: "verify", away: 503, background: true, polls: true, scope: "read"},
 	{name: "django-simplejwt", inHaste: []string{"JWKS_LIFESPAN = 300", "JWKS_LIFESPAN = 3"}, away: 503, leeway: true},
 	{name: "django-simplejwt by JWK_URL alone", example: "django-simplejwt", away: 401, leeway: true, inHaste: []string{
 		`token_backend.jwks_client = KeyturnKeys(settings.SIMPLE_JWT["JWK_URL"], lifespan=JWKS_LIFESPAN)`,

@@ -66,6 +66,18 @@ func TestOtherPages(t *testing.T) {
 	}
 }
 
+// TestProbePage runs the shell block of docs/probe.md against an API that is right.
+func TestProbePage(t *testing.T) {
+	t.Parallel()
+	prelude := "keyturn client create api --resource https://api.example.com\n" +
+		"keyturn serve --issuer http://127.0.0.1:8080 & server=$!; ready\n"
+	runAsReader(t, readmePrelude+prelude+blocksOf(t, "../../docs/probe.md", 1), func(issuer string) string {
+		server := newAPI(issuer, "https://api.example.com", "read", "")
+		t.Cleanup(server.Close)
+		return server.Listener.Addr().String()
+	})
+}
+
 const clientsPrelude = `
 echo "correct horse battery staple" | keyturn user create alice --password-stdin
 keyturn serve --issuer http://127.0.0.1:8080 & server=$!; ready
@@ -98,10 +110,14 @@ func blocksOf(t *testing.T, page string, least int) string {
 }
 
 // runAsReader runs a script in a new folder, with keyturn in the path and free ports in place of those of the README.
-func runAsReader(t *testing.T, script string) {
+// Each of apis starts an API for an issuer, and returns the address that takes the place of 127.0.0.1:9000.
+func runAsReader(t *testing.T, script string, apis ...func(issuer string) string) {
 	t.Helper()
 	port, adminPort := storagetest.FreePort(t), storagetest.FreePort(t)
 	folder := t.TempDir()
+	for _, start := range apis {
+		script = strings.ReplaceAll(script, "127.0.0.1:9000", start("http://127.0.0.1:"+port))
+	}
 	text := strings.NewReplacer("8080", port, "8081", adminPort).Replace(script)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()

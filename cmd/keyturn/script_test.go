@@ -198,10 +198,16 @@ func older(ts *testscript.TestScript) {
 // startAPI starts a resource server that verifies the tokens of the server of the script for an audience, with a fault
 // of probetest, and sets $API to its URL.
 func startAPI(ts *testscript.TestScript, _ bool, args []string) {
-	issuer := "http://127.0.0.1:" + ts.Getenv("PORT")
-	v := &probetest.Verifier{
+	server := newAPI("http://127.0.0.1:"+ts.Getenv("PORT"), args[0], "", strings.Join(args[1:], " "))
+	ts.Defer(server.Close)
+	ts.Setenv("API", server.URL)
+}
+
+func newAPI(issuer, audience, scope, fault string) *httptest.Server {
+	return httptest.NewServer(&probetest.Verifier{
 		Issuer:   issuer,
-		Resource: args[0],
+		Resource: audience,
+		Scope:    scope,
 		Keys: func(kid string) *rsa.PublicKey {
 			response, err := http.Get(issuer + "/.well-known/jwks.json")
 			if err != nil {
@@ -218,12 +224,9 @@ func startAPI(ts *testscript.TestScript, _ bool, args []string) {
 			return nil
 		},
 		Ended: func(string) bool { return false },
-		Fault: strings.Join(args[1:], " "),
+		Fault: fault,
 		Now:   time.Now,
-	}
-	server := httptest.NewServer(v)
-	ts.Defer(server.Close)
-	ts.Setenv("API", server.URL)
+	})
 }
 
 // disagree requires that serve, config validate and doctor refuse a configuration for a reason, with exit code 78.

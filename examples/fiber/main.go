@@ -52,11 +52,13 @@ func newKeys(ctx context.Context) (keyfunc.Keyfunc, error) {
 	})
 }
 
-// keyOf returns the key of an access token. alg and typ separate it from other JWTs.
+// keyOf returns the key of an access token. alg and typ separate it from other JWTs. golang-jwt ignores crit, the
+// extensions that must be understood.
 func keyOf(keys keyfunc.Keyfunc) jwt.Keyfunc {
 	return func(token *jwt.Token) (any, error) {
 		typ, _ := token.Header["typ"].(string)
-		if token.Method.Alg() != "RS256" || !strings.EqualFold(typ, "at+jwt") {
+		_, extended := token.Header["crit"]
+		if token.Method.Alg() != "RS256" || !strings.EqualFold(typ, "at+jwt") || extended {
 			return nil, errors.New("not an access token")
 		}
 		return keys.Keyfunc(token)

@@ -35,6 +35,7 @@ END
     http-request set-var(txn.token) http_auth_bearer
     http-request set-var(txn.kid) var(txn.token),jwt_header_query('$.kid')
     http-request set-var(txn.exp) var(txn.token),jwt_payload_query('$.exp','int')
+    http-request set-var(txn.nbf) var(txn.token),jwt_payload_query('$.nbf','int')
     http-request set-var(txn.now) date()
     http-request set-var(txn.sub) var(txn.token),jwt_payload_query('$.sub')
 END
@@ -50,7 +51,9 @@ END
     acl here var(txn.token),jwt_payload_query('$.aud') -m str https://api.example.com
     acl dated var(txn.exp) -m found
     acl alive var(txn.exp),sub(txn.now) -m int gt 0
-    http-request return status 401 content-type text/plain string "the access token is not valid" hdr WWW-Authenticate 'Bearer error="invalid_token"' unless good right access ours here dated alive
+    acl early var(txn.nbf),sub(txn.now) -m int gt 0
+    acl extended var(txn.token),jwt_header_query('$.crit[0]') -m found
+    http-request return status 401 content-type text/plain string "the access token is not valid" hdr WWW-Authenticate 'Bearer error="invalid_token"' unless good right access ours here dated alive !early !extended
     # In place of your application:
     http-request return status 200 content-type application/json lf-string "{\"sub\":\"%[var(txn.sub)]\"}"
 END

@@ -65,7 +65,8 @@ func (k *keys) FetchKeys(ctx context.Context, sink jws.KeySink, sig *jws.Signatu
 	alg, _ := header.Algorithm()
 	typ, _ := header.Type() // separates access tokens (RFC 9068) from other JWTs of the issuer
 	kid, _ := header.KeyID()
-	if alg != jwa.RS256() || !strings.EqualFold(typ, "at+jwt") {
+	_, extended := header.Critical() // extensions that must be understood
+	if alg != jwa.RS256() || !strings.EqualFold(typ, "at+jwt") || extended {
 		return errors.New("not an access token")
 	}
 	key, ok := k.lookup(ctx, kid)
@@ -106,7 +107,8 @@ type claims struct {
 func (k *keys) verify(ctx context.Context, raw string) (c claims, err error) {
 	token, err := jwt.ParseString(raw, jwt.WithKeyProvider(k), jwt.WithContext(ctx), jwt.WithResetValidators(true),
 		jwt.WithIssuer(issuer), jwt.WithAudience(audience),
-		jwt.WithRequiredClaim(jwt.ExpirationKey), jwt.WithValidator(jwt.IsExpirationValid()))
+		jwt.WithRequiredClaim(jwt.ExpirationKey), jwt.WithValidator(jwt.IsExpirationValid()),
+		jwt.WithValidator(jwt.IsNbfValid()))
 	if err != nil {
 		return c, err
 	}

@@ -165,7 +165,8 @@ def verify(token):
         # By default PyJWT refuses an `iat` slightly ahead of this clock, which no RFC requires.
         options={"require": ["exp", "iss", "aud", "sub"], "verify_iat": False},
     )
-    if jwt.get_unverified_header(token).get("typ") != "at+jwt":  # the signature is verified
+    header = jwt.get_unverified_header(token)  # the signature is verified
+    if header.get("typ") != "at+jwt" or "crit" in header:  # PyJWT ignores extensions that must be understood
         raise jwt.InvalidTokenError("not an access token")
     if "status" in claims:
         check_status(claims["status"])

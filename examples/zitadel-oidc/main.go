@@ -85,8 +85,12 @@ type claims struct {
 
 func verify(ctx context.Context, raw string) (*claims, error) {
 	c, err := op.VerifyAccessToken[*claims](ctx, raw, verifier)
-	if err == nil && !slices.Contains(c.Audience, audience) {
+	switch {
+	case err != nil:
+	case !slices.Contains(c.Audience, audience):
 		err = errors.New("a token for another audience")
+	case c.NotBefore.AsTime().After(time.Now()): // the library does not check nbf
+		err = errors.New("not valid yet")
 	}
 	return c, err
 }

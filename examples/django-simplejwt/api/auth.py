@@ -38,7 +38,8 @@ token_backend.jwks_client = KeyturnKeys(settings.SIMPLE_JWT["JWK_URL"], lifespan
 class KeyturnToken(AccessToken):
     def verify(self):
         super().verify()
-        if jwt.get_unverified_header(self.token).get("typ") != "at+jwt":  # the signature is verified
+        header = jwt.get_unverified_header(self.token)  # the signature is verified
+        if header.get("typ") != "at+jwt" or "crit" in header:  # PyJWT ignores extensions that must be understood
             raise TokenError("Not an access token")
 
 
