@@ -193,7 +193,8 @@ func probeOrigin(spec ClientSpec) (string, error) {
 	origin, err := probe.Origin(spec.ProbeOrigin)
 	u, e := url.Parse(spec.ProbeOrigin)
 	if err != nil || e != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
-		return "", invalid("probe origin %q: want scheme and host, for instance https://api.example.com", spec.ProbeOrigin)
+		return "", invalid("probe origin %q: want scheme and host, for instance https://api.example.com",
+			spec.ProbeOrigin)
 	}
 	return origin, nil
 }

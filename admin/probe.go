@@ -37,7 +37,7 @@ type ProbeSpec struct {
 
 	Transport func() *http.Transport                  // nil: one with the authorities of the system
 	Pause     time.Duration                           // between requests; 0: half a second
-	Settle    time.Duration                           // until servers have written who fetched the keys; 0: eleven seconds
+	Settle    time.Duration                           // until servers have written who fetched the keys; 0: 11 s
 	Generate  func(bits int) (*rsa.PrivateKey, error) // nil: rsa.GenerateKey
 }
 

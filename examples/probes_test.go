@@ -116,7 +116,8 @@ func compareTable(t *testing.T, rows map[string]string) {
 		t.Fatal(err)
 	}
 	if *update {
-		if err := os.WriteFile("../docs/probe.md", []byte(probeTable.ReplaceAllLiteralString(string(page), text)), 0o644); err != nil {
+		filled := probeTable.ReplaceAllLiteralString(string(page), text)
+		if err := os.WriteFile("../docs/probe.md", []byte(filled), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
@@ -143,7 +144,8 @@ func (k *keyturn) probe(listen, scope string) (report probeReport) {
 		return code != 4
 	})
 	begin := strings.IndexByte(out, '{')
-	if begin < 0 || json.Unmarshal([]byte(out[begin:]), &report) != nil || report.Stopped != "" || report.Requests > 80 {
+	if begin < 0 || json.Unmarshal([]byte(out[begin:]), &report) != nil || report.Stopped != "" ||
+		report.Requests > 80 {
 		k.t.Fatalf("%d %s", code, out)
 	}
 	return report

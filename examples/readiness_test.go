@@ -118,10 +118,11 @@ func TestReadinessOfRealVerifiers(t *testing.T) {
 			accept("after the first rotation")
 			becomes("ready", polling...)
 			becomes("stuck", "go-oidc")
-			if code, out := k.exit("keys", "readiness", "--check"); code != 2 || !strings.Contains(out, "never came back") {
+			code, out := k.exit("keys", "readiness", "--check")
+			if code != 2 || !strings.Contains(out, "never came back") {
 				t.Errorf("%d %s", code, out)
 			}
-			code, out := k.exit("keys", "rotate", "--when-ready", "--reason=drill")
+			code, out = k.exit("keys", "rotate", "--when-ready", "--reason=drill")
 			if code != 4 || !strings.Contains(out, "next key: go-oidc (stuck): ") {
 				t.Errorf("%d %s", code, out)
 			}

@@ -46,7 +46,8 @@ func (l *LifeCycle) ProbeSigner(ctx context.Context, b ProbeBounds, next bool) (
 		row = find(v.rows, storage.KeyNext)
 	}
 	if row == nil {
-		return ProbeSigner{}, fmt.Errorf("probe: there is no such key yet: start the server once: %w", storage.ErrConflict)
+		return ProbeSigner{}, fmt.Errorf("probe: there is no such key yet: start the server once: "+
+			"%w", storage.ErrConflict)
 	}
 	if earliest := safeFrom(v.rows, l.ring.config()); next && now.Before(earliest) {
 		return ProbeSigner{}, &TooYoungError{row.KID, earliest}

@@ -178,7 +178,8 @@ func signedCases() []Case {
 		typed("typ-none", "no typ", "", Must),
 		typed("typ-other", "another typ", TypOther, Must),
 		signed("no-sub", "no sub", Should, Refused, without("sub")),
-		{ID: caseEnded, Group: Signed, What: "its login has ended", Expected: Either, Weight: Should, Mend: mends["ended"],
+		{ID: caseEnded, Group: Signed, What: "its login has " +
+			"ended", Expected: Either, Weight: Should, Mend: mends["ended"],
 			make: func(m *mint) (string, error) {
 				c := m.good()
 				m.Ended.in(c)

@@ -3,12 +3,14 @@ package probe
 // mends says, by case, what to set in the software for which `keyturn example` has complete code.
 var mends = map[string]string{
 	"expired-1h": expiry,
-	"expired-90s": "allow at most 60 seconds of leeway. PyJWT, Django simplejwt: leeway=60; jose, hono: clockTolerance " +
+	"expired-90s": "allow at most 60 seconds of leeway. PyJWT, Django simplejwt: leeway=60; jose, hono: " +
+		"clockTolerance " +
 		"60; express-oauth2-jwt-bearer: clockTolerance 60; golang-jwt (fiber, keyfunc): jwt.WithLeeway(time.Minute); " +
 		"jwx: jwt.WithAcceptableSkew(time.Minute); mod_oauth2: verify.exp with verify.iat.slack_before",
 	"endless": "require exp. PyJWT: options={\"require\": [\"exp\"]}; jose: requiredClaims: ['exp']; golang-jwt: " +
 		"jwt.WithExpirationRequired(); jwx: jwt.WithRequiredClaim(\"exp\"); mod_oauth2: verify.exp=required",
-	"nbf-ahead": "check nbf. All of them do so if it is not turned off: PyJWT verify_nbf; golang-jwt, jose, jwx, go-oidc " +
+	"nbf-ahead": "check nbf. All of them do so if it is not turned off: PyJWT verify_nbf; golang-jwt, jose, jwx, " +
+		"go-oidc " +
 		"and keyturn/verify always",
 	"iat-ahead": "refuse an iat in the future. PyJWT: verify_iat; golang-jwt: jwt.WithIssuedAt(); jose: maxTokenAge; " +
 		"keyturn/verify does",
@@ -17,12 +19,13 @@ var mends = map[string]string{
 	"aud-list-other": audience,
 	"iss-other":      issuer,
 	"iss-slash":      issuer + ", byte for byte",
-	"typ": "require the typ at+jwt (RFC 9068 §4). jose: typ: 'at+jwt'; express-oauth2-jwt-bearer: strict: true; PyJWT, " +
-		"Django simplejwt, golang-jwt, jwx, go-oidc, zitadel/oidc: compare the header before, as `keyturn example` does; " +
+	"typ": "require the typ at+jwt (RFC 9068 §4). jose: typ: 'at+jwt'; express-oauth2-jwt-bearer: strict: true; " +
+		"PyJWT, " +
+		"Django simplejwt, golang-jwt, jwx, go-oidc, zitadel/oidc: compare the header, as `keyturn example` does; " +
 		"keyturn/verify does",
 	"no-sub": "require sub (RFC 9068 §2.2). PyJWT: options={\"require\": [\"sub\"]}; jose: requiredClaims: ['sub']; " +
 		"jwx: jwt.WithRequiredClaim(\"sub\")",
-	"ended": "introspect each token (nginx, Apache, curl), or read status lists (`status_list: on`; keyturn/verify, PyJWT, " +
+	"ended": "introspect each token (nginx, Apache, curl), or read status lists (`status_list: on`; verify, PyJWT, " +
 		"jose), or accept that an ended login counts until its token expires",
 	"none-alg": algorithm,
 	"hs256":    algorithm,
@@ -41,17 +44,21 @@ var mends = map[string]string{
 	"payload":         "check the signature before you read a claim",
 	"base64": "decode strictly, or deny tokens by jti and never by their text. Go: base64.RawURLEncoding.Strict(); " +
 		"golang-jwt: jwt.WithStrictDecoding()",
-	caseNext: "fetch the JWKS at least once in key_publish_lead, and at an unknown kid: as it is, the rotation breaks " +
+	caseNext: "fetch the JWKS at least once in key_publish_lead, and at an unknown kid: as it is, the rotation " +
+		"breaks " +
 		"this API. Restart it before",
 }
 
 const (
-	expiry = "check exp. All of them do so if it is not turned off: PyJWT verify_exp; jwx: jwt.WithValidate; go-oidc: " +
+	expiry = "check exp. All of them do so if it is not turned off: PyJWT verify_exp; jwx: jwt.WithValidate; " +
+		"go-oidc: " +
 		"SkipExpiryCheck must be false"
 	audience = "check aud. PyJWT: audience=; Django simplejwt: AUDIENCE; jose: audience; express-oauth2-jwt-bearer: " +
-		"audience; golang-jwt: jwt.WithAudience; jwx: jwt.WithAudience; go-oidc: ClientID, and SkipClientIDCheck must be " +
+		"audience; golang-jwt: jwt.WithAudience; jwx: jwt.WithAudience; go-oidc: ClientID, and SkipClientIDCheck " +
+		"must be " +
 		"false; Apache: Require oauth2_claim aud:…"
-	issuer = "check iss. PyJWT: issuer=; Django simplejwt: ISSUER; jose: issuer; express-oauth2-jwt-bearer: issuerBaseURL " +
+	issuer = "check iss. PyJWT: issuer=; Django simplejwt: ISSUER; jose: issuer; express-oauth2-jwt-bearer: " +
+		"issuerBaseURL " +
 		"or issuer; golang-jwt: jwt.WithIssuer; jwx: jwt.WithIssuer; go-oidc: SkipIssuerCheck must be false; Apache: " +
 		"Require oauth2_claim iss:…"
 	algorithm = "allow RS256 alone. PyJWT: algorithms=[\"RS256\"]; Django simplejwt: ALGORITHM; jose: algorithms: " +

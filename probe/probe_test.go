@@ -218,9 +218,10 @@ func TestControlsEndTheRun(t *testing.T) {
 		h       http.Handler
 		stopped string
 	}{
-		"open":    {newVerifier("asks for no token"), "not protected"},
-		"lax":     {newVerifier("takes any text for a token"), "not protected"},
-		"closed":  {http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) }), "refuses a good token"},
+		"open": {newVerifier("asks for no token"), "not protected"},
+		"lax":  {newVerifier("takes any text for a token"), "not protected"},
+		"closed": {http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) }), "refuses " +
+			"a good token"},
 		"broken":  {http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }), "no answer"},
 		"limited": {http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(429) }), "too many"},
 	} {
@@ -353,7 +354,8 @@ func agreeing(way string, api http.Handler) http.Handler {
 		case r.URL.Path == "/.well-known/oauth-protected-resource/orders" && way == "metadata":
 			w.Write([]byte(`{"resource":"` + resource + `","authorization_servers":["` + issuerURL + `"]}`))
 		case r.URL.Path == "/.well-known/oauth-protected-resource" && way == "metadata of the host":
-			w.Write([]byte(`{"resource":"` + resource + `","authorization_servers":["https://x.example","` + issuerURL + `"]}`))
+			w.Write([]byte(`{"resource":"` + resource +
+				`","authorization_servers":["https://x.example","` + issuerURL + `"]}`))
 		case r.URL.Path == "/.well-known/oauth-protected-resource" && way == "metadata of another issuer":
 			w.Write([]byte(`{"resource":"` + resource + `","authorization_servers":["https://x.example"]}`))
 		case r.URL.Path == "/.well-known/oauth-protected-resource" && way == "metadata of another resource":
@@ -396,7 +398,8 @@ func TestConsent(t *testing.T) {
 			}
 			report, err := run(p, tokens())
 			var guard *probe.GuardError
-			if want := agrees && recorded; want != (err == nil) || want != (sent.Load() > 0) || !want && !errors.As(err, &guard) {
+			want := agrees && recorded
+			if want != (err == nil) || want != (sent.Load() > 0) || !want && !errors.As(err, &guard) {
 				t.Errorf("%q, recorded %v: %v, %d requests, %+v", way, recorded, err, sent.Load(), report)
 			}
 		}

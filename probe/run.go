@@ -293,8 +293,10 @@ func (r *Probe) compare(good Result) {
 		r.report.Stopped = "the URL is not protected: to a text that is no token, the API answers as to a good one"
 	case good.Status == none.Status, good.Status == garbage.Status:
 		last.Got, last.Red = Refused, true
-		r.report.Stopped = fmt.Sprintf("the API refuses a good token (%d), so its other answers mean nothing: see that "+
-			"it verifies tokens of this issuer for this resource, and name the scope of the URL with --scope", good.Status)
+		r.report.Stopped = fmt.Sprintf("the API refuses a good token (%d), so its other answers mean nothing: see "+
+			"that "+
+			"it verifies tokens of this issuer for this resource, and name the scope of the URL with "+
+			"--scope", good.Status)
 	}
 }
 

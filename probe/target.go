@@ -207,8 +207,8 @@ func (t *target) checkConsent(ctx context.Context, c Consent) error {
 		return err
 	}
 	if recorded, err := Origin(c.Origin); c.Origin == "" || err != nil || recorded != origin {
-		return refuse("the origin %s is not recorded for %s: `keyturn client update %s --probe-origin %s`", origin, c.ID,
-			c.ID, origin)
+		return refuse("the origin %s is not recorded for %s: `keyturn client update %s --probe-origin %s`",
+			origin, c.ID, c.ID, origin)
 	}
 	file, err := t.ask(ctx, origin+"/.well-known/keyturn-probe", "")
 	if err != nil {
@@ -227,7 +227,8 @@ func (t *target) checkConsent(ctx context.Context, c Consent) error {
 			return nil
 		}
 	}
-	return refuse("%s does not agree: neither does its metadata (/.well-known/oauth-protected-resource, RFC 9728) name "+
+	return refuse("%s does not agree: neither does its metadata (/.well-known/oauth-protected-resource, RFC 9728) "+
+		"name "+
 		"the issuer %s for the resource %s, nor does /.well-known/keyturn-probe hold the id %s", origin, c.Issuer,
 		c.Resource, c.ID)
 }

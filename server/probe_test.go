@@ -103,8 +103,8 @@ func TestProbeOfAnOfflineAPI(t *testing.T) {
 	Each(t, func(t *testing.T, h *Harness) {
 		h.register("orders")
 		var young *keys.TooYoungError
-		if _, err := h.probe(t, h.offlineAPI("https://api.example"), func(s *admin.ProbeSpec) { s.Next = true }); !errors.As(
-			err, &young) || !admin.ErrRefused(err) {
+		_, err := h.probe(t, h.offlineAPI("https://api.example"), func(s *admin.ProbeSpec) { s.Next = true })
+		if !errors.As(err, &young) || !admin.ErrRefused(err) {
 			t.Errorf("a next key that is too young: %v", err)
 		}
 		h.Step(25 * time.Hour)
@@ -114,7 +114,8 @@ func TestProbeOfAnOfflineAPI(t *testing.T) {
 		if !report.OK() || !report.NextOK || report.NextKID != Must(h.Admin.Keys().Status(ctx)).Next {
 			t.Errorf("%+v", report)
 		}
-		if v := h.reading("orders"); v.Verdict != keys.VerdictReady || !strings.Contains(v.Evidence, "accepted a token of") {
+		v := h.reading("orders")
+		if v.Verdict != keys.VerdictReady || !strings.Contains(v.Evidence, "accepted a token of") {
 			t.Errorf("%+v", v)
 		}
 		next := h.Server.ring.Rows()
@@ -273,7 +274,9 @@ func TestKilledProbe(t *testing.T) {
 func TestProbeReports(t *testing.T) {
 	t.Parallel()
 	Each(t, func(t *testing.T, h *Harness) {
-		closed := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) })
+		closed := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusUnauthorized)
+		})
 		for range 12 {
 			h.Step(time.Second)
 			report := Must(h.probe(t, closed, nil))
@@ -282,7 +285,8 @@ func TestProbeReports(t *testing.T) {
 			}
 		}
 		reports := Must(h.Admin.Probes().Reports(ctx, "rs"))
-		if len(reports) != storage.MaxProbeReports || !reports[0].At.Equal(h.Clock.Now()) || len(reports[0].Results) != 3 {
+		if len(reports) != storage.MaxProbeReports || !reports[0].At.Equal(h.Clock.Now()) ||
+			len(reports[0].Results) != 3 {
 			t.Errorf("%d reports, the newest %+v", len(reports), reports[0])
 		}
 		if _, err := h.Admin.Probes().Reports(ctx, "app"); !errors.Is(err, admin.ErrNotFound) {
@@ -308,7 +312,7 @@ func TestProbeIsRefused(t *testing.T) {
 		if n := len(Must(AllAudit(h.Admin, time.Time{}, "probe.begin"))); n != 0 {
 			t.Errorf("%d records", n)
 		}
-		for _, origin := range []string{"api.example", "https://api.example/path", "https://api.example/?x", "ftp://x"} {
+		for _, origin := range []string{"api.example", "https://api.example/path", "https://api.example/?x", "ftp:"} {
 			_, err := h.Admin.Clients().Update(ctx, "rs", func(s *admin.ClientSpec) { s.ProbeOrigin = origin })
 			if !errors.Is(err, admin.ErrInvalid) {
 				t.Errorf("origin %s: %v", origin, err)

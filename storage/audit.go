@@ -188,7 +188,8 @@ var AuditTypes = []string{
 	"client.rotate-secret", "client.update", "database.copy", "database.restore", "grant.ahead", "grant.late-retry",
 	"grant.reuse", "grant.revoke", "grant.revoke-all", "grant.revoke-key", "key.begin", AuditForgery, "key.publish",
 	"key.restore",
-	"key.retire", "key.revoke", "key.rewrap", "key.rotate", "probe.begin", "probe.end", "secret.add", "secret.retire", "secret.rewrap",
+	"key.retire", "key.revoke", "key.rewrap", "key.rotate", "probe.begin", "probe.end",
+	"secret.add", "secret.retire", "secret.rewrap",
 	"user.create", "user.delete", "user.disable", "user.enable", "user.import", "user.passwd", "user.revoke-grants",
 	"user.unlock", "user.update", "verifier.create", "verifier.delete",
 }

@@ -56,7 +56,8 @@ type Client struct {
 const ClaimUsername = "username"
 
 const clientColumns = `id, public, secret_hash, previous_secret_hash, previous_expires_at, grants, scope, audiences,
-	resource, access_ttl, token_typ, refresh_rotation, claims, probe_origin, epoch, revision, created_at, updated_at, disabled_at`
+	resource, access_ttl, token_typ, refresh_rotation, claims, probe_origin, epoch, revision, created_at, updated_at,
+	disabled_at`
 
 // Clients is the table of clients.
 type Clients struct{ db *DB }

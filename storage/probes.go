@@ -73,7 +73,8 @@ func (p Probes) End(
 			return err
 		}
 		if _, err := t.Change(`INSERT INTO probe_reports (id, client_id, at, next_kid, report)
-			VALUES ($1, $2, $3, $4, $5)`, randomID(), run.Of, At(now), report.NextKID, string(report.Report)); err != nil {
+			VALUES ($1, $2, $3, $4, $5)`,
+			randomID(), run.Of, At(now), report.NextKID, string(report.Report)); err != nil {
 			return err
 		}
 		if _, err := t.Change(`DELETE FROM probe_reports WHERE client_id = $1 AND id NOT IN
@@ -87,7 +88,8 @@ func (p Probes) End(
 
 // removeRun deletes a run, and its client, its user, their logins and their status lists.
 func (t *tx) removeRun(id int64) error {
-	const client, user = `(SELECT client_id FROM probe_runs WHERE id = $1)`, `(SELECT user_id FROM probe_runs WHERE id = $1)`
+	const client = `(SELECT client_id FROM probe_runs WHERE id = $1)`
+	const user = `(SELECT user_id FROM probe_runs WHERE id = $1)`
 	const lists = `(SELECT id FROM status_lists WHERE client_id = ` + client + `)`
 	for _, statement := range []string{
 		`DELETE FROM grants WHERE user_id = ` + user,

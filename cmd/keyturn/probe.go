@@ -41,7 +41,8 @@ func (p probeCommand) root() *cobra.Command {
 			case show != 0:
 				return p.show(ctx, op, spec.ID, show)
 			case spec.URL == "":
-				return usageError{errors.New("probe: --url is missing: the URL of the API, where a good token is accepted")}
+				return usageError{errors.New("probe: --url is missing: the URL of the API, where a good token is " +
+					"accepted")}
 			}
 			return p.run(ctx, op, spec)
 		},
@@ -155,7 +156,8 @@ func (p probeCommand) measures(r admin.ProbeReport) {
 	if n := r.JWKSFetches; n != nil {
 		fmt.Fprintf(p.stdout, "\nFor five tokens with an unknown kid, the API fetched the keys %d times.\n", *n)
 	} else if r.Stopped == "" {
-		fmt.Fprintln(p.stdout, "\nHow often the API fetched the keys for an unknown kid is not known: register it with "+
+		fmt.Fprintln(p.stdout, "\nHow often the API fetched the keys for an unknown kid is not known: register it "+
+			"with "+
 			"`keyturn verifier create`, and set its JWKS URL.")
 	}
 	if r.NextKID != "" && r.NextOK {

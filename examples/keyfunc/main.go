@@ -63,8 +63,8 @@ func (v *verifier) verify(ctx context.Context, raw string) (c claims, err error)
 		}
 		return c, err
 	}
-	// typ separates access tokens (RFC 9068) from other JWTs of the issuer. golang-jwt ignores crit, the extensions that
-	// must be understood.
+	// typ separates access tokens (RFC 9068) from other JWTs of the issuer. golang-jwt ignores crit, the extensions
+	// that must be understood.
 	typ, _ := token.Header["typ"].(string)
 	if _, extended := token.Header["crit"]; extended || !strings.EqualFold(typ, "at+jwt") {
 		return c, errors.New("not an access token")
