@@ -73,9 +73,9 @@ func (k keyCommands) verifierTable(readings []admin.VerifierReading) {
 		if v.Verdict != admin.VerdictReady && v.LastRotation != "" {
 			evidence += "; " + v.LastRotation
 		}
-		rows = append(rows, []string{v.Name, k.verdict(v), v.Resource, evidence})
+		rows = append(rows, []string{v.Name, v.Resource, evidence, k.verdict(v)})
 	}
-	k.table([]string{"VERIFIER", "VERDICT", "RESOURCE", "EVIDENCE"}, rows)
+	k.table([]string{"VERIFIER", "RESOURCE", "EVIDENCE", "VERDICT"}, rows)
 }
 
 // verdict is the verdict on a verifier, with the time by which a waiting one will be ready.

@@ -159,7 +159,7 @@ func (c *Cluster) start() error {
 	if err != nil {
 		return err
 	}
-	args := []string{"-D", c.data(), "-k", c.folder, "-c", "listen_addresses=", "-c", "max_connections=200"}
+	args := []string{"-D", c.data(), "-k", c.folder, "-c", "listen_addresses=", "-c", "max_connections=400"}
 	for _, setting := range c.settings {
 		args = append(args, "-c", setting)
 	}
