@@ -276,13 +276,16 @@ func (o *observations) flush(ctx context.Context) error {
 	if err := o.resolve(ctx); err != nil {
 		return err
 	}
-	if len(o.pending) == 0 {
-		o.pending = o.take()
+	for more := true; more; {
+		if len(o.pending) == 0 {
+			o.pending = o.take()
+		}
+		if err := o.db.Fetches().Add(ctx, o.pending); err != nil {
+			return err
+		}
+		o.pending = nil
+		more = o.namedLeft()
 	}
-	if err := o.db.Fetches().Add(ctx, o.pending); err != nil {
-		return err
-	}
-	o.pending = nil
 	sightings := o.takeSightings()
 	err := o.db.Sightings().See(ctx, sightings)
 	if err != nil {
@@ -312,6 +315,13 @@ func (o *observations) resolve(ctx context.Context) error {
 	}
 	o.doubtful = nil
 	return nil
+}
+
+// namedLeft reports whether registered verifiers are left to write. All others wait for their turn.
+func (o *observations) namedLeft() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.named.Len() > 0
 }
 
 // take removes the entries of the next write from the map: those of registered verifiers first.

@@ -93,8 +93,8 @@ const MaxUnnamedFetches = 10_000
 // MaxNamedFetches is how many sources of one registered verifier the table keeps.
 const MaxNamedFetches = 1000
 
-// MaxFetchRows is the largest number of rows that Add writes: one statement has a limited number of arguments.
-const MaxFetchRows = 1000
+// MaxFetchRows is the largest number of rows that Add writes. A longer statement would make requests wait that write.
+const MaxFetchRows = 200
 
 const fetchColumns = `handle, source, agent, via, version, kids, newest, got_at, got_count, signer, back_at, first_at,
 	last_at, times, count`

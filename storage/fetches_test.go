@@ -138,3 +138,21 @@ func TestCleanFetches(t *testing.T) {
 		}
 	})
 }
+
+// BenchmarkAddFetches writes as many rows as one statement may have.
+func BenchmarkAddFetches(b *testing.B) {
+	db := storagetest.MustOpen(b, storagetest.SQLiteURL(b))
+	var rows []storage.Fetch
+	for i := range storage.MaxFetchRows {
+		rows = append(rows, storage.Fetch{
+			FetchKey: storage.FetchKey{Source: fmt.Sprint(i)},
+			KIDs:     storage.List{"a key", "another key"},
+			Times:    storage.FetchTimes{storage.At(noon)},
+		})
+	}
+	for b.Loop() {
+		if err := db.Fetches().Add(ctx, rows); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

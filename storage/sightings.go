@@ -31,7 +31,7 @@ type Sightings struct{ db *DB }
 func (d *DB) Sightings() Sightings { return Sightings{d} }
 
 // MaxSightingRows is the largest number of rows that See writes.
-const MaxSightingRows = 1000
+const MaxSightingRows = 200
 
 // See writes sightings, at most MaxSightingRows, in one statement. A later sighting stays.
 func (s Sightings) See(ctx context.Context, seen []Sighting) error {
