@@ -49,7 +49,7 @@ type plan struct {
 // plannedRotation returns the moment of the next rotation, not before now. If there is no next key yet, it assumes that
 // one is published now.
 func plannedRotation(rows []storage.SigningKey, c Config, now time.Time) time.Time {
-	at := rotatesAt(rows, c)
+	at := rotatesBy(rows, c, now)
 	if at.IsZero() {
 		at = now
 		if current := find(rows, storage.KeyCurrent); current != nil {

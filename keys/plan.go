@@ -115,6 +115,15 @@ func rotatesAt(rows []storage.SigningKey, c Config) time.Time {
 	return later(current.ActivatedAt.Add(c.RotationInterval), safe)
 }
 
+// rotatesBy is rotatesAt, or, when that is over and the rotation may wait for verifiers, the end of the patience.
+func rotatesBy(rows []storage.SigningKey, c Config, now time.Time) time.Time {
+	at := rotatesAt(rows, c)
+	if !at.IsZero() && !now.Before(at) && waits(rows, c) {
+		return at.Add(c.Patience)
+	}
+	return at
+}
+
 // safeFrom returns the moment from which every verifier knows the next key. It uses the longer of the configured lead
 // and the lead at the publication.
 func safeFrom(rows []storage.SigningKey, c Config) time.Time {
@@ -167,10 +176,7 @@ func exposedUntil(rows []storage.SigningKey) (at time.Time) {
 // planned change, and at most a minute during an incident.
 func MaxAge(rows []storage.SigningKey, c Config, now time.Time) time.Duration {
 	age := min(c.JWKSMaxAge, c.PublishLead/2)
-	if at := rotatesAt(rows, c); !at.IsZero() {
-		if !now.Before(at) && waits(rows, c) {
-			at = at.Add(c.Patience)
-		}
+	if at := rotatesBy(rows, c, now); !at.IsZero() {
 		age = min(age, at.Sub(now))
 	}
 	for _, k := range rows {

@@ -277,14 +277,26 @@ func comesBy(f storage.Fetch, c Config, now time.Time) time.Time {
 	return time.Time{}
 }
 
+// alone reports whether a verifier is the only one of its resource. What is known of a resource is known of it then.
+func (o Observed) alone(resource string) bool {
+	n := 0
+	for _, v := range o.Verifiers {
+		if v.Resource == resource {
+			n++
+		}
+	}
+	return n == 1
+}
+
 // conclude sets the verdict on a verifier: that of its worst source.
 func (o Observed) conclude(r *VerifierReading, next *storage.SigningKey) {
-	if at, ok := o.Accepted[r.Resource]; ok && next != nil {
+	alone := o.alone(r.Resource)
+	if at, ok := o.Accepted[r.Resource]; ok && alone && next != nil {
 		r.Verdict, r.GotAt = VerdictReady, &at
 		r.Evidence = "it accepted a token of the next key at " + stamp(at)
 		return
 	}
-	if at, ok := o.Introspects[r.Resource]; ok && len(r.Sources) == 0 {
+	if at, ok := o.Introspects[r.Resource]; ok && alone && len(r.Sources) == 0 {
 		r.Verdict, r.Evidence = VerdictReady, "it only introspects, last at "+stamp(at)+": it needs no key"
 		return
 	}

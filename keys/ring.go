@@ -304,13 +304,14 @@ func (r *Ring) notePause(v *view) {
 // NoteOutage notes that the database was not usable between two moments.
 func (r *Ring) NoteOutage(from, to time.Time) { r.outages.note(storage.Span{From: from, To: to}) }
 
-// RotatesAt returns when the next key begins to sign. It is zero if the rows do not say so.
+// RotatesAt returns when the next key begins to sign, at the latest if the rotation waits for verifiers. It is zero if
+// the rows do not say so.
 func (r *Ring) RotatesAt() time.Time {
 	v := r.view.Load()
 	if v.altered != nil {
 		return time.Time{}
 	}
-	return rotatesAt(v.rows, r.config())
+	return rotatesBy(v.rows, r.config(), r.options.Now())
 }
 
 // Lives returns the past and the planned future of all keys of the view, oldest first. It is empty if the rows were

@@ -120,7 +120,7 @@ func judge(f facts, c Config, now time.Time) Status {
 		}
 	}
 	if f.altered == nil {
-		if at := rotatesAt(f.rows, c).UTC(); !at.IsZero() {
+		if at := rotatesBy(f.rows, c, now).UTC(); !at.IsZero() {
 			s.NextRotationAt = &at
 		}
 		s.NextEvent = nextEvent(Lives(f.rows, c, now))

@@ -182,6 +182,11 @@ func TestWhoNeedsNoKey(t *testing.T) {
 		if v.Verdict != keys.VerdictReady || !strings.Contains(v.Evidence, "only introspects") {
 			t.Errorf("%+v", v)
 		}
+		h.register("twin") // of the same resource: one of the two may need keys
+		if v := h.reading("orders"); v.Verdict != keys.VerdictSilent {
+			t.Errorf("with a twin: %+v", v)
+		}
+		Must(0, h.Admin.Verifiers().Delete(ctx, "twin"))
 		all := Must(h.Admin.Keys().Readiness(ctx))
 		if !slices.Equal(all.UnnamedAudiences, []string{"https://mail.example"}) {
 			t.Errorf("%v", all.UnnamedAudiences)
@@ -322,6 +327,10 @@ func TestScheduleWaitsForVerifiers(t *testing.T) {
 			if s.Next != next || s.Level != keys.LevelWarning ||
 				!strings.Contains(s.Sentence, "waits for orders (silent), until 2026-04-08") {
 				t.Errorf("%+v", s)
+			}
+			if due := h.Server.ring.RotatesAt(); s.NextRotationAt == nil || !due.Equal(*s.NextRotationAt) ||
+				!due.After(h.Clock.Now().Add(6*24*time.Hour)) {
+				t.Errorf("due at %v: the alert of an overdue rotation would fire", due)
 			}
 			if age := h.Server.ring.JWKS().MaxAge; age != h.Config.JWKSMaxAge {
 				t.Errorf("max-age %v while the rotation waits", age)
