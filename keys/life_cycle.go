@@ -72,13 +72,12 @@ const askAgain = 10 * time.Second
 // rotateInTime makes a rotation that is due. It waits for registered verifiers, up to the patience, if the
 // configuration says so. A second rotation after a leak does not wait.
 func (l *LifeCycle) rotateInTime(ctx context.Context, v *view) error {
-	c, now := l.ring.config(), l.ring.options.Now()
+	c, now, by := l.ring.config(), l.ring.options.Now(), itself
 	if secondRotation(v.rows) {
-		_, err := l.rotate(ctx, afterALeak, v, nil)
-		return err
+		by = afterALeak
 	}
 	if !waits(v.rows, c) {
-		_, err := l.rotate(ctx, itself, v, nil)
+		_, err := l.rotate(ctx, by, v, nil)
 		return err
 	}
 	late := now.Sub(rotatesAt(v.rows, c)) >= c.Patience
@@ -89,16 +88,16 @@ func (l *LifeCycle) rotateInTime(ctx context.Context, v *view) error {
 	err := l.checkReady(ctx, v, Gate{WhenReady: true})
 	switch {
 	case errors.As(err, &unready) && late:
-		_, err = l.rotate(ctx, itself, v, map[string]any{"not_ready": named(unready.Verifiers)})
+		_, err = l.rotate(ctx, by, v, map[string]any{"not_ready": named(unready.Verifiers)})
 	case errors.As(err, &unready):
 		l.asked = now
 		return nil
 	case err == nil:
-		_, err = l.rotate(ctx, itself, v, nil)
+		_, err = l.rotate(ctx, by, v, nil)
 	case late && ctx.Err() == nil: // the rotation does not depend on the observations
 		l.ring.options.Log.Warn("the readiness of verifiers could not be read: rotating after the patience",
 			"error", err)
-		_, err = l.rotate(ctx, itself, v, nil)
+		_, err = l.rotate(ctx, by, v, nil)
 	}
 	return err
 }

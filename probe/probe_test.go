@@ -431,11 +431,19 @@ func TestGuards(t *testing.T) {
 		"http://localhost.example.com:80/": "127.0.0.1",
 	} {
 		p := plan(text)
+		p.Consent.Origin = text // it is not the missing record that refuses
+		if text == "https://unrecorded.example.com/" {
+			p.Consent.Origin = ""
+		}
 		p.Resolve = func(context.Context, string) ([]netip.Addr, error) {
 			if address == "" {
 				return nil, errors.New("no such host")
 			}
 			return []netip.Addr{netip.MustParseAddr(address)}, nil
+		}
+		p.Dial = func(_ context.Context, _, to string) (net.Conn, error) {
+			t.Errorf("%s: connected to %s", text, to)
+			return nil, errors.New("refused")
 		}
 		report, err := run(p, tokens())
 		var guard *probe.GuardError
@@ -502,11 +510,11 @@ func TestTraffic(t *testing.T) {
 	}), func(p *probe.Plan, k *probe.Tokens) {
 		p.Pause = 5 * time.Millisecond
 		p.Revocation = true
+		p.Limit = 500 * time.Millisecond // of the wait for a refusal: it uses up all requests
 		k.Login = func(context.Context) (probe.Session, error) { return probe.Session{ID: "alive"}, nil }
 		k.End = func(context.Context, probe.Session) error { return nil }
-		p.Limit = 50 * time.Millisecond // of the wait for a refusal
 	})
-	if len(times) > probe.MaxRequests || report.Requests != len(times) {
+	if len(times) != probe.MaxRequests || report.Requests != len(times) {
 		t.Errorf("%d requests, %d reported", len(times), report.Requests)
 	}
 	for i := 1; i < len(times); i++ {
