@@ -29,20 +29,26 @@ func TestProbeBounds(t *testing.T) {
 		must(t, err)
 		now := c.now().Unix()
 		good := func() map[string]any {
-			return map[string]any{"sub": "usr_probe", "client_id": "probe", "aud": "https://api.example", "exp": now + 60,
-				"iat": now, "jti": strings.Repeat("A", 22)}
+			return map[string]any{
+				"sub":       "usr_probe",
+				"client_id": "probe",
+				"aud":       "https://api.example",
+				"exp":       now + 60,
+				"iat":       now,
+				"jti":       strings.Repeat("A", 22),
+			}
 		}
-		for name, change := range map[string]func(claims map[string]any) (typ string){
-			"a later exp":            func(c map[string]any) string { c["exp"] = now + 61; return "at+jwt" },
-			"no exp":                 func(c map[string]any) string { delete(c, "exp"); return "at+jwt" },
-			"an exp that is no int":  func(c map[string]any) string { c["exp"] = float64(now + 60); return "at+jwt" },
-			"a real audience":        func(c map[string]any) string { c["aud"] = "https://mail.example"; return "at+jwt" },
-			"a list with a real one": func(c map[string]any) string { c["aud"] = []string{"urn:probe:1", "x"}; return "" },
-			"another form of aud":    func(c map[string]any) string { c["aud"] = []any{"urn:probe:1"}; return "" },
-			"a real subject":         func(c map[string]any) string { c["sub"] = "usr_alice"; return "at+jwt" },
-			"a real client":          func(c map[string]any) string { c["client_id"] = "app"; return "at+jwt" },
-			"no client":              func(c map[string]any) string { delete(c, "client_id"); return "at+jwt" },
-			"another typ":            func(map[string]any) string { return "statuslist+jwt" },
+		for name, change := range map[string]func(map[string]any) (typ string){
+			"a later exp":         func(c map[string]any) string { c["exp"] = now + 61; return "at+jwt" },
+			"no exp":              func(c map[string]any) string { delete(c, "exp"); return "at+jwt" },
+			"a float as exp":      func(c map[string]any) string { c["exp"] = float64(now + 60); return "at+jwt" },
+			"a real audience":     func(c map[string]any) string { c["aud"] = "https://mail.example"; return "at+jwt" },
+			"a list with another": func(c map[string]any) string { c["aud"] = []string{"urn:probe:", "x"}; return "" },
+			"another form of aud": func(c map[string]any) string { c["aud"] = []any{"urn:probe:1"}; return "" },
+			"a real subject":      func(c map[string]any) string { c["sub"] = "usr_alice"; return "at+jwt" },
+			"a real client":       func(c map[string]any) string { c["client_id"] = "app"; return "at+jwt" },
+			"no client":           func(c map[string]any) string { delete(c, "client_id"); return "at+jwt" },
+			"another typ":         func(map[string]any) string { return "statuslist+jwt" },
 		} {
 			claims := good()
 			typ := change(claims)

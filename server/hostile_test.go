@@ -259,9 +259,9 @@ func isTimeout(err error) bool {
 	return ok && e.Timeout()
 }
 
-// Thousands of connections that rest cost others nothing, and are let go.
+// Thousands of connections that rest cost others nothing, and are let go. It runs alone, since it measures the memory
+// of the process.
 func TestIdleConnections(t *testing.T) {
-	t.Parallel()
 	h := OpenHarness(t, ConfigFor(SQLiteURL(t)), nil)
 	h.Provision()
 	address, header, _ := h.serveHasty()
