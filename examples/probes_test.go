@@ -73,6 +73,9 @@ func TestProbes(t *testing.T) {
 				mu.Lock()
 				rows[r.name] = report.row(r.name)
 				mu.Unlock()
+				if r.name == "verify" {
+					k.probeRevocation(s)
+				}
 			})
 		}
 		for name, begin := range map[string]func(*keyturn) string{
@@ -149,6 +152,23 @@ func (k *keyturn) probe(listen, scope string) (report probeReport) {
 		k.t.Fatalf("%d %s", code, out)
 	}
 	return report
+}
+
+// probeRevocation measures how long a verifier that polls the status lists accepts the token of an ended login.
+func (k *keyturn) probeRevocation(s *asking) {
+	k.t.Helper()
+	var report struct {
+		Revocation struct {
+			Refused bool
+			Seconds float64
+		}
+	}
+	code, out := k.exit("probe", "api", "--url=http://"+s.listen+"/", "--scope="+s.scope, "--revocation", "--json")
+	err := json.Unmarshal([]byte(out[max(strings.IndexByte(out, '{'), 0):]), &report)
+	k.t.Logf("%s refused the token of an ended login after %.1f s", s.name, report.Revocation.Seconds)
+	if err != nil || code != 0 || !report.Revocation.Refused || report.Revocation.Seconds > arrives.Seconds()+2 {
+		k.t.Errorf("%d %v %s", code, err, out)
+	}
 }
 
 // startNode starts a resource server of testdata/probes, and returns its address.

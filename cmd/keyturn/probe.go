@@ -54,7 +54,8 @@ func (p probeCommand) root() *cobra.Command {
 	f.BoolVar(&spec.Next, "next", false, "also present a token of the next key: accepted means that the API survives "+
 		"the rotation")
 	f.BoolVar(&spec.Revocation, "revocation", false, "also end a login, and measure how long its token is accepted")
-	f.BoolVar(&spec.Endless, "with-endless", false, "also present a token without exp")
+	f.BoolVar(&spec.Endless, "with-endless", false, "also present a token without exp: an API that accepts it "+
+		"accepts it for as long as the key is published")
 	f.BoolVar(&list, "reports", false, "list the last reports instead")
 	f.Int64Var(&show, "report", 0, "show the report with this number again: 1 is the last one")
 	return cmd
