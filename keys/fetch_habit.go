@@ -132,4 +132,3 @@ func comesBy(f storage.Fetch, c Config, now time.Time) time.Time {
 	}
 	return time.Time{}
 }
-
