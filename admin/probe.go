@@ -51,7 +51,8 @@ type ProbeReport struct {
 }
 
 const (
-	probeSpan    = 5 * time.Minute // after it, a run was killed
+	probeSpan    = 5 * time.Minute  // after it, a run was killed
+	probeMargin  = 30 * time.Second // before it, a run that is too slow is broken off
 	probePrefix  = "keyturn-probe-"
 	probeEnd     = 10 * time.Second // the time limit of the end of a run
 	otherTargets = "urn:keyturn:probe:"
@@ -203,7 +204,9 @@ func (r *probeRun) present(ctx context.Context, prepared *probe.Probe) (ProbeRep
 	made := ProbeReport{ClientID: r.rs.ID, At: storage.At(r.now()), Promise: r.endedLogin(r.rs)}
 	tokens, err := r.tokens(ctx)
 	if err == nil {
-		made.Report, err = prepared.Run(ctx, tokens)
+		bounded, cancel := context.WithTimeout(ctx, probeSpan-probeMargin)
+		made.Report, err = prepared.Run(bounded, tokens)
+		cancel()
 	}
 	if err != nil {
 		made.Stopped = "it was broken off: " + err.Error()

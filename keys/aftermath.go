@@ -38,12 +38,10 @@ func (l *LifeCycle) Aftermaths(ctx context.Context, done Revocation) ([]Aftermat
 }
 
 func (o Observed) aftermaths(done Revocation, c Config, now time.Time) []Aftermath {
-	all := []Aftermath{}
+	all, byHandle := []Aftermath{}, o.byHandle()
 	for _, v := range o.Verifiers {
-		fetches := slices.Clone(o.Fetches)
-		fetches = slices.DeleteFunc(fetches, func(f storage.Fetch) bool { return f.Handle != v.Handle })
 		a := Aftermath{Verifier: v.Name}
-		for _, f := range counting(fetches, now) {
+		for _, f := range counting(byHandle[v.Handle], now) {
 			a.add(o.expect(f, done, c, now))
 		}
 		if a.Trusts || a.RefusesFrom != nil {

@@ -133,9 +133,9 @@ func (o Observed) Judge(c Config, now time.Time) Readiness {
 		r.Notes = append(r.Notes, "nearly all fetches come through a cache ("+strings.Join(caches, ", ")+
 			"), which says so in Via: nothing is concluded from them")
 	}
-	byHandle := map[string][]storage.Fetch{}
-	for _, f := range o.Fetches {
-		byHandle[f.Handle] = append(byHandle[f.Handle], f)
+	byHandle, ofResource := o.byHandle(), map[string]int{}
+	for _, v := range o.Verifiers {
+		ofResource[v.Resource]++
 	}
 	for _, v := range o.Verifiers {
 		reading := VerifierReading{Name: v.Name, Resource: v.Resource, Sources: []SourceReading{}}
@@ -145,26 +145,24 @@ func (o Observed) Judge(c Config, now time.Time) Readiness {
 			reading.Sources = append(reading.Sources, s)
 		}
 		reading.LastRotation = lastRotation(o.Keys, byHandle[v.Handle])
-		o.conclude(&reading, next)
+		o.conclude(&reading, next, ofResource[v.Resource] == 1)
 		r.Verifiers = append(r.Verifiers, reading)
 	}
 	return r
 }
 
-// alone reports whether a verifier is the only one of its resource. What is known of a resource is known of it then.
-func (o Observed) alone(resource string) bool {
-	n := 0
-	for _, v := range o.Verifiers {
-		if v.Resource == resource {
-			n++
-		}
+// byHandle returns the fetches of each handle.
+func (o Observed) byHandle() map[string][]storage.Fetch {
+	fetches := map[string][]storage.Fetch{}
+	for _, f := range o.Fetches {
+		fetches[f.Handle] = append(fetches[f.Handle], f)
 	}
-	return n == 1
+	return fetches
 }
 
-// conclude sets the verdict on a verifier: that of its worst source.
-func (o Observed) conclude(r *VerifierReading, next *storage.SigningKey) {
-	alone := o.alone(r.Resource)
+// conclude sets the verdict on a verifier: that of its worst source. alone means that it is the only verifier of its
+// resource: what is known of the resource is known of it.
+func (o Observed) conclude(r *VerifierReading, next *storage.SigningKey, alone bool) {
 	if at, ok := o.Accepted[r.Resource]; ok && alone && next != nil {
 		r.Verdict, r.GotAt = VerdictReady, &at
 		r.Evidence = "it accepted a token of the next key at " + stamp(at)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -192,6 +193,10 @@ func (o *observations) remove(entry *list.Element) *storage.Fetch {
 func addFetch(to *storage.Fetch, f observedFetch) {
 	at := storage.At(f.at)
 	first := to.Count == 0
+	if !first && at.Before(to.LastAt.Time) {
+		addOlderFetch(to, at)
+		return
+	}
 	newest := ""
 	if len(f.set.KIDs) > 0 {
 		newest = f.set.KIDs[0]
@@ -210,6 +215,18 @@ func addFetch(to *storage.Fetch, f observedFetch) {
 		to.GotCount++
 	}
 	to.Via, to.Version, to.KIDs, to.LastAt = f.via, f.set.Version, f.set.KIDs, at
+	to.Count++
+}
+
+// addOlderFetch adds a fetch that was noted late, since its handle was not known before. Later ones decide all but the
+// times.
+func addOlderFetch(to *storage.Fetch, at storage.Time) {
+	if at.Before(to.FirstAt.Time) {
+		to.FirstAt = at
+	}
+	to.Times = append(to.Times, at)
+	slices.SortFunc(to.Times, func(a, b storage.Time) int { return b.Compare(a.Time) })
+	to.Times = to.Times[:min(len(to.Times), storage.MaxFetchTimes)]
 	to.Count++
 }
 

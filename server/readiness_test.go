@@ -527,3 +527,17 @@ func TestAftermath(t *testing.T) {
 		}
 	})
 }
+
+// A fetch that is noted late, since its handle was not known yet, does not undo a later one.
+func TestFetchThatIsNotedLate(t *testing.T) {
+	t.Parallel()
+	old := &keys.Published{Version: 1, KIDs: []string{"current"}, Signer: "current"}
+	fresh := &keys.Published{Version: 2, KIDs: []string{"next", "current"}, Signer: "current"}
+	var f storage.Fetch
+	addFetch(&f, observedFetch{set: fresh, at: noon})
+	addFetch(&f, observedFetch{set: old, at: noon.Add(-time.Minute)})
+	if f.Version != 2 || f.Newest != "next" || !f.LastAt.Equal(noon) || f.Count != 2 || f.GotCount != 1 ||
+		len(f.Times) != 2 || !f.Times[1].Equal(noon.Add(-time.Minute)) {
+		t.Errorf("%+v", f)
+	}
+}

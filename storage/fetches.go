@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"database/sql/driver"
 	"fmt"
@@ -17,6 +18,12 @@ type FetchKey struct {
 	Handle string `db:"handle" json:"-"`      // of a registered verifier; "" for all others
 	Source string `db:"source" json:"source"` // an address; a prefix (/24, /48) if Handle is ""
 	Agent  string `db:"agent" json:"agent"`   // User-Agent, cut
+}
+
+// compare orders keys.
+func (k FetchKey) compare(other FetchKey) int {
+	return cmp.Or(cmp.Compare(k.Handle, other.Handle), cmp.Compare(k.Source, other.Source),
+		cmp.Compare(k.Agent, other.Agent))
 }
 
 // Fetch is what one source has fetched.
@@ -133,6 +140,8 @@ func (f Fetches) Add(ctx context.Context, fetches []Fetch) error {
 	if len(fetches) == 0 {
 		return nil
 	}
+	// Statements that lock the same rows in the same order do not deadlock.
+	fetches = slices.SortedFunc(slices.Values(fetches), func(a, b Fetch) int { return a.compare(b.FetchKey) })
 	var places []string
 	var values []any
 	for _, fetch := range fetches {

@@ -1,7 +1,9 @@
 package storage
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,6 +40,9 @@ func (s Sightings) See(ctx context.Context, seen []Sighting) error {
 	if len(seen) == 0 {
 		return nil
 	}
+	seen = slices.SortedFunc(slices.Values(seen), func(a, b Sighting) int { // as in Fetches.Add
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+	})
 	var places []string
 	var values []any
 	for _, row := range seen {

@@ -33,6 +33,9 @@ func (k keyCommands) rotate() *cobra.Command {
 		if err != nil {
 			return k.explainForce(err)
 		}
+		if g.WhenReady {
+			k.sayIfNobody(ctx, op)
+		}
 		return k.print(r, func() {
 			k.rotationText(r)
 			k.say("Rotated. No session ends: tokens of the previous key stay valid, and its public half stays in the " +
@@ -51,6 +54,15 @@ func (k keyCommands) rotate() *cobra.Command {
 		"refuse while a registered verifier is not ready (`keyturn keys readiness`)")
 	cmd.Flags().StringSliceVar(&g.Except, "except", nil, "with --when-ready: do not wait for this verifier")
 	return cmd
+}
+
+// sayIfNobody says that no verifier is registered.
+func (k keyCommands) sayIfNobody(ctx context.Context, op *operator) {
+	none := true
+	err := op.Verifiers().List(ctx, "", func([]admin.Verifier) error { none = false; return errEnough })
+	if none && err == nil {
+		k.say("keyturn: no verifier is registered, so nobody was waited for: `keyturn verifier create` registers one")
+	}
 }
 
 func (k keyCommands) rotationText(r admin.Rotation) {
