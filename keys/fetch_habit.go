@@ -7,18 +7,12 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// caches lists the sources through which nearly all requests that name a proxy came.
+// caches lists the sources that say in Via that they are proxies, at most a few.
 func caches(fetches []storage.Fetch, now time.Time) (sources []string) {
-	bySource, all := map[string]int64{}, int64(0)
 	for _, f := range fetches {
-		if f.Via && now.Sub(f.LastAt.Time) <= SeenRecently {
-			bySource[f.Source] += f.Count
-			all += f.Count
-		}
-	}
-	for source, n := range bySource {
-		if float64(n) >= cacheShare*float64(all) {
-			sources = append(sources, source)
+		if f.Via && now.Sub(f.LastAt.Time) <= SeenRecently && len(sources) < shownCaches &&
+			!slices.Contains(sources, f.Source) {
+			sources = append(sources, f.Source)
 		}
 	}
 	return sources
@@ -80,40 +74,33 @@ func habit(times storage.FetchTimes) (longest time.Duration, regular bool) {
 			gaps++
 		}
 	}
-	return longest, gaps == storage.MaxFetchTimes-1 && longest <= shortest+shortest/5
+	return longest, gaps == storage.MaxFetchTimes-1 && longest <= shortest+shortest/10
 }
 
 // allBack returns the zero time if everybody behind a source that has the key has probably fetched it, and otherwise
-// when that will be. Several processes may share an address: until the source has fetched the key as often as it
-// fetched in the week before, up to three times, one of them may not have come back.
+// when that will be. Several processes may share an address. If the source fetched before the key was published, one of
+// them may not have come back: until a timer has fetched the key three times, or until seven days later, when whoever
+// fetched before no longer counts.
 func allBack(f storage.Fetch, now time.Time) time.Time {
-	since, before := 0, []storage.Time{}
+	if !f.FirstAt.Before(f.GotAt.Time) {
+		return time.Time{} // all its fetches got the key
+	}
+	since := 0
 	for _, t := range f.Times {
-		switch {
-		case !t.Before(f.GotAt.Time):
+		if !t.Before(f.GotAt.Time) {
 			since++
-		case now.Sub(t.Time) <= SeenRecently:
-			before = append(before, t)
 		}
 	}
-	need := len(before)
-	if since+need == storage.MaxFetchTimes && f.Count-f.GotCount > int64(need) {
-		need = enoughFetches // there may have been more than are kept
-	}
-	need = min(need, enoughFetches)
-	if since >= need {
+	h, regular := habit(f.Times)
+	forgotten := f.GotAt.Add(SeenRecently)
+	if regular && since >= enoughFetches || !forgotten.After(now) {
 		return time.Time{}
 	}
-	forgotten := before[min(since, len(before)-1)].Add(SeenRecently)
-	if h, regular := habit(f.Times); h > 0 {
-		if !regular {
-			h *= overdue
-		}
-		if by := f.LastAt.Add(time.Duration(need-since) * (h + h/10)); by.After(now) && by.Before(forgotten) {
-			return by.UTC()
-		}
+	by := f.LastAt.Add(time.Duration(max(enoughFetches-since, 1)) * (h + h/10))
+	if regular && by.After(now) && by.Before(forgotten) {
+		return by.UTC()
 	}
-	return later(forgotten, now).UTC()
+	return forgotten.UTC()
 }
 
 // comesBy returns by when a source fetches again, by its habit, or else counts as stuck. It returns the zero time if it

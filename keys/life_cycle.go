@@ -41,13 +41,19 @@ func (l *LifeCycle) Maintain(ctx context.Context) error {
 		if err := l.ring.checkClock(ctx); err != nil {
 			return err
 		}
+		waiting := false
 		for _, step := range steps {
-			if err := l.take(ctx, step, v); err != nil && !errors.Is(err, storage.ErrConflict) {
+			err := l.take(ctx, step, v)
+			waiting = waiting || errors.Is(err, errWaits)
+			if err != nil && !errors.Is(err, storage.ErrConflict) && !errors.Is(err, errWaits) {
 				return err
 			}
 			if v, err = l.ring.intact(ctx); err != nil {
 				return err
 			}
+		}
+		if waiting {
+			break
 		}
 	}
 	return l.maintainSecrets(ctx, v)
@@ -66,11 +72,14 @@ func (l *LifeCycle) take(ctx context.Context, step Step, v *view) error {
 	}
 }
 
+// errWaits means that a rotation that is due waits for verifiers.
+var errWaits = errors.New("the rotation waits for verifiers")
+
 // askAgain is how long Maintain takes for granted that a rotation still waits for verifiers.
 const askAgain = 10 * time.Second
 
 // rotateInTime makes a rotation that is due. It waits for registered verifiers, up to the patience, if the
-// configuration says so. A second rotation after a leak does not wait.
+// configuration says so: then it returns errWaits. A second rotation after a leak does not wait.
 func (l *LifeCycle) rotateInTime(ctx context.Context, v *view) error {
 	c, now, by := l.ring.config(), l.ring.options.Now(), itself
 	if secondRotation(v.rows) {
@@ -82,7 +91,7 @@ func (l *LifeCycle) rotateInTime(ctx context.Context, v *view) error {
 	}
 	late := now.Sub(rotatesAt(v.rows, c)) >= c.Patience
 	if !late && now.Sub(l.asked).Abs() < askAgain {
-		return nil
+		return errWaits
 	}
 	var unready *NotReadyError
 	err := l.checkReady(ctx, v, Gate{WhenReady: true})
@@ -91,9 +100,12 @@ func (l *LifeCycle) rotateInTime(ctx context.Context, v *view) error {
 		_, err = l.rotate(ctx, by, v, map[string]any{"not_ready": named(unready.Verifiers)})
 	case errors.As(err, &unready):
 		l.asked = now
-		return nil
+		return errWaits
 	case err == nil:
 		_, err = l.rotate(ctx, by, v, nil)
+	case !late && ctx.Err() == nil: // other steps do not wait for this one
+		l.ring.options.Log.Warn("the readiness of verifiers could not be read: the rotation waits", "error", err)
+		return errWaits
 	case late && ctx.Err() == nil: // the rotation does not depend on the observations
 		l.ring.options.Log.Warn("the readiness of verifiers could not be read: rotating after the patience",
 			"error", err)

@@ -40,9 +40,9 @@ const (
 	// enoughFetches show that everybody behind an address has the key.
 	enoughFetches = storage.MaxFetchTimes - 1
 	// minGap is the shortest gap that is a habit. Fetches of one start are closer.
-	minGap = time.Second
-	// cacheShare is the share of all fetches through proxies by which a source is taken for a cache.
-	cacheShare = 0.9
+	minGap = time.Second / 2
+	// shownCaches is how many proxies a note names.
+	shownCaches = 5
 	// soon is how long after a rotation a verifier has met a token of the new key.
 	soon = time.Minute
 )
@@ -130,8 +130,8 @@ func (o Observed) Judge(c Config, now time.Time) Readiness {
 	}
 	caches := caches(o.Fetches, now)
 	if len(caches) > 0 {
-		r.Notes = append(r.Notes, "nearly all fetches come through a cache ("+strings.Join(caches, ", ")+
-			"), which says so in Via: nothing is concluded from them")
+		r.Notes = append(r.Notes, "some fetches come through a proxy or cache that says so in Via ("+
+			strings.Join(caches, ", ")+"): nothing is concluded from them")
 	}
 	byHandle, ofResource := o.byHandle(), map[string]int{}
 	for _, v := range o.Verifiers {
@@ -141,7 +141,7 @@ func (o Observed) Judge(c Config, now time.Time) Readiness {
 		reading := VerifierReading{Name: v.Name, Resource: v.Resource, Sources: []SourceReading{}}
 		for _, f := range counting(byHandle[v.Handle], now) {
 			s := judgeSource(f, next, c, now)
-			s.cached = f.Via && slices.Contains(caches, f.Source)
+			s.cached = f.Via
 			reading.Sources = append(reading.Sources, s)
 		}
 		reading.LastRotation = lastRotation(o.Keys, byHandle[v.Handle])
@@ -172,38 +172,49 @@ func (o Observed) conclude(r *VerifierReading, next *storage.SigningKey, alone b
 		r.Verdict, r.Evidence = VerdictReady, "it only introspects, last at "+stamp(at)+": it needs no key"
 		return
 	}
-	if len(r.Sources) == 0 {
+	direct := slices.DeleteFunc(slices.Clone(r.Sources), func(s SourceReading) bool { return s.cached })
+	switch {
+	case len(r.Sources) == 0:
 		r.Verdict, r.Evidence = VerdictSilent, "it has never fetched its jwks_uri"
-		return
-	}
-	if slices.ContainsFunc(r.Sources, func(s SourceReading) bool { return s.cached }) {
+	case len(direct) == 0:
 		r.Verdict, r.Evidence = VerdictSilent, "only a cache has fetched its jwks_uri: nothing is concluded"
-		return
+	case next == nil:
+		r.Verdict, r.Evidence = VerdictWaiting, "no next key is published"
+	default:
+		r.concludeFrom(direct)
 	}
-	r.Verdict = VerdictReady
-	var have int
-	var worst *SourceReading
-	for i, s := range r.Sources {
+}
+
+// concludeFrom sets the verdict of the worst source.
+func (r *VerifierReading) concludeFrom(sources []SourceReading) {
+	have := 0
+	worst := sources[0]
+	for _, s := range sources {
 		if s.GotAt != nil {
 			have++
 			if r.GotAt == nil || s.GotAt.After(*r.GotAt) {
 				r.GotAt = s.GotAt
 			}
 		}
-		if worst == nil || s.Verdict.Rank() > worst.Verdict.Rank() ||
-			s.Verdict == worst.Verdict && s.By != nil && worst.By != nil && s.By.After(*worst.By) {
-			worst = &r.Sources[i]
+		later := s.Verdict == worst.Verdict && s.By != nil && worst.By != nil && s.By.After(*worst.By)
+		if s.Verdict.Rank() > worst.Verdict.Rank() || later {
+			worst = s
 		}
 	}
 	r.Verdict, r.By = worst.Verdict, worst.By
-	r.Evidence = fmt.Sprintf("%d of %d sources have it", have, len(r.Sources))
-	if have < len(r.Sources) {
+	r.Evidence = fmt.Sprintf("%d of %d sources have it", have, len(sources))
+	if len(sources) == 1 && have == 1 {
+		r.Evidence = "its only source has it"
+	}
+	if have < len(sources) {
 		r.GotAt = nil
 	}
-	if next == nil {
-		r.Evidence = "no next key is published"
-	} else if r.Verdict != VerdictReady {
+	switch {
+	case r.Verdict != VerdictReady:
 		r.Evidence += "; " + worst.describe()
+	case len(r.Sources) >= storage.MaxNamedFetches:
+		r.Verdict = VerdictWaiting
+		r.Evidence += "; it has too many sources to keep, so that one without it may be missing: others may use its URL"
 	}
 }
 
@@ -215,7 +226,8 @@ func (s SourceReading) describe() string {
 	}
 	switch {
 	case s.GotAt != nil:
-		return who + " has it, but has not fetched as often since as before: several processes may share the address"
+		return who + " has it, and fetched before: another process behind the address may not have it " +
+			"(`keyturn probe --next` asks the API)"
 	case s.Habit == 0:
 		return who + " fetched once, at " + stamp(s.LastAt.Time)
 	}
@@ -246,7 +258,10 @@ func lastRotation(rows []storage.SigningKey, fetches []storage.Fetch) string {
 	var back time.Time
 	there := false
 	for _, f := range fetches {
-		there = there || f.FirstAt.Before(began)
+		if !f.FirstAt.Before(began) {
+			continue // it was not there
+		}
+		there = true
 		if f.Signer == current.KID && !f.BackAt.Before(began) && (back.IsZero() || f.BackAt.Before(back)) {
 			back = f.BackAt.Time
 		}

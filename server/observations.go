@@ -24,7 +24,7 @@ const (
 	maxDoubtful       = 1000   // fetches with a handle that is not known yet
 	maxSightings      = 10_000 // audiences and clients
 	maxAgent          = 64     // characters of a User-Agent
-	burst             = time.Second
+	burst             = time.Second / 2
 	readinessInterval = time.Minute
 )
 
@@ -80,7 +80,7 @@ func (o *observations) fetched(x *response, r *http.Request, set *keys.Published
 		handle:  handleOf(r.URL.RawQuery),
 		agent:   agentOf(r.UserAgent()),
 		address: x.address,
-		via:     r.Header.Get("Via") != "",
+		via:     r.Header.Get("Via") != "" && x.address == subscriber(peerAddress(r)), // not by a trusted proxy
 		set:     set,
 		at:      o.now(),
 	}
@@ -380,6 +380,10 @@ func (o *observations) putBack(sightings []storage.Sighting) {
 
 // judge counts the verdicts on registered verifiers, for the metrics.
 func (o *observations) judge(ctx context.Context) error {
+	if o.config().JWKSObserve == config.ObserveOff {
+		o.ready.Store(&verdicts{})
+		return nil
+	}
 	ctx, cancel := o.databaseTimeout(ctx)
 	defer cancel()
 	readiness, err := o.ring.LifeCycle().Readiness(ctx)
