@@ -48,6 +48,8 @@ type ProbeReport struct {
 	At       storage.Time `json:"at"`
 	probe.Report
 	Promise EndedLogin `json:"ended_login_accepted_for"` // by the settings, beside the measured revocation
+	// keys readiness counts the accepted token of the next key: the URL is at the recorded origin
+	Booked bool `json:"counts_for_readiness"`
 }
 
 const (
@@ -73,10 +75,6 @@ func (a Probes) Run(ctx context.Context, spec ProbeSpec) (ProbeReport, error) {
 	if a.config.Issuer == "" {
 		return ProbeReport{}, invalid("issuer: no server has run with this database yet: start one, or set --issuer")
 	}
-	r := &probeRun{core: a.core, spec: spec, rs: rs}
-	if err := r.signers(ctx); err != nil {
-		return ProbeReport{}, err
-	}
 	prepared, err := probe.Prepare(ctx, probe.Plan{
 		Consent: probe.Consent{
 			Origin:   rs.ProbeOrigin,
@@ -95,6 +93,10 @@ func (a Probes) Run(ctx context.Context, spec ProbeSpec) (ProbeReport, error) {
 	})
 	if err != nil {
 		return ProbeReport{}, guarded(err)
+	}
+	r := &probeRun{core: a.core, spec: spec, rs: rs}
+	if err := r.signers(ctx); err != nil {
+		return ProbeReport{}, err
 	}
 	return r.present(ctx, prepared)
 }
@@ -207,9 +209,15 @@ func (r *probeRun) present(ctx context.Context, prepared *probe.Probe) (ProbeRep
 		bounded, cancel := context.WithTimeout(ctx, probeSpan-probeMargin)
 		made.Report, err = prepared.Run(bounded, tokens)
 		cancel()
+		origin, e := probe.Origin(r.spec.URL)
+		made.Booked = e == nil && origin == r.rs.ProbeOrigin && made.NextOK
 	}
-	if err != nil {
-		made.Stopped = "it was broken off: " + err.Error()
+	var guard *probe.GuardError
+	switch {
+	case errors.As(err, &guard):
+		made.Stopped = "it was broken off: " + guard.Reason
+	case err != nil:
+		made.Stopped = "it was broken off"
 	}
 	return made, errors.Join(guarded(err), r.end(ctx, made))
 }
@@ -228,8 +236,8 @@ func (r *probeRun) end(ctx context.Context, made ProbeReport) error {
 			red = append(red, result.ID)
 		}
 	}
-	report := storage.ProbeReport{Report: text}
-	if made.NextOK {
+	report := storage.ProbeReport{Report: text, Resource: r.rs.Resource}
+	if made.Booked {
 		report.NextKID = made.NextKID
 	}
 	return r.db.Probes().End(ctx, r.by, r.run, report, map[string]any{

@@ -303,7 +303,7 @@ type NotReadyError struct{ Verifiers []VerifierReading }
 // Error names the verifiers.
 func (e *NotReadyError) Error() string {
 	return "verifiers are not ready for the next key: " + named(e.Verifiers) +
-		": `keyturn keys readiness` has the evidence, and --except NAME does not wait for one"
+		": `keyturn keys readiness` has the evidence, and --except NAME leaves one out"
 }
 
 // named lists verifiers with their verdicts.

@@ -274,7 +274,7 @@ func (f facts) stepProblems(c Config, now time.Time, add report) {
 	f.incidentProblem(c, now, add)
 	if at := rotatesAt(f.rows, c); len(f.unready) > 0 && now.Sub(at) <= c.Patience+lateAfter {
 		add(LevelWarning, "`keyturn keys readiness` has the evidence; `keyturn keys rotate --when-ready --except "+
-			"NAME` does not wait for one", "the rotation that was due at %s waits for %s, until %s at the latest",
+			"NAME` leaves one out", "the rotation that was due at %s waits for %s, until %s at the latest",
 			stamp(at), named(f.unready), stamp(at.Add(c.Patience)))
 	} else if !at.IsZero() && now.Sub(at) > lateAfter {
 		level := LevelWarning

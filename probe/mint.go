@@ -38,6 +38,7 @@ const (
 	TypOther      = "keyturn-probe+jwt"
 	CriticalName  = "https://keyturn-probe.invalid/extension"
 
+	ownKID         = "keyturn-probe-own-key"
 	typAccessToken = "at+jwt" // RFC 9068 §2.1
 	typJWT         = "JWT"
 )
@@ -185,14 +186,15 @@ func (m *mint) unknownKID() (string, error) {
 	return m.forge(claims{"kid": "keyturn-probe-" + rand.Text()})
 }
 
-// jwk returns the public half of a key as a JWK (RFC 7517 §4).
+// jwk returns the public half of a key as a JWK (RFC 7517 §4). Its kid is not that of the issuer, whose key a cache may
+// then lose.
 func (m *mint) jwk(own *rsa.PrivateKey) claims {
 	encode := base64.RawURLEncoding.EncodeToString
 	return claims{
 		"kty": "RSA",
 		"use": "sig",
 		"alg": "RS256",
-		"kid": m.signer.KID(),
+		"kid": ownKID,
 		"n":   encode(own.N.Bytes()),
 		"e":   encode(big.NewInt(int64(own.E)).Bytes()),
 	}
@@ -203,13 +205,15 @@ func (m *mint) keyInHeader() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return m.forge(claims{"jwk": m.jwk(own)})
+	return m.forge(claims{"kid": ownKID, "jwk": m.jwk(own)})
 }
 
-func (m *mint) keyAtURL() (string, error) { return m.forge(claims{"jku": m.decoy.keysURL()}) }
+func (m *mint) keyAtURL() (string, error) {
+	return m.forge(claims{"kid": ownKID, "jku": m.decoy.keysURL()})
+}
 
 func (m *mint) certificateAtURL() (string, error) {
-	return m.forge(claims{"x5u": m.decoy.certificateURL()})
+	return m.forge(claims{"kid": ownKID, "x5u": m.decoy.certificateURL()})
 }
 
 func (m *mint) critical() (string, error) {

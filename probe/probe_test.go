@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -172,7 +173,8 @@ func TestWrongVerifiers(t *testing.T) {
 			if got := reds(report); !slices.Equal(got, want) && len(got)+len(want) > 0 {
 				t.Errorf("red %v, want %v: %+v", got, want, report)
 			}
-			if report.Stopped != "" || report.OK() != (len(want) == 0) || report.Requests > probe.MaxRequests {
+			fine := len(want) == 0 && fault != "fails at a bad token" // a failure is no refusal
+			if report.Stopped != "" || report.OK() != fine || report.Requests > probe.MaxRequests {
 				t.Errorf("%+v", report)
 			}
 		})
@@ -285,8 +287,9 @@ func TestFetchesForUnknownKIDs(t *testing.T) {
 		}
 		v.ServeHTTP(w, r)
 	})
-	report := mustRun(t, counting, func(_ *probe.Plan, k *probe.Tokens) {
+	report := mustRun(t, counting, func(p *probe.Plan, k *probe.Tokens) {
 		k.Fetched = func(context.Context) (int64, error) { return 7 + n.Load(), nil }
+		p.Endless = false
 	})
 	if report.JWKSFetches == nil || *report.JWKSFetches != 5 {
 		t.Errorf("%v", report.JWKSFetches)
@@ -337,8 +340,13 @@ func remote(t *testing.T, h http.Handler) probe.Plan {
 		return (&net.Dialer{}).DialContext(ctx, network, server.Listener.Addr().String())
 	}
 	p.Transport = func() *http.Transport {
-		return &http.Transport{TLSClientConfig: &tls.Config{
-			RootCAs: server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}}
+		return &http.Transport{
+			TLSClientConfig: &tls.Config{RootCAs: server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs},
+			Proxy: func(*http.Request) (*url.URL, error) {
+				t.Error("a proxy was asked for")
+				return nil, nil
+			},
+		}
 	}
 	return p
 }
@@ -522,6 +530,55 @@ func TestTraffic(t *testing.T) {
 			t.Errorf("request %d came %v after the one before", i, gap)
 		}
 	}
+	if r := report.Revocation; r == nil || r.Refused {
+		t.Errorf("%+v", r)
+	}
+}
+
+// What an API answers that is not HTTP gets into no report, and neither does a token.
+func TestAnswersThatAreNotHTTP(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				text := make([]byte, 4096)
+				n, _ := conn.Read(text)
+				conn.Write(append([]byte("HTTP/1.1 401 no\r\n\x1b[2J "), text[:n]...))
+			}()
+		}
+	}()
+	report, err := run(plan("http://"+listener.Addr().String()), tokens())
+	if err != nil || report.Stopped != "the API gives no answer: no answer that is HTTP" {
+		t.Errorf("%v %q", err, report.Stopped)
+	}
+}
+
+// A refusal shortly before the token expires is not taken for one of the ended login.
+func TestExpiryIsNoRevocation(t *testing.T) {
+	t.Parallel()
+	v := newVerifier("")
+	begun := time.Now()
+	report := mustRun(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if time.Since(begun) > 2*time.Second { // as if the token had expired
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		v.ServeHTTP(w, r)
+	}), func(p *probe.Plan, k *probe.Tokens) {
+		p.Revocation, p.Limit = true, time.Millisecond
+		k.Login = func(context.Context) (probe.Session, error) { return probe.Session{ID: "alive"}, nil }
+		k.End = func(context.Context, probe.Session) error { return nil }
+	})
 	if r := report.Revocation; r == nil || r.Refused {
 		t.Errorf("%+v", r)
 	}

@@ -25,7 +25,7 @@ type Plan struct {
 	Dial      Dialer                                  // nil: that of the system
 	Generate  func(bits int) (*rsa.PrivateKey, error) // nil: rsa.GenerateKey
 	Pause     time.Duration                           // between requests; 0: Pause
-	Limit     time.Duration                           // of the wait for a refusal; 0: MaxLifetime
+	Limit     time.Duration                           // of the wait for a refusal; 0: 50 seconds
 }
 
 // Tokens are what the tokens of a run are made of.
@@ -63,9 +63,12 @@ type Report struct {
 
 // Ending is what came of a token after its login had ended.
 type Ending struct {
-	Refused bool    `json:"refused"` // before it expired
-	Seconds float64 `json:"seconds"` // from the end to the first refusal, or to the expiry
+	Refused bool    `json:"refused"` // well before it expired
+	Seconds float64 `json:"seconds"` // from the end to the first refusal, or to the end of the measurement
 }
+
+// expiryMargin is how long before its expiry a refusal counts as one for the end of the login: clocks differ.
+const expiryMargin = 10 * time.Second
 
 // Red counts the cases that are not as they must be.
 func (r Report) Red() (n int) {
@@ -77,8 +80,18 @@ func (r Report) Red() (n int) {
 	return n
 }
 
-// OK reports whether all cases were presented, and none is red.
-func (r Report) OK() bool { return r.Stopped == "" && r.Red() == 0 }
+// Failed counts the cases to which the API gave no answer that says anything.
+func (r Report) Failed() (n int) {
+	for _, result := range r.Results {
+		if result.Got == Failed {
+			n++
+		}
+	}
+	return n
+}
+
+// OK reports whether all cases were presented and answered, and none is red.
+func (r Report) OK() bool { return r.Stopped == "" && r.Red() == 0 && r.Failed() == 0 }
 
 // Probe is one run.
 type Probe struct {
@@ -90,7 +103,6 @@ type Probe struct {
 	report  Report
 	good    answer // to a good token
 	fetched int64  // fetches of the JWKS before the tokens with an unknown kid
-	asked   time.Time
 }
 
 // Prepare checks the guards and asks the API for its consent. It sends no token. It returns a *GuardError if a guard
@@ -100,7 +112,7 @@ func Prepare(ctx context.Context, p Plan) (*Probe, error) {
 		p.Now = time.Now
 	}
 	if p.Limit == 0 {
-		p.Limit = MaxLifetime
+		p.Limit = MaxLifetime - expiryMargin
 	}
 	if p.Pause == 0 {
 		p.Pause = Pause
@@ -162,7 +174,7 @@ func (r *Probe) run(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.countFetches(ctx)
+	return nil
 }
 
 // has reports whether the run has a case.
@@ -197,11 +209,9 @@ func (r *Probe) present(ctx context.Context, c Case) error {
 	times := 1
 	if c.ID == caseUnknown {
 		times = unknownKIDs
-		if r.tokens.Fetched != nil {
-			var err error
-			if r.fetched, err = r.tokens.Fetched(ctx); err != nil {
-				return err
-			}
+		var err error
+		if r.fetched, err = r.countFetches(ctx); err != nil {
+			return err
 		}
 	}
 	var worst Result
@@ -222,8 +232,13 @@ func (r *Probe) present(ctx context.Context, c Case) error {
 			worst = result
 		}
 	}
-	if c.ID == caseUnknown {
-		r.asked = time.Now()
+	if c.ID == caseUnknown && r.tokens.Fetched != nil {
+		n, err := r.countFetches(ctx)
+		if err != nil {
+			return err
+		}
+		n = max(n-r.fetched, 0)
+		r.report.JWKSFetches = &n
 	}
 	r.report.Results = append(r.report.Results, worst)
 	r.conclude(c, worst)
@@ -306,6 +321,7 @@ func (r *Probe) revoke(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	minted := time.Now()
 	token, err := r.mint.goodToken(session)
 	if err != nil {
 		return err
@@ -323,43 +339,35 @@ func (r *Probe) revoke(ctx context.Context) error {
 	}
 	ended, e := time.Now(), &Ending{}
 	r.report.Revocation = e
-	for time.Since(ended) < r.plan.Limit {
-		left := MaxRequests - r.api.sent
-		if left == 0 {
-			break
-		}
-		pause := (r.plan.Limit - time.Since(ended)) / time.Duration(left)
+	for left := r.plan.Limit - time.Since(minted); left > 0 && r.api.sent < MaxRequests; {
+		pause := max(left/time.Duration(MaxRequests-r.api.sent), r.api.pause)
 		select {
-		case <-time.After(max(pause, r.api.pause)):
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 		if a, err = r.api.present(ctx, token); err != nil {
 			return err
 		}
-		if e.Seconds = time.Since(ended).Seconds(); r.judge(find(caseLast), a).Got == Refused {
-			e.Refused = e.Seconds < MaxLifetime.Seconds() // later, the token has expired
+		e.Seconds = time.Since(ended).Seconds()
+		left = r.plan.Limit - time.Since(minted)
+		if r.judge(find(caseLast), a).Got == Refused {
+			e.Refused = left > 0 // else it may have expired
 			break
 		}
 	}
 	return nil
 }
 
-// countFetches counts the fetches of the JWKS that tokens with an unknown kid have caused.
-func (r *Probe) countFetches(ctx context.Context) error {
+// countFetches returns how often the API has fetched the JWKS, as soon as servers have written it.
+func (r *Probe) countFetches(ctx context.Context) (int64, error) {
 	if r.tokens.Fetched == nil {
-		return nil
+		return 0, nil
 	}
 	select {
-	case <-time.After(r.tokens.Settle - time.Since(r.asked)):
+	case <-time.After(r.tokens.Settle):
 	case <-ctx.Done():
-		return ctx.Err()
+		return 0, ctx.Err()
 	}
-	n, err := r.tokens.Fetched(ctx)
-	if err != nil {
-		return err
-	}
-	n -= r.fetched
-	r.report.JWKSFetches = &n
-	return nil
+	return r.tokens.Fetched(ctx)
 }

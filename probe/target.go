@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -122,7 +123,7 @@ func (t *target) resolve(ctx context.Context, resolve Resolver) (netip.Addr, err
 	host := t.url.Hostname()
 	all, err := resolve(ctx, host)
 	if err != nil || len(all) == 0 {
-		return netip.Addr{}, refuse("%s has no address: %v", host, err)
+		return netip.Addr{}, refuse("%s has no address", host)
 	}
 	address := all[0].Unmap()
 	switch {
@@ -249,8 +250,12 @@ func (a answer) failed() string {
 	switch {
 	case a.err != nil && errors.As(a.err, &timeout) && timeout.Timeout():
 		return fmt.Sprintf("no answer within %v", requestTimeout)
-	case a.err != nil:
-		return "no answer: " + a.err.Error()
+	case a.err != nil && errors.As(a.err, new(*tls.CertificateVerificationError)):
+		return "no answer: its certificate does not verify"
+	case a.err != nil && errors.As(a.err, new(*net.OpError)):
+		return "no answer: the connection failed"
+	case a.err != nil: // its text may quote what was sent
+		return "no answer that is HTTP"
 	case a.status == http.StatusTooManyRequests:
 		return "too many requests (429)"
 	case a.status >= 500:

@@ -24,6 +24,7 @@ import (
 	"github.com/keyturn/keyturn/probe"
 	"github.com/keyturn/keyturn/probe/probetest"
 	"github.com/keyturn/keyturn/storage"
+	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
 // offlineAPI is an API of the resource server rs that verifies tokens by the JWKS of the replica, fetched for each
@@ -61,6 +62,7 @@ func (h *Harness) probe(t *testing.T, api http.Handler, change func(*admin.Probe
 	t.Helper()
 	server := httptest.NewServer(api)
 	defer server.Close()
+	Must(h.Admin.Clients().Update(ctx, "rs", func(s *admin.ClientSpec) { s.ProbeOrigin = server.URL }))
 	spec := admin.ProbeSpec{ID: "rs", URL: server.URL, Pause: time.Nanosecond, Settle: time.Nanosecond}
 	spec.Generate = keystest.Generator()
 	for range 5 { // the replica has the first ones
@@ -91,8 +93,13 @@ func (h *Harness) nothingLeft(t *testing.T) {
 	if grants := Must(AllGrants(h.Admin, "", "")); len(grants) != 0 {
 		t.Errorf("grants are left: %v", grants)
 	}
-	if lists := Must(h.Server.db.StatusLists().All(ctx)); len(lists) != 0 {
-		t.Errorf("status lists are left: %v", lists)
+	raw := storagetest.Raw(t, h.Config.Database)
+	for _, table := range []string{"status_lists", "status_ranges", "status_marks", "probe_runs"} {
+		var n int
+		Must(0, raw.QueryRow(`SELECT COUNT(*) FROM `+table).Scan(&n))
+		if n != 0 {
+			t.Errorf("%d rows of %s are left", n, table)
+		}
 	}
 }
 
@@ -111,7 +118,7 @@ func TestProbeOfAnOfflineAPI(t *testing.T) {
 		report := Must(h.probe(t, h.offlineAPI("https://api.example"), func(s *admin.ProbeSpec) {
 			s.Next, s.Endless = true, true
 		}))
-		if !report.OK() || !report.NextOK || report.NextKID != Must(h.Admin.Keys().Status(ctx)).Next {
+		if !report.OK() || !report.NextOK || !report.Booked || report.NextKID != Must(h.Admin.Keys().Status(ctx)).Next {
 			t.Errorf("%+v", report)
 		}
 		v := h.reading("orders")

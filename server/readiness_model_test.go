@@ -101,6 +101,16 @@ var modelKinds = map[string]func(r *rand.Rand, end time.Duration) modelVerifier{
 		}
 		return v
 	},
+	"rollout behind NAT": func(r *rand.Rand, end time.Duration) modelVerifier {
+		v := modelVerifier{} // programs that fetch once; new ones replace the old within a day
+		at := modelPublish + modelSpan(r, 0, 4*day)
+		for range 2 + r.IntN(5) {
+			old := modelProcess{fetches: []time.Duration{at - modelSpan(r, time.Hour, 20*day)}}
+			old.ends = at + modelSpan(r, time.Second, day)
+			v.processes = append(v.processes, old, modelProcess{fetches: []time.Duration{at + modelSpan(r, 0, day)}})
+		}
+		return v
+	},
 	"restarting": func(r *rand.Rand, end time.Duration) modelVerifier {
 		every, apart := period(r, day), []time.Duration{time.Hour, 8 * time.Hour, 2 * day}[r.IntN(3)]
 		v := modelVerifier{}

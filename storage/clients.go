@@ -258,6 +258,9 @@ func (c Clients) Delete(ctx context.Context, by Actor, id string, now time.Time)
 		if err := t.endClient(id, EndedClientDeleted, true, now); err != nil {
 			return err
 		}
+		if _, err := t.Change(`DELETE FROM probe_reports WHERE client_id = $1`, id); err != nil {
+			return err
+		}
 		return t.ChangeOne(`DELETE FROM clients WHERE id = $1`, id)
 	})
 }

@@ -9,8 +9,7 @@ import (
 	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
-// copiedTables are all tables except the leases, the replicas, the running probes and the schema version, which belong
-// to one database.
+// copiedTables are all tables except the leases, the replicas and the schema version, which belong to one database.
 var copiedTables = []string{
 	"meta",
 	"users",
@@ -31,6 +30,7 @@ var copiedTables = []string{
 	"verifiers",
 	"jwks_fetches",
 	"sightings",
+	"probe_runs",
 	"probe_reports",
 }
 

@@ -87,7 +87,7 @@ var schemaFiles embed.FS
 // updates its row in place (HOT update).
 var schema = engine.Schema{
 	Files:  must(fs.Sub(schemaFiles, "schema")),
-	Tables: append(slices.Clone(copiedTables), "leases", "replicas", "probe_runs"),
+	Tables: append(slices.Clone(copiedTables), "leases", "replicas"),
 	Tune:   `ALTER TABLE grants SET (fillfactor = 90)`,
 }
 

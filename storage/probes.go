@@ -21,8 +21,9 @@ type ProbeReport struct {
 	ClientID string `db:"client_id" json:"client_id"`
 	At       Time   `db:"at" json:"at"`
 	// the key that signs next, if the API accepted a token of it; else ""
-	NextKID string `db:"next_kid" json:"next_kid"`
-	Report  Object `db:"report" json:"report"`
+	NextKID  string `db:"next_kid" json:"next_kid"`
+	Resource string `db:"resource" json:"resource"` // of the resource server, then
+	Report   Object `db:"report" json:"report"`
 }
 
 // MaxProbeReports is how many reports of a resource server are kept.
@@ -72,9 +73,9 @@ func (p Probes) End(
 		if err := t.removeRun(run.ID); err != nil {
 			return err
 		}
-		if _, err := t.Change(`INSERT INTO probe_reports (id, client_id, at, next_kid, report)
-			VALUES ($1, $2, $3, $4, $5)`,
-			randomID(), run.Of, At(now), report.NextKID, string(report.Report)); err != nil {
+		if _, err := t.Change(`INSERT INTO probe_reports (id, client_id, at, next_kid, resource, report)
+			VALUES ($1, $2, $3, $4, $5, $6)`,
+			randomID(), run.Of, At(now), report.NextKID, report.Resource, string(report.Report)); err != nil {
 			return err
 		}
 		if _, err := t.Change(`DELETE FROM probe_reports WHERE client_id = $1 AND id NOT IN
@@ -126,8 +127,8 @@ func (p Probes) Clean(ctx context.Context, now time.Time) error {
 
 // Reports reads the reports of a resource server, the newest first.
 func (p Probes) Reports(ctx context.Context, clientID string) (reports []ProbeReport, err error) {
-	return reports, p.db.engine.Report(ctx, "probe reports", &reports, `SELECT id, client_id, at, next_kid, report
-		FROM probe_reports WHERE client_id = $1 ORDER BY at DESC, id`, clientID)
+	return reports, p.db.engine.Report(ctx, "probe reports", &reports, `SELECT id, client_id, at, next_kid, resource,
+		report FROM probe_reports WHERE client_id = $1 ORDER BY at DESC, id`, clientID)
 }
 
 // Accepted returns the resources whose resource server has accepted a token of a key before it signs, each with the
@@ -137,9 +138,8 @@ func (p Probes) Accepted(ctx context.Context, kid string) (map[string]time.Time,
 		Resource string `db:"resource"`
 		At       Time   `db:"at"`
 	}
-	err := p.db.engine.AllForUpkeep(ctx, "probe reports", &rows, `SELECT c.resource, MAX(p.at) AS at
-		FROM probe_reports p JOIN clients c ON c.id = p.client_id AND c.resource <> '' WHERE p.next_kid = $1
-		GROUP BY c.resource`, kid)
+	err := p.db.engine.AllForUpkeep(ctx, "probe reports", &rows, `SELECT resource, MAX(at) AS at FROM probe_reports
+		WHERE next_kid = $1 GROUP BY resource`, kid)
 	found := map[string]time.Time{}
 	for _, row := range rows {
 		found[row.Resource] = row.At.UTC()

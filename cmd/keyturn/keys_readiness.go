@@ -83,7 +83,7 @@ func (k keyCommands) verdict(v admin.VerifierReading) string {
 	if v.By == nil {
 		return string(v.Verdict)
 	}
-	return string(v.Verdict) + " until " + v.By.Format(time.RFC3339)
+	return string(v.Verdict) + ", expected by " + v.By.Format(time.RFC3339)
 }
 
 func (k keyCommands) unnamedTable(unnamed []admin.UnnamedFetches) {

@@ -40,7 +40,7 @@ func (k keyCommands) aftermathText(verifiers []admin.Aftermath) {
 			k.say("Verifier %s is stuck: it will go on trusting the leaked key until %s.", v.Verifier,
 				until(v.TrustsUntil))
 		} else if v.Trusts {
-			k.say("Verifier %s trusts the leaked key until it fetches the keys again, by its habit until %s.",
+			k.say("Verifier %s trusts the leaked key until it fetches the keys again: by its habit, at %s.",
 				v.Verifier, until(v.TrustsUntil))
 		}
 		if v.RefusesFrom != nil {

@@ -30,6 +30,9 @@ func (k keyCommands) rotate() *cobra.Command {
 			k.say("keyturn: forced: %v", err)
 		}
 		r, err := op.Keys().Rotate(ctx, g)
+		if err != nil && g.WhenReady {
+			return err
+		}
 		if err != nil {
 			return k.explainForce(err)
 		}

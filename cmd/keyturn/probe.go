@@ -109,11 +109,11 @@ func (p probeCommand) show(ctx context.Context, op *operator, id string, number 
 func (p probeCommand) outcome(r admin.ProbeReport) string {
 	switch {
 	case r.Stopped != "":
-		return "stopped: " + r.Stopped
+		return oneLine("stopped: " + r.Stopped)
 	case r.OK():
 		return "as it must be"
 	}
-	return fmt.Sprintf("%d not as they must be", r.Red())
+	return fmt.Sprintf("%d cases are not as they must be, %d got no answer", r.Red(), r.Failed())
 }
 
 func (p probeCommand) reportText(r admin.ProbeReport) {
@@ -163,12 +163,17 @@ func (p probeCommand) measures(r admin.ProbeReport) {
 	}
 	if r.NextKID != "" && r.NextOK {
 		fmt.Fprintf(p.stdout, "It accepts tokens of the next key %s: it survives the rotation.\n", r.NextKID)
+		if !r.Booked {
+			fmt.Fprintln(p.stdout, "`keyturn keys readiness` does not count it: the URL is not at the recorded origin "+
+				"(--probe-origin).")
+		}
 	}
 	if e := r.Revocation; e != nil {
 		span := (time.Duration(e.Seconds*1000) * time.Millisecond).Round(100 * time.Millisecond)
 		what := fmt.Sprintf("The token of an ended login was refused after %v", span)
 		if !e.Refused {
-			what = fmt.Sprintf("The token of an ended login was accepted until it expired, for %v", span)
+			what = fmt.Sprintf("The token of an ended login was accepted for all of %v, until shortly before it "+
+				"expired", span)
 		}
 		fmt.Fprintf(p.stdout, "%s. By the settings: %s.\n", what, strings.TrimSuffix(r.Promise.String(), "."))
 	}

@@ -104,7 +104,7 @@ func (v *Verifier) signed(h header, parts []string) bool {
 		key = v.keyAt(h, key)
 	case h.X5U != "":
 		key = v.certificateAt(h, key)
-	case key == nil && v.has("accepts unknown kids"):
+	case key == nil && h.JWK == nil && v.has("accepts unknown kids"):
 		return true
 	}
 	if key == nil {

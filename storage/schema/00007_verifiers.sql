@@ -27,6 +27,7 @@ CREATE TABLE probe_reports (
     client_id TEXT NOT NULL,
     at        BIGINT NOT NULL,
     next_kid  TEXT NOT NULL,
+    resource  TEXT NOT NULL,
     report    TEXT NOT NULL
 );
 
