@@ -210,7 +210,7 @@ func (r *probeRun) present(ctx context.Context, prepared *probe.Probe) (ProbeRep
 		made.Report, err = prepared.Run(bounded, tokens)
 		cancel()
 		origin, e := probe.Origin(r.spec.URL)
-		made.Booked = e == nil && origin == r.rs.ProbeOrigin && made.NextOK
+		made.Booked = e == nil && origin == r.rs.ProbeOrigin && made.NextOK && made.Stopped == "" && err == nil
 	}
 	var guard *probe.GuardError
 	switch {

@@ -67,7 +67,7 @@ type Config struct {
 	JWKSMaxAge time.Duration `key:"jwks_max_age" default:"5m" scope:"keys" reload:"true"`
 	// size of new RSA keys: 2048, 3072 or 4096
 	KeyBits int `key:"key_bits" default:"2048" scope:"keys" reload:"true"`
-	// which fetches of the JWKS are counted, for `keyturn keys readiness`: all, named (those of registered verifiers)
+	// which fetches of the JWKS are counted, for keyturn keys readiness: all, named (those of registered verifiers)
 	// or off
 	JWKSObserve string `key:"jwks_observe" default:"all" scope:"keys" reload:"true"`
 	// whom a scheduled rotation waits for: nothing, or named (registered verifiers without the next key)

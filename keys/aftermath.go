@@ -42,6 +42,9 @@ func (o Observed) aftermaths(done Revocation, c Config, now time.Time) []Afterma
 	for _, v := range o.Verifiers {
 		a := Aftermath{Verifier: v.Name}
 		for _, f := range counting(byHandle[v.Handle], now) {
+			if f.Via {
+				continue // nothing is concluded from a cache
+			}
 			a.add(o.expect(f, done, c, now))
 		}
 		if a.Trusts || a.RefusesFrom != nil {
@@ -57,7 +60,8 @@ func (o Observed) expect(f storage.Fetch, done Revocation, c Config, now time.Ti
 	if by := comesBy(f, c, now); !by.IsZero() {
 		comes = &by
 	}
-	if h, _ := habit(f.Times); h == 0 || comes == nil {
+	h, regular := habit(f.Times)
+	if h == 0 || comes == nil {
 		comes, a.Stuck = nil, true
 	}
 	has := func(kid string) bool { return slices.Contains(f.KIDs, kid) }
@@ -76,8 +80,8 @@ func (o Observed) expect(f storage.Fetch, done Revocation, c Config, now time.Ti
 		from := later(*done.SecondRotation, now)
 		a.RefusesFrom = &from
 	}
-	if a.RefusesFrom != nil && comes != nil && !comes.After(*a.RefusesFrom) {
-		a.RefusesFrom = nil // it fetches the key before
+	if a.RefusesFrom != nil && (!regular && o.cameBack(f) || comes != nil && !comes.After(*a.RefusesFrom)) {
+		a.RefusesFrom = nil // it fetches the key before, or at the unknown kid, as at the last rotation
 	}
 	a.RefusesUntil = comes
 	return a

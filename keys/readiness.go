@@ -77,6 +77,7 @@ type SourceReading struct {
 	LastAt  storage.Time `json:"last_at"`
 	KIDs    storage.List `json:"kids"` // of the newest set that it got
 	cached  bool         // it is a cache, and nothing is concluded
+	recent  bool         // seen in the last seven days
 }
 
 // Observed is all that the readiness of verifiers depends on.
@@ -141,10 +142,10 @@ func (o Observed) Judge(c Config, now time.Time) Readiness {
 		reading := VerifierReading{Name: v.Name, Resource: v.Resource, Sources: []SourceReading{}}
 		for _, f := range counting(byHandle[v.Handle], now) {
 			s := judgeSource(f, next, c, now)
-			s.cached = f.Via
+			s.cached, s.recent = f.Via, now.Sub(f.LastAt.Time) <= SeenRecently
 			reading.Sources = append(reading.Sources, s)
 		}
-		reading.LastRotation = lastRotation(o.Keys, byHandle[v.Handle])
+		reading.LastRotation = lastRotation(o.Keys, byHandle[v.Handle], c, now)
 		o.conclude(&reading, next, ofResource[v.Resource] == 1)
 		r.Verifiers = append(r.Verifiers, reading)
 	}
@@ -168,14 +169,15 @@ func (o Observed) conclude(r *VerifierReading, next *storage.SigningKey, alone b
 		r.Evidence = "it accepted a token of the next key at " + stamp(at)
 		return
 	}
-	if at, ok := o.Introspects[r.Resource]; ok && alone && len(r.Sources) == 0 {
+	recent := slices.ContainsFunc(r.Sources, func(s SourceReading) bool { return s.recent })
+	if at, ok := o.Introspects[r.Resource]; ok && alone && !recent {
 		r.Verdict, r.Evidence = VerdictReady, "it only introspects, last at "+stamp(at)+": it needs no key"
 		return
 	}
 	direct := slices.DeleteFunc(slices.Clone(r.Sources), func(s SourceReading) bool { return s.cached })
 	switch {
 	case len(r.Sources) == 0:
-		r.Verdict, r.Evidence = VerdictSilent, "it has never fetched its jwks_uri"
+		r.Verdict, r.Evidence = VerdictSilent, "no fetch of its jwks_uri is known"
 	case len(direct) == 0:
 		r.Verdict, r.Evidence = VerdictSilent, "only a cache has fetched its jwks_uri: nothing is concluded"
 	case next == nil:
@@ -248,7 +250,7 @@ func about(d time.Duration) time.Duration {
 
 // lastRotation says what the sources of a verifier did after the current key began to sign. It is "" if none of them
 // was there before, or if there was no rotation.
-func lastRotation(rows []storage.SigningKey, fetches []storage.Fetch) string {
+func lastRotation(rows []storage.SigningKey, fetches []storage.Fetch, c Config, now time.Time) string {
 	current := find(rows, storage.KeyCurrent)
 	turned := slices.ContainsFunc(rows, func(k storage.SigningKey) bool { return k.DeactivatedAt != nil })
 	if current == nil || !turned {
@@ -258,8 +260,8 @@ func lastRotation(rows []storage.SigningKey, fetches []storage.Fetch) string {
 	var back time.Time
 	there := false
 	for _, f := range fetches {
-		if !f.FirstAt.Before(began) {
-			continue // it was not there
+		if f.Via || !f.FirstAt.Before(began) {
+			continue // it is a cache, or was not there
 		}
 		there = true
 		if f.Signer == current.KID && !f.BackAt.Before(began) && (back.IsZero() || f.BackAt.Before(back)) {
@@ -267,7 +269,7 @@ func lastRotation(rows []storage.SigningKey, fetches []storage.Fetch) string {
 		}
 	}
 	switch {
-	case !there:
+	case !there, back.IsZero() && now.Sub(began) < min(soon, c.PublishLead): // it may still come
 		return ""
 	case back.IsZero():
 		return "at the last rotation it never came back: restart it"

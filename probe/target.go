@@ -110,6 +110,7 @@ func newTarget(ctx context.Context, p Plan) (*target, error) {
 	transport.Proxy = nil
 	transport.DialContext = t.dial
 	transport.DisableCompression = true
+	transport.DisableKeepAlives = true // a request on a dead connection would be sent again, and not be counted
 	t.client = &http.Client{
 		Transport:     transport,
 		Timeout:       requestTimeout,

@@ -516,7 +516,8 @@ func TestAftermath(t *testing.T) {
 			!a.RefusesFrom.Equal(h.Clock.Now()) || a.RefusesUntil != nil {
 			t.Errorf("once: %+v", a)
 		}
-		if a := byName["back"]; !a.Trusts || a.TrustsUntil == nil || !a.TrustsUntil.Equal(*done.SecondRotation) {
+		if a := byName["back"]; !a.Trusts || a.TrustsUntil == nil || !a.TrustsUntil.Equal(*done.SecondRotation) ||
+			a.RefusesFrom != nil {
 			t.Errorf("back: %+v", a)
 		}
 		a := byName["hourly"]

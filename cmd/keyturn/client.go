@@ -75,7 +75,7 @@ func (f *clientFlags) add(flags *pflag.FlagSet) {
 		"on, or off for a confidential client that holds one fixed refresh token: a stolen one then goes unnoticed "+
 			"(default: on)")
 	flags.StringVar(&f.probeOrigin, "probe-origin", "",
-		"of a resource server: scheme and host where `keyturn probe` may send tokens, for instance "+
+		"of a resource server: scheme and host where keyturn probe may send tokens, for instance "+
 			"https://api.example.com; an empty value for none")
 	flags.StringSliceVar(&f.claims, "claim", nil,
 		"claim to add to the client's access tokens: username, as preferred_username; an empty value for none")

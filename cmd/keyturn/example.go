@@ -49,7 +49,7 @@ func (e exampleCommand) root() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&reader.Audience, "audience", "", "URI of the resource, as in `client create --resource`")
 	f.StringVar(&reader.Listen, "address", "", "host:port where the example listens (default 127.0.0.1:9000)")
-	f.StringVar(&verifier, "verifier", "", "name of a registered verifier (`keyturn verifier create`): fills in its "+
+	f.StringVar(&verifier, "verifier", "", "name of a registered verifier (keyturn verifier create): fills in its "+
 		"JWKS URL, and its resource")
 	f.StringVar(&folder, "dir", "", "write the files into this folder instead of printing them; never overwrites a "+
 		"file")
@@ -98,7 +98,7 @@ func (e exampleCommand) readVerifier(
 		return err
 	}
 	if examples.Introspects(example) {
-		return usageError{fmt.Errorf("example %s introspects tokens: it needs no key, and no --verifier", example)}
+		return usageError{fmt.Errorf("example %s does not fetch the keys: it needs no key, and no --verifier", example)}
 	}
 	reader.Handle = v.Handle
 	reader.Issuer, _, _ = strings.Cut(v.JWKSURI, api.PathJWKS)

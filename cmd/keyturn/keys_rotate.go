@@ -54,7 +54,7 @@ func (k keyCommands) rotate() *cobra.Command {
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show the rotation and the new timeline, and change nothing")
 	cmd.Flags().BoolVar(&g.Force, "force", false, "rotate even if verifiers may not have seen the next key yet")
 	cmd.Flags().BoolVar(&g.WhenReady, "when-ready", false,
-		"refuse while a registered verifier is not ready (`keyturn keys readiness`)")
+		"refuse while a registered verifier is not ready, as keyturn keys readiness says")
 	cmd.Flags().StringSliceVar(&g.Except, "except", nil, "with --when-ready: do not wait for this verifier")
 	return cmd
 }

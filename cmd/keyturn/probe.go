@@ -19,6 +19,9 @@ import (
 // probeCommand is keyturn probe.
 type probeCommand struct{ *app }
 
+// probeFailed is the outcome of a case without an answer that says anything.
+const probeFailed = "failed"
+
 // foundFault is the exit code of a probe that found something that must not be.
 const foundFault = checkStatus(1)
 
@@ -123,6 +126,8 @@ func (p probeCommand) reportText(r admin.ProbeReport) {
 		switch {
 		case result.Red:
 			shape = "RED"
+		case result.Got == probeFailed:
+			shape = "?"
 		case result.Mend != "":
 			shape = "note"
 		}
