@@ -91,7 +91,7 @@ func (a Keys) Rotate(ctx context.Context, g Gate) (Rotation, error) {
 	if err := a.beginKeys(ctx); err != nil {
 		return Rotation{}, err
 	}
-	if err := a.checkVerifiers(ctx, g.Except); err != nil {
+	if err := a.checkGate(ctx, g); err != nil {
 		return Rotation{}, err
 	}
 	_, refused := a.PlanRotation(ctx, Gate{})
@@ -100,7 +100,7 @@ func (a Keys) Rotate(ctx context.Context, g Gate) (Rotation, error) {
 
 // PlanRotation returns what Rotate would do, with the lives of the keys after it. It changes nothing.
 func (a Keys) PlanRotation(ctx context.Context, g Gate) (keys.PlannedRotation, error) {
-	if err := a.checkVerifiers(ctx, g.Except); err != nil {
+	if err := a.checkGate(ctx, g); err != nil {
 		return keys.PlannedRotation{}, err
 	}
 	return a.ring.LifeCycle().PlanRotation(ctx, g)

@@ -43,7 +43,6 @@ type ProbeSpec struct {
 
 // ProbeReport is the report of a probe.
 type ProbeReport struct {
-	ID       int64        `json:"id"`
 	ClientID string       `json:"client_id"`
 	At       storage.Time `json:"at"`
 	probe.Report
@@ -72,6 +71,7 @@ func (a Probes) Run(ctx context.Context, spec ProbeSpec) (ProbeReport, error) {
 			return ProbeReport{}, invalid("scope %q: want printable ASCII without \" and \\", word)
 		}
 	}
+	spec.Scope = strings.Join(strings.Fields(spec.Scope), " ")
 	if a.config.Issuer == "" {
 		return ProbeReport{}, invalid("issuer: no server has run with this database yet: start one, or set --issuer")
 	}
@@ -83,7 +83,7 @@ func (a Probes) Run(ctx context.Context, spec ProbeSpec) (ProbeReport, error) {
 			Resource: rs.Resource,
 		},
 		URL:        spec.URL,
-		Scope:      strings.Join(strings.Fields(spec.Scope), " "),
+		Scope:      spec.Scope,
 		Endless:    spec.Endless,
 		Revocation: spec.Revocation,
 		Now:        a.now,
@@ -358,7 +358,7 @@ func (a Probes) Reports(ctx context.Context, id string) ([]ProbeReport, error) {
 		if err := json.Unmarshal(row.Report, &r); err != nil {
 			return nil, fmt.Errorf("probe report %d: %w", row.ID, err)
 		}
-		r.ID, r.At = row.ID, row.At
+		r.At = row.At
 		reports = append(reports, r)
 	}
 	return reports, nil

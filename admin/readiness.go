@@ -3,6 +3,7 @@ package admin
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -79,9 +80,14 @@ func (a Keys) Marks(ctx context.Context) (marks []KeyMark, err error) {
 	return marks, nil
 }
 
-// checkVerifiers returns ErrNotFound for a name that is no registered verifier.
-func (a Keys) checkVerifiers(ctx context.Context, names []string) error {
-	for _, name := range names {
+// checkGate returns ErrNotFound for a name that is no registered verifier, and ErrRefused if a rotation is to wait for
+// verifiers that no server observes.
+func (a Keys) checkGate(ctx context.Context, g Gate) error {
+	if g.WhenReady && a.config.JWKSObserve == config.ObserveOff {
+		return refusal{errors.New("jwks_observe is off: nobody observes who has the next key, so --when-ready " +
+			"cannot tell")}
+	}
+	for _, name := range g.Except {
 		if _, err := a.db.Verifiers().ByName(ctx, name); err != nil {
 			return fmt.Errorf("--except: %w", a.missing(ctx, "verifier", name, err))
 		}

@@ -7,10 +7,10 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// caches lists the sources that say in Via that they are proxies, at most a few.
-func caches(fetches []storage.Fetch, now time.Time) (sources []string) {
+// proxies lists the sources that say in Via that they are proxies, at most a few.
+func proxies(fetches []storage.Fetch, now time.Time) (sources []string) {
 	for _, f := range fetches {
-		if f.Via && now.Sub(f.LastAt.Time) <= SeenRecently && len(sources) < shownCaches &&
+		if f.Via && now.Sub(f.LastAt.Time) <= SeenRecently && len(sources) < shownProxies &&
 			!slices.Contains(sources, f.Source) {
 			sources = append(sources, f.Source)
 		}

@@ -41,8 +41,8 @@ const (
 	enoughFetches = storage.MaxFetchTimes - 1
 	// minGap is the shortest gap that is a habit. Fetches of one start are closer.
 	minGap = time.Second / 2
-	// shownCaches is how many proxies a note names.
-	shownCaches = 5
+	// shownProxies is how many proxies a note names.
+	shownProxies = 5
 	// soon is how long after a rotation a verifier has met a token of the new key.
 	soon = time.Minute
 )
@@ -129,10 +129,9 @@ func (o Observed) Judge(c Config, now time.Time) Readiness {
 		at := next.PublishedAt.UTC()
 		r.Next, r.PublishedAt = next.KID, &at
 	}
-	caches := caches(o.Fetches, now)
-	if len(caches) > 0 {
+	if proxies := proxies(o.Fetches, now); len(proxies) > 0 {
 		r.Notes = append(r.Notes, "some fetches come through a proxy or cache that says so in Via ("+
-			strings.Join(caches, ", ")+"): nothing is concluded from them")
+			strings.Join(proxies, ", ")+"): nothing is concluded from them")
 	}
 	byHandle, ofResource := o.byHandle(), map[string]int{}
 	for _, v := range o.Verifiers {

@@ -70,9 +70,6 @@ const (
 // unknownKIDs is how many tokens with different unknown kids are presented.
 const unknownKIDs = 5
 
-// Cases returns all cases, in the order in which they are presented.
-func Cases() []Case { return slices.Clone(cases) }
-
 // find returns a case by its id.
 func find(id string) Case {
 	return cases[slices.IndexFunc(cases, func(c Case) bool { return c.ID == id })]
@@ -110,16 +107,25 @@ func forged(id, what string, weight Weight, make func(*mint) (string, error)) Ca
 	return Case{ID: id, Group: Forged, What: what, Expected: Refused, Weight: weight, Mend: mends[id], make: make}
 }
 
-// cases is filled by init, since a case may name others.
+// byAlgorithm is a forged case that the alg in the header makes possible.
+func byAlgorithm(id, what string, make func(*mint) (string, error)) Case {
+	c := forged(id, what, Must, make)
+	c.Mend = mends["alg"]
+	return c
+}
+
+// cases are all cases, in the order in which they are presented.
 var cases = slices.Concat(controls(), signedCases(), forgedCases(), lastCases())
 
+// goodToken makes a good token of the login of the run.
+func goodToken(m *mint) (string, error) { return m.goodToken(m.Alive) }
+
 func controls() []Case {
-	good := func(m *mint) (string, error) { return m.signer.Sign(Header{Typ: typAccessToken}, m.good()) }
 	return []Case{
 		control(caseNone, "no token", Refused, "", func(*mint) (string, error) { return "", nil }),
 		control(caseGarbage, "a text that is no token", Refused, "",
 			func(*mint) (string, error) { return "keyturn-probe-no-token", nil }),
-		control(caseGood, "a good token", Accepted, "", good),
+		control(caseGood, "a good token", Accepted, "", goodToken),
 		control("no-scope", "a good token without the scope", Refused, withScope,
 			func(m *mint) (string, error) {
 				c := m.good()
@@ -134,14 +140,8 @@ func lastCases() []Case {
 		{ID: caseNext, Group: Ahead, What: "a good token of the next key", Expected: Accepted, Weight: Must,
 			Mend: mends[caseNext], optional: withNext,
 			make: func(m *mint) (string, error) { return m.next.Sign(Header{Typ: typAccessToken}, m.good()) }},
-		control(caseLast, "a good token again", Accepted, "", find0(caseGood)),
+		control(caseLast, "a good token again", Accepted, "", goodToken),
 	}
-}
-
-// find0 returns how a control is made.
-func find0(id string) func(*mint) (string, error) {
-	all := controls()
-	return all[slices.IndexFunc(all, func(c Case) bool { return c.ID == id })].make
 }
 
 func signedCases() []Case {
@@ -178,9 +178,8 @@ func signedCases() []Case {
 		typed("typ-none", "no typ", "", Must),
 		typed("typ-other", "another typ", TypOther, Must),
 		signed("no-sub", "no sub", Should, Refused, without("sub")),
-		{ID: caseEnded, Group: Signed, What: "its login has " +
-			"ended", Expected: Either, Weight: Should, Mend: mends["ended"],
-			make: func(m *mint) (string, error) {
+		{ID: caseEnded, Group: Signed, What: "its login has ended", Expected: Either, Weight: Should,
+			Mend: mends[caseEnded], make: func(m *mint) (string, error) {
 				c := m.good()
 				m.Ended.in(c)
 				return m.signer.Sign(Header{Typ: typAccessToken}, c)
@@ -189,15 +188,15 @@ func signedCases() []Case {
 }
 
 func forgedCases() []Case {
-	all := []Case{
+	return []Case{
 		forged(caseUnknown, "a kid that nobody knows, five times", Must, (*mint).unknownKID),
-		forged("none-alg-1", "alg none, not signed", Must, unsigned("none")),
-		forged("none-alg-2", "alg None, not signed", Must, unsigned("None")),
-		forged("none-alg-3", "alg NONE, not signed", Must, unsigned("NONE")),
-		forged("none-alg-4", "alg nOnE, not signed", Must, unsigned("nOnE")),
-		forged("hs256-pem", "alg HS256, under the public key as PEM", Must, keyed(asPEM)),
-		forged("hs256-der", "alg HS256, under the public key as DER", Must, keyed(asDER)),
-		forged("hs256-modulus", "alg HS256, under the modulus of the public key", Must, keyed(asModulus)),
+		byAlgorithm("none-alg-1", "alg none, not signed", unsigned("none")),
+		byAlgorithm("none-alg-2", "alg None, not signed", unsigned("None")),
+		byAlgorithm("none-alg-3", "alg NONE, not signed", unsigned("NONE")),
+		byAlgorithm("none-alg-4", "alg nOnE, not signed", unsigned("nOnE")),
+		byAlgorithm("hs256-pem", "alg HS256, under the public key as PEM", keyed(asPEM)),
+		byAlgorithm("hs256-der", "alg HS256, under the public key as DER", keyed(asDER)),
+		byAlgorithm("hs256-modulus", "alg HS256, under the modulus of the public key", keyed(asModulus)),
 		forged("other-key", "signed by another key, under the right kid", Must, (*mint).otherKey),
 		forged("jwk", "signed by a key in its own header (jwk)", Must, (*mint).keyInHeader),
 		forged(caseJKU, "signed by a key at a URL in its header (jku)", Must, (*mint).keyAtURL),
@@ -209,13 +208,4 @@ func forgedCases() []Case {
 		forged("base64", "a signature in another spelling (base64url with wrong last bits)", Should,
 			altered(otherSpelling)),
 	}
-	for i := range all {
-		if len(all[i].ID) > 8 && all[i].ID[:8] == "none-alg" {
-			all[i].Mend = mends["none-alg"]
-		}
-		if len(all[i].ID) > 5 && all[i].ID[:5] == "hs256" {
-			all[i].Mend = mends["hs256"]
-		}
-	}
-	return all
 }

@@ -186,8 +186,8 @@ func (m *mint) unknownKID() (string, error) {
 	return m.forge(claims{"kid": "keyturn-probe-" + rand.Text()})
 }
 
-// jwk returns the public half of a key as a JWK (RFC 7517 §4). Its kid is not that of the issuer, whose key a cache may
-// then lose.
+// jwk returns the public half of a key as a JWK (RFC 7517 §4). Its kid is not that of the issuer: a cache by kid would
+// lose the key of the issuer.
 func (m *mint) jwk(own *rsa.PrivateKey) claims {
 	encode := base64.RawURLEncoding.EncodeToString
 	return claims{

@@ -192,19 +192,10 @@ func (r *Probe) has(c Case) bool {
 
 // present presents the token of a case, and judges the answer.
 func (r *Probe) present(ctx context.Context, c Case) error {
-	if (c.ID == caseJKU || c.ID == caseX5U) && r.decoy == nil {
-		local := net.IPv4(127, 0, 0, 1)
-		if used := r.api.local.Load(); used != nil {
-			local = *used
-		}
-		own, err := r.mint.ownKey()
-		if err != nil {
+	if c.ID == caseJKU || c.ID == caseX5U {
+		if err := r.startDecoy(); err != nil {
 			return err
 		}
-		if r.decoy, err = newDecoy(local, r.mint.jwk(own), own, r.plan.Now()); err != nil {
-			return fmt.Errorf("decoy: %w", err)
-		}
-		r.mint.decoy = r.decoy
 	}
 	times := 1
 	if c.ID == caseUnknown {
@@ -242,6 +233,26 @@ func (r *Probe) present(ctx context.Context, c Case) error {
 	}
 	r.report.Results = append(r.report.Results, worst)
 	r.conclude(c, worst)
+	return nil
+}
+
+// startDecoy starts the decoy, unless it runs.
+func (r *Probe) startDecoy() error {
+	if r.decoy != nil {
+		return nil
+	}
+	local := net.IPv4(127, 0, 0, 1)
+	if used := r.api.local.Load(); used != nil {
+		local = *used
+	}
+	own, err := r.mint.ownKey()
+	if err != nil {
+		return err
+	}
+	if r.decoy, err = newDecoy(local, r.mint.jwk(own), own, r.plan.Now()); err != nil {
+		return fmt.Errorf("decoy: %w", err)
+	}
+	r.mint.decoy = r.decoy
 	return nil
 }
 
@@ -309,9 +320,8 @@ func (r *Probe) compare(good Result) {
 	case good.Status == none.Status, good.Status == garbage.Status:
 		last.Got, last.Red = Refused, true
 		r.report.Stopped = fmt.Sprintf("the API refuses a good token (%d), so its other answers mean nothing: see "+
-			"that "+
-			"it verifies tokens of this issuer for this resource, and name the scope of the URL with "+
-			"--scope", good.Status)
+			"that it verifies tokens of this issuer for this resource, and name the scope of the URL with --scope",
+			good.Status)
 	}
 }
 

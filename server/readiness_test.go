@@ -419,6 +419,12 @@ func TestRotateWhenReady(t *testing.T) {
 		if len(records) != 1 || !strings.Contains(string(records[0].Details), `"except":["billing"]`) {
 			t.Errorf("%v", records)
 		}
+		h.Config.JWKSObserve = config.ObserveOff
+		blind := admin.New(h.Server.store, h.Config, h.Server.place, admin.Options{Actor: "os:test", Now: h.Clock.Now})
+		_, err = blind.Keys().Rotate(ctx, admin.Gate{WhenReady: true, Except: []string{"billing", "orders"}})
+		if !admin.ErrRefused(err) || !strings.Contains(err.Error(), "jwks_observe is off") {
+			t.Errorf("without observation: %v", err)
+		}
 	})
 }
 

@@ -29,7 +29,7 @@ func (k FetchKey) compare(other FetchKey) int {
 // Fetch is what one source has fetched.
 type Fetch struct {
 	FetchKey
-	Via     bool   `db:"via" json:"via"`         // the last request came through a proxy that says so (RFC 9110 §7.6.3)
+	Via     bool   `db:"via" json:"via"`         // the last request named a proxy (RFC 9110 §7.6.3)
 	Version int64  `db:"version" json:"version"` // of the newest key set that was sent
 	KIDs    List   `db:"kids" json:"kids"`       // of that set, newest key first
 	Newest  string `db:"newest" json:"-"`        // the first of KIDs

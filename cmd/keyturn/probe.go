@@ -69,6 +69,9 @@ func (p probeCommand) run(ctx context.Context, op *operator, spec admin.ProbeSpe
 	defer stop()
 	p.say("Probing %s: at most two requests a second.", spec.URL)
 	report, err := op.Probes().Run(ctx, spec)
+	if len(report.Results) > 0 && err != nil {
+		p.say("The report says how far it came: `keyturn probe %s --report 1`.", spec.ID)
+	}
 	if err != nil {
 		return err
 	}
