@@ -27,9 +27,21 @@ var arrows = map[string][]string{
 	"probe":       {},
 	"admin":       {"api", "clock", "config", "keys", "passwords", "probe", "statuslist", "storage"},
 	"server":      {"", "api", "clock", "config", "keys", "passwords", "queue", "statuslist", "storage"},
+	"console":     {"admin", "api"},
 	"selfcheck":   {"api"},
 	"examples":    {},
-	"cmd/keyturn": {"admin", "api", "config", "examples", "keys", "passwords", "selfcheck", "server", "storage"},
+	"cmd/keyturn": {
+		"admin",
+		"api",
+		"config",
+		"console",
+		"examples",
+		"keys",
+		"passwords",
+		"selfcheck",
+		"server",
+		"storage",
+	},
 
 	"storage/internal/engine": {},
 

@@ -24,6 +24,8 @@ const VerdictReady = keys.VerdictReady
 var (
 	ErrNotFound = storage.ErrNotFound
 	ErrConflict = storage.ErrConflict
+	// ErrChanged reports that something is not as the actor saw it (Options.Saw). It wraps ErrConflict.
+	ErrChanged = storage.ErrChanged
 	// ErrInvalid reports input that breaks a rule. The error names the rule.
 	ErrInvalid = errors.New("invalid")
 )
@@ -78,7 +80,8 @@ type core struct {
 type Options struct {
 	Actor  string
 	Reason string
-	Create bool // create what does not exist: an SQLite database, the first tables
+	Saw    int64 // what the actor decided on, a revision or the version of the key set; 0: whatever it is
+	Create bool  // create what does not exist: an SQLite database, the first tables
 	// Migrate updates an older schema. Only the commands that say so may do it.
 	Migrate bool
 	Say     func(format string, args ...any) // prints a message for a person; may be nil
@@ -119,7 +122,7 @@ func New(store keys.Store, c config.Config, p keys.Place, o Options) *Admin {
 		store:  store,
 		db:     store.DB,
 		ring:   store.Ring,
-		by:     storage.Actor{Name: o.Actor, Reason: o.Reason},
+		by:     storage.Actor{Name: o.Actor, Reason: o.Reason, Saw: o.Saw},
 		now:    o.Now,
 		say:    o.Say,
 		count:  cmp.Or(o.Count, countTimeout),

@@ -39,6 +39,8 @@ func (a *core) missing(ctx context.Context, what, name string, err error) error 
 		known, _ = a.db.Clients().Near(ctx, name) // without names there is no suggestion
 	case "verifier":
 		known, _ = a.db.Verifiers().Near(ctx, name)
+	case "admin":
+		known, _ = a.db.Admins().Near(ctx, name)
 	case "user":
 		known, _ = a.db.Users().Near(ctx, name)
 	}

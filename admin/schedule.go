@@ -50,6 +50,11 @@ func following(c config.Config, s keys.Schedule, given map[string]bool) config.C
 				c.KeyRotationPatience = time.Duration(s.Patience)
 			}
 		}},
+		{"admin_urls", func() {
+			if s.AdminURL != "" {
+				c.AdminURLs = config.List{s.AdminURL}
+			}
+		}},
 		{"issuer", func() { c.Issuer = cmp.Or(s.Issuer, c.Issuer) }}, // older servers record none
 	} {
 		if !given[setting.key] {

@@ -11,8 +11,19 @@ type Config struct {
 	Issuer string `key:"issuer" scope:"issuer"`
 	// address of the public listener
 	Listen string `key:"listen" default:"127.0.0.1:8080"`
-	// address of the admin listener (metrics, health)
+	// address of the admin listener (metrics, health, console, admin API)
 	AdminListen string `key:"admin_listen" default:"127.0.0.1:8081"`
+	// URLs of the console and the admin API, as browsers use them; the first is that of one-time links (default:
+	// http://localhost and the port of admin_listen, or https with admin_tls_cert_file)
+	AdminURLs List `key:"admin_urls" scope:"console"`
+	// PEM certificate chain of the admin listener; without it, console and admin API answer only on a loopback address
+	AdminTLSCertFile string `key:"admin_tls_cert_file" reload:"true"`
+	// PEM private key of the admin listener
+	AdminTLSKeyFile string `key:"admin_tls_key_file" reload:"true"`
+	// PEM certificates of the authorities whose client certificates may use the admin API; needs admin_tls_cert_file
+	AdminClientCAFile string `key:"admin_client_ca_file"`
+	// Unix socket of the admin API, for scripts on this host; only this user and root may use it
+	AdminSocket string `key:"admin_socket"`
 	// how long a stopping server still accepts requests while load balancers drain it, at most 5s
 	StopDelay time.Duration `key:"stop_delay" default:"2s"`
 	// a proxy in front terminates TLS: allow a plaintext listener that is not loopback

@@ -7,7 +7,17 @@ var manual = map[string]string{
 	"issuer": "URL of this server, as clients and verifiers use it; https, or http " +
 		"for a loopback host",
 	"listen":       "address of the public listener",
-	"admin_listen": "address of the admin listener (metrics, health)",
+	"admin_listen": "address of the admin listener (metrics, health, console, admin API)",
+	"admin_urls": "URLs of the console and the admin API, as browsers use them; the first " +
+		"is that of one-time links (default: http://localhost and the port of " +
+		"admin_listen, or https with admin_tls_cert_file)",
+	"admin_tls_cert_file": "PEM certificate chain of the admin listener; without it, console and " +
+		"admin API answer only on a loopback address",
+	"admin_tls_key_file": "PEM private key of the admin listener",
+	"admin_client_ca_file": "PEM certificates of the authorities whose client certificates may use " +
+		"the admin API; needs admin_tls_cert_file",
+	"admin_socket": "Unix socket of the admin API, for scripts on this host; only this user " +
+		"and root may use it",
 	"stop_delay": "how long a stopping server still accepts requests while load balancers " +
 		"drain it, at most 5s",
 	"behind_proxy": "a proxy in front terminates TLS: allow a plaintext listener that is " +

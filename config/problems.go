@@ -172,6 +172,7 @@ func (c Config) listenerProblems() []error {
 	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
 		add(errors.New("tls_cert_file, tls_key_file: set both or none"))
 	}
+	problems = append(problems, c.adminProblems()...)
 	_, err := c.Proxies()
 	add(err)
 	for _, origin := range c.CORSOrigins {
@@ -179,6 +180,39 @@ func (c Config) listenerProblems() []error {
 	}
 	return problems
 }
+
+// adminProblems lists the problems of the console and the admin API.
+func (c Config) adminProblems() (problems []error) {
+	if (c.AdminTLSCertFile == "") != (c.AdminTLSKeyFile == "") {
+		problems = append(problems, errors.New("admin_tls_cert_file, admin_tls_key_file: set both or none"))
+	}
+	if c.AdminClientCAFile != "" && c.AdminTLSCertFile == "" {
+		problems = append(problems, errors.New("admin_client_ca_file: client certificates need TLS: set "+
+			"admin_tls_cert_file and admin_tls_key_file"))
+	}
+	scheme := "http"
+	if c.AdminTLSCertFile != "" {
+		scheme = "https"
+	}
+	for _, text := range c.AdminURLs {
+		u, err := url.Parse(text)
+		switch {
+		case err != nil || u.Host == "" || u.String() != (&url.URL{Scheme: u.Scheme, Host: u.Host}).String():
+			problems = append(problems, fmt.Errorf("admin_urls: %q is not scheme and host, for instance "+
+				"https://keyturn-admin.example.com", text))
+		case u.Scheme != "https" && (u.Scheme != scheme || !isLoopback(u.Hostname())):
+			problems = append(problems, fmt.Errorf("admin_urls: %q must be https (http only for a loopback host, "+
+				"without admin_tls_cert_file)", text))
+		}
+	}
+	if len(c.AdminSocket) > maxSocketPath {
+		problems = append(problems, fmt.Errorf("admin_socket: the path is longer than %d bytes", maxSocketPath))
+	}
+	return problems
+}
+
+// maxSocketPath is the length of the longest path of a Unix socket on Linux.
+const maxSocketPath = 107
 
 // Level is the log level.
 func (c Config) Level() (slog.Level, error) {
@@ -206,6 +240,14 @@ func (c Config) Warnings() []Warning {
 		warnings = append(warnings, Warning{
 			"behind_proxy is on, and no proxy is trusted",
 			"log and throttle see only the address of the proxy: list the proxy in trusted_proxies",
+		})
+	}
+	host, _, err := net.SplitHostPort(c.AdminListen)
+	if err == nil && c.AdminTLSCertFile == "" && !isLoopback(host) {
+		warnings = append(warnings, Warning{
+			"admin_listen is not a loopback address and has no TLS",
+			"it serves only metrics and health to other hosts: console and admin API answer them with " +
+				"admin_tls_cert_file, and else only on a loopback address or the admin_socket",
 		})
 	}
 	return warnings

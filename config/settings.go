@@ -14,6 +14,7 @@ const (
 	ScopeIssuer   = "issuer"
 	ScopeKeys     = "keys"
 	ScopeUser     = "user"
+	ScopeConsole  = "console"
 )
 
 // Setting describes one field of Config.
@@ -92,6 +93,10 @@ func (c Config) Reloaded(next Config) (mixed Config, later []string) {
 	if (c.TLSCertFile == "") != (next.TLSCertFile == "") { // a listener cannot change its protocol
 		mixed.TLSCertFile, mixed.TLSKeyFile = c.TLSCertFile, c.TLSKeyFile
 		later = append(later, "tls_cert_file")
+	}
+	if (c.AdminTLSCertFile == "") != (next.AdminTLSCertFile == "") {
+		mixed.AdminTLSCertFile, mixed.AdminTLSKeyFile = c.AdminTLSCertFile, c.AdminTLSKeyFile
+		later = append(later, "admin_tls_cert_file")
 	}
 	return mixed, later
 }

@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,14 +41,14 @@ type Leak struct {
 // Revoke removes a leaked key from the JWKS for good, in one transaction. If the current key leaked, the next key
 // signs. Revoke also publishes a fresh next key, which no verifier has cached. That key takes over as soon as every
 // verifier that obeys max-age knows it: some verifiers keep a key set for ever and fetch it again only when they meet
-// an unknown kid. ErrNotFound if there is no such key.
+// an unknown kid. ErrNotFound if there is no such key, ErrChanged if the actor saw another key set.
 func (l *LifeCycle) Revoke(ctx context.Context, by storage.Actor, leak Leak) (Revocation, error) {
 	if leak.NewMaster != nil {
 		l.ring.masters.add(leak.NewMaster)
 	}
 	for try := 1; ; try++ {
 		v, err := l.revocable(ctx, leak)
-		if err != nil {
+		if err = cmp.Or(err, v.seenBy(by)); err != nil {
 			return Revocation{}, err
 		}
 		i := slices.IndexFunc(v.rows, func(k storage.SigningKey) bool { return k.KID == leak.KID })

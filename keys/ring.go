@@ -327,6 +327,9 @@ func (r *Ring) Lives() []Life {
 // Rows returns the rows of the view, newest first.
 func (r *Ring) Rows() []storage.SigningKey { return r.view.Load().rows }
 
+// Version returns the version of the key set of the view. Every change of the keys increments it.
+func (r *Ring) Version() int64 { return r.view.Load().version }
+
 // Secrets returns the symmetric keys of the view, whatever its age.
 func (r *Ring) Secrets() *Secrets { return r.view.Load().secrets }
 

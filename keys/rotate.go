@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,10 +42,10 @@ type Gate struct {
 }
 
 // Rotate makes the next key the current one. It may return a *TooYoungError or a *NotReadyError, as the gate says.
-// ErrConflict if somebody else rotated first.
+// ErrConflict if somebody else rotated first, ErrChanged if the actor saw another key set.
 func (l *LifeCycle) Rotate(ctx context.Context, by storage.Actor, g Gate) (Rotation, error) {
 	v, err := l.rotatable(ctx, g)
-	if err != nil {
+	if err = cmp.Or(err, v.seenBy(by)); err != nil {
 		return Rotation{}, err
 	}
 	var details map[string]any
@@ -61,6 +62,9 @@ func (l *LifeCycle) Rotate(ctx context.Context, by storage.Actor, g Gate) (Rotat
 		// Either somebody changed the keys, or the current key signed for longer than was read. In the second case the
 		// rotation is still to be made.
 		if v, err = l.rotatable(ctx, g); err != nil {
+			return Rotation{}, err
+		}
+		if err := v.seenBy(by); err != nil {
 			return Rotation{}, err
 		}
 		if kidOf(find(v.rows, storage.KeyNext)) != expected {

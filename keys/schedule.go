@@ -27,6 +27,7 @@ type Schedule struct {
 	JWKSObserve         string `json:"jwks_observe"`
 	WaitsFor            string `json:"key_rotation_waits_for"`
 	Patience            Span   `json:"key_rotation_patience"`
+	AdminURL            string `json:"admin_url"` // of the console; "" if none is known
 }
 
 // Span is a time.Duration whose JSON is text in the form of Go. UnmarshalText also reads days, such as 90d.

@@ -36,6 +36,14 @@ type view struct {
 	altered      error // how the rows were altered; only in a tolerant Ring
 }
 
+// seenBy returns ErrChanged if the actor saw another version of the set.
+func (v *view) seenBy(by storage.Actor) error {
+	if v != nil && by.Saw != 0 && by.Saw != v.version {
+		return fmt.Errorf("signing keys: %w", storage.ErrChanged)
+	}
+	return nil
+}
+
 // newView builds a view if the rows are as keyturn wrote them and not older than those of the last view. Otherwise it
 // returns an *AlteredError, or ErrWrongMaster if a master key is missing for the check, with a view that holds the rows
 // only, for a person to inspect.

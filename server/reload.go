@@ -92,6 +92,10 @@ func (s *Server) reload(ctx context.Context, f *listeners, o Options, c Reread) 
 
 // schedule returns the settings of this server that commands need.
 func schedule(c config.Config) keys.Schedule {
+	console := ""
+	if urls := c.ConsoleURLs(); len(urls) > 0 {
+		console = urls[0]
+	}
 	return keys.Schedule{
 		AccessTTL:           keys.Span(c.AccessTTL),
 		RefreshMaxTTL:       keys.Span(c.RefreshMaxTTL),
@@ -104,6 +108,7 @@ func schedule(c config.Config) keys.Schedule {
 		JWKSObserve:         c.JWKSObserve,
 		WaitsFor:            c.KeyRotationWaitsFor,
 		Patience:            keys.Span(c.KeyRotationPatience),
+		AdminURL:            console,
 	}
 }
 

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -20,10 +21,16 @@ import (
 
 // Actor is who makes a change, and why. The audit trail keeps both.
 type Actor struct {
-	Name   string // os:NAME, client:ID, or keyturn for the server itself
+	Name   string // os:NAME, admin:NAME, client:ID, or keyturn for the server itself
 	Reason string
 	Forced bool // a safety check was overridden; the details of the record say so
+	// Saw is what the actor decided on: the revision of a client or user, or the version of the key set. A change of
+	// anything else returns ErrChanged. 0: whatever it is.
+	Saw int64
 }
+
+// ErrChanged means that a row is not as the actor saw it. It wraps ErrConflict.
+var ErrChanged = fmt.Errorf("%w: it has changed since it was read", ErrConflict)
 
 // Event describes a change in the audit trail.
 type Event struct {
@@ -184,6 +191,8 @@ func (a Audit) Intact(r AuditRecord) bool {
 
 // AuditTypes are the types of all records that keyturn writes.
 var AuditTypes = []string{
+	"admin.add-passkey", "admin.create", "admin.delete", "admin.disable", "admin.link", "admin.refuse",
+	"admin.remove-passkey", "admin.sign-in", "admin.sign-out",
 	"client.create", "client.delete", "client.disable", "client.enable", "client.revoke-grants",
 	"client.rotate-secret", "client.update", "database.copy", "database.restore", "grant.ahead", "grant.late-retry",
 	"grant.reuse", "grant.revoke", "grant.revoke-all", "grant.revoke-key", "key.begin", AuditForgery, "key.publish",
@@ -196,44 +205,32 @@ var AuditTypes = []string{
 
 // AuditFilter narrows Pages. The zero value selects all records.
 type AuditFilter struct {
-	After         int64 // number of a record, which comes before the first
+	After         int64 // number of a record, which comes before the first; 0: none
 	Since, Until  time.Time
 	Type          string
 	Actor, Target string
+	Newest        bool // the newest come first
 }
 
-// narrow reports whether the filter selects by more than a position.
-func (f AuditFilter) narrow() bool {
-	f.After = 0
-	return f != AuditFilter{}
+// indexed returns the column by which the filter finds records, and its value; "" if by number alone.
+func (f AuditFilter) indexed() (column, value string) {
+	switch {
+	case f.Target != "":
+		return "target", f.Target
+	case f.Actor != "":
+		return "actor", f.Actor
+	case f.Type != "":
+		return "type", f.Type
+	}
+	return "", ""
 }
 
 const auditSelect = `SELECT seq, time, type, actor, target, reason, details, prev_hash, hash FROM audit `
 
 // Pages hands the records, oldest first and page by page, to do, until that returns an error.
 func (a Audit) Pages(ctx context.Context, f AuditFilter, do func([]AuditRecord) error) error {
-	since, until, rows := int64(math.MinInt64), int64(math.MaxInt64), engine.PageRows
-	if !f.Since.IsZero() {
-		since = f.Since.UnixMilli()
-	}
-	if !f.Until.IsZero() {
-		until = f.Until.UnixMilli()
-	}
-	if f.narrow() {
-		rows = engine.SparseRows
-	}
-	for after := f.After; ; {
-		// Only the number of a record is indexed.
-		end, err := engine.ReadSlowly[int64](ctx, a.db.engine, engine.PageTimeout, "audit records",
-			`SELECT COALESCE(MAX(seq), CAST($1 AS BIGINT))
-			FROM (SELECT seq FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2) span`, after, rows)
-		if err != nil || end[0] == after {
-			return err
-		}
-		page, err := engine.ReadSlowly[AuditRecord](ctx, a.db.engine, engine.PageTimeout, "audit records",
-			auditSelect+`WHERE seq > $1 AND seq <= $2 AND time >= $3 AND time < $4 AND ($5 = '' OR type = $5)
-			AND ($6 = '' OR actor = $6) AND ($7 = '' OR target = $7) ORDER BY seq`,
-			after, end[0], since, until, f.Type, f.Actor, f.Target)
+	for {
+		page, next, err := a.Page(ctx, f, engine.PageRows)
 		if err != nil {
 			return err
 		}
@@ -242,8 +239,60 @@ func (a Audit) Pages(ctx context.Context, f AuditFilter, do func([]AuditRecord) 
 				return err
 			}
 		}
-		after = end[0]
+		if next == 0 {
+			return nil
+		}
+		f.After = next
 	}
+}
+
+// Page reads the first records of a filter, at most limit. next is the number to go on after; 0 if there are no more. A
+// page may have fewer rows than limit, or none, although there are more: it examines a bounded number of records.
+func (a Audit) Page(ctx context.Context, f AuditFilter, limit int) (page []AuditRecord, next int64, err error) {
+	since, until := int64(math.MinInt64), int64(math.MaxInt64)
+	if !f.Since.IsZero() {
+		since = f.Since.UnixMilli()
+	}
+	if !f.Until.IsZero() {
+		until = f.Until.UnixMilli()
+	}
+	after, order, end := f.After, ` seq > $1`, `MAX`
+	if f.Newest {
+		after, order, end = cmp.Or(after, math.MaxInt64), ` seq < $1`, `MIN`
+	}
+	column, value := f.indexed()
+	from := ` FROM audit WHERE` + order + ` AND $2 = '' `
+	if column != "" {
+		from = ` FROM audit WHERE` + order + ` AND ` + column + ` = $2 `
+	}
+	by := `ORDER BY seq `
+	if f.Newest {
+		by += `DESC `
+	}
+	type found struct {
+		Last int64 `db:"last"`
+		N    int   `db:"n"`
+	}
+	ends, err := engine.ReadSlowly[found](ctx, a.db.engine, engine.PageTimeout, "audit records",
+		`SELECT COALESCE(`+end+`(seq), 0) AS last, COUNT(*) AS n FROM (SELECT seq`+from+by+`LIMIT $3) span`,
+		after, value, engine.SparseRows)
+	if err != nil || ends[0].N == 0 {
+		return nil, 0, err
+	}
+	low, high := min(after, ends[0].Last), max(after, ends[0].Last)
+	page, err = engine.ReadSlowly[AuditRecord](ctx, a.db.engine, engine.PageTimeout, "audit records",
+		auditSelect+strings.TrimPrefix(from, ` FROM audit `)+`AND seq >= $3 AND seq <= $4 AND time >= $5 AND time < $6
+		AND ($7 = '' OR type = $7) AND ($8 = '' OR actor = $8) AND ($9 = '' OR target = $9) `+by+`LIMIT $10`,
+		after, value, low, high, since, until, f.Type, f.Actor, f.Target, limit+1)
+	switch {
+	case err != nil:
+		return nil, 0, err
+	case len(page) > limit:
+		return page[:limit], page[limit-1].Seq, nil
+	case ends[0].N == engine.SparseRows:
+		next = ends[0].Last
+	}
+	return page, next, nil
 }
 
 // Actors lists the different actors of the trail. It reads the whole trail.
@@ -256,11 +305,11 @@ func (a Audit) Actors(ctx context.Context) ([]string, error) {
 const maxAlarms = 1000
 
 // Alarms returns the first records of a range of numbers that whoever watches the logs must see: changes of keys, the
-// end of all logins, a restore, and disabled users.
+// end of all logins, a restore, disabled users, and new admins.
 func (a Audit) Alarms(ctx context.Context, after, until int64) (records []AuditRecord, err error) {
 	err = a.db.engine.Report(ctx, "audit alarms", &records, auditSelect+`WHERE seq > $1 AND seq <= $2
-		AND (type LIKE 'key.%' OR type IN ('database.restore', 'grant.revoke-all', 'user.disable'))
-		ORDER BY seq LIMIT $3`, after, until, maxAlarms)
+		AND (type LIKE 'key.%' OR type IN ('database.restore', 'grant.revoke-all', 'user.disable', 'admin.create',
+		'admin.link')) ORDER BY seq LIMIT $3`, after, until, maxAlarms)
 	return records, err
 }
 

@@ -298,6 +298,16 @@ func (c Clients) RevokeGrants(ctx context.Context, by Actor, id string, now time
 // change makes a change with its audit record.
 func (c Clients) change(ctx context.Context, by Actor, now time.Time, e Event, change func(*tx) error) error {
 	return c.db.inTx(ctx, e.Type, func(t *tx) error {
+		if by.Saw != 0 { // the row stays locked
+			n, err := t.Change(`UPDATE clients SET revision = revision WHERE id = $1 AND revision = $2`,
+				e.Target, by.Saw)
+			if err == nil && n == 0 {
+				err = ErrChanged
+			}
+			if err != nil {
+				return err
+			}
+		}
 		if err := change(t); err != nil {
 			return err
 		}

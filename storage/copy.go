@@ -32,6 +32,12 @@ var copiedTables = []string{
 	"sightings",
 	"probe_runs",
 	"probe_reports",
+	"admins",
+	"admin_links",
+	"admin_passkeys",
+	"admin_sessions",
+	"admin_ceremonies",
+	"admin_requests",
 }
 
 // MetaMoved names the value that says where a database was copied to.

@@ -213,36 +213,55 @@ func (f GrantFilter) takes(g ListedGrant) bool {
 	return !(f.Active && over || f.Ended && !over || g.CreatedAt.Before(f.Since))
 }
 
-// Pages hands the grants of a filter, page by page, to do, until that returns an error. They are ordered by id, latest
-// first, which starts with the hour of expiry.
+// Pages hands the grants of a filter, by id, the latest expiry first, page by page to do, until that returns an error.
 func (g Grants) Pages(ctx context.Context, f GrantFilter, now time.Time, do func([]ListedGrant) error) error {
-	span, err := g.span(ctx, f)
-	if err != nil {
-		return err
-	}
-	expired := now
-	if f.Ended {
-		expired = time.Time{}
-	}
 	for {
-		if err := span.next(ctx, g.db); err != nil || span.from == 0 {
-			return err
-		}
-		page, err := span.read(ctx, g.db, f.ClientID, expired)
+		page, next, err := g.Page(ctx, f, now, engine.PageRows)
 		if err != nil {
 			return err
 		}
-		for i := range page {
-			page[i].tellEnding(now)
-		}
-		page = slices.DeleteFunc(page, func(g ListedGrant) bool { return !f.takes(g) })
 		if len(page) > 0 {
 			if err := do(page); err != nil {
 				return err
 			}
 		}
-		span.below = span.from
+		if next == 0 {
+			return nil
+		}
+		f.After = next
 	}
+}
+
+// Page reads the first grants of a filter, at most limit. next is the id to go on after; 0 if there are no more. A page
+// may have fewer rows than limit, or none, although there are more: it examines a bounded number of grants.
+func (g Grants) Page(
+	ctx context.Context, f GrantFilter, now time.Time, limit int,
+) (page []ListedGrant, next GrantID, err error) {
+	span, err := g.span(ctx, f, limit)
+	if err != nil {
+		return nil, 0, err
+	}
+	more, err := span.next(ctx, g.db)
+	if err != nil || span.from == 0 {
+		return nil, 0, err
+	}
+	expired := now
+	if f.Ended {
+		expired = time.Time{}
+	}
+	if page, err = span.read(ctx, g.db, f.ClientID, expired, limit); err != nil {
+		return nil, 0, err
+	}
+	if more {
+		next = span.from
+	}
+	if last := len(page) - 1; last+1 == limit && page[last].ID > span.from {
+		next = page[last].ID
+	}
+	for i := range page {
+		page[i].tellEnding(now)
+	}
+	return slices.DeleteFunc(page, func(g ListedGrant) bool { return !f.takes(g) }), next, nil
 }
 
 // grantSpan is a range of ids with a number of rows, of all grants or of one user.
@@ -254,11 +273,11 @@ type grantSpan struct {
 }
 
 // span returns the position before the first span. It selects no rows if the user does not exist.
-func (g Grants) span(ctx context.Context, f GrantFilter) (*grantSpan, error) {
+func (g Grants) span(ctx context.Context, f GrantFilter, limit int) (*grantSpan, error) {
 	s := &grantSpan{
 		ofUser: `CAST($1 AS BIGINT) = 0`,
 		user:   []any{int64(0)},
-		rows:   engine.PageRows,
+		rows:   limit,
 		below:  cmp.Or(f.After, math.MaxInt64),
 	}
 	if f.ClientID != "" {
@@ -275,23 +294,30 @@ func (g Grants) span(ctx context.Context, f GrantFilter) (*grantSpan, error) {
 	return s, err
 }
 
-// next finds the start of the span below the previous one; 0 if there is none.
-func (s *grantSpan) next(ctx context.Context, d *DB) error {
-	first, err := engine.ReadSlowly[GrantID](ctx, d.engine, engine.PageTimeout, "grants",
-		`SELECT COALESCE(MIN(id), 0) FROM (SELECT g.id FROM grants g
-		WHERE `+s.ofUser+` AND g.id < $2 ORDER BY g.id DESC LIMIT $3) span`, append(s.user, s.below, s.rows)...)
-	if err == nil {
-		s.from = first[0]
+// next finds the first grant of the span, 0 if there is none, and reports whether there may be grants before it.
+func (s *grantSpan) next(ctx context.Context, d *DB) (more bool, err error) {
+	type found struct {
+		From GrantID `db:"first"`
+		N    int     `db:"n"`
 	}
-	return err
+	rows, err := engine.ReadSlowly[found](ctx, d.engine, engine.PageTimeout, "grants",
+		`SELECT COALESCE(MIN(id), 0) AS first, COUNT(*) AS n FROM (SELECT g.id FROM grants g
+		WHERE `+s.ofUser+` AND g.id < $2 ORDER BY g.id DESC LIMIT $3) span`, append(s.user, s.below, s.rows)...)
+	if err != nil {
+		return false, err
+	}
+	s.from = rows[0].From
+	return rows[0].N == s.rows, nil
 }
 
-// read reads the rows of the span that expire after a time; zero: all.
-func (s *grantSpan) read(ctx context.Context, d *DB, clientID string, after time.Time) ([]ListedGrant, error) {
+// read reads the unexpired grants of the span, at most limit.
+func (s *grantSpan) read(
+	ctx context.Context, d *DB, clientID string, after time.Time, limit int,
+) ([]ListedGrant, error) {
 	return engine.ReadSlowly[ListedGrant](ctx, d.engine, engine.PageTimeout, "grants",
 		listedQuery+` WHERE `+s.ofUser+` AND g.id >= $2 AND g.id < $3
-		AND g.expires_at > $4 AND ($5 = '' OR g.client_id = $5) ORDER BY g.id DESC`,
-		append(s.user, s.from, s.below, At(after), clientID)...)
+		AND g.expires_at > $4 AND ($5 = '' OR g.client_id = $5) ORDER BY g.id DESC LIMIT $6`,
+		append(s.user, s.from, s.below, At(after), clientID, limit)...)
 }
 
 // CountLive counts the grants that have not ended, of a user, of a client, or, if both are "", all. It may read the

@@ -19,12 +19,13 @@ type User struct {
 	Username     string `db:"username" json:"username"`
 	PasswordHash string `db:"password_hash" json:"-"` // PHC string; "" for a user without a password
 	Roles        List   `db:"roles" json:"roles"`
-	Epoch        int64  `db:"epoch" json:"-"` // incremented to end all grants of the user
+	Epoch        int64  `db:"epoch" json:"-"`    // incremented to end all grants of the user
+	Revision     int64  `db:"revision" json:"-"` // incremented by every change that an administrator makes
 	CreatedAt    Time   `db:"created_at" json:"created_at"`
 	DisabledAt   *Time  `db:"disabled_at" json:"disabled_at"`
 }
 
-const userColumns = `id, sub, username, password_hash, roles, epoch, created_at, disabled_at`
+const userColumns = `id, sub, username, password_hash, roles, epoch, revision, created_at, disabled_at`
 
 // Users is the table of users.
 type Users struct{ db *DB }
@@ -32,9 +33,12 @@ type Users struct{ db *DB }
 // Users returns the table of users.
 func (d *DB) Users() Users { return Users{d} }
 
+// firstRevision is the revision of a new user.
+const firstRevision = 1
+
 // Create inserts the user with a new id. ErrConflict if the username is taken.
 func (u Users) Create(ctx context.Context, by Actor, user User) (User, error) {
-	user.ID = randomID()
+	user.ID, user.Revision = randomID(), firstRevision
 	return user, u.db.inTx(ctx, "create user", func(t *tx) error {
 		if err := t.insertUser(user); err != nil {
 			return err
@@ -48,13 +52,14 @@ func (u Users) Create(ctx context.Context, by Actor, user User) (User, error) {
 }
 
 func (t *tx) insertUser(user User) error {
-	_, err := t.Change(`INSERT INTO users (`+userColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+	_, err := t.Change(`INSERT INTO users (`+userColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
 		user.ID,
 		user.Sub,
 		user.Username,
 		user.PasswordHash,
 		user.Roles,
 		user.Epoch,
+		firstRevision,
 		user.CreatedAt,
 		user.DisabledAt)
 	return err
@@ -76,25 +81,63 @@ type UserSelection struct {
 
 // Pages hands the users of a selection, ordered by username and page by page, to do, until that returns an error.
 func (u Users) Pages(ctx context.Context, f UserSelection, do func([]User) error) error {
-	role := ""
-	if f.Role != "" { // a role has no character that JSON escapes, except < > and &, which the column has escaped
-		text, err := json.Marshal(f.Role)
+	for {
+		page, next, err := u.Page(ctx, f, engine.PageRows)
 		if err != nil {
 			return err
 		}
+		if len(page) > 0 {
+			if err := do(page); err != nil {
+				return err
+			}
+		}
+		if next == "" {
+			return nil
+		}
+		f.After = next
+	}
+}
+
+// Page reads the first users of a selection, at most limit. next is the username to go on after; "" if there are no
+// more. A page may have fewer rows than limit, or none, although there are more: it examines a bounded number of users.
+func (u Users) Page(ctx context.Context, f UserSelection, limit int) (page []User, next string, err error) {
+	role, span := "", limit+1
+	if f.Role != "" { // a role has no character that JSON escapes, except < > and &, which the column has escaped
+		text, err := json.Marshal(f.Role)
+		if err != nil {
+			return nil, "", err
+		}
 		role = string(text)
 	}
-	return engine.InPages(func(last *User) ([]User, error) {
-		after := f.After
-		if last != nil {
-			after = last.Username
-		}
-		return engine.ReadSlowly[User](ctx, u.db.engine, engine.PageTimeout, "users", `SELECT `+userColumns+` FROM users
-			WHERE username > $1 AND ($2 = '' OR substr(username, 1, $3) = $2)
-			AND ($4 = '' OR REPLACE(roles, $4, '') <> roles) AND (NOT CAST($5 AS BOOLEAN) OR disabled_at IS NOT NULL)
-			ORDER BY username LIMIT $6`,
-			after, f.Prefix, utf8.RuneCountInString(f.Prefix), role, f.Disabled, engine.PageRows)
-	}, do)
+	if f.Prefix != "" || f.Role != "" || f.Disabled {
+		span = engine.SparseRows
+	}
+	type found struct {
+		Last string `db:"last"`
+		N    int    `db:"n"`
+	}
+	// A username that begins with a text does not come before that text, in any collation.
+	ends, err := engine.ReadSlowly[found](ctx, u.db.engine, engine.PageTimeout, "users",
+		`SELECT COALESCE(MAX(username), '') AS last, COUNT(*) AS n FROM (SELECT username FROM users
+		WHERE username > $1 AND username >= $2 ORDER BY username LIMIT $3) span`, f.After, f.Prefix, span)
+	if err != nil || ends[0].N == 0 {
+		return nil, "", err
+	}
+	page, err = engine.ReadSlowly[User](ctx, u.db.engine, engine.PageTimeout, "users",
+		`SELECT `+userColumns+` FROM users
+		WHERE username > $1 AND username >= $2 AND username <= $3 AND ($2 = '' OR substr(username, 1, $4) = $2)
+		AND ($5 = '' OR REPLACE(roles, $5, '') <> roles) AND (NOT CAST($6 AS BOOLEAN) OR disabled_at IS NOT NULL)
+		ORDER BY username LIMIT $7`,
+		f.After, f.Prefix, ends[0].Last, utf8.RuneCountInString(f.Prefix), role, f.Disabled, limit+1)
+	switch {
+	case err != nil:
+		return nil, "", err
+	case len(page) > limit:
+		return page[:limit], page[limit-1].Username, nil
+	case ends[0].N == span:
+		next = ends[0].Last
+	}
+	return page, next, nil
 }
 
 // Near lists usernames around a name, for suggestions.
@@ -119,12 +162,15 @@ func (u Users) SomeRoles(ctx context.Context) (roles []string, err error) {
 	return roles, err
 }
 
-// SetRoles replaces the roles of a user. ErrConflict if they have changed since the user was read.
+// SetRoles replaces the roles of a user. ErrConflict or ErrChanged if they have changed since the user was read.
 func (u Users) SetRoles(ctx context.Context, by Actor, user User, roles List, now time.Time) error {
 	details := map[string]any{"username": user.Username, "roles": roles, "before": map[string]any{"roles": user.Roles}}
 	return u.db.inTx(ctx, "user.update", func(t *tx) error {
-		if err := t.ChangeAsRead(`UPDATE users SET roles = $1 WHERE id = $2 AND roles = $3`,
-			roles, user.ID, user.Roles); err != nil {
+		if by.Saw != 0 && user.Revision != by.Saw {
+			return ErrChanged
+		}
+		if err := t.ChangeAsRead(`UPDATE users SET roles = $1, revision = revision + 1 WHERE id = $2 AND roles = $3
+			AND CAST($4 AS BIGINT) IN (0, revision)`, roles, user.ID, user.Roles, by.Saw); err != nil {
 			return err
 		}
 		return t.audit(by, now, Event{"user.update", user.Sub, details})
@@ -257,14 +303,18 @@ func (u Users) change(
 	change func(*tx) error,
 ) error {
 	return u.db.inTx(ctx, event, func(t *tx) error {
-		var sub string
-		if err := t.Get(&sub, `SELECT sub FROM users WHERE username = $1`, username); err != nil {
+		var user User
+		if err := t.Get(&user, `UPDATE users SET revision = revision + 1 WHERE username = $1 RETURNING sub, revision`,
+			username); err != nil {
 			return err
+		}
+		if by.Saw != 0 && user.Revision != by.Saw+1 {
+			return ErrChanged
 		}
 		if err := change(t); err != nil {
 			return err
 		}
-		return t.audit(by, now, Event{event, sub, map[string]any{"username": username}})
+		return t.audit(by, now, Event{event, user.Sub, map[string]any{"username": username}})
 	})
 }
 
@@ -314,7 +364,7 @@ var errDry = errors.New("dry")
 
 // importUsers inserts the users whose usernames are free, and returns the usernames that are taken.
 func (t *tx) importUsers(users []User) (taken []string, err error) {
-	const columns = 8 // of userColumns
+	const columns = 9 // of userColumns
 	var places, names []string
 	var values []any
 	for i, u := range users {
@@ -326,6 +376,7 @@ func (t *tx) importUsers(users []User) (taken []string, err error) {
 			u.PasswordHash,
 			u.Roles,
 			u.Epoch,
+			firstRevision,
 			u.CreatedAt,
 			u.DisabledAt)
 	}

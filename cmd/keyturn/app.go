@@ -21,7 +21,7 @@ import (
 
 // app is what all commands share. The commands of a noun are methods of a type of their own that embeds it.
 type app struct {
-	*console
+	*streams
 	sources
 	output string // --output
 	parsed bool   // arguments and flags are valid
@@ -54,6 +54,7 @@ func (a *app) root() *cobra.Command {
 		verifierCommands{a}.root(),
 		probeCommand{a}.root(),
 		auditCommands{a}.root(),
+		adminCommands{a}.root(),
 		exampleCommand{a}.root(),
 		doctorCommand{a}.root(),
 		healthcheckCommand(a),

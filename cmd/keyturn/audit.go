@@ -65,7 +65,7 @@ type auditFilter struct {
 }
 
 // read completes the filter. On a terminal, without a beginning, the list is that of the newest records.
-func (f *auditFilter) read(ctx context.Context, c *console, op *operator) (err error) {
+func (f *auditFilter) read(ctx context.Context, c *streams, op *operator) (err error) {
 	if f.Since, err = parseSince("since", f.since, time.Now()); err != nil {
 		return err
 	}
@@ -91,12 +91,12 @@ func (f *auditFilter) read(ctx context.Context, c *console, op *operator) (err e
 func (a auditCommands) list() *cobra.Command {
 	var f auditFilter
 	act := func(ctx context.Context, op *operator, _ []string) error {
-		if err := f.read(ctx, a.console, op); err != nil {
+		if err := f.read(ctx, a.streams, op); err != nil {
 			return err
 		}
 		each := func(do func([]admin.AuditRecord) error) error { return op.Audit().Each(ctx, f.AuditFilter, do) }
 		heading := []string{"SEQ", "TIME", "TYPE", "ACTOR", "TARGET", "REASON", "DETAILS"}
-		return limited(a.console, &f.listFlags, heading, each, a.auditCells,
+		return limited(a.streams, &f.listFlags, heading, each, a.auditCells,
 			func(r admin.AuditRecord) any { return r.Seq })
 	}
 	cmd := a.verb(verb{

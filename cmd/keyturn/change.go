@@ -71,12 +71,12 @@ func (c changes[Table, Row]) apply(
 	table := c.table(op)
 	find := func() (Row, error) { return c.find(table, ctx, key) }
 	apply := func() error { return change(table, ctx, key) }
-	return changeOne(c.console, c.noun+" "+key, done, deletes, find, apply)
+	return changeOne(c.streams, c.noun+" "+key, done, deletes, find, apply)
 }
 
 // changeOne changes a row and prints it. A failed read never prevents the change: the row is read after it, or, if the
 // change deletes the row, before it.
-func changeOne[T any](c *console, name, done string, deletes bool, read func() (T, error), change func() error) error {
+func changeOne[T any](c *streams, name, done string, deletes bool, read func() (T, error), change func() error) error {
 	var row T
 	var unread error
 	if deletes {

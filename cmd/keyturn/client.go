@@ -190,7 +190,7 @@ func (c clientCommands) list() *cobra.Command {
 		act: func(ctx context.Context, op *operator, _ []string) error {
 			each := func(do func([]admin.Client) error) error { return op.Clients().List(ctx, l.after, do) }
 			heading := []string{"CLIENT", "KIND", "GRANTS", "SCOPE", "AUDIENCES", "RESOURCE", "DISABLED"}
-			return limited(c.console, &l, heading, each, c.clientCells, func(row admin.Client) any { return row.ID })
+			return limited(c.streams, &l, heading, each, c.clientCells, func(row admin.Client) any { return row.ID })
 		},
 	})
 	l.add(cmd, "id")

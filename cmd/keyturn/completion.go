@@ -90,6 +90,14 @@ func completeVerifiers(ctx context.Context, op *operator, toComplete string) (na
 	return names, err
 }
 
+func completeAdmins(ctx context.Context, op *operator, _ string) (names []string, err error) {
+	all, err := op.Administrators().List(ctx)
+	for _, row := range all {
+		names = append(names, row.Name)
+	}
+	return names, err
+}
+
 func completeUsers(ctx context.Context, op *operator, toComplete string) (names []string, err error) {
 	err = op.Users().List(ctx, admin.UserFilter{Prefix: toComplete}, func(page []admin.User) error {
 		for _, u := range page {

@@ -73,7 +73,7 @@ func (g grantCommands) printGrants(ctx context.Context, op *operator, l *listFla
 		"ENDED",
 		"REASON",
 	}
-	return limited(g.console, l, heading, each, g.grantCells, func(row admin.Grant) any { return row.ID })
+	return limited(g.streams, l, heading, each, g.grantCells, func(row admin.Grant) any { return row.ID })
 }
 
 func (g grantCommands) grantCells(grant admin.Grant) []string {

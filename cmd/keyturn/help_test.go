@@ -12,7 +12,7 @@ import (
 // commands calls do with every command that does something.
 func commands(do func(cmd *cobra.Command)) {
 	a := &app{
-		console: &console{stdin: strings.NewReader(""), stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}},
+		streams: &streams{stdin: strings.NewReader(""), stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}},
 		sources: sources{getenv: func(string) string { return "" }},
 	}
 	each(a.root(), func(cmd *cobra.Command) {

@@ -38,13 +38,6 @@ func (k keyCommands) verb(v verb) *cobra.Command {
 	return cmd
 }
 
-// keyRow is a row of keys list.
-type keyRow struct {
-	admin.SigningKey
-	LiveTokens *int64 `json:"live_tokens"` // null: unknown
-	Uncounted  bool   `json:"live_tokens_uncounted"`
-}
-
 // liveTokens counts the live tokens of each key. If that fails, it prints why and returns nil.
 func (k keyCommands) liveTokens(ctx context.Context, op *operator) map[string]int64 {
 	tokens, err := op.Keys().LiveTokens(ctx)
@@ -67,17 +60,7 @@ func (k keyCommands) list() *cobra.Command {
 		if err := op.Keys().Intact(); err != nil {
 			k.say("keyturn: %v: `keyturn keys status` gives advice", err)
 		}
-		rows := []keyRow{}
-		tokens := k.liveTokens(ctx, op)
-		for _, key := range op.Keys().List() {
-			row := keyRow{SigningKey: key, Uncounted: tokens == nil}
-			if n := tokens[key.KID]; key.State == revokedState {
-				row.LiveTokens, row.Uncounted = new(int64), false // introspection refuses all of them
-			} else if tokens != nil {
-				row.LiveTokens = &n
-			}
-			rows = append(rows, row)
-		}
+		rows := op.Keys().Rows(k.liveTokens(ctx, op))
 		return k.print(rows, func() { k.keyTable(rows, op.Keys().Lives()) })
 	}
 	return k.verb(verb{
@@ -89,7 +72,7 @@ func (k keyCommands) list() *cobra.Command {
 	})
 }
 
-func (k keyCommands) keyTable(listed []keyRow, lives []admin.KeyLife) {
+func (k keyCommands) keyTable(listed []admin.KeyRow, lives []admin.KeyLife) {
 	byKID := map[string]admin.KeyLife{}
 	for _, l := range lives {
 		byKID[l.KID] = l
@@ -113,7 +96,7 @@ func (k keyCommands) keyTable(listed []keyRow, lives []admin.KeyLife) {
 	}
 }
 
-func (k keyCommands) keyCells(key keyRow, life admin.KeyLife) []string {
+func (k keyCommands) keyCells(key admin.KeyRow, life admin.KeyLife) []string {
 	private, tokens := "sealed", "?"
 	if key.PrivateKey == "" {
 		private = "destroyed"
@@ -137,16 +120,8 @@ func (k keyCommands) keyCells(key keyRow, life admin.KeyLife) []string {
 
 const revokedState = admin.KeyState("revoked")
 
-var stateShapes = map[admin.KeyState]string{
-	"next":     "○",
-	"current":  "●",
-	"previous": "◐",
-	"retired":  "·",
-	"revoked":  "✕",
-}
-
 // keyShape shows the state of a key by shape and word, so that nothing depends on colour.
-func keyShape(state admin.KeyState) string { return stateShapes[state] + " " + string(state) }
+func keyShape(state admin.KeyState) string { return admin.KeyShapes[state] + " " + string(state) }
 
 // point formats a moment in the life of a key.
 func (k keyCommands) point(m *admin.KeyMoment) string {

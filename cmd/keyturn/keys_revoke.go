@@ -22,16 +22,6 @@ type revocationOrder struct {
 	endGrants   string // "", since, all
 }
 
-// revocationReport is the output of keys revoke.
-type revocationReport struct {
-	admin.Revocation
-	Use        []admin.KeyUse `json:"use"` // null: unknown
-	Uncounted  bool           `json:"use_uncounted"`
-	EndedCount int64          `json:"ended_grants"`
-	// registered verifiers that need somebody to act; null: unknown
-	Verifiers []admin.Aftermath `json:"verifiers"`
-}
-
 func (k keyCommands) revoke() *cobra.Command {
 	var o revocationOrder
 	cmd := k.verb(verb{
@@ -115,30 +105,21 @@ func (k keyCommands) revokeKey(ctx context.Context, op *operator, o revocationOr
 			return err
 		}
 	}
-	var report revocationReport
-	var undone error // what failed after the revocation
-	began := op.Now()
-	report.Revocation, undone = op.Keys().Revoke(ctx, o.kid, o.storeLeaked, o.newMaster)
+	told := func(r admin.Revocation) {
+		if !k.json {
+			k.revocationText(r, o) // before counts that may be slow
+		}
+	}
+	report, undone := op.Keys().Execute(ctx, admin.RevocationOrder{
+		KID:         o.kid,
+		StoreLeaked: o.storeLeaked,
+		NewMaster:   o.newMaster,
+		Since:       o.since,
+		EndGrants:   o.endGrants,
+	}, told)
 	if undone != nil && report.RevokedAt.IsZero() {
 		return undone
 	}
-	if !k.json {
-		k.revocationText(report.Revocation, o) // before counts that may be slow
-	}
-	var unread error
-	if report.Verifiers, unread = op.Keys().Aftermaths(ctx, report.Revocation); unread != nil {
-		k.say("keyturn: the key is revoked, but who has fetched it could not be read: %v", unread)
-	}
-	if o.endGrants != "" {
-		kids := report.Revoked
-		if o.storeLeaked {
-			kids = op.Keys().In("revoked") // also those of an earlier run
-		}
-		var err error
-		report.EndedCount, err = endKeyGrants(ctx, op, o, kids)
-		undone = errors.Join(undone, err)
-	}
-	k.countUse(ctx, op, o, began, &report)
 	return errors.Join(undone, k.print(report, func() { k.reportText(report, o) }))
 }
 
@@ -172,42 +153,6 @@ func (k keyCommands) previewRevocation(ctx context.Context, op *operator, o revo
 		useTable(k.stderr, use)
 	}
 	return false, k.confirmRevocation(o)
-}
-
-// countUse counts the use of the revoked keys, including the grants that the command has ended.
-func (k keyCommands) countUse(
-	ctx context.Context, op *operator, o revocationOrder, began time.Time, report *revocationReport,
-) {
-	kids := []string{o.kid}
-	if o.kid == "" {
-		kids = report.Revoked
-	}
-	var err error
-	if report.Use, err = op.Keys().Use(ctx, kids, o.since, &began); err != nil {
-		report.Use, report.Uncounted = nil, true
-		k.say("keyturn: the key is revoked, but its use %s: %v", uncounted(err), err)
-	}
-}
-
-// endKeyGrants ends the grants of all keys that were revoked together.
-func endKeyGrants(ctx context.Context, op *operator, o revocationOrder, kids []string) (ended int64, err error) {
-	since := o.since
-	if o.endGrants == "all" {
-		since = time.Time{}
-	}
-	for _, kid := range kids {
-		n, err := op.Keys().EndGrants(ctx, kid, since)
-		ended += n
-		if err != nil {
-			return ended, fmt.Errorf(
-				"the key is revoked, but only %d of its grants were ended: `keyturn grant revoke --all` ends all "+
-					"grants: %w",
-				ended,
-				err,
-			)
-		}
-	}
-	return ended, nil
 }
 
 // confirmRevocation asks on a terminal.

@@ -11,7 +11,7 @@ import (
 )
 
 // reportText prints the use of the revoked keys and the state of the sessions.
-func (k keyCommands) reportText(report revocationReport, o revocationOrder) {
+func (k keyCommands) reportText(report admin.RevocationReport, o revocationOrder) {
 	k.aftermathText(report.Verifiers)
 	if o.yes && !report.Uncounted { // without --yes the preview has shown it
 		useTable(k.stdout, report.Use)

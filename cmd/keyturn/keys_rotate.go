@@ -95,7 +95,7 @@ func (k keyCommands) planRotation(ctx context.Context, op *operator, g admin.Gat
 		tokens := k.liveTokens(ctx, op)
 		k.rotationText(plan.Rotation)
 		fmt.Fprintln(k.stdout)
-		k.timelineText(plan.Lives, tokens, wholeView(plan.Lives, op.Now()))
+		k.timelineText(plan.Lives, tokens, admin.WholeView(plan.Lives, op.Now()))
 		k.say("Nothing was changed. A rotation ends no session: live tokens verify until they expire, " +
 			"whichever key signed them.")
 	})

@@ -25,7 +25,7 @@ func (l *listFlags) add(cmd *cobra.Command, after string) {
 }
 
 // rows returns the limit in force; 0: none.
-func (l *listFlags) rows(c *console) (int, error) {
+func (l *listFlags) rows(c *streams) (int, error) {
 	if l.limit < 0 {
 		return 0, usageError{errors.New("--limit: want 0 or more")}
 	}
@@ -40,7 +40,7 @@ var errEnough = errors.New("enough rows")
 
 // limited lists rows up to the limit. If there are more, it prints how to go on; key returns the value of --after.
 func limited[T any](
-	c *console, l *listFlags, heading []string, each func(func([]T) error) error,
+	c *streams, l *listFlags, heading []string, each func(func([]T) error) error,
 	cells func(T) []string, key func(T) any,
 ) error {
 	limit, err := l.rows(c)
@@ -96,7 +96,7 @@ func (a *app) mayEnd(op *operator, yes bool, what string, live int64, uncounted 
 }
 
 // asks reports whether the command can ask a person.
-func (c *console) asks() bool {
+func (c *streams) asks() bool {
 	_, ok := c.terminal()
 	return ok
 }
@@ -105,7 +105,7 @@ func (c *console) asks() bool {
 var errDeclined = refusedError{errors.New("not confirmed, and nothing was changed")}
 
 // ask asks a question on the terminal, which only yes answers.
-func (c *console) ask(question string) error {
+func (c *streams) ask(question string) error {
 	answer, err := c.typeLine(question)
 	if err != nil || answer != "yes" {
 		return errDeclined

@@ -43,7 +43,7 @@ func run(
 	stdout, stderr io.Writer,
 ) int {
 	a := &app{
-		console: &console{stdin: stdin, stdout: stdout, stderr: stderr},
+		streams: &streams{stdin: stdin, stdout: stdout, stderr: stderr},
 		sources: sources{getenv: getenv, environ: environ},
 	}
 	root := a.root()

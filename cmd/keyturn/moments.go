@@ -8,7 +8,7 @@ import (
 )
 
 // moment formats a time for people: in the local zone on a terminal, otherwise in UTC. "-" for none.
-func (c *console) moment(t *admin.Time) string {
+func (c *streams) moment(t *admin.Time) string {
 	if t == nil || t.IsZero() {
 		return "-"
 	}
@@ -19,7 +19,7 @@ func (c *console) moment(t *admin.Time) string {
 }
 
 // when is moment with the distance to now.
-func (c *console) when(t *admin.Time) string {
+func (c *streams) when(t *admin.Time) string {
 	if t == nil || t.IsZero() {
 		return "-"
 	}

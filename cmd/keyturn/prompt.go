@@ -16,7 +16,7 @@ import (
 const maxSecretInput = 4096
 
 // terminal returns standard input if it is a terminal.
-func (c *console) terminal() (*os.File, bool) {
+func (c *streams) terminal() (*os.File, bool) {
 	f, ok := c.stdin.(*os.File)
 	return f, ok && term.IsTerminal(int(f.Fd()))
 }
@@ -29,7 +29,7 @@ type secretRules struct {
 
 // readSecret reads one secret: all of standard input with fromStdin, otherwise from a prompt without echo, twice. The
 // prompt shows the rules first, and asks again for a secret that breaks one.
-func (c *console) readSecret(fromStdin bool, flag, prompt string, rules secretRules) (string, error) {
+func (c *streams) readSecret(fromStdin bool, flag, prompt string, rules secretRules) (string, error) {
 	if fromStdin {
 		return readLine(c.stdin)
 	}
@@ -56,7 +56,7 @@ func (c *console) readSecret(fromStdin bool, flag, prompt string, rules secretRu
 var errDiffer = errors.New("the two inputs differ")
 
 // typeTwice reads a secret from a prompt without echo, twice.
-func (c *console) typeTwice(f *os.File, prompt string) (secret string, same bool, err error) {
+func (c *streams) typeTwice(f *os.File, prompt string) (secret string, same bool, err error) {
 	var typed [2]string
 	for i, again := range []string{"", " again"} {
 		fmt.Fprintf(c.stderr, "%s%s: ", prompt, again)
@@ -74,7 +74,7 @@ func (c *console) typeTwice(f *os.File, prompt string) (secret string, same bool
 }
 
 // typeLine asks for a line on the terminal.
-func (c *console) typeLine(prompt string) (string, error) {
+func (c *streams) typeLine(prompt string) (string, error) {
 	if c.typed == nil {
 		c.typed = bufio.NewReader(c.stdin)
 	}

@@ -191,8 +191,8 @@ func newer(ts *testscript.TestScript, _ bool, args []string) {
 
 // older takes the newest migration back.
 func older(ts *testscript.TestScript) {
-	tamper(ts, `DROP TABLE verifiers`, `DROP TABLE jwks_fetches`, `DROP TABLE sightings`,
-		`DELETE FROM schema_version WHERE version_id = 7`)
+	tamper(ts, `DROP TABLE admins`, `DROP TABLE admin_links`, `DROP TABLE admin_sessions`,
+		`DELETE FROM schema_version WHERE version_id = 8`)
 }
 
 // startAPI starts a resource server that verifies the tokens of the server of the script for an audience, with a fault

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/console"
 )
 
 // timelineFlags say which part of the timeline to draw.
@@ -22,23 +23,24 @@ type timelineFlags struct {
 func (k keyCommands) timeline() *cobra.Command {
 	var f timelineFlags
 	draw := func(ctx context.Context, op *operator, _ []string) error {
-		lives := op.Keys().Lives()
-		v, err := f.view(lives, op.Keys().Incident(), op.Now())
+		span, err := f.span(op.Now())
 		if err != nil {
 			return err
 		}
-		if op.Keys().Intact() == nil {
-			if v.marks, err = op.Keys().Marks(ctx); err != nil {
-				k.say("keyturn: who has the next key could not be read: %v", err)
-			}
+		lives, v, unread, err := op.Keys().Timeline(ctx, span)
+		if err != nil {
+			return err
+		}
+		if unread != nil {
+			k.say("keyturn: who has the next key could not be read: %v", unread)
 		}
 		if f.svg != "" {
-			return os.WriteFile(f.svg, timelineSVG(lives, v), 0o644)
+			return os.WriteFile(f.svg, console.TimelineSVG(lives, v), 0o644)
 		}
 		if err := op.Keys().Intact(); err != nil {
 			return fmt.Errorf("%w: `keyturn keys status` gives advice", err)
 		}
-		return k.print(withMarks(lives, v.marks), func() { k.timelineText(lives, k.liveTokens(ctx, op), v) })
+		return k.print(admin.WithMarks(lives, v.Marks), func() { k.timelineText(lives, k.liveTokens(ctx, op), v) })
 	}
 	cmd := k.verb(verb{
 		use:   "timeline",
@@ -55,140 +57,25 @@ func (k keyCommands) timeline() *cobra.Command {
 	return cmd
 }
 
-// view is the part of the timeline that is drawn.
-type view struct {
-	from, to time.Time
-	now      time.Time
-	incident *admin.KeyIncident // nil: none to draw
-	marks    []admin.KeyMark    // when registered verifiers got the next key
+// span returns the part that the flags select.
+func (f timelineFlags) span(now time.Time) (s admin.TimelineSpan, err error) {
+	s.Incident = f.incident
+	if s.From, err = parseSince("from", f.from, now); err != nil {
+		return s, err
+	}
+	if s.To, err = parseSince("to", f.to, now); err != nil {
+		return s, err
+	}
+	if !s.To.IsZero() && s.To.Before(now) && !strings.Contains(f.to, "-") { // a duration
+		s.To = now.Add(now.Sub(s.To))
+	}
+	return s, nil
 }
-
-// shownMarks is the number of verifiers that the timeline draws.
-const shownMarks = 20
-
-// lifeWithMarks is a life of a key in JSON.
-type lifeWithMarks struct {
-	admin.KeyLife
-	Verifiers []admin.KeyMark `json:"verifiers"` // of the next key: registered verifiers, and when they got it
-}
-
-func withMarks(lives []admin.KeyLife, marks []admin.KeyMark) []lifeWithMarks {
-	rows := make([]lifeWithMarks, len(lives))
-	for i, l := range lives {
-		rows[i] = lifeWithMarks{l, []admin.KeyMark{}}
-		for _, m := range marks {
-			if m.KID == l.KID {
-				rows[i].Verifiers = append(rows[i].Verifiers, m)
-			}
-		}
-	}
-	return rows
-}
-
-// wholeView spans all lives and now.
-func wholeView(lives []admin.KeyLife, now time.Time) view {
-	v := view{from: now, to: now.Add(time.Hour), now: now}
-	for _, l := range lives {
-		if l.Published.At.Before(v.from) {
-			v.from = l.Published.At
-		}
-		if l.Leaves.At.After(v.to) {
-			v.to = l.Leaves.At
-		}
-	}
-	return v
-}
-
-// incidentView spans an incident, with a fifth of its length around it.
-func incidentView(i *admin.KeyIncident, now time.Time) view {
-	v := view{from: i.RevokedAt, to: i.ExposedUntil, now: now, incident: i}
-	if i.SecondRotation != nil && i.SecondRotation.After(v.to) {
-		v.to = *i.SecondRotation
-	}
-	if !i.Over && now.After(v.to) {
-		v.to = now
-	}
-	margin := max(v.to.Sub(v.from)/5, time.Minute)
-	v.from, v.to = v.from.Add(-margin), v.to.Add(margin)
-	return v
-}
-
-// view returns the part that the flags select: an incident that lasts, if they select none.
-func (f timelineFlags) view(lives []admin.KeyLife, last *admin.KeyIncident, now time.Time) (view, error) {
-	v := wholeView(lives, now)
-	chosen := f.from != "" || f.to != ""
-	switch {
-	case f.incident && last == nil:
-		return v, fmt.Errorf("%w: no key was ever revoked", admin.ErrNotFound)
-	case f.incident, last != nil && !last.Over && !chosen:
-		v = incidentView(last, now)
-	case last != nil && !last.Over:
-		v.incident = last
-	}
-	from, err := parseSince("from", f.from, now)
-	if err != nil {
-		return v, err
-	}
-	to, err := parseSince("to", f.to, now)
-	if err != nil {
-		return v, err
-	}
-	if !from.IsZero() {
-		v.from = from
-	}
-	if !to.IsZero() {
-		if v.to = to; to.Before(now) && !strings.Contains(f.to, "-") { // a duration
-			v.to = now.Add(now.Sub(to))
-		}
-	}
-	if !v.to.After(v.from) {
-		return v, usageError{fmt.Errorf("--to: %s is not after %s", v.to.UTC().Format(time.RFC3339),
-			v.from.UTC().Format(time.RFC3339))}
-	}
-	return v, nil
-}
-
-// phase is a period in the life of a key.
-type phase struct {
-	kind     string // published, signs, verifies
-	from, to time.Time
-}
-
-// phases returns the periods of a life, in order.
-func phases(l admin.KeyLife) []phase {
-	if l.Signs == nil {
-		return []phase{{"published", l.Published.At, l.Leaves.At}}
-	}
-	stops := l.Leaves
-	if l.Stops != nil {
-		stops = *l.Stops
-	}
-	return []phase{
-		{"published", l.Published.At, l.Signs.At},
-		{"signs", l.Signs.At, stops.At},
-		{"verifies", stops.At, l.Leaves.At},
-	}
-}
-
-// scale maps the time of a view to a line of cells or pixels.
-type scale struct {
-	view
-	width float64
-}
-
-// at returns the place of a moment, at the edge if the view does not reach it.
-func (s scale) at(t time.Time) float64 {
-	place := s.width * float64(t.Sub(s.from)) / float64(s.to.Sub(s.from))
-	return min(max(place, 0), s.width)
-}
-
-// shows reports whether any of a period is in the view.
-func (s scale) shows(from, to time.Time) bool { return to.After(s.from) && from.Before(s.to) }
 
 const timelineCells = 64
 
 // timelineText draws one line for each key, and a table of its moments. tokens is nil if they were not counted.
-func (k keyCommands) timelineText(lives []admin.KeyLife, tokens map[string]int64, v view) {
+func (k keyCommands) timelineText(lives []admin.KeyLife, tokens map[string]int64, v admin.TimelineView) {
 	if len(lives) == 0 {
 		fmt.Fprintln(k.stdout, "There are no signing keys yet.")
 		return
@@ -228,44 +115,44 @@ func (k keyCommands) timelineText(lives []admin.KeyLife, tokens map[string]int64
 }
 
 // timelineBars draws one line for each key on a common scale, and those of an incident below them.
-func (k keyCommands) timelineBars(lives []admin.KeyLife, v view) {
-	s := scale{v, timelineCells}
+func (k keyCommands) timelineBars(lives []admin.KeyLife, v admin.TimelineView) {
+	s := admin.TimelineScale{TimelineView: v, Width: timelineCells}
 	label := func(shape, text string) string { return fmt.Sprintf("%-10s %-8s ", shape, text) }
 	line := func(label, cells string) { fmt.Fprintln(k.stdout, label+strings.TrimRight(cells, " ")) }
 	indent := strings.Repeat(" ", len([]rune(label("", ""))))
 	layout := time.DateOnly
-	if v.to.Sub(v.from) < 3*24*time.Hour {
+	if v.To.Sub(v.From) < 3*24*time.Hour {
 		layout = "01-02 15:04:05"
 	}
-	from, to := v.from.UTC().Format(layout), v.to.UTC().Format(layout)
+	from, to := v.From.UTC().Format(layout), v.To.UTC().Format(layout)
 	fmt.Fprintf(k.stdout, "%s%s%*s\n", indent, from, timelineCells-len(from), to)
 	for _, l := range lives {
-		line(label(keyShape(l.State), shortKID(l.KID)), bar(l, s))
+		line(label(keyShape(l.State), admin.ShortKID(l.KID)), bar(l, s))
 	}
 	k.markLines(s, indent)
-	if i := v.incident; i != nil {
+	if i := v.Incident; i != nil {
 		line(label("! exposure", ""), fillCells(s, i.RevokedAt, i.ExposedUntil, '▚'))
 		if at := i.SecondRotation; at != nil {
 			line(label("! second", "rotation"), fillCells(s, *at, *at, '◆'))
 		}
 	}
-	if s.shows(v.now, v.now.Add(1)) {
-		fmt.Fprintf(k.stdout, "%s%*s\n", indent, cell(s, v.now)+1, "↑")
+	if s.Shows(v.Now, v.Now.Add(1)) {
+		fmt.Fprintf(k.stdout, "%s%*s\n", indent, cell(s, v.Now)+1, "↑")
 	}
-	now := v.now.UTC().Format(time.RFC3339)
+	now := v.Now.UTC().Format(time.RFC3339)
 	fmt.Fprintf(k.stdout, "%s░ published  █ signs  ▒ verifies only  ↑ now, %s\n", indent, now)
-	if len(v.marks) > 0 {
+	if len(v.Marks) > 0 {
 		fmt.Fprintf(k.stdout, "%s◇ a registered verifier got the next key\n", indent)
 	}
-	if v.incident != nil {
+	if v.Incident != nil {
 		fmt.Fprintf(k.stdout, "%s▚ verifiers that obey max-age may accept forgeries  ◆ second rotation\n", indent)
 	}
 	fmt.Fprintln(k.stdout)
 }
 
 // markLines draws when each registered verifier got the next key.
-func (k keyCommands) markLines(s scale, indent string) {
-	for _, m := range s.marks[:min(len(s.marks), shownMarks)] {
+func (k keyCommands) markLines(s admin.TimelineScale, indent string) {
+	for _, m := range s.Marks[:min(len(s.Marks), admin.ShownMarks)] {
 		name := []rune(m.Verifier)
 		label := fmt.Sprintf("%-*s", len(indent), string(name[:min(len(name), len(indent)-1)]))
 		cells := "(does not have the next key)"
@@ -274,13 +161,13 @@ func (k keyCommands) markLines(s scale, indent string) {
 		}
 		fmt.Fprintln(k.stdout, label+strings.TrimRight(cells, " "))
 	}
-	if more := len(s.marks) - shownMarks; more > 0 {
+	if more := len(s.Marks) - admin.ShownMarks; more > 0 {
 		fmt.Fprintf(k.stdout, "and %d more verifiers\n", more)
 	}
 }
 
 // fillCells draws a period on an empty line.
-func fillCells(s scale, from, to time.Time, with rune) string {
+func fillCells(s admin.TimelineScale, from, to time.Time, with rune) string {
 	cells := []rune(strings.Repeat(" ", timelineCells))
 	for i := cell(s, from); i <= cell(s, to); i++ {
 		cells[i] = with
@@ -288,26 +175,19 @@ func fillCells(s scale, from, to time.Time, with rune) string {
 	return string(cells)
 }
 
-func shortKID(kid string) string {
-	if kid == "" {
-		return "(future)"
-	}
-	return kid[:min(8, len(kid))]
-}
-
 // cell is the cell of a moment.
-func cell(s scale, t time.Time) int { return min(int(s.at(t)), timelineCells-1) }
+func cell(s admin.TimelineScale, t time.Time) int { return min(int(s.At(t)), timelineCells-1) }
 
 // bar draws a life. Each phase takes at least one cell, and the later phase wins.
-func bar(l admin.KeyLife, s scale) string {
+func bar(l admin.KeyLife, s admin.TimelineScale) string {
 	cells := []rune(strings.Repeat(" ", timelineCells))
 	fill := map[string]rune{"published": '░', "signs": '█', "verifies": '▒'}
-	for _, p := range phases(l) {
-		if !p.to.After(p.from) || !s.shows(p.from, p.to) {
+	for _, p := range admin.Phases(l) {
+		if !p.To.After(p.From) || !s.Shows(p.From, p.To) {
 			continue
 		}
-		for i := cell(s, p.from); i <= cell(s, p.to); i++ {
-			cells[i] = fill[p.kind]
+		for i := cell(s, p.From); i <= cell(s, p.To); i++ {
+			cells[i] = fill[p.Kind]
 		}
 	}
 	return string(cells)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/console"
 )
 
 var update = flag.Bool("update", false, "write the generated files in docs")
@@ -40,7 +41,7 @@ func TestTimelinePicture(t *testing.T) {
 		life("mAen6Y9k4c44", "current", 130, 199, 289, 290),
 		life("fpUu0CLP5g5K", "next", 199, 289, 379, 380),
 	}
-	got := timelineSVG(lives, wholeView(lives, now))
+	got := console.TimelineSVG(lives, admin.WholeView(lives, now))
 	const file = "../../docs/keys.svg"
 	if *update {
 		if err := os.WriteFile(file, got, 0o644); err != nil {

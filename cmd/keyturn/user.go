@@ -128,7 +128,7 @@ func (u userCommands) list() *cobra.Command {
 			f.After = l.after
 			each := func(do func([]admin.User) error) error { return op.Users().List(ctx, f, do) }
 			heading := []string{"USERNAME", "SUB", "ROLES", "CREATED", "DISABLED"}
-			return limited(u.console, &l, heading, each, u.userCells, func(row admin.User) any { return row.Username })
+			return limited(u.streams, &l, heading, each, u.userCells, func(row admin.User) any { return row.Username })
 		},
 	})
 	l.add(cmd, "username")
@@ -218,7 +218,7 @@ func (u userCommands) passwd() *cobra.Command {
 			return err
 		}
 		apply := func() error { return users.SetPassword(ctx, name, password) }
-		return changeOne(u.console, "user "+name, "has a new password: all grants have ended", false, read, apply)
+		return changeOne(u.streams, "user "+name, "has a new password: all grants have ended", false, read, apply)
 	}
 	cmd := u.verb(verb{
 		use:      "passwd NAME",

@@ -187,6 +187,22 @@ keyturn config validate --json`,
 keyturn config show
 keyturn config show --origin
 keyturn config show --json`,
+	"admin create": `
+keyturn admin create soc --role auditor --certificate-subject "CN=soc,O=Example"
+keyturn admin create os:deploy --role operator --reason "scripts of the deployment"`,
+	"admin link": `
+keyturn admin link alice --role key-operator
+keyturn admin link alice --reason "her laptop is lost"
+keyturn admin link alice --json`,
+	"admin list": `
+keyturn admin list
+keyturn admin list --json`,
+	"admin disable": `
+keyturn admin disable alice
+keyturn admin disable alice --reason "on leave"`,
+	"admin delete": `
+keyturn admin delete alice
+keyturn admin delete alice --reason "has left"`,
 	"version": `
 keyturn version
 keyturn version --json`,

@@ -66,7 +66,7 @@ func (v verifierCommands) list() *cobra.Command {
 			cells := func(row admin.Verifier) []string {
 				return []string{row.Name, row.Resource, row.JWKSURI, orDash(row.Note)}
 			}
-			return limited(v.console, &l, heading, each, cells, func(row admin.Verifier) any { return row.Name })
+			return limited(v.streams, &l, heading, each, cells, func(row admin.Verifier) any { return row.Name })
 		},
 	})
 	l.add(cmd, "name")

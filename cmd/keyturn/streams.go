@@ -2,23 +2,22 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"strings"
 	"text/tabwriter"
 	"unicode"
 
+	"github.com/keyturn/keyturn/api"
 	"golang.org/x/term"
 )
 
-// console is the standard input, output and error of a command. Data goes to standard output, messages to standard
+// streams are the standard input, output and error of a command. Data goes to standard output, messages to standard
 // error.
-type console struct {
+type streams struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	json           bool          // print data as JSON
@@ -26,12 +25,12 @@ type console struct {
 }
 
 // print prints data as JSON with --json. Otherwise it calls text.
-func (c *console) print(data any, text func()) error {
+func (c *streams) print(data any, text func()) error {
 	if !c.json {
 		text()
 		return nil
 	}
-	encoded, err := indented(data, "")
+	encoded, err := api.Indented(data, "")
 	if err == nil {
 		_, err = c.stdout.Write(append(encoded, '\n'))
 	}
@@ -39,7 +38,7 @@ func (c *console) print(data any, text func()) error {
 }
 
 // printAsItIs is print, but leaves empty text empty.
-func (c *console) printAsItIs(data any, text func()) error {
+func (c *streams) printAsItIs(data any, text func()) error {
 	if !c.json {
 		text()
 		return nil
@@ -50,22 +49,9 @@ func (c *console) printAsItIs(data any, text func()) error {
 	return e.Encode(data)
 }
 
-// empty matches a field of indented JSON whose text is empty.
-var empty = regexp.MustCompile(`(?m)^(\s*"[^"\n]+": )""(,?)$`)
-
-// indented encodes data as JSON, where null stands for absent text.
-func indented(data any, prefix string) ([]byte, error) {
-	var text bytes.Buffer
-	e := json.NewEncoder(&text)
-	e.SetEscapeHTML(false)
-	e.SetIndent(prefix, "  ")
-	err := e.Encode(data)
-	return empty.ReplaceAll(bytes.TrimRight(text.Bytes(), "\n"), []byte("${1}null$2")), err
-}
-
 // list prints rows page by page, in constant memory: as one JSON array with --json, otherwise as tables with the column
 // widths of each page. If each fails, the array stays open, so that nobody takes it for complete.
-func list[T any](c *console, heading []string, each func(func([]T) error) error, cells func(T) []string) error {
+func list[T any](c *streams, heading []string, each func(func([]T) error) error, cells func(T) []string) error {
 	if c.json {
 		return listJSON(c.stdout, each)
 	}
@@ -89,7 +75,7 @@ func listJSON[T any](to io.Writer, each func(func([]T) error) error) error {
 	before := "[\n  "
 	err := each(func(page []T) error {
 		for _, row := range page {
-			text, err := indented(row, "  ")
+			text, err := api.Indented(row, "  ")
 			if err != nil {
 				return err
 			}
@@ -111,7 +97,7 @@ func listJSON[T any](to io.Writer, each func(func([]T) error) error) error {
 }
 
 // table prints rows under a heading to standard output.
-func (c *console) table(heading []string, rows [][]string) { table(c.stdout, heading, rows) }
+func (c *streams) table(heading []string, rows [][]string) { table(c.stdout, heading, rows) }
 
 // table prints rows under a heading, if there is one.
 func table(to io.Writer, heading []string, rows [][]string) error {
@@ -129,7 +115,7 @@ func table(to io.Writer, heading []string, rows [][]string) error {
 }
 
 // pairs prints the properties of one thing, one on each line.
-func (c *console) pairs(pairs [][2]string) {
+func (c *streams) pairs(pairs [][2]string) {
 	w := tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', 0)
 	for _, p := range pairs {
 		fmt.Fprintf(w, "%s\t%s\n", p[0], oneLine(p[1]))
@@ -148,22 +134,22 @@ func oneLine(text string) string {
 }
 
 // say prints a message to standard error.
-func (c *console) say(format string, args ...any) { fmt.Fprintf(c.stderr, format+"\n", args...) }
+func (c *streams) say(format string, args ...any) { fmt.Fprintf(c.stderr, format+"\n", args...) }
 
 // printsToTerminal reports whether standard output is a terminal and people read the data.
-func (c *console) printsToTerminal() bool {
+func (c *streams) printsToTerminal() bool {
 	f, ok := c.stdout.(*os.File)
 	return ok && !c.json && term.IsTerminal(int(f.Fd()))
 }
 
 // onTerminal reports whether standard error is a terminal.
-func (c *console) onTerminal() bool {
+func (c *streams) onTerminal() bool {
 	f, ok := c.stderr.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // progress returns a function that shows progress on a terminal, and nil without a terminal.
-func (c *console) progress(what string) func(n, of int) {
+func (c *streams) progress(what string) func(n, of int) {
 	if !c.onTerminal() || plainTerminal() {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package main
+package console
 
 import (
 	"bytes"
@@ -7,7 +7,6 @@ import (
 	"html"
 	"math"
 	"strconv"
-	"strings"
 	"text/template"
 	"time"
 
@@ -42,33 +41,33 @@ type (
 // pixels formats a coordinate.
 func pixels(f float64) string { return strconv.FormatFloat(math.Round(f*10)/10, 'f', -1, 64) }
 
-// timelineSVG is the picture of all lives. It shows everything by shape, word and pattern besides colour.
-func timelineSVG(lives []admin.KeyLife, v view) []byte {
-	s := scale{v, svgPlot}
-	x := func(t time.Time) float64 { return svgLeft + s.at(t) }
+// TimelineSVG is the picture of all lives. It shows everything by shape, word and pattern besides colour.
+func TimelineSVG(lives []admin.KeyLife, v admin.TimelineView) []byte {
+	s := admin.TimelineScale{TimelineView: v, Width: svgPlot}
+	x := func(t time.Time) float64 { return svgLeft + s.At(t) }
 	var rows []svgKey
 	for i, l := range lives {
 		rows = append(rows, svgKey{
 			Y:     strconv.Itoa(svgTop + i*svgRow),
-			Shape: strings.Fields(keyShape(l.State))[0],
-			KID:   shortKID(l.KID),
+			Shape: admin.KeyShapes[l.State],
+			KID:   admin.ShortKID(l.KID),
 			State: string(l.State),
 			Bars:  svgBars(l, s, x),
 		})
 	}
 	var b bytes.Buffer
 	bottom := svgTop + len(rows)*svgRow
-	marks := svgMarks(v.marks, bottom, x)
+	marks := svgMarks(v.Marks, bottom, x)
 	rows, bottom = append(rows, marks...), bottom+svgRow*len(marks)
-	incident := svgIncident(v.incident, bottom, x)
+	incident := svgIncident(v.Incident, bottom, x)
 	rows, bottom = append(rows, incident...), bottom+svgRow*len(incident)
 	err := timelineTemplate.Execute(&b, map[string]any{
 		"Width":   svgLeft + svgPlot + svgRight,
 		"Height":  bottom + 60,
 		"Keys":    rows,
 		"Ticks":   ticks(s, func(t time.Time) string { return pixels(x(t)) }),
-		"Now":     pixels(x(v.now)),
-		"NowText": v.now.UTC().Format(time.DateOnly),
+		"Now":     pixels(x(v.Now)),
+		"NowText": v.Now.UTC().Format(time.DateOnly),
 		"Bottom":  bottom,
 		"Legend":  bottom + 40,
 	})
@@ -79,17 +78,17 @@ func timelineSVG(lives []admin.KeyLife, v view) []byte {
 }
 
 // svgBars returns the phases of a life that last at all.
-func svgBars(l admin.KeyLife, s scale, x func(time.Time) float64) (bars []svgBar) {
-	for _, p := range phases(l) {
-		if !p.to.After(p.from) || !s.shows(p.from, p.to) {
+func svgBars(l admin.KeyLife, s admin.TimelineScale, x func(time.Time) float64) (bars []svgBar) {
+	for _, p := range admin.Phases(l) {
+		if !p.To.After(p.From) || !s.Shows(p.From, p.To) {
 			continue
 		}
-		from, to := p.from.UTC().Format(time.RFC3339), p.to.UTC().Format(time.RFC3339)
+		from, to := p.From.UTC().Format(time.RFC3339), p.To.UTC().Format(time.RFC3339)
 		bars = append(bars, svgBar{
-			Kind:  p.kind,
-			X:     pixels(x(p.from)),
-			Width: pixels(max(x(p.to)-x(p.from), 4)),
-			Title: fmt.Sprintf("%s %s – %s", p.kind, from, to),
+			Kind:  p.Kind,
+			X:     pixels(x(p.From)),
+			Width: pixels(max(x(p.To)-x(p.From), 4)),
+			Title: fmt.Sprintf("%s %s – %s", p.Kind, from, to),
 		})
 	}
 	return bars
@@ -97,7 +96,7 @@ func svgBars(l admin.KeyLife, s scale, x func(time.Time) float64) (bars []svgBar
 
 // svgMarks returns a row for each registered verifier, with a mark at the moment when it got the next key.
 func svgMarks(marks []admin.KeyMark, y int, x func(time.Time) float64) (rows []svgKey) {
-	for i, m := range marks[:min(len(marks), shownMarks)] {
+	for i, m := range marks[:min(len(marks), admin.ShownMarks)] {
 		name := []rune(m.Verifier)
 		row := svgKey{
 			Y:     strconv.Itoa(y + svgRow*i),
@@ -143,11 +142,11 @@ func svgIncident(i *admin.KeyIncident, y int, x func(time.Time) float64) (rows [
 }
 
 // ticks returns at most nine days along the scale.
-func ticks(s scale, x func(time.Time) string) []svgTick {
+func ticks(s admin.TimelineScale, x func(time.Time) string) []svgTick {
 	const day = 24 * time.Hour
-	step := max(s.to.Sub(s.from)/8, day).Round(day)
+	step := max(s.To.Sub(s.From)/8, day).Round(day)
 	var list []svgTick
-	for t := s.from.UTC().Truncate(day).Add(day); !t.After(s.to); t = t.Add(step) {
+	for t := s.From.UTC().Truncate(day).Add(day); !t.After(s.To); t = t.Add(step) {
 		list = append(list, svgTick{x(t), t.Format(time.DateOnly)})
 	}
 	return list

@@ -1,0 +1,232 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/keyturn/keyturn/storage"
+)
+
+// Ways of an administrator to prove who it is.
+const (
+	WayLink        = "link"
+	WayPasskey     = "passkey"
+	WayCertificate = "certificate"
+	WaySocket      = "socket"
+)
+
+// Limits of a session.
+const (
+	SessionIdle  = 15 * time.Minute // without a request of the person
+	SessionMax   = 8 * time.Hour    // since the sign-in
+	SessionFresh = 5 * time.Minute  // since the sign-in, for changes of keys and of ways in
+)
+
+// Session is a sign-in of an administrator.
+type Session = storage.AdminSession
+
+// Passkey is a passkey of an administrator. Credential is the credential record of WebAuthn, in JSON.
+type Passkey = storage.Passkey
+
+// SignIns acts on the sessions and passkeys of administrators.
+type SignIns struct{ *core }
+
+// SignIns acts on sessions and passkeys.
+func (a *Admin) SignIns() SignIns { return SignIns(*a) }
+
+// AdminActor is the actor of an administrator in the audit trail.
+func AdminActor(name string) string { return "admin:" + name }
+
+// Visit is where a request comes from, and the token of its present session; "" if there is none.
+type Visit struct{ Address, Token string }
+
+// LinkOwner returns the administrator of a one-time link. It returns ErrNotFound for a link that is used, has expired
+// or never was.
+func (a SignIns) LinkOwner(ctx context.Context, token string) (Administrator, error) {
+	name, err := a.db.AdminSessions().LinkOwner(ctx, hashToken(token), a.now())
+	if err != nil {
+		return Administrator{}, err
+	}
+	row, err := a.db.Admins().ByName(ctx, name)
+	return row, enabled(row, err)
+}
+
+// ByLink uses up a one-time link, and returns the token of a new session. It returns ErrNotFound like LinkOwner.
+func (a SignIns) ByLink(ctx context.Context, link string, v Visit) (token string, row Administrator, err error) {
+	if row, err = a.LinkOwner(ctx, link); err != nil {
+		return "", row, err
+	}
+	token, s := a.newSession(row, WayLink, v)
+	return token, row, a.db.AdminSessions().OpenByLink(ctx, actorOf(row), hashToken(link), s, hashToken(v.Token))
+}
+
+// ByPasskey records the use of a passkey, and returns the token of a new session.
+func (a SignIns) ByPasskey(ctx context.Context, k Passkey, credential string, v Visit) (token string, err error) {
+	row, err := a.db.Admins().ByName(ctx, k.Name)
+	if err = enabled(row, err); err != nil {
+		return "", err
+	}
+	if err := a.db.Passkeys().Use(ctx, k, credential, a.now()); err != nil {
+		return "", err
+	}
+	token, s := a.newSession(row, WayPasskey, v)
+	return token, a.db.AdminSessions().Open(ctx, actorOf(row), s, hashToken(v.Token))
+}
+
+func actorOf(row Administrator) storage.Actor { return storage.Actor{Name: AdminActor(row.Name)} }
+
+func (a SignIns) newSession(row Administrator, way string, v Visit) (token string, s Session) {
+	token = newToken()
+	now := storage.At(a.now())
+	return token, Session{
+		Hash:       hashToken(token),
+		Name:       row.Name,
+		Way:        way,
+		Address:    v.Address,
+		SignedInAt: now,
+		SeenAt:     now,
+	}
+}
+
+// ErrSignedOut means that a token belongs to no session any more. It wraps ErrNotFound.
+var ErrSignedOut = fmt.Errorf("%w: signed out", ErrNotFound)
+
+// Find returns the session of a token, with its administrator. It returns ErrSignedOut if the session is over.
+func (a SignIns) Find(ctx context.Context, token string) (s Session, row Administrator, err error) {
+	if s, err = a.db.AdminSessions().ByHash(ctx, hashToken(token)); err == nil && !a.lives(s) {
+		err = ErrNotFound
+	}
+	if err == nil {
+		row, err = a.db.Admins().ByName(ctx, s.Name)
+		err = enabled(row, err)
+	}
+	if errors.Is(err, ErrNotFound) {
+		err = ErrSignedOut
+	}
+	return s, row, err
+}
+
+// lives reports whether a session is not over.
+func (a SignIns) lives(s Session) bool {
+	now := a.now()
+	return now.Sub(s.SeenAt.Time) < SessionIdle && now.Sub(s.SignedInAt.Time) < SessionMax
+}
+
+// Fresh reports whether a sign-in is recent enough for a change of keys.
+func (a SignIns) Fresh(s Session) bool { return a.now().Sub(s.SignedInAt.Time) < SessionFresh }
+
+// seeAgain is how long a recorded request stands for the next ones.
+const seeAgain = 15 * time.Second
+
+// See records a request of the person, so that the session does not become idle.
+func (a SignIns) See(ctx context.Context, s Session) error {
+	if a.now().Sub(s.SeenAt.Time) < seeAgain {
+		return nil
+	}
+	return a.db.AdminSessions().See(ctx, s.Hash, a.now())
+}
+
+// live returns the sessions of an administrator that are not over; of all for "".
+func (a SignIns) live(ctx context.Context, name string) ([]Session, error) {
+	all, err := a.db.AdminSessions().OfAdmin(ctx, name)
+	sessions := []Session{}
+	for _, s := range all {
+		if a.lives(s) {
+			sessions = append(sessions, s)
+		}
+	}
+	return sessions, err
+}
+
+// End ends a session.
+func (a SignIns) End(ctx context.Context, s Session) error {
+	return a.db.AdminSessions().Close(ctx, a.by, s, a.now())
+}
+
+// EndAll ends all sessions of an administrator, and its link. s is the session or way that asks for it.
+func (a SignIns) EndAll(ctx context.Context, s Session) error {
+	if _, err := (Administrators(a)).Find(ctx, s.Name); err != nil {
+		return err
+	}
+	return a.db.AdminSessions().CloseAll(ctx, a.by, s, a.now())
+}
+
+// Refused is a request that was refused.
+type Refused struct {
+	Name, Way, Address string // as far as known
+	What, Why          string
+	More               int64 // refusals before this one that have no record
+}
+
+// NoteRefusal writes an audit record of a refused request.
+func (a SignIns) NoteRefusal(ctx context.Context, r Refused) error {
+	by := storage.Actor{Name: "keyturn"}
+	if r.Name != "" {
+		by.Name = a.by.Name
+	}
+	details := map[string]any{"way": r.Way, "address": r.Address, "request": r.What, "why": r.Why}
+	if r.More > 0 {
+		details["more"] = r.More
+	}
+	return a.db.AdminSessions().NoteRefusal(ctx, by, r.Name, details, a.now())
+}
+
+// Passkeys returns the passkeys of an administrator, the oldest first.
+func (a SignIns) Passkeys(ctx context.Context, name string) ([]Passkey, error) {
+	return a.db.Passkeys().OfAdmin(ctx, name)
+}
+
+// OfHandle returns the administrator with a user handle of WebAuthn. It returns ErrNotFound also if that administrator
+// is disabled.
+func (a SignIns) OfHandle(ctx context.Context, handle string) (Administrator, error) {
+	row, err := a.db.Admins().ByHandle(ctx, handle)
+	return row, enabled(row, err)
+}
+
+// maxLabel is the maximum number of bytes of the label of a passkey.
+const maxLabel = 64
+
+// AddPasskey keeps a new passkey. It returns ErrInvalid for a label that is not a short line.
+func (a SignIns) AddPasskey(ctx context.Context, name, id, label, credential string) error {
+	if label == "" || !isLine(label) || len(label) > maxLabel {
+		return invalid("name of the passkey: want at most %d bytes on one line", maxLabel)
+	}
+	err := a.db.Passkeys().Add(ctx, a.by, Passkey{
+		ID:         id,
+		Name:       name,
+		Label:      label,
+		Credential: credential,
+		CreatedAt:  storage.At(a.now()),
+	})
+	if errors.Is(err, storage.ErrFull) {
+		err = invalid("there are enough passkeys: remove one first")
+	}
+	return err
+}
+
+// RemovePasskey removes a passkey of an administrator. It may return ErrNotFound.
+func (a SignIns) RemovePasskey(ctx context.Context, name, id string) error {
+	return a.db.Passkeys().Remove(ctx, a.by, name, id, a.now())
+}
+
+// ceremonyTTL is how long a challenge of WebAuthn waits for its answer.
+const ceremonyTTL = 5 * time.Minute
+
+// BeginCeremony keeps the data of a ceremony, and returns the token that finds it.
+func (a SignIns) BeginCeremony(ctx context.Context, data string) (token string, err error) {
+	token = newToken()
+	return token, a.db.Passkeys().Begin(ctx, hashToken(token), data, a.now().Add(ceremonyTTL), a.now())
+}
+
+// TakeCeremony returns the data of a ceremony, once. It may return ErrNotFound.
+func (a SignIns) TakeCeremony(ctx context.Context, token string) (data string, err error) {
+	return a.db.Passkeys().Take(ctx, hashToken(token), a.now())
+}
+
+// Clean deletes what is over: sessions, links, ceremonies and answers to an Idempotency-Key.
+func (a SignIns) Clean(ctx context.Context) error {
+	now := a.now()
+	return a.db.AdminSessions().Clean(ctx, now.Add(-SessionIdle), now.Add(-SessionMax), now)
+}
