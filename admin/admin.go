@@ -80,8 +80,10 @@ type core struct {
 type Options struct {
 	Actor  string
 	Reason string
-	Saw    int64 // what the actor decided on, a revision or the version of the key set; 0: whatever it is
-	Create bool  // create what does not exist: an SQLite database, the first tables
+	// how and from where somebody comes to the admin API; "" on the command line
+	Way, Address string
+	Saw          int64 // what the actor decided on, a revision or the version of the key set; 0: whatever it is
+	Create       bool  // create what does not exist: an SQLite database, the first tables
 	// Migrate updates an older schema. Only the commands that say so may do it.
 	Migrate bool
 	Say     func(format string, args ...any) // prints a message for a person; may be nil
@@ -122,7 +124,7 @@ func New(store keys.Store, c config.Config, p keys.Place, o Options) *Admin {
 		store:  store,
 		db:     store.DB,
 		ring:   store.Ring,
-		by:     storage.Actor{Name: o.Actor, Reason: o.Reason, Saw: o.Saw},
+		by:     storage.Actor{Name: o.Actor, Reason: o.Reason, Saw: o.Saw, Way: o.Way, Address: o.Address},
 		now:    o.Now,
 		say:    o.Say,
 		count:  cmp.Or(o.Count, countTimeout),
@@ -226,6 +228,8 @@ type (
 	Grant       = storage.ListedGrant
 	Time        = storage.Time
 
+	GrantID         = storage.GrantID
+	PlannedRotation = keys.PlannedRotation
 	Aftermath       = keys.Aftermath
 	VerifierReading = keys.VerifierReading
 	SchemaStatus    = storage.SchemaStatus

@@ -70,6 +70,7 @@ var (
 	errAdminName    = "want at most 64 letters, digits and . _ @ + -, or os:NAME for a user of this host"
 	errRole         = "want one of viewer, auditor, operator, key-operator"
 	maxSubjectBytes = 1024
+	afterComma      = regexp.MustCompile(`([^\\]), +`) // RFC 4514 has no space after a comma
 )
 
 // newAdministrator checks the description of a new administrator.
@@ -79,13 +80,16 @@ func (a *core) newAdministrator(name string, role Role, subject string) (Adminis
 		return Administrator{}, invalid("admin %q: %s", name, errAdminName)
 	case !slices.Contains(Roles, role):
 		return Administrator{}, invalid("role %q: %s", role, errRole)
+	case subject != "" && !strings.Contains(subject, "="):
+		return Administrator{}, invalid("certificate subject %q: want the form of RFC 4514, for instance "+
+			"CN=soc,O=Example", subject)
 	case !isLine(subject) || len(subject) > maxSubjectBytes:
 		return Administrator{}, invalid("certificate subject: want at most %d bytes on one line", maxSubjectBytes)
 	}
 	return Administrator{
 		Name:               name,
 		Role:               string(role),
-		CertificateSubject: subject,
+		CertificateSubject: afterComma.ReplaceAllString(subject, "$1,"),
 		Handle:             newToken(),
 		CreatedAt:          storage.At(a.now()),
 	}, nil

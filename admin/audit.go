@@ -9,6 +9,9 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
+// AuditTypes are the types of all records that keyturn writes.
+var AuditTypes = storage.AuditTypes
+
 // AuditFilter narrows Each. The zero value selects all records.
 type AuditFilter = storage.AuditFilter
 

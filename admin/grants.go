@@ -12,19 +12,28 @@ type GrantFilter = storage.GrantFilter
 // Each calls do with the grants of a filter, latest expiry first, page by page, until do returns an error. It may
 // return ErrNotFound for the user or the client of the filter.
 func (a Grants) Each(ctx context.Context, f GrantFilter, do func([]Grant) error) error {
+	f, err := a.named(ctx, f)
+	if err != nil {
+		return err
+	}
+	return a.db.Grants().Pages(ctx, f, a.now(), do)
+}
+
+// named checks the user and the client of a filter. It may return ErrNotFound.
+func (a Grants) named(ctx context.Context, f GrantFilter) (GrantFilter, error) {
 	if f.Username != "" {
 		user, err := Users(a).Find(ctx, f.Username)
 		if err != nil {
-			return err
+			return f, err
 		}
 		f.Username = user.Username
 	}
 	if f.ClientID != "" {
 		if _, err := (Clients(a)).Find(ctx, f.ClientID); err != nil {
-			return err
+			return f, err
 		}
 	}
-	return a.db.Grants().Pages(ctx, f, a.now(), do)
+	return f, nil
 }
 
 // ParseGrantID parses the text form of the id of a grant. It returns ErrInvalid for another text.

@@ -352,6 +352,10 @@ func (a Probes) Reports(ctx context.Context, id string) ([]ProbeReport, error) {
 	if err != nil {
 		return nil, err
 	}
+	return probeReports(rows)
+}
+
+func probeReports(rows []storage.ProbeReport) ([]ProbeReport, error) {
 	reports := []ProbeReport{}
 	for _, row := range rows {
 		var r ProbeReport
@@ -362,4 +366,14 @@ func (a Probes) Reports(ctx context.Context, id string) ([]ProbeReport, error) {
 		reports = append(reports, r)
 	}
 	return reports, nil
+}
+
+// Newest returns the newest report of each resource server after an id.
+func (a Probes) Newest(ctx context.Context, after string) (Page[ProbeReport, string], error) {
+	rows, err := a.db.Probes().Newest(ctx, after, PageSize+1)
+	if err != nil {
+		return Page[ProbeReport, string]{}, err
+	}
+	reports, err := probeReports(rows)
+	return cutAt(reports, func(r ProbeReport) string { return r.ClientID }), err
 }

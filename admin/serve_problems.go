@@ -17,7 +17,9 @@ import (
 // FileProblems lists what is wrong with the files and folders that serve needs.
 func FileProblems(c config.Config, p keys.Place) (problems []error) {
 	_, certificate := c.Certificate()
-	found := append(p.Database.FileProblems(), certificate, p.CheckMasterKey())
+	_, adminCertificate := c.AdminCertificate()
+	_, authorities := c.AdminClientCAs()
+	found := append(p.Database.FileProblems(), certificate, adminCertificate, authorities, p.CheckMasterKey())
 	for _, err := range append(found, p.FolderProblems()...) {
 		if err != nil {
 			problems = append(problems, err)

@@ -100,14 +100,48 @@ func revokedWith(rows []storage.SigningKey, named storage.SigningKey) []string {
 
 // revoke makes the change in one transaction. It generates the fresh keys before the transaction.
 func (l *LifeCycle) revoke(ctx context.Context, by storage.Actor, v *view, leak Leak) (Revocation, error) {
-	inserts, err := l.replacements(v, leak, by.Reason)
+	inserts, err := replacements(v, leak, by.Reason, func(reason string) (storage.SigningKey, error) {
+		return l.generate(v.master, reason)
+	}, l.ring.config())
 	if err != nil {
 		return Revocation{}, err
 	}
 	now := l.momentAfter(ctx, v.rows)
+	change, done := l.revocation(v, leak, inserts, by.Reason, now)
+	return done, l.change(ctx, by, v, change, now)
+}
+
+// PlanRevocation returns what Revoke would do, and changes nothing. A key that it would make has no kid.
+func (l *LifeCycle) PlanRevocation(ctx context.Context, leak Leak) (Revocation, error) {
+	v, err := l.revocable(ctx, leak)
+	if err != nil {
+		return Revocation{}, err
+	}
+	i := slices.IndexFunc(v.rows, func(k storage.SigningKey) bool { return k.KID == leak.KID })
+	if i < 0 {
+		return Revocation{}, fmt.Errorf("signing key %s: %w", leak.KID, storage.ErrNotFound)
+	}
+	if row := v.rows[i]; row.State == storage.KeyRevoked {
+		return l.outcome(v.rows, revokedWith(v.rows, row), row.RevokedAt.Time, true), nil
+	}
+	now := l.momentAfter(ctx, v.rows)
+	inserts, err := replacements(v, leak, "", func(string) (storage.SigningKey, error) {
+		return storage.SigningKey{State: storage.KeyNext, PublishedAt: storage.At(now), PrivateKey: "to be made"}, nil
+	}, l.ring.config())
+	if err != nil {
+		return Revocation{}, err
+	}
+	_, done := l.revocation(v, leak, inserts, "", now)
+	return done, nil
+}
+
+// revocation returns what a revocation writes, and its outcome.
+func (l *LifeCycle) revocation(
+	v *view, leak Leak, inserts []storage.SigningKey, reason string, now time.Time,
+) (storage.KeyChange, Revocation) {
 	change := storage.KeyChange{
 		Insert: publishedAt(inserts, l.ring.config(), now),
-		Update: l.withdrawals(v, leak, len(inserts) == 1, by.Reason, now),
+		Update: l.withdrawals(v, leak, len(inserts) == 1, reason, now),
 	}
 	if leak.Store { // the current row says so even if no other row is left
 		change.Insert[1].ExposedUntil = storage.AtPtr(now.Add(l.ring.config().JWKSMaxAge + Skew))
@@ -131,7 +165,7 @@ func (l *LifeCycle) revoke(ctx context.Context, by storage.Actor, v *view, leak 
 		map[string]any{"revoked": revoked, "current": done.Current, "next": done.Next,
 			"store_leaked": leak.Store, "exposed_until": storage.At(done.ExposedUntil)},
 	)
-	return done, l.change(ctx, by, v, change, now)
+	return change, done
 }
 
 func namedFirst(kid, named string) int {
@@ -142,16 +176,19 @@ func namedFirst(kid, named string) int {
 }
 
 // replacements returns the rows of the fresh keys: a next key, and a key that signs at once if no existing key may.
-func (l *LifeCycle) replacements(v *view, leak Leak, reason string) ([]storage.SigningKey, error) {
-	fresh, err := l.generateNext(v.master)
+func replacements(
+	v *view, leak Leak, reason string, generate func(reason string) (storage.SigningKey, error), c Config,
+) ([]storage.SigningKey, error) {
+	fresh, err := generate("next key")
 	if err != nil {
 		return nil, err
 	}
+	fresh.SafeFrom = storage.At(fresh.PublishedAt.Add(c.PublishLead))
 	current, next := find(v.rows, storage.KeyCurrent), find(v.rows, storage.KeyNext)
 	if !leak.Store && (current != nil && current.KID != leak.KID || next != nil && next.KID != leak.KID) {
 		return []storage.SigningKey{fresh}, nil
 	}
-	signer, err := l.generate(v.master, "signs after a revocation")
+	signer, err := generate("signs after a revocation")
 	return []storage.SigningKey{fresh, activated(signer, reason, signer.PublishedAt.Time)}, err
 }
 

@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -309,7 +308,7 @@ func TestConnectionsOverTLS(t *testing.T) {
 	certificate, trusted := certificateForTests(t)
 	f := &listeners{}
 	f.certificate.Store(&certificate)
-	config := f.tls(config.Config{TLSCertFile: "x"})
+	config := withTLS(&f.certificate, nil)
 	s := Must(OpenServer(ctx, ConfigFor(SQLiteURL(t)), Options{}))
 	defer s.Close()
 	var version atomic.Int64

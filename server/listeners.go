@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -29,10 +30,11 @@ const (
 	stopTimeout     = 7 * time.Second // from the signal to the end, including StopDelay
 )
 
-// Listeners holds the two open ports of a server.
+// Listeners holds the open ports of a server.
 type Listeners struct {
 	Public, Admin net.Listener
-	MaxFiles      int // limit of open file descriptors, from which the limits of connections follow; 0: no limit
+	Socket        net.Listener // the Unix socket of the admin API; nil: none
+	MaxFiles      int          // limit of open file descriptors, from which the limits of connections follow; 0: no limit
 }
 
 // limits returns the limits of connections. They reserve descriptors for the admin listener, the database and files, so
@@ -56,17 +58,25 @@ func Listen(c config.Config) (Listeners, error) {
 		l.Public.Close()
 		return l, fmt.Errorf("admin_listen: %w", err)
 	}
-	return l, nil
+	if c.AdminSocket == "" {
+		return l, nil
+	}
+	if l.Socket, err = listenSocket(c.AdminSocket); err != nil {
+		l.Public.Close()
+		l.Admin.Close()
+	}
+	return l, err
 }
 
 // listeners serves the two ports. It answers while the server still waits for its database.
 type listeners struct {
 	ports         Listeners
-	connections   []*connections // public, admin
+	connections   []*connections // public, admin, socket
 	public, admin swapHandler
 	servers       []*http.Server
 	failed        chan error
-	certificate   atomic.Pointer[tls.Certificate] // of the public listener; a reload replaces it
+	// of the public and the admin listener; a reload replaces them
+	certificate, adminCertificate atomic.Pointer[tls.Certificate]
 }
 
 // swapHandler is a handler that can be replaced at run time.
@@ -81,48 +91,79 @@ func (g *swapHandler) set(h http.Handler) { g.handler.Store(&h) }
 
 // newListeners starts to serve both ports.
 func newListeners(c config.Config, l Listeners, log *slog.Logger, public, admin http.Handler) (*listeners, error) {
-	f := &listeners{ports: l, failed: make(chan error, 2)}
-	certificate, err := c.Certificate()
+	f := &listeners{ports: l, failed: make(chan error, 3)}
+	if err := f.readCertificates(c); err != nil {
+		return nil, err
+	}
+	authorities, err := c.AdminClientCAs()
 	if err != nil {
 		return nil, &config.Error{Problems: []error{err}}
 	}
-	f.certificate.Store(certificate)
 	f.public.set(public)
 	f.admin.set(admin)
 	publicLimit, adminLimit := l.limits()
-	publicConnections := &connections{
+	f.connections = []*connections{{
 		Listener: l.Public,
 		name:     "public",
 		limit:    publicLimit,
-		tls:      f.tls(c),
+		tls:      withTLS(&f.certificate, nil),
 		log:      log,
-	}
-	adminConnections := &connections{
+	}, {
 		Listener: l.Admin,
 		name:     "admin",
 		limit:    adminLimit,
+		tls:      withTLS(&f.adminCertificate, authorities),
 		log:      log,
+	}}
+	if l.Socket != nil {
+		f.connections = append(f.connections, &connections{
+			Listener: l.Socket,
+			name:     "socket",
+			limit:    adminLimit,
+			log:      log,
+		})
 	}
-	f.connections = []*connections{publicConnections, adminConnections}
-	publicServer, adminServer := httpServer(&f.public), httpServer(&f.admin)
-	f.servers = []*http.Server{publicServer, adminServer}
-	go func() { f.failed <- publicServer.Serve(publicConnections) }()
-	go func() { f.failed <- adminServer.Serve(adminConnections) }()
+	for _, c := range f.connections {
+		handler := &f.admin
+		if c.name == "public" {
+			handler = &f.public
+		}
+		server := httpServer(handler)
+		f.servers = append(f.servers, server)
+		go func() { f.failed <- server.Serve(c) }()
+	}
 	return f, nil
 }
 
-// tls returns the TLS configuration of the public listener, or nil for plaintext. There is no HTTP/2.
-func (f *listeners) tls(c config.Config) *tls.Config {
-	if c.TLSCertFile == "" {
+// readCertificates reads the certificates of both listeners.
+func (f *listeners) readCertificates(c config.Config) error {
+	public, err := c.Certificate()
+	admin, e := c.AdminCertificate()
+	if err = errors.Join(err, e); err != nil {
+		return &config.Error{Problems: []error{err}}
+	}
+	f.certificate.Store(public)
+	f.adminCertificate.Store(admin)
+	return nil
+}
+
+// withTLS returns the TLS configuration of a listener, or nil for plaintext. There is no HTTP/2. With authorities, it
+// asks for a client certificate, and accepts requests without one.
+func withTLS(certificate *atomic.Pointer[tls.Certificate], authorities *x509.CertPool) *tls.Config {
+	if certificate.Load() == nil {
 		return nil
 	}
-	return &tls.Config{
+	c := &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		NextProtos: []string{"http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return f.certificate.Load(), nil
+			return certificate.Load(), nil
 		},
 	}
+	if authorities != nil {
+		c.ClientAuth, c.ClientCAs = tls.VerifyClientCertIfGiven, authorities
+	}
+	return c
 }
 
 // stop closes the ports, finishes the requests in flight, and after the given time closes the remaining connections.

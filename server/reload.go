@@ -65,8 +65,9 @@ func (s *Server) tellReload(err error) {
 
 // reload applies a configuration, and logs which settings need a restart.
 func (s *Server) reload(ctx context.Context, f *listeners, o Options, c Reread) error {
-	certificate, err := c.Certificate()
-	if err != nil {
+	_, err := c.Certificate()
+	_, e := c.AdminCertificate()
+	if err = errors.Join(err, e); err != nil {
 		return &config.Error{Problems: []error{err}}
 	}
 	changed := schedule(*s.config()) != schedule(c.Config)
@@ -78,7 +79,9 @@ func (s *Server) reload(ctx context.Context, f *listeners, o Options, c Reread) 
 		s.log.Info("settings change", "event", "config.reload", "changed", strings.Join(changes, "; "))
 	}
 	s.follow(c.Config)
-	f.certificate.Store(certificate)
+	if err := f.readCertificates(c.Config); err != nil {
+		return err
+	}
 	if level, err := c.Level(); err == nil && o.Level != nil {
 		o.Level.Set(level)
 	}

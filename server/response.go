@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -41,6 +42,21 @@ func newResponse(w http.ResponseWriter, r *http.Request, id string) *response {
 	return x
 }
 
+// followedBody is a request body that reports its end.
+type followedBody struct {
+	io.ReadCloser
+	ended func()
+}
+
+// Read implements [io.Reader].
+func (b *followedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.ended()
+	}
+	return n, err
+}
+
 // lingerTimeout is the time that a client which still sends has to read the response before the connection closes.
 const lingerTimeout = time.Second
 
@@ -67,6 +83,14 @@ func (x *response) Write(b []byte) (int, error) {
 	return x.ResponseWriter.Write(b)
 }
 
+// Address returns the address of the client, behind trusted proxies.
+func (x *response) Address() string { return x.from }
+
+// Note sets what the log line and the metrics say of a request at the console: its route, who sends it, the outcome.
+func (x *response) Note(route, who, outcome string) {
+	x.route, x.clientID, x.outcome = route, who, outcome
+}
+
 // Unwrap lets net/http reach the connection.
 func (x *response) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
@@ -83,7 +107,9 @@ func (s *gateway) wrap(routes http.Handler) http.Handler {
 		begun := time.Now()
 		x := newResponse(w, r, s.requestID(r))
 		x.address = s.addressOf(r)
-		x.from = x.address.String()
+		if x.from = x.address.String(); OverSocket(r.Context()) {
+			x.from = "socket"
+		}
 		traced, endTrace := s.beginTrace(r, x)
 		defer func() {
 			if p := recover(); p != nil {

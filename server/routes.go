@@ -108,10 +108,20 @@ func (e endpoints) routes(config func() *config.Config) routes {
 }
 
 // adminEndpoints are the handlers of the admin listener.
-type adminEndpoints struct{ metrics, livez, readyz handler }
+type adminEndpoints struct {
+	metrics, livez, readyz handler
+	console                handler // everything else; nil: not found
+}
 
 func (s *Server) adminRoutes() routes {
-	return adminEndpoints{metrics: s.metrics.serve, livez: livez, readyz: s.adminReadyz}.routes()
+	e := adminEndpoints{metrics: s.metrics.serve, livez: livez, readyz: s.adminReadyz}
+	if s.console != nil {
+		e.console = func(x *response, r *http.Request) {
+			r.Body = &followedBody{r.Body, func() { x.unread = false; isRead(r) }}
+			s.console.ServeHTTP(x, r)
+		}
+	}
+	return e.routes()
 }
 
 func (e adminEndpoints) routes() routes {
@@ -119,6 +129,9 @@ func (e adminEndpoints) routes() routes {
 	r.add(api.PathMetrics, only(e.metrics, http.MethodGet, http.MethodHead))
 	r.add(api.PathLivez, only(e.livez, http.MethodGet, http.MethodHead))
 	r.add(api.PathReadyz, only(e.readyz, http.MethodGet, http.MethodHead))
+	if e.console != nil {
+		r.PathPrefix("/").Handler(wellFramed(false, e.console))
+	}
 	return r
 }
 

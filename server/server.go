@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"log/slog"
+	"net/http"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -38,6 +39,9 @@ type Options struct {
 
 	CPUs   int    // limit of parallel signatures, and default limit of parallel password hashes; 0: GOMAXPROCS
 	Opened func() // called after the server is opened; nil: nothing
+	// Console makes the handler of the console and the admin API on the admin listener, once the server is open. It may
+	// assert the ResponseWriter to an interface with the methods Address and Note of response. nil: there is none.
+	Console func(*Server) http.Handler
 
 	clock *clock.Clock
 }
@@ -78,6 +82,7 @@ type Server struct {
 	*logins
 	*refreshes
 	scans     *rateLimits               // introspections of unknown tokens, by client
+	console   http.Handler              // nil: none
 	listeners atomic.Pointer[listeners] // nil: the server does not serve yet
 }
 
@@ -113,6 +118,9 @@ func Open(ctx context.Context, c config.Config, p keys.Place, o Options) (*Serve
 		return nil, err
 	}
 	s.look(ctx)
+	if o.Console != nil {
+		s.console = o.Console(s)
+	}
 	if o.Opened != nil {
 		o.Opened()
 	}
@@ -186,6 +194,9 @@ func (s *Server) begin(ctx context.Context, dev bool) error {
 
 // Store returns the database and the keys. Close closes them.
 func (s *Server) Store() keys.Store { return s.store }
+
+// Config returns the settings in force.
+func (s *Server) Config() config.Config { return *s.config() }
 
 // Close closes the connections to the database.
 func (s *Server) Close() error { return s.store.Close() }

@@ -23,7 +23,8 @@ func starting(c config.Config) (public, admin http.Handler) {
 		statusList:  later,
 		aggregation: later,
 	}
-	return e.routes(config).starting(), adminEndpoints{metrics: later, livez: livez, readyz: later}.routes().starting()
+	a := adminEndpoints{metrics: later, livez: livez, readyz: later, console: later}
+	return e.routes(config).starting(), a.routes().starting()
 }
 
 func (t routes) starting() http.Handler {

@@ -46,8 +46,8 @@ func (t *tx) openSession(by Actor, s AdminSession, old string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := t.Change(`DELETE FROM admin_sessions WHERE name = $1 AND (hash = $2 OR hash IN (SELECT hash FROM
-		(SELECT hash FROM admin_sessions WHERE name = $1 ORDER BY seen_at DESC, hash LIMIT 1000 OFFSET $3) older))`,
+	if _, err := t.Change(`DELETE FROM admin_sessions WHERE hash = $2 OR hash IN (SELECT hash FROM
+		(SELECT hash FROM admin_sessions WHERE name = $1 ORDER BY seen_at DESC, hash LIMIT 1000 OFFSET $3) older)`,
 		s.Name, old, maxAdminSessions-1); err != nil {
 		return err
 	}

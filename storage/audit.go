@@ -27,6 +27,8 @@ type Actor struct {
 	// Saw is what the actor decided on: the revision of a client or user, or the version of the key set. A change of
 	// anything else returns ErrChanged. 0: whatever it is.
 	Saw int64
+	// how and from where somebody comes to the admin API and the console; "" on the command line
+	Way, Address string
 }
 
 // ErrChanged means that a row is not as the actor saw it. It wraps ErrConflict.
@@ -74,12 +76,17 @@ type entry struct {
 
 func (e entry) record() (AuditRecord, error) {
 	details := []byte("{}")
-	if e.by.Forced {
+	if e.by.Forced || e.by.Way != "" {
 		e.Details = maps.Clone(e.Details)
 		if e.Details == nil {
 			e.Details = map[string]any{}
 		}
+	}
+	if e.by.Forced {
 		e.Details["forced"] = true
+	}
+	if e.by.Way != "" {
+		e.Details["way"], e.Details["address"] = e.by.Way, e.by.Address
 	}
 	if e.Details != nil {
 		var err error
@@ -293,6 +300,24 @@ func (a Audit) Page(ctx context.Context, f AuditFilter, limit int) (page []Audit
 		next = ends[0].Last
 	}
 	return page, next, nil
+}
+
+// LastOf returns the newest record of a noun, for instance client, and of a target, unless that is "". ErrNotFound.
+func (a Audit) LastOf(ctx context.Context, noun, target string) (r AuditRecord, err error) {
+	const newest = ` ORDER BY seq DESC LIMIT 1`
+	if target != "" {
+		return r, a.db.engine.Get(ctx, "audit record", &r, auditSelect+`WHERE target = $1 AND type LIKE $2`+newest,
+			target, noun+".%")
+	}
+	types, args := []string{}, []any{}
+	for _, kind := range AuditTypes {
+		if strings.HasPrefix(kind, noun+".") {
+			args = append(args, kind)
+			types = append(types, fmt.Sprintf("(SELECT MAX(seq) FROM audit WHERE type = $%d)", len(args)))
+		}
+	}
+	return r, a.db.engine.Get(ctx, "audit record", &r, auditSelect+`WHERE seq IN (`+strings.Join(types, ", ")+`)`+
+		newest, args...)
 }
 
 // Actors lists the different actors of the trail. It reads the whole trail.

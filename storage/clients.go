@@ -184,9 +184,14 @@ func (c Clients) Pages(ctx context.Context, after string, do func([]Client) erro
 		if last != nil {
 			after = last.ID
 		}
-		return engine.ReadSlowly[Client](ctx, c.db.engine, engine.PageTimeout, "clients",
-			`SELECT `+clientColumns+` FROM clients WHERE id > $1 ORDER BY id LIMIT $2`, after, engine.PageRows)
+		return c.After(ctx, after, engine.PageRows)
 	}, do)
+}
+
+// After reads the first clients after an id, at most limit.
+func (c Clients) After(ctx context.Context, id string, limit int) ([]Client, error) {
+	return engine.ReadSlowly[Client](ctx, c.db.engine, engine.PageTimeout, "clients",
+		`SELECT `+clientColumns+` FROM clients WHERE id > $1 ORDER BY id LIMIT $2`, id, limit)
 }
 
 // Near lists ids around an id, for suggestions.

@@ -131,6 +131,13 @@ func (p Probes) Reports(ctx context.Context, clientID string) (reports []ProbeRe
 		report FROM probe_reports WHERE client_id = $1 ORDER BY at DESC, id`, clientID)
 }
 
+// Newest reads the newest report of each resource server after an id, ordered by id, at most limit.
+func (p Probes) Newest(ctx context.Context, after string, limit int) (reports []ProbeReport, err error) {
+	return reports, p.db.engine.Report(ctx, "probe reports", &reports, `SELECT id, client_id, at, next_kid, resource,
+		report FROM probe_reports r WHERE client_id > $1 AND id = (SELECT id FROM probe_reports
+		WHERE client_id = r.client_id ORDER BY at DESC, id LIMIT 1) ORDER BY client_id LIMIT $2`, after, limit)
+}
+
 // Accepted returns the resources whose resource server has accepted a token of a key before it signs, each with the
 // last time.
 func (p Probes) Accepted(ctx context.Context, kid string) (map[string]time.Time, error) {

@@ -88,9 +88,14 @@ func (v Verifiers) Pages(ctx context.Context, after string, do func([]Verifier) 
 		if last != nil {
 			after = last.Name
 		}
-		return engine.ReadSlowly[Verifier](ctx, v.db.engine, engine.PageTimeout, "verifiers",
-			`SELECT `+verifierColumns+` FROM verifiers WHERE name > $1 ORDER BY name LIMIT $2`, after, engine.PageRows)
+		return v.After(ctx, after, engine.PageRows)
 	}, do)
+}
+
+// After reads the first verifiers after a name, at most limit.
+func (v Verifiers) After(ctx context.Context, name string, limit int) ([]Verifier, error) {
+	return engine.ReadSlowly[Verifier](ctx, v.db.engine, engine.PageTimeout, "verifiers",
+		`SELECT `+verifierColumns+` FROM verifiers WHERE name > $1 ORDER BY name LIMIT $2`, name, limit)
 }
 
 // Near lists names around a name, for suggestions.

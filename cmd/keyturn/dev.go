@@ -95,6 +95,7 @@ func (d devCommand) run(ctx context.Context, f devFlags) error {
 		Level:   log.Level,
 		Dropped: log.Dropped,
 		CPUs:    cpus,
+		Console: adminConsole(set.place, log.Logger),
 		Opened:  freeMemory,
 	})
 	if err != nil {

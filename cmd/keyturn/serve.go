@@ -80,6 +80,7 @@ func (s serveCommand) run(
 		Tracer:  tracer,
 		Reload:  server.Reload{Asked: hangUp, Read: reread},
 		CPUs:    cpus,
+		Console: adminConsole(set.place, log.Logger),
 		Opened: func() {
 			freeMemory()
 			for _, what := range made {

@@ -98,12 +98,6 @@ func (u userCommands) userPairs(user admin.User) [][2]string {
 	}
 }
 
-// shownUser is the output of user show.
-type shownUser struct {
-	admin.User
-	Throttle []admin.ThrottleState `json:"throttle"`
-}
-
 // throttleText describes the throttle of an account at one place.
 func (u userCommands) throttleText(s admin.ThrottleState) string {
 	next := "the next login is judged"
@@ -176,20 +170,16 @@ func (u userCommands) userCells(user admin.User) []string {
 
 func (u userCommands) show() *cobra.Command {
 	show := func(ctx context.Context, op *operator, args []string) error {
-		user, err := op.Users().Find(ctx, args[0])
+		user, err := op.Users().Details(ctx, args[0])
 		if err != nil {
 			return err
 		}
-		throttle, err := op.Users().Throttle(ctx, args[0])
-		if err != nil {
-			return err
-		}
-		return u.print(shownUser{user, throttle}, func() {
-			pairs := u.userPairs(user)
-			for _, s := range throttle {
+		return u.print(user, func() {
+			pairs := u.userPairs(user.User)
+			for _, s := range user.Throttle {
 				pairs = append(pairs, [2]string{"throttle", u.throttleText(s)})
 			}
-			if len(throttle) == 0 {
+			if len(user.Throttle) == 0 {
 				pairs = append(pairs, [2]string{"throttle", "none"})
 			}
 			u.pairs(pairs)

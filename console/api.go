@@ -1,0 +1,332 @@
+package console
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/api"
+)
+
+const apiPrefix = "/api/v1/"
+
+// answer is the value that an API handler returns, if it has more to say than its JSON.
+type answer struct {
+	body any
+	tag  int64 // the revision or version of what the body shows; 0: none
+	seal bool  // the body holds a secret
+}
+
+// page is a part of a list in JSON.
+type page struct {
+	Items any     `json:"items"`
+	Next  *string `json:"next"` // the value of after for the next page; null: there is none
+}
+
+// pageOf makes a page. The zero value of a key ends the list.
+func pageOf[Row any, Key comparable](p admin.Page[Row, Key], text func(Key) string) page {
+	rows := p.Rows
+	if rows == nil {
+		rows = []Row{}
+	}
+	var end Key
+	if p.Next == end {
+		return page{Items: rows}
+	}
+	next := text(p.Next)
+	return page{Items: rows, Next: &next}
+}
+
+func itself(text string) string { return text }
+
+func decimal(n int64) string { return strconv.FormatInt(n, 10) }
+
+// serveAPI runs a handler of the API and writes its JSON.
+func (k *call) serveAPI(run func(*call) (any, error)) error {
+	value, err := run(k)
+	if err != nil {
+		return err
+	}
+	a, ok := value.(answer)
+	if !ok {
+		a.body = value
+	}
+	body, err := api.Indented(a.body, "")
+	if err != nil {
+		return err
+	}
+	if a.tag != 0 {
+		k.w.Header().Set("ETag", `"`+decimal(a.tag)+`"`)
+	}
+	k.writeJSON(http.StatusOK, append(body, '\n'))
+	return nil
+}
+
+func (k *call) writeJSON(status int, body []byte) {
+	k.w.Header().Set("Content-Type", "application/json")
+	k.w.WriteHeader(status)
+	k.w.Write(body)
+	k.note("ok")
+}
+
+// change is what every request for a change carries: its reason, and what it was decided on.
+type change struct {
+	Reason string `json:"reason"`
+	saw    int64
+}
+
+func (c *change) given() *change { return c }
+
+// order is the body of a request for a change.
+type order interface{ given() *change }
+
+// readOrder reads the JSON body of a change, its reason and If-Match.
+func (k *call) readOrder(o order) error {
+	body, err := k.body()
+	if err != nil {
+		return err
+	}
+	if len(body) == 0 {
+		if k.r.Method == http.MethodDelete {
+			o.given().Reason = k.r.URL.Query().Get("reason")
+		}
+		return k.readMatch(o)
+	}
+	if kind, _, err := mime.ParseMediaType(k.r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+		return problem(http.StatusUnsupportedMediaType, "media-type", "send the body as application/json")
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(o); err != nil {
+		return badJSON(err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return problem(http.StatusBadRequest, "bad-json", "the body has more than one JSON value")
+	}
+	return k.readMatch(o)
+}
+
+// badJSON explains what is wrong with a body, without quoting values: they may be secrets.
+func badJSON(err error) error {
+	var kind *json.UnmarshalTypeError
+	switch text := err.Error(); {
+	case errors.As(err, &kind):
+		return problem(http.StatusBadRequest, "bad-json", "%s: want %s, not %s", kind.Field, kind.Type, kind.Value)
+	case strings.HasPrefix(text, "json: unknown field "):
+		return problem(http.StatusBadRequest, "bad-json", "%s", strings.TrimPrefix(text, "json: "))
+	}
+	return problem(http.StatusBadRequest, "bad-json", "the body is not a JSON object")
+}
+
+// body reads the whole body, once.
+func (k *call) body() ([]byte, error) {
+	if k.read == nil {
+		read, err := io.ReadAll(http.MaxBytesReader(k.w, k.r.Body, maxBody))
+		var large *http.MaxBytesError
+		if errors.As(err, &large) {
+			return nil, problem(http.StatusRequestEntityTooLarge, "too-large", "the body is larger than %d bytes", maxBody)
+		}
+		if err != nil {
+			return nil, problem(http.StatusBadRequest, "bad-body", "the body could not be read")
+		}
+		k.read = append([]byte{}, read...)
+	}
+	return k.read, nil
+}
+
+// readMatch reads If-Match: the ETag of what the caller has read, or * (RFC 9110 §13.1.1). It also requires a reason.
+func (k *call) readMatch(o order) error {
+	c := o.given()
+	if strings.TrimSpace(c.Reason) == "" {
+		return problem(http.StatusUnprocessableEntity, "no-reason", "reason is missing: the audit trail keeps it")
+	}
+	values := k.r.Header.Values("If-Match")
+	switch {
+	case len(values) == 0:
+		return problem(http.StatusPreconditionRequired, "no-if-match", "If-Match is missing: send the ETag of what you "+
+			"have read, or * to change it whatever it is")
+	case len(values) == 1 && strings.TrimSpace(values[0]) == "*":
+		return nil
+	}
+	text := strings.TrimSpace(strings.Join(values, ","))
+	n, err := strconv.ParseInt(strings.Trim(text, `"`), 10, 64)
+	if err != nil || n <= 0 || text != `"`+decimal(n)+`"` {
+		return problem(http.StatusBadRequest, "bad-if-match", "If-Match: want one ETag in quotes, or *")
+	}
+	c.saw = n
+	return nil
+}
+
+// changes returns the operations of the caller for a change.
+func (k *call) changes(o order) (*admin.Admin, error) {
+	if err := k.readOrder(o); err != nil {
+		return nil, err
+	}
+	return k.admin(o.given().Reason, o.given().saw)
+}
+
+// retryable lets a POST with an Idempotency-Key be repeated: the same request gets the same answer for a day.
+func (k *call) retryable(run func(*call) (any, error)) error {
+	key := k.r.Header.Get("Idempotency-Key")
+	if key == "" {
+		return k.serveAPI(run)
+	}
+	body, err := k.body()
+	if err != nil {
+		return err
+	}
+	request := strings.Join([]string{k.r.Method, k.r.URL.RequestURI(), k.r.Header.Get("If-Match"), string(body)}, "\n")
+	requests, ctx := k.reads().Requests(), k.r.Context()
+	before, err := requests.Begin(ctx, key, request)
+	switch {
+	case errors.Is(err, admin.ErrRunning):
+		return problem(http.StatusConflict, "running", "a request with this Idempotency-Key runs, or was cut off: read "+
+			"what it has changed before you use another key").with("Retry-After", "1")
+	case errors.Is(err, admin.ErrOtherRequest):
+		return problem(http.StatusUnprocessableEntity, "other-request", "this Idempotency-Key was used for another "+
+			"request")
+	case err != nil:
+		return err
+	case before != nil:
+		k.w.Header().Set("Idempotency-Replayed", "true")
+		k.writeJSON(before.Status, before.Body)
+		return nil
+	}
+	recorded := &recorder{ResponseWriter: k.w}
+	k.w = recorded
+	err = k.serveAPI(run)
+	k.w = recorded.ResponseWriter
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
+	defer cancel()
+	if err != nil {
+		if p, internal := problemOf(err); !internal && p.Status < http.StatusInternalServerError {
+			err = errors.Join(err, requests.Forget(ctx, key, request))
+		}
+		return err
+	}
+	if err := requests.Finish(ctx, key, request, admin.Answer{Status: recorded.status, Body: recorded.body}); err != nil {
+		k.c.Log.Error("the answer to an Idempotency-Key could not be kept", "error", err.Error())
+	}
+	return nil
+}
+
+// recorder keeps a copy of the answer.
+type recorder struct {
+	http.ResponseWriter
+	status int
+	body   []byte
+}
+
+func (r *recorder) WriteHeader(status int) {
+	r.status = status
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	r.body = append(r.body, b...)
+	return r.ResponseWriter.Write(b)
+}
+
+// Address and Note pass on what the server logs.
+func (r *recorder) Address() string {
+	if n, ok := r.ResponseWriter.(noted); ok {
+		return n.Address()
+	}
+	return ""
+}
+
+func (r *recorder) Note(route, who, outcome string) {
+	if n, ok := r.ResponseWriter.(noted); ok {
+		n.Note(route, who, outcome)
+	}
+}
+
+// query reads the parameters of a list. An unknown one is an error: a misspelled filter must not select everything.
+type query struct {
+	values map[string][]string
+	err    error
+}
+
+func (k *call) query(known ...string) *query {
+	q := &query{values: k.r.URL.Query()}
+	if k.filter != nil {
+		q.values = k.filter
+	}
+	for name, values := range q.values {
+		if name != liveParameter && !contains(known, name) {
+			q.fail("parameter %q is unknown: want %s", name, strings.Join(known, ", "))
+		}
+		if len(values) > 1 {
+			q.fail("parameter %q is given twice", name)
+		}
+	}
+	return q
+}
+
+func contains(words []string, word string) bool {
+	for _, w := range words {
+		if w == word {
+			return true
+		}
+	}
+	return false
+}
+
+func (q *query) fail(format string, args ...any) {
+	if q.err == nil {
+		q.err = problem(http.StatusBadRequest, "bad-parameter", format, args...)
+	}
+}
+
+func (q *query) text(name string) string {
+	if values := q.values[name]; len(values) > 0 {
+		if !api.IsText(values[0]) {
+			q.fail("%s: want valid UTF-8 without NUL", name)
+		}
+		return values[0]
+	}
+	return ""
+}
+
+func (q *query) flag(name string) bool {
+	switch q.text(name) {
+	case "", "false":
+		return false
+	case "true":
+		return true
+	}
+	q.fail("%s: want true or false", name)
+	return false
+}
+
+func (q *query) number(name string) int64 {
+	text := q.text(name)
+	if text == "" {
+		return 0
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 0 {
+		q.fail("%s: want a number", name)
+	}
+	return n
+}
+
+func (q *query) moment(name string) time.Time {
+	text := q.text(name)
+	if text == "" {
+		return time.Time{}
+	}
+	t, err := sinceText(text)
+	if err != nil {
+		q.fail("%s: want a time such as 2026-01-31T12:00:00Z", name)
+	}
+	return t
+}

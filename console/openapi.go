@@ -1,0 +1,15 @@
+package console
+
+import _ "embed"
+
+// contract is the OpenAPI document of the admin API.
+//
+//go:embed admin.yaml
+var contract []byte
+
+func (k *call) openAPI() error {
+	k.w.Header().Set("Content-Type", "application/yaml")
+	k.w.Write(contract)
+	k.note("ok")
+	return nil
+}

@@ -1,0 +1,316 @@
+package console
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html/template"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/keyturn/keyturn/admin"
+)
+
+// incident is the bar of a leak that is not over.
+type incident struct {
+	admin.KeyIncident
+	KID       string
+	Verifiers []admin.Aftermath
+	Unread    bool // who still trusts the key could not be read
+}
+
+// incident returns the incident that lasts; nil if there is none.
+func (k *call) incident() *incident {
+	a := k.reads().Keys()
+	last := a.Incident()
+	if last == nil || last.Over {
+		return nil
+	}
+	i := &incident{KeyIncident: *last}
+	for _, key := range a.List() {
+		if key.RevokedAt != nil && key.RevokedAt.Equal(last.RevokedAt) {
+			i.KID = key.KID
+		}
+	}
+	plan, err := a.PlanRevocation(k.r.Context(), i.KID)
+	i.Verifiers, i.Unread = plan.Verifiers, err != nil
+	return i
+}
+
+// keysData is the input of the page of the keys.
+type keysData struct {
+	Status    admin.KeyStatus
+	Rows      []admin.KeyRow
+	Lives     map[string]admin.KeyLife
+	Timeline  template.HTML
+	Readiness *admin.Readiness // nil: unknown
+	Altered   string           // why the rows are not used
+	Version   int64
+	RotateNow string // why a rotation is refused now; "": it is not
+	Stuck     int
+}
+
+func (k *call) keysPage() error {
+	a, ctx := k.reads().Keys(), k.r.Context()
+	d := keysData{Version: a.Version(), Lives: map[string]admin.KeyLife{}}
+	status, err := a.Status(ctx)
+	if err != nil {
+		return err
+	}
+	d.Status = status
+	tokens, err := a.LiveTokens(ctx)
+	if err != nil {
+		tokens = nil
+		k.say("The live tokens could not be counted in time.")
+	}
+	d.Rows = a.Rows(tokens)
+	for _, l := range a.Lives() {
+		d.Lives[l.KID] = l
+	}
+	if err := a.Intact(); err != nil {
+		d.Altered = err.Error()
+	} else if d.Timeline, err = k.timeline(nil); err != nil {
+		return err
+	}
+	if r, err := a.Readiness(ctx); err == nil {
+		d.Readiness = &r
+		for _, v := range r.Verifiers {
+			if v.Verdict == "stuck" {
+				d.Stuck++
+			}
+		}
+	} else {
+		k.say("Who has the next key could not be read.")
+	}
+	if _, err := a.PlanRotation(ctx, admin.Gate{}); err != nil {
+		p, _ := problemOf(err)
+		d.RotateNow = p.Detail
+	}
+	return k.show("keys", view{Title: "Keys", Nav: "keys", Data: d, Live: k.fingerprint(d)})
+}
+
+// fingerprint changes when the page of the keys shows something else, apart from its clocks.
+func (k *call) fingerprint(d keysData) string {
+	h := sha256.New()
+	e := json.NewEncoder(h)
+	e.Encode(d.Version)
+	e.Encode(d.Status)
+	if d.Readiness != nil {
+		for _, v := range d.Readiness.Verifiers {
+			e.Encode([]string{v.Name, string(v.Verdict)})
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// live says whether a page still shows what is so. It does not keep the session alive.
+func (k *call) live() error {
+	a, ctx := k.reads().Keys(), k.r.Context()
+	d := keysData{Version: a.Version()}
+	var err error
+	if d.Status, err = a.Status(ctx); err != nil {
+		return err
+	}
+	if r, err := a.Readiness(ctx); err == nil {
+		d.Readiness = &r
+	}
+	body, err := json.Marshal(map[string]string{"live": k.fingerprint(d)})
+	if err != nil {
+		return err
+	}
+	k.writeJSON(http.StatusOK, body)
+	return nil
+}
+
+// timeline draws the keys for a page. lives are those to draw; nil: the present ones.
+func (k *call) timeline(lives []admin.KeyLife) (template.HTML, error) {
+	present, v, _, err := k.reads().Keys().Timeline(k.r.Context(), admin.TimelineSpan{})
+	if err != nil {
+		return "", err
+	}
+	if lives == nil {
+		lives = present
+	} else {
+		v = admin.WholeView(lives, k.c.Now())
+	}
+	svg := bytes.Replace(TimelineSVG(lives, v), []byte("<svg "), []byte(`<svg class="timeline" `), 1)
+	return template.HTML(svg), nil
+}
+
+// rotateData is the input of the page of a rotation.
+type rotateData struct {
+	Version int64
+	Plan    *admin.PlannedRotation // nil: refused
+	Refused string                 // why a rotation is refused without force
+	Forced  bool                   // force would help
+	Unready []admin.VerifierReading
+	After   template.HTML
+	Before  template.HTML
+	Done    *admin.Rotation // after the rotation
+}
+
+func (k *call) rotatePage() error {
+	a, ctx := k.reads().Keys(), k.r.Context()
+	d := rotateData{Version: a.Version()}
+	plan, err := a.PlanRotation(ctx, admin.Gate{})
+	if err != nil {
+		p, internal := problemOf(err)
+		if internal {
+			return err
+		}
+		d.Refused, d.Forced = p.Detail, admin.ErrRefused(err)
+		if d.Forced {
+			plan, err = a.PlanRotation(ctx, admin.Gate{Force: true})
+		}
+	}
+	if err == nil {
+		d.Plan = &plan
+		if d.After, err = k.timeline(plan.Lives); err != nil {
+			return err
+		}
+	}
+	if d.Before, err = k.timeline(nil); err != nil {
+		return err
+	}
+	if r, err := a.Readiness(ctx); err == nil {
+		for _, v := range r.Verifiers {
+			if v.Verdict != admin.VerdictReady {
+				d.Unready = append(d.Unready, v)
+			}
+		}
+	}
+	return k.show("rotate", view{Title: "Rotate", Nav: "keys", Data: d})
+}
+
+// formChange reads what every form of a change has: its reason, and the revision that its page has shown.
+func (k *call) formChange() (c change, err error) {
+	if k.r.PostForm == nil {
+		if err := k.parseForm(); err != nil {
+			return c, err
+		}
+	}
+	c.Reason = k.r.PostForm.Get("reason")
+	if c.Reason == "" {
+		return c, problem(http.StatusUnprocessableEntity, "no-reason", "the reason is missing: the audit trail keeps it")
+	}
+	c.saw, err = strconv.ParseInt(k.r.PostForm.Get("revision"), 10, 64)
+	if err != nil || c.saw <= 0 {
+		return c, problem(http.StatusBadRequest, "bad-form", "the form has no revision: open the page again")
+	}
+	return c, nil
+}
+
+func (k *call) rotateForm() error {
+	c, err := k.formChange()
+	if err != nil {
+		return err
+	}
+	o := rotation{change: c}
+	switch k.r.PostForm.Get("gate") {
+	case "ready":
+		o.WhenReady = true
+	case "force":
+		o.Force = true
+	}
+	done, err := k.rotate(o)
+	if err != nil {
+		return err
+	}
+	r := done.body.(admin.Rotation)
+	d := rotateData{Done: &r}
+	if d.After, err = k.timeline(nil); err != nil {
+		return err
+	}
+	return k.show("rotate", view{Title: "Rotated", Nav: "keys", Data: d})
+}
+
+// revokeData is the input of the page of a revocation.
+type revokeData struct {
+	Version   int64
+	Key       admin.SigningKey
+	Plan      *admin.PlannedRevocation // nil: unknown
+	Use       []admin.KeyUse
+	Total     int64 // grants
+	Tokens    int64
+	Uncounted string
+	Report    *admin.RevocationReport // after the revocation
+}
+
+// Typed is how much of the kid a person must type.
+func (d revokeData) Typed() string { return d.Key.KID[:minTyped] }
+
+func (d *revokeData) count(use []admin.KeyUse) {
+	d.Use = use
+	for _, u := range use {
+		d.Total, d.Tokens = d.Total+u.Grants, d.Tokens+u.Tokens
+	}
+}
+
+func (k *call) revokePage() error {
+	a, ctx := k.reads().Keys(), k.r.Context()
+	kid, err := a.Resolve(k.vars("kid"))
+	if err != nil {
+		return err
+	}
+	d := revokeData{Version: a.Version()}
+	for _, key := range a.List() {
+		if key.KID == kid {
+			d.Key = key
+		}
+	}
+	if use, err := a.Use(ctx, []string{kid}, time.Time{}, nil); err != nil {
+		d.Uncounted = "The use of the key could not be counted. Revoke it nevertheless if it has leaked."
+		if errors.Is(err, admin.ErrTooSlow) {
+			d.Uncounted = "The use of the key could not be counted in time. Revoke it nevertheless if it has leaked."
+		}
+	} else {
+		d.count(use)
+	}
+	if plan, err := a.PlanRevocation(ctx, kid); err == nil || !plan.RevokedAt.IsZero() {
+		d.Plan = &plan
+	}
+	return k.show("revoke", view{Title: "Revoke", Nav: "keys", Data: d})
+}
+
+func (k *call) revokeForm() error {
+	c, err := k.formChange()
+	if err != nil {
+		return err
+	}
+	o := revocation{change: c, KID: k.r.PostForm.Get("kid"), EndGrants: k.r.PostForm.Get("end_grants")}
+	if o.Since, err = sinceText(k.r.PostForm.Get("since")); err != nil {
+		return err
+	}
+	kid, err := k.reads().Keys().Resolve(k.vars("kid"))
+	if err != nil {
+		return err
+	}
+	done, err := k.revoke(kid, o)
+	if err != nil {
+		return err
+	}
+	report := done.body.(admin.RevocationReport)
+	d := revokeData{Report: &report, Key: admin.SigningKey{KID: kid}}
+	d.count(report.Use)
+	return k.show("revoke", view{Title: "Revoked", Nav: "keys", Data: d})
+}
+
+// Command is the line that does the same.
+func (d revokeData) Command() string {
+	return fmt.Sprintf("keyturn keys revoke %s --reason \"…\"", d.Key.KID)
+}
+
+// Needs lists verdicts other than ready, for a sentence.
+func (d rotateData) Needs() string {
+	var names []string
+	for _, v := range d.Unready {
+		names = append(names, fmt.Sprintf("%s (%s)", v.Name, v.Verdict))
+	}
+	slices.Sort(names)
+	return joinComma(names)
+}
