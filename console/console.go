@@ -81,7 +81,7 @@ var securityHeaders = http.Header{
 	"Cache-Control":                {"no-store"},
 	"Cross-Origin-Opener-Policy":   {"same-origin"},
 	"Cross-Origin-Resource-Policy": {"same-origin"},
-	"Referrer-Policy":              {"no-referrer"},
+	"Referrer-Policy":              {"same-origin"}, // with no-referrer, a form would not say its origin
 	"X-Content-Type-Options":       {"nosniff"},
 	"X-Frame-Options":              {"DENY"},
 }

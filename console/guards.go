@@ -91,7 +91,10 @@ func (k *call) checkOrigin() error {
 		return nil
 	}
 	site, from := k.r.Header.Get("Sec-Fetch-Site"), k.r.Header.Get("Origin")
-	foreign := site != "" && site != "same-origin" && site != "none" || from != "" && from != k.origin()
+	foreign := site != "same-origin" && site != "none"
+	if site == "" { // an old browser, or no browser
+		foreign = from != "" && from != k.origin()
+	}
 	if foreign && !(isRead(k.r.Method) && k.page) {
 		return refusal(http.StatusForbidden, "cross-site", "another site has made your browser send this request")
 	}

@@ -110,8 +110,8 @@ func (k *call) ofSession() (identity, error) {
 	}, err
 }
 
-// setCookie sets a cookie for this host that scripts and other sites do not see.
-func (k *call) setCookie(name, value string, seconds int) {
+// setCookie sets a cookie for this host that scripts do not see. seconds is its age; 0: until the browser ends.
+func (k *call) setCookie(name, value string, sites http.SameSite, seconds int) {
 	http.SetCookie(k.w, &http.Cookie{
 		Name:     name,
 		Value:    value,
@@ -119,8 +119,11 @@ func (k *call) setCookie(name, value string, seconds int) {
 		MaxAge:   seconds,
 		Secure:   true,
 		HttpOnly: true,
-		SameSite: http.SameSiteStrictMode,
+		SameSite: sites,
 	})
 }
 
-func (k *call) clearCookie(name string) { k.setCookie(name, "", -1) }
+// setSession sets the cookie of a session. A browser sends it only from pages of this console.
+func (k *call) setSession(token string) { k.setCookie(cookieName, token, http.SameSiteStrictMode, 0) }
+
+func (k *call) clearCookie(name string) { k.setCookie(name, "", http.SameSiteStrictMode, -1) }

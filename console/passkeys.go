@@ -283,7 +283,7 @@ func (k *call) signedIn(ctx context.Context, h *holder, used *webauthn.Credentia
 		if err != nil {
 			return err
 		}
-		k.setCookie(cookieName, token, 0)
+		k.setSession(token)
 		body, err := json.Marshal(map[string]string{"next": localPath(next)})
 		if err != nil {
 			return err

@@ -93,6 +93,7 @@ func (c *Console) routes() http.Handler {
 	r := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	r.NotFoundHandler = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		k := callOf(r)
+		k.route = route{path: "other", role: admin.RoleViewer}
 		k.fail(k.admitted(func() error { return problem(http.StatusNotFound, "not-found", "there is nothing here") }))
 	})
 	table := append(apiRoutes(), pageRoutes()...)

@@ -48,7 +48,8 @@ func (k *call) signInPage() error {
 // follow takes the token of a one-time link out of the address, and goes to the page with the button. A program that
 // only follows links, such as the preview of a chat, uses up nothing.
 func (k *call) follow() error {
-	k.setCookie(entryCookie, k.vars("token"), int(admin.LinkTTL.Seconds()))
+	// Lax: the link may be in a page of another site, such as a chat. That page cannot press the button.
+	k.setCookie(entryCookie, k.vars("token"), http.SameSiteLaxMode, int(admin.LinkTTL.Seconds()))
 	return k.goTo("/enter", "")
 }
 
@@ -83,7 +84,7 @@ func (k *call) enterPage() error {
 	return k.show("enter", view{Title: "Sign in", Data: signInData{Name: row.Name, Role: row.Role}})
 }
 
-// enter uses up a one-time link. The cookie is sent only from pages of this console (SameSite).
+// enter uses up a one-time link. A browser does not send the cookie with a form of another site (SameSite).
 func (k *call) enter() error {
 	token, err := k.entry()
 	if err != nil {
@@ -98,7 +99,7 @@ func (k *call) enter() error {
 		return err
 	}
 	k.clearCookie(entryCookie)
-	k.setCookie(cookieName, session, 0)
+	k.setSession(session)
 	k.who = identity{name: row.Name, actor: admin.AdminActor(row.Name), way: admin.WayLink}
 	return k.goTo("/admins", "")
 }
