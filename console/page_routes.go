@@ -34,24 +34,30 @@ func again(t route) route {
 	return t
 }
 
+// scripted makes a route for the script of the pages.
+func scripted(t route) route {
+	t.script = true
+	return t
+}
+
 // pageRoutes lists the pages and their forms.
 func pageRoutes() []route {
 	return []route{
 		opens(http.MethodGet, "/static/{file}", (*call).static),
 		opens(http.MethodGet, "/sign-in", (*call).signInPage),
-		opens(http.MethodPost, "/sign-in/options", (*call).signInOptions),
-		opens(http.MethodPost, "/sign-in/passkey", (*call).signInByPasskey),
+		scripted(opens(http.MethodPost, "/sign-in/options", (*call).signInOptions)),
+		scripted(opens(http.MethodPost, "/sign-in/passkey", (*call).signInByPasskey)),
 		opens(http.MethodGet, "/enter/{token}", (*call).follow),
 		opens(http.MethodGet, "/enter", (*call).enterPage),
 		opens(http.MethodPost, "/enter", (*call).enter),
 		posts("/sign-out", admin.RoleViewer, (*call).signOut, nil),
 		posts("/sign-out-everywhere", admin.RoleViewer, (*call).signOutEverywhere, nil),
-		again(posts("/passkeys/options", admin.RoleViewer, (*call).passkeyOptions, nil)),
-		again(posts("/passkeys", admin.RoleViewer, (*call).addPasskey, nil)),
+		again(scripted(posts("/passkeys/options", admin.RoleViewer, (*call).passkeyOptions, nil))),
+		again(scripted(posts("/passkeys", admin.RoleViewer, (*call).addPasskey, nil))),
 		again(posts("/passkeys/{id}/remove", admin.RoleViewer, (*call).removePasskey, (*call).adminsPage)),
 
 		shows("/", func(k *call) error { return k.goTo("/keys", "") }),
-		shows("/live", (*call).live),
+		scripted(shows("/live", (*call).live)),
 		shows("/keys", (*call).keysPage),
 		shows("/keys/rotate", (*call).rotatePage),
 		posts("/keys/rotate", admin.RoleKeyOperator, (*call).rotateForm, (*call).rotatePage),

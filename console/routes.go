@@ -18,6 +18,7 @@ type route struct {
 	role         admin.Role
 	fresh        bool // needs a sign-in within the last minutes
 	open         bool // needs no sign-in
+	script       bool // for the script of the pages: errors are JSON
 	run          func(*call) error
 	back         func(*call) error // of a form: its page, which shows an error; nil: none
 
@@ -126,6 +127,7 @@ func (c *Console) serve(methods []route) http.Handler {
 			return
 		}
 		k.route = methods[i]
+		k.page = k.page && !k.route.script
 		var err error
 		if k.route.vars, err = decoded(mux.Vars(r)); err == nil {
 			err = k.admitted(func() error { return k.route.run(k) })

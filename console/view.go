@@ -195,6 +195,7 @@ func (k *call) show(name string, v view) error {
 	}
 	status := http.StatusOK
 	if k.refused != nil {
+		k.typed("") // reads the form, if no guard has
 		v.Problem, status, v.form = k.refused, k.refused.Status, k.r.PostForm
 		v.Live = ""
 	}

@@ -3,6 +3,7 @@ package consoletest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -81,7 +82,8 @@ func Must[T any](value T, err error) T {
 
 // Options of a Server.
 type Options struct {
-	TLS       bool // the admin listener speaks TLS, and knows the client certificates of the authority
+	TLS       bool   // the admin listener speaks TLS, and knows the client certificates of the authority
+	Admin     string // address of the admin listener; "": loopback
 	Configure func(*config.Config)
 }
 
@@ -93,13 +95,16 @@ func Open(t testing.TB, databaseURL string, o Options) *Server {
 	t.Cleanup(func() { os.RemoveAll(folder) })
 	listeners := server.Listeners{
 		Public: Must(net.Listen("tcp", "127.0.0.1:0")),
-		Admin:  Must(net.Listen("tcp", "127.0.0.1:0")),
+		Admin:  Must(net.Listen("tcp", cmp.Or(o.Admin, "127.0.0.1:0"))),
 	}
 	s.Socket = filepath.Join(folder, "admin.sock")
 	listeners.Socket = Must(net.Listen("unix", s.Socket))
 	s.Public = "http://" + listeners.Public.Addr().String()
-	port := Must2(net.SplitHostPort(listeners.Admin.Addr().String()))
+	host, port := Must2(net.SplitHostPort(listeners.Admin.Addr().String()))
 	s.URL = "http://localhost:" + port
+	if o.Admin != "" {
+		s.URL = "http://" + net.JoinHostPort(host, port)
+	}
 	given := map[string]any{
 		"issuer":       s.Public,
 		"database":     databaseURL,
@@ -133,13 +138,16 @@ func Open(t testing.TB, databaseURL string, o Options) *Server {
 	return s
 }
 
-// Must2 returns the second of two values.
-func Must2[A, B any](_ A, b B, err error) B {
+// Must2 returns two values, and panics on an error.
+func Must2[A, B any](a A, b B, err error) (A, B) {
 	if err != nil {
 		panic(err)
 	}
-	return b
+	return a, b
 }
+
+// Listen opens the ports and the socket of a configuration.
+func Listen(c config.Config) (server.Listeners, error) { return server.Listen(c) }
 
 // serve opens the server and serves the listeners until the test ends.
 func (s *Server) serve(l server.Listeners) {
@@ -183,7 +191,11 @@ func (s *Server) Later(d time.Duration) { s.later.Add(int64(d)) }
 
 // Admin acts like a command on the command line.
 func (s *Server) Admin(reason string) *admin.Admin {
-	return admin.New(s.Server.Store(), s.Server.Config(), s.Place, admin.Options{Actor: "os:root", Reason: reason})
+	return admin.New(s.Server.Store(), s.Server.Config(), s.Place, admin.Options{
+		Actor:  "os:root",
+		Reason: reason,
+		Now:    s.Now,
+	})
 }
 
 // Password of all users.
@@ -295,6 +307,11 @@ func (s *Server) OverSocket() *Client {
 // WithCertificate returns a client with a client certificate of the authority.
 func (s *Server) WithCertificate(subject pkix.Name) *Client {
 	return s.client(&http.Transport{TLSClientConfig: s.tls(s.CA.Client(subject))}, s.URL)
+}
+
+// WithForeign returns a client with a client certificate of another authority.
+func (s *Server) WithForeign(a *Authority, subject pkix.Name) *Client {
+	return s.client(&http.Transport{TLSClientConfig: s.tls(a.Client(subject))}, s.URL)
 }
 
 // SignedIn returns a client that has signed in by a new link.

@@ -95,7 +95,7 @@
         return;
       }
       const answer = await fetch("/live?live", { headers: { Accept: "application/json" } }).catch(() => null);
-      if (answer && answer.redirected) {
+      if (answer && answer.status === 401) {
         line.textContent = "You are signed out: reload the page to sign in.";
         clearInterval(timer);
         return;

@@ -20,7 +20,7 @@ const browser = await chromium.launch({ executablePath: order.chromium, args: ["
 
 // visitor opens a browser profile. Every error on the console, violation of the policy, and failed request counts.
 const visitor = async (name, options) => {
-  const context = await browser.newContext({ locale: "en-GB", ...options });
+  const context = await browser.newContext({ locale: "en-GB", reducedMotion: "reduce", ...options });
   await context.addInitScript(() => {
     addEventListener("securitypolicyviolation", (e) => console.error(`CSP: ${e.violatedDirective} ${e.blockedURI}`));
   });

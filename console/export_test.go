@@ -1,0 +1,18 @@
+package console
+
+import "github.com/keyturn/keyturn/admin"
+
+// Entry is a route, for tests.
+type Entry struct {
+	Method, Path string
+	Role         admin.Role
+	Open, Fresh  bool
+}
+
+// Table returns the table of routes.
+func Table() (all []Entry) {
+	for _, r := range append(apiRoutes(), pageRoutes()...) {
+		all = append(all, Entry{r.method, r.path, r.role, r.open, r.fresh})
+	}
+	return all
+}
