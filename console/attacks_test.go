@@ -469,7 +469,7 @@ func TestNothingInPublic(t *testing.T) {
 	public := s.Anonymous()
 	public.HTTP.Jar.SetCookies(consoletest.Must(url.Parse(s.Public)),
 		alice.HTTP.Jar.Cookies(consoletest.Must(url.Parse(s.URL))))
-	public.Base, public.Form = s.Public, alice.Form
+	public.Base, public.Form, public.Elsewhere = s.Public, alice.Form, true
 	for _, path := range []string{"/", "/keys", "/sign-in", "/enter/x", "/static/console.css", "/api/v1/keys",
 		"/api/v1/openapi.yaml", "/admins", "/live"} {
 		want(t, path, public.Do("GET", path, nil, ""), http.StatusNotFound, "not found")

@@ -252,6 +252,8 @@ type Client struct {
 	HTTP *http.Client
 	Base string
 	Form string // CSRF token; "": none
+	// Elsewhere: the requests do not go to the admin listener, and admin.yaml says nothing of the answers
+	Elsewhere bool
 }
 
 // Anonymous returns a client that has not said who it is. It follows no redirect.
@@ -393,7 +395,11 @@ func (c *Client) Do(method, path string, body any, kind string, headers ...strin
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 		c.t.Fatalf("%s %s: %v", method, path, err)
 	}
-	return Answer{answer.StatusCode, answer.Header, string(text)}
+	got := Answer{answer.StatusCode, answer.Header, string(text)}
+	if err := validate(method, r.URL, got); err != nil && !c.Elsewhere {
+		c.t.Errorf("%s %s: %d is not as admin.yaml says: %v\n%.300s", method, path, got.Status, err, got.Body)
+	}
+	return got
 }
 
 // API sends a request to the API with a JSON body; "" for none.
