@@ -21,6 +21,8 @@ type demo struct {
 	AccessToken  string `json:"access_token"`
 	RefreshToken string `json:"refresh_token"`
 	Audience     string `json:"audience"`
+	// Console is a one-time link to the console; "" if the administrator dev is disabled.
+	Console string `json:"console"`
 	// Clients holds the secrets of all clients, by id: those that the documentation and the examples use.
 	Clients map[string]string `json:"clients"`
 }
@@ -34,6 +36,9 @@ const (
 	demoApp     = "app"
 	demoService = "api"
 )
+
+// demoAdmin is the administrator of `keyturn dev`.
+const demoAdmin = "dev"
 
 // demoClients describes the clients, without their secrets.
 func demoClients() []admin.ClientSpec {
@@ -81,6 +86,14 @@ func provision(ctx context.Context, s *server.Server, c settings) (demo, error) 
 		}
 	}
 	d.ClientSecret = d.Clients[demoClient]
+	link, err := a.Administrators().Link(ctx, demoAdmin, "")
+	if errors.Is(err, admin.ErrNotFound) {
+		link, err = a.Administrators().Link(ctx, demoAdmin, admin.RoleKeyOperator)
+	}
+	if err != nil && !errors.Is(err, admin.ErrConflict) { // somebody may have disabled it
+		return d, err
+	}
+	d.Console = link.URL
 	return d, d.provisionUser(ctx, a)
 }
 

@@ -177,6 +177,7 @@ func (d devCommand) printCredentials(c demo, admin net.Addr) {
 		{"metadata", c.Issuer + "/.well-known/oauth-authorization-server"},
 		{"OpenAPI", c.Issuer + "/openapi.yaml"},
 		{"metrics", "http://" + admin.String() + "/metrics"},
+		{"console", orDash(c.Console)},
 		{"database", "--database " + devDatabase},
 		{"audience", c.Audience},
 		{"client", c.ClientID},
@@ -199,6 +200,10 @@ Next: ask about the token as the API does, print code that verifies it, and look
   keyturn example jose --issuer %[5]s --audience %[10]s
   keyturn keys timeline --database %[11]s
 
+The link to the console works once, for 15 minutes. This makes another:
+
+  keyturn admin link %[12]s --database %[11]s
+
 `, c.ClientID, c.ClientSecret, c.Username, c.Password, c.Issuer, c.RefreshToken, demoService, c.Clients[demoService],
-		c.AccessToken, c.Audience, devDatabase)
+		c.AccessToken, c.Audience, devDatabase, demoAdmin)
 }
