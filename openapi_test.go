@@ -17,10 +17,23 @@ import (
 // generator makes Go clients of openapi.yaml.
 const generator = "github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v2.8.0"
 
-// The usual generator makes a client of the contract without a warning, and no two names of it collide.
+// The usual generator makes clients of both contracts without a warning, and no two names of one collide.
 func TestContractMakesAClient(t *testing.T) {
 	t.Parallel()
-	contract, err := filepath.Abs("openapi.yaml")
+	for contract, names := range map[string][]string{
+		"openapi.yaml":       {"TokenResponse", "RequestTokenResponse", "Metadata", "NewClient"},
+		"console/admin.yaml": {"RegisteredClient", "RotateKeysResponse", "Problem", "NewClient"},
+	} {
+		t.Run(contract, func(t *testing.T) {
+			t.Parallel()
+			makesAClient(t, contract, names)
+		})
+	}
+}
+
+func makesAClient(t *testing.T, file string, names []string) {
+	t.Helper()
+	contract, err := filepath.Abs(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +52,7 @@ func TestContractMakesAClient(t *testing.T) {
 		}
 	}
 	files := token.NewFileSet()
-	file, err := parser.ParseFile(files, "client.go", code, 0)
+	source, err := parser.ParseFile(files, "client.go", code, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,8 +64,8 @@ func TestContractMakesAClient(t *testing.T) {
 			}
 		},
 	}
-	pkg, _ := check.Check("client", files, []*ast.File{file}, nil)
-	for _, name := range []string{"TokenResponse", "RequestTokenResponse", "Metadata", "NewClient"} {
+	pkg, _ := check.Check("client", files, []*ast.File{source}, nil)
+	for _, name := range names {
 		if pkg.Scope().Lookup(name) == nil {
 			t.Errorf("the client lacks %s", name)
 		}

@@ -85,8 +85,8 @@ func (a Audit) Page(ctx context.Context, f AuditFilter) (p Page[AuditRecord, int
 	return p, err
 }
 
-// LastChange returns the newest record about a client, a user or the keys. noun is client, user or key; target is "" for
-// the keys. It may return ErrNotFound.
+// LastChange returns the newest record about a client, a user or the keys. noun is client, user or key; target is ""
+// for the keys. It may return ErrNotFound.
 func (a Audit) LastChange(ctx context.Context, noun, target string) (AuditRecord, error) {
 	if noun == "user" {
 		user, err := Users(a).Find(ctx, target)

@@ -132,7 +132,8 @@ func (k *call) body() ([]byte, error) {
 		read, err := io.ReadAll(http.MaxBytesReader(k.w, k.r.Body, maxBody))
 		var large *http.MaxBytesError
 		if errors.As(err, &large) {
-			return nil, problem(http.StatusRequestEntityTooLarge, "too-large", "the body is larger than %d bytes", maxBody)
+			return nil, problem(http.StatusRequestEntityTooLarge, "too-large", "the body is larger than %d bytes",
+				maxBody)
 		}
 		if err != nil {
 			return nil, problem(http.StatusBadRequest, "bad-body", "the body could not be read")
@@ -151,8 +152,9 @@ func (k *call) readMatch(o order) error {
 	values := k.r.Header.Values("If-Match")
 	switch {
 	case len(values) == 0:
-		return problem(http.StatusPreconditionRequired, "no-if-match", "If-Match is missing: send the ETag of what you "+
-			"have read, or * to change it whatever it is")
+		return problem(http.StatusPreconditionRequired, "no-if-match",
+			"If-Match is missing: send the ETag of what you "+
+				"have read, or * to change it whatever it is")
 	case len(values) == 1 && strings.TrimSpace(values[0]) == "*":
 		return nil
 	}
@@ -188,8 +190,9 @@ func (k *call) retryable(run func(*call) (any, error)) error {
 	before, err := requests.Begin(ctx, key, request)
 	switch {
 	case errors.Is(err, admin.ErrRunning):
-		return problem(http.StatusConflict, "running", "a request with this Idempotency-Key runs, or was cut off: read "+
-			"what it has changed before you use another key").with("Retry-After", "1")
+		return problem(http.StatusConflict, "running",
+			"a request with this Idempotency-Key runs, or was cut off: read "+
+				"what it has changed before you use another key").with("Retry-After", "1")
 	case errors.Is(err, admin.ErrOtherRequest):
 		return problem(http.StatusUnprocessableEntity, "other-request", "this Idempotency-Key was used for another "+
 			"request")
@@ -212,7 +215,8 @@ func (k *call) retryable(run func(*call) (any, error)) error {
 		}
 		return err
 	}
-	if err := requests.Finish(ctx, key, request, admin.Answer{Status: recorded.status, Body: recorded.body}); err != nil {
+	if err := requests.Finish(ctx, key, request, admin.Answer{Status: recorded.status,
+		Body: recorded.body}); err != nil {
 		k.c.Log.Error("the answer to an Idempotency-Key could not be kept", "error", err.Error())
 	}
 	return nil

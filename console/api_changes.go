@@ -124,8 +124,9 @@ func (k *call) setRoles() (any, error) {
 		return nil, err
 	}
 	if o.Roles == nil {
-		return nil, problem(http.StatusUnprocessableEntity, "invalid", "roles is missing: it replaces all roles, and [] "+
-			"removes them")
+		return nil, problem(http.StatusUnprocessableEntity, "invalid",
+			"roles is missing: it replaces all roles, and [] "+
+				"removes them")
 	}
 	a, err := k.admin(o.Reason, o.saw)
 	if err != nil {
@@ -228,5 +229,6 @@ func sinceText(text string) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, problem(http.StatusUnprocessableEntity, "invalid", "want a time in UTC such as 2026-01-31T12:00:00Z")
+	return time.Time{}, problem(http.StatusUnprocessableEntity, "invalid",
+		"want a time in UTC such as 2026-01-31T12:00:00Z")
 }

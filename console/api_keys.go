@@ -57,7 +57,8 @@ func (o rotation) gate() admin.Gate {
 func (o rotation) check() error {
 	switch {
 	case o.Force && o.WhenReady:
-		return problem(http.StatusUnprocessableEntity, "invalid", "force and when_ready contradict each other: name one")
+		return problem(http.StatusUnprocessableEntity, "invalid",
+			"force and when_ready contradict each other: name one")
 	case len(o.Except) > 0 && !o.WhenReady:
 		return problem(http.StatusUnprocessableEntity, "invalid", "except needs when_ready")
 	}
@@ -132,8 +133,9 @@ const minTyped = 8
 // confirmed requires the kid again, or its beginning: nobody revokes a key by a slip.
 func (o revocation) confirmed(kid string) error {
 	if len(o.KID) < minTyped || !strings.HasPrefix(kid, o.KID) {
-		return problem(http.StatusUnprocessableEntity, "kid-not-typed", "type the kid of the key, or at least its first "+
-			"%d characters: %s", minTyped, kid[:minTyped])
+		return problem(http.StatusUnprocessableEntity, "kid-not-typed",
+			"type the kid of the key, or at least its first "+
+				"%d characters: %s", minTyped, kid[:minTyped])
 	}
 	switch o.EndGrants {
 	case admin.EndNone, admin.EndAll:

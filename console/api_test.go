@@ -18,14 +18,17 @@ func TestAPI(t *testing.T) {
 		s.Login("ada")
 		s.Login("grace")
 		v := consoletest.Must(s.Admin("x").Verifiers().Create(ctx, "orders", "https://api.example", ""))
-		if answer, err := http.Get(s.Public + "/.well-known/jwks.json?v=" + v.Handle); err != nil || answer.Body.Close() != nil {
+		if answer, err := http.Get(s.Public + "/.well-known/jwks.json?v=" + v.Handle); err != nil ||
+			answer.Body.Close() != nil {
 			t.Fatal(err)
 		}
-		for _, path := range []string{"keys", "keys/status", "keys/readiness", "keys/timeline.svg", "keys/timeline.svg?from=" +
-			"2026-01-01T00:00:00Z", "keys/current/exposure", "clients", "clients/app", "users", "users/ada",
-			"users?prefix=a&role=staff", "grants", "grants?user=ada&client=app&active=true", "verifiers", "probe-reports",
-			"audit", "audit?newest=true&type=client.create", "audit?target=ada", "audit/verify", "audit/export",
-			"openapi.yaml"} {
+		for _, path := range []string{
+			"keys", "keys/status", "keys/readiness", "keys/timeline.svg", "keys/current/exposure",
+			"keys/timeline.svg?from=2026-01-01T00:00:00Z", "clients", "clients/app", "users", "users/ada",
+			"users?prefix=a&role=staff", "grants", "grants?user=ada&client=app&active=true", "verifiers",
+			"probe-reports", "audit", "audit?newest=true&type=client.create", "audit?target=ada", "audit/verify",
+			"audit/export", "openapi.yaml",
+		} {
 			want(t, path, c.API("GET", path, ""), http.StatusOK, "")
 			want(t, "HEAD "+path, c.API("HEAD", path, ""), http.StatusOK, "")
 		}
@@ -59,10 +62,12 @@ func TestAPI(t *testing.T) {
 		change("grants/revoke", `{"reason": "x", "client": "spa"}`, "items")
 		change("grants/revoke", `{"reason": "x", "all": true}`, "items")
 		change("keys/rotate", `{"dry_run": true, "force": true}`, "lives")
-		want(t, "a plan needs nothing else", c.API("POST", "keys/rotate", `{"dry_run": true, "force": true}`), 200, "lives")
+		want(t, "a plan needs nothing else", c.API("POST", "keys/rotate", `{"dry_run": true, "force": true}`), 200,
+			"lives")
 		change("keys/rotate", `{"reason": "x", "force": true}`, "previous")
 		kid := s.Admin("").Keys().In("previous")[0]
-		change("keys/"+kid+"/revoke", fmt.Sprintf(`{"reason": "x", "kid": %q, "end_grants": "all"}`, kid), "exposed_until")
+		change("keys/"+kid+"/revoke", fmt.Sprintf(`{"reason": "x", "kid": %q, "end_grants": "all"}`, kid),
+			"exposed_until")
 		change("keys/"+kid+"/revoke", fmt.Sprintf(`{"reason": "x", "kid": %q}`, kid), `"already": true`)
 		want(t, "not ready", c.API("POST", "keys/rotate", `{"reason": "x", "when_ready": true}`, "If-Match: *"),
 			http.StatusConflict, "refused")
@@ -75,12 +80,14 @@ func TestPagesOfLists(t *testing.T) {
 		ctx, a, c := t.Context(), s.Admin("x"), s.OverSocket()
 		var users []admin.ImportedUser
 		for i := range 250 {
-			users = append(users, admin.ImportedUser{Row: i + 1, Username: fmt.Sprintf("user%03d", i), Disabled: i%2 == 1})
+			users = append(users, admin.ImportedUser{Row: i + 1, Username: fmt.Sprintf("user%03d", i),
+				Disabled: i%2 == 1})
 		}
 		consoletest.Must(a.Users().Import(ctx, users, admin.ImportOptions{}))
 		for i := range 130 {
 			consoletest.Must(a.Verifiers().Create(ctx, fmt.Sprintf("v%03d", i), "https://api.example", ""))
-			consoletest.Must(a.Clients().Create(ctx, admin.ClientSpec{ID: fmt.Sprintf("c/%03d", i), Resource: "https://x.example"}))
+			consoletest.Must(a.Clients().Create(ctx, admin.ClientSpec{ID: fmt.Sprintf("c/%03d", i),
+				Resource: "https://x.example"}))
 		}
 		all := func(path string) (items, pages int, last string) {
 			t.Helper()

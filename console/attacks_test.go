@@ -41,10 +41,11 @@ func want(t *testing.T, what string, a consoletest.Answer, status int, part stri
 // records returns the audit records of a type, oldest first.
 func records(t *testing.T, s *consoletest.Server, kind string) (all []admin.AuditRecord) {
 	t.Helper()
-	if err := s.Admin("").Audit().Each(t.Context(), admin.AuditFilter{Type: kind}, func(page []admin.AuditRecord) error {
-		all = append(all, page...)
-		return nil
-	}); err != nil {
+	if err := s.Admin("").Audit().Each(t.Context(), admin.AuditFilter{Type: kind},
+		func(page []admin.AuditRecord) error {
+			all = append(all, page...)
+			return nil
+		}); err != nil {
 		t.Fatal(err)
 	}
 	return all
@@ -69,7 +70,8 @@ func TestCrossSite(t *testing.T) {
 			for who, c := range map[string]*consoletest.Client{"session": alice, "certificate": soc} {
 				a := c.API("POST", "clients/app/disable", disable, append(headers, "If-Match: *")...)
 				want(t, who+" "+name, a, http.StatusForbidden, "cross-site")
-				form := c.Do("POST", "/clients/app/disable", url.Values{"reason": {"x"}, "revision": {"1"}}, "", headers...)
+				form := c.Do("POST", "/clients/app/disable", url.Values{"reason": {"x"}, "revision": {"1"}}, "",
+					headers...)
 				want(t, who+" form "+name, form, http.StatusForbidden, "another site")
 				read := c.API("GET", "clients", "", headers...)
 				want(t, who+" read "+name, read, http.StatusForbidden, "cross-site")
@@ -90,7 +92,8 @@ func TestCrossSite(t *testing.T) {
 		if c := consoletest.Must(s.Admin("").Clients().Find(t.Context(), "app")); c.DisabledAt != nil {
 			t.Error("the client is disabled")
 		}
-		want(t, "a link to a page", soc.Do("GET", "/clients", nil, "", "Sec-Fetch-Site: cross-site"), http.StatusOK, "app")
+		want(t, "a link to a page", soc.Do("GET", "/clients", nil, "", "Sec-Fetch-Site: cross-site"), http.StatusOK,
+			"app")
 	})
 }
 
@@ -133,8 +136,8 @@ func TestHosts(t *testing.T) {
 	})
 }
 
-// A link works once, for 15 minutes, until a newer one is made, and for an administrator who is enabled. Opening it uses
-// up nothing.
+// A link works once, for 15 minutes, until a newer one is made, and for an administrator who is enabled. Opening it
+// uses up nothing.
 func TestLinks(t *testing.T) {
 	each(t, consoletest.Options{}, func(t *testing.T, s *consoletest.Server) {
 		open := func(link string) consoletest.Answer {
@@ -181,7 +184,8 @@ func TestLinks(t *testing.T) {
 		if _, err := s.Admin("x").Administrators().Link(t.Context(), "alice", ""); err == nil {
 			t.Error("a disabled administrator gets a link")
 		}
-		if refused := records(t, s, "admin.refuse"); len(refused) < 5 || !strings.Contains(string(refused[0].Details), "dead-link") {
+		if refused := records(t, s, "admin.refuse"); len(refused) < 5 || !strings.Contains(string(refused[0].Details),
+			"dead-link") {
 			t.Errorf("%d refusals in the trail", len(refused))
 		}
 	})
@@ -454,7 +458,8 @@ func TestPathTricks(t *testing.T) {
 		if got := raw(auditor); got != http.StatusNotFound && got != http.StatusBadRequest {
 			t.Errorf("%s: %d with a sign-in", path, got)
 		}
-		if got := raw(nobody); got != http.StatusUnauthorized && got != http.StatusSeeOther && got != http.StatusNotFound &&
+		if got := raw(nobody); got != http.StatusUnauthorized && got != http.StatusSeeOther &&
+			got != http.StatusNotFound &&
 			got != http.StatusBadRequest {
 			t.Errorf("%s: %d without a sign-in", path, got)
 		}
@@ -588,14 +593,16 @@ func TestCanaries(t *testing.T) {
 		}
 		secrets["new client secret"] = rotated.Secret
 		var seen strings.Builder
-		for _, e := range []string{"/keys", "/keys/rotate", "/keys/current/revoke", "/logins", "/clients", "/clients/app",
+		for _, e := range []string{"/keys", "/keys/rotate", "/keys/current/revoke", "/logins", "/clients",
+			"/clients/app",
 			"/users", "/users/ada", "/verifiers", "/audit", "/admins", "/api/v1/keys", "/api/v1/clients/app",
 			"/api/v1/users/ada", "/api/v1/grants", "/api/v1/audit", "/api/v1/audit/export"} {
 			a := alice.Do("GET", e, nil, "")
 			seen.WriteString(a.Body)
 			seen.WriteString(fmt.Sprint(a.Header))
 		}
-		all := map[string]string{"a page": seen.String(), "the log": s.Log.String(), "the database": dump(t, databaseURL)}
+		all := map[string]string{"a page": seen.String(), "the log": s.Log.String(), "the database": dump(t,
+			databaseURL)}
 		for place, text := range all {
 			for name, secret := range secrets {
 				sealed := place == "the database" && strings.HasPrefix(name, "private key") // sealed as it is

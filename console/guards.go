@@ -151,8 +151,9 @@ func (k *call) checkRole() error {
 		return refusal(http.StatusForbidden, "role", "this needs the role %s; you are %s", k.route.role, k.who.role)
 	}
 	if k.route.fresh && !k.fresh() {
-		return refusal(http.StatusForbidden, "sign-in-again", "this needs a sign-in within the last %d minutes: sign in "+
-			"again", int(admin.SessionFresh.Minutes()))
+		return refusal(http.StatusForbidden, "sign-in-again",
+			"this needs a sign-in within the last %d minutes: sign in "+
+				"again", int(admin.SessionFresh.Minutes()))
 	}
 	return nil
 }

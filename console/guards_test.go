@@ -16,7 +16,8 @@ func TestFirstEntry(t *testing.T) {
 		t.Parallel()
 		s := consoletest.Open(t, databaseURL, consoletest.Options{})
 		alice := s.SignedIn("alice", admin.RoleViewer)
-		if a := alice.Do("GET", "/keys", nil, ""); a.Status != http.StatusOK || !strings.Contains(a.Body, "Signing keys") {
+		if a := alice.Do("GET", "/keys", nil, ""); a.Status != http.StatusOK || !strings.Contains(a.Body,
+			"Signing keys") {
 			t.Errorf("%d %s", a.Status, a.Body)
 		}
 	})

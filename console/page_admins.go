@@ -33,14 +33,16 @@ func (k *call) adminsPage() error {
 // adminChange reads the form of a change of an administrator.
 func (k *call) adminChange() (c change, err error) {
 	if c.Reason = k.typed("reason"); c.Reason == "" {
-		return c, problem(http.StatusUnprocessableEntity, "no-reason", "the reason is missing: the audit trail keeps it")
+		return c, problem(http.StatusUnprocessableEntity, "no-reason",
+			"the reason is missing: the audit trail keeps it")
 	}
 	return c, nil
 }
 
 // errOwn keeps an administrator from locking itself out.
-var errOwn = problem(http.StatusConflict, "own-access", "you cannot end your own access here: somebody else must, or the "+
-	"command line")
+var errOwn = problem(http.StatusConflict, "own-access",
+	"you cannot end your own access here: somebody else must, or the "+
+		"command line")
 
 // adminForm makes the form of a change of an administrator.
 func adminForm(change func(admin.Administrators, context.Context, string) error, done string) func(*call) error {

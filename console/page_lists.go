@@ -103,8 +103,9 @@ func (k *call) endForm() error {
 	case o.Reason == "":
 		return problem(http.StatusUnprocessableEntity, "no-reason", "the reason is missing: the audit trail keeps it")
 	case o.User == "" && o.Client == "" && !o.All:
-		return problem(http.StatusUnprocessableEntity, "invalid", "name a user or a client, or type all to end the logins "+
-			"of everybody")
+		return problem(http.StatusUnprocessableEntity, "invalid",
+			"name a user or a client, or type all to end the logins "+
+				"of everybody")
 	}
 	if err := k.endMany(o); err != nil {
 		return err

@@ -79,10 +79,12 @@ func pageRoutes() []route {
 
 		shows("/users", (*call).usersPage),
 		shows("/users/{name}", (*call).userPage),
-		posts("/users/{name}/enable", admin.RoleOperator, userForm(admin.Users.Enable, "user-enabled"), (*call).userPage),
+		posts("/users/{name}/enable", admin.RoleOperator, userForm(admin.Users.Enable, "user-enabled"),
+			(*call).userPage),
 		posts("/users/{name}/disable", admin.RoleOperator, userForm(admin.Users.Disable, "user-disabled"),
 			(*call).userPage),
-		posts("/users/{name}/unlock", admin.RoleOperator, userForm(admin.Users.Unlock, "user-unlocked"), (*call).userPage),
+		posts("/users/{name}/unlock", admin.RoleOperator, userForm(admin.Users.Unlock, "user-unlocked"),
+			(*call).userPage),
 		posts("/users/{name}/roles", admin.RoleOperator, (*call).rolesForm, (*call).userPage),
 
 		shows("/verifiers", (*call).verifiersPage),
@@ -91,7 +93,8 @@ func pageRoutes() []route {
 		{method: http.MethodGet, path: "/audit/export", role: admin.RoleAuditor, run: (*call).exportAudit},
 
 		shows("/admins", (*call).adminsPage),
-		posts("/admins/{name}/disable", admin.RoleKeyOperator, adminForm(admin.Administrators.Disable, "admin-disabled"),
+		posts("/admins/{name}/disable", admin.RoleKeyOperator, adminForm(admin.Administrators.Disable,
+			"admin-disabled"),
 			(*call).adminsPage),
 		posts("/admins/{name}/delete", admin.RoleKeyOperator, adminForm(admin.Administrators.Delete, "admin-deleted"),
 			(*call).adminsPage),

@@ -24,8 +24,9 @@ func (k *call) hasPasskeys() bool {
 // or a finger, and that the passkey itself knows whose it is.
 func (k *call) webAuthn() (*webauthn.WebAuthn, error) {
 	if !k.hasPasskeys() {
-		return nil, problem(http.StatusConflict, "no-passkeys", "passkeys need a name instead of an IP address: open the "+
-			"console as http://localhost, or by its URL")
+		return nil, problem(http.StatusConflict, "no-passkeys",
+			"passkeys need a name instead of an IP address: open the "+
+				"console as http://localhost, or by its URL")
 	}
 	resident := true
 	return webauthn.New(&webauthn.Config{

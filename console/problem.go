@@ -68,8 +68,9 @@ func problemOf(err error) (p *Problem, internal bool) {
 	case errors.As(err, &p):
 		return p, false
 	case errors.Is(err, admin.ErrChanged):
-		return problem(http.StatusPreconditionFailed, "changed", "it has changed since you read it, and nothing was done: "+
-			"read it again"), false
+		return problem(http.StatusPreconditionFailed, "changed",
+			"it has changed since you read it, and nothing was done: "+
+				"read it again"), false
 	case errors.Is(err, admin.ErrNotFound):
 		return problem(http.StatusNotFound, "not-found", "%v", err), false
 	case errors.Is(err, admin.ErrInvalid):

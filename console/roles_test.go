@@ -121,7 +121,8 @@ func send(c *consoletest.Client, r console.Entry, path string) consoletest.Answe
 		return c.Do(r.Method, path, nil, "")
 	case strings.HasPrefix(path, "/api/"):
 		return c.Do(r.Method, path, "{}", "application/json")
-	case strings.HasPrefix(path, "/sign-out"), strings.HasPrefix(path, "/passkeys"), strings.HasPrefix(path, "/sign-in"):
+	case strings.HasPrefix(path, "/sign-out"), strings.HasPrefix(path, "/passkeys"), strings.HasPrefix(path,
+		"/sign-in"):
 		return c.Do(http.MethodPost, path+"/", url.Values{}, "") // not there: these would end the session
 	}
 	return c.Do(r.Method, path, url.Values{}, "")

@@ -55,15 +55,17 @@ func (k *call) follow() error {
 
 // errDeadLink means that a one-time link does not work.
 func errDeadLink() *Problem {
-	return refusal(http.StatusForbidden, "dead-link", "the link has been used, has expired, or was replaced by a newer "+
-		"one: `keyturn admin link NAME` makes another")
+	return refusal(http.StatusForbidden, "dead-link",
+		"the link has been used, has expired, or was replaced by a newer "+
+			"one: `keyturn admin link NAME` makes another")
 }
 
 // entry returns the token of the one-time link.
 func (k *call) entry() (string, error) {
 	cookie, err := k.r.Cookie(entryCookie)
 	if err != nil {
-		return "", problem(http.StatusBadRequest, "no-link", "open the link of `keyturn admin link` in this browser first")
+		return "", problem(http.StatusBadRequest, "no-link",
+			"open the link of `keyturn admin link` in this browser first")
 	}
 	return cookie.Value, nil
 }
@@ -112,7 +114,8 @@ func (k *call) visit(way string) admin.Visit {
 
 func (k *call) signOut() error {
 	if k.who.session == nil {
-		return problem(http.StatusConflict, "no-session", "there is no session to end: every request proves who you are")
+		return problem(http.StatusConflict, "no-session",
+			"there is no session to end: every request proves who you are")
 	}
 	if err := k.reads().SignIns().End(k.r.Context(), *k.who.session); err != nil && !errors.Is(err, admin.ErrNotFound) {
 		return err

@@ -223,7 +223,8 @@ var notices = map[string]string{
 	"user-disabled":   "The user is disabled. All its logins have ended.",
 	"user-unlocked":   "The user is unlocked: the next login is judged.",
 	"roles":           "The roles are changed. They appear in the next access token of each login.",
-	"ended":           "Ended. Refresh tokens are dead and introspection answers inactive. Access tokens verify offline until they expire.",
+	"ended": "Ended. Refresh tokens are dead and introspection answers inactive. Access tokens verify offline until " +
+		"they expire.",
 	"admin-disabled":  "The administrator is disabled. All its sessions have ended.",
 	"admin-deleted":   "The administrator is deleted.",
 	"signed-out":      "You are signed out.",

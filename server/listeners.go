@@ -34,7 +34,7 @@ const (
 type Listeners struct {
 	Public, Admin net.Listener
 	Socket        net.Listener // the Unix socket of the admin API; nil: none
-	MaxFiles      int          // limit of open file descriptors, from which the limits of connections follow; 0: no limit
+	MaxFiles      int          // limit of open files, from which the limits of connections follow; 0: no limit
 }
 
 // limits returns the limits of connections. They reserve descriptors for the admin listener, the database and files, so

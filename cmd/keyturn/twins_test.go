@@ -45,7 +45,8 @@ func makeUser(t *testing.T, s *consoletest.Server, who string) string {
 }
 
 func disabled(
-	make func(*testing.T, *consoletest.Server, string) string, disable func(*admin.Admin, context.Context, string) error,
+	make func(*testing.T, *consoletest.Server, string) string, disable func(*admin.Admin, context.Context,
+		string) error,
 ) func(*testing.T, *consoletest.Server, string) string {
 	return func(t *testing.T, s *consoletest.Server, who string) string {
 		t.Helper()
@@ -86,11 +87,13 @@ var twins = []twin{
 	}), "POST", "clients/%s/enable", `{"reason": "why"}`, "client enable %s --reason why", "clients/%s"},
 	{"client rotate-secret", makeClient, "POST", "clients/%s/rotate-secret", `{"reason": "why", "keep": "0s"}`,
 		"client rotate-secret %s --keep 0 --reason why", "clients/%s"},
-	{"user disable", makeUser, "POST", "users/%s/disable", `{"reason": "why"}`, "user disable %s --reason why", "users/%s"},
+	{"user disable", makeUser, "POST", "users/%s/disable", `{"reason": "why"}`, "user disable %s --reason why",
+		"users/%s"},
 	{"user enable", disabled(makeUser, func(a *admin.Admin, ctx context.Context, name string) error {
 		return a.Users().Disable(ctx, name)
 	}), "POST", "users/%s/enable", `{"reason": "why"}`, "user enable %s --reason why", "users/%s"},
-	{"user unlock", makeUser, "POST", "users/%s/unlock", `{"reason": "why"}`, "user unlock %s --reason why", "users/%s"},
+	{"user unlock", makeUser, "POST", "users/%s/unlock", `{"reason": "why"}`, "user unlock %s --reason why",
+		"users/%s"},
 	{"user roles", makeUser, "POST", "users/%s/roles", `{"reason": "why", "roles": ["b", "c"]}`,
 		"user update %s --role b --role c --reason why", "users/%s"},
 	{"grant", makeGrant, "DELETE", "grants/%s?reason=why", "", "grant revoke %s --reason why", "grants/%s"},
@@ -105,7 +108,8 @@ var twins = []twin{
 	{"revocation", previousKey, "POST", "keys/%s/revoke", `{"reason": "why", "kid": "%s"}`,
 		"keys revoke %s --yes --reason why", ""},
 	{"revocation that ends logins", previousKey, "POST", "keys/%s/revoke",
-		`{"reason": "why", "kid": "%s", "end_grants": "all"}`, "keys revoke %s --yes --end-grants all --reason why", ""},
+		`{"reason": "why", "kid": "%s", "end_grants": "all"}`,
+		"keys revoke %s --yes --end-grants all --reason why", ""},
 }
 
 // Each change over the API and on the command line gives the same row, the same answer and the same audit records. The

@@ -448,7 +448,8 @@ func writePEM(file, kind string, der []byte) {
 }
 
 // issue makes a certificate and its key, in files named after it.
-func (a *Authority) issue(name string, c *x509.Certificate) (certFile, keyFile string, der []byte, key *ecdsa.PrivateKey) {
+func (a *Authority) issue(name string, c *x509.Certificate) (certFile, keyFile string, der []byte,
+	key *ecdsa.PrivateKey) {
 	a.serial++
 	c.SerialNumber = big.NewInt(a.serial)
 	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour)

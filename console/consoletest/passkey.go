@@ -135,19 +135,20 @@ func (c *Client) Assertion(p *Passkey) string {
 	hash := sha256.Sum256(client)
 	signed := sha256.Sum256(append(append([]byte{}, data...), hash[:]...))
 	signature := Must(ecdsa.SignASN1(rand.Reader, p.key, signed[:]))
-	return string(Must(json.Marshal(map[string]any{"ceremony": b.Ceremony, "next": "/keys", "credential": map[string]any{
-		"id":                      b64.EncodeToString(p.ID),
-		"rawId":                   b64.EncodeToString(p.ID),
-		"type":                    "public-key",
-		"authenticatorAttachment": "platform",
-		"clientExtensionResults":  map[string]any{},
-		"response": map[string]any{
-			"clientDataJSON":    b64.EncodeToString(client),
-			"authenticatorData": b64.EncodeToString(data),
-			"signature":         b64.EncodeToString(signature),
-			"userHandle":        b64.EncodeToString(p.Handle),
-		},
-	}})))
+	return string(Must(json.Marshal(map[string]any{"ceremony": b.Ceremony, "next": "/keys",
+		"credential": map[string]any{
+			"id":                      b64.EncodeToString(p.ID),
+			"rawId":                   b64.EncodeToString(p.ID),
+			"type":                    "public-key",
+			"authenticatorAttachment": "platform",
+			"clientExtensionResults":  map[string]any{},
+			"response": map[string]any{
+				"clientDataJSON":    b64.EncodeToString(client),
+				"authenticatorData": b64.EncodeToString(data),
+				"signature":         b64.EncodeToString(signature),
+				"userHandle":        b64.EncodeToString(p.Handle),
+			},
+		}})))
 }
 
 // SignIn signs in with a passkey.
