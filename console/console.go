@@ -35,6 +35,7 @@ type Console struct {
 	Options
 	router   http.Handler
 	refusals refusals
+	tokens   tokenCounts
 	cleaned  rarely
 }
 

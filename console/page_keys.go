@@ -63,12 +63,7 @@ func (k *call) keysPage() error {
 		return err
 	}
 	d.Status = status
-	tokens, err := a.LiveTokens(ctx)
-	if err != nil {
-		tokens = nil
-		k.say("The live tokens could not be counted in time.")
-	}
-	d.Rows = a.Rows(tokens)
+	d.Rows = a.Rows(k.c.liveTokens(ctx))
 	for _, l := range a.Lives() {
 		d.Lives[l.KID] = l
 	}
