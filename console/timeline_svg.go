@@ -7,6 +7,7 @@ import (
 	"html"
 	"math"
 	"strconv"
+	"sync"
 	"text/template"
 	"time"
 
@@ -16,7 +17,9 @@ import (
 //go:embed timeline.svg.tmpl
 var timelineSource string
 
-var timelineTemplate = template.Must(template.New("timeline").Parse(timelineSource))
+var timelineTemplate = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("timeline").Parse(timelineSource))
+})
 
 // Dimensions of the picture in pixels.
 const (
@@ -61,7 +64,7 @@ func TimelineSVG(lives []admin.KeyLife, v admin.TimelineView) []byte {
 	rows, bottom = append(rows, marks...), bottom+svgRow*len(marks)
 	incident := svgIncident(v.Incident, bottom, x)
 	rows, bottom = append(rows, incident...), bottom+svgRow*len(incident)
-	err := timelineTemplate.Execute(&b, map[string]any{
+	err := timelineTemplate().Execute(&b, map[string]any{
 		"Width":   svgLeft + svgPlot + svgRight,
 		"Height":  bottom + 60,
 		"Keys":    rows,

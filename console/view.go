@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/keyturn/keyturn/admin"
@@ -55,8 +56,9 @@ func plural(n any, one, many string) string {
 	return text + " " + many
 }
 
-// layouts are the pages by name, each with the layout around it.
-var layouts = func() map[string]*template.Template {
+// layouts are the pages by name, each with the layout around it. They are parsed when the first page is shown: most
+// processes show none.
+var layouts = sync.OnceValue(func() map[string]*template.Template {
 	base := template.Must(template.New("").Funcs(functions).ParseFS(pageFiles, "pages/layout.html"))
 	all := map[string]*template.Template{}
 	names, err := fs.Glob(pageFiles, "pages/*.html")
@@ -70,7 +72,7 @@ var layouts = func() map[string]*template.Template {
 		}
 	}
 	return all
-}()
+})
 
 // view is the input of every page.
 type view struct {
@@ -203,7 +205,7 @@ func (k *call) show(name string, v view) error {
 		v.Notice = notices[k.r.URL.Query().Get("done")]
 	}
 	var page bytes.Buffer
-	if err := layouts[name].ExecuteTemplate(&page, "layout", v); err != nil {
+	if err := layouts()[name].ExecuteTemplate(&page, "layout", v); err != nil {
 		return err
 	}
 	k.w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -271,7 +273,7 @@ func (k *call) failPage(p *Problem) {
 		}
 	}
 	var page bytes.Buffer
-	if err := layouts["error"].ExecuteTemplate(&page, "layout", v); err != nil {
+	if err := layouts()["error"].ExecuteTemplate(&page, "layout", v); err != nil {
 		k.c.Log.Error("the error page failed", "error", err.Error())
 	}
 	k.w.Header().Set("Content-Type", "text/html; charset=utf-8")
