@@ -2,8 +2,11 @@ package admin
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/storage"
@@ -214,15 +217,43 @@ func (a SignIns) RemovePasskey(ctx context.Context, name, id string) error {
 // ceremonyTTL is how long a challenge of WebAuthn waits for its answer.
 const ceremonyTTL = 5 * time.Minute
 
-// BeginCeremony keeps the data of a ceremony, and returns the token that finds it.
-func (a SignIns) BeginCeremony(ctx context.Context, data string) (token string, err error) {
-	token = newToken()
-	return token, a.db.Passkeys().Begin(ctx, hashToken(token), data, a.now().Add(ceremonyTTL), a.now())
+// ceremony is what the browser keeps of a ceremony, beside the seal.
+type ceremony struct {
+	Data    string    `json:"data"`
+	Expires time.Time `json:"expires"`
 }
 
-// TakeCeremony returns the data of a ceremony, once. It may return ErrNotFound.
-func (a SignIns) TakeCeremony(ctx context.Context, token string) (data string, err error) {
-	return a.db.Passkeys().Take(ctx, hashToken(token), a.now())
+// BeginCeremony returns the data of a ceremony with a seal, for the browser to keep: strangers begin ceremonies, and
+// take no room in the database.
+func (a SignIns) BeginCeremony(data string) (token string, err error) {
+	text, err := json.Marshal(ceremony{data, a.now().Add(ceremonyTTL)})
+	if err != nil {
+		return "", err
+	}
+	seal, err := a.db.Passkeys().SealCeremony(string(text))
+	return base64.RawURLEncoding.EncodeToString(text) + "." + seal, err
+}
+
+// OpenCeremony returns the data of a ceremony. It returns ErrNotFound for a token that has expired or is not ours.
+func (a SignIns) OpenCeremony(token string) (data string, err error) {
+	encoded, seal, _ := strings.Cut(token, ".")
+	text, err := base64.RawURLEncoding.DecodeString(encoded)
+	if err != nil || a.db.Passkeys().CheckCeremony(string(text), seal) != nil {
+		return "", fmt.Errorf("ceremony: %w", ErrNotFound)
+	}
+	var c ceremony
+	if err := json.Unmarshal(text, &c); err != nil {
+		return "", err
+	}
+	if !a.now().Before(c.Expires) {
+		return "", fmt.Errorf("ceremony: %w", ErrNotFound)
+	}
+	return c.Data, nil
+}
+
+// AnswerCeremony records that a ceremony was answered rightly. It returns ErrConflict if it was answered before.
+func (a SignIns) AnswerCeremony(ctx context.Context, token string) error {
+	return a.db.Passkeys().Answer(ctx, hashToken(token), a.now().Add(ceremonyTTL))
 }
 
 // Clean deletes what is over: sessions, links, ceremonies and answers to an Idempotency-Key.

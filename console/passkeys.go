@@ -97,7 +97,7 @@ func (k *call) begin(c ceremony, options any) error {
 	if err != nil {
 		return err
 	}
-	token, err := k.reads().SignIns().BeginCeremony(k.r.Context(), string(text))
+	token, err := k.reads().SignIns().BeginCeremony(string(text))
 	if err != nil {
 		return err
 	}
@@ -126,9 +126,9 @@ func (k *call) finish(purpose string) (a browserAnswer, c ceremony, err error) {
 	if err := json.Unmarshal(body, &a); err != nil {
 		return a, c, problem(http.StatusBadRequest, "bad-json", "the body is not the answer of a browser")
 	}
-	text, err := k.reads().SignIns().TakeCeremony(k.r.Context(), a.Ceremony)
+	text, err := k.reads().SignIns().OpenCeremony(a.Ceremony)
 	if errors.Is(err, admin.ErrNotFound) {
-		return a, c, refusal(http.StatusForbidden, "no-ceremony", "it took too long, or was answered before: try again")
+		return a, c, errNoCeremony()
 	}
 	if err != nil {
 		return a, c, err
@@ -140,6 +140,20 @@ func (k *call) finish(purpose string) (a browserAnswer, c ceremony, err error) {
 		return a, c, refusal(http.StatusForbidden, "no-ceremony", "the answer belongs to something else: try again")
 	}
 	return a, c, nil
+}
+
+// errNoCeremony means that an answer comes too late, or again.
+func errNoCeremony() *Problem {
+	return refusal(http.StatusForbidden, "no-ceremony", "it took too long, or was answered before: try again")
+}
+
+// answered records that an answer was right: it counts once.
+func (k *call) answered(a browserAnswer) error {
+	err := k.reads().SignIns().AnswerCeremony(k.r.Context(), a.Ceremony)
+	if errors.Is(err, admin.ErrConflict) {
+		return errNoCeremony()
+	}
+	return err
 }
 
 func (k *call) passkeyOptions() error {
@@ -206,6 +220,9 @@ func (k *call) addPasskey() error {
 	if err != nil {
 		return k.badPasskey(err)
 	}
+	if err := k.answered(a); err != nil {
+		return err
+	}
 	text, err := json.Marshal(made)
 	if err != nil {
 		return err
@@ -262,6 +279,9 @@ func (k *call) signInByPasskey() error {
 	}
 	if err != nil {
 		return k.badPasskey(err)
+	}
+	if err := k.answered(a); err != nil {
+		return err
 	}
 	if used.Authenticator.CloneWarning {
 		return k.badPasskey(errors.New("its counter went back: there may be a copy of the passkey"))

@@ -107,30 +107,22 @@ func (p Passkeys) Remove(ctx context.Context, by Actor, name, id string, now tim
 	})
 }
 
-// maxCeremonies bounds the ceremonies that strangers can begin.
-const maxCeremonies = 1000
-
-// Begin keeps the data of a ceremony until it expires. ErrFull if there are too many.
-func (p Passkeys) Begin(ctx context.Context, hash, data string, expires, now time.Time) error {
-	return p.db.inTx(ctx, "ceremony", func(t *tx) error {
-		if _, err := t.Change(`DELETE FROM admin_ceremonies WHERE expires_at < $1`, At(now)); err != nil {
-			return err
-		}
-		var n int64
-		if err := t.Get(&n, `SELECT COUNT(*) FROM admin_ceremonies`); err != nil {
-			return err
-		}
-		if n >= maxCeremonies {
-			return ErrFull
-		}
-		_, err := t.Change(`INSERT INTO admin_ceremonies (hash, data, expires_at) VALUES ($1, $2, $3)`,
-			hash, data, At(expires))
-		return err
-	})
+// SealCeremony returns the seal of the data of a ceremony, which the browser keeps.
+func (p Passkeys) SealCeremony(data string) (string, error) {
+	return p.db.rowMAC("admin_ceremonies", data)
 }
 
-// Take returns the data of a ceremony, once. ErrNotFound.
-func (p Passkeys) Take(ctx context.Context, hash string, now time.Time) (data string, err error) {
-	return data, p.db.engine.ChangeReturning(ctx, "ceremony", &data, `DELETE FROM admin_ceremonies
-		WHERE hash = $1 AND expires_at > $2 RETURNING data`, hash, At(now))
+// CheckCeremony returns ErrAltered if a seal is not that of the data.
+func (p Passkeys) CheckCeremony(data, seal string) error {
+	return p.db.checkMAC(seal, "admin_ceremonies", data)
+}
+
+// Answer records that a ceremony was answered. ErrConflict if it was answered before.
+func (p Passkeys) Answer(ctx context.Context, hash string, expires time.Time) error {
+	n, err := p.db.engine.Change(ctx, "ceremony", `INSERT INTO admin_ceremonies (hash, expires_at) VALUES ($1, $2)
+		ON CONFLICT (hash) DO NOTHING`, hash, At(expires))
+	if err == nil && n == 0 {
+		err = ErrConflict
+	}
+	return err
 }

@@ -7,7 +7,8 @@
 --
 -- admin_sessions: sign-ins of the console; hash is the SHA-256 of the token in the cookie. signed_in_at is the last proof of identity.
 --
--- admin_ceremonies: challenges of WebAuthn that wait for their answer. data is JSON.
+-- admin_ceremonies: challenges of WebAuthn that were answered, so that none is answered twice. Those that wait for their answer are sealed, and rest with
+-- the browser: strangers begin them.
 --
 -- admin_requests: requests of the admin API with an Idempotency-Key. key_hash is a hash of the key. answer is sealed under the key itself; '' while the
 -- request runs.
@@ -63,7 +64,6 @@ CREATE INDEX admin_sessions_by_name ON admin_sessions (name);
 
 CREATE TABLE admin_ceremonies (
     hash       TEXT PRIMARY KEY,
-    data       TEXT NOT NULL,
     expires_at BIGINT NOT NULL
 );
 
