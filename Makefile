@@ -1,8 +1,8 @@
-# make test runs all tests on SQLite and on a real PostgreSQL. CI runs make check, make deploy-check and make interop.
+# make test runs all tests on SQLite and on a real PostgreSQL. CI runs make check, make deploy-check, make console and make interop.
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build build-boring bench bench-builds bench-against bench-verify figures profile house test interop interop-keys interop-tools probe-table pages release release-check deploy-check check soak fuzz fmt vet staticcheck tidy tools
+.PHONY: build build-boring bench bench-builds bench-against bench-verify figures profile house test console bench-lists interop interop-keys interop-tools probe-table pages release release-check deploy-check check soak fuzz fmt vet staticcheck tidy tools
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/keyturn ./cmd/keyturn
@@ -86,6 +86,19 @@ interop-keys: interop-tools
 probe-table: interop-tools
 	KEYTURN_TEST_POSTGRES=required go test -tags interop -count=1 -parallel 12 -timeout 10m -run TestProbes -v ./examples
 
+# console does every job of the console in Chromium, with scripts and without, looks at its pages with axe-core, and writes pictures of
+# them into bin/console/.
+console: tools
+	@sh ./.ci/tools console
+	@mkdir -p bin/console bin/console-tools
+	@cp console/testdata/browser/package.json console/testdata/browser/package-lock.json bin/console-tools/
+	npm ci --prefix bin/console-tools --no-audit --no-fund
+	KEYTURN_TEST_POSTGRES=required go test -tags browser -count=1 -timeout 15m -run TestBrowser ./console
+
+# bench-lists measures a page of each list of the admin API with a million rows.
+bench-lists: tools
+	KEYTURN_TEST_POSTGRES=required go test ./console -run '^$$' -bench Lists -benchtime 300x -timeout 30m
+
 interop-tools:
 	@sh ./.ci/tools interop
 	@mkdir -p bin/interop
@@ -122,12 +135,13 @@ fmt:
 vet:
 	go vet ./...
 	go vet -tags interop ./examples
+	go vet -tags browser ./console
 	go vet -tags deploy ./deploy
 	cd verify && go vet ./...
 	cd verify/compare && go vet ./...
 
 staticcheck:
-	go run $(STATICCHECK) -tags interop,deploy ./...
+	go run $(STATICCHECK) -tags interop,deploy,browser ./...
 	cd verify && go run $(STATICCHECK) ./...
 	cd verify/compare && go run $(STATICCHECK) ./...
 

@@ -95,8 +95,8 @@ func fillLists(b *testing.B, s *consoletest.Server, raw *sql.DB) {
 			`SELECT ` + name + `, TRUE, '', '', '[]', '', '[]', '', 0, 0, 0, 0 FROM series`,
 		`INSERT INTO audit (seq, time, type, actor, target, reason, details, prev_hash, hash) ` + series +
 			`SELECT 1000 + i, i, CASE WHEN i % 1000 = 0 THEN 'client.delete' ELSE 'client.update' END,
-			CASE WHEN i % 3 = 0 THEN 'os:root' ELSE 'client:app' END, 'target' || CAST(i % 1000 AS TEXT), '', '{}', '', ''
-			FROM series`,
+			CASE WHEN i % 3 = 0 THEN 'os:root' ELSE 'client:app' END, 'target' || CAST(i % 1000 AS TEXT), '', '{}', '',
+			'' FROM series`,
 		`UPDATE users SET username = 'busy' WHERE username = 'filled 500'`,
 		`ANALYZE`,
 	} {
