@@ -11,9 +11,9 @@ import (
 // tokenCounts keeps the last count of live tokens: a count reads every login that was used lately.
 type tokenCounts struct {
 	mu      sync.Mutex
-	counts  map[string]int64
-	version int64 // of the key set that was counted
-	at      time.Time
+	counts  map[string]int64 // nil: the last count took too long
+	version int64            // of the key set that was counted
+	at      time.Time        // zero: nothing was counted yet
 	running chan struct{} // closed at the end of the count that runs; nil: none
 }
 
@@ -23,7 +23,7 @@ const (
 )
 
 // liveTokens returns the number of live tokens of each key, at most half a minute old; nil if they are still being
-// counted.
+// counted, or could not be counted.
 func (c *Console) liveTokens(ctx context.Context) map[string]int64 {
 	a := c.Admin(admin.Options{Now: c.Now}).Keys()
 	version := a.Version()
@@ -46,7 +46,7 @@ func (t *tokenCounts) of(
 ) (counts map[string]int64, running chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.version == version && t.counts != nil && now.Sub(t.at).Abs() < countsLast {
+	if t.version == version && now.Sub(t.at).Abs() < countsLast { // also a failed count is not tried again at once
 		return t.counts, nil
 	}
 	if t.running == nil && begin != nil {
@@ -66,7 +66,7 @@ func (c *Console) count(ctx context.Context, a admin.Keys, version int64) chan s
 		c.tokens.running = nil
 		if err != nil {
 			c.Log.Warn("live tokens could not be counted", "error", err.Error())
-			return
+			counts = nil
 		}
 		c.tokens.counts, c.tokens.version, c.tokens.at = counts, version, c.Now()
 	}()

@@ -43,6 +43,7 @@ func TestOtherPages(t *testing.T) {
 		"from-simplejwt": importPrelude,
 		"operate":        "",
 		"commands":       "",
+		"console":        "keyturn client create app --grant password --audience https://api.example.com\n",
 	} {
 		t.Run(page, func(t *testing.T) {
 			t.Parallel()

@@ -189,7 +189,7 @@ keyturn config show --origin
 keyturn config show --json`,
 	"admin create": `
 keyturn admin create soc --role auditor --certificate-subject "CN=soc,O=Example"
-keyturn admin create os:deploy --role operator --reason "scripts of the deployment"`,
+keyturn admin create os:root --role operator --reason "scripts need no more"`,
 	"admin link": `
 keyturn admin link alice --role key-operator
 keyturn admin link alice --reason "her laptop is lost"
