@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -23,6 +24,7 @@ func (a *Admin) Requests() Requests { return Requests(*a) }
 // Answer is the answer to a request.
 type Answer struct {
 	Status int
+	Tag    string // ETag; "" for none
 	Body   []byte
 }
 
@@ -55,8 +57,9 @@ func (a Requests) Begin(ctx context.Context, key, request string) (*Answer, erro
 	case before.Answer == "":
 		return nil, ErrRunning
 	}
-	body, err := a.open(key, before.Answer)
-	return &Answer{before.Status, body}, err
+	text, err := a.open(key, before.Answer)
+	tag, body, _ := bytes.Cut(text, []byte("\n"))
+	return &Answer{before.Status, string(tag), body}, err
 }
 
 func (a Requests) row(key, request string) storage.AdminRequest {
@@ -76,7 +79,7 @@ func (a Requests) Finish(ctx context.Context, key, request string, answer Answer
 	}
 	row := a.row(key, request)
 	row.Status = answer.Status
-	row.Answer = base64.RawURLEncoding.EncodeToString(seal.Seal(nil, nil, answer.Body, nil))
+	row.Answer = base64.RawURLEncoding.EncodeToString(seal.Seal(nil, nil, []byte(answer.Tag+"\n"+string(answer.Body)), nil))
 	return a.db.AdminRequests().Finish(ctx, row)
 }
 

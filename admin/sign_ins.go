@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -86,6 +87,7 @@ func (a SignIns) newSession(row Administrator, way string, v Visit) (token strin
 	return token, Session{
 		Hash:       hashToken(token),
 		Name:       row.Name,
+		Handle:     row.Handle,
 		Way:        way,
 		Address:    v.Address,
 		SignedInAt: now,
@@ -103,7 +105,9 @@ func (a SignIns) Find(ctx context.Context, token string) (s Session, row Adminis
 	}
 	if err == nil {
 		row, err = a.db.Admins().ByName(ctx, s.Name)
-		err = enabled(row, err)
+		if err = enabled(row, err); err == nil && row.Handle != s.Handle {
+			err = ErrNotFound // the session belongs to an administrator of this name who is gone
+		}
 	}
 	if errors.Is(err, ErrNotFound) {
 		err = ErrSignedOut
@@ -113,12 +117,21 @@ func (a SignIns) Find(ctx context.Context, token string) (s Session, row Adminis
 
 // lives reports whether a session is not over.
 func (a SignIns) lives(s Session) bool {
-	now := a.now()
-	return now.Sub(s.SeenAt.Time) < SessionIdle && now.Sub(s.SignedInAt.Time) < SessionMax
+	return a.within(s.SeenAt, SessionIdle) && a.within(s.SignedInAt, SessionMax)
+}
+
+// clockSkew is how far the clocks of two servers may differ.
+const clockSkew = time.Minute
+
+// within reports whether a moment is not longer ago than a span. A moment that lies ahead, after a clock was set back,
+// counts as long ago.
+func (a SignIns) within(at storage.Time, span time.Duration) bool {
+	age := a.now().Sub(at.Time)
+	return age > -clockSkew && age < span
 }
 
 // Fresh reports whether a sign-in is recent enough for a change of keys.
-func (a SignIns) Fresh(s Session) bool { return a.now().Sub(s.SignedInAt.Time) < SessionFresh }
+func (a SignIns) Fresh(s Session) bool { return a.within(s.SignedInAt, SessionFresh) }
 
 // seeAgain is how long a recorded request stands for the next ones.
 const seeAgain = 15 * time.Second
@@ -167,7 +180,10 @@ type Refused struct {
 func (a SignIns) NoteRefusal(ctx context.Context, r Refused) error {
 	by := storage.Actor{Name: "keyturn"}
 	if r.Name != "" {
-		by.Name = a.by.Name
+		by.Name = AdminActor(r.Name)
+	}
+	if strings.HasPrefix(r.Name, SocketPrefix) {
+		by.Name = r.Name
 	}
 	details := map[string]any{"way": r.Way, "address": r.Address, "request": r.What, "why": r.Why}
 	if r.More > 0 {
@@ -177,8 +193,9 @@ func (a SignIns) NoteRefusal(ctx context.Context, r Refused) error {
 }
 
 // Passkeys returns the passkeys of an administrator, the oldest first.
-func (a SignIns) Passkeys(ctx context.Context, name string) ([]Passkey, error) {
-	return a.db.Passkeys().OfAdmin(ctx, name)
+func (a SignIns) Passkeys(ctx context.Context, row Administrator) ([]Passkey, error) {
+	all, err := a.db.Passkeys().OfAdmin(ctx, row.Name)
+	return slices.DeleteFunc(all, func(k Passkey) bool { return k.Handle != row.Handle }), err
 }
 
 // OfHandle returns the administrator with a user handle of WebAuthn. It returns ErrNotFound also if that administrator
@@ -192,13 +209,14 @@ func (a SignIns) OfHandle(ctx context.Context, handle string) (Administrator, er
 const maxLabel = 64
 
 // AddPasskey keeps a new passkey. It returns ErrInvalid for a label that is not a short line.
-func (a SignIns) AddPasskey(ctx context.Context, name, id, label, credential string) error {
+func (a SignIns) AddPasskey(ctx context.Context, row Administrator, id, label, credential string) error {
 	if label == "" || !isLine(label) || len(label) > maxLabel {
 		return invalid("name of the passkey: want at most %d bytes on one line", maxLabel)
 	}
 	err := a.db.Passkeys().Add(ctx, a.by, Passkey{
 		ID:         id,
-		Name:       name,
+		Name:       row.Name,
+		Handle:     row.Handle,
 		Label:      label,
 		Credential: credential,
 		CreatedAt:  storage.At(a.now()),
@@ -253,7 +271,8 @@ func (a SignIns) OpenCeremony(token string) (data string, err error) {
 
 // AnswerCeremony records that a ceremony was answered rightly. It returns ErrConflict if it was answered before.
 func (a SignIns) AnswerCeremony(ctx context.Context, token string) error {
-	return a.db.Passkeys().Answer(ctx, hashToken(token), a.now().Add(ceremonyTTL))
+	_, seal, _ := strings.Cut(token, ".") // only one text is the seal of the data, but several encode the data
+	return a.db.Passkeys().Answer(ctx, hashToken(seal), a.now().Add(ceremonyTTL))
 }
 
 // Clean deletes what is over: sessions, links, ceremonies and answers to an Idempotency-Key.

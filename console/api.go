@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/api"
@@ -143,11 +144,25 @@ func (k *call) body() ([]byte, error) {
 	return k.read, nil
 }
 
+// maxReason is the largest number of characters of a reason.
+const maxReason = 500
+
+// checkReason requires a reason for a change.
+func checkReason(reason string) error {
+	switch {
+	case strings.TrimSpace(reason) == "":
+		return problem(http.StatusUnprocessableEntity, "no-reason", "the reason is missing: the audit trail keeps it")
+	case utf8.RuneCountInString(reason) > maxReason:
+		return problem(http.StatusUnprocessableEntity, "invalid", "the reason is longer than %d characters", maxReason)
+	}
+	return nil
+}
+
 // readMatch reads If-Match: the ETag of what the caller has read, or * (RFC 9110 §13.1.1). It also requires a reason.
 func (k *call) readMatch(o order) error {
 	c := o.given()
-	if strings.TrimSpace(c.Reason) == "" {
-		return problem(http.StatusUnprocessableEntity, "no-reason", "reason is missing: the audit trail keeps it")
+	if err := checkReason(c.Reason); err != nil {
+		return err
 	}
 	values := k.r.Header.Values("If-Match")
 	switch {
@@ -200,6 +215,9 @@ func (k *call) retryable(run func(*call) (any, error)) error {
 		return err
 	case before != nil:
 		k.w.Header().Set("Idempotency-Replayed", "true")
+		if before.Tag != "" {
+			k.w.Header().Set("ETag", before.Tag)
+		}
 		k.writeJSON(before.Status, before.Body)
 		return nil
 	}
@@ -210,13 +228,18 @@ func (k *call) retryable(run func(*call) (any, error)) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
 	defer cancel()
 	if err != nil {
-		if p, internal := problemOf(err); !internal && p.Status < http.StatusInternalServerError {
+		p, internal := problemOf(err)
+		if !internal && (p.Status < http.StatusInternalServerError || p.name == halfDone) {
 			err = errors.Join(err, requests.Forget(ctx, key, request))
 		}
 		return err
 	}
-	if err := requests.Finish(ctx, key, request, admin.Answer{Status: recorded.status,
-		Body: recorded.body}); err != nil {
+	err = requests.Finish(ctx, key, request, admin.Answer{
+		Status: recorded.status,
+		Tag:    recorded.Header().Get("ETag"),
+		Body:   recorded.body,
+	})
+	if err != nil {
 		k.c.Log.Error("the answer to an Idempotency-Key could not be kept", "error", err.Error())
 	}
 	return nil

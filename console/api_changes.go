@@ -145,7 +145,7 @@ func (k *call) endGrant() (any, error) {
 
 // endOne ends one grant. It has no revision of its own: ended or not is all that a caller can have seen.
 func (k *call) endOne(o change) (answer, error) {
-	a, err := k.admin(o.Reason, 0)
+	a, err := k.admin(o.Reason, o.saw)
 	if err != nil {
 		return answer{}, err
 	}
@@ -158,7 +158,7 @@ func (k *call) endOne(o change) (answer, error) {
 		return answer{}, k.changedBy(admin.ErrChanged, "grant", id)
 	}
 	if err := a.Grants().Revoke(ctx, id); err != nil {
-		return answer{}, err
+		return answer{}, k.changedBy(err, "grant", id)
 	}
 	a.Remember(ctx)
 	g, err = a.Grants().Find(ctx, id)

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"time"
@@ -157,6 +158,9 @@ func (k *call) revokeKey() (any, error) {
 	return k.revoke(kid, o)
 }
 
+// revocationTimeout bounds a revocation with the logins that it ends.
+const revocationTimeout = 10 * time.Minute
+
 // revoke revokes a leaked key.
 func (k *call) revoke(kid string, o revocation) (answer, error) {
 	if err := o.confirmed(kid); err != nil {
@@ -166,7 +170,10 @@ func (k *call) revoke(kid string, o revocation) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	report, err := a.Keys().Execute(k.r.Context(), admin.RevocationOrder{
+	// A revocation goes on if the browser that has begun it goes away.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(k.r.Context()), revocationTimeout)
+	defer cancel()
+	report, err := a.Keys().Execute(ctx, admin.RevocationOrder{
 		KID:       kid,
 		Since:     o.Since,
 		EndGrants: o.EndGrants,
@@ -176,7 +183,7 @@ func (k *call) revoke(kid string, o revocation) (answer, error) {
 	}
 	if err != nil {
 		k.c.Log.Error("the key is revoked, but not everything else was done", "error", err.Error())
-		return answer{}, problem(http.StatusInternalServerError, "half-done", "the key is revoked, but not everything "+
+		return answer{}, problem(http.StatusInternalServerError, halfDone, "the key is revoked, but not everything "+
 			"else was done: repeat the request")
 	}
 	return answer{body: report, tag: a.Keys().Version()}, nil

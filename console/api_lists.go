@@ -138,9 +138,23 @@ func (k *call) auditFilter() (admin.AuditFilter, error) {
 }
 
 func (k *call) verifyAudit() (any, error) {
-	n, err := k.reads().Audit().Verify(k.r.Context())
+	n, err := k.verifyTrail()
 	return map[string]int64{"records": n}, err
 }
+
+// verifyTrail checks the whole trail. One check runs at a time.
+func (k *call) verifyTrail() (int64, error) {
+	if !k.c.verifying.TryLock() {
+		return 0, problem(http.StatusConflict, "running", "somebody verifies the trail already: try again").
+			with("Retry-After", "5")
+	}
+	defer k.c.verifying.Unlock()
+	http.NewResponseController(k.w).SetWriteDeadline(time.Now().Add(verifyTimeout)) // a test has no connection
+	return k.reads().Audit().Verify(k.r.Context())
+}
+
+// verifyTimeout is how long a check of the trail may take.
+const verifyTimeout = 10 * time.Minute
 
 // exportTimeout is how long an export may take. Every page extends the time in which the client must read it.
 const exportTimeout = time.Minute

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/keyturn/keyturn/admin"
@@ -37,6 +38,8 @@ type Console struct {
 	refusals refusals
 	tokens   tokenCounts
 	cleaned  rarely
+
+	verifying sync.Mutex // held while the audit trail is verified
 }
 
 // New returns a console.
@@ -97,6 +100,7 @@ type call struct {
 	page  bool // answers HTML
 	// of a page that shows a list: the query without empty fields; nil: as it is
 	filter  url.Values
+	passed  bool     // the guards let the caller see the page of the route
 	refused *Problem // why the form was refused that the page shows again
 	read    []byte   // the body; nil: not read
 	said    []string

@@ -1,12 +1,21 @@
 package console
 
-import "github.com/keyturn/keyturn/admin"
+import (
+	"slices"
+
+	"github.com/keyturn/keyturn/admin"
+)
 
 // Entry is a route, for tests.
 type Entry struct {
 	Method, Path string
 	Role         admin.Role
 	Open, Fresh  bool
+}
+
+// IsScripted reports whether a path is for the script of the pages.
+func IsScripted(path string) bool {
+	return slices.ContainsFunc(pageRoutes(), func(r route) bool { return r.path == path && r.script })
 }
 
 // Table returns the table of routes.

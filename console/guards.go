@@ -5,7 +5,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
-	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -114,11 +113,13 @@ const (
 	tokenHeader = "X-Keyturn-Form-Token"
 )
 
-// checkToken requires the CSRF token of the session for a change. A certificate needs none: checkOrigin and the media
-// type of the API stand before it.
+// checkToken requires the CSRF token of the session for a change.
 func (k *call) checkToken() error {
-	if k.who.session == nil || isRead(k.r.Method) {
+	switch {
+	case isRead(k.r.Method), overSocket(k.r):
 		return nil
+	case k.who.session == nil:
+		return k.checkCertificateForm()
 	}
 	got := k.r.Header.Get(tokenHeader)
 	if got == "" && k.page {
@@ -131,6 +132,16 @@ func (k *call) checkToken() error {
 		return refusal(http.StatusForbidden, "no-form-token", "the form is not from this session: open the page again")
 	}
 	return nil
+}
+
+// checkCertificateForm requires that the browser says where a form of somebody with a certificate comes from. The API
+// takes no forms.
+func (k *call) checkCertificateForm() error {
+	if !k.page || k.r.Header.Get("Sec-Fetch-Site") == "same-origin" || k.r.Header.Get("Origin") == k.origin() {
+		return nil
+	}
+	return refusal(http.StatusForbidden, "no-origin", "your browser does not say which site has sent the form: use a "+
+		"newer one, or the API")
 }
 
 // maxBody is the largest size of a request body in bytes.
@@ -151,6 +162,7 @@ func (k *call) checkRole() error {
 		return refusal(http.StatusForbidden, "role", "this needs the role %s; you are %s", k.route.role, k.who.role)
 	}
 	if k.route.fresh && !k.fresh() {
+		k.passed = true // but for the time of the sign-in: the form may be shown again
 		return refusal(http.StatusForbidden, "sign-in-again",
 			"this needs a sign-in within the last %d minutes: sign in "+
 				"again", int(admin.SessionFresh.Minutes()))
@@ -177,10 +189,11 @@ func (k *call) admitted(run func() error) error {
 	if k.route.open {
 		return run()
 	}
-	var err error
-	if k.who, err = k.identify(); err != nil {
+	who, err := k.identify()
+	if err != nil {
 		return err
 	}
+	k.who = who
 	if err := k.checkToken(); err != nil {
 		return err
 	}
@@ -188,6 +201,7 @@ func (k *call) admitted(run func() error) error {
 		return err
 	}
 	k.seen()
+	k.passed = true
 	return run()
 }
 
@@ -204,31 +218,64 @@ func (k *call) seen() {
 	}
 }
 
-// refusals bounds the audit records of refused requests: strangers may cause them.
+// refusals bounds the audit records of refused requests, for each administrator and for each kind of refusal of
+// strangers: nobody hides the refusals of others.
 type refusals struct {
-	mu     sync.Mutex
-	hour   time.Time
-	listed int
-	more   int64
+	mu      sync.Mutex
+	budgets map[string]*budget
 }
 
-// maxRefusals is how many refused requests of an hour get an audit record of their own.
+// budget is what one cause of refusals has used in an hour.
+type budget struct {
+	hour   time.Time
+	listed int
+	more   int64         // refusals without a record
+	last   admin.Refused // of those
+}
+
+// maxRefusals is how many refused requests of one cause and hour get an audit record of their own.
 const maxRefusals = 100
 
 // note reports whether to write a record, and how many were left out before it.
-func (l *refusals) note(now time.Time) (more int64, write bool) {
+func (l *refusals) note(cause string, r admin.Refused, now time.Time) (more int64, write bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if hour := now.Truncate(time.Hour); !hour.Equal(l.hour) {
-		l.hour, l.listed = hour, 0
+	if l.budgets == nil {
+		l.budgets = map[string]*budget{}
 	}
-	if l.listed == maxRefusals {
-		l.more++
+	b := l.budgets[cause]
+	if b == nil {
+		b = &budget{}
+		l.budgets[cause] = b
+	}
+	if hour := now.Truncate(time.Hour); !hour.Equal(b.hour) {
+		b.hour, b.listed = hour, 0
+	}
+	if b.listed == maxRefusals {
+		b.more++
+		b.last = r
 		return 0, false
 	}
-	l.listed++
-	more, l.more = l.more, 0
+	b.listed++
+	more, b.more = b.more, 0
 	return more, true
+}
+
+// over returns the refusals of past hours that have no record, one for each cause, and forgets the causes.
+func (l *refusals) over(now time.Time) (left []admin.Refused) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for cause, b := range l.budgets {
+		if b.hour.Equal(now.Truncate(time.Hour)) {
+			continue
+		}
+		delete(l.budgets, cause)
+		if b.more > 0 {
+			b.last.More = b.more - 1 // before this one
+			left = append(left, b.last)
+		}
+	}
+	return left
 }
 
 // auditTimeout bounds the audit record of a refusal.
@@ -236,21 +283,27 @@ const auditTimeout = 2 * time.Second
 
 // noteRefusal writes the audit record of a refused request.
 func (c *Console) noteRefusal(k *call, p *Problem) {
-	more, write := c.refusals.note(c.Now())
-	if !write {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(k.r.Context()), auditTimeout)
-	defer cancel()
-	err := k.reads().SignIns().NoteRefusal(ctx, admin.Refused{
+	r := admin.Refused{
 		Name:    k.who.name,
 		Way:     k.who.way,
 		Address: k.address(),
 		What:    k.r.Method + " " + k.route.path,
 		Why:     p.name,
-		More:    more,
-	})
-	if err != nil && !errors.Is(err, context.Canceled) {
+	}
+	cause := "kind " + p.name
+	if r.Name != "" {
+		cause = "name " + r.Name
+	}
+	more, write := c.refusals.note(cause, r, c.Now())
+	if r.More = more; write {
+		c.auditRefusal(k.r.Context(), r)
+	}
+}
+
+func (c *Console) auditRefusal(ctx context.Context, r admin.Refused) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
+	defer cancel()
+	if err := c.Admin(admin.Options{Now: c.Now}).SignIns().NoteRefusal(ctx, r); err != nil {
 		c.Log.Error("a refused request could not be audited", "error", err.Error())
 	}
 }
@@ -278,5 +331,8 @@ func (c *Console) cleanUp(ctx context.Context) {
 	}
 	if err := c.Admin(admin.Options{Now: c.Now}).SignIns().Clean(ctx); err != nil {
 		c.Log.Warn("old sessions could not be deleted", "error", err.Error())
+	}
+	for _, r := range c.refusals.over(c.Now()) {
+		c.auditRefusal(ctx, r)
 	}
 }

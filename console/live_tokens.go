@@ -14,7 +14,7 @@ type tokenCounts struct {
 	counts  map[string]int64 // nil: the last count took too long
 	version int64            // of the key set that was counted
 	at      time.Time        // zero: nothing was counted yet
-	running chan struct{} // closed at the end of the count that runs; nil: none
+	running chan struct{}    // closed at the end of the count that runs; nil: none
 }
 
 const (

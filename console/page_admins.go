@@ -2,7 +2,6 @@ package console
 
 import (
 	"context"
-	"errors"
 	"net/http"
 
 	"github.com/keyturn/keyturn/admin"
@@ -24,19 +23,21 @@ func (k *call) adminsPage() error {
 	}
 	d := adminsData{Admins: all, Named: k.hasPasskeys()}
 	d.Can = d.Named && k.who.session != nil
-	if d.Passkeys, err = k.reads().SignIns().Passkeys(ctx, k.who.name); err != nil {
-		return err
+	for _, row := range all {
+		if row.Name != k.who.name {
+			continue
+		}
+		if d.Passkeys, err = k.reads().SignIns().Passkeys(ctx, row.Administrator); err != nil {
+			return err
+		}
 	}
 	return k.show("admins", view{Title: "Admins", Nav: "admins", Data: d, Path: "/admins"})
 }
 
 // adminChange reads the form of a change of an administrator.
 func (k *call) adminChange() (c change, err error) {
-	if c.Reason = k.typed("reason"); c.Reason == "" {
-		return c, problem(http.StatusUnprocessableEntity, "no-reason",
-			"the reason is missing: the audit trail keeps it")
-	}
-	return c, nil
+	c.Reason = k.typed("reason")
+	return c, checkReason(c.Reason)
 }
 
 // errOwn keeps an administrator from locking itself out.
@@ -58,8 +59,7 @@ func adminForm(change func(admin.Administrators, context.Context, string) error,
 		if err != nil {
 			return err
 		}
-		err = change(a.Administrators(), k.r.Context(), k.vars("name"))
-		if err != nil && !errors.Is(err, admin.ErrNotFound) {
+		if err := change(a.Administrators(), k.r.Context(), k.vars("name")); err != nil {
 			return err
 		}
 		a.Remember(k.r.Context())

@@ -190,9 +190,8 @@ func (k *call) formChange() (c change, err error) {
 		}
 	}
 	c.Reason = k.r.PostForm.Get("reason")
-	if c.Reason == "" {
-		return c, problem(http.StatusUnprocessableEntity, "no-reason",
-			"the reason is missing: the audit trail keeps it")
+	if err := checkReason(c.Reason); err != nil {
+		return c, err
 	}
 	c.saw, err = strconv.ParseInt(k.r.PostForm.Get("revision"), 10, 64)
 	if err != nil || c.saw <= 0 {

@@ -99,13 +99,12 @@ func (k *call) endOneForm() error {
 func (k *call) endForm() error {
 	o := ending{User: k.typed("user"), Client: k.typed("client"), All: k.typed("all") == "all"}
 	o.Reason = k.typed("reason")
-	switch {
-	case o.Reason == "":
-		return problem(http.StatusUnprocessableEntity, "no-reason", "the reason is missing: the audit trail keeps it")
-	case o.User == "" && o.Client == "" && !o.All:
-		return problem(http.StatusUnprocessableEntity, "invalid",
-			"name a user or a client, or type all to end the logins "+
-				"of everybody")
+	if err := checkReason(o.Reason); err != nil {
+		return err
+	}
+	if o.User == "" && o.Client == "" && !o.All {
+		return problem(http.StatusUnprocessableEntity, "invalid", "name a user or a client, or type all to end the "+
+			"logins of everybody")
 	}
 	if err := k.endMany(o); err != nil {
 		return err
@@ -311,7 +310,7 @@ func (k *call) auditPage() error {
 		if !verify {
 			return
 		}
-		n, err := k.reads().Audit().Verify(ctx)
+		n, err := k.verifyTrail()
 		if err != nil {
 			d.Fault = err.Error()
 			return

@@ -66,7 +66,7 @@ func (h *holder) WebAuthnCredentials() []webauthn.Credential { return h.credenti
 func (k *call) holder(ctx context.Context, row admin.Administrator) (*holder, error) {
 	h := &holder{row: row}
 	var err error
-	if h.passkeys, err = k.reads().SignIns().Passkeys(ctx, row.Name); err != nil {
+	if h.passkeys, err = k.reads().SignIns().Passkeys(ctx, row); err != nil {
 		return nil, err
 	}
 	h.credentials = make([]webauthn.Credential, len(h.passkeys))
@@ -228,7 +228,7 @@ func (k *call) addPasskey() error {
 		return err
 	}
 	id := base64.RawURLEncoding.EncodeToString(made.ID)
-	if err := k.reads().SignIns().AddPasskey(ctx, row.Name, id, a.Label, string(text)); err != nil {
+	if err := k.reads().SignIns().AddPasskey(ctx, row, id, a.Label, string(text)); err != nil {
 		return err
 	}
 	k.writeJSON(http.StatusOK, []byte(`{"next": "/admins?done=passkey-added"}`))

@@ -46,6 +46,10 @@ func problem(status int, name, detail string, args ...any) *Problem {
 	}
 }
 
+// halfDone is the name of the problem of a revocation that was made, but not everything that belongs to it. It may be
+// repeated.
+const halfDone = "half-done"
+
 // refusal is a problem that a guard found. It is audited.
 func refusal(status int, name, detail string, args ...any) *Problem {
 	p := problem(status, name, detail, args...)

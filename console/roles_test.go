@@ -61,42 +61,97 @@ func asSocketUser(t *testing.T, s *consoletest.Server, v visitor) {
 	consoletest.Must(a.Create(t.Context(), admin.SocketPrefix+name, v.role, ""))
 }
 
-// Every route asks for its role, whoever comes, in whatever way. Nothing is changed: changes are sent without a reason,
-// which the handler refuses after the guards.
+// Every route asks for its role, whoever comes, in whatever way, and some for a recent sign-in. Nothing is changed:
+// changes are sent without a reason, which the handler refuses after the guards.
 func TestRolesAndRoutes(t *testing.T) {
 	t.Parallel()
 	s := consoletest.Open(t, storagetest.SQLiteURL(t), consoletest.Options{TLS: true})
 	s.Login("ada")
-	all := append([]visitor{{"nobody", "", s.Anonymous()}}, visitors(t, s)...)
-	for _, v := range all {
+	for _, v := range append([]visitor{{"nobody", "", s.Anonymous()}}, visitors(t, s)...) {
 		asSocketUser(t, s, v)
-		for _, r := range console.Table() {
-			path := fill(r.Path)
-			t.Run(strings.Join([]string{v.way, string(v.role), r.Method, r.Path}, " "), func(t *testing.T) {
-				a := send(v.Client, r, path)
-				switch {
-				case r.Open:
-					if a.Status == http.StatusUnauthorized {
-						t.Errorf("%d, and it is open to everybody", a.Status)
-					}
-				case v.role == "":
-					refusedUnknown(t, r, a)
-				case v.role.Includes(r.Role):
-					if a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden {
-						t.Errorf("%d %s, and the role suffices", a.Status, a.Body)
-					}
-				case a.Status != http.StatusForbidden:
-					t.Errorf("%d, and the role does not suffice", a.Status)
-				}
-			})
+		table, ends := console.Table(), []console.Entry{}
+		for _, r := range table {
+			if strings.HasPrefix(r.Path, "/sign-out") {
+				ends = append(ends, r) // they end the session
+				continue
+			}
+			checkCell(t, v, r)
+		}
+		if v.way == admin.WayLink || v.way == admin.WayPasskey {
+			s.Later(admin.SessionFresh)
+			for _, r := range table {
+				checkFreshness(t, v, r)
+			}
+			s.Later(-admin.SessionFresh)
+		}
+		for _, r := range ends {
+			checkCell(t, v, r)
+			if v.role != "" {
+				v.Client = s.SignedIn("ending", v.role)
+			}
+		}
+		if v.role != "" {
+			if err := s.Admin("x").Administrators().Delete(t.Context(), "ending"); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
+}
+
+// checkCell checks one cell of roles, ways and routes.
+func checkCell(t *testing.T, v visitor, r console.Entry) {
+	t.Helper()
+	for _, method := range methodsOf(r) {
+		t.Run(strings.Join([]string{v.way, string(v.role), method, r.Path}, " "), func(t *testing.T) {
+			a := send(v.Client, method, fill(r.Path))
+			afterGuards := strings.Contains(a.Body, "problem:no-ceremony") // refused by the handler
+			switch {
+			case r.Open:
+				if a.Status == http.StatusUnauthorized {
+					t.Errorf("%d, and it is open to everybody", a.Status)
+				}
+			case v.role == "":
+				refusedUnknown(t, r, a)
+			case v.role.Includes(r.Role):
+				if a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden && !afterGuards {
+					t.Errorf("%d %s, and the role suffices", a.Status, a.Body)
+				}
+			case a.Status != http.StatusForbidden:
+				t.Errorf("%d, and the role does not suffice", a.Status)
+			}
+		})
+	}
+}
+
+// checkFreshness checks a route with a sign-in of five minutes ago.
+func checkFreshness(t *testing.T, v visitor, r console.Entry) {
+	t.Helper()
+	if strings.HasPrefix(r.Path, "/sign-") || !v.role.Includes(r.Role) || r.Open {
+		return
+	}
+	t.Run(strings.Join([]string{"later", v.way, string(v.role), r.Method, r.Path}, " "), func(t *testing.T) {
+		a := send(v.Client, r.Method, fill(r.Path))
+		if again := strings.Contains(a.Body, "sign-in-again") || strings.Contains(a.Body, "Sign in again"); r.Fresh &&
+			(a.Status != http.StatusForbidden || !again) {
+			t.Errorf("%d with an old sign-in", a.Status)
+		} else if !r.Fresh && a.Status == http.StatusForbidden {
+			t.Errorf("%d, and it needs no recent sign-in", a.Status)
+		}
+	})
+}
+
+// methodsOf returns the methods of a route: GET is also HEAD.
+func methodsOf(r console.Entry) []string {
+	if r.Method == http.MethodGet {
+		return []string{http.MethodGet, http.MethodHead}
+	}
+	return []string{r.Method}
 }
 
 // refusedUnknown requires that somebody who has not signed in gets nothing.
 func refusedUnknown(t *testing.T, r console.Entry, a consoletest.Answer) {
 	t.Helper()
-	if strings.HasPrefix(r.Path, "/api/") || r.Path == "/live" {
+	if strings.HasPrefix(r.Path, "/api/") || console.IsScripted(r.Path) {
 		if a.Status != http.StatusUnauthorized {
 			t.Errorf("%d without a sign-in", a.Status)
 		}
@@ -114,16 +169,13 @@ func fill(path string) string {
 		Replace(path)
 }
 
-// send sends a request that changes nothing, even if it passes the guards.
-func send(c *consoletest.Client, r console.Entry, path string) consoletest.Answer {
+// send sends a request that changes nothing, even if it passes the guards. A browser says where its forms come from.
+func send(c *consoletest.Client, method, path string) consoletest.Answer {
 	switch {
-	case r.Method == http.MethodGet:
-		return c.Do(r.Method, path, nil, "")
-	case strings.HasPrefix(path, "/api/"):
-		return c.Do(r.Method, path, "{}", "application/json")
-	case strings.HasPrefix(path, "/sign-out"), strings.HasPrefix(path, "/passkeys"), strings.HasPrefix(path,
-		"/sign-in"):
-		return c.Do(http.MethodPost, path+"/", url.Values{}, "") // not there: these would end the session
+	case method == http.MethodGet || method == http.MethodHead:
+		return c.Do(method, path, nil, "")
+	case strings.HasPrefix(path, "/api/"), console.IsScripted(path):
+		return c.Do(method, path, "{}", "application/json")
 	}
-	return c.Do(r.Method, path, url.Values{}, "")
+	return c.Do(method, path, url.Values{}, "", "Sec-Fetch-Site: same-origin")
 }

@@ -123,16 +123,21 @@ func (c *Console) serve(methods []route) http.Handler {
 		}
 		i := slices.IndexFunc(methods, func(t route) bool { return t.method == method })
 		if i < 0 {
-			k.route = route{path: methods[0].path, role: admin.RoleViewer}
-			k.fail(k.admitted(func() error { return notAllowed(methods) }))
+			k.route = route{path: methods[0].path}
+			k.fail(notAllowed(methods))
 			return
 		}
 		k.route = methods[i]
 		k.page = k.page && !k.route.script
-		var err error
-		if k.route.vars, err = decoded(mux.Vars(r)); err == nil {
-			err = k.admitted(func() error { return k.route.run(k) })
-		}
+		vars, bad := decoded(mux.Vars(r))
+		k.route.vars = vars
+		err := k.admitted(func() error {
+			if bad != nil {
+				k.passed = false // there is no such page
+				return bad
+			}
+			return k.route.run(k)
+		})
 		if err != nil {
 			k.fail(err)
 		}

@@ -28,6 +28,7 @@ func localPath(next string) string {
 	ok := err == nil &&
 		strings.HasPrefix(next, "/") &&
 		!strings.HasPrefix(next, "//") &&
+		!strings.HasPrefix(next, "/enter") && // it may hold the token of a link
 		!strings.ContainsAny(next, "\\\r\n\t") &&
 		u.Host == "" &&
 		u.Scheme == ""
@@ -112,10 +113,14 @@ func (k *call) visit(way string) admin.Visit {
 	return admin.Visit{Address: k.address(), Token: k.sessionToken()}
 }
 
+// errNoSession means that the caller has not signed in, but proves at each request who it is.
+func errNoSession() *Problem {
+	return problem(http.StatusConflict, "no-session", "there is no session to end: every request proves who you are")
+}
+
 func (k *call) signOut() error {
 	if k.who.session == nil {
-		return problem(http.StatusConflict, "no-session",
-			"there is no session to end: every request proves who you are")
+		return errNoSession()
 	}
 	if err := k.reads().SignIns().End(k.r.Context(), *k.who.session); err != nil && !errors.Is(err, admin.ErrNotFound) {
 		return err
@@ -125,6 +130,9 @@ func (k *call) signOut() error {
 }
 
 func (k *call) signOutEverywhere() error {
+	if k.who.session == nil {
+		return errNoSession()
+	}
 	s := admin.Session{Name: k.who.name, Way: k.who.way, Address: k.address()}
 	if err := k.reads().SignIns().EndAll(k.r.Context(), s); err != nil {
 		return err

@@ -181,28 +181,36 @@ func distance(d time.Duration) string {
 	return "in " + text
 }
 
-// show renders a page. A form that was refused is shown again with its error and what was typed.
+// show answers with a page. A form that was refused is shown again with its error and what was typed.
 func (k *call) show(name string, v view) error {
-	v.now, v.form = k.c.Now(), url.Values{}
+	if k.refused == nil {
+		v.Notice, v.Said = notices[k.r.URL.Query().Get("done")], k.said
+		err := k.render(name, v, http.StatusOK)
+		if err == nil {
+			k.note("ok")
+		}
+		return err
+	}
+	k.typed("") // reads the form, if no guard has
+	v.Problem, v.form, v.Live, v.Said = k.refused, k.r.PostForm, "", k.said
+	return k.render(name, v, k.refused.Status)
+}
+
+// render writes a page.
+func (k *call) render(name string, v view, status int) error {
+	v.now = k.c.Now()
+	if v.form == nil {
+		v.form = url.Values{}
+	}
 	if v.Path == "" {
 		v.Path = k.r.URL.Path
 	}
-	v.Said = append(v.Said, k.said...)
 	if k.who.name != "" {
 		v.Who, v.Fresh = &k.who, k.fresh()
 		if k.who.session != nil {
 			v.Token = csrfToken(k.who.token)
 		}
 		v.Incident = k.incident()
-	}
-	status := http.StatusOK
-	if k.refused != nil {
-		k.typed("") // reads the form, if no guard has
-		v.Problem, status, v.form = k.refused, k.refused.Status, k.r.PostForm
-		v.Live = ""
-	}
-	if v.Notice == "" {
-		v.Notice = notices[k.r.URL.Query().Get("done")]
 	}
 	var page bytes.Buffer
 	if err := layouts()[name].ExecuteTemplate(&page, "layout", v); err != nil {
@@ -211,9 +219,6 @@ func (k *call) show(name string, v view) error {
 	k.w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	k.w.WriteHeader(status)
 	k.w.Write(page.Bytes())
-	if k.refused == nil {
-		k.note("ok")
-	}
 	return nil
 }
 
@@ -252,33 +257,23 @@ func (k *call) failPage(p *Problem) {
 	switch {
 	case p.Status == http.StatusUnauthorized:
 		next := ""
-		if isRead(k.r.Method) {
+		if isRead(k.r.Method) && localPath(k.r.URL.RequestURI()) == k.r.URL.RequestURI() {
 			next = "?next=" + url.QueryEscape(k.r.URL.RequestURI())
 		}
 		k.w.Header().Set("Location", "/sign-in"+next)
 		k.w.WriteHeader(http.StatusSeeOther)
 		return
-	case k.route.back != nil && !isRead(k.r.Method) && (p.name == "sign-in-again" || !p.refuse):
+	case k.route.back != nil && !isRead(k.r.Method) && k.passed:
 		k.refused = p
 		if err := k.route.back(k); err == nil {
 			return
 		}
 		k.refused = nil
 	}
-	v := view{Title: p.Title, Nav: "", Data: p, Path: k.r.URL.Path, now: k.c.Now(), form: url.Values{}}
-	if k.who.name != "" {
-		v.Who, v.Fresh = &k.who, true
-		if k.who.session != nil {
-			v.Token = csrfToken(k.who.token)
-		}
-	}
-	var page bytes.Buffer
-	if err := layouts()["error"].ExecuteTemplate(&page, "layout", v); err != nil {
+	v := view{Title: p.Title, Data: p}
+	if err := k.render("error", v, p.Status); err != nil {
 		k.c.Log.Error("the error page failed", "error", err.Error())
 	}
-	k.w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	k.w.WriteHeader(p.Status)
-	k.w.Write(page.Bytes())
 }
 
 // static serves the stylesheet, the script and the icon.

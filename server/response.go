@@ -21,6 +21,7 @@ type response struct {
 	trace                        string     // id of its trace; "": none
 	address                      netip.Addr // of the client
 	from                         string     // address as text
+	peer                         string     // the other end of the connection
 	status                       int
 	wrote                        bool
 	unread                       bool // the request body has not been read to its end
@@ -83,8 +84,8 @@ func (x *response) Write(b []byte) (int, error) {
 	return x.ResponseWriter.Write(b)
 }
 
-// Address returns the address of the client, behind trusted proxies.
-func (x *response) Address() string { return x.from }
+// Address returns the address at the other end of the connection: trusted_proxies are those of the public listener.
+func (x *response) Address() string { return x.peer }
 
 // Note sets what the log line and the metrics say of a request at the console: its route, who sends it, the outcome.
 func (x *response) Note(route, who, outcome string) {
@@ -107,8 +108,9 @@ func (s *gateway) wrap(routes http.Handler) http.Handler {
 		begun := time.Now()
 		x := newResponse(w, r, s.requestID(r))
 		x.address = s.addressOf(r)
-		if x.from = x.address.String(); OverSocket(r.Context()) {
-			x.from = "socket"
+		x.from, x.peer = x.address.String(), peerAddress(r).String()
+		if OverSocket(r.Context()) {
+			x.from, x.peer = "socket", "socket"
 		}
 		traced, endTrace := s.beginTrace(r, x)
 		defer func() {

@@ -9,6 +9,7 @@ import (
 type Passkey struct {
 	ID         string `db:"id" json:"id"` // credential id, base64url
 	Name       string `db:"name" json:"-"`
+	Handle     string `db:"handle" json:"-"`    // of the admin: a later one of the same name has another
 	Label      string `db:"label" json:"label"` // for people
 	Credential string `db:"credential" json:"-"`
 	CreatedAt  Time   `db:"created_at" json:"created_at"`
@@ -16,12 +17,12 @@ type Passkey struct {
 	MAC        string `db:"mac" json:"-"`
 }
 
-func (p Passkey) fields() []string { return []string{p.ID, p.Name, p.Credential} }
+func (p Passkey) fields() []string { return []string{p.ID, p.Name, p.Handle, p.Credential} }
 
 // maxPasskeys is how many passkeys an admin may have.
 const maxPasskeys = 20
 
-const passkeyColumns = `id, name, label, credential, created_at, used_at, mac`
+const passkeyColumns = `id, name, handle, label, credential, created_at, used_at, mac`
 
 // Passkeys are the passkeys of admins, and the ceremonies that wait for an answer.
 type Passkeys struct{ db *DB }
@@ -43,8 +44,8 @@ func (p Passkeys) Add(ctx context.Context, by Actor, k Passkey) error {
 		if n >= maxPasskeys {
 			return ErrFull
 		}
-		if _, err := t.Change(`INSERT INTO admin_passkeys (`+passkeyColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-			k.ID, k.Name, k.Label, k.Credential, k.CreatedAt, k.UsedAt, mac); err != nil {
+		if _, err := t.Change(`INSERT INTO admin_passkeys (`+passkeyColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+			k.ID, k.Name, k.Handle, k.Label, k.Credential, k.CreatedAt, k.UsedAt, mac); err != nil {
 			return err
 		}
 		return t.audit(by, k.CreatedAt.Time, Event{"admin.add-passkey", k.Name, map[string]any{"label": k.Label}})

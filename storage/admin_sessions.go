@@ -9,6 +9,7 @@ import (
 type AdminSession struct {
 	Hash       string `db:"hash" json:"-"` // SHA-256 of the token in the cookie
 	Name       string `db:"name" json:"name"`
+	Handle     string `db:"handle" json:"-"`                  // of the admin: a later one of the same name has another
 	Way        string `db:"way" json:"way"`                   // link or passkey
 	Address    string `db:"address" json:"address"`           // of the client
 	SignedInAt Time   `db:"signed_in_at" json:"signed_in_at"` // the proof of identity
@@ -17,13 +18,13 @@ type AdminSession struct {
 }
 
 func (s AdminSession) fields() []string {
-	return []string{s.Hash, s.Name, s.Way, s.Address, millis(&s.SignedInAt)}
+	return []string{s.Hash, s.Name, s.Handle, s.Way, s.Address, millis(&s.SignedInAt)}
 }
 
 // maxAdminSessions is how many sessions an admin has at most. The oldest ends for the next.
 const maxAdminSessions = 20
 
-const sessionColumns = `hash, name, way, address, signed_in_at, seen_at, mac`
+const sessionColumns = `hash, name, handle, way, address, signed_in_at, seen_at, mac`
 
 // AdminSessions are the tables of sessions and one-time links.
 type AdminSessions struct{ db *DB }
@@ -46,13 +47,21 @@ func (t *tx) openSession(by Actor, s AdminSession, old string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := t.Change(`DELETE FROM admin_sessions WHERE hash = $2 OR hash IN (SELECT hash FROM
-		(SELECT hash FROM admin_sessions WHERE name = $1 ORDER BY seen_at DESC, hash LIMIT 1000 OFFSET $3) older)`,
-		s.Name, old, maxAdminSessions-1); err != nil {
+	var ended []AdminSession
+	if err := t.All(&ended, `DELETE FROM admin_sessions WHERE hash = $2 OR hash IN (SELECT hash FROM
+		(SELECT hash FROM admin_sessions WHERE name = $1 ORDER BY seen_at DESC, hash LIMIT 1000 OFFSET $3) older)
+		RETURNING `+sessionColumns, s.Name, old, maxAdminSessions-1); err != nil {
 		return err
 	}
-	if _, err := t.Change(`INSERT INTO admin_sessions (`+sessionColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		s.Hash, s.Name, s.Way, s.Address, s.SignedInAt, s.SeenAt, mac); err != nil {
+	for _, e := range ended {
+		out := e.event("admin.sign-out")
+		out.Details["replaced"] = true
+		if err := t.audit(by, s.SignedInAt.Time, out); err != nil {
+			return err
+		}
+	}
+	if _, err := t.Change(`INSERT INTO admin_sessions (`+sessionColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		s.Hash, s.Name, s.Handle, s.Way, s.Address, s.SignedInAt, s.SeenAt, mac); err != nil {
 		return err
 	}
 	return t.audit(by, s.SignedInAt.Time, s.event("admin.sign-in"))

@@ -417,6 +417,9 @@ func (t *tx) endGrant(by Actor, id GrantID, reason string, now time.Time) error 
 	n, err := t.endGrants(now,
 		`UPDATE grants SET revoked_at = $1, revoked_reason = $2 WHERE id = $3 AND revoked_at IS NULL`,
 		At(now), reason, id)
+	if err == nil && n == 0 && by.Saw != 0 {
+		err = ErrChanged // somebody else has ended it
+	}
 	if err != nil || n == 0 {
 		return err
 	}

@@ -134,10 +134,23 @@ func (u Users) Page(ctx context.Context, f UserSelection, limit int) (page []Use
 		return nil, "", err
 	case len(page) > limit:
 		return page[:limit], page[limit-1].Username, nil
-	case ends[0].N == span:
+	case ends[0].N == span && !u.beyond(ends[0].Last, f.Prefix):
 		next = ends[0].Last
 	}
 	return page, next, nil
+}
+
+// beyond reports whether no username after this one begins with a prefix. SQLite orders by bytes. PostgreSQL may order by
+// a language, where only the order of plain letters and digits is certain.
+func (u Users) beyond(username, prefix string) bool {
+	if prefix == "" || username == "" || strings.HasPrefix(username, prefix) {
+		return false
+	}
+	if u.db.Kind() == SQLite {
+		return username > prefix
+	}
+	letter := func(c byte) bool { return 'a' <= c && c <= 'z' }
+	return letter(username[0]) && letter(prefix[0]) && username[0] > prefix[0]
 }
 
 // Near lists usernames around a name, for suggestions.

@@ -41,6 +41,7 @@ CREATE TABLE admin_links (
 CREATE TABLE admin_passkeys (
     id         TEXT PRIMARY KEY,
     name       TEXT NOT NULL,
+    handle     TEXT NOT NULL,
     label      TEXT NOT NULL,
     credential TEXT NOT NULL,
     created_at BIGINT NOT NULL,
@@ -53,6 +54,7 @@ CREATE INDEX admin_passkeys_by_name ON admin_passkeys (name);
 CREATE TABLE admin_sessions (
     hash         TEXT PRIMARY KEY,
     name         TEXT NOT NULL,
+    handle       TEXT NOT NULL,
     way          TEXT NOT NULL,
     address      TEXT NOT NULL,
     signed_in_at BIGINT NOT NULL,

@@ -1,0 +1,220 @@
+package console_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/admin"
+	"github.com/keyturn/keyturn/config"
+	"github.com/keyturn/keyturn/console"
+	"github.com/keyturn/keyturn/console/consoletest"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// The page of a form comes back with an error only to those who may see it.
+func TestFormsShowNothingToStrangers(t *testing.T) {
+	t.Parallel()
+	storagetest.EachURL(t, func(t *testing.T, databaseURL string) {
+		s := consoletest.Open(t, databaseURL, consoletest.Options{})
+		altered := s.SignedIn("boss", admin.RoleKeyOperator)
+		storagetest.MustExec(t, storagetest.Raw(t, databaseURL), `UPDATE admin_sessions SET address = '192.0.2.1'`)
+		for _, r := range console.Table() {
+			if r.Method != http.MethodPost || strings.HasPrefix(r.Path, "/api/") || r.Open {
+				continue
+			}
+			for _, value := range []string{"%00", "%ff", "x"} {
+				path := strings.NewReplacer("{id}", value, "{name}", value, "{kid}", value).Replace(r.Path)
+				for who, c := range map[string]*consoletest.Client{"nobody": s.Anonymous(), "an altered row": altered} {
+					a := c.Do("POST", path, url.Values{"reason": {"x"}, "revision": {"1"}}, "")
+					if strings.Contains(a.Body, "<table") || strings.Contains(a.Body, "<form") ||
+						strings.Contains(a.Body, "<dl") || a.Status == http.StatusOK {
+						t.Errorf("POST %s shows %s a page: %d", path, who, a.Status)
+					}
+				}
+			}
+		}
+	})
+}
+
+// A challenge is answered once, in whatever spelling it comes back. Many passkeys count nothing, so that only the
+// challenge can show a replay.
+func TestReplayedChallenge(t *testing.T) {
+	each(t, consoletest.Options{}, func(t *testing.T, s *consoletest.Server) {
+		alice := s.SignedIn("alice", admin.RoleViewer)
+		p, a := alice.Register("laptop")
+		want(t, "register", a, http.StatusOK, "")
+		p.Counter = ^uint32(0) // 0 at the next use
+		body := s.Anonymous().Assertion(p)
+		send := func(body string) consoletest.Answer {
+			return s.Anonymous().Do("POST", "/sign-in/passkey", body, "application/json")
+		}
+		want(t, "the first answer", send(body), http.StatusOK, "")
+		for _, spelling := range []string{`"ceremony":"`, `"ceremony":"\n`, `"ceremony":"\r\n`, `"ceremony":"\n\n\n`} {
+			again := strings.Replace(body, `"ceremony":"`, spelling, 1)
+			want(t, "again as "+spelling, send(again), http.StatusForbidden, "no-ceremony")
+		}
+		for _, change := range []string{".", "=.", "A."} {
+			want(t, "changed", send(strings.Replace(body, ".", change, 1)), http.StatusForbidden, "no-ceremony")
+		}
+	})
+}
+
+// Strangers who cause refusals do not hide those of others.
+func TestRefusalsHaveBudgets(t *testing.T) {
+	t.Parallel()
+	s := consoletest.Open(t, storagetest.SQLiteURL(t), consoletest.Options{})
+	viewer, stranger := s.SignedIn("viewer", admin.RoleViewer), s.Anonymous()
+	for range 150 {
+		stranger.Do("GET", "/keys", nil, "", "Host: evil.example")
+	}
+	viewer.API("POST", "clients/app/disable", disable, "If-Match: *")
+	dead := s.Anonymous()
+	dead.Do("GET", "/enter/nothing", nil, "")
+	dead.Do("POST", "/enter", nil, "")
+	why := map[string]int{}
+	for _, r := range records(t, s, "admin.refuse") {
+		var d struct {
+			Why string `json:"why"`
+		}
+		if err := json.Unmarshal(r.Details, &d); err != nil {
+			t.Fatal(err)
+		}
+		why[d.Why]++
+		if d.Why == "role" && (r.Actor != "admin:viewer" || r.Target != "viewer") {
+			t.Errorf("%s %s", r.Actor, r.Target)
+		}
+	}
+	if why["unknown-host"] != 100 || why["role"] != 1 || why["dead-link"] != 1 {
+		t.Errorf("records %v", why)
+	}
+	s.Later(time.Hour)
+	viewer.API("GET", "keys", "") // any request of the next hour
+	all := records(t, s, "admin.refuse")
+	found := false
+	for _, r := range all {
+		found = found || strings.Contains(string(r.Details), `"more":49`)
+	}
+	if !found {
+		t.Error("nobody counts the other refusals of the hour")
+	}
+}
+
+// The audit trail has the address at the other end of the connection, whatever the request claims, and all of it.
+func TestAuditedAddress(t *testing.T) {
+	t.Parallel()
+	for listen, address := range map[string]string{"127.0.0.1:0": "127.0.0.1", "[::1]:0": "::1"} {
+		s := consoletest.Open(t, storagetest.SQLiteURL(t), consoletest.Options{
+			Admin:     listen,
+			Configure: func(c *config.Config) { c.TrustedProxies = config.List{"127.0.0.1/32", "::1/128"} },
+		})
+		c := s.Anonymous()
+		c.Do("GET", consoletest.Must(url.Parse(s.Link("alice", admin.RoleViewer))).Path, nil, "")
+		want(t, "enter", c.Do("POST", "/enter", nil, "", "X-Forwarded-For: 203.0.113.9"), http.StatusSeeOther, "")
+		if r := records(t, s, "admin.sign-in"); !strings.Contains(string(r[0].Details), `"address":"`+address+`"`) {
+			t.Errorf("%s: %s", listen, r[0].Details)
+		}
+	}
+}
+
+// Several operators who end one login at the same moment: one has ended it.
+func TestOneEndsALogin(t *testing.T) {
+	each(t, consoletest.Options{}, func(t *testing.T, s *consoletest.Server) {
+		s.Login("ada")
+		var page struct{ Items []struct{ ID string } }
+		c := s.OverSocket()
+		if err := json.Unmarshal([]byte(c.API("GET", "grants?user=ada", "").Body), &page); err != nil {
+			t.Fatal(err)
+		}
+		var mu sync.Mutex
+		var all sync.WaitGroup
+		statuses := map[int]int{}
+		for range 6 {
+			all.Go(func() {
+				a := c.API("DELETE", "grants/"+page.Items[0].ID+"?reason=x", "", `If-Match: "1"`)
+				mu.Lock()
+				defer mu.Unlock()
+				statuses[a.Status]++
+			})
+		}
+		all.Wait()
+		if statuses[http.StatusOK] != 1 || statuses[http.StatusPreconditionFailed] != 5 {
+			t.Errorf("statuses %v", statuses)
+		}
+	})
+}
+
+// A clock that goes back makes no sign-in recent, and no session live.
+func TestClockGoesBack(t *testing.T) {
+	t.Parallel()
+	s := consoletest.Open(t, storagetest.SQLiteURL(t), consoletest.Options{})
+	s.Later(3 * time.Hour)
+	alice := s.SignedIn("alice", admin.RoleKeyOperator)
+	s.Later(-3 * time.Hour)
+	want(t, "a sign-in that lies ahead", alice.API("POST", "keys/rotate", `{"dry_run": true}`),
+		http.StatusUnauthorized, "signed-out")
+}
+
+// Small faults that a review has found.
+func TestReviewed(t *testing.T) {
+	each(t, consoletest.Options{}, func(t *testing.T, s *consoletest.Server) {
+		alice := s.SignedIn("alice", admin.RoleKeyOperator)
+		key := "Idempotency-Key: dddddddddddddddddddddddd"
+		first := alice.API("POST", "clients/app/disable", disable, "If-Match: *", key)
+		if again := alice.API("POST", "clients/app/disable", disable, "If-Match: *", key); first.Header.Get("ETag") == "" ||
+			again.Header.Get("ETag") != first.Header.Get("ETag") {
+			t.Errorf("a replay has the ETag %q, not %q", again.Header.Get("ETag"), first.Header.Get("ETag"))
+		}
+		blank := url.Values{"reason": {"  \t "}, "revision": {"1"}}
+		want(t, "a blank reason", alice.Do("POST", "/users/ada/unlock", blank, ""), http.StatusUnprocessableEntity,
+			"the reason is missing")
+		long := fmt.Sprintf(`{"reason": %q}`, strings.Repeat("x", 501))
+		want(t, "a long reason", alice.API("POST", "users/ada/unlock", long, "If-Match: *"),
+			http.StatusUnprocessableEntity, "longer than 500")
+		gone := url.Values{"reason": {"x"}}
+		want(t, "nobody is deleted", alice.Do("POST", "/admins/nobody/delete", gone, ""), http.StatusNotFound, "not found")
+		want(t, "one's own access", alice.Do("POST", "/admins/alice/delete", gone, ""), http.StatusConflict, "your own access")
+		want(t, "no session", s.OverSocket().Do("POST", "/sign-out-everywhere", url.Values{}, ""), http.StatusConflict,
+			"no session to end")
+		for _, method := range []string{"PUT", "PATCH", "OPTIONS", "TRACE"} {
+			if a := alice.Do(method, "/keys", nil, ""); a.Status != http.StatusMethodNotAllowed || a.Header.Get("Allow") == "" {
+				t.Errorf("%s: %d, Allow %q", method, a.Status, a.Header.Get("Allow"))
+			}
+		}
+		slip := s.Anonymous().Do("GET", "/enter/SECRET/", nil, "")
+		if strings.Contains(fmt.Sprint(slip.Header), "SECRET") {
+			t.Errorf("the token of a link goes to %v", slip.Header)
+		}
+		for range 21 {
+			s.SignedIn("eve", admin.RoleViewer)
+		}
+		if out := records(t, s, "admin.sign-out"); len(out) != 1 || !strings.Contains(string(out[0].Details), "replaced") {
+			t.Errorf("%d sign-outs of replaced sessions", len(out))
+		}
+		kid := s.Admin("").Keys().In("current")[0]
+		body := fmt.Sprintf(`{"reason": "leak", "kid": %q}`, kid)
+		want(t, "revoke", alice.API("POST", "keys/"+kid+"/revoke", body, "If-Match: *"), http.StatusOK, "")
+		for _, path := range []string{"/nothing", "/audit?after=x", "/users/nobody"} {
+			a := alice.Do("GET", path, nil, "")
+			want(t, "the bar at "+path, a, a.Status, "A key has leaked")
+		}
+	})
+}
+
+// A list by prefix ends where the prefix does.
+func TestPrefixEnds(t *testing.T) {
+	each(t, consoletest.Options{}, func(t *testing.T, s *consoletest.Server) {
+		var users []admin.ImportedUser
+		for i := range 6000 {
+			users = append(users, admin.ImportedUser{Row: i + 1, Username: fmt.Sprintf("b%04d", i)})
+		}
+		consoletest.Must(s.Admin("x").Users().Import(t.Context(), users, admin.ImportOptions{}))
+		want(t, "one user, and no next page", s.OverSocket().API("GET", "users?prefix=ad", ""), http.StatusOK,
+			`"next": null`)
+	})
+}
