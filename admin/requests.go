@@ -79,7 +79,8 @@ func (a Requests) Finish(ctx context.Context, key, request string, answer Answer
 	}
 	row := a.row(key, request)
 	row.Status = answer.Status
-	row.Answer = base64.RawURLEncoding.EncodeToString(seal.Seal(nil, nil, []byte(answer.Tag+"\n"+string(answer.Body)), nil))
+	row.Answer = base64.RawURLEncoding.EncodeToString(seal.Seal(nil, nil, []byte(answer.Tag+"\n"+string(answer.Body)),
+		nil))
 	return a.db.AdminRequests().Finish(ctx, row)
 }
 

@@ -23,7 +23,6 @@ const apiPrefix = "/api/v1/"
 type answer struct {
 	body any
 	tag  int64 // the revision or version of what the body shows; 0: none
-	seal bool  // the body holds a secret
 }
 
 // page is a part of a list in JSON.

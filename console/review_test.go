@@ -166,7 +166,8 @@ func TestReviewed(t *testing.T) {
 		alice := s.SignedIn("alice", admin.RoleKeyOperator)
 		key := "Idempotency-Key: dddddddddddddddddddddddd"
 		first := alice.API("POST", "clients/app/disable", disable, "If-Match: *", key)
-		if again := alice.API("POST", "clients/app/disable", disable, "If-Match: *", key); first.Header.Get("ETag") == "" ||
+		if again := alice.API("POST", "clients/app/disable", disable, "If-Match: *",
+			key); first.Header.Get("ETag") == "" ||
 			again.Header.Get("ETag") != first.Header.Get("ETag") {
 			t.Errorf("a replay has the ETag %q, not %q", again.Header.Get("ETag"), first.Header.Get("ETag"))
 		}
@@ -177,12 +178,15 @@ func TestReviewed(t *testing.T) {
 		want(t, "a long reason", alice.API("POST", "users/ada/unlock", long, "If-Match: *"),
 			http.StatusUnprocessableEntity, "longer than 500")
 		gone := url.Values{"reason": {"x"}}
-		want(t, "nobody is deleted", alice.Do("POST", "/admins/nobody/delete", gone, ""), http.StatusNotFound, "not found")
-		want(t, "one's own access", alice.Do("POST", "/admins/alice/delete", gone, ""), http.StatusConflict, "your own access")
+		want(t, "nobody is deleted", alice.Do("POST", "/admins/nobody/delete", gone, ""), http.StatusNotFound,
+			"not found")
+		want(t, "one's own access", alice.Do("POST", "/admins/alice/delete", gone, ""), http.StatusConflict,
+			"your own access")
 		want(t, "no session", s.OverSocket().Do("POST", "/sign-out-everywhere", url.Values{}, ""), http.StatusConflict,
 			"no session to end")
 		for _, method := range []string{"PUT", "PATCH", "OPTIONS", "TRACE"} {
-			if a := alice.Do(method, "/keys", nil, ""); a.Status != http.StatusMethodNotAllowed || a.Header.Get("Allow") == "" {
+			if a := alice.Do(method, "/keys", nil, ""); a.Status != http.StatusMethodNotAllowed ||
+				a.Header.Get("Allow") == "" {
 				t.Errorf("%s: %d, Allow %q", method, a.Status, a.Header.Get("Allow"))
 			}
 		}
@@ -193,7 +197,8 @@ func TestReviewed(t *testing.T) {
 		for range 21 {
 			s.SignedIn("eve", admin.RoleViewer)
 		}
-		if out := records(t, s, "admin.sign-out"); len(out) != 1 || !strings.Contains(string(out[0].Details), "replaced") {
+		if out := records(t, s, "admin.sign-out"); len(out) != 1 || !strings.Contains(string(out[0].Details),
+			"replaced") {
 			t.Errorf("%d sign-outs of replaced sessions", len(out))
 		}
 		kid := s.Admin("").Keys().In("current")[0]

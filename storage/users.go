@@ -140,8 +140,8 @@ func (u Users) Page(ctx context.Context, f UserSelection, limit int) (page []Use
 	return page, next, nil
 }
 
-// beyond reports whether no username after this one begins with a prefix. SQLite orders by bytes. PostgreSQL may order by
-// a language, where only the order of plain letters and digits is certain.
+// beyond reports whether no username after this one begins with a prefix. SQLite orders by bytes. PostgreSQL may order
+// by a language, where only the order of plain letters is certain.
 func (u Users) beyond(username, prefix string) bool {
 	if prefix == "" || username == "" || strings.HasPrefix(username, prefix) {
 		return false
