@@ -149,6 +149,24 @@ func TestOneEndsALogin(t *testing.T) {
 	})
 }
 
+// A form that is sent after the session is over gives back what was typed. A form of another site does not.
+func TestNothingTypedGetsLost(t *testing.T) {
+	t.Parallel()
+	s := consoletest.Open(t, storagetest.SQLiteURL(t), consoletest.Options{})
+	alice := s.SignedIn("alice", admin.RoleKeyOperator)
+	s.Later(admin.SessionIdle)
+	form := url.Values{"reason": {"a long story"}, "roles": {"boss"}, "revision": {"1"}}
+	a := alice.Do("POST", "/users/ada/roles", form, "")
+	want(t, "signed out", a, http.StatusUnauthorized, "reason: a long story")
+	if strings.Contains(a.Body, alice.Form) || strings.Contains(a.Body, "<form") {
+		t.Errorf("the page has the token of the session, or a form: %s", a.Body)
+	}
+	foreign := alice.Do("POST", "/users/ada/roles", form, "", "Sec-Fetch-Site: cross-site")
+	if strings.Contains(foreign.Body, "a long story") {
+		t.Error("the text of another site is shown")
+	}
+}
+
 // A clock that goes back makes no sign-in recent, and no session live.
 func TestClockGoesBack(t *testing.T) {
 	t.Parallel()

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -123,6 +124,17 @@ func (v view) Pages() []navigation {
 		{"audit", "Audit"},
 		{"admins", "Admins"},
 	}
+}
+
+// Lost lists what was typed into a form that cannot be shown again.
+func (v view) Lost() (lines []string) {
+	for name, values := range v.form {
+		if text := strings.Join(values, " "); name != formToken && name != "revision" && text != "" {
+			lines = append(lines, name+": "+text)
+		}
+	}
+	slices.Sort(lines)
+	return lines
 }
 
 // Typed returns what was typed into a field of the form that is shown again.
@@ -255,6 +267,8 @@ func (k *call) goTo(path, done string) error {
 // failPage answers a page with an error. A form comes back with what was typed, unless it was not of this session.
 func (k *call) failPage(p *Problem) {
 	switch {
+	case p.Status == http.StatusUnauthorized && !isRead(k.r.Method) && k.typed("reason") != "":
+		break // the page shows what was typed
 	case p.Status == http.StatusUnauthorized:
 		next := ""
 		if isRead(k.r.Method) && localPath(k.r.URL.RequestURI()) == k.r.URL.RequestURI() {
@@ -270,7 +284,7 @@ func (k *call) failPage(p *Problem) {
 		}
 		k.refused = nil
 	}
-	v := view{Title: p.Title, Data: p}
+	v := view{Title: p.Title, Data: p, form: k.r.PostForm}
 	if err := k.render("error", v, p.Status); err != nil {
 		k.c.Log.Error("the error page failed", "error", err.Error())
 	}

@@ -60,6 +60,16 @@
     });
   }
 
+  // Somebody who types is not idle: the session stays alive, so that no time limit ends the work.
+
+  let kept = Date.now();
+  document.addEventListener("input", () => {
+    if (token && Date.now() - kept > 60000) {
+      kept = Date.now();
+      fetch("/live").catch(() => {});
+    }
+  });
+
   // Clocks.
 
   const span = (seconds) => {

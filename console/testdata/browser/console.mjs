@@ -174,6 +174,8 @@ await alice.goto(order.links.alice);
 await look(alice, "enter");
 await alice.getByRole("button", { name: "Sign in as alice" }).click();
 await expectText(alice, "You have no passkey yet", "first entry");
+const visited = (await cdp.send("Page.getNavigationHistory")).entries.map((e) => e.url).join(" ");
+if (visited.includes(order.links.alice.split("/").pop())) complain(`the token of the link is in the history: ${visited}`);
 await alice.getByLabel("Name of the new passkey").fill("virtual key");
 await alice.getByRole("button", { name: "Register a passkey" }).click();
 await alice.getByText("The passkey is registered").waitFor();
