@@ -130,7 +130,7 @@ func TestRefusals(t *testing.T) {
 		b := []byte(parts[i])
 		b[len(b)/2] ^= 1
 		if strings.Trim(string(b), "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") != "" {
-			b[len(b)/2] = 'A'
+			b[len(b)/2] = 'B'
 		}
 		all := []string{parts[0], parts[1], parts[2]}
 		all[i] = string(b)
