@@ -21,7 +21,7 @@ type response struct {
 	trace                        string     // id of its trace; "": none
 	address                      netip.Addr // of the client
 	from                         string     // address as text
-	peer                         string     // the other end of the connection
+	peer                         string     // the other end of the connection, with its port; "socket"
 	status                       int
 	wrote                        bool
 	unread                       bool // the request body has not been read to its end
@@ -85,7 +85,13 @@ func (x *response) Write(b []byte) (int, error) {
 }
 
 // Address returns the address at the other end of the connection: trusted_proxies are those of the public listener.
-func (x *response) Address() string { return x.peer }
+func (x *response) Address() string {
+	peer, err := netip.ParseAddrPort(x.peer)
+	if err != nil {
+		return x.peer
+	}
+	return peer.Addr().Unmap().WithZone("").String()
+}
 
 // Note sets what the log line and the metrics say of a request at the console: its route, who sends it, the outcome.
 func (x *response) Note(route, who, outcome string) {
@@ -108,7 +114,7 @@ func (s *gateway) wrap(routes http.Handler) http.Handler {
 		begun := time.Now()
 		x := newResponse(w, r, s.requestID(r))
 		x.address = s.addressOf(r)
-		x.from, x.peer = x.address.String(), peerAddress(r).String()
+		x.from, x.peer = x.address.String(), r.RemoteAddr
 		if OverSocket(r.Context()) {
 			x.from, x.peer = "socket", "socket"
 		}
