@@ -73,8 +73,13 @@ func isLoopbackName(host string) bool {
 	return strings.EqualFold(host, "localhost") || err == nil && at.IsLoopback()
 }
 
-// origin returns the origin of the console as the browser sees it.
+// origin returns the origin of the console as the browser sees it. A proxy on this host may terminate TLS.
 func (k *call) origin() string {
+	for _, text := range k.c.URLs() {
+		if u, err := url.Parse(text); err == nil && strings.EqualFold(u.Host, k.r.Host) {
+			return text
+		}
+	}
 	scheme := "http"
 	if k.r.TLS != nil {
 		scheme = "https"

@@ -167,6 +167,26 @@ func TestNothingTypedGetsLost(t *testing.T) {
 	}
 }
 
+// A proxy on the same host may terminate TLS.
+func TestProxyOnThisHost(t *testing.T) {
+	t.Parallel()
+	const site = "https://admin.example:8443"
+	s := consoletest.Open(t, storagetest.SQLiteURL(t), consoletest.Options{
+		Configure: func(c *config.Config) { c.AdminURLs = config.List{site} },
+	})
+	link := s.Link("alice", admin.RoleOperator)
+	if !strings.HasPrefix(link, site+"/enter/") {
+		t.Errorf("the link is %s", link)
+	}
+	c := s.Anonymous()
+	host := "Host: admin.example:8443"
+	entry := c.Do("GET", strings.TrimPrefix(link, site), nil, "", host)
+	want(t, "the link", entry, http.StatusSeeOther, "")
+	want(t, "of the site", c.Do("POST", "/enter", nil, "", host, "Origin: "+site), http.StatusSeeOther, "")
+	want(t, "of plaintext", s.Anonymous().Do("POST", "/enter", nil, "", host, "Origin: http://admin.example:8443"),
+		http.StatusForbidden, "another site")
+}
+
 // A clock that goes back makes no sign-in recent, and no session live.
 func TestClockGoesBack(t *testing.T) {
 	t.Parallel()
