@@ -9,20 +9,23 @@ import (
 	"github.com/keyturn/keyturn/admin"
 )
 
-func (k *call) listKeys() (any, error) {
+// keyCalls are the requests for keys.
+type keyCalls struct{ *call }
+
+func (k keyCalls) listKeys() (any, error) {
 	a := k.reads().Keys()
 	return answer{body: page{Items: a.Rows(k.c.liveTokens(k.r.Context()))}, tag: a.Version()}, nil
 }
 
-func (k *call) keyStatus() (any, error) {
+func (k keyCalls) keyStatus() (any, error) {
 	a := k.reads().Keys()
 	s, err := a.Status(k.r.Context())
 	return answer{body: s, tag: a.Version()}, err
 }
 
-func (k *call) keyReadiness() (any, error) { return k.reads().Keys().Readiness(k.r.Context()) }
+func (k keyCalls) keyReadiness() (any, error) { return k.reads().Keys().Readiness(k.r.Context()) }
 
-func (k *call) keyTimeline() error {
+func (k keyCalls) keyTimeline() error {
 	q := k.query("from", "to", "incident")
 	span := admin.TimelineSpan{From: q.moment("from"), To: q.moment("to"), Incident: q.flag("incident")}
 	if q.err != nil {
@@ -62,7 +65,7 @@ func (o rotation) check() error {
 	return nil
 }
 
-func (k *call) rotateKeys() (any, error) {
+func (k keyCalls) rotateKeys() (any, error) {
 	var o rotation
 	if err := k.readPlan(&o, func() bool { return o.DryRun }); err != nil {
 		return nil, err
@@ -77,7 +80,7 @@ func (k *call) rotateKeys() (any, error) {
 }
 
 // readPlan is readOrder, but a plan changes nothing and needs neither reason nor If-Match.
-func (k *call) readPlan(o order, dry func() bool) error {
+func (k keyCalls) readPlan(o order, dry func() bool) error {
 	err := k.readOrder(o)
 	if dry() {
 		if p, _ := problemOf(err); err != nil && (p.name == "no-reason" || p.name == "no-if-match") {
@@ -88,7 +91,7 @@ func (k *call) readPlan(o order, dry func() bool) error {
 }
 
 // rotate makes the next key current.
-func (k *call) rotate(o rotation) (answer, error) {
+func (k keyCalls) rotate(o rotation) (answer, error) {
 	a, err := k.admin(o.Reason, o.saw)
 	if err != nil {
 		return answer{}, err
@@ -101,7 +104,7 @@ func (k *call) rotate(o rotation) (answer, error) {
 	return answer{body: done, tag: a.Keys().Version()}, nil
 }
 
-func (k *call) keyExposure() (any, error) {
+func (k keyCalls) keyExposure() (any, error) {
 	q := k.query("since")
 	since := q.moment("since")
 	if q.err != nil {
@@ -146,7 +149,7 @@ func (o revocation) confirmed(kid string) error {
 	return problem(http.StatusUnprocessableEntity, "invalid", "end_grants: want since or all")
 }
 
-func (k *call) revokeKey() (any, error) {
+func (k keyCalls) revokeKey() (any, error) {
 	var o revocation
 	if err := k.readOrder(&o); err != nil {
 		return nil, err
@@ -162,7 +165,7 @@ func (k *call) revokeKey() (any, error) {
 const revocationTimeout = 10 * time.Minute
 
 // revoke revokes a leaked key.
-func (k *call) revoke(kid string, o revocation) (answer, error) {
+func (k keyCalls) revoke(kid string, o revocation) (answer, error) {
 	if err := o.confirmed(kid); err != nil {
 		return answer{}, err
 	}

@@ -1,14 +1,18 @@
 package console_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/keyturn/keyturn/admin"
 	"github.com/keyturn/keyturn/console/consoletest"
+	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
 // Everything that the API reads and changes, once. Every answer in these tests is held to admin.yaml.
@@ -137,4 +141,163 @@ func TestPagesOfLists(t *testing.T) {
 		want(t, "a page of it", c.Do("GET", "/clients/c%2F001", nil, ""), http.StatusOK, "Client c/001")
 		want(t, "a long list on a page", c.Do("GET", "/users", nil, ""), http.StatusOK, "Next page")
 	})
+}
+
+// Two operators at once: the second gets 412 with who was first, at the API and on the page, and nothing of it is done.
+func TestTwoOperators(t *testing.T) {
+	each(t, consoletest.Options{}, func(t *testing.T, s *consoletest.Server) {
+		alice, bob := s.SignedIn("alice", admin.RoleKeyOperator), s.SignedIn("bob", admin.RoleKeyOperator)
+		for _, path := range []string{"clients/app", "users/ada", "keys"} {
+			tag := bob.API("GET", path, "").Header.Get("ETag")
+			change := map[string]string{"clients/app": "clients/app/disable", "users/ada": "users/ada/disable",
+				"keys": "keys/rotate"}[path]
+			body := map[string]string{"keys": `{"reason": "first", "force": true}`}[path]
+			if body == "" {
+				body = `{"reason": "first"}`
+			}
+			first := alice.API("POST", change, body, "If-Match: "+tag)
+			want(t, change, first, http.StatusOK, "")
+			second := bob.API("POST", change, strings.Replace(body, "first", "second", 1), "If-Match: "+tag)
+			want(t, change+" again", second, http.StatusPreconditionFailed, `"actor": "admin:alice"`)
+			want(t, change+" again", second, http.StatusPreconditionFailed, `"reason": "first"`)
+			form := url.Values{"reason": {"second"}, "revision": {strings.Trim(tag, `"`)}, "gate": {"force"}}
+			page := bob.Do("POST", "/"+change, form, "")
+			want(t, "page "+change, page, http.StatusPreconditionFailed, "admin:alice")
+			if tag := first.Header.Get("ETag"); path != "keys" {
+				want(t, "with the new tag", bob.API("POST", strings.Replace(change, "disable", "enable", 1),
+					`{"reason": "x"}`, "If-Match: "+tag), http.StatusOK, "")
+			}
+		}
+		var n [2]int
+		var mu sync.Mutex
+		var all sync.WaitGroup
+		tag := bob.API("GET", "keys", "").Header.Get("ETag")
+		for range 6 {
+			all.Go(func() {
+				a := bob.API("POST", "keys/rotate", `{"reason": "race", "force": true}`, "If-Match: "+tag)
+				mu.Lock()
+				defer mu.Unlock()
+				switch a.Status {
+				case http.StatusOK:
+					n[0]++
+				case http.StatusPreconditionFailed:
+					n[1]++
+				}
+			})
+		}
+		all.Wait()
+		if n != [2]int{1, 5} {
+			t.Errorf("%d rotations and %d refusals, of 6 at once with one ETag", n[0], n[1])
+		}
+	})
+}
+
+// A POST with an Idempotency-Key may be repeated. The key belongs to one request of one caller.
+func TestIdempotencyKeys(t *testing.T) {
+	each(t, consoletest.Options{}, func(t *testing.T, s *consoletest.Server) {
+		alice, bob := s.SignedIn("alice", admin.RoleKeyOperator), s.SignedIn("bob", admin.RoleKeyOperator)
+		key := "Idempotency-Key: aaaaaaaaaaaaaaaaaaaaaaaa"
+		rotate := `{"reason": "once", "force": true}`
+		tag := "If-Match: " + alice.API("GET", "keys", "").Header.Get("ETag")
+		first := alice.API("POST", "keys/rotate", rotate, tag, key)
+		want(t, "first", first, http.StatusOK, "current")
+		second := alice.API("POST", "keys/rotate", rotate, tag, key)
+		if second.Body != first.Body || second.Status != first.Status {
+			t.Errorf("again: %d %s", second.Status, second.Body)
+		}
+		if n := len(records(t, s, "key.rotate")); n != 1 {
+			t.Errorf("%d rotations", n)
+		}
+		want(t, "another request", alice.API("POST", "keys/rotate", rotate, "If-Match: *", key),
+			http.StatusUnprocessableEntity, "other-request")
+		want(t, "another caller", bob.API("POST", "keys/rotate", rotate, tag, key), http.StatusPreconditionFailed,
+			"admin:alice")
+		want(t, "a short key", alice.API("POST", "keys/rotate", rotate, tag, "Idempotency-Key: short"),
+			http.StatusUnprocessableEntity, "Idempotency-Key")
+		refused := "Idempotency-Key: bbbbbbbbbbbbbbbbbbbbbbbb"
+		want(t, "refused", alice.API("POST", "clients/nobody/disable", disable, "If-Match: *", refused),
+			http.StatusNotFound, "nobody")
+		want(t, "a refused request may be repeated", alice.API("POST", "clients/nobody/disable", disable, "If-Match: *",
+			refused), http.StatusNotFound, "nobody")
+		var mu sync.Mutex
+		statuses := map[int]int{}
+		var all sync.WaitGroup
+		for range 6 {
+			all.Go(func() {
+				a := alice.API("POST", "clients/app/rotate-secret", `{"reason": "x", "force": true}`, "If-Match: *",
+					"Idempotency-Key: cccccccccccccccccccccccc")
+				mu.Lock()
+				defer mu.Unlock()
+				statuses[a.Status]++
+			})
+		}
+		all.Wait()
+		if n := len(records(t, s, "client.rotate-secret")); n != 1 || statuses[http.StatusOK] == 0 ||
+			statuses[http.StatusOK]+statuses[http.StatusConflict] != 6 {
+			t.Errorf("%d new secrets, statuses %v", n, statuses)
+		}
+	})
+}
+
+// Input that is wrong gets an error that names it, and changes nothing.
+func TestBadInput(t *testing.T) {
+	t.Parallel()
+	s := consoletest.Open(t, storagetest.SQLiteURL(t), consoletest.Options{})
+	alice := s.SignedIn("alice", admin.RoleKeyOperator)
+	for _, c := range []struct {
+		method, path, body, match string
+		status                    int
+		part                      string
+	}{
+		{"POST", "clients/app/disable", `{}`, "*", 422, "no-reason"},
+		{"POST", "clients/app/disable", `{"reason": "  "}`, "*", 422, "no-reason"},
+		{"POST", "clients/app/disable", disable, "", 428, "If-Match is missing"},
+		{"POST", "clients/app/disable", disable, "12", 400, "ETag in quotes"},
+		{"POST", "clients/app/disable", disable, `W/"12"`, 400, "ETag in quotes"},
+		{"POST", "clients/app/disable", disable, `"1", "2"`, 400, "ETag in quotes"},
+		{"POST", "clients/app/disable", disable, `"1"`, 412, "read it again"},
+		{"POST", "clients/app/disable", `{"reason": "x", "why": 1}`, "*", 400, "unknown field"},
+		{"POST", "clients/app/disable", `{"reason": 1}`, "*", 400, "reason: want string"},
+		{"POST", "clients/app/disable", `[]`, "*", 400, "bad-json"},
+		{"POST", "clients/app/disable", `{"reason": "x"} {}`, "*", 400, "more than one"},
+		{"POST", "clients/app/disable", `{"reason": "x\u0000y"}`, "*", 422, "UTF-8 without NUL"},
+		{"POST", "clients/app/disable", `{"reason": "` + strings.Repeat("x", 70000) + `"}`, "*", 413, "larger than"},
+		{"POST", "clients/nobody/disable", disable, "*", 404, "nobody"},
+		{"POST", "clients/ap/disable", disable, "*", 404, "did you mean"},
+		{"POST", "clients/app/rotate-secret", `{"reason": "x", "keep": "soon"}`, "*", 422, "not a duration"},
+		{"POST", "clients/spa/rotate-secret", disable, "*", 422, "public client"},
+		{"POST", "users/ada/roles", disable, "*", 422, "roles is missing"},
+		{"POST", "users/ada/roles", `{"reason": "x", "roles": ["a b"]}`, "*", 422, "role"},
+		{"POST", "users/%ff/disable", disable, "*", 404, "nothing here"},
+		{"POST", "grants/revoke", disable, "*", 422, "exactly one"},
+		{"POST", "grants/revoke", `{"reason": "x", "user": "ada", "all": true}`, "*", 422, "exactly one"},
+		{"POST", "grants/revoke", `{"reason": "x", "all": true}`, `"3"`, 422, "no ETag"},
+		{"DELETE", "grants/xyz?reason=x", "", "*", 422, "grant"},
+		{"DELETE", "grants/0000000000000001?reason=x", "", "*", 404, "not found"},
+		{"POST", "keys/rotate", `{"reason": "x"}`, "*", 409, "too young"},
+		{"POST", "keys/rotate", `{"reason": "x", "force": true, "when_ready": true}`, "*", 422, "contradict"},
+		{"POST", "keys/rotate", `{"reason": "x", "except": ["a"]}`, "*", 422, "when_ready"},
+		{"POST", "keys/unknown/revoke", `{"reason": "x", "kid": "unknown1"}`, "*", 404, "not found"},
+		{"GET", "users?disabled=maybe", "", "", 400, "true or false"},
+		{"GET", "users?color=red", "", "", 400, "unknown"},
+		{"GET", "users?role=a&role=b", "", "", 400, "twice"},
+		{"GET", "audit?after=-1", "", "", 400, "number"},
+		{"GET", "audit?since=yesterday", "", "", 400, "time such as"},
+		{"GET", "grants?active=true&ended=true", "", "", 400, "exclude each other"},
+		{"GET", "grants?after=zz", "", "", 422, "grant"},
+		{"PUT", "clients/app", "{}", "*", 405, "use GET or HEAD"},
+	} {
+		headers := []string{}
+		if c.match != "" {
+			headers = append(headers, "If-Match: "+c.match)
+		}
+		a := alice.API(c.method, c.path, c.body, headers...)
+		want(t, c.method+" "+c.path+" "+c.body[:min(len(c.body), 60)], a, c.status, c.part)
+		if a.Header.Get("Content-Type") != "application/problem+json" {
+			t.Errorf("%s %s: Content-Type %s", c.method, c.path, a.Header.Get("Content-Type"))
+		}
+	}
+	if c := consoletest.Must(s.Admin("").Clients().Find(context.Background(), "app")); c.DisabledAt != nil {
+		t.Error("the client is disabled")
+	}
 }

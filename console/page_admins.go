@@ -7,6 +7,9 @@ import (
 	"github.com/keyturn/keyturn/admin"
 )
 
+// adminCalls are the requests for administrators.
+type adminCalls struct{ *call }
+
 // adminsData is the input of the page of the administrators.
 type adminsData struct {
 	Admins   []admin.ListedAdministrator
@@ -15,7 +18,7 @@ type adminsData struct {
 	Named    bool            // the address is a name
 }
 
-func (k *call) adminsPage() error {
+func (k adminCalls) adminsPage() error {
 	ctx := k.r.Context()
 	all, err := k.reads().Administrators().List(ctx)
 	if err != nil {
@@ -35,7 +38,7 @@ func (k *call) adminsPage() error {
 }
 
 // adminChange reads the form of a change of an administrator.
-func (k *call) adminChange() (c change, err error) {
+func (k adminCalls) adminChange() (c change, err error) {
 	c.Reason = k.typed("reason")
 	return c, checkReason(c.Reason)
 }
@@ -47,7 +50,7 @@ var errOwn = problem(http.StatusConflict, "own-access",
 
 // adminForm makes the form of a change of an administrator.
 func adminForm(change func(admin.Administrators, context.Context, string) error, done string) func(*call) error {
-	return func(k *call) error {
+	return as(func(k adminCalls) error {
 		c, err := k.adminChange()
 		if err != nil {
 			return err
@@ -64,5 +67,5 @@ func adminForm(change func(admin.Administrators, context.Context, string) error,
 		}
 		a.Remember(k.r.Context())
 		return k.goTo("/admins", done)
-	}
+	})
 }

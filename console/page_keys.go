@@ -55,7 +55,7 @@ type keysData struct {
 	Stuck     int
 }
 
-func (k *call) keysPage() error {
+func (k keyCalls) keysPage() error {
 	a, ctx := k.reads().Keys(), k.r.Context()
 	d := keysData{Version: a.Version(), Lives: map[string]admin.KeyLife{}}
 	status, err := a.Status(ctx)
@@ -90,7 +90,7 @@ func (k *call) keysPage() error {
 }
 
 // fingerprint changes when the page of the keys shows something else, apart from its clocks.
-func (k *call) fingerprint(d keysData) string {
+func (k keyCalls) fingerprint(d keysData) string {
 	h := sha256.New()
 	e := json.NewEncoder(h)
 	e.Encode(d.Version)
@@ -104,7 +104,7 @@ func (k *call) fingerprint(d keysData) string {
 }
 
 // live says whether a page still shows what is so. It does not keep the session alive.
-func (k *call) live() error {
+func (k keyCalls) live() error {
 	a, ctx := k.reads().Keys(), k.r.Context()
 	d := keysData{Version: a.Version()}
 	var err error
@@ -123,7 +123,7 @@ func (k *call) live() error {
 }
 
 // timeline draws the keys for a page. lives are those to draw; nil: the present ones.
-func (k *call) timeline(lives []admin.KeyLife) (template.HTML, error) {
+func (k keyCalls) timeline(lives []admin.KeyLife) (template.HTML, error) {
 	present, v, _, err := k.reads().Keys().Timeline(k.r.Context(), admin.TimelineSpan{})
 	if err != nil {
 		return "", err
@@ -149,7 +149,7 @@ type rotateData struct {
 	Done    *admin.Rotation // after the rotation
 }
 
-func (k *call) rotatePage() error {
+func (k keyCalls) rotatePage() error {
 	a, ctx := k.reads().Keys(), k.r.Context()
 	d := rotateData{Version: a.Version()}
 	plan, err := a.PlanRotation(ctx, admin.Gate{})
@@ -200,7 +200,7 @@ func (k *call) formChange() (c change, err error) {
 	return c, nil
 }
 
-func (k *call) rotateForm() error {
+func (k keyCalls) rotateForm() error {
 	c, err := k.formChange()
 	if err != nil {
 		return err
@@ -246,7 +246,7 @@ func (d *revokeData) count(use []admin.KeyUse) {
 	}
 }
 
-func (k *call) revokePage() error {
+func (k keyCalls) revokePage() error {
 	a, ctx := k.reads().Keys(), k.r.Context()
 	kid, err := a.Resolve(k.vars("kid"))
 	if err != nil {
@@ -272,7 +272,7 @@ func (k *call) revokePage() error {
 	return k.show("revoke", view{Title: "Revoke", Nav: "keys", Data: d})
 }
 
-func (k *call) revokeForm() error {
+func (k keyCalls) revokeForm() error {
 	c, err := k.formChange()
 	if err != nil {
 		return err

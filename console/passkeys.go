@@ -22,7 +22,7 @@ func (k *call) hasPasskeys() bool {
 
 // webAuthn returns the relying party of this address (WebAuthn §4). It requires that the person is verified, by a PIN
 // or a finger, and that the passkey itself knows whose it is.
-func (k *call) webAuthn() (*webauthn.WebAuthn, error) {
+func (k signInCalls) webAuthn() (*webauthn.WebAuthn, error) {
 	if !k.hasPasskeys() {
 		return nil, problem(http.StatusConflict, "no-passkeys",
 			"passkeys need a name instead of an IP address: open the "+
@@ -63,7 +63,7 @@ func (h *holder) WebAuthnDisplayName() string { return h.row.Name }
 // WebAuthnCredentials implements webauthn.User.
 func (h *holder) WebAuthnCredentials() []webauthn.Credential { return h.credentials }
 
-func (k *call) holder(ctx context.Context, row admin.Administrator) (*holder, error) {
+func (k signInCalls) holder(ctx context.Context, row admin.Administrator) (*holder, error) {
 	h := &holder{row: row}
 	var err error
 	if h.passkeys, err = k.reads().SignIns().Passkeys(ctx, row); err != nil {
@@ -92,7 +92,7 @@ const (
 )
 
 // begin keeps a ceremony, and answers with the options for the browser.
-func (k *call) begin(c ceremony, options any) error {
+func (k signInCalls) begin(c ceremony, options any) error {
 	text, err := json.Marshal(c)
 	if err != nil {
 		return err
@@ -118,7 +118,7 @@ type browserAnswer struct {
 }
 
 // finish reads the answer of the browser, and takes the ceremony that it belongs to.
-func (k *call) finish(purpose string) (a browserAnswer, c ceremony, err error) {
+func (k signInCalls) finish(purpose string) (a browserAnswer, c ceremony, err error) {
 	body, err := k.body()
 	if err != nil {
 		return a, c, err
@@ -148,7 +148,7 @@ func errNoCeremony() *Problem {
 }
 
 // answered records that an answer was right: it counts once.
-func (k *call) answered(a browserAnswer) error {
+func (k signInCalls) answered(a browserAnswer) error {
 	err := k.reads().SignIns().AnswerCeremony(k.r.Context(), a.Ceremony)
 	if errors.Is(err, admin.ErrConflict) {
 		return errNoCeremony()
@@ -156,7 +156,7 @@ func (k *call) answered(a browserAnswer) error {
 	return err
 }
 
-func (k *call) passkeyOptions() error {
+func (k signInCalls) passkeyOptions() error {
 	w, err := k.webAuthn()
 	if err != nil {
 		return err
@@ -181,7 +181,7 @@ func (k *call) passkeyOptions() error {
 }
 
 // badPasskey reports an answer that proves nothing. The reason goes to the log.
-func (k *call) badPasskey(err error) error {
+func (k signInCalls) badPasskey(err error) error {
 	reason := err.Error()
 	var detailed *protocol.Error
 	if errors.As(err, &detailed) {
@@ -191,7 +191,7 @@ func (k *call) badPasskey(err error) error {
 	return refusal(http.StatusForbidden, "bad-passkey", "the passkey was not accepted")
 }
 
-func (k *call) addPasskey() error {
+func (k signInCalls) addPasskey() error {
 	a, c, err := k.finish(registers)
 	if err != nil {
 		return err
@@ -235,7 +235,7 @@ func (k *call) addPasskey() error {
 	return nil
 }
 
-func (k *call) signInOptions() error {
+func (k signInCalls) signInOptions() error {
 	w, err := k.webAuthn()
 	if err != nil {
 		return err
@@ -247,7 +247,7 @@ func (k *call) signInOptions() error {
 	return k.begin(ceremony{Purpose: signsIn, Data: *data}, options.Response)
 }
 
-func (k *call) signInByPasskey() error {
+func (k signInCalls) signInByPasskey() error {
 	a, c, err := k.finish(signsIn)
 	if err != nil {
 		return err
@@ -290,7 +290,7 @@ func (k *call) signInByPasskey() error {
 }
 
 // signedIn records the use of a passkey, and begins a session.
-func (k *call) signedIn(ctx context.Context, h *holder, used *webauthn.Credential, next string) error {
+func (k signInCalls) signedIn(ctx context.Context, h *holder, used *webauthn.Credential, next string) error {
 	text, err := json.Marshal(used)
 	if err != nil {
 		return err
@@ -315,7 +315,7 @@ func (k *call) signedIn(ctx context.Context, h *holder, used *webauthn.Credentia
 	return k.badPasskey(errors.New("the passkey was removed"))
 }
 
-func (k *call) removePasskey() error {
+func (k signInCalls) removePasskey() error {
 	if err := k.reads().SignIns().RemovePasskey(k.r.Context(), k.who.name, k.vars("id")); err != nil {
 		return err
 	}

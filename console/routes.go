@@ -25,6 +25,16 @@ type route struct {
 	vars map[string]string // of the path of a request
 }
 
+// as turns a request for a noun into a handler.
+func as[Calls ~struct{ *call }, Result any](run func(Calls) Result) func(*call) Result {
+	return func(k *call) Result { return run(Calls{k}) }
+}
+
+// answers turns a request for a noun into a handler of the API.
+func answers[Calls ~struct{ *call }](run func(Calls) (any, error)) func(*call) (any, error) {
+	return func(k *call) (any, error) { return run(Calls{k}) }
+}
+
 // reads makes a route of the API that answers JSON.
 func reads(path string, run func(*call) (any, error)) route {
 	return route{
@@ -49,44 +59,45 @@ func changes(path string, role admin.Role, run func(*call) (any, error)) route {
 // apiRoutes lists the API in the order of admin.yaml.
 func apiRoutes() []route {
 	return []route{
-		reads("keys", (*call).listKeys),
-		reads("keys/status", (*call).keyStatus),
-		reads("keys/readiness", (*call).keyReadiness),
+		reads("keys", answers(keyCalls.listKeys)),
+		reads("keys/status", answers(keyCalls.keyStatus)),
+		reads("keys/readiness", answers(keyCalls.keyReadiness)),
 		{method: http.MethodGet, path: apiPrefix + "keys/timeline.svg", role: admin.RoleViewer,
-			run: (*call).keyTimeline},
-		changes("keys/rotate", admin.RoleKeyOperator, (*call).rotateKeys),
-		reads("keys/{kid}/exposure", (*call).keyExposure),
-		changes("keys/{kid}/revoke", admin.RoleKeyOperator, (*call).revokeKey),
+			run: as(keyCalls.keyTimeline)},
+		changes("keys/rotate", admin.RoleKeyOperator, answers(keyCalls.rotateKeys)),
+		reads("keys/{kid}/exposure", answers(keyCalls.keyExposure)),
+		changes("keys/{kid}/revoke", admin.RoleKeyOperator, answers(keyCalls.revokeKey)),
 
-		reads("clients", (*call).listClients),
-		reads("clients/{id}", (*call).showClient),
-		changes("clients/{id}/rotate-secret", admin.RoleOperator, (*call).rotateSecret),
-		changes("clients/{id}/enable", admin.RoleOperator, (*call).enableClient),
-		changes("clients/{id}/disable", admin.RoleOperator, (*call).disableClient),
+		reads("clients", answers(clientCalls.listClients)),
+		reads("clients/{id}", answers(clientCalls.showClient)),
+		changes("clients/{id}/rotate-secret", admin.RoleOperator, answers(clientCalls.rotateSecret)),
+		changes("clients/{id}/enable", admin.RoleOperator, answers(clientCalls.enableClient)),
+		changes("clients/{id}/disable", admin.RoleOperator, answers(clientCalls.disableClient)),
 
-		reads("users", (*call).listUsers),
-		reads("users/{name}", (*call).showUser),
-		changes("users/{name}/enable", admin.RoleOperator, (*call).enableUser),
-		changes("users/{name}/disable", admin.RoleOperator, (*call).disableUser),
-		changes("users/{name}/unlock", admin.RoleOperator, (*call).unlockUser),
-		changes("users/{name}/roles", admin.RoleOperator, (*call).setRoles),
+		reads("users", answers(userCalls.listUsers)),
+		reads("users/{name}", answers(userCalls.showUser)),
+		changes("users/{name}/enable", admin.RoleOperator, answers(userCalls.enableUser)),
+		changes("users/{name}/disable", admin.RoleOperator, answers(userCalls.disableUser)),
+		changes("users/{name}/unlock", admin.RoleOperator, answers(userCalls.unlockUser)),
+		changes("users/{name}/roles", admin.RoleOperator, answers(userCalls.setRoles)),
 
-		reads("grants", (*call).listGrants),
-		changes("grants/revoke", admin.RoleOperator, (*call).endGrants),
-		reads("grants/{id}", (*call).showGrant),
+		reads("grants", answers(grantCalls.listGrants)),
+		changes("grants/revoke", admin.RoleOperator, answers(grantCalls.endGrants)),
+		reads("grants/{id}", answers(grantCalls.showGrant)),
 		{
 			method: http.MethodDelete,
 			path:   apiPrefix + "grants/{id}",
 			role:   admin.RoleOperator,
-			run:    func(k *call) error { return k.serveAPI((*call).endGrant) },
+			run:    func(k *call) error { return k.serveAPI(answers(grantCalls.endGrant)) },
 		},
 
-		reads("verifiers", (*call).listVerifiers),
-		reads("probe-reports", (*call).listProbeReports),
-		reads("audit", (*call).listAudit),
-		reads("audit/verify", (*call).verifyAudit),
-		{method: http.MethodGet, path: apiPrefix + "audit/export", role: admin.RoleAuditor, run: (*call).exportAudit},
-		{method: http.MethodGet, path: apiPrefix + "openapi.yaml", role: admin.RoleViewer, run: (*call).openAPI},
+		reads("verifiers", answers(observationCalls.listVerifiers)),
+		reads("probe-reports", answers(observationCalls.listProbeReports)),
+		reads("audit", answers(auditCalls.listAudit)),
+		reads("audit/verify", answers(auditCalls.verifyAudit)),
+		{method: http.MethodGet, path: apiPrefix + "audit/export", role: admin.RoleAuditor,
+			run: as(auditCalls.exportAudit)},
+		{method: http.MethodGet, path: apiPrefix + "openapi.yaml", role: admin.RoleViewer, run: as(fileCalls.openAPI)},
 	}
 }
 

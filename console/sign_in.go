@@ -9,6 +9,9 @@ import (
 	"github.com/keyturn/keyturn/admin"
 )
 
+// signInCalls are the requests of those who sign in or out, and for their passkeys.
+type signInCalls struct{ *call }
+
 // entryCookie holds the token of a one-time link between the link and the button, so that the token is in no history
 // and no bookmark.
 const entryCookie = "__Host-keyturn-entry"
@@ -38,7 +41,7 @@ func localPath(next string) string {
 	return next
 }
 
-func (k *call) signInPage() error {
+func (k signInCalls) signInPage() error {
 	d := signInData{Next: localPath(k.r.URL.Query().Get("next")), Passkeys: k.hasPasskeys()}
 	if who, err := k.identify(); err == nil {
 		k.who, d.Again = who, true
@@ -48,7 +51,7 @@ func (k *call) signInPage() error {
 
 // follow takes the token of a one-time link out of the address, and goes to the page with the button. A program that
 // only follows links, such as the preview of a chat, uses up nothing.
-func (k *call) follow() error {
+func (k signInCalls) follow() error {
 	// Lax: the link may be in a page of another site, such as a chat. That page cannot press the button.
 	k.setCookie(entryCookie, k.vars("token"), http.SameSiteLaxMode, int(admin.LinkTTL.Seconds()))
 	return k.goTo("/enter", "")
@@ -62,7 +65,7 @@ func errDeadLink() *Problem {
 }
 
 // entry returns the token of the one-time link.
-func (k *call) entry() (string, error) {
+func (k signInCalls) entry() (string, error) {
 	cookie, err := k.r.Cookie(entryCookie)
 	if err != nil {
 		return "", problem(http.StatusBadRequest, "no-link",
@@ -71,7 +74,7 @@ func (k *call) entry() (string, error) {
 	return cookie.Value, nil
 }
 
-func (k *call) enterPage() error {
+func (k signInCalls) enterPage() error {
 	token, err := k.entry()
 	if err != nil {
 		return err
@@ -88,7 +91,7 @@ func (k *call) enterPage() error {
 }
 
 // enter uses up a one-time link. A browser does not send the cookie with a form of another site (SameSite).
-func (k *call) enter() error {
+func (k signInCalls) enter() error {
 	token, err := k.entry()
 	if err != nil {
 		return err
@@ -108,7 +111,7 @@ func (k *call) enter() error {
 }
 
 // visit describes the request for a sign-in.
-func (k *call) visit(way string) admin.Visit {
+func (k signInCalls) visit(way string) admin.Visit {
 	k.who.way = way
 	return admin.Visit{Address: k.address(), Token: k.sessionToken()}
 }
@@ -118,7 +121,7 @@ func errNoSession() *Problem {
 	return problem(http.StatusConflict, "no-session", "there is no session to end: every request proves who you are")
 }
 
-func (k *call) signOut() error {
+func (k signInCalls) signOut() error {
 	if k.who.session == nil {
 		return errNoSession()
 	}
@@ -129,7 +132,7 @@ func (k *call) signOut() error {
 	return k.goTo("/sign-in", "signed-out")
 }
 
-func (k *call) signOutEverywhere() error {
+func (k signInCalls) signOutEverywhere() error {
 	if k.who.session == nil {
 		return errNoSession()
 	}
@@ -142,7 +145,7 @@ func (k *call) signOutEverywhere() error {
 }
 
 // signOutOther ends the sessions of another administrator.
-func (k *call) signOutOther() error {
+func (k adminCalls) signOutOther() error {
 	c, err := k.adminChange()
 	if err != nil {
 		return err

@@ -291,7 +291,7 @@ func (k *call) failPage(p *Problem) {
 }
 
 // static serves the stylesheet, the script and the icon.
-func (k *call) static() error {
+func (k fileCalls) static() error {
 	name := k.vars("file")
 	body, err := staticFiles.ReadFile("static/" + name)
 	if err != nil {
