@@ -34,7 +34,6 @@ type listData struct {
 	Types  []string // of audit records
 	Verify string   // result of the check of the trail
 	Fault  string   // the check found this
-	Now    string
 }
 
 // nextURL is the URL of the next page of a list.
