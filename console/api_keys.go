@@ -131,11 +131,14 @@ type revocation struct {
 const minTyped = 8
 
 // confirmed requires the kid again, or its beginning: nobody revokes a key by a slip.
-func (o revocation) confirmed(kid string) error {
+func (o revocation) confirmed(kid string, now time.Time) error {
 	if len(o.KID) < minTyped || !strings.HasPrefix(kid, o.KID) {
 		return problem(http.StatusUnprocessableEntity, "kid-not-typed",
 			"type the kid of the key, or at least its first "+
 				"%d characters: %s", minTyped, kid[:minTyped])
+	}
+	if o.Since.After(now) {
+		return problem(http.StatusUnprocessableEntity, "invalid", "the time of the leak lies in the future")
 	}
 	switch o.EndGrants {
 	case admin.EndNone, admin.EndAll:
@@ -166,7 +169,7 @@ const revocationTimeout = 10 * time.Minute
 
 // revoke revokes a leaked key.
 func (k keyCalls) revoke(kid string, o revocation) (answer, error) {
-	if err := o.confirmed(kid); err != nil {
+	if err := o.confirmed(kid, k.c.Now()); err != nil {
 		return answer{}, err
 	}
 	a, err := k.admin(o.Reason, o.saw)

@@ -43,6 +43,7 @@ func (k *call) nextURL(next string) string {
 	}
 	q := k.r.URL.Query()
 	q.Del("done")
+	q.Del("verify")
 	q.Set("after", next)
 	return k.r.URL.Path + "?" + q.Encode()
 }

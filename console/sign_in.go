@@ -158,5 +158,5 @@ func (k adminCalls) signOutOther() error {
 	if err := a.SignIns().EndAll(k.r.Context(), s); err != nil {
 		return err
 	}
-	return k.goTo("/admins", "signed-out-all")
+	return k.goTo("/admins", "sessions-ended")
 }

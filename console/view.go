@@ -196,7 +196,7 @@ func distance(d time.Duration) string {
 // show answers with a page. A form that was refused is shown again with its error and what was typed.
 func (k *call) show(name string, v view) error {
 	if k.refused == nil {
-		v.Notice, v.Said = notices[k.r.URL.Query().Get("done")], k.said
+		v.Notice, v.Said = k.notice(), k.said
 		err := k.render(name, v, http.StatusOK)
 		if err == nil {
 			k.note("ok")
@@ -234,6 +234,14 @@ func (k *call) render(name string, v view, status int) error {
 	return nil
 }
 
+// notice says what a form has done, which the browser was sent on from: a link from elsewhere says nothing.
+func (k *call) notice() string {
+	if site := k.r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" {
+		return ""
+	}
+	return notices[k.r.URL.Query().Get("done")]
+}
+
 // notices say what was done, by the word in the query of the page that follows.
 var notices = map[string]string{
 	"client-enabled":  "The client is enabled. Its logins stay ended.",
@@ -247,7 +255,8 @@ var notices = map[string]string{
 	"admin-disabled":  "The administrator is disabled. All its sessions have ended.",
 	"admin-deleted":   "The administrator is deleted.",
 	"signed-out":      "You are signed out.",
-	"signed-out-all":  "All sessions have ended.",
+	"signed-out-all":  "All your sessions have ended.",
+	"sessions-ended":  "All sessions of that administrator have ended.",
 	"passkey-added":   "The passkey is registered. Use it to sign in from now on.",
 	"passkey-removed": "The passkey is removed.",
 	"signed-in-again": "You are signed in again.",

@@ -73,12 +73,16 @@ func (o Observed) expect(f storage.Fetch, done Revocation, c Config, now time.Ti
 			a.TrustsUntil = second
 		}
 	}
+	from := now
+	if done.Already { // it has refused them since then
+		from = done.RevokedAt
+	}
 	switch {
 	case !has(done.Current):
-		a.RefusesFrom = &now
-	case done.SecondRotation != nil && !has(done.Next):
-		from := later(*done.SecondRotation, now)
 		a.RefusesFrom = &from
+	case done.SecondRotation != nil && !has(done.Next):
+		second := later(*done.SecondRotation, from)
+		a.RefusesFrom = &second
 	}
 	if a.RefusesFrom != nil && (!regular && o.cameBack(f) || comes != nil && !comes.After(*a.RefusesFrom)) {
 		a.RefusesFrom = nil // it fetches the key before, or at the unknown kid, as at the last rotation

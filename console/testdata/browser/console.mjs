@@ -152,7 +152,7 @@ const jobs = async (page, who, mode) => {
 
   await open(page, "/admins");
   const victim = order.victims[mode];
-  for (const [button, text] of [["End its sessions", "All sessions have ended."], [`Disable ${victim}`, "is disabled"], [`Delete ${victim}`, "is deleted"]]) {
+  for (const [button, text] of [["End the sessions", "All sessions of that administrator have ended."], [`Disable ${victim}`, "is disabled"], [`Delete ${victim}`, "is deleted"]]) {
     await page.locator("summary", { hasText: new RegExp(`^${victim}$`) }).click();
     const form = page.locator("details[open]");
     await form.getByLabel("Reason").fill(`victim ${mode}`);
@@ -190,7 +190,7 @@ if (!alice.url().endsWith("/keys/rotate")) complain(`the sign-in goes to ${alice
 if (order.shots) mkdirSync(order.shots, { recursive: true });
 await look(alice, "keys", "/keys");
 await look(alice, "rotate", "/keys/rotate");
-await look(alice, "revoke", await first(alice, "/keys", "td a[href$=revoke]"));
+await look(alice, "revoke", await first(alice, "/keys", "tr:has(.current) td a[href$=revoke]"));
 await look(alice, "logins", "/logins");
 await look(alice, "login", await first(alice, "/logins", "tbody a"));
 await look(alice, "clients", "/clients");
@@ -233,7 +233,7 @@ await open(alice, "/admins");
 await alice.getByRole("button", { name: "Remove virtual key" }).click();
 await expectText(alice, "The passkey is removed.", "remove a passkey");
 await alice.getByRole("button", { name: "Sign out everywhere" }).click();
-await expectText(alice, "All sessions have ended.", "sign out everywhere");
+await expectText(alice, "All your sessions have ended.", "sign out everywhere");
 
 // Without scripts.
 
@@ -242,7 +242,7 @@ await enter(bob, order.links.bob);
 await expectText(bob, "bob · key-operator", "first entry without scripts");
 await jobs(bob, "bob", "plain");
 await bob.getByRole("button", { name: "Sign out everywhere" }).click();
-await expectText(bob, "All sessions have ended.", "sign out everywhere without scripts");
+await expectText(bob, "All your sessions have ended.", "sign out everywhere without scripts");
 
 // A viewer sees everything and is offered nothing.
 
