@@ -119,6 +119,17 @@ type PlannedRevocation struct {
 	Verifiers []Aftermath `json:"verifiers"` // registered verifiers that would need somebody to act; null: unknown
 }
 
+// StillTrusting returns what is to be expected of registered verifiers after the revocation of a key, and which of them
+// trust any key that was revoked.
+func (a Keys) StillTrusting(ctx context.Context, kid string) ([]Aftermath, error) {
+	done, err := a.ring.LifeCycle().PlanRevocation(ctx, keys.Leak{KID: kid})
+	if err != nil {
+		return nil, err
+	}
+	done.Revoked = a.In(storage.KeyRevoked)
+	return a.Aftermaths(ctx, done)
+}
+
 // PlanRevocation returns what Revoke would do to one key, and changes nothing. A key that it would make has no kid.
 func (a Keys) PlanRevocation(ctx context.Context, kid string) (p PlannedRevocation, err error) {
 	if p.Revocation, err = a.ring.LifeCycle().PlanRevocation(ctx, keys.Leak{KID: kid}); err != nil {

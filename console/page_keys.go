@@ -16,29 +16,45 @@ import (
 	"github.com/keyturn/keyturn/admin"
 )
 
-// incident is the bar of a leak that is not over.
+// incident is the bar of a leak: until its exposure is over, and for as long as a registered verifier trusts a revoked
+// key.
 type incident struct {
 	admin.KeyIncident
-	KID       string
+	KIDs      []string // revoked keys whose exposure lasts; else the last one
 	Verifiers []admin.Aftermath
-	Unread    bool // who still trusts the key could not be read
+	Unread    bool // who still trusts the keys could not be read
 }
+
+// incidentMemory is how long after a revocation the bar asks who still trusts the key: fetches are kept as long.
+const incidentMemory = 30 * 24 * time.Hour
 
 // incident returns the incident that lasts; nil if there is none.
 func (k *call) incident() *incident {
-	a := k.reads().Keys()
+	a, now := k.reads().Keys(), k.c.Now()
 	last := a.Incident()
-	if last == nil || last.Over {
+	if last == nil || now.Sub(last.RevokedAt) > incidentMemory {
 		return nil
 	}
 	i := &incident{KeyIncident: *last}
+	var newest string
 	for _, key := range a.List() {
 		if key.RevokedAt != nil && key.RevokedAt.Equal(last.RevokedAt) {
-			i.KID = key.KID
+			newest = key.KID
+		}
+		if key.RevokedAt != nil && key.ExposedUntil != nil && key.ExposedUntil.After(now) {
+			i.KIDs = append(i.KIDs, key.KID)
 		}
 	}
-	plan, err := a.PlanRevocation(k.r.Context(), i.KID)
-	i.Verifiers, i.Unread = plan.Verifiers, err != nil
+	if len(i.KIDs) == 0 {
+		i.KIDs = []string{newest}
+	}
+	var err error
+	i.Verifiers, err = a.StillTrusting(k.r.Context(), newest)
+	i.Unread = err != nil
+	trusting := slices.ContainsFunc(i.Verifiers, func(v admin.Aftermath) bool { return v.Trusts })
+	if last.Over && !trusting {
+		return nil
+	}
 	return i
 }
 

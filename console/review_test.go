@@ -14,6 +14,7 @@ import (
 	"github.com/keyturn/keyturn/config"
 	"github.com/keyturn/keyturn/console"
 	"github.com/keyturn/keyturn/console/consoletest"
+	"github.com/keyturn/keyturn/storage"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
@@ -164,6 +165,48 @@ func TestNothingTypedGetsLost(t *testing.T) {
 	foreign := alice.Do("POST", "/users/ada/roles", form, "", "Sec-Fetch-Site: cross-site")
 	if strings.Contains(foreign.Body, "a long story") {
 		t.Error("the text of another site is shown")
+	}
+}
+
+// The bar names every leaked key, and stays for as long as a registered verifier trusts one of them.
+func TestBarOfIncidents(t *testing.T) {
+	t.Parallel()
+	s := consoletest.Open(t, storagetest.SQLiteURL(t), consoletest.Options{})
+	ctx := t.Context()
+	v := consoletest.Must(s.Admin("x").Verifiers().Create(ctx, "orders", "https://api.example", ""))
+	keys, now := s.Server.Store().Ring.JWKS(), storage.At(time.Now())
+	if err := s.Server.Store().DB.Fetches().Add(ctx, []storage.Fetch{{
+		FetchKey: storage.FetchKey{Handle: v.Handle, Source: "192.0.2.1", Agent: "go"},
+		Version:  keys.Version,
+		KIDs:     keys.KIDs,
+		Newest:   keys.KIDs[0],
+		Signer:   keys.Signer,
+		GotAt:    now,
+		BackAt:   now,
+		FirstAt:  now,
+		LastAt:   now,
+		Times:    storage.FetchTimes{now},
+		GotCount: 1,
+		Count:    1,
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	alice := s.SignedIn("alice", admin.RoleKeyOperator)
+	var kids []string
+	for range 2 {
+		kid := s.Admin("").Keys().In("current")[0]
+		body := fmt.Sprintf(`{"reason": "leak", "kid": %q}`, kid)
+		want(t, "revoke", alice.API("POST", "keys/"+kid+"/revoke", body, "If-Match: *"), http.StatusOK, "")
+		kids = append(kids, kid)
+	}
+	page := alice.Do("GET", "/users", nil, "").Body
+	for _, kid := range kids {
+		if !strings.Contains(page, `href="/keys/`+kid+`/revoke"`) {
+			t.Errorf("the bar does not name %s", kid)
+		}
+	}
+	if !strings.Contains(page, "<strong>orders</strong>") {
+		t.Error("the bar does not name the verifier that trusts the keys")
 	}
 }
 
