@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"html"
 	"math"
+	"slices"
 	"strconv"
 	"sync"
 	"text/template"
@@ -70,7 +71,7 @@ func TimelineSVG(lives []admin.KeyLife, v admin.TimelineView) []byte {
 		"Keys":    rows,
 		"Ticks":   ticks(s, func(t time.Time) string { return pixels(x(t)) }),
 		"Now":     pixels(x(v.Now)),
-		"NowText": v.Now.UTC().Format(time.DateOnly),
+		"NowText": nowText(v),
 		"Bottom":  bottom,
 		"Legend":  bottom + 40,
 	})
@@ -144,13 +145,44 @@ func svgIncident(i *admin.KeyIncident, y int, x func(time.Time) float64) (rows [
 	return rows
 }
 
-// ticks returns at most nine days along the scale.
+// tickSteps are the distances of ticks that people can read.
+var tickSteps = []time.Duration{
+	time.Minute,
+	5 * time.Minute,
+	15 * time.Minute,
+	time.Hour,
+	6 * time.Hour,
+}
+
+// ticks returns at most nine moments along the scale: days, or parts of a day if the scale is short.
 func ticks(s admin.TimelineScale, x func(time.Time) string) []svgTick {
 	const day = 24 * time.Hour
-	step := max(s.To.Sub(s.From)/8, day).Round(day)
+	least := s.To.Sub(s.From) / 8
+	step, layout := max(least, day).Round(day), time.DateOnly
+	for _, short := range slices.Backward(tickSteps) {
+		if short >= least {
+			step, layout = short, clockLayout(short)
+		}
+	}
 	var list []svgTick
-	for t := s.From.UTC().Truncate(day).Add(day); !t.After(s.To); t = t.Add(step) {
-		list = append(list, svgTick{x(t), t.Format(time.DateOnly)})
+	for t := s.From.UTC().Truncate(min(step, day)).Add(min(step, day)); !t.After(s.To); t = t.Add(step) {
+		list = append(list, svgTick{x(t), t.Format(layout)})
 	}
 	return list
+}
+
+// clockLayout is the layout of moments that are a part of a day apart.
+func clockLayout(step time.Duration) string {
+	if step < time.Hour {
+		return "15:04"
+	}
+	return "01-02 15:04"
+}
+
+// nowText labels the line of the present.
+func nowText(v admin.TimelineView) string {
+	if v.To.Sub(v.From) < 3*24*time.Hour {
+		return v.Now.UTC().Format("2006-01-02 15:04 UTC")
+	}
+	return v.Now.UTC().Format(time.DateOnly)
 }
