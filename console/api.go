@@ -2,12 +2,14 @@ package console
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"mime"
 	"net/http"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -117,13 +119,31 @@ func (k *call) readOrder(o order) error {
 // badJSON explains what is wrong with a body, without quoting values: they may be secrets.
 func badJSON(err error) error {
 	var kind *json.UnmarshalTypeError
+	var moment *time.ParseError
 	switch text := err.Error(); {
 	case errors.As(err, &kind):
-		return problem(http.StatusBadRequest, "bad-json", "%s: want %s, not %s", kind.Field, kind.Type, kind.Value)
+		field := kind.Field[strings.LastIndexByte(kind.Field, '.')+1:]
+		return problem(http.StatusBadRequest, "bad-json", "%s: want %s, not %s", cmp.Or(field, "the body"),
+			jsonWord(kind.Type), kind.Value)
+	case errors.As(err, &moment):
+		return problem(http.StatusBadRequest, "bad-json", "since: want a time such as 2026-01-31T12:00:00Z")
 	case strings.HasPrefix(text, "json: unknown field "):
 		return problem(http.StatusBadRequest, "bad-json", "%s", strings.TrimPrefix(text, "json: "))
 	}
 	return problem(http.StatusBadRequest, "bad-json", "the body is not a JSON object")
+}
+
+// jsonWord is the word of JSON for a type.
+func jsonWord(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice:
+		return "an array of strings"
+	case reflect.String, reflect.Pointer:
+		return "a string"
+	}
+	return "an object"
 }
 
 // body reads the whole body, once.

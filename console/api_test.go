@@ -257,7 +257,7 @@ func TestBadInput(t *testing.T) {
 		{"POST", "clients/app/disable", disable, `"1", "2"`, 400, "ETag in quotes"},
 		{"POST", "clients/app/disable", disable, `"1"`, 412, "read it again"},
 		{"POST", "clients/app/disable", `{"reason": "x", "why": 1}`, "*", 400, "unknown field"},
-		{"POST", "clients/app/disable", `{"reason": 1}`, "*", 400, "reason: want string"},
+		{"POST", "clients/app/disable", `{"reason": 1}`, "*", 400, "reason: want a string"},
 		{"POST", "clients/app/disable", `[]`, "*", 400, "bad-json"},
 		{"POST", "clients/app/disable", `{"reason": "x"} {}`, "*", 400, "more than one"},
 		{"POST", "clients/app/disable", `{"reason": "x\u0000y"}`, "*", 422, "UTF-8 without NUL"},

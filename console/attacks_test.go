@@ -67,7 +67,7 @@ func TestCrossSite(t *testing.T) {
 				want(t, who+" "+name, a, http.StatusForbidden, "cross-site")
 				form := c.Do("POST", "/clients/app/disable", url.Values{"reason": {"x"}, "revision": {"1"}}, "",
 					headers...)
-				want(t, who+" form "+name, form, http.StatusForbidden, "another site")
+				want(t, who+" form "+name, form, http.StatusForbidden, "nother site")
 				read := c.API("GET", "clients", "", headers...)
 				want(t, who+" read "+name, read, http.StatusForbidden, "cross-site")
 			}

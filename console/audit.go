@@ -3,6 +3,7 @@ package console
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/keyturn/keyturn/admin"
@@ -30,6 +31,9 @@ func (k auditCalls) auditFilter() (admin.AuditFilter, error) {
 		Since:  q.moment("since"),
 		Until:  q.moment("until"),
 		Newest: q.flag("newest"),
+	}
+	if f.Type != "" && !slices.Contains(admin.AuditTypes, f.Type) {
+		q.fail("type %q is unknown: for instance client.update or key.revoke", f.Type)
 	}
 	return f, q.err
 }

