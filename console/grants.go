@@ -3,6 +3,7 @@ package console
 import (
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/keyturn/keyturn/admin"
 )
@@ -172,7 +173,8 @@ func (k grantCalls) endOneForm() error {
 
 // endForm ends many logins. A person must type the word all to end those of everybody.
 func (k grantCalls) endForm() error {
-	o := ending{User: k.typed("user"), Client: k.typed("client"), All: k.typed("all") == "all"}
+	o := ending{User: k.typed("user"), Client: k.typed("client"),
+		All: strings.EqualFold(strings.TrimSpace(k.typed("all")), "all")}
 	o.Reason = k.typed("reason")
 	if err := checkReason(o.Reason); err != nil {
 		return err

@@ -55,8 +55,9 @@ func (k *call) checkConnection() error {
 	if known || local && isLoopbackName(host) {
 		return nil
 	}
-	return refusal(http.StatusMisdirectedRequest, "unknown-host", "this name of the server is not configured: add its "+
-		"URL to admin_urls")
+	return refusal(http.StatusMisdirectedRequest, "unknown-host",
+		"this name of the server is not configured: open %s, "+
+			"or add its URL to admin_urls", strings.Join(k.c.URLs(), " or "))
 }
 
 // hostname returns the name in a Host header, without the port.

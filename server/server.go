@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -229,6 +230,8 @@ func (s *Server) serve(ctx context.Context, f *listeners, o Options) error {
 		"issuer", s.config().Issuer,
 		"listen", f.ports.Public.Addr().String(),
 		"admin_listen", f.ports.Admin.Addr().String(),
+		"console", strings.Join(s.config().ConsoleURLs(), " "),
+		"admin_socket", s.config().AdminSocket,
 		"tls", s.config().TLSCertFile != "",
 		"database", string(s.db.Kind()))
 	var err error

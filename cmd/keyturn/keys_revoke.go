@@ -72,6 +72,9 @@ func (o *revocationOrder) check(now time.Time) (err error) {
 	if o.since, err = parseSince("since", o.sinceText, now); err != nil {
 		return err
 	}
+	if o.since.After(now) {
+		return usageError{errors.New("--since lies in the future: no login was used then")}
+	}
 	if o.newMaster != "" && !o.storeLeaked {
 		return usageError{errors.New("--new-master-key-file needs --store-leaked; " +
 			"without a leak, change the master key with `keyturn keys rewrap`")}
