@@ -1,9 +1,6 @@
 package console
 
 import (
-	"context"
-	"net/url"
-
 	"github.com/keyturn/keyturn/admin"
 )
 
@@ -23,38 +20,6 @@ func (k clientCalls) listClients() (any, error) {
 func (k clientCalls) showClient() (any, error) {
 	c, err := k.reads().Clients().Details(k.r.Context(), k.vars("id"))
 	return answer{body: c, tag: c.Revision}, err
-}
-
-// changeClient makes a change of a client, and returns the client after it.
-func (k clientCalls) changeClient(o order, change func(admin.Clients, context.Context, string) error) (any, error) {
-	a, err := k.changes(o)
-	if err != nil {
-		return nil, err
-	}
-	return k.changedClient(a, change)
-}
-
-func (k clientCalls) changedClient(
-	a *admin.Admin, change func(admin.Clients, context.Context, string) error,
-) (answer, error) {
-	ctx, id := k.r.Context(), k.vars("id")
-	if _, err := a.Clients().Find(ctx, id); err != nil {
-		return answer{}, err
-	}
-	if err := change(a.Clients(), ctx, id); err != nil {
-		return answer{}, k.changedBy(err, "client", id)
-	}
-	a.Remember(ctx)
-	c, err := a.Clients().Find(ctx, id)
-	return answer{body: c, tag: c.Revision}, err
-}
-
-func (k clientCalls) enableClient() (any, error) {
-	return k.changeClient(&change{}, admin.Clients.Enable)
-}
-
-func (k clientCalls) disableClient() (any, error) {
-	return k.changeClient(&change{}, admin.Clients.Disable)
 }
 
 // newSecret is the body of POST clients/{id}/rotate-secret.
@@ -153,22 +118,4 @@ func (k clientCalls) secretForm() error {
 	}
 	d := clientData{ClientDetails: client, Secret: &secret}
 	return k.show("client", view{Title: "Client " + client.ID, Nav: "clients", Data: d})
-}
-
-// clientForm makes the form of a change of a client.
-func clientForm(change func(admin.Clients, context.Context, string) error, done string) func(*call) error {
-	return as(func(k clientCalls) error {
-		c, err := k.formChange()
-		if err != nil {
-			return err
-		}
-		a, err := k.admin(c.Reason, c.saw)
-		if err != nil {
-			return err
-		}
-		if _, err := k.changedClient(a, change); err != nil {
-			return err
-		}
-		return k.goTo("/clients/"+url.PathEscape(k.vars("id")), done)
-	})
 }

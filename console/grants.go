@@ -80,7 +80,7 @@ func (k grantCalls) endOne(o change) (answer, error) {
 	}
 	a.Remember(ctx)
 	g, err = a.Grants().Find(ctx, id)
-	return answer{body: g, tag: grantTag(g)}, err
+	return answer{body: g, tag: grantTag(g)}, readAgain(err)
 }
 
 // ending is the body of POST grants/revoke: exactly one of user, client and all.
@@ -101,7 +101,7 @@ func (k grantCalls) endGrants() (any, error) {
 	}
 	f := admin.GrantFilter{Username: o.User, ClientID: o.Client}
 	p, err := k.reads().Grants().Page(k.r.Context(), f)
-	return pageOf(p, grantKey), err
+	return pageOf(p, grantKey), readAgain(err)
 }
 
 // endMany ends all grants of a user, of a client, or of everybody.

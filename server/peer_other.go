@@ -2,7 +2,5 @@
 
 package server
 
-import "net"
-
-// peerOf cannot ask the kernel on this system: nobody may use the socket.
-func peerOf(*net.UnixConn) (uid uint32, err error) { return 0, errNoPeer }
+// peerUser cannot ask the kernel on this system: nobody may use the socket.
+func peerUser(int) (uid uint32, err error) { return 0, errNoPeer }

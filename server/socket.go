@@ -51,6 +51,18 @@ func Peer(r *http.Request) (uid uint32, err error) {
 	return peerOf(raw)
 }
 
+// peerOf asks the kernel who opened a connection.
+func peerOf(c *net.UnixConn) (uid uint32, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	if e := raw.Control(func(fd uintptr) { uid, err = peerUser(int(fd)) }); e != nil {
+		return 0, e
+	}
+	return uid, err
+}
+
 // OverSocket reports whether a request came over a Unix socket.
 func OverSocket(ctx context.Context) bool {
 	address, ok := ctx.Value(http.LocalAddrContextKey).(net.Addr)
