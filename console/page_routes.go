@@ -2,6 +2,7 @@ package console
 
 import (
 	"net/http"
+	"slices"
 
 	"github.com/keyturn/keyturn/admin"
 )
@@ -42,6 +43,11 @@ func scripted(t route) route {
 
 // pageRoutes lists the pages and their forms.
 func pageRoutes() []route {
+	return slices.Concat(signInRoutes(), keyRoutes(), rowRoutes(), otherRoutes())
+}
+
+// signInRoutes are the ways in and out, and what every page needs.
+func signInRoutes() []route {
 	return []route{
 		opens(http.MethodGet, "/static/{file}", as(fileCalls.static)),
 		opens(http.MethodGet, "/sign-in", as(signInCalls.signInPage)),
@@ -56,7 +62,11 @@ func pageRoutes() []route {
 		again(scripted(posts("/passkeys", admin.RoleViewer, as(signInCalls.addPasskey), nil))),
 		again(posts("/passkeys/{id}/remove", admin.RoleViewer, as(signInCalls.removePasskey),
 			as(adminCalls.adminsPage))),
+	}
+}
 
+func keyRoutes() []route {
+	return []route{
 		shows("/", func(k *call) error { return k.goTo("/keys", "") }),
 		scripted(shows("/live", as(keyCalls.live))),
 		shows("/keys", as(keyCalls.keysPage)),
@@ -64,7 +74,12 @@ func pageRoutes() []route {
 		posts("/keys/rotate", admin.RoleKeyOperator, as(keyCalls.rotateForm), as(keyCalls.rotatePage)),
 		shows("/keys/{kid}/revoke", as(keyCalls.revokePage)),
 		posts("/keys/{kid}/revoke", admin.RoleKeyOperator, as(keyCalls.revokeForm), as(keyCalls.revokePage)),
+	}
+}
 
+// rowRoutes are logins, clients and users.
+func rowRoutes() []route {
+	return []route{
 		shows("/logins", as(grantCalls.loginsPage)),
 		posts("/logins/end", admin.RoleOperator, as(grantCalls.endForm), as(grantCalls.loginsPage)),
 		shows("/logins/{id}", as(grantCalls.loginPage)),
@@ -88,7 +103,11 @@ func pageRoutes() []route {
 		posts("/users/{name}/unlock", admin.RoleOperator, userRows.form(admin.Users.Unlock, "user-unlocked"),
 			as(userCalls.userPage)),
 		posts("/users/{name}/roles", admin.RoleOperator, as(userCalls.rolesForm), as(userCalls.userPage)),
+	}
+}
 
+func otherRoutes() []route {
+	return []route{
 		shows("/verifiers", as(observationCalls.verifiersPage)),
 		shows("/probe-reports/{id}", as(observationCalls.probePage)),
 		shows("/audit", as(auditCalls.auditPage)),

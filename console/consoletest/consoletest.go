@@ -84,6 +84,7 @@ func Must[T any](value T, err error) T {
 type Options struct {
 	TLS       bool   // the admin listener speaks TLS, and knows the client certificates of the authority
 	Admin     string // address of the admin listener; "": loopback
+	Elsewhere bool   // connections to the admin listener seem to come over an address that is not loopback
 	Configure func(*config.Config)
 }
 
@@ -96,6 +97,9 @@ func Open(t testing.TB, databaseURL string, o Options) *Server {
 	listeners := server.Listeners{
 		Public: Must(net.Listen("tcp", "127.0.0.1:0")),
 		Admin:  Must(net.Listen("tcp", cmp.Or(o.Admin, "127.0.0.1:0"))),
+	}
+	if o.Elsewhere {
+		listeners.Admin = elsewhere{listeners.Admin}
 	}
 	s.Socket = filepath.Join(folder, "admin.sock")
 	listeners.Socket = Must(net.Listen("unix", s.Socket))
@@ -136,6 +140,23 @@ func Open(t testing.TB, databaseURL string, o Options) *Server {
 	s.serve(listeners)
 	s.provision()
 	return s
+}
+
+// elsewhere is a listener whose connections have an address of another network at this end: a machine of the tests may
+// have loopback addresses alone.
+type elsewhere struct{ net.Listener }
+
+// Accept implements net.Listener.
+func (l elsewhere) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return elsewhereConn{c}, err
+}
+
+type elsewhereConn struct{ net.Conn }
+
+// LocalAddr implements net.Conn.
+func (c elsewhereConn) LocalAddr() net.Addr {
+	return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 8081}
 }
 
 // Must2 returns two values, and panics on an error.
