@@ -129,12 +129,12 @@ func (a *core) concern(kid string, since time.Time) (c storage.KeyGrants, ok boo
 	if first := k.ActivatedAt.Add(-keys.Skew); since.Before(first) {
 		since = first
 	}
-	c = storage.KeyGrants{KID: kid, Since: since}
+	// A key that signs counts as if it stopped now: a preview then counts what a revocation would end.
+	until := a.now().Add(keys.Skew)
 	if k.DeactivatedAt != nil {
-		until := k.DeactivatedAt.Add(keys.Skew)
-		c.DeactivatedAt = &until
+		until = k.DeactivatedAt.Add(keys.Skew)
 	}
-	return c, true, nil
+	return storage.KeyGrants{KID: kid, Since: since, DeactivatedAt: &until}, true, nil
 }
 
 // Use counts, by client and audience, the live grants that have tokens of the keys and were used since a time; zero:
