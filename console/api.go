@@ -201,14 +201,6 @@ func (k *call) readMatch(o order) error {
 	return nil
 }
 
-// changes returns the operations of the caller for a change.
-func (k *call) changes(o order) (*admin.Admin, error) {
-	if err := k.readOrder(o); err != nil {
-		return nil, err
-	}
-	return k.admin(o.given().Reason, o.given().saw)
-}
-
 // retryable lets a POST with an Idempotency-Key be repeated: the same request gets the same answer for a day.
 func (k *call) retryable(run func(*call) (any, error)) error {
 	key := k.r.Header.Get("Idempotency-Key")
@@ -297,12 +289,13 @@ func (r *recorder) Note(route, who, outcome string) {
 
 // query reads the parameters of a list. An unknown one is an error: a misspelled filter must not select everything.
 type query struct {
+	now    time.Time
 	values map[string][]string
 	err    error
 }
 
 func (k *call) query(known ...string) *query {
-	q := &query{values: k.r.URL.Query()}
+	q := &query{now: k.c.Now(), values: k.r.URL.Query()}
 	if k.filter != nil {
 		q.values = k.filter
 	}
@@ -370,7 +363,7 @@ func (q *query) moment(name string) time.Time {
 	if text == "" {
 		return time.Time{}
 	}
-	t, err := sinceText(text)
+	t, err := sinceText(text, q.now)
 	if err != nil {
 		q.fail("%s: want a time such as 2026-01-31T12:00:00Z", name)
 	}

@@ -147,7 +147,8 @@ func (o revocation) confirmed(kid string, now time.Time) error {
 		if !o.Since.IsZero() {
 			return nil
 		}
-		return problem(http.StatusUnprocessableEntity, "invalid", "end_grants since needs the time of the leak")
+		return problem(http.StatusUnprocessableEntity, "invalid", "to end the logins used since the leak, "+
+			"give its time (since)")
 	}
 	return problem(http.StatusUnprocessableEntity, "invalid", "end_grants: want since or all")
 }

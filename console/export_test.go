@@ -25,3 +25,6 @@ func Table() (all []Entry) {
 	}
 	return all
 }
+
+// SinceText reads a time from a form.
+var SinceText = sinceText

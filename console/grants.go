@@ -1,6 +1,7 @@
 package console
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"strings"
@@ -146,7 +147,9 @@ func (k grantCalls) loginsPage() error {
 		return err
 	}
 	p, err := k.reads().Grants().Page(k.r.Context(), f)
-	if err != nil {
+	if errors.Is(err, admin.ErrNotFound) {
+		k.say("%s", sentence(err.Error())) // a slip in the filter, which the page keeps
+	} else if err != nil {
 		return err
 	}
 	return list(k.call, "logins", view{Title: "Logins", Nav: "logins"}, p, grantKey, nil)

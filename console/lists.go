@@ -9,21 +9,33 @@ import (
 	"github.com/keyturn/keyturn/admin"
 )
 
-// sinceText reads a time from a form: RFC 3339, or without seconds and zone, in UTC.
-func sinceText(text string) (time.Time, error) {
+// sinceLayouts are the forms of a time that people type.
+var sinceLayouts = []string{
+	time.RFC3339,
+	"2006-01-02T15:04:05",
+	"2006-01-02T15:04",
+	"2006-01-02 15:04:05",
+	"2006-01-02 15:04",
+	time.DateOnly,
+}
+
+// sinceText reads a time in UTC, or an age such as 2h.
+func sinceText(text string, now time.Time) (time.Time, error) {
+	text = strings.TrimSuffix(strings.TrimSpace(text), " UTC")
 	if text == "" {
 		return time.Time{}, nil
 	}
-	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", "2006-01-02T15:04"} {
+	for _, layout := range sinceLayouts {
 		if t, err := time.ParseInLocation(layout, text, time.UTC); err == nil {
 			return t, nil
 		}
 	}
+	if age, err := admin.ParseDuration(text); err == nil {
+		return now.Add(-age), nil
+	}
 	return time.Time{}, problem(http.StatusUnprocessableEntity, "invalid",
-		"want a time in UTC such as 2026-01-31T12:00:00Z")
+		"the time of the leak: want a time in UTC such as 2026-01-31 12:00, or an age such as 2h")
 }
-
-func joinComma(words []string) string { return strings.Join(words, ", ") }
 
 // listData is the input of the page of a list.
 type listData struct {

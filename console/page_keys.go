@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/keyturn/keyturn/admin"
@@ -22,7 +24,8 @@ type incident struct {
 	admin.KeyIncident
 	KIDs      []string // revoked keys whose exposure lasts; else the last one
 	Verifiers []admin.Aftermath
-	Unread    bool // who still trusts the keys could not be read
+	Unread    bool     // who still trusts the keys could not be read
+	Undecided []string // leaked keys whose logins nobody has ended
 }
 
 // incidentMemory is how long after a revocation the bar asks who still trusts the key: fetches are kept as long.
@@ -48,6 +51,11 @@ func (k *call) incident() *incident {
 	if len(i.KIDs) == 0 {
 		i.KIDs = []string{newest}
 	}
+	for _, kid := range i.KIDs {
+		if k.endingOf(kid) == nil {
+			i.Undecided = append(i.Undecided, kid)
+		}
+	}
 	var err error
 	i.Verifiers, err = a.StillTrusting(k.r.Context(), newest)
 	i.Unread = err != nil
@@ -56,6 +64,19 @@ func (k *call) incident() *incident {
 		return nil
 	}
 	return i
+}
+
+// endingOf returns the audit record of the end of the logins of a key; nil if there is none, or it could not be read.
+func (k *call) endingOf(kid string) *admin.AuditRecord {
+	p, err := k.reads().Audit().Page(k.r.Context(), admin.AuditFilter{
+		Type:   "grant.revoke-key",
+		Target: kid,
+		Newest: true,
+	})
+	if err != nil || len(p.Rows) == 0 {
+		return nil
+	}
+	return &p.Rows[0]
 }
 
 // keysData is the input of the page of the keys.
@@ -68,7 +89,8 @@ type keysData struct {
 	Altered   string           // why the rows are not used
 	Version   int64
 	RotateNow string // why a rotation is refused now; "": it is not
-	Stuck     int
+	Forcible  bool   // force would override that
+	Unready   string // registered verifiers that are not ready
 }
 
 func (k keyCalls) keysPage() error {
@@ -89,20 +111,36 @@ func (k keyCalls) keysPage() error {
 		return err
 	}
 	if r, err := a.Readiness(ctx); err == nil {
-		d.Readiness = &r
-		for _, v := range r.Verifiers {
-			if v.Verdict == "stuck" {
-				d.Stuck++
-			}
-		}
+		d.Readiness, d.Unready = &r, unready(r)
 	} else {
 		k.say("Who has the next key could not be read.")
 	}
 	if _, err := a.PlanRotation(ctx, admin.Gate{}); err != nil {
 		p, _ := problemOf(err)
-		d.RotateNow = p.Detail
+		d.RotateNow, d.Forcible = p.Detail, admin.ErrRefused(err)
 	}
+	d.Status.Sentence = k.shortened(d.Status.Sentence, d.Rows)
+	d.RotateNow = k.shortened(d.RotateNow, d.Rows)
 	return k.show("keys", view{Title: "Keys", Nav: "keys", Data: d, Live: k.fingerprint(d)})
+}
+
+// shortened shortens the kids in a text: the table has them whole.
+func (k keyCalls) shortened(text string, rows []admin.KeyRow) string {
+	for _, row := range rows {
+		text = strings.ReplaceAll(text, row.KID, admin.ShortKID(row.KID))
+	}
+	return text
+}
+
+// unready lists the registered verifiers that are not ready, with the verdict on each.
+func unready(r admin.Readiness) string {
+	var names []string
+	for _, v := range r.Verifiers {
+		if v.Verdict != admin.VerdictReady {
+			names = append(names, fmt.Sprintf("%s (%s)", v.Name, v.Verdict))
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // fingerprint changes when the page of the keys shows something else, apart from its clocks.
@@ -122,15 +160,20 @@ func (k keyCalls) fingerprint(d keysData) string {
 // live says whether a page still shows what is so. It does not keep the session alive.
 func (k keyCalls) live() error {
 	a, ctx := k.reads().Keys(), k.r.Context()
-	d := keysData{Version: a.Version()}
-	var err error
-	if d.Status, err = a.Status(ctx); err != nil {
-		return err
+	now := map[string]string{"version": decimal(a.Version())}
+	if k.r.URL.Query().Has("keys") {
+		d := keysData{Version: a.Version()}
+		var err error
+		if d.Status, err = a.Status(ctx); err != nil {
+			return err
+		}
+		if r, err := a.Readiness(ctx); err == nil {
+			d.Readiness = &r
+		}
+		d.Status.Sentence = k.shortened(d.Status.Sentence, a.Rows(nil))
+		now["live"] = k.fingerprint(d)
 	}
-	if r, err := a.Readiness(ctx); err == nil {
-		d.Readiness = &r
-	}
-	body, err := json.Marshal(map[string]string{"live": k.fingerprint(d)})
+	body, err := json.Marshal(now)
 	if err != nil {
 		return err
 	}
@@ -159,10 +202,9 @@ type rotateData struct {
 	Plan    *admin.PlannedRotation // nil: refused
 	Refused string                 // why a rotation is refused without force
 	Forced  bool                   // force would help
-	Unready []admin.VerifierReading
-	After   template.HTML
+	Unready string                 // registered verifiers that are not ready
 	Before  template.HTML
-	Done    *admin.Rotation // after the rotation
+	After   template.HTML
 }
 
 func (k keyCalls) rotatePage() error {
@@ -189,11 +231,7 @@ func (k keyCalls) rotatePage() error {
 		return err
 	}
 	if r, err := a.Readiness(ctx); err == nil {
-		for _, v := range r.Verifiers {
-			if v.Verdict != admin.VerdictReady {
-				d.Unready = append(d.Unready, v)
-			}
-		}
+		d.Unready = unready(r)
 	}
 	return k.show("rotate", view{Title: "Rotate", Nav: "keys", Data: d})
 }
@@ -228,16 +266,10 @@ func (k keyCalls) rotateForm() error {
 	case "force":
 		o.Force = true
 	}
-	done, err := k.rotate(o)
-	if err != nil {
+	if _, err := k.rotate(o); err != nil {
 		return err
 	}
-	r := done.body.(admin.Rotation)
-	d := rotateData{Done: &r}
-	if d.After, err = k.timeline(nil); err != nil {
-		return err
-	}
-	return k.show("rotate", view{Title: "Rotated", Nav: "keys", Data: d})
+	return k.goTo("/keys", "rotated")
 }
 
 // revokeData is the input of the page of a revocation.
@@ -249,7 +281,7 @@ type revokeData struct {
 	Total     int64 // grants
 	Tokens    int64
 	Uncounted string
-	Report    *admin.RevocationReport // after the revocation
+	Ending    *admin.AuditRecord // of the end of its logins; nil: nobody has ended them
 }
 
 // Typed is how much of the kid a person must type.
@@ -285,6 +317,7 @@ func (k keyCalls) revokePage() error {
 	if plan, err := a.PlanRevocation(ctx, kid); err == nil || !plan.RevokedAt.IsZero() {
 		d.Plan = &plan
 	}
+	d.Ending = k.endingOf(kid)
 	return k.show("revoke", view{Title: "Revoke " + admin.ShortKID(kid), Nav: "keys", Data: d})
 }
 
@@ -294,34 +327,15 @@ func (k keyCalls) revokeForm() error {
 		return err
 	}
 	o := revocation{change: c, KID: k.r.PostForm.Get("kid"), EndGrants: k.r.PostForm.Get("end_grants")}
-	if o.Since, err = sinceText(k.r.PostForm.Get("since")); err != nil {
+	if o.Since, err = sinceText(k.r.PostForm.Get("since"), k.c.Now()); err != nil {
 		return err
 	}
 	kid, err := k.reads().Keys().Resolve(k.vars("kid"))
 	if err != nil {
 		return err
 	}
-	done, err := k.revoke(kid, o)
-	if err != nil {
+	if _, err := k.revoke(kid, o); err != nil {
 		return err
 	}
-	report := done.body.(admin.RevocationReport)
-	d := revokeData{Report: &report, Key: admin.SigningKey{KID: kid}}
-	d.count(report.Use)
-	return k.show("revoke", view{Title: "Revoked", Nav: "keys", Data: d})
-}
-
-// Command is the line that does the same.
-func (d revokeData) Command() string {
-	return fmt.Sprintf("keyturn keys revoke %s --reason \"…\"", d.Key.KID)
-}
-
-// Needs lists verdicts other than ready, for a sentence.
-func (d rotateData) Needs() string {
-	var names []string
-	for _, v := range d.Unready {
-		names = append(names, fmt.Sprintf("%s (%s)", v.Name, v.Verdict))
-	}
-	slices.Sort(names)
-	return joinComma(names)
+	return k.goTo("/keys/"+url.PathEscape(kid)+"/revoke", "revoked")
 }

@@ -168,6 +168,117 @@ func TestNothingTypedGetsLost(t *testing.T) {
 	}
 }
 
+// A form that is refused comes back with what was typed into it. Other forms of the page show what is so.
+func TestRefusedForms(t *testing.T) {
+	t.Parallel()
+	s := consoletest.Open(t, storagetest.SQLiteURL(t), consoletest.Options{})
+	alice := s.SignedIn("alice", admin.RoleKeyOperator)
+	want(t, "roles", alice.API("POST", "users/ada/roles", `{"reason": "x", "roles": ["boss"]}`, "If-Match: *"),
+		http.StatusOK, "boss")
+	stale := url.Values{"reason": {"a long story"}, "roles": {"king"}, "revision": {"999"}}
+	other := alice.Do("POST", "/users/ada/unlock", stale, "")
+	want(t, "another form", other, http.StatusPreconditionFailed, `name="roles" autocomplete="off" value="boss"`)
+	own := alice.Do("POST", "/users/ada/roles", stale, "")
+	want(t, "its own form", own, http.StatusPreconditionFailed, `name="roles" autocomplete="off" value="king"`)
+	for what, a := range map[string]consoletest.Answer{"another form": other, "its own form": own} {
+		if n := strings.Count(a.Body, `value="a long story"`); n != 1 {
+			t.Errorf("%s: the reason is in %d forms", what, n)
+		}
+	}
+	slip := alice.Do("GET", "/logins?user=nobody&active=true", nil, "")
+	want(t, "a slip in the filter", slip, http.StatusOK, `name="user" value="nobody"`)
+	want(t, "a slip in the filter", slip, http.StatusOK, "not found")
+}
+
+// Scripts hear of a change of the keys on every page; of everything that the page of the keys shows only there.
+func TestLive(t *testing.T) {
+	t.Parallel()
+	s := consoletest.Open(t, storagetest.SQLiteURL(t), consoletest.Options{})
+	alice := s.SignedIn("alice", admin.RoleKeyOperator)
+	attribute := func(page, name string) string {
+		_, rest, _ := strings.Cut(alice.Do("GET", page, nil, "").Body, " "+name+`="`)
+		value, _, _ := strings.Cut(rest, `"`)
+		return value
+	}
+	version, live := attribute("/users", "data-version"), attribute("/keys", "data-live")
+	both := fmt.Sprintf(`{"live":%q,"version":%q}`, live, version)
+	if a := alice.Do("GET", "/live?live&keys", nil, ""); a.Body != both {
+		t.Errorf("nothing has changed, but %s is not %s", a.Body, both)
+	}
+	want(t, "rotate", alice.API("POST", "keys/rotate", `{"reason": "x", "force": true}`, "If-Match: *"), http.StatusOK,
+		"")
+	next := attribute("/users", "data-version")
+	if a := alice.Do("GET", "/live?live", nil, ""); next == version || a.Body != fmt.Sprintf(`{"version":%q}`, next) {
+		t.Errorf("the keys of version %s have changed: %s", version, a.Body)
+	}
+	if attribute("/keys", "data-live") == live || attribute("/users", "data-live") != "" {
+		t.Error("the fingerprint is that of before, or on another page")
+	}
+}
+
+// The pages of a rotation and a revocation say what was done, once, and who has decided on the logins.
+func TestKeyForms(t *testing.T) {
+	each(t, consoletest.Options{}, func(t *testing.T, s *consoletest.Server) {
+		s.Login("ada")
+		alice := s.SignedIn("alice", admin.RoleKeyOperator)
+		version := func() string { return strings.Trim(alice.API("GET", "keys", "").Header.Get("ETag"), `"`) }
+		kid := s.Admin("").Keys().In("current")[0]
+		form := url.Values{"reason": {"weekly"}, "revision": {version()}, "gate": {"force"}}
+		want(t, "the plan", alice.Do("GET", "/keys/rotate", nil, ""), http.StatusOK,
+			"What would happen if you force it")
+		done := alice.Do("POST", "/keys/rotate", form, "")
+		want(t, "rotate", done, http.StatusSeeOther, "")
+		want(t, "rotated", alice.Do("GET", done.Header.Get("Location"), nil, ""), http.StatusOK,
+			"Rotated. No session ends")
+		want(t, "the form once more", alice.Do("POST", "/keys/rotate", form, ""), http.StatusPreconditionFailed,
+			"key.rotate by admin:alice")
+
+		page := "/keys/" + kid + "/revoke"
+		form = url.Values{"reason": {"leak"}, "revision": {version()}, "kid": {kid[:8]}}
+		want(t, "revoke", alice.Do("POST", page, form, ""), http.StatusSeeOther, "")
+		after := alice.Do("GET", page, nil, "")
+		want(t, "nobody has decided", after, http.StatusOK, "nobody has ended them")
+		want(t, "the bar asks for it", after, http.StatusOK, "Decide whether logins must end")
+		form = url.Values{"reason": {"to be safe"}, "revision": {version()}, "kid": {kid[:8]}, "end_grants": {"since"}}
+		want(t, "no time", alice.Do("POST", page, form, ""), http.StatusUnprocessableEntity, "give its time")
+		for _, since := range []string{"yesterday", "2999-01-01 12:00", "-2h", "2999-01-01"} {
+			form.Set("since", since)
+			want(t, since, alice.Do("POST", page, form, ""), http.StatusUnprocessableEntity, "he time of the leak")
+		}
+		form.Set("since", "2h")
+		want(t, "end", alice.Do("POST", page, form, ""), http.StatusSeeOther, "")
+		after = alice.Do("GET", page, nil, "")
+		want(t, "who has decided", after, http.StatusOK, "ended by admin:alice")
+		if strings.Contains(after.Body, "Decide whether") {
+			t.Error("the bar still asks for a decision that was made")
+		}
+	})
+}
+
+// Times of a leak as people type them.
+func TestTimesOfALeak(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 2, 1, 12, 0, 0, 0, time.UTC)
+	for text, want := range map[string]string{
+		"2026-01-31T12:00:00Z":      "2026-01-31T12:00:00Z",
+		"2026-01-31T12:00:00+02:00": "2026-01-31T10:00:00Z",
+		" 2026-01-31 12:00 UTC ":    "2026-01-31T12:00:00Z",
+		"2026-01-31 12:00:30":       "2026-01-31T12:00:30Z",
+		"2026-01-31T12:00":          "2026-01-31T12:00:00Z",
+		"2026-01-31":                "2026-01-31T00:00:00Z",
+		"90m":                       "2026-02-01T10:30:00Z",
+		"2d":                        "2026-01-30T12:00:00Z",
+	} {
+		got, err := console.SinceText(text, now)
+		if err != nil || got.UTC().Format(time.RFC3339) != want {
+			t.Errorf("%q is %v, %v; want %s", text, got, err, want)
+		}
+	}
+	if got, err := console.SinceText(" ", now); err != nil || !got.IsZero() {
+		t.Errorf("nothing is %v, %v", got, err)
+	}
+}
+
 // The bar names every leaked key, and stays for as long as a registered verifier trusts one of them.
 func TestBarOfIncidents(t *testing.T) {
 	t.Parallel()

@@ -92,32 +92,41 @@
     setInterval(tick, 1000);
   }
 
-  // What is new. These requests do not keep the session alive, and they never reload a form that somebody fills in.
+  // What is new. These requests do not keep the session alive, and they never reload a form that somebody fills in. Only
+  // the page of the keys follows by itself: others say that the keys have changed.
 
-  const shown = body.dataset.live;
+  const { live, version } = body.dataset;
   const line = document.getElementById("live");
-  if (shown && line) {
+  if (line) {
     if (new URLSearchParams(location.search).has("live")) {
       history.replaceState(null, "", location.pathname);
     }
+    const say = (text) => {
+      if (line.textContent !== text) {
+        line.textContent = text;
+      }
+    };
     const timer = setInterval(async () => {
       if (document.hidden) {
         return;
       }
-      const answer = await fetch("/live?live", { headers: { Accept: "application/json" } }).catch(() => null);
+      const query = live ? "/live?live&keys" : "/live?live";
+      const answer = await fetch(query, { headers: { Accept: "application/json" } }).catch(() => null);
       if (answer && answer.status === 401) {
-        line.textContent = "You are signed out: reload the page to sign in.";
+        say("You are signed out: reload the page to sign in.");
         clearInterval(timer);
         return;
       }
-      if (!answer || !answer.ok) {
-        line.textContent = "The server does not answer: this page may be out of date.";
-        return;
-      }
-      line.textContent = "This page follows what happens.";
-      const now = await answer.json().catch(() => ({ live: shown }));
-      const busy = document.activeElement && document.activeElement.closest("form");
-      if (now.live !== shown && !busy) {
+      const now = answer && answer.ok ? await answer.json().catch(() => null) : null;
+      if (!now) {
+        say("The server does not answer: this page may be out of date.");
+      } else if (!live) {
+        say(now.version === version ? "" : "The keys have changed since this page was opened: reload it.");
+      } else if (now.live === live) {
+        say("This page follows what happens.");
+      } else if (document.activeElement && document.activeElement.closest("form")) {
+        say("Something has changed: this page shows it once you leave the form.");
+      } else {
         location.replace(location.pathname + "?live");
       }
     }, 5000);

@@ -89,11 +89,13 @@ const jobs = async (page, who, mode) => {
   const at = (job) => `${job} (${mode})`;
 
   await open(page, "/keys/rotate");
-  await page.getByLabel("None: force it").check();
+  await page.getByLabel("Nothing: force it").check();
   await fill(page, "Rotate now", `rotation ${mode}`);
   await expectText(page, "Rotated. No session ends.", at("rotate"));
 
-  const previous = await page.locator("dd.kid").first().innerText();
+  await page.reload();
+  await expectText(page, "Rotated. No session ends.", at("rotate, reloaded"));
+  const previous = await page.locator("tr:has(.previous) th.kid").first().innerText();
   await open(page, `/keys/${previous}/revoke`);
   await fill(page, "Revoke this key now", `leak ${mode}`, { "Type the first characters": "wrong123" });
   await expectText(page, "Not done.", at("a wrong kid"));
@@ -208,6 +210,15 @@ await open(alice, "/keys");
 const before = await alice.locator("table").first().innerText();
 await alice.waitForFunction(() => document.getElementById("live").textContent.includes("follows"), null, { timeout: 15000 });
 if ((await alice.locator("table").first().innerText()) !== before) complain("the page has changed without a reason");
+
+// Other pages say that the keys have changed, and keep what is typed.
+await open(alice, "/users/ada");
+const other = await alice.context().newPage();
+await open(other, "/keys/rotate");
+await other.getByLabel("Nothing: force it").check();
+await fill(other, "Rotate now", "rotation elsewhere");
+await alice.getByText("The keys have changed since this page was opened").waitFor();
+await other.close();
 
 await jobs(alice, "alice", "scripts");
 
