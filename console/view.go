@@ -101,7 +101,7 @@ type view struct {
 	Said       []string // messages
 	Data       any
 
-	Version    int64    // of the key set: every page says when it has changed
+	Version int64 // of the key set: every page says when it has changed
 
 	now    time.Time
 	form   url.Values
