@@ -185,6 +185,11 @@ func TestRefusedForms(t *testing.T) {
 			t.Errorf("%s: the reason is in %d forms", what, n)
 		}
 	}
+	viewer := s.SignedIn("vera", admin.RoleViewer)
+	for _, page := range []string{"/users/ada", "/clients/app", "/logins"} {
+		want(t, "a viewer reads why no form is there", viewer.Do("GET", page, nil, ""), http.StatusOK,
+			"you need the role operator")
+	}
 	slip := alice.Do("GET", "/logins?user=nobody&active=true", nil, "")
 	want(t, "a slip in the filter", slip, http.StatusOK, `name="user" value="nobody"`)
 	want(t, "a slip in the filter", slip, http.StatusOK, "not found")
