@@ -2,6 +2,9 @@ package main
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -38,21 +41,62 @@ func TestExamplesInHelp(t *testing.T) {
 			line, _, _ = strings.Cut(line, " | ")
 			line, _, _ = strings.Cut(line, " > ")
 			line, _, _ = strings.Cut(line, " < ")
-			words := splitWords(line)
-			if !strings.HasPrefix(strings.Join(words, " ")+" ", path+" ") {
-				t.Errorf("%s: %q is another command", path, line)
-				continue
-			}
-			rest := words[len(strings.Fields(path)):]
-			if err := cmd.ParseFlags(rest); err != nil {
-				t.Errorf("%q: %v", line, err)
-			} else if err := cmd.ValidateArgs(cmd.Flags().Args()); err != nil {
-				t.Errorf("%q: %v", line, err)
+			if is, err := understands(cmd, line); err != nil || !is {
+				t.Errorf("%s: %q: is it %v, error %v", path, line, is, err)
 			}
 		}
 	})
 	if seen != len(verbExamples) {
 		t.Errorf("%d commands, and examples of %d", seen, len(verbExamples))
+	}
+}
+
+// understands reports whether a line is for a command, and what is wrong with its flags and arguments.
+func understands(cmd *cobra.Command, line string) (is bool, err error) {
+	words, path := splitWords(line), cmd.CommandPath()
+	if !strings.HasPrefix(strings.Join(words, " ")+" ", path+" ") {
+		return false, nil
+	}
+	if err := cmd.ParseFlags(words[len(strings.Fields(path)):]); err != nil {
+		return true, err
+	}
+	return true, cmd.ValidateArgs(cmd.Flags().Args())
+}
+
+// Each form of the console shows the line that does the same, and it is one that keyturn understands.
+func TestLinesInTheConsole(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("../../console/pages/*.html")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no pages: %v", err)
+	}
+	shown := regexp.MustCompile(`template "(cli|cli-change)" \(?(?:printf )?"(keyturn [^"]*)"`)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, form := range strings.Split(string(text), `$.Form `)[1:] {
+			if !strings.Contains(form, `template "cli-change"`) {
+				t.Errorf("%s: a form without the line that does the same: %.60s", file, form)
+			}
+		}
+		for _, found := range shown.FindAllStringSubmatch(string(text), -1) {
+			line := strings.ReplaceAll(found[2], "%s", "x")
+			if found[1] == "cli-change" {
+				line += ` --reason "x"`
+			}
+			known := false
+			commands(func(cmd *cobra.Command) {
+				is, err := understands(cmd, line)
+				if known = known || is; err != nil {
+					t.Errorf("%s: %q: %v", file, line, err)
+				}
+			})
+			if !known {
+				t.Errorf("%s: %q is no command", file, line)
+			}
+		}
 	}
 }
 
