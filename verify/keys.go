@@ -198,5 +198,10 @@ func (k *keyRing) first(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return k.poll(ctx)
+	return k.fetching.do(ctx, k.life, func(life context.Context) error {
+		if k.set.Load() != nil {
+			return nil // a fetch has ended since the caller looked
+		}
+		return k.refresh(life)
+	})
 }

@@ -151,26 +151,34 @@ func (s *statusLists) first(ctx context.Context, l *statusList) error {
 			return err
 		}
 	}
-	return s.poll(ctx, l)
+	return l.fetching.do(ctx, s.life, func(life context.Context) error {
+		if l.state.Load() != nil {
+			return nil // a fetch has ended since the caller looked
+		}
+		return s.renew(life, l)
+	})
 }
 
 // poll fetches a list.
 func (s *statusLists) poll(ctx context.Context, l *statusList) error {
-	return l.fetching.do(ctx, s.life, func(life context.Context) error {
-		l.asked.Store(s.Now().UnixNano())
-		next, outcome, err := s.read(life, l)
-		if err != nil {
-			s.Counters.Fetched(StatusList, Failed)
-			l.failed.Add(1)
-			f := &failure{fmt.Errorf("%w: the status list %s: %v", ErrUnavailable, l.uri, err), s.Now()}
-			l.failure.Store(f)
-			return f.err
-		}
-		l.failed.Store(0)
-		l.state.Store(next)
-		s.Counters.Fetched(StatusList, outcome)
-		return nil
-	})
+	return l.fetching.do(ctx, s.life, func(life context.Context) error { return s.renew(life, l) })
+}
+
+// renew fetches a list. Only l.fetching calls it.
+func (s *statusLists) renew(ctx context.Context, l *statusList) error {
+	l.asked.Store(s.Now().UnixNano())
+	next, outcome, err := s.read(ctx, l)
+	if err != nil {
+		s.Counters.Fetched(StatusList, Failed)
+		l.failed.Add(1)
+		f := &failure{fmt.Errorf("%w: the status list %s: %v", ErrUnavailable, l.uri, err), s.Now()}
+		l.failure.Store(f)
+		return f.err
+	}
+	l.failed.Store(0)
+	l.state.Store(next)
+	s.Counters.Fetched(StatusList, outcome)
+	return nil
 }
 
 // read fetches a list and returns its next state.
