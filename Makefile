@@ -2,10 +2,15 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build build-boring bench bench-builds bench-against bench-verify figures profile house test console bench-lists interop interop-keys interop-tools probe-table pages release release-check deploy-check check soak fuzz fmt vet staticcheck tidy tools
+.PHONY: build build-openssl build-boring bench bench-builds bench-against bench-verify figures profile house test console bench-lists interop interop-keys interop-tools probe-table pages release release-check deploy-check check soak fuzz fmt vet staticcheck tidy tools
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/keyturn ./cmd/keyturn
+
+# build-openssl builds a binary that signs with libcrypto.so.3 of the system, OpenSSL 3. It needs no C compiler, also for other platforms: set
+# GOARCH. The binary is dynamic and needs glibc.
+build-openssl:
+	CGO_ENABLED=0 GOOS=linux go build -tags openssl -trimpath -ldflags "-s -w" -o bin/keyturn-openssl ./cmd/keyturn
 
 # build-boring builds with BoringCrypto instead of Go's own cryptography. The binary signs faster and links the C library; the build needs a
 # C compiler.
@@ -55,6 +60,16 @@ house:
 test: tools
 	KEYTURN_TEST_POSTGRES=required go test -race -shuffle=on -timeout 20m -gcflags=modernc.org/...=-d=checkptr=0 ./...
 	cd verify && go test -race -shuffle=on ./...
+	$(MAKE) test-openssl
+
+# test-openssl runs the tests of the keys, and of the main job, in the build that signs with OpenSSL.
+.PHONY: test-openssl
+test-openssl: tools
+	CGO_ENABLED=0 GOARCH=arm64 go build -tags openssl -o /dev/null ./cmd/keyturn
+	KEYTURN_TEST_POSTGRES=required go test -race -tags openssl -shuffle=on -timeout 20m -gcflags=modernc.org/...=-d=checkptr=0 ./keys/...
+	CGO_ENABLED=0 KEYTURN_TEST_POSTGRES=required go test -tags openssl -shuffle=on -timeout 10m ./keys/internal/openssl
+	CGO_ENABLED=0 KEYTURN_TEST_POSTGRES=required go test -tags openssl -timeout 10m ./cmd/keyturn \
+	  -run 'TestScripts/.*/(main_job|signer|keys|leak|rewrap|restore)$$'
 
 # release builds static binaries into dist/, with version, commit and date, checksums and bills of materials.
 VERSION = $(shell git describe --tags --always --dirty)
@@ -137,11 +152,13 @@ vet:
 	go vet -tags interop ./examples
 	go vet -tags browser ./console
 	go vet -tags deploy ./deploy
+	go vet -tags openssl ./keys/...
 	cd verify && go vet ./...
 	cd verify/compare && go vet ./...
 
 staticcheck:
 	go run $(STATICCHECK) -tags interop,deploy,browser ./...
+	go run $(STATICCHECK) -tags openssl ./keys/...
 	cd verify && go run $(STATICCHECK) ./...
 	cd verify/compare && go run $(STATICCHECK) ./...
 

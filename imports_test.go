@@ -22,7 +22,7 @@ var arrows = map[string][]string{
 	"queue":      {},
 	"statuslist": {},
 	"storage":    {"storage/internal/engine"},
-	"keys":       {"clock", "queue", "storage"},
+	"keys":       {"clock", "keys/internal/openssl", "queue", "storage"},
 	"passwords":  {"queue"},
 	"probe":      {},
 	"admin":      {"api", "clock", "config", "keys", "passwords", "probe", "statuslist", "storage"},
@@ -44,6 +44,7 @@ var arrows = map[string][]string{
 	},
 
 	"storage/internal/engine": {},
+	"keys/internal/openssl":   {},
 
 	"tools/house": {},
 

@@ -63,6 +63,7 @@ func Doctor(ctx context.Context, p Patient, o Options) []Finding {
 	d := &doctor{Patient: p}
 	d.configuration(ctx)
 	d.settings()
+	d.signer()
 	d.files()
 	d.descriptors()
 	d.anchor()
@@ -194,6 +195,20 @@ func (d *doctor) settings() {
 	d.warn(c.LogLevel == "debug", "settings", "the log is at level debug", "use info in normal operation")
 	if len(d.findings) == before {
 		d.add("settings", FindingOK, "none is unsafe", "")
+	}
+}
+
+// signer says what signs. Whether it works at all is a matter of the configuration.
+func (d *doctor) signer() {
+	version, err := keys.OpenSSL()
+	switch {
+	case d.Config.Signer == keys.SignerGo, errors.Is(err, keys.ErrNoOpenSSL):
+		d.add("signer", FindingOK, "Go signs", "")
+	case err != nil:
+		d.add("signer", FindingWarning, "Go signs, since OpenSSL is not usable: "+err.Error(),
+			"install OpenSSL 3 (Debian: libssl3), or set signer: go; Go takes several times as long for a signature")
+	default:
+		d.add("signer", FindingOK, version+" signs", "")
 	}
 }
 

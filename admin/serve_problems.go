@@ -14,12 +14,13 @@ import (
 	"github.com/keyturn/keyturn/storage"
 )
 
-// FileProblems lists what is wrong with the files and folders that serve needs.
+// FileProblems lists what is wrong with the files, folders and libraries that serve needs.
 func FileProblems(c config.Config, p keys.Place) (problems []error) {
 	_, certificate := c.Certificate()
 	_, adminCertificate := c.AdminCertificate()
 	_, authorities := c.AdminClientCAs()
-	found := append(p.Database.FileProblems(), certificate, adminCertificate, authorities, p.CheckMasterKey())
+	_, signer := keys.NewCryptoModule(c.Signer, slog.New(slog.DiscardHandler))
+	found := append(p.Database.FileProblems(), certificate, adminCertificate, authorities, signer, p.CheckMasterKey())
 	for _, err := range append(found, p.FolderProblems()...) {
 		if err != nil {
 			problems = append(problems, err)

@@ -78,6 +78,9 @@ type Config struct {
 	JWKSMaxAge time.Duration `key:"jwks_max_age" default:"5m" scope:"keys" reload:"true"`
 	// size of new RSA keys: 2048, 3072 or 4096
 	KeyBits int `key:"key_bits" default:"2048" scope:"keys" reload:"true"`
+	// what makes keys and signs: go, openssl (libcrypto of the system; needs the build with OpenSSL), or auto (openssl
+	// where this build has it and it works)
+	Signer string `key:"signer" default:"auto" scope:"keys"`
 	// which fetches of the JWKS are counted, for keyturn keys readiness: all, named (those of registered verifiers)
 	// or off
 	JWKSObserve string `key:"jwks_observe" default:"all" scope:"keys" reload:"true"`
@@ -106,6 +109,13 @@ type Config struct {
 	// debug, info, warn or error
 	LogLevel string `key:"log_level" default:"info" scope:"database" reload:"true"`
 }
+
+// Values of Signer.
+const (
+	SignerAuto    = "auto"
+	SignerGo      = "go"
+	SignerOpenSSL = "openssl"
+)
 
 // Values of OnForgery.
 const (
@@ -151,6 +161,7 @@ func (c Config) Keys() Keys {
 		TokenTTL:         MaxAccessTTL,
 		WaitsFor:         c.KeyRotationWaitsFor,
 		Patience:         c.KeyRotationPatience,
+		Signer:           c.Signer,
 	}
 }
 
@@ -164,4 +175,5 @@ type Keys struct {
 	TokenTTL         time.Duration
 	WaitsFor         string
 	Patience         time.Duration
+	Signer           string
 }

@@ -51,6 +51,9 @@ var manual = map[string]string{
 	"key_publish_lead":      "how long a signing key is published before it signs tokens",
 	"jwks_max_age":          "how long verifiers may cache the JWKS",
 	"key_bits":              "size of new RSA keys: 2048, 3072 or 4096",
+	"signer": "what makes keys and signs: go, openssl (libcrypto of the system; needs " +
+		"the build with OpenSSL), or auto (openssl where this build has it and " +
+		"it works)",
 	"jwks_observe": "which fetches of the JWKS are counted, for keyturn keys readiness: " +
 		"all, named (those of registered verifiers) or off",
 	"key_rotation_waits_for": "whom a scheduled rotation waits for: nothing, or named (registered " +

@@ -60,6 +60,9 @@ func (c Config) Problems(forServe bool) []error {
 		c.LogFormat != "json" {
 		add(fmt.Errorf("log_format: %q is neither text nor json", c.LogFormat))
 	}
+	if c.Signer != SignerAuto && c.Signer != SignerGo && c.Signer != SignerOpenSSL {
+		add(fmt.Errorf("signer: %q is none of auto, go, openssl", c.Signer))
+	}
 	if c.OnForgery != OnForgeryAlarm && c.OnForgery != OnForgeryRevoke {
 		add(fmt.Errorf("on_forgery: %q is neither alarm nor revoke", c.OnForgery))
 	}

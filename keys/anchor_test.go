@@ -20,7 +20,7 @@ func TestAnchorRefusesAnOlderDatabase(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
 		c := newClock()
-		r := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, keystest.Generator())
+		r := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, keystest.Module())
 		kid := byState(r)[storage.KeyCurrent]
 		a := r.Anchor(filepath.Join(t.TempDir(), "anchor"))
 		must(t, a.Check(ctx)) // there is no file yet
@@ -65,7 +65,7 @@ func TestAnchorFile(t *testing.T) {
 	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		t.Parallel()
-		r := keystest.MustRing(t, db, newClock().now, keystest.Generator())
+		r := keystest.MustRing(t, db, newClock().now, keystest.Module())
 		path := filepath.Join(t.TempDir(), "anchor")
 		a := r.Anchor(path)
 		must(t, a.Note(ctx, false))

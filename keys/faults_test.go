@@ -106,8 +106,8 @@ func TestInterruptedAtEveryWrite(t *testing.T) {
 func (i interrupted) cutShort(t *testing.T, db *storage.DB, raw *sql.DB, faults storagetest.Faults, n int) bool {
 	t.Helper()
 	empty(t, raw)
-	c, generate := newClock(), keystest.Generator()
-	r := keystest.MustRing(t, db, c.now, generate)
+	c, module := newClock(), keystest.Module()
+	r := keystest.MustRing(t, db, c.now, module)
 	token, current := mustSign(t, r, c.now().Add(time.Hour))
 	before := r.JWKS().ETag
 	c.step(i.wait)
@@ -120,7 +120,7 @@ func (i interrupted) cutShort(t *testing.T, db *storage.DB, raw *sql.DB, faults 
 	if met && !strings.Contains(err.Error(), storagetest.Fault) {
 		t.Fatalf("write %d: %v", n, err)
 	}
-	restarted := mustOpen(t, db, c, generate)
+	restarted := mustOpen(t, db, c, module)
 	must(t, restarted.Healthy())
 	if _, err := restarted.Verify(token); err != nil && restarted.JWKS().ETag == before {
 		t.Errorf("write %d: a live token is refused: %v", n, err)
@@ -137,11 +137,11 @@ func (i interrupted) cutShort(t *testing.T, db *storage.DB, raw *sql.DB, faults 
 }
 
 // mustOpen opens a ring with both master keys of a rewrap.
-func mustOpen(t *testing.T, db *storage.DB, c *clock, generate keystest.Generate) *keys.Ring {
+func mustOpen(t *testing.T, db *storage.DB, c *clock, module keys.CryptoModule) *keys.Ring {
 	t.Helper()
 	both, err := keys.NewMaster(make32(1), make32(2))
 	must(t, err)
-	return mustRing(t, db, both, c.options(generate))
+	return mustRing(t, db, both, c.options(module))
 }
 
 func make32(b byte) []byte { return bytes.Repeat([]byte{b}, keys.MasterSize) }

@@ -59,8 +59,8 @@ func (c *clock) now() time.Time       { return time.Unix(0, c.at.Load()).UTC() }
 func (c *clock) step(d time.Duration) { c.at.Add(int64(d)) }
 
 // options returns the options of a Ring whose clock and database show the time of c.
-func (c *clock) options(generate keystest.Generate) keys.Options {
-	return keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Generate: generate, Log: keystest.Quiet}
+func (c *clock) options(module keys.CryptoModule) keys.Options {
+	return keys.Options{Now: c.now, DatabaseNow: keystest.At(c.now), Module: module, Log: keystest.Quiet}
 }
 
 // mustRing opens a Ring and makes no keys.
@@ -126,7 +126,7 @@ func TestLifeBySchedule(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		t.Parallel()
 		c := newClock()
-		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		r := keystest.MustRing(t, db, c.now, keystest.Module())
 		if got := states(r); !cmp.Equal(got, map[storage.KeyState]int{"current": 1, "next": 1}) {
 			t.Fatalf("at the start %v", got)
 		}
@@ -180,7 +180,7 @@ func TestRotateRefusesAYoungKey(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		t.Parallel()
 		c := newClock()
-		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		r := keystest.MustRing(t, db, c.now, keystest.Module())
 		var young *keys.TooYoungError
 		_, err := r.LifeCycle().Rotate(ctx, admin, keys.Gate{})
 		if !errors.As(err, &young) || !young.Earliest.Equal(noon.Add(24*time.Hour)) {
@@ -206,10 +206,10 @@ func TestConcurrentRotationsMakeOne(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
-		c, generate := newClock(), keystest.Generator()
+		c, module := newClock(), keystest.Module()
 		var rings []*keys.Ring
 		for range 5 {
-			rings = append(rings, keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate))
+			rings = append(rings, keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, module))
 		}
 		for round := 1; round <= 3; round++ {
 			c.step(25 * time.Hour)
@@ -231,9 +231,9 @@ func TestReplicasServeTheSameBytes(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
-		c, generate := newClock(), keystest.Generator()
-		a := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
-		b := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
+		c, module := newClock(), keystest.Module()
+		a := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, module)
+		b := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, module)
 		for range 3 {
 			if x, y := a.JWKS(), b.JWKS(); !cmp.Equal(x, y) || len(x.Body) < 500 || x.ETag == "" {
 				t.Fatalf("%+v\n%+v", x, y)
@@ -281,9 +281,9 @@ func TestRetirementCountsTokensOfSlowReplicas(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
-		c, generate := newClock(), keystest.Generator()
-		fast := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
-		slow := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
+		c, module := newClock(), keystest.Module()
+		fast := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, module)
+		slow := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, module)
 		expires := c.now().Add(10 * time.Minute)
 		_, first := mustSign(t, slow, expires)
 		_, err := fast.LifeCycle().Rotate(ctx, admin, keys.Gate{Force: true})
@@ -308,7 +308,7 @@ func TestStaleViewRefuses(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		t.Parallel()
 		c := newClock()
-		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		r := keystest.MustRing(t, db, c.now, keystest.Module())
 		token, _ := mustSign(t, r, c.now().Add(time.Minute))
 		c.step(keys.StaleAfter + time.Millisecond)
 		if _, err := r.Signer(ctx, c.now()); !errors.Is(err, keys.ErrStale) {
@@ -331,7 +331,7 @@ func TestVerifyRefuses(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		t.Parallel()
 		c := newClock()
-		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		r := keystest.MustRing(t, db, c.now, keystest.Module())
 		token, kid := mustSign(t, r, c.now().Add(time.Minute))
 		v, err := r.Verify(token)
 		if err != nil || !strings.HasPrefix(string(v.Payload), `{"sub":"x",`) || v.KID != kid {
@@ -410,8 +410,8 @@ func TestAlteredRowsMakeNoView(t *testing.T) {
 
 // detectsAlteration runs the statements and checks that neither the running replica nor a new one accepts the rows.
 func detectsAlteration(t *testing.T, url string, statements []string) {
-	c, db, generate := newClock(), storagetest.MustOpen(t, url), keystest.Generator()
-	r := keystest.MustRing(t, db, c.now, generate)
+	c, db, module := newClock(), storagetest.MustOpen(t, url), keystest.Module()
+	r := keystest.MustRing(t, db, c.now, module)
 	_, kid := mustSign(t, r, c.now())
 	raw := storagetest.Raw(t, url)
 	storagetest.MustExec(t, raw, keepKeys...)
@@ -438,23 +438,23 @@ func detectsAlteration(t *testing.T, url string, statements []string) {
 	if err := r.Healthy(); err == nil {
 		t.Error("healthy")
 	}
-	fresh, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, c.options(generate))
+	fresh, err := keys.Open(ctx, db, keystest.MustMaster(t, 1), keystest.Config, c.options(module))
 	if err == nil {
 		err = fresh.LifeCycle().Maintain(ctx)
 	}
 	if !errors.As(err, &altered) {
 		t.Errorf("a new replica: %v", err)
 	}
-	mendsByRevokingAll(t, db, c, generate)
+	mendsByRevokingAll(t, db, c, module)
 	if err := r.LifeCycle().Maintain(ctx); err != nil || r.Healthy() != nil || published(t, r)[kid] {
 		t.Errorf("the replica that was there does not follow: %v, %v", err, r.Healthy())
 	}
 }
 
 // mendsByRevokingAll checks that a person sees what was altered, and repairs it by revoking all keys.
-func mendsByRevokingAll(t *testing.T, db *storage.DB, c *clock, generate keystest.Generate) {
+func mendsByRevokingAll(t *testing.T, db *storage.DB, c *clock, module keys.CryptoModule) {
 	t.Helper()
-	o := c.options(generate)
+	o := c.options(module)
 	o.Tolerant = true
 	r := mustRing(t, db, keystest.MustMaster(t, 1), o)
 	status, err := r.LifeCycle().Status(ctx)
@@ -505,7 +505,7 @@ func TestOlderSetMakesNoView(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
 		c, db := newClock(), storagetest.MustOpen(t, url)
-		r, raw := keystest.MustRing(t, db, c.now, keystest.Generator()), storagetest.Raw(t, url)
+		r, raw := keystest.MustRing(t, db, c.now, keystest.Module()), storagetest.Raw(t, url)
 		token, kid := mustSign(t, r, c.now().Add(time.Minute))
 		storagetest.MustExec(t, raw, keepKeys...)
 		_, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: kid})
@@ -519,7 +519,7 @@ func TestOlderSetMakesNoView(t *testing.T) {
 			t.Error("the key is revived:", err)
 		}
 		// A replica that does not know the newer state goes on from the older one, to the same version and beyond.
-		fresh := mustOpen(t, db, c, keystest.Generator())
+		fresh := mustOpen(t, db, c, keystest.Module())
 		for range 3 {
 			_, err := fresh.LifeCycle().Rotate(ctx, admin, keys.Gate{Force: true})
 			must(t, err)
@@ -538,9 +538,9 @@ func TestAlteredRowsHideNoRevocation(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
-		c, generate := newClock(), keystest.Generator()
-		r := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
-		other := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
+		c, module := newClock(), keystest.Module()
+		r := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, module)
+		other := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, module)
 		token, kid := mustSign(t, r, c.now().Add(time.Minute))
 		_, err := other.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: kid})
 		must(t, err)
@@ -564,7 +564,7 @@ func TestAlteredRefreshKey(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
 		c, db := newClock(), storagetest.MustOpen(t, url)
-		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		r := keystest.MustRing(t, db, c.now, keystest.Module())
 		storagetest.MustExec(
 			t,
 			storagetest.Raw(t, url),
@@ -586,11 +586,11 @@ func TestLeakUnderAWrongClock(t *testing.T) {
 	t.Parallel()
 	for _, off := range []time.Duration{-time.Hour, 48 * time.Hour} {
 		storagetest.Each(t, func(t *testing.T, db *storage.DB) {
-			c, wrong, generate := newClock(), newClock(), keystest.Generator()
-			keystest.MustRing(t, db, c.now, generate)
+			c, wrong, module := newClock(), newClock(), keystest.Module()
+			keystest.MustRing(t, db, c.now, module)
 			c.step(time.Hour)
 			wrong.step(time.Hour + off)
-			o := c.options(generate)
+			o := c.options(module)
 			o.Now = wrong.now
 			r := mustRing(t, db, keystest.MustMaster(t, 1), o)
 			var young *keys.TooYoungError
@@ -614,8 +614,8 @@ func TestUnknownMasterInTheSet(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
-		c, db, generate := newClock(), storagetest.MustOpen(t, url), keystest.Generator()
-		r := keystest.MustRing(t, db, c.now, generate)
+		c, db, module := newClock(), storagetest.MustOpen(t, url), keystest.Module()
+		r := keystest.MustRing(t, db, c.now, module)
 		storagetest.MustExec(
 			t,
 			storagetest.Raw(t, url),
@@ -626,7 +626,7 @@ func TestUnknownMasterInTheSet(t *testing.T) {
 		if err := r.Poll(ctx); !errors.Is(err, keys.ErrWrongMaster) {
 			t.Error(err)
 		}
-		mendsByRevokingAll(t, db, c, generate)
+		mendsByRevokingAll(t, db, c, module)
 	})
 }
 
@@ -635,9 +635,9 @@ func TestStepsByAWrongClock(t *testing.T) {
 	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		t.Parallel()
-		c, fast, generate := newClock(), newClock(), keystest.Generator()
-		r := keystest.MustRing(t, db, c.now, generate)
-		o := c.options(generate)
+		c, fast, module := newClock(), newClock(), keystest.Module()
+		r := keystest.MustRing(t, db, c.now, module)
+		o := c.options(module)
 		o.Now = fast.now
 		ahead := mustRing(t, db, keystest.MustMaster(t, 1), o)
 		before := r.JWKS().ETag
@@ -661,7 +661,7 @@ func TestWrongMasterWritesNothing(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
-		keystest.MustRing(t, storagetest.MustOpen(t, url), newClock().now, keystest.Generator())
+		keystest.MustRing(t, storagetest.MustOpen(t, url), newClock().now, keystest.Module())
 		other := keystest.MustMaster(t, 2)
 		guard := func(ctx context.Context, db *storage.DB) error { return keys.CheckMaster(ctx, db, other) }
 		_, err := storage.Open(

@@ -172,11 +172,12 @@ func (l *LifeCycle) generateNext(m *Master) (storage.SigningKey, error) {
 // generate makes a key. It skips a kid that begins with -, which a command line would take for a flag.
 func (l *LifeCycle) generate(m *Master, reason string) (storage.SigningKey, error) {
 	for {
-		private, err := l.ring.options.Generate(l.ring.config().Bits)
+		private, err := l.ring.options.Module.Make(l.ring.config().Bits)
 		if err != nil {
 			return storage.SigningKey{}, fmt.Errorf("new key: %w", err)
 		}
 		row, err := m.newRow(private, reason, l.ring.options.Now())
+		private.Close()
 		if err != nil || !strings.HasPrefix(row.KID, "-") {
 			return row, err
 		}
@@ -211,7 +212,26 @@ func (l *LifeCycle) change(ctx context.Context, by storage.Actor, v *view, c sto
 		"actor", by.Name,
 		"details", c.Event.Details,
 	)
+	l.destroyForgotten(v.master, c.Update)
 	return nil
+}
+
+// destroyForgotten destroys the private halves whose secrets a change has removed from the rows. The change is made, so
+// that a failure is no more than a line of log.
+func (l *LifeCycle) destroyForgotten(m *Master, updates []storage.KeyUpdate) {
+	for _, u := range updates {
+		if u.From.PrivateKey == "" || u.To.PrivateKey != "" {
+			continue
+		}
+		secret, err := m.secretOf(u.From)
+		if err == nil {
+			err = l.ring.options.Module.Destroy(secret)
+			clear(secret)
+		}
+		if err != nil {
+			l.ring.options.Log.Warn("a private half may be left in its module", "kid", u.From.KID, "error", err)
+		}
+	}
 }
 
 // pollAfter reads the rows after a change that was made (err is nil). A failed read does not undo the change.

@@ -56,7 +56,7 @@ var configs = []keys.Config{
 type lifeModel struct {
 	db       *storage.DB
 	clock    *clock
-	generate keystest.Generate
+	module   keys.CryptoModule
 	config   keys.Config
 	replicas []*keys.Ring
 	reads    []time.Time // when each replica read the rows last
@@ -104,7 +104,7 @@ func newLifeModel(r *rapid.T, db *storage.DB) *lifeModel {
 	m := &lifeModel{
 		db:       db,
 		clock:    newClock(),
-		generate: keystest.Generator(),
+		module:   keystest.Module(),
 		config:   configs[0],
 		replicas: make([]*keys.Ring, 3),
 		reads:    make([]time.Time, 3),
@@ -120,7 +120,7 @@ func newLifeModel(r *rapid.T, db *storage.DB) *lifeModel {
 }
 
 func (m *lifeModel) start(r *rapid.T, i int) {
-	ring, err := keys.Open(ctx, m.db, keystest.MustMaster(r, 1), m.config, m.clock.options(m.generate))
+	ring, err := keys.Open(ctx, m.db, keystest.MustMaster(r, 1), m.config, m.clock.options(m.module))
 	if err != nil {
 		r.Fatal(err)
 	}

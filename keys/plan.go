@@ -26,6 +26,7 @@ type Config struct {
 	TokenTTL         time.Duration // the longest life of a token, for plans; steps use SigningKey.SignsUntil
 	WaitsFor         string        // whom the schedule waits for before it rotates: WaitsForNamed, or nobody
 	Patience         time.Duration // how long it waits
+	Signer           string        // the CryptoModule: SignerAuto, SignerGo or SignerOpenSSL
 }
 
 // WaitsForNamed makes the schedule wait for registered verifiers.

@@ -28,7 +28,7 @@ type ProbeBounds struct {
 type ProbeSigner struct {
 	bounds  ProbeBounds
 	kid     string
-	private *rsa.PrivateKey
+	private PrivateKey
 	secrets *Secrets
 	now     func() time.Time
 }
@@ -53,7 +53,7 @@ func (l *LifeCycle) ProbeSigner(ctx context.Context, b ProbeBounds, next bool) (
 		return ProbeSigner{}, &TooYoungError{row.KID, earliest}
 	}
 	s := ProbeSigner{bounds: b, kid: row.KID, secrets: v.secrets, now: l.ring.options.Now}
-	if s.private, err = v.master.privateOf(*row); err != nil {
+	if s.private, err = v.master.privateOf(*row, l.ring.options.Module); err != nil {
 		return ProbeSigner{}, err
 	}
 	return s, l.ring.db.SigningKeys().ReserveProbe(ctx, row.KID, now.Add(maxProbe))
@@ -66,7 +66,7 @@ const maxProbe = 10 * time.Minute
 func (s ProbeSigner) KID() string { return s.kid }
 
 // Public is the public half of the key.
-func (s ProbeSigner) Public() *rsa.PublicKey { return &s.private.PublicKey }
+func (s ProbeSigner) Public() *rsa.PublicKey { return s.private.Public().(*rsa.PublicKey) }
 
 // Sign makes the compact JWS of claims, with a jti that only this server can make. critical names a header parameter
 // that must be understood (RFC 7515 §4.1.11); "": none. It refuses what is beyond its bounds.
@@ -81,7 +81,7 @@ func (s ProbeSigner) Sign(typ, critical string, claims map[string]any) (string, 
 	if err := s.secrets.stamp(s.kid, payload); err != nil {
 		return "", err
 	}
-	key := jose.SigningKey{Algorithm: signingAlg, Key: jose.JSONWebKey{Key: s.private, KeyID: s.kid}}
+	key := joseKey(s.private, s.kid)
 	options := &jose.SignerOptions{}
 	if typ != "" {
 		options.WithType(jose.ContentType(typ))

@@ -15,8 +15,8 @@ import (
 func TestProbeBounds(t *testing.T) {
 	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
-		c, generate := newClock(), keystest.Generator()
-		r := keystest.MustRing(t, db, c.now, generate)
+		c, module := newClock(), keystest.Module()
+		r := keystest.MustRing(t, db, c.now, module)
 		bounds := keys.ProbeBounds{
 			Subject:        "usr_probe",
 			ClientID:       "probe",

@@ -13,7 +13,7 @@ import (
 func FuzzRefreshToken(f *testing.F) {
 	db := storagetest.MustOpen(f, storagetest.SQLiteURL(f))
 	c := newClock()
-	secrets := keystest.MustRing(f, db, c.now, keystest.Generator()).Secrets()
+	secrets := keystest.MustRing(f, db, c.now, keystest.Module()).Secrets()
 	f.Add(secrets.SealRefreshToken(keys.RefreshToken{Grant: 1, Generation: 2, Family: keys.NewFamily()}, c.now()))
 	f.Add("ktr_")
 	f.Add("ktr_" + strings.Repeat("A", 60))

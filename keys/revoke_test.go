@@ -32,7 +32,7 @@ func byState(r *keys.Ring) map[storage.KeyState]string {
 // inEveryState returns a ring with a key in each state except revoked.
 func inEveryState(t *testing.T, db *storage.DB, c *clock) *keys.Ring {
 	t.Helper()
-	r := keystest.MustRing(t, db, c.now, keystest.Generator())
+	r := keystest.MustRing(t, db, c.now, keystest.Module())
 	for range 2 {
 		_, err := r.LifeCycle().Rotate(ctx, admin, keys.Gate{Force: true})
 		must(t, err)
@@ -159,7 +159,7 @@ func TestStoreLeakedAfterAKeyLeaked(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		t.Parallel()
 		c := newClock()
-		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		r := keystest.MustRing(t, db, c.now, keystest.Module())
 		c.step(time.Hour)
 		first, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: byState(r)[storage.KeyCurrent]})
 		must(t, err)
@@ -184,7 +184,7 @@ func TestStoreLeakedWithItsMaster(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
 		c, db := newClock(), storagetest.MustOpen(t, url)
-		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		r := keystest.MustRing(t, db, c.now, keystest.Module())
 		_, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{Store: true, NewMaster: newMaster(t)})
 		must(t, err)
 		var under int
@@ -200,7 +200,7 @@ func TestStoreLeakedWithItsMaster(t *testing.T) {
 	})
 }
 
-// A key takes time to generate. A key made for a revocation is still not older than the revocation.
+// A key takes time to module. A key made for a revocation is still not older than the revocation.
 func TestRevokeWhileTimeGoesBy(t *testing.T) {
 	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
@@ -210,7 +210,7 @@ func TestRevokeWhileTimeGoesBy(t *testing.T) {
 			c.step(time.Millisecond)
 			return c.now()
 		}
-		r := keystest.MustRing(t, db, ticking, keystest.Generator())
+		r := keystest.MustRing(t, db, ticking, keystest.Module())
 		done, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: byState(r)[storage.KeyCurrent], Store: true})
 		must(t, err)
 		if done.SecondRotation != nil {
@@ -230,7 +230,7 @@ func TestRevokeTwice(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		t.Parallel()
 		c := newClock()
-		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		r := keystest.MustRing(t, db, c.now, keystest.Module())
 		c.step(time.Hour)
 		first, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: byState(r)[storage.KeyCurrent]})
 		must(t, err)
@@ -251,7 +251,7 @@ func TestRevokeUnknownKey(t *testing.T) {
 	t.Parallel()
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		t.Parallel()
-		r := keystest.MustRing(t, db, newClock().now, keystest.Generator())
+		r := keystest.MustRing(t, db, newClock().now, keystest.Module())
 		if _, err := r.LifeCycle().Revoke(ctx, admin, keys.Leak{KID: "nobody"}); !errors.Is(err, storage.ErrNotFound) {
 			t.Error(err)
 		}
@@ -264,7 +264,7 @@ func TestCommitWhoseAnswerIsLost(t *testing.T) {
 	proxy := storagetest.NewProxy(t, storagetest.PostgresURL(t))
 	db := storagetest.MustOpen(t, proxy.URL)
 	c := newClock()
-	r := keystest.MustRing(t, db, c.now, keystest.Generator())
+	r := keystest.MustRing(t, db, c.now, keystest.Module())
 	kid := byState(r)[storage.KeyCurrent]
 	c.step(25 * time.Hour)
 
@@ -305,10 +305,10 @@ func TestRevokeWithoutTimeOrAnnouncement(t *testing.T) {
 	proxy := storagetest.NewProxy(t, storagetest.PostgresURL(t))
 	db := storagetest.MustOpen(t, proxy.URL)
 	c := newClock()
-	generate := keystest.Generator()
-	keystest.MustRing(t, db, c.now, generate)
+	module := keystest.Module()
+	keystest.MustRing(t, db, c.now, module)
 	timeless := func(context.Context) (time.Time, error) { return time.Time{}, errors.New("no time") }
-	o := c.options(generate)
+	o := c.options(module)
 	o.DatabaseNow = timeless
 	r := mustRing(t, db, keystest.MustMaster(t, 1), o)
 	proxy.Cut("pg_notify", storagetest.Before, 100)
@@ -326,7 +326,7 @@ func TestOldRefreshKeyThatCannotBeLookedUp(t *testing.T) {
 	url := storagetest.PostgresURL(t)
 	db := storagetest.MustOpen(t, url)
 	c := newClock()
-	o := c.options(keystest.Generator())
+	o := c.options(keystest.Module())
 	o.LookTimeout = 50 * time.Millisecond
 	r := mustRing(t, db, keystest.MustMaster(t, 1), o)
 	for range 2 {

@@ -30,7 +30,7 @@ func TestRewrapUnderARunningServer(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
-		c, dir, generate := newClock(), t.TempDir(), keystest.Generator()
+		c, dir, module := newClock(), t.TempDir(), keystest.Module()
 		before, after := filepath.Join(dir, "old"), filepath.Join(dir, "new")
 		must(t, keys.CreateMaster(before))
 		must(t, keys.CreateMaster(after))
@@ -38,7 +38,7 @@ func TestRewrapUnderARunningServer(t *testing.T) {
 		ring := func(path string) (*keys.Ring, error) {
 			m, err := keys.ReadMaster(path)
 			must(t, err)
-			o := c.options(generate)
+			o := c.options(module)
 			o.ReadMaster = func() (*keys.Master, error) { return keys.ReadMaster(path) }
 			return keys.Open(ctx, storagetest.MustOpen(t, url), m, keystest.Config, o)
 		}
@@ -90,13 +90,13 @@ func TestOldMasterIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
-		c, generate := newClock(), keystest.Generator()
-		server := mustOpen(t, storagetest.MustOpen(t, url), c, generate) // made by the first of the two in its file
+		c, module := newClock(), keystest.Module()
+		server := mustOpen(t, storagetest.MustOpen(t, url), c, module) // made by the first of the two in its file
 		must(t, server.LifeCycle().Maintain(ctx))
 		_, err := server.LifeCycle().Rewrap(ctx, admin, newMaster(t))
 		must(t, err)
 		must(t, server.Poll(ctx))
-		thief := mustOpen(t, storagetest.MustOpen(t, url), c, generate)
+		thief := mustOpen(t, storagetest.MustOpen(t, url), c, module)
 		back, err := keys.NewMaster(make32(3))
 		must(t, err)
 		_, err = thief.LifeCycle().Rewrap(ctx, admin, back)
@@ -107,18 +107,18 @@ func TestOldMasterIsNotBelieved(t *testing.T) {
 	})
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
-		c, generate, old := newClock(), keystest.Generator(), keystest.MustMaster(t, 1)
+		c, module, old := newClock(), keystest.Module(), keystest.MustMaster(t, 1)
 		db := storagetest.MustOpen(t, url)
 		both, err := keys.NewMaster(make32(1), make32(2))
 		must(t, err)
-		keystest.MustRing(t, db, c.now, generate)
-		o := c.options(generate)
+		keystest.MustRing(t, db, c.now, module)
+		o := c.options(module)
 		o.ReadMaster = func() (*keys.Master, error) { return both, nil }
 		server := mustRing(t, db, both, o)
-		_, err = mustOpen(t, db, c, generate).LifeCycle().Rewrap(ctx, admin, newMaster(t))
+		_, err = mustOpen(t, db, c, module).LifeCycle().Rewrap(ctx, admin, newMaster(t))
 		must(t, err)
 		must(t, server.Poll(ctx))
-		thief := mustRing(t, db, newMaster(t), c.options(generate))
+		thief := mustRing(t, db, newMaster(t), c.options(module))
 		if _, err := thief.LifeCycle().Rewrap(ctx, admin, old); !errors.Is(err, keys.ErrRetiredMaster) {
 			t.Error("back to a retired master key:", err)
 		}
@@ -140,15 +140,15 @@ func TestRewrapWithTheNewKeyOnTop(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
-		c, generate := newClock(), keystest.Generator()
-		keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
+		c, module := newClock(), keystest.Module()
+		keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, module)
 		onTop, err := keys.NewMaster(make32(2), make32(1))
 		must(t, err)
-		o := c.options(generate)
+		o := c.options(module)
 		o.ReadMaster = func() (*keys.Master, error) { return onTop, nil }
 		server := mustRing(t, storagetest.MustOpen(t, url), onTop, o)
 		must(t, server.LifeCycle().Maintain(ctx))
-		_, err = mustOpen(t, storagetest.MustOpen(t, url), c, generate).LifeCycle().Rewrap(ctx, admin, newMaster(t))
+		_, err = mustOpen(t, storagetest.MustOpen(t, url), c, module).LifeCycle().Rewrap(ctx, admin, newMaster(t))
 		must(t, err)
 		must(t, server.LifeCycle().Maintain(ctx))
 		mustSign(t, server, c.now())
@@ -160,13 +160,13 @@ func TestTwoRewrapsAtOnce(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
-		c, generate := newClock(), keystest.Generator()
-		keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
+		c, module := newClock(), keystest.Module()
+		keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, module)
 		all, err := keys.NewMaster(make32(1), make32(2), make32(3))
 		must(t, err)
 		var rings []*keys.Ring
 		for range 2 {
-			rings = append(rings, mustRing(t, storagetest.MustOpen(t, url), all, c.options(generate)))
+			rings = append(rings, mustRing(t, storagetest.MustOpen(t, url), all, c.options(module)))
 		}
 		results := make(chan error)
 		for i, r := range rings {
@@ -184,7 +184,7 @@ func TestTwoRewrapsAtOnce(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		last := mustRing(t, storagetest.MustOpen(t, url), all, c.options(keystest.Generator()))
+		last := mustRing(t, storagetest.MustOpen(t, url), all, c.options(keystest.Module()))
 		if s := mustStatus(t, last); !s.Healthy {
 			t.Errorf("%+v", s)
 		}
@@ -197,11 +197,11 @@ func TestRewrapWithoutTheNewKeyInTheFile(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		t.Parallel()
 		c, today := newClock(), keystest.MustMaster(t, 1)
-		o := c.options(keystest.Generator())
+		o := c.options(keystest.Module())
 		o.ReadMaster = func() (*keys.Master, error) { return today, nil }
 		server := mustRing(t, db, today, o)
 		must(t, server.LifeCycle().Maintain(ctx))
-		command := mustOpen(t, db, c, keystest.Generator())
+		command := mustOpen(t, db, c, keystest.Module())
 		_, err := command.LifeCycle().Rewrap(ctx, admin, newMaster(t))
 		must(t, err)
 		if err := server.LifeCycle().Maintain(ctx); !errors.Is(err, keys.ErrWrongMaster) {

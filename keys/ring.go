@@ -2,8 +2,6 @@ package keys
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -51,9 +49,9 @@ type Ring struct {
 
 // Options are what a Ring depends on. The zero value is useful.
 type Options struct {
-	Now      func() time.Time                        // nil: time.Now
-	Generate func(bits int) (*rsa.PrivateKey, error) // nil: rsa.GenerateKey
-	Log      *slog.Logger                            // nil: slog.Default
+	Now    func() time.Time // nil: time.Now
+	Module CryptoModule     // nil: the one that Config.Signer names
+	Log    *slog.Logger     // nil: slog.Default
 	// ReadMaster reads the master key again. The Ring calls it when it meets a value sealed under another master key.
 	// nil: the master key does not change.
 	ReadMaster func() (*Master, error)
@@ -80,9 +78,6 @@ func (o Options) filled(db *storage.DB) Options {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Generate == nil {
-		o.Generate = func(bits int) (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, bits) }
-	}
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
@@ -108,6 +103,12 @@ func (o Options) filled(db *storage.DB) Options {
 // It creates no signing key: [LifeCycle.Maintain] does.
 func Open(ctx context.Context, db *storage.DB, m *Master, c Config, o Options) (*Ring, error) {
 	o = o.filled(db)
+	if o.Module == nil {
+		var err error
+		if o.Module, err = NewCryptoModule(c.Signer, o.Log); err != nil {
+			return nil, err
+		}
+	}
 	r := &Ring{
 		db:        db,
 		options:   o,
@@ -138,6 +139,9 @@ func (r *Ring) config() Config { return *r.settings.Load() }
 
 // Configure replaces the schedule.
 func (r *Ring) Configure(c Config) { r.settings.Store(&c) }
+
+// Module returns the module that signs.
+func (r *Ring) Module() CryptoModule { return r.options.Module }
 
 // LifeCycle returns the life cycle of the keys, which changes them.
 func (r *Ring) LifeCycle() *LifeCycle { return &r.lifeCycle }

@@ -50,12 +50,12 @@ func TestScheduleAfterARewrap(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
-		c, generate := newClock(), keystest.Generator()
-		keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
+		c, module := newClock(), keystest.Module()
+		keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, module)
 		all, err := keys.NewMaster(make32(1), make32(2))
 		must(t, err)
-		late := mustRing(t, storagetest.MustOpen(t, url), all, c.options(generate))
-		command := mustRing(t, storagetest.MustOpen(t, url), all, c.options(generate))
+		late := mustRing(t, storagetest.MustOpen(t, url), all, c.options(module))
+		command := mustRing(t, storagetest.MustOpen(t, url), all, c.options(module))
 		_, err = command.LifeCycle().Rewrap(ctx, admin, keystest.MustMaster(t, 2))
 		must(t, err)
 		want := keys.Schedule{KeyBits: 2048, Issuer: "https://auth.example"}

@@ -44,9 +44,9 @@ func TestRefreshKeyTurns(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
 		c, db := newClock(), storagetest.MustOpen(t, url)
-		generate := keystest.Generator()
-		r := keystest.MustRing(t, db, c.now, generate)
-		other := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, generate)
+		module := keystest.Module()
+		r := keystest.MustRing(t, db, c.now, module)
+		other := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, module)
 		first, _ := r.Secrets().RefreshKey(c.now())
 		interval, lead := keystest.Config.RotationInterval, time.Hour
 		mustLogin(t, db, c.now().Add(interval-time.Minute), 30*24*time.Hour)
@@ -93,7 +93,7 @@ func TestRefreshKeyNumbersComeAgain(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
 		c, db := newClock(), storagetest.MustOpen(t, url)
-		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		r := keystest.MustRing(t, db, c.now, keystest.Module())
 		seen := map[byte]int{}
 		mustLogin(t, db, c.now(), 10*365*24*time.Hour) // holds key 1 for ten years
 		config := keystest.Config

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/cryptosigner"
 
 	"github.com/keyturn/keyturn/storage"
 )
@@ -19,31 +20,44 @@ const (
 	purposeSigningKey = "signing key"
 )
 
+// joseKey makes go-jose sign with a private key whose bytes it does not see.
+func joseKey(private PrivateKey, kid string) jose.SigningKey {
+	return jose.SigningKey{
+		Algorithm: signingAlg,
+		Key:       jose.JSONWebKey{Key: cryptosigner.Opaque(private), KeyID: kid},
+	}
+}
+
 // thumbprint returns the kid of a public key (RFC 7638).
 func thumbprint(public *rsa.PublicKey) (string, error) {
 	sum, err := (&jose.JSONWebKey{Key: public}).Thumbprint(crypto.SHA256)
 	return base64.RawURLEncoding.EncodeToString(sum), err
 }
 
-// newRow returns the row of a new pair in state next, published now, with its private half sealed.
-func (m *Master) newRow(private *rsa.PrivateKey, reason string, now time.Time) (storage.SigningKey, error) {
-	kid, err := thumbprint(&private.PublicKey)
+// newRow returns the row of a new pair in state next, published now, with its secret sealed.
+func (m *Master) newRow(private PrivateKey, reason string, now time.Time) (storage.SigningKey, error) {
+	half, err := rsaPublic(private)
 	if err != nil {
 		return storage.SigningKey{}, fmt.Errorf("new key: %w", err)
 	}
-	public, err := x509.MarshalPKIXPublicKey(&private.PublicKey)
+	kid, err := thumbprint(half)
 	if err != nil {
 		return storage.SigningKey{}, fmt.Errorf("new key: %w", err)
 	}
-	secret, err := x509.MarshalPKCS8PrivateKey(private)
+	public, err := x509.MarshalPKIXPublicKey(half)
 	if err != nil {
 		return storage.SigningKey{}, fmt.Errorf("new key: %w", err)
 	}
+	secret, err := private.Secret()
+	if err != nil {
+		return storage.SigningKey{}, fmt.Errorf("new key: %w", err)
+	}
+	defer clear(secret)
 	row := storage.SigningKey{
 		KID:         kid,
 		State:       storage.KeyNext,
 		Alg:         string(signingAlg),
-		Bits:        private.N.BitLen(),
+		Bits:        half.N.BitLen(),
 		PublicKey:   base64.RawURLEncoding.EncodeToString(public),
 		PrivateKey:  m.seal(purposeSigningKey, kid, public, secret),
 		PublishedAt: storage.At(now),
@@ -74,27 +88,45 @@ func publicOf(row storage.SigningKey) (*rsa.PublicKey, []byte, error) {
 	return public, der, nil
 }
 
-// privateOf opens the private half of a row and checks that it belongs to the public half.
-func (m *Master) privateOf(row storage.SigningKey) (*rsa.PrivateKey, error) {
-	public, der, err := publicOf(row)
+// rsaPublic returns the public half of a pair.
+func rsaPublic(private PrivateKey) (*rsa.PublicKey, error) {
+	public, ok := private.Public().(*rsa.PublicKey)
+	if !ok {
+		return nil, errors.New("not an RSA key")
+	}
+	return public, nil
+}
+
+// privateOf takes the private half of a row into use, and checks that it belongs to the public half.
+func (m *Master) privateOf(row storage.SigningKey, module CryptoModule) (PrivateKey, error) {
+	public, _, err := publicOf(row)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := m.secretOf(row)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(secret)
+	private, err := module.Open(secret)
+	if err != nil {
+		return nil, fmt.Errorf("key %s: %w", row.KID, err)
+	}
+	if half, err := rsaPublic(private); err != nil || !half.Equal(public) {
+		private.Close()
+		return nil, fmt.Errorf("key %s: its private half belongs to another key", row.KID)
+	}
+	return private, nil
+}
+
+// secretOf opens what the module of a key needs to find its private half. Clear it after use.
+func (m *Master) secretOf(row storage.SigningKey) ([]byte, error) {
+	_, public, err := publicOf(row)
 	if err != nil {
 		return nil, err
 	}
 	if row.PrivateKey == "" {
 		return nil, fmt.Errorf("key %s: its private half has been destroyed", row.KID)
 	}
-	secret, err := m.open(purposeSigningKey, row.KID, der, row.PrivateKey)
-	if err != nil {
-		return nil, err
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(secret)
-	if err != nil {
-		return nil, fmt.Errorf("key %s: %w", row.KID, errors.New("its private half does not parse"))
-	}
-	private, ok := parsed.(*rsa.PrivateKey)
-	if !ok || !private.PublicKey.Equal(public) {
-		return nil, fmt.Errorf("key %s: its private half belongs to another key", row.KID)
-	}
-	private.Precompute()
-	return private, nil
+	return m.open(purposeSigningKey, row.KID, public, row.PrivateKey)
 }

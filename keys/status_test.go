@@ -43,14 +43,14 @@ func TestStatus(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
-		db, generate := storagetest.MustOpen(t, url), keystest.Generator()
+		db, module := storagetest.MustOpen(t, url), keystest.Module()
 		c := newClock()
-		none := mustRing(t, db, keystest.MustMaster(t, 1), c.options(generate))
+		none := mustRing(t, db, keystest.MustMaster(t, 1), c.options(module))
 		if s := mustStatus(t, none); !strings.Contains(s.Sentence, "no signing keys yet") ||
 			s.Level != keys.LevelWarning {
 			t.Errorf("%+v", s)
 		}
-		r := keystest.MustRing(t, db, c.now, generate)
+		r := keystest.MustRing(t, db, c.now, module)
 		s, kids := mustStatus(t, r), byState(r)
 		if !s.Healthy || s.Current != kids["current"] || s.Next != kids["next"] || s.NextEvent == nil ||
 			s.NextEvent.KID != kids["next"] ||
@@ -89,7 +89,7 @@ func TestStatusOfLateSteps(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		t.Parallel()
 		c := newClock()
-		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		r := keystest.MustRing(t, db, c.now, keystest.Module())
 		_, err := r.LifeCycle().Rotate(ctx, admin, keys.Gate{Force: true})
 		must(t, err)
 		for _, step := range []struct {
@@ -118,9 +118,9 @@ func TestStatusOfAnUnfinishedRewrap(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
 		c, db := newClock(), storagetest.MustOpen(t, url)
-		keystest.MustRing(t, db, c.now, keystest.Generator())
+		keystest.MustRing(t, db, c.now, keystest.Module())
 		faults := storagetest.NewFaults(t, url, "secret_keys")
-		r := mustOpen(t, db, c, keystest.Generator())
+		r := mustOpen(t, db, c, keystest.Module())
 		faults.Arm(1)
 		if _, err := r.LifeCycle().Rewrap(ctx, admin, newMaster(t)); err == nil {
 			t.Fatal("not interrupted")
@@ -184,7 +184,7 @@ func TestLivesComeTrue(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		t.Parallel()
 		c := newClock()
-		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		r := keystest.MustRing(t, db, c.now, keystest.Module())
 		kids, turn := byState(r), noon.Add(keystest.Config.RotationInterval)
 		if diff := cmp.Diff(firstLives(kids["current"], kids["next"]), livesByKID(r.Lives())); diff != "" {
 			t.Error(diff)

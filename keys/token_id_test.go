@@ -41,7 +41,7 @@ func TestForgedTokenIDs(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		t.Parallel()
 		c := newClock()
-		r := keystest.MustRing(t, db, c.now, keystest.Generator())
+		r := keystest.MustRing(t, db, c.now, keystest.Module())
 		s, err := r.Signer(ctx, c.now().Add(time.Hour))
 		must(t, err)
 		token, err := s.Sign(keys.TypAccessToken, tokenPayload(c.now(), time.Hour, 7))
@@ -121,7 +121,7 @@ func TestOwnTokensAreNoForgeries(t *testing.T) {
 	}
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
-		c, generate := newClock(), keystest.Generator()
+		c, module := newClock(), keystest.Module()
 		c.step(700 * time.Millisecond) // the claims have whole seconds
 		master := masterOf(t)
 		next := filepath.Join(t.TempDir(), "next")
@@ -131,7 +131,7 @@ func TestOwnTokensAreNoForgeries(t *testing.T) {
 		open := func() *keys.Ring {
 			m, err := keys.ReadMaster(master)
 			must(t, err)
-			o := c.options(generate)
+			o := c.options(module)
 			o.ReadMaster = func() (*keys.Master, error) { return keys.ReadMaster(master) }
 			r, err := keys.Open(ctx, storagetest.MustOpen(t, url), m, keystest.Config, o)
 			must(t, err)
@@ -224,7 +224,7 @@ func TestUpgradeAtATurn(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
 		c := newClock()
-		r := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, keystest.Generator())
+		r := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, keystest.Module())
 		storagetest.MustExec(t, storagetest.Raw(t, url), `DELETE FROM secret_keys WHERE purpose = 'jti'`)
 		c.step(keystest.Config.RotationInterval + time.Minute)
 		must(t, r.LifeCycle().Maintain(ctx))
@@ -244,7 +244,7 @@ func TestEdgesOfTokenKeys(t *testing.T) {
 		t.Parallel()
 		c := newClock()
 		c.step(700 * time.Millisecond)
-		r := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, keystest.Generator())
+		r := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, keystest.Module())
 		turn := c.now().Add(keystest.Config.RotationInterval)
 		c.step(keystest.Config.RotationInterval - 30*time.Minute)
 		must(t, r.LifeCycle().Maintain(ctx))
@@ -277,9 +277,9 @@ func TestExemption(t *testing.T) {
 	t.Parallel()
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
-		c, generate := newClock(), keystest.Generator()
+		c, module := newClock(), keystest.Module()
 		db := storagetest.MustOpen(t, url)
-		r := keystest.MustRing(t, db, c.now, generate)
+		r := keystest.MustRing(t, db, c.now, module)
 		kid := keyOf(t, r)
 		origin := func() keys.Origin {
 			return r.OriginOf(kid, tokenPayload(c.now().Add(-time.Second), time.Hour, 1))
@@ -324,7 +324,7 @@ func TestRestoredTokenKeys(t *testing.T) {
 	storagetest.EachURL(t, func(t *testing.T, url string) {
 		t.Parallel()
 		c := newClock()
-		r := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, keystest.Generator())
+		r := keystest.MustRing(t, storagetest.MustOpen(t, url), c.now, keystest.Module())
 		anchor := r.Anchor(filepath.Join(t.TempDir(), "anchor"))
 		origin := func(lost bool) keys.Origin {
 			p := tokenPayload(c.now().Add(-time.Second), time.Hour, 1)
@@ -367,7 +367,7 @@ func keyOf(t *testing.T, r *keys.Ring) string {
 func TestTokenIDForm(t *testing.T) {
 	t.Parallel()
 	c := newClock()
-	r := keystest.MustRing(t, storagetest.MustOpen(t, storagetest.SQLiteURL(t)), c.now, keystest.Generator())
+	r := keystest.MustRing(t, storagetest.MustOpen(t, storagetest.SQLiteURL(t)), c.now, keystest.Module())
 	seen := map[string]bool{}
 	for range 1000 {
 		p := tokenPayload(c.now(), time.Minute, 1)
@@ -385,7 +385,7 @@ func TestTokenIDForm(t *testing.T) {
 func BenchmarkTokenID(b *testing.B) {
 	c := newClock()
 	db := storagetest.MustOpen(b, storagetest.SQLiteURL(b))
-	r := keystest.MustRing(b, db, c.now, keystest.Generator())
+	r := keystest.MustRing(b, db, c.now, keystest.Module())
 	p := tokenPayload(c.now(), time.Minute, 1)
 	if err := r.Secrets().Stamp("kid", p); err != nil {
 		b.Fatal(err)

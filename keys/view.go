@@ -72,7 +72,7 @@ func (r *Ring) newView(set storage.KeySet, secretRows []storage.SecretKey, readA
 	if err != nil {
 		return v, err
 	}
-	return v, v.take(old)
+	return v, v.take(old, r.options.Module)
 }
 
 // tolerate turns a view that could not be built into one for inspection and repair, and reports whether it could. A
@@ -147,7 +147,7 @@ func (v *view) withoutRevoked(m *Master, set storage.KeySet) (*view, error) {
 }
 
 // take reads the public halves, renders the JWKS and opens the current key.
-func (v *view) take(old *view) error {
+func (v *view) take(old *view, module CryptoModule) error {
 	for _, row := range v.rows {
 		if row.State == storage.KeyRevoked {
 			v.revoked[row.KID] = true
@@ -162,7 +162,7 @@ func (v *view) take(old *view) error {
 	if err := v.render(); err != nil {
 		return err
 	}
-	return v.takeSigners(old)
+	return v.takeSigners(old, module)
 }
 
 // render makes the JWKS (RFC 7517 §5) once for all requests.
@@ -185,7 +185,7 @@ func (v *view) render() error {
 }
 
 // takeSigners opens the current key. If the old view has the same current key, it reuses its signers.
-func (v *view) takeSigners(old *view) error {
+func (v *view) takeSigners(old *view, module CryptoModule) error {
 	current := find(v.rows, storage.KeyCurrent)
 	if current == nil {
 		return nil
@@ -195,11 +195,11 @@ func (v *view) takeSigners(old *view) error {
 		v.signers = old.signers
 		return nil
 	}
-	private, err := v.master.privateOf(*current)
+	private, err := v.master.privateOf(*current, module)
 	if err != nil {
 		return err
 	}
-	key := jose.SigningKey{Algorithm: signingAlg, Key: jose.JSONWebKey{Key: private, KeyID: current.KID}}
+	key := joseKey(private, current.KID)
 	signers := map[Typ]jose.Signer{}
 	for _, typ := range []Typ{TypAccessToken, TypJWT, typStatusList} {
 		options := (&jose.SignerOptions{}).WithType(jose.ContentType(typ))

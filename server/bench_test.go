@@ -39,8 +39,8 @@ func measure(b *testing.B, grants int, run func(b *testing.B, m *measured)) {
 					ctx,
 					c,
 					Options{
-						Generate: keystest.Generator(),
-						Log:      NewLog(config.Config{LogLevel: "info"}, io.Discard, false).Logger,
+						Module: keystest.Module(),
+						Log:    NewLog(config.Config{LogLevel: "info"}, io.Discard, false).Logger,
 					},
 				),
 			)
@@ -183,8 +183,8 @@ func BenchmarkStatusList(b *testing.B) {
 			c := m.Config
 			c.StatusList, c.PasswordHashMemory = setting, 64<<10
 			s := Must(OpenServer(ctx, c, Options{
-				Generate: keystest.Generator(),
-				Log:      NewLog(config.Config{LogLevel: "info"}, io.Discard, false).Logger,
+				Module: keystest.Module(),
+				Log:    NewLog(config.Config{LogLevel: "info"}, io.Discard, false).Logger,
 			}))
 			b.Cleanup(func() { s.Close() })
 			go s.ring.Run(b.Context())

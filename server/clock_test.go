@@ -29,7 +29,7 @@ func onMachine(t *testing.T, c config.Config, m *machine) *Harness {
 	if !IsSQLite(c.Database) && c.MasterKeyFile == "" {
 		c.MasterKeyFile = MasterFile(t)
 	}
-	o := Options{Wall: m.wall, Elapsed: m.elapsed, Generate: keystest.Generator()}
+	o := Options{Wall: m.wall, Elapsed: m.elapsed, Module: keystest.Module()}
 	if !IsSQLite(c.Database) { // that of PostgreSQL is no test's to set
 		o.DatabaseNow = keystest.At(func() time.Time { return noon.Add(m.elapsed()) })
 	}
@@ -41,7 +41,7 @@ func onMachine(t *testing.T, c config.Config, m *machine) *Harness {
 // startOn is a further replica, on a machine of its own, whose database tells the time that now does.
 func startOn(t *testing.T, c config.Config, m *machine, now func() time.Time) *Harness {
 	t.Helper()
-	o := Options{Wall: m.wall, Elapsed: m.elapsed, Generate: keystest.Generator()}
+	o := Options{Wall: m.wall, Elapsed: m.elapsed, Module: keystest.Module()}
 	if !IsSQLite(c.Database) {
 		o.DatabaseNow = keystest.At(now)
 	}
@@ -135,7 +135,7 @@ func TestClockSkew(t *testing.T) {
 				Options{
 					Now:         func() time.Time { return at.Now().Add(c.off) },
 					DatabaseNow: keystest.At(at.Now),
-					Generate:    keystest.Generator(),
+					Module:      keystest.Module(),
 					Log:         slog.New(slog.NewTextHandler(log, nil)),
 				},
 			),

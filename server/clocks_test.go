@@ -37,7 +37,7 @@ func (c *cluster) start(m *machine) *Harness {
 	if len(c.machines) > 0 {
 		m.gone.Store(c.machines[0].gone.Load())
 	}
-	o := Options{Wall: m.wall, Elapsed: m.elapsed, Generate: keystest.Generator()}
+	o := Options{Wall: m.wall, Elapsed: m.elapsed, Module: keystest.Module()}
 	if !c.alone {
 		o.DatabaseNow = keystest.At(func() time.Time { return noon.Add(m.elapsed() + c.database) })
 	}

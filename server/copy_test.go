@@ -52,7 +52,7 @@ func TestCopyLogsNobodyOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s, err := server.OpenServer(ctx, c, server.Options{Now: h.Clock.Now, DatabaseNow: keystest.At(h.Clock.Now),
-		Generate: keystest.Generator()}); err == nil ||
+		Module: keystest.Module()}); err == nil ||
 		!strings.Contains(err.Error(), "it was copied to ") {
 		t.Errorf("a server takes a database that was moved: %v %v", s, err)
 	}

@@ -148,7 +148,7 @@ func TestDatabaseMisbehaves(t *testing.T) {
 			replica := serveWith(
 				t,
 				config,
-				Options{Generate: keystest.Generator(), Log: slog.New(slog.NewTextHandler(log, nil))},
+				Options{Module: keystest.Module(), Log: slog.New(slog.NewTextHandler(log, nil))},
 			)
 			replica.Provision()
 			crowd := crowdOf(replica)
@@ -243,7 +243,7 @@ func TestDatabaseDownAtTheStart(t *testing.T) {
 	running, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- ServeAt(running, config, Options{Generate: keystest.Generator()}, l)
+		ended <- ServeAt(running, config, Options{Module: keystest.Module()}, l)
 	}()
 	defer func() {
 		cancel()
@@ -289,7 +289,7 @@ func TestServeDoesNotWaitInVain(t *testing.T) {
 		config := ConfigFor(unusable)
 		config.MasterKeyFile = MasterFile(t)
 		within, cancel := context.WithTimeout(ctx, 20*time.Second)
-		err := ServeAt(within, config, Options{Generate: keystest.Generator()}, Must(Listen(config)))
+		err := ServeAt(within, config, Options{Module: keystest.Module()}, Must(Listen(config)))
 		cancel()
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %v", want, err)
@@ -303,7 +303,7 @@ func TestPostgresIsRestarted(t *testing.T) {
 	postgres := storagetest.NewStoppable(t)
 	config := ConfigFor(postgres.URL())
 	config.MasterKeyFile = MasterFile(t)
-	replica := serve(t, config, keystest.Generator())
+	replica := serve(t, config, keystest.Module())
 	replica.Provision()
 	crowd := crowdOf(replica)
 	crowd.Slow = 4 * time.Second // 2 s are promised
@@ -333,15 +333,15 @@ func TestFailOver(t *testing.T) {
 	pair := storagetest.NewPair(t)
 	config := ConfigFor(pair.URL())
 	config.MasterKeyFile = MasterFile(t)
-	generate := keystest.Generator()
+	module := keystest.Module()
 	replica, reader := serve(
 		t,
 		config,
-		generate,
+		module,
 	), serve(
 		t,
 		config,
-		generate,
+		module,
 	) // the second only introspects: no failed write tells it
 	replica.Provision()
 	crowd := crowdOf(replica)
@@ -386,7 +386,7 @@ func TestSQLiteLocked(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			config := ConfigFor(SQLiteURL(t))
-			replica := serve(t, config, keystest.Generator())
+			replica := serve(t, config, keystest.Module())
 			replica.Provision()
 			crowd := crowdOf(replica)
 			for i := range 4 { // each worker has a user of its own: logins of one at once are counted, by a write
@@ -506,7 +506,7 @@ func retryUnderALock(
 ) {
 	config := ConfigFor(SQLiteURL(t))
 	config.RefreshRetryWindow = 3 * time.Second
-	replica := serve(t, config, keystest.Generator())
+	replica := serve(t, config, keystest.Module())
 	replica.Provision()
 	tokens := replica.Login("app")
 	if !remembered {

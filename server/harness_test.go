@@ -216,7 +216,7 @@ func OpenHarness(t testing.TB, c config.Config, at *Clock) *Harness {
 		Options{
 			Now:         at.Now,
 			DatabaseNow: keystest.At(at.Now),
-			Generate:    keystest.Generator(),
+			Module:      keystest.Module(),
 			Log:         slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		},
 	)

@@ -428,7 +428,7 @@ func TestPanicTellsNothing(t *testing.T) {
 		OpenServer(
 			ctx,
 			ConfigFor(SQLiteURL(t)),
-			Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))},
+			Options{Module: keystest.Module(), Log: slog.New(slog.NewJSONHandler(log, nil))},
 		),
 	)
 	defer s.Close()

@@ -28,9 +28,9 @@ type serving struct {
 }
 
 // serve starts a replica and all its loops.
-func serve(t testing.TB, c config.Config, generate keystest.Generate) *serving {
+func serve(t testing.TB, c config.Config, module keys.CryptoModule) *serving {
 	t.Helper()
-	return serveWith(t, c, Options{Generate: generate})
+	return serveWith(t, c, Options{Module: module})
 }
 
 func serveWith(t testing.TB, c config.Config, o Options) *serving {
@@ -67,8 +67,8 @@ func hasty(t testing.TB, databaseURL string) config.Config {
 
 // three are three replicas on one database, with the usual clients and user.
 func three(t testing.TB, c config.Config) []*serving {
-	generate := keystest.Generator()
-	replicas := []*serving{serve(t, c, generate), serve(t, c, generate), serve(t, c, generate)}
+	module := keystest.Module()
+	replicas := []*serving{serve(t, c, module), serve(t, c, module), serve(t, c, module)}
 	replicas[0].Provision()
 	return replicas
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -102,7 +103,7 @@ func (m *metrics) begin(s *Server) {
 	m.registry.MustRegister(
 		m.requests, m.tokens, m.failures, m.refreshes, m.loginFailures, m.signed, m.jwks, m.cleaned, m.cleanedAt,
 		m.throttled, m.hashed, m.reloads, m.reloaded, m.anchored, m.forwardedUnreadable,
-		keyMetrics{s}, listenerMetrics{s}, s.buildInfo(),
+		keyMetrics{s}, listenerMetrics{s}, s.buildInfo(), s.signerInfo(),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	m.registry.MustRegister(s.gauges()...)
@@ -187,6 +188,14 @@ func (s *Server) buildInfo() prometheus.Collector {
 		Name:        "keyturn_build_info",
 		Help:        "Always 1. The labels name the build.",
 		ConstLabels: prometheus.Labels{"version": v.Version, "commit": v.Commit, "go": v.Go},
+	}, func() float64 { return 1 })
+}
+
+func (s *Server) signerInfo() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name:        "keyturn_signer_info",
+		Help:        "Always 1. The label names what makes keys and signs.",
+		ConstLabels: prometheus.Labels{"module": s.ring.Module().String()},
 	}, func() float64 { return 1 })
 }
 
@@ -283,6 +292,7 @@ type VersionInfo struct {
 	Commit  string `json:"commit"`
 	Date    string `json:"date"` // of the commit
 	Go      string `json:"go"`
+	OpenSSL string `json:"openssl,omitempty"` // of the system, if this build can use it
 }
 
 // A release sets these (go build -ldflags "-X …").
@@ -291,6 +301,7 @@ var version, commit, date string
 // Version returns the version that a release has set, or else the build information of Go.
 func Version() (v VersionInfo) {
 	v.Version = "(devel)"
+	v.OpenSSL, _ = keys.OpenSSL() // where it is not usable, doctor says why
 	defer func() {
 		v.Version, v.Commit, v.Date = cmp.Or(version, v.Version), cmp.Or(commit, v.Commit), cmp.Or(date, v.Date)
 	}()

@@ -128,9 +128,9 @@ func TestReloadOfACertificate(t *testing.T) {
 	go func() {
 		read := func(config.Config) (Reread, error) { return Reread{Config: c}, nil }
 		served <- ServeAt(running, c, Options{
-			Generate: keystest.Generator(),
-			Log:      slog.New(slog.NewJSONHandler(log, nil)),
-			Reload:   Reload{Asked: asked, Read: read},
+			Module: keystest.Module(),
+			Log:    slog.New(slog.NewJSONHandler(log, nil)),
+			Reload: Reload{Asked: asked, Read: read},
 		}, listeners)
 	}()
 	t.Cleanup(func() {
@@ -216,7 +216,7 @@ func TestStopDespiteASlowClient(t *testing.T) {
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	go func() {
-		o := Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))}
+		o := Options{Module: keystest.Module(), Log: slog.New(slog.NewJSONHandler(log, nil))}
 		served <- ServeAt(running, c, o, listeners)
 	}()
 	conn := Must(net.Dial("tcp", listeners.Public.Addr().String()))

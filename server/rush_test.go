@@ -2,8 +2,6 @@ package server_test
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
 	"testing"
 	"time"
 
@@ -57,13 +55,10 @@ func (c rush) run(t *testing.T, databaseURL string) {
 	if !server.IsSQLite(databaseURL) {
 		config.MasterKeyFile = server.MasterFile(t)
 	}
-	generate := keystest.Generator()
-	if c.bits != 2048 {
-		generate = func(bits int) (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, bits) }
-	}
+	module := keystest.Module()
 	var replicas []*server.Serving
 	for range c.replicas {
-		replicas = append(replicas, server.ServeWith(t, config, server.Options{Generate: generate, CPUs: c.cpus}))
+		replicas = append(replicas, server.ServeWith(t, config, server.Options{Module: module, CPUs: c.cpus}))
 	}
 	replicas[0].Provision()
 	crowd := server.CrowdOf(replicas...)

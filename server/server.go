@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/rsa"
 	"encoding/hex"
 	"errors"
 	"log/slog"
@@ -30,7 +29,7 @@ type Options struct {
 	Elapsed     func() time.Duration                     // since the start; monotonic; nil: clock.Elapsed
 	Now         func() time.Time                         // the time of the server; nil: from Wall and Elapsed
 	DatabaseNow func(context.Context) (time.Time, error) // nil: the clock of the database
-	Generate    func(bits int) (*rsa.PrivateKey, error)  // nil: rsa.GenerateKey
+	Module      keys.CryptoModule                        // makes keys and signs; nil: the one that Config.Signer names
 	Log         *slog.Logger                             // nil: no log
 	Level       *slog.LevelVar                           // the level of Log, for reloads; nil: the level is fixed
 	Dropped     func() int64                             // number of lines that Log has dropped; nil: 0
@@ -105,7 +104,7 @@ func Open(ctx context.Context, c config.Config, p keys.Place, o Options) (*Serve
 			DatabaseNow: o.DatabaseNow,
 			Elapsed:     elapsed,
 			Sure:        func(ctx context.Context) error { return s.settledTime(ctx) },
-			Generate:    o.Generate,
+			Module:      o.Module,
 			Log:         o.Log,
 			CPUs:        o.CPUs,
 		},

@@ -27,7 +27,7 @@ func TestFloodOfStrangers(t *testing.T) {
 			c.Database, c.MasterKeyFile = proxy.URL, MasterFile(t)
 		}
 		log := &Buffer{}
-		h := serveWith(t, c, Options{Generate: keystest.Generator(), Log: slog.New(slog.NewJSONHandler(log, nil))})
+		h := serveWith(t, c, Options{Module: keystest.Module(), Log: slog.New(slog.NewJSONHandler(log, nil))})
 		h.Provision()
 		token := h.Login("app").RefreshToken
 		flooding, stop := context.WithCancel(ctx)

@@ -19,6 +19,8 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/keyturn/keyturn/keys"
+	"github.com/keyturn/keyturn/keys/keystest"
 	"github.com/keyturn/keyturn/probe/probetest"
 	"github.com/keyturn/keyturn/storage/storagetest"
 )
@@ -88,6 +90,9 @@ func TestScripts(t *testing.T) {
 				"tamper":      func(ts *testscript.TestScript, _ bool, args []string) { tamper(ts, args...) },
 			},
 			Condition: func(name string) (bool, error) {
+				if name == keys.SignerOpenSSL {
+					return name == keystest.Signer, nil
+				}
 				return strings.HasPrefix(databaseURL, name), nil
 			},
 			RequireExplicitExec: true,

@@ -14,12 +14,16 @@ func versionCommand(a *app) *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			v := server.Version()
 			return a.print(v, func() {
-				a.pairs([][2]string{
+				pairs := [][2]string{
 					{"version", v.Version},
 					{"commit", orDash(v.Commit)},
 					{"date", orDash(v.Date)},
 					{"go", v.Go},
-				})
+				}
+				if v.OpenSSL != "" {
+					pairs = append(pairs, [2]string{"openssl", v.OpenSSL})
+				}
+				a.pairs(pairs)
 			})
 		},
 	}

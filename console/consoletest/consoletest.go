@@ -175,8 +175,8 @@ func (s *Server) serve(l server.Listeners) {
 	ctx, stop := context.WithCancel(context.Background())
 	log := slog.New(slog.NewTextHandler(s.Log, nil))
 	opened, err := server.Open(ctx, s.Config, s.Place, server.Options{
-		Generate: keystest.Generator(),
-		Log:      log,
+		Module: keystest.Module(),
+		Log:    log,
 		Console: func(opened *server.Server) http.Handler {
 			return console.New(console.Options{
 				Admin: func(o admin.Options) *admin.Admin {

@@ -11,9 +11,6 @@ import (
 	"sync"
 )
 
-// Generate makes a key pair.
-type Generate = func(bits int) (*rsa.PrivateKey, error)
-
 // primesText holds primes of 1024 bits in base64, one per line. Any two of them make a key of readyBits, at a
 // thousandth of the cost of a generated key. Such keys are for tests only: two keys may share a prime.
 //
@@ -32,7 +29,7 @@ var ready struct {
 
 // Generator returns a function that makes key pairs, each once. Keys of 2048 bits are ready-made while they last; every
 // Generator begins with the same ones.
-func Generator() Generate {
+func Generator() func(bits int) (*rsa.PrivateKey, error) {
 	used := 0 // ready guards it
 	return func(bits int) (*rsa.PrivateKey, error) {
 		if bits == readyBits {

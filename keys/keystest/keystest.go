@@ -50,14 +50,14 @@ func MustMaster(t Fataler, b byte) *keys.Master {
 }
 
 // MustRing opens a ring on the database, at the time of now, and lets it make its first keys.
-func MustRing(t testing.TB, db *storage.DB, now func() time.Time, generate Generate) *keys.Ring {
+func MustRing(t testing.TB, db *storage.DB, now func() time.Time, module keys.CryptoModule) *keys.Ring {
 	t.Helper()
 	r, err := keys.Open(
 		context.Background(),
 		db,
 		MustMaster(t, 1),
 		Config,
-		keys.Options{Now: now, DatabaseNow: At(now), Generate: generate, Log: Quiet},
+		keys.Options{Now: now, DatabaseNow: At(now), Module: module, Log: Quiet},
 	)
 	if err != nil {
 		t.Fatal(err)
