@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build build-openssl build-boring bench bench-builds bench-against bench-verify figures profile house test console bench-lists interop interop-keys interop-tools probe-table pages release release-check deploy-check check soak fuzz fmt vet staticcheck tidy tools
+.PHONY: build build-openssl bench bench-builds bench-against bench-verify figures profile house test console bench-lists interop interop-keys interop-tools probe-table pages release release-check deploy-check check soak fuzz fmt vet staticcheck tidy tools
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/keyturn ./cmd/keyturn
@@ -12,18 +12,12 @@ build:
 build-openssl:
 	CGO_ENABLED=0 GOOS=linux go build -tags openssl -trimpath -ldflags "-s -w" -o bin/keyturn-openssl ./cmd/keyturn
 
-# build-boring builds with BoringCrypto instead of Go's own cryptography. The binary signs faster and links the C library; the build needs a
-# C compiler.
-build-boring:
-	GOEXPERIMENT=boringcrypto CGO_ENABLED=1 go build -trimpath -o bin/keyturn-boring ./cmd/keyturn
-
 # bench prints the figures of docs/performance.md in a few minutes. Pass flags in BENCH, as in BENCH='-grants 0'.
 bench: tools build bin/keyturn-bench
 	bin/keyturn-bench $(BENCH)
 
-# bench-builds compares the CPU time of refreshes in other builds with the usual build.
-bench-builds: tools build build-boring bin/keyturn-bench
-	GOAMD64=v3 CGO_ENABLED=0 go build -trimpath -o bin/keyturn-v3 ./cmd/keyturn
+# bench-builds compares refreshes of the build with OpenSSL with those of the usual build.
+bench-builds: tools build build-openssl bin/keyturn-bench
 	bin/keyturn-bench -builds $(BENCH)
 
 # bench-against compares the CPU time of all operations in another build, at the path AGAINST, with this one.

@@ -6,38 +6,30 @@ import (
 	"slices"
 )
 
-// build is another build of keyturn that the page compares with the usual one.
-type build struct{ name, program, about string }
+// opensslBuild is what `make build-openssl` builds. The page compares it with the usual build.
+const opensslBuild = "bin/keyturn-openssl"
 
-// builds are what `make bench-builds` builds.
-var builds = []build{
-	{
-		"`make build-boring`",
-		"bin/keyturn-boring",
-		"`GOEXPERIMENT=boringcrypto`: Google's BoringCrypto; maintained with Go, but outside its compatibility " +
-			"promise; needs cgo",
-	},
-	{
-		"`GOAMD64=v3`",
-		"bin/keyturn-v3",
-		"Go's multiplication is assembly that detects the CPU itself",
-	},
-}
+// Targets of the build with OpenSSL.
+const (
+	opensslCost = .55 // of S, the CPU time of a refresh
+	opensslRate = 2.0 // of the usual build, refreshes a second
+)
 
-// compareBuilds measures refreshes of the builds of the page.
+// compareBuilds measures refreshes of the builds of the page, and S.
 func (b *bench) compareBuilds() error {
-	var programs []string
-	for _, other := range builds {
-		programs = append(programs, other.program)
+	limits, err := b.limits()
+	if err != nil {
+		return err
 	}
-	return b.compare(programs, 1)
+	return b.compare([]string{opensslBuild}, 1, limits[0])
 }
 
 // comparedOperations is the number of operations, from the first, that compare can take.
 const comparedOperations = 7
 
 // compare takes turns between the usual build and others, on one database, and measures the first n operations of each.
-func (b *bench) compare(programs []string, n int) error {
+// Each round also measures the other pieces.
+func (b *bench) compare(programs []string, n int, more ...piece) error {
 	sites := append([]*site{b.postgres}, b.postgres.share(programs...)...)
 	b.others = sites[1:]
 	for _, s := range b.others {
@@ -53,7 +45,7 @@ func (b *bench) compare(programs []string, n int) error {
 		operations[i] = b.operations(s)[:n]
 	}
 	forward, backward := alternate(operations)
-	return b.rounds(b.o.rounds, forward, backward)
+	return b.rounds(b.o.rounds, append(forward, more...), append(backward, more...))
 }
 
 // alternate orders the pieces of several sites by operation. In backward the last site is first, so that none always
@@ -73,15 +65,37 @@ func alternate(operations [][]piece) (forward, backward []piece) {
 
 // buildsText is the table of builds.
 func (f *figures) buildsText() string {
-	rows := [][]string{{"usual", "1", "static, pure Go"}}
-	for _, b := range builds {
-		ratios := f.pairs("refresh, "+b.program, "refresh, postgres", serverTime)
-		if len(ratios) == 0 {
+	var rows [][]string
+	usual := "refresh, postgres"
+	for _, b := range []struct{ name, row, about string }{
+		{"usual", usual, "static, pure Go"},
+		{"`make build-openssl`", "refresh, " + opensslBuild, "dynamic, signs with libcrypto of the system"},
+	} {
+		if len(f.samples[b.row]) == 0 {
 			return ""
 		}
-		rows = append(rows, []string{b.name, spread(ratios), b.about})
+		cost, rate := f.ratios(serverTime, b.row, bound{1, "S", ""}), f.rates(b.row, usual)
+		met := ""
+		if b.row != usual {
+			met = verdict(median(cost) <= opensslCost && median(rate) >= opensslRate)
+		}
+		rows = append(rows, []string{b.name, spread(cost) + " S", spread(rate), met, b.about})
 	}
-	return table([]string{"build", "CPU of a refresh", ""}, rows)
+	return table([]string{"build", "CPU of a refresh", "refreshes a second, relative", "met", ""}, rows) +
+		fmt.Sprintf("\nThe targets of the build with OpenSSL: at most %.2f S, at least %.1f times the usual rate.\n",
+			opensslCost, opensslRate)
+}
+
+// rates divides the rate of each round by that of another row in the same round, and sorts the ratios.
+func (f *figures) rates(name, other string) (all []float64) {
+	others := f.samples[other]
+	for i, s := range f.samples[name] {
+		if i < len(others) && others[i].Rate > 0 {
+			all = append(all, s.Rate/others[i].Rate)
+		}
+	}
+	slices.Sort(all)
+	return all
 }
 
 // printAgainst prints the CPU time of requests of another build, relative to the usual one.
