@@ -41,7 +41,7 @@ type Ring struct {
 	reserved  sync.Map // kid -> time.Time: this replica may sign until then without writing to the row
 	outages   outages
 	admission *queue.Queue
-	cpus      chan struct{}
+	cpus      *processors
 	lifeCycle LifeCycle
 	polling   sync.Mutex // one poll at a time
 	away      bool       // the last poll failed; polling guards it
@@ -114,7 +114,7 @@ func Open(ctx context.Context, db *storage.DB, m *Master, c Config, o Options) (
 		options:   o,
 		masters:   masters{read: o.ReadMaster, log: o.Log, forgotten: map[string]bool{}},
 		admission: queue.New(admittedPerCPU*o.CPUs, signPace),
-		cpus:      make(chan struct{}, o.CPUs),
+		cpus:      newProcessors(o.CPUs, o.Elapsed),
 	}
 	r.lifeCycle.ring = r
 	r.settings.Store(&c)

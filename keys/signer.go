@@ -31,7 +31,7 @@ type Signer struct {
 	KID     string
 	ofTyp   map[Typ]jose.Signer
 	secrets *Secrets
-	cpus    chan struct{} // one slot for each signature that is being computed
+	cpus    *processors
 }
 
 // Admit waits until a caller may change something for which it then signs a token. Call it before the change: a change
@@ -95,8 +95,8 @@ func (s Signer) Sign(typ Typ, payload []byte) (string, error) {
 func (s Signer) SignStatusList(payload []byte) (string, error) { return s.sign(typStatusList, payload) }
 
 func (s Signer) sign(typ Typ, payload []byte) (string, error) {
-	s.cpus <- struct{}{}
-	defer func() { <-s.cpus }()
+	slot := s.cpus.acquire()
+	defer func() { <-slot }()
 	jws, err := s.ofTyp[typ].Sign(payload)
 	if err != nil {
 		return "", fmt.Errorf("sign: %w", err)

@@ -21,6 +21,7 @@ var (
 // Trusts returns nil if tokens signed by the key are trusted now, and otherwise ErrRevoked, ErrToken, or ErrStale if
 // this replica cannot be sure.
 func (r *Ring) Trusts(kid string) error {
+	r.cpus.noteRead()
 	v, err := r.fresh()
 	if err != nil {
 		return err
@@ -59,6 +60,7 @@ const (
 // Verify checks the signature of a token and who made it. The token must be a compact JWS in canonical base64url with
 // exactly the header that Sign makes. The error is ErrToken, ErrRevoked, or ErrStale if this replica cannot be sure.
 func (r *Ring) Verify(token string) (Verified, error) {
+	r.cpus.noteRead()
 	v, err := r.fresh()
 	if err != nil {
 		return Verified{}, err
@@ -103,6 +105,7 @@ type Published struct {
 // view, since another replica may have published a key meanwhile. It is a minute at most if the view is stale, since a
 // key may have been revoked.
 func (r *Ring) JWKS() JWKS {
+	r.cpus.noteRead()
 	v, now := r.view.Load(), r.options.Now()
 	age := MaxAge(v.rows, r.config(), now)
 	switch old := now.Sub(v.readAt); {

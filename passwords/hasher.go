@@ -5,9 +5,7 @@ import (
 	"crypto/rand"
 	mathrand "math/rand/v2"
 	"net/netip"
-	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/keyturn/keyturn/queue"
@@ -15,13 +13,13 @@ import (
 
 // Hasher bounds how many hashes are computed at once. The queue in front of it gives each address its share.
 type Hasher struct {
-	Policy  Policy
-	Took    func(time.Duration) // receives how long each hash took; may be nil
-	Decoy   Argon2id            // the hash of a password that nobody has
-	queue   *queue.Queue
-	garbage atomic.Int64 // bytes of hashes since the last collection
-	mu      sync.Mutex
-	recent  map[string][]time.Duration // how long the last failed logins took, by the kind of their hash
+	Policy Policy
+	Took   func(time.Duration) // receives how long each hash took; may be nil
+	Decoy  Argon2id            // the hash of a password that nobody has
+	queue  *queue.Queue
+	memory memory
+	mu     sync.Mutex
+	recent map[string][]time.Duration // how long the last failed logins took, by the kind of their hash
 }
 
 const (
@@ -105,30 +103,17 @@ func (h *Hasher) Remember(kind string, took time.Duration) {
 	}
 }
 
-// maxGarbage is how many bytes of finished hashes may remain before a collection. By itself the collector lets garbage
-// grow to the size of the live heap.
-const maxGarbage = 32 << 20
-
-// collect counts the memory of a finished hash, and frees it once it adds up to maxGarbage.
-func (h *Hasher) collect(memory int64) {
-	if h.garbage.Add(memory) >= maxGarbage {
-		h.garbage.Store(0)
-		runtime.GC()
-	}
-}
-
 // Compare reports whether the password, as it was typed or in its canonical form, matches the stored hash. If it does,
 // and the stored hash is weaker than the policy, better is a new hash; otherwise "". The caller holds a slot.
 func (h *Hasher) Compare(stored Hash, typed, canonical string) (matches bool, better string) {
+	h.memory.begin()
+	defer h.memory.end()
 	begun := time.Now()
-	background(func() {
-		if matches = stored.Matches(typed, canonical); matches && stored.Weaker(h.Policy) {
-			better = New(h.Policy, canonical).String()
-		}
-	})
+	if matches = stored.Matches(typed, canonical); matches && stored.Weaker(h.Policy) {
+		better = New(h.Policy, canonical).String()
+	}
 	if h.Took != nil {
 		h.Took(time.Since(begun))
 	}
-	h.collect(int64(stored.Cost()) << 10)
 	return matches, better
 }

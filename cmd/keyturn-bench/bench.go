@@ -273,10 +273,8 @@ func (b *bench) operations(s *site) []piece {
 		of("password login", 4, s.login),
 		of("revocation", b.o.workers, s.revoke),
 		{"introspection alone, " + s.name, func(span time.Duration) (sample, error) { return b.paced(s, span) }},
-		{
-			"introspection while refresh is saturated, " + s.name,
-			func(span time.Duration) (sample, error) { return b.besideRefresh(s, span) },
-		},
+		b.beside("introspection while refresh is saturated", s, load{s.bases(), b.o.workers, 0, s.refresh(b.o.workers)}),
+		b.beside("introspection while login is saturated", s, load{s.bases(), 4, 0, s.login}),
 	}
 }
 
@@ -292,14 +290,16 @@ func (b *bench) paced(s *site, span time.Duration) (sample, error) {
 	return b.under(s.pids(), span, load{s.bases(), 4, 5 * time.Millisecond, s.introspectSeen})
 }
 
-// besideRefresh runs paced while refreshes saturate the server.
-func (b *bench) besideRefresh(s *site, span time.Duration) (sample, error) {
-	flood := make(chan error, 1)
-	go func() {
-		_, err := load{s.bases(), b.o.workers, 0, s.refresh(b.o.workers)}.run(span + span/5)
-		flood <- err
-	}()
-	time.Sleep(span / 10)
-	paced, err := b.paced(s, span)
-	return paced, errors.Join(err, <-flood)
+// beside returns a piece that runs paced while a flood saturates the server.
+func (b *bench) beside(name string, s *site, flood load) piece {
+	return piece{name + ", " + s.name, func(span time.Duration) (sample, error) {
+		ended := make(chan error, 1)
+		go func() {
+			_, err := flood.run(span + span/5)
+			ended <- err
+		}()
+		time.Sleep(span / 10)
+		paced, err := b.paced(s, span)
+		return paced, errors.Join(err, <-ended)
+	}}
 }

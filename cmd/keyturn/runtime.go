@@ -19,11 +19,12 @@ var ballast []byte
 
 const ballastSize = 16 << 20
 
-// makeRoom raises GOMAXPROCS by the number of password hashes that run at once, so that short requests do not wait
-// until the scheduler preempts a hash. The variable GOMAXPROCS turns this off.
+// makeRoom raises GOMAXPROCS, so that short requests run beside the password hashes: a goroutine that hashes holds its
+// processor for long. One more for two hashes is enough. With more, each collection costs the hashes more time. The
+// variable GOMAXPROCS turns this off.
 func makeRoom(slots int) {
 	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + slots)
+		runtime.GOMAXPROCS(max(cpus, slots) + max(slots/2, 1))
 	}
 	ballast = make([]byte, ballastSize)
 	runtime.KeepAlive(ballast)
