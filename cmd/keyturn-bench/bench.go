@@ -261,6 +261,7 @@ func (b *bench) limits() ([]piece, error) {
 
 // operations returns the pieces that measure a server. Earlier ones make tokens for later ones.
 func (b *bench) operations(s *site) []piece {
+	flood := load{s.bases(), b.o.workers, 0, s.refresh(b.o.workers)}
 	of := func(name string, workers int, next func(int) (call, error)) piece {
 		return b.operation(name, s, workers, next)
 	}
@@ -273,7 +274,7 @@ func (b *bench) operations(s *site) []piece {
 		of("password login", 4, s.login),
 		of("revocation", b.o.workers, s.revoke),
 		{"introspection alone, " + s.name, func(span time.Duration) (sample, error) { return b.paced(s, span) }},
-		b.beside("introspection while refresh is saturated", s, load{s.bases(), b.o.workers, 0, s.refresh(b.o.workers)}),
+		b.beside("introspection while refresh is saturated", s, flood),
 		b.beside("introspection while login is saturated", s, load{s.bases(), 4, 0, s.login}),
 	}
 }
