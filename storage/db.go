@@ -101,17 +101,19 @@ func must[T any](value T, err error) T {
 
 // DB is one open database. It is safe for concurrent use.
 type DB struct {
-	engine   *engine.DB
-	tokens   *engine.Coalescer[tokenKey, TokenState]
-	clients  *engine.Coalescer[string, *Client]
-	ending   *engine.Coalescer[revocation, bool]
-	auditKey atomic.Pointer[[]byte]
-	audited  atomic.Int64 // appended records, including those of transactions that were rolled back
+	engine    *engine.DB
+	tokens    *engine.Coalescer[tokenKey, TokenState]
+	clients   *engine.Coalescer[string, *Client]
+	ending    *engine.Coalescer[revocation, bool]
+	rotations *engine.Coalescer[rotation, rotated]
+	auditKey  atomic.Pointer[[]byte]
+	audited   atomic.Int64 // appended records, including those of transactions that were rolled back
 }
 
 func newDB(e *engine.DB) *DB {
 	d := &DB{engine: e}
 	d.tokens = engine.NewCoalescer(d.Grants().tokenStates)
+	d.rotations = engine.NewPatientCoalescer(d.Grants().rotateAtOnce)
 	d.clients = engine.NewCoalescer(d.Clients().read)
 	d.ending = engine.NewCoalescer(d.Grants().revokeAtOnce)
 	return d

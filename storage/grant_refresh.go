@@ -188,15 +188,32 @@ func (r Refresh) maxRoles() int64 {
 	return r.MaxRoles
 }
 
-// rotateFresh is the statement for the newest token. ErrNotFound if it changes nothing.
+// rotateFresh rotates for the newest token. ErrNotFound if it changes nothing. On PostgreSQL, callers who wait at the
+// same moment share a statement, and with it the commit; SQLite groups all commits.
 func (g Grants) rotateFresh(ctx context.Context, r Refresh, now time.Time) (GrantState, error) {
-	var s GrantState
+	if g.db.Kind() != Postgres {
+		return g.rotateOne(ctx, rotation{r, now})
+	}
+	done, err := g.db.rotations.Ask(ctx, rotation{r, now})
+	switch {
+	case err != nil:
+		return GrantState{}, err
+	case done.apart:
+		return g.rotateOne(ctx, rotation{r, now})
+	case done.state == nil:
+		return GrantState{}, ErrNotFound
+	}
+	return *done.state, nil
+}
+
+// rotateOne is the statement for one newest token. ErrNotFound if it changes nothing.
+func (g Grants) rotateOne(ctx context.Context, r rotation) (s GrantState, err error) {
 	return s, g.db.engine.ChangeReturning(
 		ctx,
 		"refresh",
 		&s,
 		rotateSet+` AND g.generation = $8`+rotateReturning,
-		r.rotateArgs(now)...)
+		r.rotateArgs(r.now)...)
 }
 
 // renewals is how many times in an idle TTL the row of a grant without rotation is written.

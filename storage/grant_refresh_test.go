@@ -1,6 +1,7 @@
 package storage_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -356,13 +357,16 @@ func TestRefresh(t *testing.T) {
 		for _, c := range refreshCases {
 			t.Run(c.name, func(t *testing.T) {
 				mustEmpty(t, raw)
-				c.run(t, db)
+				c.run(t, db, db.Grants().Rotate)
 			})
 		}
 	})
 }
 
-func (c refreshCase) run(t *testing.T, db *storage.DB) {
+// rotate is Grants.Rotate, or does the same with others.
+type rotate func(context.Context, storage.Refresh, time.Time) (storage.GrantState, storage.RefreshOutcome, error)
+
+func (c refreshCase) run(t *testing.T, db *storage.DB, rotate rotate) {
 	g := mustGrant(t, db, mustUser(t, db, "alice"), mustClient(t, db, "app"))
 	if c.before != nil {
 		c.before(t, db, g)
@@ -371,7 +375,7 @@ func (c refreshCase) run(t *testing.T, db *storage.DB) {
 	if c.present != nil {
 		c.present(&r)
 	}
-	s, outcome, err := db.Grants().Rotate(ctx, r, noon.Add(c.after))
+	s, outcome, err := rotate(ctx, r, noon.Add(c.after))
 	if err != nil || outcome != c.want {
 		t.Fatalf("outcome %q, %v; want %q", outcome, err, c.want)
 	}

@@ -21,6 +21,7 @@ const (
 // waited and would leave before the answer: under overload, a coalescer answers as many as it can, and none too late.
 type Coalescer[K, V any] struct {
 	ask     func([]K) ([]V, error)
+	patient bool // a caller whose question has been sent waits for the answer
 	mu      sync.Mutex
 	waiting []*question[K, V] // oldest first
 	flying  int
@@ -33,8 +34,15 @@ func NewCoalescer[K, V any](ask func([]K) ([]V, error)) *Coalescer[K, V] {
 	return &Coalescer[K, V]{ask: ask}
 }
 
+// NewPatientCoalescer returns a Coalescer for questions that change something: a caller leaves only as long as its
+// question has not been sent. ask must bound its time.
+func NewPatientCoalescer[K, V any](ask func([]K) ([]V, error)) *Coalescer[K, V] {
+	return &Coalescer[K, V]{ask: ask, patient: true}
+}
+
 // question is what one caller asks. value and err are set when done is closed.
 type question[K, V any] struct {
+	sent  bool // mu of the Coalescer guards it
 	ctx   context.Context
 	came  time.Time
 	key   K
@@ -69,9 +77,20 @@ func (c *Coalescer[K, V]) Ask(ctx context.Context, key K) (V, error) {
 	case <-q.done:
 		return q.value, q.err
 	case <-ctx.Done():
+		if c.patient && c.hasSent(q) {
+			<-q.done
+			return q.value, q.err
+		}
 		var none V
 		return none, gaveUp(ctx.Err())
 	}
+}
+
+// hasSent reports whether the answer to a question is on its way. Once its context has ended, a question is not sent.
+func (c *Coalescer[K, V]) hasSent(q *question[K, V]) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return q.sent
 }
 
 // gaveUp returns the error of a caller that waited in vain.
@@ -165,6 +184,7 @@ func (c *Coalescer[K, V]) take() (batch []*question[K, V]) {
 			close(q.done)
 			continue
 		}
+		q.sent = true
 		batch = append(batch, q)
 	}
 	if len(c.waiting) == 0 && c.relief != nil {

@@ -82,6 +82,40 @@ func TestCoalescerDoesNotWaitForTheSlow(t *testing.T) {
 	})
 }
 
+// A patient caller leaves while its question waits, but not after it was sent.
+func TestPatientCoalescer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked []string
+		c := NewPatientCoalescer(func(keys []string) ([]bool, error) {
+			asked = append(asked, keys...)
+			time.Sleep(time.Second)
+			return make([]bool, len(keys)), nil
+		})
+		var all sync.WaitGroup
+		for _, name := range []string{"first", "second"} { // as many as are under way at once
+			all.Go(func() {
+				hurried, cancel := context.WithTimeout(t.Context(), 2*slowFlight)
+				defer cancel()
+				if _, err := c.Ask(hurried, name); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			})
+			synctest.Wait()
+		}
+		time.Sleep(3 * slowFlight)
+		hurried, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if _, err := c.Ask(hurried, "third"); !errors.Is(err, ErrBusy) {
+			t.Error(err)
+		}
+		all.Wait()
+		synctest.Wait()
+		if !slices.Equal(asked, []string{"first", "second"}) {
+			t.Errorf("asked %v", asked)
+		}
+	})
+}
+
 // A database that was slow for a while is asked again by whoever comes then, and found quick.
 func TestCoalescerRecovers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -63,6 +63,7 @@ func (d *DB) Report(ctx context.Context, op string, dest any, query string, args
 type runner interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 	GetContext(ctx context.Context, dest any, query string, args ...any) error
+	SelectContext(ctx context.Context, dest any, query string, args ...any) error
 }
 
 // writing runs one statement that writes. A caller that leaves before its turn has changed nothing. Once the statement
@@ -161,6 +162,13 @@ func (d *DB) Change(ctx context.Context, op, query string, args ...any) (n int64
 func (d *DB) ChangeReturning(ctx context.Context, op string, dest any, query string, args ...any) error {
 	return d.wrote(d.fault(op, d.writing(ctx, func(ctx context.Context, r runner) error {
 		return r.GetContext(ctx, dest, query, args...)
+	})))
+}
+
+// ChangeReturningAll is ChangeReturning for any number of rows. dest points to a slice.
+func (d *DB) ChangeReturningAll(ctx context.Context, op string, dest any, query string, args ...any) error {
+	return d.wrote(d.fault(op, d.writing(ctx, func(ctx context.Context, r runner) error {
+		return r.SelectContext(ctx, dest, query, args...)
 	})))
 }
 

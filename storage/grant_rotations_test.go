@@ -1,0 +1,152 @@
+package storage_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/storage"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// crowd are grants of PostgreSQL that are presented together. The first of them is locked by somebody else, and waits
+// alone; so the others share the next statement.
+type crowd struct {
+	db     *storage.DB
+	raw    *sql.DB
+	grants []storage.Grant
+}
+
+func mustCrowd(t *testing.T, db *storage.DB, raw *sql.DB, n int) crowd {
+	t.Helper()
+	u, c := mustUser(t, db, "bob"), mustClient(t, db, "crowd")
+	all := crowd{db: db, raw: raw}
+	for range n {
+		all.grants = append(all.grants, mustGrant(t, db, u, c))
+	}
+	return all
+}
+
+// present presents all grants, and runs also beside them. It returns while the first grant is still locked.
+func (c crowd) present(t *testing.T, also ...func()) (unlock func()) {
+	t.Helper()
+	tx, err := c.raw.Begin()
+	must(t, err)
+	_, err = tx.Exec(`SELECT 1 FROM grants WHERE id = $1 FOR UPDATE`, c.grants[0].ID)
+	must(t, err)
+	var first, others sync.WaitGroup
+	first.Go(func() { c.rotate(t, c.grants[0]) })
+	c.waitForLock(t)
+	for _, g := range c.grants[1:] {
+		others.Go(func() { c.rotate(t, g) })
+	}
+	for _, do := range also {
+		others.Go(do)
+	}
+	others.Wait()
+	return func() {
+		must(t, tx.Rollback())
+		first.Wait()
+	}
+}
+
+func (c crowd) rotate(t *testing.T, g storage.Grant) {
+	s, outcome, err := c.db.Grants().Rotate(ctx, refreshOf(g, 0), noon.Add(soon))
+	if err != nil || outcome != storage.RefreshFresh || s.Generation != 1 || s.ID != g.ID {
+		t.Errorf("%q, %+v, %v", outcome, s, err)
+	}
+}
+
+// waitForLock waits until a statement of the database waits for a lock.
+func (c crowd) waitForLock(t *testing.T) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		var n int
+		must(t, c.raw.QueryRow(`SELECT COUNT(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&n))
+		if n > 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("nobody waits for the lock")
+		}
+	}
+}
+
+// Grants that are presented at the same moment share statements, and a locked one does not delay the others.
+func TestRotationsShareStatements(t *testing.T) {
+	t.Parallel()
+	url := storagetest.PostgresURL(t)
+	db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
+	all := mustCrowd(t, db, raw, 40)
+	unlock := all.present(t)
+	var statements, done int
+	must(t, raw.QueryRow(`SELECT COUNT(DISTINCT CAST(xmin AS TEXT)), COUNT(*) FROM grants WHERE generation = 1`).
+		Scan(&statements, &done))
+	if done != 39 || statements > 13 {
+		t.Errorf("%d statements rotated %d grants, want 39 by at most a third as many", statements, done)
+	}
+	unlock()
+}
+
+// Every case of a refresh has the same outcome among others, who do not notice it.
+func TestRefreshAmongOthers(t *testing.T) {
+	t.Parallel()
+	url := storagetest.PostgresURL(t)
+	db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
+	for _, c := range refreshCases {
+		t.Run(c.name, func(t *testing.T) {
+			mustEmpty(t, raw)
+			all := mustCrowd(t, db, raw, 4)
+			c.run(t, db, func(
+				_ context.Context, r storage.Refresh, now time.Time,
+			) (s storage.GrantState, outcome storage.RefreshOutcome, err error) {
+				unlock := all.present(t, func() { s, outcome, err = db.Grants().Rotate(ctx, r, now) })
+				unlock()
+				return s, outcome, err
+			})
+		})
+	}
+}
+
+// If the database refuses one row, the others are rotated.
+func TestRefusedRowAmongOthers(t *testing.T) {
+	t.Parallel()
+	url := storagetest.PostgresURL(t)
+	db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
+	all := mustCrowd(t, db, raw, 8)
+	bad := mustGrant(t, db, mustUser(t, db, "alice"), mustClient(t, db, "app"))
+	storagetest.MustExec(t, raw, fmt.Sprintf(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+		$$ BEGIN IF NEW.id = %d THEN RAISE EXCEPTION 'refused'; END IF; RETURN NEW; END $$`, bad.ID),
+		`CREATE TRIGGER refuse BEFORE UPDATE ON grants FOR EACH ROW EXECUTE FUNCTION refuse()`)
+	unlock := all.present(t, func() {
+		if _, _, err := db.Grants().Rotate(ctx, refreshOf(bad, 0), noon.Add(soon)); err == nil {
+			t.Error("the refused row was rotated")
+		}
+	})
+	unlock()
+}
+
+// A caller that leaves before its statement changes nothing, and nothing for the others.
+func TestCallerLeavesTheCrowd(t *testing.T) {
+	t.Parallel()
+	url := storagetest.PostgresURL(t)
+	db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
+	all := mustCrowd(t, db, raw, 8)
+	gone := mustGrant(t, db, mustUser(t, db, "alice"), mustClient(t, db, "app"))
+	left, leave := context.WithCancel(ctx)
+	leave()
+	unlock := all.present(t, func() {
+		if _, _, err := db.Grants().Rotate(left, refreshOf(gone, 0), noon.Add(soon)); !errors.Is(err, storage.ErrUnavailable) {
+			t.Error(err)
+		}
+	})
+	unlock()
+	if s, err := db.Grants().State(ctx, gone.ID); err != nil || s.Generation != 0 {
+		t.Errorf("generation %d, %v", s.Generation, err)
+	}
+}
