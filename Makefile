@@ -135,7 +135,10 @@ fuzz:
 	  done; \
 	done
 
-check: fmt vet staticcheck tidy test
+check: fmt compile vet staticcheck tidy test
+
+.PHONY: compile
+compile:
 	CGO_ENABLED=0 go build ./...
 
 fmt:

@@ -59,8 +59,18 @@ func (a *rotateArrays) add(r rotation) {
 }
 
 func (a *rotateArrays) args() []any {
-	return []any{pq.Array(a.ids), pq.Array(a.presented), pq.Array(a.families), pq.Array(a.callers), pq.Array(a.revisions),
-		pq.Array(a.moments), pq.Array(a.signers), pq.Array(a.idle), pq.Array(a.alive), pq.Array(a.maxRoles)}
+	return []any{
+		pq.Array(a.ids),
+		pq.Array(a.presented),
+		pq.Array(a.families),
+		pq.Array(a.callers),
+		pq.Array(a.revisions),
+		pq.Array(a.moments),
+		pq.Array(a.signers),
+		pq.Array(a.idle),
+		pq.Array(a.alive),
+		pq.Array(a.maxRoles),
+	}
 }
 
 // rotateAtOnce rotates the grants that callers present at the same moment, in one statement. A failure that one of the

@@ -141,7 +141,8 @@ func TestCallerLeavesTheCrowd(t *testing.T) {
 	left, leave := context.WithCancel(ctx)
 	leave()
 	unlock := all.present(t, func() {
-		if _, _, err := db.Grants().Rotate(left, refreshOf(gone, 0), noon.Add(soon)); !errors.Is(err, storage.ErrUnavailable) {
+		_, _, err := db.Grants().Rotate(left, refreshOf(gone, 0), noon.Add(soon))
+		if !errors.Is(err, storage.ErrUnavailable) {
 			t.Error(err)
 		}
 	})

@@ -82,8 +82,8 @@ func (f *figures) buildsText() string {
 		rows = append(rows, []string{b.name, spread(cost) + " S", spread(rate), met, b.about})
 	}
 	return table([]string{"build", "CPU of a refresh", "refreshes a second, relative", "met", ""}, rows) +
-		fmt.Sprintf("\nThe targets of the build with OpenSSL: at most %.2f S, at least %.1f times the usual rate.\n",
-			opensslCost, opensslRate)
+		fmt.Sprintf("\nThe targets of the build with OpenSSL: at most %.2f S, at least %.1f times the usual rate.\n%s",
+			opensslCost, opensslRate, f.noiseText())
 }
 
 // rates divides the rate of each round by that of another row in the same round, and sorts the ratios.
@@ -101,7 +101,8 @@ func (f *figures) rates(name, other string) (all []float64) {
 // printAgainst prints the CPU time of requests of another build, relative to the usual one.
 func (b *bench) printAgainst(out io.Writer) {
 	fmt.Fprintf(out, "CPU time per request of %s relative to %s:\n\n", b.o.against, b.o.server)
-	b.print(out, []section{{"against", func(f *figures) string { return f.againstText(b.o.against) }}})
+	text := func(f *figures) string { return f.againstText(b.o.against) + "\n" + f.noiseText() }
+	b.print(out, []section{{"against", text}})
 }
 
 func (f *figures) againstText(program string) string {

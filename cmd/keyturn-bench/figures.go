@@ -20,6 +20,8 @@ type figures struct {
 	facts       []fact
 	allocations []allocation
 	scale       scale
+	noise       []noise // of the rounds that count
+	repeated    int     // rounds
 }
 
 // sample is the result of one measurement.
@@ -64,7 +66,7 @@ func (f *figures) machineText() string {
 	}
 	return fmt.Sprintf(
 		"Measured on %d cores (%s) with Go %s and PostgreSQL %s: %d rounds of %d ms for each row, %d requests in "+
-			"flight.\n",
+			"flight.\n%s",
 		m.cores,
 		m.model,
 		m.golang,
@@ -72,6 +74,7 @@ func (f *figures) machineText() string {
 		m.rounds,
 		m.slice.Milliseconds(),
 		m.workers,
+		f.noiseText(),
 	)
 }
 

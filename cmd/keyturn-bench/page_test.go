@@ -40,7 +40,9 @@ func madeUp() *figures {
 			workers: 32,
 			slice:   time.Second,
 		},
-		samples: map[string][]sample{},
+		samples:  map[string][]sample{},
+		noise:    []noise{{.01, .02}, {.01, .06}},
+		repeated: 1,
 		scale: scale{
 			grant:   300,
 			log:     1000,
