@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build build-openssl bench bench-builds bench-against bench-verify figures profile house test console bench-lists interop interop-keys interop-tools probe-table pages release release-check deploy-check check soak fuzz fmt vet staticcheck tidy tools
+.PHONY: build build-openssl bench bench-builds bench-growth bench-against bench-verify figures profile house test console bench-lists interop interop-keys interop-tools probe-table pages release release-check deploy-check check soak fuzz fmt vet staticcheck tidy tools
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/keyturn ./cmd/keyturn
@@ -20,6 +20,10 @@ bench: tools build bin/keyturn-bench
 bench-builds: tools build build-openssl bin/keyturn-bench
 	bin/keyturn-bench -builds $(BENCH)
 
+# bench-growth measures databases of 1, 5 and 20 million grants, and extrapolates to 100 million. It needs 20 GB of disk and half an hour.
+bench-growth: tools build bin/keyturn-bench
+	bin/keyturn-bench -growth $(BENCH)
+
 # bench-against compares the CPU time of all operations in another build, at the path AGAINST, with this one.
 bench-against: tools build bin/keyturn-bench
 	bin/keyturn-bench -against '$(or $(AGAINST),$(error pass AGAINST=path))' $(BENCH)
@@ -32,6 +36,7 @@ bench-verify:
 figures:
 	$(MAKE) bench BENCH='$(BENCH) -page docs/performance.md'
 	$(MAKE) bench-builds BENCH='$(BENCH) -page docs/performance.md'
+	$(MAKE) bench-growth BENCH='$(BENCH) -page docs/performance.md'
 
 .PHONY: bin/keyturn-bench
 bin/keyturn-bench:

@@ -87,6 +87,12 @@ func TestBench(t *testing.T) {
 			t.Errorf("no figure for %q in\n%s", name, out.String())
 		}
 	}
+	if err := b.measureGrowth(t.Context(), []int{64, 128, 256}); err != nil {
+		t.Fatal(err)
+	}
+	if text := b.growthText(); !strings.Contains(text, "| 100 million |") {
+		t.Error(text)
+	}
 	if postgres := b.samples["refresh, postgres"][0]; postgres.Database <= 0 {
 		t.Error("PostgreSQL cost nothing")
 	}

@@ -20,6 +20,7 @@ type figures struct {
 	facts       []fact
 	allocations []allocation
 	scale       scale
+	growth      growth
 	noise       []noise // of the rounds that count
 	repeated    int     // rounds
 }

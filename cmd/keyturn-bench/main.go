@@ -22,6 +22,7 @@ type options struct {
 	server     string // the program to measure
 	against    string // another build to compare with
 	builds     bool   // compare the builds of the page
+	growth     bool   // measure databases of several sizes
 	page       string // the file to write the figures into
 	rounds     int
 	slice      time.Duration // length of one measurement
@@ -34,6 +35,9 @@ type options struct {
 	sizes           // have no flags
 }
 
+// growthSizes are the numbers of grants of the databases that -growth fills.
+var growthSizes = []int{1_000_000, 5_000_000, 20_000_000}
+
 func main() {
 	o := options{openssl: true, benchmarks: true, sizes: usual}
 	only := flag.String("only", "", "measure only rows whose name matches this regular expression")
@@ -41,6 +45,7 @@ func main() {
 	flag.StringVar(&o.against, "against", "",
 		"another build to compare with, with flags of serve: measure only both, in turns")
 	flag.BoolVar(&o.builds, "builds", false, "compare only the builds of docs/performance.md, in turns")
+	flag.BoolVar(&o.growth, "growth", false, "measure only databases of 1, 5 and 20 million grants, in turns")
 	flag.StringVar(&o.page, "page", "", "also write the figures into this copy of docs/performance.md")
 	flag.IntVar(&o.rounds, "rounds", 8, "how often to measure each row")
 	flag.DurationVar(&o.slice, "slice", 500*time.Millisecond, "length of one measurement")
@@ -78,10 +83,14 @@ func run(ctx context.Context, o options) error {
 		return nil
 	}
 	sections := runSections
-	if o.builds {
+	switch {
+	case o.builds:
 		sections = buildSections
 		err = b.compareBuilds()
-	} else {
+	case o.growth:
+		sections = growthSections
+		err = b.measureGrowth(ctx, growthSizes)
+	default:
 		err = b.measureAll(ctx)
 	}
 	if err != nil {

@@ -17,7 +17,8 @@ type section struct {
 	text func(f *figures) string // Markdown that ends with a newline; "" without figures
 }
 
-// A full run measures the figures of runSections, the comparison of builds those of buildSections.
+// A full run measures the figures of runSections, the comparison of builds those of buildSections, and the databases of
+// several sizes those of growthSections.
 var (
 	runSections = []section{
 		{"machine", (*figures).machineText},
@@ -28,6 +29,9 @@ var (
 	}
 	buildSections = []section{
 		{"builds", (*figures).buildsText},
+	}
+	growthSections = []section{
+		{"growth", (*figures).growthText},
 	}
 )
 
@@ -95,7 +99,7 @@ func checkMarkers(page string) error {
 		return errors.New("a marker of figures stands alone")
 	}
 	var want []string
-	for _, s := range slices.Concat(runSections, buildSections) {
+	for _, s := range slices.Concat(runSections, buildSections, growthSections) {
 		want = append(want, s.name)
 	}
 	slices.Sort(names)

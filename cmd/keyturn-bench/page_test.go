@@ -68,6 +68,19 @@ func madeUp() *figures {
 	row("refresh, postgres", 2*time.Millisecond, time.Millisecond)
 	row("refresh, large", 3*time.Millisecond, 2*time.Millisecond)
 	row("refresh, "+opensslBuild, time.Millisecond, 0)
+	for i, n := range growthSizes {
+		x := float64(i)
+		f.growth = append(f.growth, grown{
+			grants:  n,
+			bytes:   300 + x,
+			levels:  3 + x,
+			refresh: 1 + x/10,
+			seen:    1,
+			first:   1 + x/5,
+			cleanUp: 2 + x,
+			note:    "refreshes: 1.00",
+		})
+	}
 	f.note("a figure", "10 ms", true, "%d ms", 9)
 	f.note("a figure without a target", "", true, "%d bytes", 7)
 	for i, b := range benchmarks {
@@ -80,7 +93,7 @@ func madeUp() *figures {
 	return f
 }
 
-func allSections() []section { return slices.Concat(runSections, buildSections) }
+func allSections() []section { return slices.Concat(runSections, buildSections, growthSections) }
 
 func mustFill(t *testing.T, f *figures, page string, sections []section) string {
 	t.Helper()
@@ -128,7 +141,7 @@ func TestPage(t *testing.T) {
 	if diff := cmp.Diff(marked.ReplaceAllString(page, blank), marked.ReplaceAllString(once, blank)); diff != "" {
 		t.Errorf("writing changes the page outside the markers:\n%s", diff)
 	}
-	builds := mustFill(t, madeUp(), page, buildSections)
+	builds := mustFill(t, madeUp(), page, slices.Concat(buildSections, growthSections))
 	if again := mustFill(t, madeUp(), builds, runSections); builds == page || again != once {
 		t.Error("the two runs do not write different sections")
 	}

@@ -133,7 +133,7 @@ func (b *bench) measureScale(ctx context.Context) error {
 		return err
 	}
 	defer few.stopTo(0)
-	if err := b.growth(few); err != nil {
+	if err := b.bloat(few); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -167,15 +167,17 @@ func (b *bench) measureScale(ctx context.Context) error {
 	if err := b.replicas(few); err != nil {
 		return err
 	}
-	return b.cleanUp(raw)
+	b.scale.cleanUp, err = b.cleanUp(raw)
+	b.note("clean-up of a grant, CPU of the database", "", true, "%s", cleanUpText(b.scale.cleanUp))
+	return err
 }
 
 func sizeOfGrants(raw *sql.DB) (size int64, err error) {
 	return size, raw.QueryRow(`SELECT pg_total_relation_size('grants')`).Scan(&size)
 }
 
-// growth refreshes each grant of a small database twenty times, and notes how much the table has grown.
-func (b *bench) growth(s *site) error {
+// bloat refreshes each grant of a small database twenty times, and notes how much the table has grown.
+func (b *bench) bloat(s *site) error {
 	raw, err := sql.Open("postgres", s.database)
 	if err != nil {
 		return err
@@ -297,23 +299,21 @@ func (b *bench) replicas(s *site) error {
 	return nil
 }
 
-// cleanUp deletes rows as clean-up does, and notes the cost of one.
-func (b *bench) cleanUp(raw *sql.DB) error {
+// cleanUp deletes rows as clean-up does, and returns the cost of one.
+func (b *bench) cleanUp(raw *sql.DB) (time.Duration, error) {
 	const batches, batch = 20, 1000
 	before, deleted := b.databaseTime(), int64(0)
 	for range batches {
 		done, err := raw.Exec(`DELETE FROM grants WHERE id IN (SELECT id FROM grants
 			WHERE id < $1 ORDER BY id LIMIT $2)`, int64(1)<<62, batch)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		n, err := done.RowsAffected()
 		if err != nil {
-			return err
+			return 0, err
 		}
 		deleted += n
 	}
-	b.scale.cleanUp = (b.databaseTime() - before) / time.Duration(max(1, deleted))
-	b.note("clean-up of a grant, CPU of the database", "", true, "%s", cleanUpText(b.scale.cleanUp))
-	return nil
+	return (b.databaseTime() - before) / time.Duration(max(1, deleted)), nil
 }
