@@ -25,7 +25,11 @@ type grown struct {
 // growthTarget is the number of grants that the costs are extrapolated to.
 const growthTarget = 100_000_000
 
-// columns are the figures of a row that may grow, in the order of the table.
+// growthColumns are the heads of the columns.
+var growthColumns = []string{"bytes a grant", "index levels", "refresh", "introspection, seen before",
+	"introspection, first sight", "clean-up of a grant, µs"}
+
+// columns are the figures of a row that may grow, in the order of growthColumns.
 func (g *grown) columns() []*float64 {
 	return []*float64{&g.bytes, &g.levels, &g.refresh, &g.seen, &g.first, &g.cleanUp}
 }
@@ -119,17 +123,17 @@ func (f *figures) growthText() string {
 	check.note = "predicted from the two before"
 	far := predict(f.growth[n-2], f.growth[n-1], growthTarget)
 	far.note = "extrapolated"
-	rows := [][]string{}
+	var rows [][]string
 	for _, g := range append(append(growth{}, f.growth...), check, far) {
 		rows = append(rows, g.row())
 	}
-	largest, errors := f.growth[n-1], []string{}
-	names := []string{"bytes", "levels", "refresh", "introspection, seen before", "introspection, first sight", "clean-up"}
+	var errors []string
 	for i, column := range check.columns() {
-		errors = append(errors, fmt.Sprintf("%s %+.0f %%", names[i], 100*(*column / *largest.columns()[i] - 1)))
+		off := 100 * (*column / *f.growth[n-1].columns()[i] - 1)
+		errors = append(errors, fmt.Sprintf("%s %+.0f %%", growthColumns[i], off))
 	}
-	return table([]string{"grants", "bytes a grant", "index levels", "refresh", "introspection, seen before",
-		"introspection, first sight", "clean-up of a grant, µs", ""}, rows) +
+	head := append(append([]string{"grants"}, growthColumns...), "")
+	return table(head, rows) +
 		fmt.Sprintf("\nThe prediction is off by: %s.\n%s", strings.Join(errors, ", "), f.noiseText())
 }
 
