@@ -2,7 +2,7 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build build-openssl bench bench-builds bench-growth bench-against bench-verify figures profile house test console bench-lists interop interop-keys interop-tools probe-table pages release release-check deploy-check check soak fuzz fmt vet staticcheck tidy tools
+.PHONY: build build-openssl bench bench-builds bench-growth bench-peers bench-against bench-verify figures profile house test console bench-lists interop interop-keys interop-tools probe-table pages release release-check deploy-check check soak fuzz fmt vet staticcheck tidy tools
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/keyturn ./cmd/keyturn
@@ -24,6 +24,11 @@ bench-builds: tools build build-openssl bin/keyturn-bench
 bench-growth: tools build bin/keyturn-bench
 	bin/keyturn-bench -growth $(BENCH)
 
+# bench-peers compares keyturn with small servers on other libraries, in the module peers.
+bench-peers: tools build bin/keyturn-bench
+	cd peers && go build -o ../bin/peer-fosite ./fosite && go build -o ../bin/peer-gooauth2 ./gooauth2
+	bin/keyturn-bench -peers $(BENCH)
+
 # bench-against compares the CPU time of all operations in another build, at the path AGAINST, with this one.
 bench-against: tools build bin/keyturn-bench
 	bin/keyturn-bench -against '$(or $(AGAINST),$(error pass AGAINST=path))' $(BENCH)
@@ -37,6 +42,7 @@ figures:
 	$(MAKE) bench BENCH='$(BENCH) -page docs/performance.md'
 	$(MAKE) bench-builds BENCH='$(BENCH) -page docs/performance.md'
 	$(MAKE) bench-growth BENCH='$(BENCH) -page docs/performance.md'
+	$(MAKE) bench-peers BENCH='$(BENCH) -page docs/performance.md'
 
 .PHONY: bin/keyturn-bench
 bin/keyturn-bench:
@@ -157,12 +163,14 @@ vet:
 	go vet -tags openssl ./keys/...
 	cd verify && go vet ./...
 	cd verify/compare && go vet ./...
+	cd peers && go vet ./...
 
 staticcheck:
 	go run $(STATICCHECK) -tags interop,deploy,browser ./...
 	go run $(STATICCHECK) -tags openssl ./keys/...
 	cd verify && go run $(STATICCHECK) ./...
 	cd verify/compare && go run $(STATICCHECK) ./...
+	cd peers && go run $(STATICCHECK) ./...
 
 tidy:
 	go mod tidy -diff

@@ -50,6 +50,10 @@ var arrows = map[string][]string{
 
 	"verify": {}, // a module of its own
 
+	"peers/peer":     {}, // and so is this
+	"peers/fosite":   {"peers/peer"},
+	"peers/gooauth2": {"peers/peer"},
+
 	"cmd/keyturn-bench": {"admin", "api", "config", "keys", "keys/keystest", "storage", "storage/storagetest"},
 }
 

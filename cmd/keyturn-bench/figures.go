@@ -21,6 +21,7 @@ type figures struct {
 	allocations []allocation
 	scale       scale
 	growth      growth
+	peers       []peerRow
 	noise       []noise // of the rounds that count
 	repeated    int     // rounds
 }

@@ -23,6 +23,7 @@ type options struct {
 	against    string // another build to compare with
 	builds     bool   // compare the builds of the page
 	growth     bool   // measure databases of several sizes
+	peers      bool   // compare with other servers
 	page       string // the file to write the figures into
 	rounds     int
 	slice      time.Duration // length of one measurement
@@ -46,6 +47,7 @@ func main() {
 		"another build to compare with, with flags of serve: measure only both, in turns")
 	flag.BoolVar(&o.builds, "builds", false, "compare only the builds of docs/performance.md, in turns")
 	flag.BoolVar(&o.growth, "growth", false, "measure only databases of 1, 5 and 20 million grants, in turns")
+	flag.BoolVar(&o.peers, "peers", false, "compare only with other servers, in turns")
 	flag.StringVar(&o.page, "page", "", "also write the figures into this copy of docs/performance.md")
 	flag.IntVar(&o.rounds, "rounds", 8, "how often to measure each row")
 	flag.DurationVar(&o.slice, "slice", 500*time.Millisecond, "length of one measurement")
@@ -90,6 +92,9 @@ func run(ctx context.Context, o options) error {
 	case o.growth:
 		sections = growthSections
 		err = b.measureGrowth(ctx, growthSizes)
+	case o.peers:
+		sections = peerSections
+		err = b.measurePeers()
 	default:
 		err = b.measureAll(ctx)
 	}

@@ -18,7 +18,7 @@ type section struct {
 }
 
 // A full run measures the figures of runSections, the comparison of builds those of buildSections, and the databases of
-// several sizes those of growthSections.
+// several sizes those of growthSections, and the peers those of peerSections.
 var (
 	runSections = []section{
 		{"machine", (*figures).machineText},
@@ -32,6 +32,9 @@ var (
 	}
 	growthSections = []section{
 		{"growth", (*figures).growthText},
+	}
+	peerSections = []section{
+		{"peers", (*figures).peersText},
 	}
 )
 
@@ -99,7 +102,7 @@ func checkMarkers(page string) error {
 		return errors.New("a marker of figures stands alone")
 	}
 	var want []string
-	for _, s := range slices.Concat(runSections, buildSections, growthSections) {
+	for _, s := range slices.Concat(runSections, buildSections, growthSections, peerSections) {
 		want = append(want, s.name)
 	}
 	slices.Sort(names)

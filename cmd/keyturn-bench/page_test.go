@@ -81,6 +81,8 @@ func madeUp() *figures {
 			note:    "refreshes: 1.00",
 		})
 	}
+	row("refresh, fosite", 3*time.Millisecond, 0)
+	f.peers = []peerRow{{name: "keyturn on PostgreSQL"}, {name: "keyturn on SQLite"}, {name: "fosite", peak: 7 * mib}}
 	f.note("a figure", "10 ms", true, "%d ms", 9)
 	f.note("a figure without a target", "", true, "%d bytes", 7)
 	for i, b := range benchmarks {
@@ -93,7 +95,9 @@ func madeUp() *figures {
 	return f
 }
 
-func allSections() []section { return slices.Concat(runSections, buildSections, growthSections) }
+func allSections() []section {
+	return slices.Concat(runSections, buildSections, growthSections, peerSections)
+}
 
 func mustFill(t *testing.T, f *figures, page string, sections []section) string {
 	t.Helper()
@@ -141,7 +145,7 @@ func TestPage(t *testing.T) {
 	if diff := cmp.Diff(marked.ReplaceAllString(page, blank), marked.ReplaceAllString(once, blank)); diff != "" {
 		t.Errorf("writing changes the page outside the markers:\n%s", diff)
 	}
-	builds := mustFill(t, madeUp(), page, slices.Concat(buildSections, growthSections))
+	builds := mustFill(t, madeUp(), page, slices.Concat(buildSections, growthSections, peerSections))
 	if again := mustFill(t, madeUp(), builds, runSections); builds == page || again != once {
 		t.Error("the two runs do not write different sections")
 	}

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/keyturn/keyturn/api"
+)
+
+// peer is another server that the page compares with keyturn.
+type peer struct {
+	name, program string
+	introspects   bool   // and publishes a JWKS
+	about         string // how it keeps grants
+}
+
+// peers are what `make bench-peers` builds. Their passwords have the hash of keyturn's.
+var peers = []peer{
+	{"fosite", "bin/peer-fosite", true, "in memory, lost at a stop"},
+	{"go-oauth2", "bin/peer-gooauth2", false, "in memory, lost at a stop"},
+}
+
+// peerRow is what is measured once of each server.
+type peerRow struct {
+	name, about string
+	ready       time.Duration
+	idle, peak  int64 // bytes
+	introspects bool
+}
+
+// measurePeers takes turns between keyturn, on both databases, and the peers.
+func (b *bench) measurePeers() error {
+	limits, err := b.limits()
+	if err != nil {
+		return err
+	}
+	sites := []*site{b.postgres, b.sqlite}
+	b.peers = []peerRow{
+		{name: "keyturn on PostgreSQL", about: "durable before the answer", introspects: true},
+		{name: "keyturn on SQLite", about: "durable before the answer", introspects: true},
+	}
+	for _, p := range peers {
+		s, ready, err := b.startPeer(p)
+		if err != nil {
+			return err
+		}
+		b.others, sites = append(b.others, s), append(sites, s)
+		b.peers = append(b.peers, peerRow{name: p.name, about: p.about, ready: ready, introspects: p.introspects})
+	}
+	if err := b.warm(b.postgres, b.sqlite); err != nil {
+		return err
+	}
+	pieces := append([]piece{}, limits[:5]...)
+	for i, s := range sites {
+		pieces = append(pieces, b.peerPieces(s, b.peers[i].introspects)...)
+	}
+	if err := b.rounds(b.o.rounds, pieces); err != nil {
+		return err
+	}
+	return b.peerMemory(sites)
+}
+
+// peerPieces are the operations that servers have in common.
+func (b *bench) peerPieces(s *site, introspects bool) []piece {
+	all := []piece{
+		b.operation("refresh", s, b.o.workers, s.refresh(b.o.workers)),
+		b.operation("password login", s, 4, s.login),
+	}
+	if introspects {
+		all = append(all, b.operation("introspection, first sight", s, b.o.workers, s.introspectFirst),
+			b.operation("introspection, seen before", s, b.o.workers, s.introspectSeen),
+			b.operation("JWKS", s, b.o.workers, fetch(api.PathJWKS)))
+	}
+	return all
+}
+
+// startPeer starts a peer and logs in once for each worker.
+func (b *bench) startPeer(p peer) (s *site, ready time.Duration, err error) {
+	began := time.Now()
+	server, err := start(p.program)
+	if err != nil {
+		return nil, 0, err
+	}
+	s = &site{
+		name:    p.name,
+		program: p.program,
+		servers: []*process{server},
+		people:  b.o.people,
+		grants:  b.o.workers,
+		tokens:  map[int]string{},
+	}
+	ready = time.Since(began)
+	seed := func(worker int) (call, error) {
+		if s.tokens[worker] != "" {
+			return call{}, errNoMore
+		}
+		form := url.Values{"grant_type": {api.GrantPassword}, "username": {userName(0)}, "password": {password}}
+		return call{app.post(api.PathToken, form), func(body []byte) error { return s.refreshed(worker, body) }}, nil
+	}
+	for worker := range b.o.workers {
+		one := load{s.bases(), 1, 0, func(int) (call, error) { return seed(worker) }}
+		if _, err := one.run(time.Second); err != nil {
+			s.stopTo(0)
+			return nil, 0, fmt.Errorf("%s: %w", p.name, err)
+		}
+	}
+	return s, ready, nil
+}
+
+// peerMemory notes the peak of each server, and then its memory at rest after a new start.
+func (b *bench) peerMemory(sites []*site) (err error) {
+	for i, s := range sites {
+		row := &b.peers[i]
+		if row.peak, err = memoryOf(s.servers[0].pid(), "VmHWM"); err != nil {
+			return err
+		}
+		s.stopTo(0)
+		if s == b.postgres || s == b.sqlite {
+			row.ready, err = b.startTimed(s)
+		} else {
+			var again *process
+			again, err = start(s.program)
+			s.servers = append(s.servers, again)
+		}
+		if err != nil {
+			return err
+		}
+		time.Sleep(4 * b.o.slice)
+		if row.idle, err = memoryOf(s.servers[0].pid(), "VmRSS"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// peersText is the table of peers.
+func (f *figures) peersText() string {
+	if len(f.peers) == 0 {
+		return ""
+	}
+	names := []string{"postgres", "sqlite"}
+	for _, p := range peers {
+		names = append(names, p.name)
+	}
+	cell := func(operation, name, unit, beyond string) string {
+		ratios := f.ratios(totalTime, operation+", "+name, bound{1, unit, beyond})
+		if len(ratios) == 0 {
+			return "none"
+		}
+		text := fmt.Sprintf("%.2f %s", median(ratios), unit)
+		if beyond != "" {
+			text = beyond + " + " + text
+		}
+		return text
+	}
+	var rows [][]string
+	for i, p := range f.peers {
+		rows = append(rows, []string{
+			p.name,
+			cell("password login", names[i], "S", "argon2id"),
+			cell("refresh", names[i], "S", ""),
+			cell("introspection, first sight", names[i], "H", ""),
+			cell("introspection, seen before", names[i], "H", ""),
+			cell("JWKS", names[i], "H", ""),
+			fmt.Sprintf("%d, %d", p.idle/mib, p.peak/mib),
+			fmt.Sprintf("%d", p.ready.Milliseconds()),
+			p.about,
+		})
+	}
+	return table(peerColumns, rows) + "\n" + f.noiseText()
+}
+
+var peerColumns = []string{"server", "password login", "refresh", "introspection, first sight",
+	"introspection, seen before", "JWKS", "memory at rest, at the peak, MiB", "ready, ms", "grants are kept"}
