@@ -46,6 +46,7 @@ type site struct {
 	revoked int // number of grants to revoke, and how many of them are revoked so far
 	mu     sync.Mutex
 	tokens map[int]string // newest refresh token of each refreshed grant
+	newest map[int]string // newest access token of each refreshed grant; nil: they are not kept
 	unseen []string       // access tokens not introspected yet
 	seen   []string       // access tokens introspected before
 }
@@ -213,6 +214,9 @@ func (s *site) refreshed(i int, body []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tokens[i] = next
+	if s.newest != nil {
+		s.newest[i] = access
+	}
 	if len(s.unseen) < maxUnseen {
 		s.unseen = append(s.unseen, access)
 	}
@@ -244,6 +248,13 @@ func (s *site) introspectSeen(int) (call, error) {
 		return call{}, errNoMore
 	}
 	return introspection(s.seen[rand.IntN(len(s.seen))]), nil
+}
+
+// introspectNewest introspects the newest access token of the worker, for servers where a refresh ends the one before.
+func (s *site) introspectNewest(worker int) (call, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return introspection(s.newest[worker]), nil
 }
 
 func introspection(token string) call {
