@@ -70,7 +70,7 @@ test: tools
 # test-openssl runs the tests of the keys, and of the main job, in the build that signs with OpenSSL.
 .PHONY: test-openssl
 test-openssl: tools
-	CGO_ENABLED=0 GOARCH=arm64 go build -tags openssl -o /dev/null ./cmd/keyturn
+	CGO_ENABLED=0 GOARCH=arm64 go build -tags openssl ./keys/internal/openssl
 	KEYTURN_TEST_POSTGRES=required go test -race -tags openssl -shuffle=on -timeout 20m -gcflags=modernc.org/...=-d=checkptr=0 ./keys/...
 	CGO_ENABLED=0 KEYTURN_TEST_POSTGRES=required go test -tags openssl -shuffle=on -timeout 10m ./keys/internal/openssl
 	CGO_ENABLED=0 KEYTURN_TEST_POSTGRES=required go test -tags openssl -timeout 10m ./cmd/keyturn \
@@ -133,9 +133,10 @@ pages:
 	go test ./config -run TestManual -update
 	go test ./cmd/keyturn -run TestConfigurationPage -update
 
-# soak runs the long forms of the fault and abuse tests. It takes about half an hour.
+# soak runs the long forms of the fault and abuse tests. It takes about an hour.
 soak: tools
 	KEYTURN_TEST_POSTGRES=required KEYTURN_SOAK=1 go test -count=1 -timeout 60m -v -run 'KilledUnderLoad|RewrapKilled|Misbehaves|Restarted|FailOver|SQLiteLocked|Guessing|IdleConnections|NeverReads|StayFlat|Rush|LargeTables|CapOfOpenGrants|LifeModel|OwnTokens|StatusModel|IndexesAreApart' ./cmd/keyturn ./keys ./server ./storage
+	CGO_ENABLED=0 KEYTURN_SOAK=1 go test -tags openssl -count=1 -timeout 90m -v -run NothingIsLeft ./keys/internal/openssl
 
 # fuzz fuzzes every parser for FUZZTIME each.
 FUZZTIME = 30s

@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -85,7 +84,7 @@ func (g Grants) rotateAtOnce(all []rotation) ([]rotated, error) {
 	}
 	var arrays rotateArrays
 	place := map[GrantID]int{} // in all
-	for _, i := range inOrderOfGrants(all) {
+	for _, i := range inOrder(len(all), func(i int) GrantID { return all[i].ID }) {
 		if _, twice := place[all[i].ID]; !twice {
 			place[all[i].ID] = i
 			arrays.add(all[i])
@@ -101,14 +100,4 @@ func (g Grants) rotateAtOnce(all []rotation) ([]rotated, error) {
 		outcomes[place[done[i].ID]] = rotated{state: &done[i]}
 	}
 	return outcomes, nil
-}
-
-// inOrderOfGrants returns the indexes of rotations in the order of their grants.
-func inOrderOfGrants(all []rotation) []int {
-	order := make([]int, len(all))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(all[i].ID, all[j].ID) })
-	return order
 }
