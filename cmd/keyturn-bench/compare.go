@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
+	"time"
 )
 
 // opensslBuild is what `make build-openssl` builds. The page compares it with the usual build.
@@ -21,7 +23,17 @@ func (b *bench) compareBuilds() error {
 	if err != nil {
 		return err
 	}
-	return b.compare([]string{opensslBuild}, 1, limits[0])
+	if err := b.compare([]string{opensslBuild}, 1, limits[0]); err != nil {
+		return err
+	}
+	for _, s := range append([]*site{b.postgres}, b.others...) {
+		n, err := threadsOf(s.servers[0].pid())
+		if err != nil {
+			return err
+		}
+		b.threads = append(b.threads, n)
+	}
+	return nil
 }
 
 // comparedOperations is the number of operations, from the first, that compare can take.
@@ -67,11 +79,11 @@ func alternate(operations [][]piece) (forward, backward []piece) {
 func (f *figures) buildsText() string {
 	var rows [][]string
 	usual := "refresh, postgres"
-	for _, b := range []struct{ name, row, about string }{
+	for i, b := range []struct{ name, row, about string }{
 		{"usual", usual, "static, pure Go"},
 		{"`make build-openssl`", "refresh, " + opensslBuild, "dynamic, signs with libcrypto of the system"},
 	} {
-		if len(f.samples[b.row]) == 0 {
+		if len(f.samples[b.row]) == 0 || len(f.threads) <= i {
 			return ""
 		}
 		cost, rate := f.ratios(serverTime, b.row, bound{1, "S", ""}), f.rates(b.row, usual)
@@ -79,9 +91,19 @@ func (f *figures) buildsText() string {
 		if b.row != usual {
 			met = verdict(median(cost) <= opensslCost && median(rate) >= opensslRate)
 		}
-		rows = append(rows, []string{b.name, spread(cost) + " S", spread(rate), met, b.about})
+		p99 := medianOf(f.samples[b.row], func(s sample) time.Duration { return s.P99 })
+		rows = append(rows, []string{
+			b.name,
+			spread(cost) + " S",
+			spread(rate),
+			met,
+			ms(p99),
+			strconv.Itoa(f.threads[i]),
+			b.about,
+		})
 	}
-	return table([]string{"build", "CPU of a refresh", "refreshes a second, relative", "met", ""}, rows) +
+	head := []string{"build", "CPU of a refresh", "refreshes a second, relative", "met", "p99 ms", "threads", ""}
+	return table(head, rows) +
 		fmt.Sprintf("\nThe targets of the build with OpenSSL: at most %.2f S, at least %.1f times the usual rate.\n%s",
 			opensslCost, opensslRate, f.noiseText())
 }

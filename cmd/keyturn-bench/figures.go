@@ -22,6 +22,7 @@ type figures struct {
 	scale       scale
 	growth      growth
 	peers       []peerRow
+	threads     []int   // of the builds, after the load
 	noise       []noise // of the rounds that count
 	repeated    int     // rounds
 }

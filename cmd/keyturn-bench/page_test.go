@@ -83,6 +83,7 @@ func madeUp() *figures {
 	}
 	row("refresh, fosite", 3*time.Millisecond, 0)
 	f.peers = []peerRow{{name: "keyturn on PostgreSQL"}, {name: "keyturn on SQLite"}, {name: "fosite", peak: 7 * mib}}
+	f.threads = []int{9, 10}
 	f.note("a figure", "10 ms", true, "%d ms", 9)
 	f.note("a figure without a target", "", true, "%d bytes", 7)
 	for i, b := range benchmarks {

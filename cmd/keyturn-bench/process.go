@@ -135,14 +135,25 @@ func reaped(pid int) (all time.Duration) {
 
 // memoryOf reads a field of /proc/PID/status in bytes: VmRSS, the memory in use, or VmHWM, its peak.
 func memoryOf(pid int, field string) (int64, error) {
+	kib, err := statusOf(pid, field)
+	return kib << 10, err
+}
+
+// threadsOf returns the number of threads of a process.
+func threadsOf(pid int) (int, error) {
+	n, err := statusOf(pid, "Threads")
+	return int(n), err
+}
+
+// statusOf reads a number of /proc/PID/status.
+func statusOf(pid int, field string) (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(text)) {
 		if rest, ok := strings.CutPrefix(line, field+":"); ok {
-			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			return kib << 10, err
+			return strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
 		}
 	}
 	return 0, errors.New("no " + field)
