@@ -176,6 +176,7 @@ staticcheck:
 tidy:
 	go mod tidy -diff
 	cd verify && go mod tidy -diff
+	cd peers && go mod tidy -diff
 	cd verify/compare && go mod tidy -diff
 
 # tools installs the programs that the tests need and this machine lacks: a PostgreSQL server, PgBouncer, shells, and a C compiler for the

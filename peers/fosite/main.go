@@ -71,8 +71,10 @@ func main() {
 	}
 	keyOf := func(context.Context) (any, error) { return key, nil }
 	strategy := compose.NewOAuth2JWTStrategy(keyOf, compose.NewOAuth2HMACStrategy(config), config)
-	provider := compose.Compose(config, store{memory}, strategy, compose.OAuth2ResourceOwnerPasswordCredentialsFactory,
-		compose.OAuth2RefreshTokenGrantFactory, compose.OAuth2TokenIntrospectionFactory)
+	//lint:ignore SA1019 the grant that is compared
+	password := compose.OAuth2ResourceOwnerPasswordCredentialsFactory
+	provider := compose.Compose(config, store{memory}, strategy, password, compose.OAuth2RefreshTokenGrantFactory,
+		compose.OAuth2TokenIntrospectionFactory)
 	jwks, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{
 		{Key: &key.PublicKey, KeyID: peer.KeyID, Algorithm: "RS256", Use: "sig"},
 	}})
