@@ -200,9 +200,13 @@ func (d *doctor) settings() {
 
 // signer says what signs. Whether it works at all is a matter of the configuration.
 func (d *doctor) signer() {
+	if d.Config.Signer == keys.SignerGo {
+		d.add("signer", FindingOK, "Go signs", "")
+		return
+	}
 	version, err := keys.OpenSSL()
 	switch {
-	case d.Config.Signer == keys.SignerGo, errors.Is(err, keys.ErrNoOpenSSL):
+	case errors.Is(err, keys.ErrNoOpenSSL):
 		d.add("signer", FindingOK, "Go signs", "")
 	case err != nil:
 		d.add("signer", FindingWarning, "Go signs, since OpenSSL is not usable: "+err.Error(),

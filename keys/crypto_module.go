@@ -18,11 +18,13 @@ import (
 // sealed. Open makes the key usable when it becomes current, and in each replica. Sign signs. Destroy comes after the
 // change that removes the secret from the row, at a rotation or a revocation.
 //
-// For an HSM the secret is the label of an object. Some things then do not work as in software: a backup of the
-// database holds no private half, so that another site needs the same HSM or a copy of it; keyturn copy and a restore
-// find the keys only there; key stores cannot be changed while a key is current, only by rotation to a key of the other
-// one; each signature waits for the device, so that Options.CPUs should be the number of its sessions; and a crash
-// between a rotation and Destroy leaves an object behind, which a person deletes.
+// For an HSM the secret is the name of an object. Some things then do not work as in software:
+//
+//   - A backup of the database holds no private half. A restore and keyturn copy need the same HSM, or a copy of it.
+//   - A Ring has one module. To move from one to another, revoke or retire the keys of the old one first.
+//   - Other replicas may sign with a key for up to StaleAfter after a rotation. Until they do not, Destroy must wait.
+//   - A pair that loses against another replica, or whose change fails, is never destroyed: a person deletes the object.
+//   - Each signature waits for the device. Options.CPUs should be the number of its sessions.
 type CryptoModule interface {
 	fmt.Stringer // the name and version of the module
 	// Make makes an RSA pair.
@@ -40,7 +42,8 @@ type PrivateKey interface {
 	// Secret is what Open needs later: the PKCS #8 form if the private half may leave the module, or else its name
 	// there. Clear it after use.
 	Secret() ([]byte, error)
-	// Close ends the use in this process. Signatures in progress come to their end.
+	// Close ends the use in this process. Signatures in progress come to their end. A Ring does not close the key that
+	// signs, since requests may still hold it: use runtime.AddCleanup.
 	Close()
 }
 
@@ -54,8 +57,11 @@ const (
 // ErrNoOpenSSL means that this build cannot use OpenSSL.
 var ErrNoOpenSSL = errors.New("this build of keyturn cannot use OpenSSL: `make build-openssl` makes one that can")
 
+// errFIPS means that OpenSSL does not work, and is configured for FIPS: nothing else may take its place unasked.
+var errFIPS = errors.New("the configuration of OpenSSL demands FIPS")
+
 // NewCryptoModule returns the module that a value of Config.Signer names. OpenSSL is tested before its first use. With
-// auto, Go replaces an OpenSSL that does not work, and the log says so.
+// auto, Go replaces an OpenSSL that does not work, and the log says so, unless OpenSSL is configured for FIPS.
 func NewCryptoModule(signer string, log *slog.Logger) (CryptoModule, error) {
 	if signer == SignerGo {
 		return goModule{}, nil
@@ -64,7 +70,7 @@ func NewCryptoModule(signer string, log *slog.Logger) (CryptoModule, error) {
 	switch {
 	case err == nil:
 		return m, nil
-	case signer == SignerOpenSSL:
+	case signer == SignerOpenSSL, errors.Is(err, errFIPS):
 		return nil, fmt.Errorf("signer: %w", err)
 	case !errors.Is(err, ErrNoOpenSSL):
 		log.Warn("OpenSSL is not usable, so Go signs", "error", err)

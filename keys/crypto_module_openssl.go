@@ -25,7 +25,9 @@ var openSSL = sync.OnceValues(func() (CryptoModule, error) {
 		return nil, err
 	}
 	m := opensslModule{library}
-	if err := m.test(); err != nil {
+	if err := m.test(); err != nil && m.FIPS() {
+		return nil, fmt.Errorf("self-test of %v: %w: %w", m, err, errFIPS)
+	} else if err != nil {
 		return nil, fmt.Errorf("self-test of %v: %w", m, err)
 	}
 	return m, nil

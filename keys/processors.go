@@ -15,7 +15,7 @@ type processors struct {
 }
 
 // keptFree is for how long a CPU is kept free after the last verification.
-const keptFree = time.Second
+const keptFree = 100 * time.Millisecond
 
 func newProcessors(cpus int, elapsed func() time.Duration) *processors {
 	p := &processors{slots: make(chan struct{}, max(cpus-1, 1)), elapsed: elapsed}

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// All CPUs sign while nobody verifies. For a second after a verification one is kept free.
+// All CPUs sign while nobody verifies. For a while after a verification one is kept free.
 func TestProcessorsKeepOneFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begun := time.Now()
@@ -21,7 +21,7 @@ func TestProcessorsKeepOneFree(t *testing.T) {
 			}
 			time.Sleep(keptFree)
 			if n := signers(p); n != most.alone {
-				t.Errorf("%d CPUs, a second later: %d sign at once, want %d", cpus, n, most.alone)
+				t.Errorf("%d CPUs, a while later: %d sign at once, want %d", cpus, n, most.alone)
 			}
 		}
 	})

@@ -106,8 +106,10 @@ func (h *Hasher) Remember(kind string, took time.Duration) {
 // Compare reports whether the password, as it was typed or in its canonical form, matches the stored hash. If it does,
 // and the stored hash is weaker than the policy, better is a new hash; otherwise "". The caller holds a slot.
 func (h *Hasher) Compare(stored Hash, typed, canonical string) (matches bool, better string) {
-	h.memory.begin()
-	defer h.memory.end()
+	if stored.Cost() >= smallMemory {
+		h.memory.begin()
+		defer h.memory.end()
+	}
 	begun := time.Now()
 	if matches = stored.Matches(typed, canonical); matches && stored.Weaker(h.Policy) {
 		better = New(h.Policy, canonical).String()

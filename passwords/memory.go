@@ -12,11 +12,14 @@ import (
 type memory struct {
 	mu      sync.Mutex
 	running int
+	ended   time.Time   // the last hash
 	giveUp  *time.Timer // gives the memory back; nil: it has
 }
 
-// keepMemory is for how long memory is kept after a hash.
-const keepMemory = 3 * time.Second
+const (
+	keepMemory  = 3 * time.Second // for how long memory is kept after a hash
+	smallMemory = 4 << 10         // KiB: a hash that takes less is garbage like any other
+)
 
 // begin makes room for a hash. The first one frees what short requests have left: the hash does not fit between it.
 func (m *memory) begin() {
@@ -36,16 +39,14 @@ func (m *memory) end() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.running--
-	if m.giveUp != nil {
-		m.giveUp.Reset(keepMemory)
-	}
+	m.ended = time.Now()
 }
 
 func (m *memory) giveBack() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.running > 0 {
-		m.giveUp.Reset(keepMemory)
+	if left := keepMemory - time.Since(m.ended); m.running > 0 || left > 0 {
+		m.giveUp.Reset(max(left, keepMemory/2))
 		return
 	}
 	m.giveUp = nil

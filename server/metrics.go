@@ -11,7 +11,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/storage"
 )
 
@@ -292,7 +291,7 @@ type VersionInfo struct {
 	Commit  string `json:"commit"`
 	Date    string `json:"date"` // of the commit
 	Go      string `json:"go"`
-	OpenSSL string `json:"openssl,omitempty"` // of the system, if this build can use it
+	OpenSSL string `json:"openssl,omitempty"` // of the system, if this build can use it; Version does not fill it
 }
 
 // A release sets these (go build -ldflags "-X …").
@@ -301,7 +300,6 @@ var version, commit, date string
 // Version returns the version that a release has set, or else the build information of Go.
 func Version() (v VersionInfo) {
 	v.Version = "(devel)"
-	v.OpenSSL, _ = keys.OpenSSL() // where it is not usable, doctor says why
 	defer func() {
 		v.Version, v.Commit, v.Date = cmp.Or(version, v.Version), cmp.Or(commit, v.Commit), cmp.Or(date, v.Date)
 	}()

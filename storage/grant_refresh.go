@@ -198,10 +198,10 @@ func (g Grants) rotateFresh(ctx context.Context, r Refresh, now time.Time) (Gran
 	switch {
 	case err != nil:
 		return GrantState{}, err
-	case done.apart:
+	case done.err != nil:
+		return GrantState{}, fmt.Errorf("refresh: %w", done.err)
+	case done.state == nil: // locked, or another case than a fresh token
 		return g.rotateOne(ctx, rotation{r, now})
-	case done.state == nil:
-		return GrantState{}, ErrNotFound
 	}
 	return *done.state, nil
 }

@@ -3,33 +3,40 @@ package storage
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/lib/pq"
+
+	"github.com/keyturn/keyturn/storage/internal/engine"
 )
 
-// rotation is a refresh with the newest token, as rotateFresh sees it.
+// rotation is a refresh with the newest token.
 type rotation struct {
 	Refresh
 	now time.Time
 }
 
-// rotated is the outcome of a rotation.
+// rotated is the outcome of a rotation among others.
 type rotated struct {
-	state *GrantState // after the rotation; nil: nothing has changed
-	apart bool        // nothing has changed, since the grant must be judged apart from others
+	state *GrantState // after the rotation; nil: nothing has changed, and the grant must be judged alone
+	err   error       // the rotation is made, but its row cannot be read
 }
 
-// rotateMany rotates several grants of PostgreSQL. It judges each row as rotateFresh does, and skips those that are
-// locked: one grant must not delay the others. It takes the locks in the order of the ids, so that two replicas do not
-// wait for each other.
-const rotateMany = `UPDATE grants AS g SET generation = r.presented + 1, rotated_at = r.moment,
+// rotatedRow is a row of rotateMany. Its roles are read later, so that one row that cannot be read hides no other.
+type rotatedRow struct {
+	GrantState
+	RolesText string `db:"roles"`
+}
+
+// rotateMany rotates grants of PostgreSQL. It judges each row as rotateOne does. It never waits for a lock: it skips
+// locked rows, so that one grant does not delay the others.
+const rotateMany = `WITH free AS MATERIALIZED (
+		SELECT f.id AS unlocked FROM grants f WHERE f.id = ANY($1) ORDER BY f.id FOR NO KEY UPDATE SKIP LOCKED)
+	UPDATE grants AS g SET generation = r.presented + 1, rotated_at = r.moment,
 	idle_expires_at = LEAST(g.expires_at, r.idle), kid = r.signer
-	FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[],
+	FROM free, unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[],
 		$8::bigint[], $9::bigint[], $10::bigint[])
-		AS r (grant_id, presented, family, caller, revision, moment, signer, idle, alive_at, max_roles),
-	(SELECT f.id AS unlocked FROM grants f WHERE f.id = ANY($1) ORDER BY f.id FOR NO KEY UPDATE SKIP LOCKED) AS free
+		AS r (grant_id, presented, family, caller, revision, moment, signer, idle, alive_at, max_roles)
 	WHERE free.unlocked = r.grant_id AND g.id = r.grant_id AND g.generation = r.presented
 	AND g.family_hash = r.family AND g.client_id = r.caller AND g.revoked_at IS NULL
 	AND g.expires_at >= r.alive_at AND g.idle_expires_at > r.moment
@@ -72,16 +79,9 @@ func (a *rotateArrays) args() []any {
 	}
 }
 
-// rotateAtOnce rotates the grants that callers present at the same moment, in one statement. A failure that one of the
-// rows may have caused is none of the others: then all are judged apart.
+// rotateAtOnce rotates the grants that callers present at the same moment, in one statement. If the statement fails
+// because of one row, all are judged alone.
 func (g Grants) rotateAtOnce(all []rotation) ([]rotated, error) {
-	if len(all) == 1 {
-		state, err := g.rotateOne(context.Background(), all[0])
-		if errors.Is(err, ErrNotFound) {
-			return []rotated{{}}, nil
-		}
-		return []rotated{{state: &state}}, err
-	}
 	var arrays rotateArrays
 	place := map[GrantID]int{} // in all
 	for _, i := range inOrder(len(all), func(i int) GrantID { return all[i].ID }) {
@@ -90,14 +90,16 @@ func (g Grants) rotateAtOnce(all []rotation) ([]rotated, error) {
 			arrays.add(all[i])
 		}
 	}
-	var done []GrantState
+	var done []rotatedRow
 	err := g.db.engine.ChangeReturningAll(context.Background(), "refresh", &done, rotateMany, arrays.args()...)
-	if errors.Is(err, ErrUnavailable) || errors.Is(err, ErrBusy) {
-		return nil, err
+	outcomes := make([]rotated, len(all))
+	if engine.RolledBack(err) && !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrBusy) {
+		return outcomes, nil
 	}
-	outcomes := slices.Repeat([]rotated{{apart: true}}, len(all))
 	for i := range done {
-		outcomes[place[done[i].ID]] = rotated{state: &done[i]}
+		row := &done[i]
+		err := row.Roles.Scan(row.RolesText)
+		outcomes[place[row.ID]] = rotated{&row.GrantState, err}
 	}
-	return outcomes, nil
+	return outcomes, err
 }

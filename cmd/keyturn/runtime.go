@@ -20,7 +20,7 @@ var ballast []byte
 const ballastSize = 16 << 20
 
 // makeRoom raises GOMAXPROCS, so that short requests run beside the password hashes: a goroutine that hashes holds its
-// processor for long. One more for two hashes is enough. With more, each collection costs the hashes more time. The
+// processor for long. One more for every two hashes is enough. With more, each collection costs the hashes more time. The
 // variable GOMAXPROCS turns this off.
 func makeRoom(slots int) {
 	if os.Getenv("GOMAXPROCS") == "" {

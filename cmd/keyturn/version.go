@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/keyturn/keyturn/keys"
 	"github.com/keyturn/keyturn/server"
 )
 
@@ -13,6 +14,7 @@ func versionCommand(a *app) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			v := server.Version()
+			v.OpenSSL, _ = keys.OpenSSL() // where it is not usable, doctor says why
 			return a.print(v, func() {
 				pairs := [][2]string{
 					{"version", v.Version},

@@ -75,12 +75,14 @@ func (l *Library) Parse(pkcs8 []byte) (*Key, error) {
 	if len(pkcs8) == 0 {
 		return nil, errors.New("openssl: an empty key")
 	}
+	var pin runtime.Pinner // C gets the address by a pointer to it
+	pin.Pin(&pkcs8[0])
+	defer pin.Unpin()
 	var key uintptr
 	err := l.within("read a key", func() bool {
 		next := uintptr(unsafe.Pointer(&pkcs8[0]))
 		end := next + uintptr(len(pkcs8))
 		info := l.call("d2i_PKCS8_PRIV_KEY_INFO", 0, uintptr(unsafe.Pointer(&next)), uintptr(len(pkcs8)))
-		runtime.KeepAlive(pkcs8)
 		if info == 0 || next != end {
 			l.call("PKCS8_PRIV_KEY_INFO_free", info)
 			return false
@@ -147,23 +149,28 @@ func (k *Key) Public() crypto.PublicKey { return k.public }
 
 // PKCS8 returns the private half. Clear it when it is sealed.
 func (k *Key) PKCS8() (der []byte, err error) {
-	l := k.state.library
-	err = l.within("encode a key", func() bool {
-		info := l.call("EVP_PKEY2PKCS8", k.state.key)
-		if info == 0 {
-			return false
-		}
-		defer l.call("PKCS8_PRIV_KEY_INFO_free", info)
-		der, err = l.encode("i2d_PKCS8_PRIV_KEY_INFO", info)
-		return err == nil
+	s := k.state
+	s.mu.Lock() // Close waits
+	defer s.mu.Unlock()
+	defer runtime.KeepAlive(k)
+	if s.closed {
+		return nil, errClosed
+	}
+	var info uintptr
+	err = s.library.within("encode a key", func() bool {
+		info = s.library.call("EVP_PKEY2PKCS8", s.key)
+		return info != 0
 	})
-	runtime.KeepAlive(k)
-	return der, err
+	if err != nil {
+		return nil, err
+	}
+	defer s.library.call("PKCS8_PRIV_KEY_INFO_free", info)
+	return s.library.encode("i2d_PKCS8_PRIV_KEY_INFO", info)
 }
 
 // Sign makes the RSASSA-PKCS1-v1_5 signature of a SHA-256 digest (RFC 8017 §8.2).
 func (k *Key) Sign(_ io.Reader, digest []byte, options crypto.SignerOpts) ([]byte, error) {
-	if _, pss := options.(*rsa.PSSOptions); pss || options.HashFunc() != crypto.SHA256 || len(digest) != sha256.Size {
+	if _, pss := options.(*rsa.PSSOptions); pss || options == nil || options.HashFunc() != crypto.SHA256 || len(digest) != sha256.Size {
 		return nil, errors.New("openssl: only RSASSA-PKCS1-v1_5 with SHA-256 is supported")
 	}
 	c, err := k.state.borrow(k.public.Size())

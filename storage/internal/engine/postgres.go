@@ -118,6 +118,12 @@ func isRepeatable(err error) bool {
 	return ok && (code == "40001" || code == "40P01")
 }
 
+// RolledBack reports whether PostgreSQL itself refused a statement: then it has changed nothing.
+func RolledBack(err error) bool {
+	_, ok := postgresCode(err)
+	return ok
+}
+
 // isReadOnly reports whether the server has become a standby.
 func isReadOnly(err error) bool {
 	code, ok := postgresCode(err)
