@@ -79,9 +79,23 @@ func (a *rotateArrays) args() []any {
 	}
 }
 
+// rotateUnlocked is rotateSet for a grant that is not locked. PostgreSQL keeps its plan, while it plans rotateMany each
+// time.
+const rotateUnlocked = rotateSet + ` AND g.generation = $8
+	AND g.id = (SELECT f.id FROM grants f WHERE f.id = $5 FOR NO KEY UPDATE SKIP LOCKED)` + rotateReturning
+
 // rotateAtOnce rotates the grants that callers present at the same moment, in one statement. If the statement fails
 // because of one row, all are judged alone.
 func (g Grants) rotateAtOnce(all []rotation) ([]rotated, error) {
+	if len(all) == 1 {
+		var s GrantState
+		err := g.db.engine.ChangeReturning(context.Background(), "refresh", &s, rotateUnlocked,
+			all[0].rotateArgs(all[0].now)...)
+		if errors.Is(err, ErrNotFound) {
+			return make([]rotated, 1), nil
+		}
+		return []rotated{{state: &s}}, err
+	}
 	var arrays rotateArrays
 	place := map[GrantID]int{} // in all
 	for _, i := range inOrder(len(all), func(i int) GrantID { return all[i].ID }) {
