@@ -23,7 +23,7 @@ import (
 //   - A backup of the database holds no private half. A restore and keyturn copy need the same HSM, or a copy of it.
 //   - A Ring has one module. To move from one to another, revoke or retire the keys of the old one first.
 //   - Other replicas may sign with a key for up to StaleAfter after a rotation. Until they do not, Destroy must wait.
-//   - A pair that loses against another replica, or whose change fails, is never destroyed: a person deletes the object.
+//   - A pair that loses against another replica, or whose change fails, is never destroyed: a person deletes it.
 //   - Each signature waits for the device. Options.CPUs should be the number of its sessions.
 type CryptoModule interface {
 	fmt.Stringer // the name and version of the module

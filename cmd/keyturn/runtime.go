@@ -20,8 +20,8 @@ var ballast []byte
 const ballastSize = 16 << 20
 
 // makeRoom raises GOMAXPROCS, so that short requests run beside the password hashes: a goroutine that hashes holds its
-// processor for long. One more for every two hashes is enough. With more, each collection costs the hashes more time. The
-// variable GOMAXPROCS turns this off.
+// processor for long. One more for every two hashes is enough. With more, each collection costs the hashes more time.
+// The variable GOMAXPROCS turns this off.
 func makeRoom(slots int) {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(max(cpus, slots) + max(slots/2, 1))

@@ -170,7 +170,11 @@ func (k *Key) PKCS8() (der []byte, err error) {
 
 // Sign makes the RSASSA-PKCS1-v1_5 signature of a SHA-256 digest (RFC 8017 §8.2).
 func (k *Key) Sign(_ io.Reader, digest []byte, options crypto.SignerOpts) ([]byte, error) {
-	if _, pss := options.(*rsa.PSSOptions); pss || options == nil || options.HashFunc() != crypto.SHA256 || len(digest) != sha256.Size {
+	_, pss := options.(*rsa.PSSOptions)
+	if pss ||
+		options == nil ||
+		options.HashFunc() != crypto.SHA256 ||
+		len(digest) != sha256.Size {
 		return nil, errors.New("openssl: only RSASSA-PKCS1-v1_5 with SHA-256 is supported")
 	}
 	c, err := k.state.borrow(k.public.Size())
