@@ -20,7 +20,7 @@ bench: tools build bin/keyturn-bench
 bench-builds: tools build build-openssl bin/keyturn-bench
 	bin/keyturn-bench -builds $(BENCH)
 
-# bench-growth measures databases of 1, 5 and 20 million grants, and extrapolates to 100 million. It needs 20 GB of disk and half an hour.
+# bench-growth measures databases of 1, 5 and 20 million grants, and extrapolates to 100 million. It needs 20 GB of disk and some minutes.
 bench-growth: tools build bin/keyturn-bench
 	bin/keyturn-bench -growth $(BENCH)
 
@@ -37,7 +37,8 @@ bench-against: tools build bin/keyturn-bench
 bench-verify:
 	cd verify/compare && go test -run '^$$' -bench . -benchtime 2s
 
-# figures measures as bench and bench-builds do, and writes the figures into docs/performance.md. It wants a quiet machine.
+# figures measures as bench, bench-builds, bench-growth and bench-peers do, and writes the figures into docs/performance.md. It wants a
+# quiet machine.
 figures:
 	$(MAKE) bench BENCH='$(BENCH) -page docs/performance.md'
 	$(MAKE) bench-builds BENCH='$(BENCH) -page docs/performance.md'

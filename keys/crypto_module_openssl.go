@@ -25,12 +25,13 @@ var openSSL = sync.OnceValues(func() (CryptoModule, error) {
 		return nil, err
 	}
 	m := opensslModule{library}
-	if err := m.test(); err != nil && m.FIPS() {
-		return nil, fmt.Errorf("self-test of %v: %w: %w", m, err, errFIPS)
-	} else if err != nil {
-		return nil, fmt.Errorf("self-test of %v: %w", m, err)
+	if err = m.test(); err == nil {
+		return m, nil
 	}
-	return m, nil
+	if m.FIPS() {
+		err = fmt.Errorf("%w: %w", err, errFIPS)
+	}
+	return nil, fmt.Errorf("self-test of %v: %w", m, err)
 })
 
 // String implements [CryptoModule].

@@ -98,10 +98,10 @@ func (g Grants) rotateAtOnce(all []rotation) ([]rotated, error) {
 	}
 	var arrays rotateArrays
 	place := map[GrantID]int{} // in all
-	for _, i := range inOrder(len(all), func(i int) GrantID { return all[i].ID }) {
-		if _, twice := place[all[i].ID]; !twice {
-			place[all[i].ID] = i
-			arrays.add(all[i])
+	for i, r := range all {
+		if _, twice := place[r.ID]; !twice {
+			place[r.ID] = i
+			arrays.add(r)
 		}
 	}
 	var done []rotatedRow

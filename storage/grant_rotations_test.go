@@ -30,6 +30,15 @@ func mustCrowd(t *testing.T, db *storage.DB, raw *sql.DB, n int) crowd {
 	return all
 }
 
+// mustCrowdAndOne makes a crowd on a new database, and a grant of another user and client.
+func mustCrowdAndOne(t *testing.T, n int) (crowd, storage.Grant) {
+	t.Helper()
+	url := storagetest.PostgresURL(t)
+	db := storagetest.MustOpen(t, url)
+	all := mustCrowd(t, db, storagetest.Raw(t, url), n)
+	return all, mustGrant(t, db, mustUser(t, db, "alice"), mustClient(t, db, "app"))
+}
+
 // present presents all grants, and runs also beside them. It returns while some grants are still locked.
 func (c crowd) present(t *testing.T, also ...func()) (unlock func()) {
 	t.Helper()
@@ -117,15 +126,12 @@ func TestRefreshAmongOthers(t *testing.T) {
 // If the database refuses one row, the others are rotated.
 func TestRefusedRowAmongOthers(t *testing.T) {
 	t.Parallel()
-	url := storagetest.PostgresURL(t)
-	db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
-	all := mustCrowd(t, db, raw, 8)
-	bad := mustGrant(t, db, mustUser(t, db, "alice"), mustClient(t, db, "app"))
-	storagetest.MustExec(t, raw, fmt.Sprintf(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+	all, bad := mustCrowdAndOne(t, 8)
+	storagetest.MustExec(t, all.raw, fmt.Sprintf(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
 		$$ BEGIN IF NEW.id = %d THEN RAISE EXCEPTION 'refused'; END IF; RETURN NEW; END $$`, bad.ID),
 		`CREATE TRIGGER refuse BEFORE UPDATE ON grants FOR EACH ROW EXECUTE FUNCTION refuse()`)
 	unlock := all.present(t, func() {
-		if _, _, err := db.Grants().Rotate(ctx, refreshOf(bad, 0), noon.Add(soon)); err == nil {
+		if _, _, err := all.db.Grants().Rotate(ctx, refreshOf(bad, 0), noon.Add(soon)); err == nil {
 			t.Error("the refused row was rotated")
 		}
 	})
@@ -135,20 +141,17 @@ func TestRefusedRowAmongOthers(t *testing.T) {
 // A caller that leaves before its statement changes nothing, and nothing for the others.
 func TestCallerLeavesTheCrowd(t *testing.T) {
 	t.Parallel()
-	url := storagetest.PostgresURL(t)
-	db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
-	all := mustCrowd(t, db, raw, 8)
-	gone := mustGrant(t, db, mustUser(t, db, "alice"), mustClient(t, db, "app"))
+	all, gone := mustCrowdAndOne(t, 8)
 	left, leave := context.WithCancel(ctx)
 	leave()
 	unlock := all.present(t, func() {
-		_, _, err := db.Grants().Rotate(left, refreshOf(gone, 0), noon.Add(soon))
+		_, _, err := all.db.Grants().Rotate(left, refreshOf(gone, 0), noon.Add(soon))
 		if !errors.Is(err, storage.ErrUnavailable) {
 			t.Error(err)
 		}
 	})
 	unlock()
-	if s, err := db.Grants().State(ctx, gone.ID); err != nil || s.Generation != 0 {
+	if s, err := all.db.Grants().State(ctx, gone.ID); err != nil || s.Generation != 0 {
 		t.Errorf("generation %d, %v", s.Generation, err)
 	}
 }
@@ -156,13 +159,10 @@ func TestCallerLeavesTheCrowd(t *testing.T) {
 // A row that cannot be read is the error of its caller alone.
 func TestUnreadableRowAmongOthers(t *testing.T) {
 	t.Parallel()
-	url := storagetest.PostgresURL(t)
-	db, raw := storagetest.MustOpen(t, url), storagetest.Raw(t, url)
-	all := mustCrowd(t, db, raw, 12)
-	bad := mustGrant(t, db, mustUser(t, db, "alice"), mustClient(t, db, "app"))
-	storagetest.MustExec(t, raw, `UPDATE users SET roles = 'not JSON' WHERE username = 'alice'`)
+	all, bad := mustCrowdAndOne(t, 12)
+	storagetest.MustExec(t, all.raw, `UPDATE users SET roles = 'not JSON' WHERE username = 'alice'`)
 	unlock := all.present(t, func() {
-		if _, outcome, err := db.Grants().Rotate(ctx, refreshOf(bad, 0), noon.Add(soon)); err == nil {
+		if _, outcome, err := all.db.Grants().Rotate(ctx, refreshOf(bad, 0), noon.Add(soon)); err == nil {
 			t.Errorf("%q, no error", outcome)
 		}
 	})

@@ -451,14 +451,14 @@ func (g Grants) Revoke(ctx context.Context, by Actor, r Revocation, now time.Tim
 	return ended, err
 }
 
-// inOrder returns the positions of n changes, ordered by grant: statements and transactions that lock rows in the same
-// order do not deadlock.
-func inOrder(n int, grant func(i int) GrantID) []int {
-	order := make([]int, n)
+// inOrder returns the positions of the revocations, ordered by grant: transactions that lock rows in the same order do
+// not deadlock.
+func inOrder(all []revocation) []int {
+	order := make([]int, len(all))
 	for i := range order {
 		order[i] = i
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(grant(a), grant(b)) })
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(all[a].ID, all[b].ID) })
 	return order
 }
 
@@ -467,7 +467,7 @@ func (g Grants) revokeAtOnce(all []revocation) (ended []bool, err error) {
 	err = g.db.inTx(context.Background(), "revoke grants", func(t *tx) error {
 		ended = make([]bool, len(all))
 		var entries []entry
-		for _, i := range inOrder(len(all), func(i int) GrantID { return all[i].ID }) {
+		for _, i := range inOrder(all) {
 			r := all[i]
 			n, err := t.endGrants(r.now, `UPDATE grants SET revoked_at = $1, revoked_reason = 'revoked'
 				WHERE id = $2 AND client_id = $3 AND ($4 = '' OR family_hash = $4)

@@ -203,8 +203,8 @@ func TestCleansed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	prime := parsed.(*rsa.PrivateKey).Primes[0].Bytes()
-	reverse := make([]byte, 32) // OpenSSL keeps words with the least one first
+	prime := parsed.(*rsa.PrivateKey).Primes[0].Bytes() // as in DER
+	reverse := make([]byte, 32)                         // OpenSSL keeps words with the least one first
 	for i := range reverse {
 		reverse[i] = prime[len(prime)-1-i]
 	}
@@ -215,5 +215,8 @@ func TestCleansed(t *testing.T) {
 	k.Close()
 	if found := occurrences(t, reverse); found != 0 {
 		t.Errorf("%d copies of a prime are left", found)
+	}
+	if found := occurrences(t, prime[:32]); found != 0 {
+		t.Errorf("%d copies of a prime are left in DER", found)
 	}
 }
