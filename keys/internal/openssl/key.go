@@ -16,7 +16,10 @@ import (
 	"unsafe"
 )
 
-const pkcs1Padding = 1 // RSA_PKCS1_PADDING
+const (
+	pkcs1Padding = 1           // RSA_PKCS1_PADDING
+	mPerturb     = ^uintptr(5) // M_PERTURB, which is -6
+)
 
 // live counts the EVP_PKEY and EVP_PKEY_CTX that are not freed yet.
 var live atomic.Int64
@@ -49,6 +52,9 @@ type signature struct {
 	bytes   []byte
 	size    uintptr
 }
+
+// exporting lets one key be exported at a time, since mallopt is for the whole process.
+var exporting sync.Mutex
 
 var errClosed = errors.New("openssl: the key is closed")
 
@@ -156,6 +162,11 @@ func (k *Key) PKCS8() (der []byte, err error) {
 	if s.closed {
 		return nil, errClosed
 	}
+	// OpenSSL does not cleanse a buffer of its encoder: glibc overwrites what is freed meanwhile.
+	exporting.Lock()
+	defer exporting.Unlock()
+	s.library.call("mallopt", mPerturb, 0xff)
+	defer s.library.call("mallopt", mPerturb, 0)
 	var info uintptr
 	err = s.library.within("encode a key", func() bool {
 		info = s.library.call("EVP_PKEY2PKCS8", s.key)

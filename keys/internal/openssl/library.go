@@ -45,6 +45,7 @@ var names = []string{
 	"d2i_PUBKEY",
 	"i2d_PKCS8_PRIV_KEY_INFO",
 	"i2d_PUBKEY",
+	"mallopt", // of glibc, which libcrypto needs
 }
 
 // Library is libcrypto with the addresses of its functions.
