@@ -27,7 +27,7 @@ func (g gatekeeper) judges() {
 	g.wants("a token for another audience", g.login("other").Access, false)
 	brief := g.login("brief").Access
 	await(g.t, "an expired token is refused", patience, func() bool { return !g.letsIn(brief) })
-	g.rotate()
+	g.rotate("--force")
 	g.wants("a token of the next key, at once", g.login(g.client).Access, true)
 	g.wants("a token of the key before", good.Access, true)
 }

@@ -343,11 +343,11 @@ func (k *keyturn) current() string {
 	return status.Current
 }
 
-// rotate makes a planned rotation and waits until the next key signs.
-func (k *keyturn) rotate() {
+// rotate makes a planned rotation and waits until the next key signs. The server learns of it a moment later.
+func (k *keyturn) rotate(gate ...string) {
 	k.t.Helper()
 	key := k.current()
-	k.do("keys", "rotate", "--force", "--reason=drill")
+	k.do(append([]string{"keys", "rotate", "--reason=drill"}, gate...)...)
 	await(k.t, "the rotation", patience, func() bool { return kidOf(k.t, k.login("app").Access) != key })
 }
 

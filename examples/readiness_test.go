@@ -114,7 +114,7 @@ func TestReadinessOfRealVerifiers(t *testing.T) {
 			}
 			accept("at first")
 			becomes("ready", append(polling, "go-oidc")...)
-			k.do("keys", "rotate", "--when-ready", "--reason=drill")
+			k.rotate("--when-ready")
 			accept("after the first rotation")
 			becomes("ready", polling...)
 			becomes("stuck", "go-oidc")
@@ -126,7 +126,7 @@ func TestReadinessOfRealVerifiers(t *testing.T) {
 			if code != 4 || !strings.Contains(out, "next key: go-oidc (stuck): ") {
 				t.Errorf("%d %s", code, out)
 			}
-			k.do("keys", "rotate", "--when-ready", "--except=go-oidc", "--reason=drill")
+			k.rotate("--when-ready", "--except=go-oidc")
 			accept("after the second rotation")
 			becomes("ready", polling...)
 			becomes("waiting", "go-oidc") // it has the key; keyturn cannot know that it is alone behind its address

@@ -124,7 +124,7 @@ func TestRevocationArrives(t *testing.T) {
 				}
 				switch e.name {
 				case "a user":
-					k.rotate()
+					k.rotate("--force")
 				case "a client":
 					k.do("keys", "revoke", k.current(), "--reason=drill", "--yes")
 				}

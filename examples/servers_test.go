@@ -320,7 +320,7 @@ func (s *asking) goesThroughRotation() {
 	s.t.Helper()
 	before := s.login("app").Access
 	s.wants("before the rotation", before, 200)
-	s.rotate()
+	s.rotate("--force")
 	s.wants("a token of the next key, at once", s.login("app").Access, 200)
 	s.wants("a token of the key before", before, 200)
 }
