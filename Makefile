@@ -24,9 +24,10 @@ bench-builds: tools build build-openssl bin/keyturn-bench
 bench-growth: tools build bin/keyturn-bench
 	bin/keyturn-bench -growth $(BENCH)
 
-# bench-peers compares keyturn with small servers on other libraries, in the module peers.
+# bench-peers compares keyturn with other servers, which the module peers builds or starts.
 bench-peers: tools build bin/keyturn-bench
-	cd peers && go build -o ../bin/peer-fosite ./fosite && go build -o ../bin/peer-gooauth2 ./gooauth2
+	@sh ./.ci/tools peers
+	for peer in fosite gooauth2 glewlwyd; do (cd peers && go build -o ../bin/peer-$$peer ./$$peer) || exit 1; done
 	bin/keyturn-bench -peers $(BENCH)
 
 # bench-against compares the CPU time of all operations in another build, at the path AGAINST, with this one.

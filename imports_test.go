@@ -53,6 +53,7 @@ var arrows = map[string][]string{
 	"peers/peer":     {}, // and so is this
 	"peers/fosite":   {"peers/peer"},
 	"peers/gooauth2": {"peers/peer"},
+	"peers/glewlwyd": {"peers/peer"},
 
 	"cmd/keyturn-bench": {"admin", "api", "config", "keys", "keys/keystest", "storage", "storage/storagetest"},
 }

@@ -109,6 +109,7 @@ func (b *bench) site(ctx context.Context, name, database string, grants, revocab
 		program:   b.o.server,
 		database:  database,
 		master:    filepath.Join(b.folder, name+".key"),
+		asker:     resource,
 		people:    b.o.people,
 		grants:    grants,
 		revocable: revocable,
@@ -271,7 +272,7 @@ func (b *bench) limits() ([]piece, error) {
 		}}
 	}
 	token := "an access token of about the length of one of keyturn's: " + string(make([]byte, 400))
-	form := introspection(token).request
+	form := b.postgres.introspection(token).request
 	return []piece{
 		compute("S"), compute("V"), compute("argon2id"), bare("H", form), bare("bare GET", get("/")),
 		row("point SELECT", postgres.selectOne), row("durable UPDATE", postgres.updateOne),

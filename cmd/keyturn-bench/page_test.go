@@ -82,7 +82,11 @@ func madeUp() *figures {
 		})
 	}
 	row("refresh, fosite", 3*time.Millisecond, 0)
-	f.peers = []peerRow{{name: "keyturn on PostgreSQL"}, {name: "keyturn on SQLite"}, {name: "fosite", peak: 7 * mib}}
+	f.peers = []peerRow{
+		{peer: peer{name: "keyturn on PostgreSQL", hash: argon2id}},
+		{peer: peer{name: "keyturn on SQLite", hash: argon2id}},
+		{peer: peers[0], peak: 7 * mib},
+	}
 	f.threads = []int{9, 10}
 	f.note("a figure", "10 ms", true, "%d ms", 9)
 	f.note("a figure without a target", "", true, "%d bytes", 7)

@@ -2,7 +2,8 @@ package main
 
 import (
 	"fmt"
-	"net/url"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/keyturn/keyturn/api"
@@ -11,22 +12,30 @@ import (
 // peer is another server that the page compares with keyturn.
 type peer struct {
 	name, program string
-	introspects   bool   // and publishes a JWKS
+	below         string // prefix of its paths
+	jwks          string // path; "": it neither introspects nor publishes a JWKS
+	asker         party  // who introspects
+	scope         string // that a login must name
+	hash          string // of passwords
 	about         string // how it keeps grants
 }
 
-// peers are what `make bench-peers` builds. Their passwords have the hash of keyturn's.
+// argon2id is the hash that is measured by itself: keyturn's.
+const argon2id = "argon2id"
+
+// peers are what `make bench-peers` builds.
 var peers = []peer{
-	{"fosite", "bin/peer-fosite", true, "in memory, lost at a stop"},
-	{"go-oauth2", "bin/peer-gooauth2", false, "in memory, lost at a stop"},
+	{"fosite", "bin/peer-fosite", "", api.PathJWKS, resource, "", argon2id, "in memory, lost at a stop"},
+	{"go-oauth2", "bin/peer-gooauth2", "", "", resource, "", argon2id, "in memory, lost at a stop"},
+	{"glewlwyd", "bin/peer-glewlwyd", "/api/oidc", "/api/oidc/jwks", app, "read", "PBKDF2-SHA256, 150,000 iterations",
+		"durable before the answer (SQLite)"},
 }
 
 // peerRow is what is measured once of each server.
 type peerRow struct {
-	name, about string
-	ready       time.Duration
-	idle, peak  int64 // bytes
-	introspects bool
+	peer
+	ready      time.Duration
+	idle, peak int64 // bytes
 }
 
 // measurePeers takes turns between keyturn, on both databases, and the peers.
@@ -37,8 +46,8 @@ func (b *bench) measurePeers() error {
 	}
 	sites := []*site{b.postgres, b.sqlite}
 	b.peers = []peerRow{
-		{name: "keyturn on PostgreSQL", about: "durable before the answer", introspects: true},
-		{name: "keyturn on SQLite", about: "durable before the answer", introspects: true},
+		{peer: peer{name: "keyturn on PostgreSQL", jwks: api.PathJWKS, hash: argon2id, about: "durable before the answer"}},
+		{peer: peer{name: "keyturn on SQLite", jwks: api.PathJWKS, hash: argon2id, about: "durable before the answer"}},
 	}
 	for _, p := range peers {
 		s, ready, err := b.startPeer(p)
@@ -46,7 +55,7 @@ func (b *bench) measurePeers() error {
 			return err
 		}
 		b.others, sites = append(b.others, s), append(sites, s)
-		b.peers = append(b.peers, peerRow{name: p.name, about: p.about, ready: ready, introspects: p.introspects})
+		b.peers = append(b.peers, peerRow{peer: p, ready: ready})
 	}
 	if err := b.warm(b.postgres, b.sqlite); err != nil {
 		return err
@@ -58,7 +67,7 @@ func (b *bench) measurePeers() error {
 	}
 	pieces := append([]piece{}, limits[:5]...)
 	for i, s := range sites {
-		pieces = append(pieces, b.peerPieces(s, b.peers[i].introspects)...)
+		pieces = append(pieces, b.peerPieces(s, b.peers[i].jwks)...)
 	}
 	if err := b.rounds(b.o.rounds, pieces); err != nil {
 		return err
@@ -66,34 +75,47 @@ func (b *bench) measurePeers() error {
 	return b.peerMemory(sites)
 }
 
-// peerPieces are the operations that servers have in common.
-func (b *bench) peerPieces(s *site, introspects bool) []piece {
+// peerPieces are the operations that servers have in common. jwks is the path of the JWKS, or "".
+func (b *bench) peerPieces(s *site, jwks string) []piece {
 	all := []piece{
 		b.operation("refresh", s, b.o.workers, s.refresh(b.o.workers)),
 		b.operation("password login", s, 4, s.login),
 	}
-	if introspects {
+	if jwks != "" {
 		next := s.introspectSeen
 		if s.newest != nil {
 			next = s.introspectNewest
 		}
 		all = append(all, b.operation("introspection", s, b.o.workers, next),
-			b.operation("JWKS", s, b.o.workers, fetch(api.PathJWKS)))
+			b.operation("JWKS", s, b.o.workers, fetch(jwks)))
 	}
 	return all
 }
 
-// startPeer starts a peer and logs in once for each worker.
+// startPeer starts a peer and logs in once for each worker. An earlier start has made its database, if it has one.
 func (b *bench) startPeer(p peer) (s *site, ready time.Duration, err error) {
+	folder := filepath.Join(b.folder, p.name)
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		return nil, 0, err
+	}
+	first, err := start(p.program, folder)
+	if err != nil {
+		return nil, 0, err
+	}
+	first.stop()
 	began := time.Now()
-	server, err := start(p.program)
+	server, err := start(p.program, folder)
 	if err != nil {
 		return nil, 0, err
 	}
 	s = &site{
 		name:    p.name,
 		program: p.program,
+		folder:  folder,
 		servers: []*process{server},
+		asker:   p.asker,
+		below:   p.below,
+		scope:   p.scope,
 		people:  b.o.people,
 		grants:  b.o.workers,
 		tokens:  map[int]string{},
@@ -104,8 +126,7 @@ func (b *bench) startPeer(p peer) (s *site, ready time.Duration, err error) {
 		if s.tokens[worker] != "" {
 			return call{}, errNoMore
 		}
-		form := url.Values{"grant_type": {api.GrantPassword}, "username": {userName(0)}, "password": {password}}
-		return call{app.post(api.PathToken, form), func(body []byte) error { return s.refreshed(worker, body) }}, nil
+		return call{app.post(s.below+api.PathToken, s.passwordForm(0)), func(body []byte) error { return s.refreshed(worker, body) }}, nil
 	}
 	for worker := range b.o.workers {
 		one := load{s.bases(), 1, 0, func(int) (call, error) { return seed(worker) }}
@@ -129,7 +150,7 @@ func (b *bench) peerMemory(sites []*site) (err error) {
 			row.ready, err = b.startTimed(s)
 		} else {
 			var again *process
-			again, err = start(s.program)
+			again, err = start(s.program, s.folder)
 			s.servers = append(s.servers, again)
 		}
 		if err != nil {
@@ -165,9 +186,13 @@ func (f *figures) peersText() string {
 	}
 	var rows [][]string
 	for i, p := range f.peers {
+		login := cell("password login", names[i], "S", argon2id)
+		if p.hash != argon2id {
+			login = cell("password login", names[i], "S", "") + ", " + p.hash
+		}
 		rows = append(rows, []string{
 			p.name,
-			cell("password login", names[i], "S", "argon2id"),
+			login,
 			cell("refresh", names[i], "S", ""),
 			cell("introspection", names[i], "H", ""),
 			cell("JWKS", names[i], "H", ""),

@@ -36,7 +36,11 @@ type site struct {
 	database string // URL
 	master   string // the file of the master key
 	program  string
+	folder   string // of a peer
 	servers  []*process
+	asker    party  // who introspects
+	below    string // prefix of its paths
+	scope    string // that a login must name; "": none
 	filled   keystest.Filled
 	people   int // number of users who log in
 	offset   int // index of the first grant to refresh
@@ -162,6 +166,7 @@ func (s *site) share(programs ...string) (others []*site) {
 			program:   program,
 			database:  s.database,
 			master:    s.master,
+			asker:     s.asker,
 			filled:    s.filled,
 			people:    s.people,
 			offset:    (i + 1) * s.grants,
@@ -201,7 +206,8 @@ func (s *site) refresh(workers int) func(worker int) (call, error) {
 		if !ok {
 			token = s.filled.RefreshToken(i)
 		}
-		request := app.post(api.PathToken, url.Values{"grant_type": {api.GrantRefreshToken}, "refresh_token": {token}})
+		form := url.Values{"grant_type": {api.GrantRefreshToken}, "refresh_token": {token}}
+		request := app.post(s.below+api.PathToken, form)
 		return call{request, func(body []byte) error { return s.refreshed(i, body) }}, nil
 	}
 }
@@ -237,7 +243,7 @@ func (s *site) introspectFirst(int) (call, error) {
 	} else {
 		s.seen[rand.IntN(len(s.seen))] = token
 	}
-	return introspection(token), nil
+	return s.introspection(token), nil
 }
 
 // introspectSeen introspects an access token again.
@@ -247,18 +253,18 @@ func (s *site) introspectSeen(int) (call, error) {
 	if len(s.seen) == 0 {
 		return call{}, errNoMore
 	}
-	return introspection(s.seen[rand.IntN(len(s.seen))]), nil
+	return s.introspection(s.seen[rand.IntN(len(s.seen))]), nil
 }
 
 // introspectNewest introspects the newest access token of the worker, for servers where a refresh ends the one before.
 func (s *site) introspectNewest(worker int) (call, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return introspection(s.newest[worker]), nil
+	return s.introspection(s.newest[worker]), nil
 }
 
-func introspection(token string) call {
-	return call{resource.post(api.PathIntrospect, url.Values{"token": {token}}), func(body []byte) error {
+func (s *site) introspection(token string) call {
+	return call{s.asker.post(s.below+api.PathIntrospect, url.Values{"token": {token}}), func(body []byte) error {
 		if field(body, "username") == "" {
 			return fmt.Errorf("a live token is not active: %s", body)
 		}
@@ -267,12 +273,16 @@ func introspection(token string) call {
 }
 
 func (s *site) login(int) (call, error) {
-	form := url.Values{
-		"grant_type": {api.GrantPassword},
-		"username":   {userName(rand.IntN(s.people))},
-		"password":   {password},
+	return call{request: app.post(s.below+api.PathToken, s.passwordForm(rand.IntN(s.people)))}, nil
+}
+
+// passwordForm logs in a user.
+func (s *site) passwordForm(user int) url.Values {
+	form := url.Values{"grant_type": {api.GrantPassword}, "username": {userName(user)}, "password": {password}}
+	if s.scope != "" {
+		form.Set("scope", s.scope)
 	}
-	return call{request: app.post(api.PathToken, form)}, nil
+	return form
 }
 
 func (s *site) revoke(int) (call, error) {

@@ -18,6 +18,8 @@ import (
 const (
 	AppID, AppSecret           = "app", "a secret of the app that nobody else knows"
 	ResourceID, ResourceSecret = "api", "a secret of the resource server"
+	Password                   = "correct horse battery staple"
+	People                     = 20 // user0 and so on
 	Issuer                     = "http://127.0.0.1:8080"
 )
 
@@ -26,7 +28,7 @@ const KeyID = "peer"
 
 var (
 	salt   = []byte("sixteen bytes ..")
-	stored = hash("correct horse battery staple")
+	stored = hash(Password)
 )
 
 // hash is argon2id with keyturn's default parameters.
