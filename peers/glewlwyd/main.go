@@ -165,7 +165,8 @@ func provision(base string) error {
 			"password_max_age": 0, "scheme": object{}}},
 		// It takes credentials as they come, and does not decode them (RFC 6749 §2.3.1).
 		{"client/", object{"client_id": peer.AppID, "name": peer.AppID, "confidential": true,
-			"client_secret": url.QueryEscape(peer.AppSecret), "enabled": true, "scope": []string{}, "redirect_uri": []string{peer.Issuer},
+			"client_secret": url.QueryEscape(peer.AppSecret), "enabled": true, "scope": []string{},
+			"redirect_uri":               []string{peer.Issuer},
 			"authorization_type":         []string{"password", "refresh_token"},
 			"token_endpoint_auth_method": []string{"client_secret_basic"}}},
 	}
