@@ -45,9 +45,13 @@ func (b *bench) measurePeers() error {
 		return err
 	}
 	sites := []*site{b.postgres, b.sqlite}
-	b.peers = []peerRow{
-		{peer: peer{name: "keyturn on PostgreSQL", jwks: api.PathJWKS, hash: argon2id, about: "durable before the answer"}},
-		{peer: peer{name: "keyturn on SQLite", jwks: api.PathJWKS, hash: argon2id, about: "durable before the answer"}},
+	for _, database := range []string{"PostgreSQL", "SQLite"} {
+		b.peers = append(b.peers, peerRow{peer: peer{
+			name:  "keyturn on " + database,
+			jwks:  api.PathJWKS,
+			hash:  argon2id,
+			about: "durable before the answer",
+		}})
 	}
 	for _, p := range peers {
 		s, ready, err := b.startPeer(p)
@@ -126,7 +130,8 @@ func (b *bench) startPeer(p peer) (s *site, ready time.Duration, err error) {
 		if s.tokens[worker] != "" {
 			return call{}, errNoMore
 		}
-		return call{app.post(s.below+api.PathToken, s.passwordForm(0)), func(body []byte) error { return s.refreshed(worker, body) }}, nil
+		first := app.post(s.below+api.PathToken, s.passwordForm(0))
+		return call{first, func(body []byte) error { return s.refreshed(worker, body) }}, nil
 	}
 	for worker := range b.o.workers {
 		one := load{s.bases(), 1, 0, func(int) (call, error) { return seed(worker) }}
