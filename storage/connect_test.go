@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -250,6 +251,65 @@ func TestUpkeepEnds(t *testing.T) {
 	}
 	proxy.Hole(false)
 	eventually(t, "it asks again", func() bool { return db.CheckRole(ctx) == nil })
+}
+
+// A URL may name several hosts. keyturn finds the one that accepts writes without being told to, and does not wait for
+// a dead host before each session.
+func TestSeveralHosts(t *testing.T) {
+	t.Parallel()
+	databaseURL := storagetest.PostgresURL(t)
+	dead, other, primary := storagetest.NewProxy(t, databaseURL), storagetest.NewProxy(t, databaseURL),
+		storagetest.NewProxy(t, databaseURL)
+	dead.Hole(true)
+	host := func(p *storagetest.Proxy) string {
+		u, err := url.Parse(p.URL)
+		must(t, err)
+		return u.Host
+	}
+	several := func(proxies ...*storagetest.Proxy) string {
+		u, err := url.Parse(primary.URL)
+		must(t, err)
+		var hosts []string
+		for _, p := range proxies {
+			hosts = append(hosts, host(p))
+		}
+		u.Host = strings.Join(hosts, ",")
+		u.RawQuery += "&connect_timeout=1"
+		return u.String()
+	}
+	t.Run("dead", func(t *testing.T) {
+		db := storagetest.MustOpen(t, several(dead, primary))
+		dead.LetThrough(0)
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() { must(t, db.Upkeep(ctx, `SELECT pg_sleep(0.02)`)) })
+		}
+		all.Wait()
+		everythingWorks(t, db)
+		if n := dead.Refused(); n > 0 {
+			t.Errorf("the dead host was asked %d more times", n)
+		}
+	})
+	t.Run("one after the other", func(t *testing.T) {
+		other.Close(true)
+		db := storagetest.MustOpen(t, several(other, primary))
+		must(t, db.CheckRole(ctx))
+		primary.Close(true)
+		other.Close(false)
+		eventually(t, "it goes to the other host", func() bool { return db.CheckRole(ctx) == nil })
+		primary.Close(false)
+		other.Close(true)
+		eventually(t, "and back", func() bool { return db.CheckRole(ctx) == nil })
+	})
+	t.Run("none", func(t *testing.T) {
+		other.Close(true)
+		_, err := open(several(other, dead))
+		for _, p := range []*storagetest.Proxy{other, dead} {
+			if err == nil || !strings.Contains(err.Error(), host(p)+": ") {
+				t.Errorf("%v, without a line for %s", err, host(p))
+			}
+		}
+	})
 }
 
 // While sessions suffice, new ones that are refused are not asked for again and again.

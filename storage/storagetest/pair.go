@@ -61,13 +61,9 @@ func (p *Pair) exec(c *Cluster, statement string) {
 	}
 }
 
-// URL names a database on both servers, for a client that wants the writable one.
+// URL names a database on both servers. keyturn has to find the one that accepts writes.
 func (p *Pair) URL() string {
-	q := url.Values{
-		"host":                 {p.primary.folder + "," + p.standby.folder},
-		"sslmode":              {"disable"},
-		"target_session_attrs": {"read-write"},
-	}
+	q := url.Values{"host": {p.standby.folder + "," + p.primary.folder}, "sslmode": {"disable"}}
 	return (&url.URL{
 		Scheme:   "postgres",
 		User:     url.User("keyturn"),

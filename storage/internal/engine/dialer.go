@@ -2,15 +2,12 @@ package engine
 
 import (
 	"context"
-	"database/sql/driver"
 	"errors"
 	"net"
 	"os"
 	"slices"
 	"sync/atomic"
 	"time"
-
-	"github.com/lib/pq"
 )
 
 // dialer opens connections that wait for the other side at most as long as patience. lib/pq alone waits forever: when a
@@ -99,18 +96,6 @@ func (c *impatient) Write(b []byte) (int, error) {
 		c.failed.Store(true)
 	}
 	return n, err
-}
-
-// connector marks every failure to connect as transient, unless connectFault knows better.
-type connector struct {
-	*pq.Connector
-	opened *atomic.Bool
-}
-
-// Connect implements [driver.Connector].
-func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
-	conn, err := c.Connector.Connect(ctx)
-	return conn, connectFault(err, c.opened)
 }
 
 // hopeless are the connection errors that waiting does not resolve: the request itself is wrong. PgBouncer has 08P01

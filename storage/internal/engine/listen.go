@@ -44,7 +44,7 @@ func (p *sessions) listen(ctx context.Context, channel string, changes chan<- st
 	if !spare {
 		return false
 	}
-	s, err := p.connect()
+	s, err := p.hosts.connect()
 	if err != nil {
 		return false
 	}

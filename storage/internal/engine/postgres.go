@@ -27,21 +27,24 @@ const (
 // openPostgres opens small pools. The timeouts are settings of the session, so that a statement also ends in the
 // database soon after keyturn stops waiting for it.
 func openPostgres(s Source, schema Schema) (*DB, error) {
-	c, err := pq.NewConnectorConfig(s.config)
+	servers, err := s.servers()
 	if err != nil {
-		return nil, errURLEncoding
+		return nil, err
 	}
 	const deadline = 1500 * time.Millisecond
 	const patience = deadline + deadline/3 // leaves the server time to cancel
 	const most = writers + readers + reports
 	db := &DB{kind: Postgres, deadline: deadline, schema: schema}
 	db.sessions = &sessions{
-		connector: c,
-		setup:     s.setup(),
-		patience:  patience,
-		opened:    &db.opened,
-		room:      most,
-		most:      most,
+		hosts: &hosts{
+			servers:  servers,
+			random:   s.config.LoadBalanceHosts == pq.LoadBalanceHostsRandom,
+			setup:    s.setup(),
+			patience: patience,
+			opened:   &db.opened,
+		},
+		room: most,
+		most: most,
 	}
 	db.write = db.pool(lending{patience: patience}, writers)
 	db.read = db.pool(lending{patience: patience}, readers)

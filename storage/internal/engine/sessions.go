@@ -9,10 +9,7 @@ import (
 	"net"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"github.com/lib/pq"
 )
 
 const (
@@ -28,10 +25,7 @@ const (
 // sessions are the connections of a process to PostgreSQL. All pools share them, and wait for one another where
 // PostgreSQL, or a pooler in front of it, grants fewer than they would use.
 type sessions struct {
-	connector *pq.Connector
-	setup     string
-	patience  time.Duration // of a connection that is being opened
-	opened    *atomic.Bool
+	hosts *hosts
 
 	mu         sync.Mutex
 	idle       []*session // the most recently used last
@@ -175,7 +169,7 @@ func (p *sessions) dialFor(n int) {
 }
 
 func (p *sessions) dialOne(generation int) {
-	s, err := p.connect()
+	s, err := p.hosts.connect()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.dialing--
@@ -194,35 +188,6 @@ func (p *sessions) dialOne(generation int) {
 		p.offer(offer{err: err})
 		p.dial()
 	}
-}
-
-// connect opens a session and applies its settings.
-func (p *sessions) connect() (*session, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*p.patience)
-	defer cancel()
-	var wire atomic.Pointer[impatient]
-	own := *p.connector
-	own.Dialer(dialer{patience: p.patience, last: &wire})
-	c, err := connector{&own, p.opened}.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	conn := c.(connection)
-	if err := runSetup(ctx, conn, p.setup); err != nil {
-		conn.Close()
-		return nil, connectFault(err, p.opened)
-	}
-	prepared := &preparedConn{connection: conn, statements: map[string]statement{}}
-	return &session{preparedConn: prepared, wire: wire.Load()}, nil
-}
-
-func runSetup(ctx context.Context, conn connection, query string) error {
-	rows, err := conn.QueryContext(context.WithoutCancel(ctx), query, nil)
-	if err != nil {
-		return err
-	}
-	values := make([]driver.Value, len(rows.Columns()))
-	return errors.Join(rows.Next(values), rows.Close())
 }
 
 // tooMany reports whether the error means that there are too many connections, so that waiting for an existing session
@@ -425,7 +390,7 @@ type lending struct {
 func (l *lending) Connect(ctx context.Context) (driver.Conn, error) {
 	s, err := l.sessions.lease(ctx, l)
 	if err != nil {
-		return nil, connectFault(err, l.sessions.opened)
+		return nil, connectFault(err, l.sessions.hosts.opened)
 	}
 	s.wire.patience.Store(int64(l.patience))
 	s.plain, s.lent, s.latest = l.plain, l, nil
@@ -433,7 +398,7 @@ func (l *lending) Connect(ctx context.Context) (driver.Conn, error) {
 }
 
 // Driver implements [driver.Connector].
-func (l *lending) Driver() driver.Driver { return l.sessions.connector.Driver() }
+func (l *lending) Driver() driver.Driver { return l.sessions.hosts.servers[0].connector.Driver() }
 
 // leased is a session that a pool has leased.
 type leased struct {

@@ -138,7 +138,7 @@ var enumerated = map[string][]string{
 	"sslnegotiation":           {"postgres", "direct"},
 	"ssl_min_protocol_version": {"TLSv1.0", "TLSv1.1", "TLSv1.2", "TLSv1.3"},
 	"ssl_max_protocol_version": {"TLSv1.0", "TLSv1.1", "TLSv1.2", "TLSv1.3"},
-	"target_session_attrs":     {"any", "read-write", "read-only", "primary", "standby", "prefer-standby"},
+	"target_session_attrs":     {"any", "read-write", "primary"}, // keyturn writes
 	"load_balance_hosts":       {"disable", "random"},
 	"client_encoding":          {"UTF8", "utf8", "UTF-8", "utf-8"},
 	"binary_parameters":        {"yes", "no"},
@@ -178,6 +178,9 @@ func parsePostgres(raw string, allowInsecure bool) (Source, error) {
 	}
 	if err := s.setHosts(given); err != nil {
 		return Source{}, err
+	}
+	if len(s.config.Multi) > 0 && s.config.TargetSessionAttrs == "" {
+		s.config.TargetSessionAttrs = pq.TargetSessionAttrsReadWrite // the others may be standbys
 	}
 	if err := s.setTLS(given, allowInsecure); err != nil {
 		return Source{}, err
@@ -481,11 +484,7 @@ func (s Source) Target() (t Target, ok bool) {
 		return t, false
 	}
 	for _, h := range s.hosts() {
-		host := h.Host
-		if h.Hostaddr.IsValid() {
-			host = h.Hostaddr.String()
-		}
-		t.Hosts = append(t.Hosts, net.JoinHostPort(host, strconv.Itoa(int(h.Port))))
+		t.Hosts = append(t.Hosts, address(h))
 	}
 	t.Database, t.User, t.SSLMode = s.config.Database, s.config.User, string(s.config.SSLMode)
 	return t, true

@@ -147,6 +147,7 @@ func TestTargets(t *testing.T) {
 		{"postgres://kt@/x?host=/run,localhost", "sockets and other hosts"},
 		{"postgres://kt@a,b,c/x?port=1,2", "different numbers"},
 		{"postgres://kt@localhost/x?sslmode=verify_full", "value of sslmode"},
+		{"postgres://kt@localhost/x?target_session_attrs=standby", "value of target_session_attrs"},
 		{"postgres://kt@localhost/x?connect_timeout=soon", "value of connect_timeout"},
 		{"postgres://kt@localhost/x?client_encoding=LATIN1", "value of client_encoding"},
 		{"postgres://kt@localhost/x?sslcert=/x", "go together"},
