@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -200,19 +201,22 @@ func (d *doctor) settings() {
 
 // signer says what signs. Whether it works at all is a matter of the configuration.
 func (d *doctor) signer() {
-	if d.Config.Signer == keys.SignerGo {
-		d.add("signer", FindingOK, "Go signs", "")
-		return
+	module, failed := keys.NewCryptoModule(d.Config.Signer, slog.New(slog.DiscardHandler))
+	var unused error // why OpenSSL is not used
+	if d.Config.Signer != keys.SignerGo {
+		_, unused = keys.OpenSSL()
 	}
-	version, err := keys.OpenSSL()
 	switch {
-	case errors.Is(err, keys.ErrNoOpenSSL):
-		d.add("signer", FindingOK, "Go signs", "")
-	case err != nil:
-		d.add("signer", FindingWarning, "Go signs, since OpenSSL is not usable: "+err.Error(),
+	case failed != nil:
+		d.add("signer", FindingFailed, "nothing signs: "+failed.Error(),
+			"mend what it names, or set signer: go; Go takes several times as long for a signature")
+	case unused != nil && !errors.Is(unused, keys.ErrNoOpenSSL):
+		d.add("signer", FindingWarning, "Go signs, since OpenSSL is not usable: "+unused.Error(),
 			"install OpenSSL 3 (Debian: libssl3), or set signer: go; Go takes several times as long for a signature")
+	case module.String() == keys.GoSigner:
+		d.add("signer", FindingOK, "Go signs", "")
 	default:
-		d.add("signer", FindingOK, version+" signs", "")
+		d.add("signer", FindingOK, module.String()+" signs", "")
 	}
 }
 

@@ -57,11 +57,12 @@ const (
 // ErrNoOpenSSL means that this build cannot use OpenSSL.
 var ErrNoOpenSSL = errors.New("this build of keyturn cannot use OpenSSL: `make build-openssl` makes one that can")
 
-// errFIPS means that OpenSSL does not work, and is configured for FIPS: nothing else may take its place unasked.
-var errFIPS = errors.New("the configuration of OpenSSL demands FIPS")
+// errUnsure means that OpenSSL does not work, and is, or may be, configured for FIPS: nothing else may take its place
+// unasked.
+var errUnsure = errors.New("the configuration of OpenSSL demands FIPS, or may do so: correct it, or set signer: go")
 
 // NewCryptoModule returns the module that a value of Config.Signer names. OpenSSL is tested before its first use. With
-// auto, Go replaces an OpenSSL that does not work, and the log says so, unless OpenSSL is configured for FIPS.
+var errUnsure = errors.New("the configuration of OpenSSL demands FIPS, or may do so: mend it, or set signer: go")
 func NewCryptoModule(signer string, log *slog.Logger) (CryptoModule, error) {
 	if signer == SignerGo {
 		return goModule{}, nil
@@ -70,7 +71,7 @@ func NewCryptoModule(signer string, log *slog.Logger) (CryptoModule, error) {
 	switch {
 	case err == nil:
 		return m, nil
-	case signer == SignerOpenSSL, errors.Is(err, errFIPS):
+	case signer == SignerOpenSSL, errors.Is(err, errUnsure):
 		return nil, fmt.Errorf("signer: %w", err)
 	case !errors.Is(err, ErrNoOpenSSL):
 		log.Warn("OpenSSL is not usable, so Go signs", "error", err)
@@ -88,11 +89,14 @@ func OpenSSL() (version string, err error) {
 	return m.String(), nil
 }
 
+// GoSigner is what Go's module calls itself.
+const GoSigner = "Go crypto/rsa"
+
 // goModule is Go's crypto/rsa. Go cannot erase a private key from its memory: the collector frees it.
 type goModule struct{}
 
 // String implements [CryptoModule].
-func (goModule) String() string { return "Go crypto/rsa" }
+func (goModule) String() string { return GoSigner }
 
 // Make implements [CryptoModule].
 func (goModule) Make(bits int) (PrivateKey, error) {

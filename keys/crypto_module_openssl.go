@@ -21,6 +21,9 @@ type opensslModule struct{ *openssl.Library }
 // openSSL loads libcrypto and tests it, once.
 var openSSL = sync.OnceValues(func() (CryptoModule, error) {
 	library, err := openssl.Load()
+	if errors.Is(err, openssl.ErrConfiguration) {
+		return nil, fmt.Errorf("%w: %w", errUnsure, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -29,7 +32,7 @@ var openSSL = sync.OnceValues(func() (CryptoModule, error) {
 		return m, nil
 	}
 	if m.FIPS() {
-		err = fmt.Errorf("%w: %w", err, errFIPS)
+		err = fmt.Errorf("%w: %w", err, errUnsure)
 	}
 	return nil, fmt.Errorf("self-test of %v: %w", m, err)
 })

@@ -224,13 +224,15 @@ func (l *LifeCycle) destroyForgotten(m *Master, updates []storage.KeyUpdate) {
 			continue
 		}
 		secret, err := m.secretOf(u.From)
-		if err == nil {
-			err = l.ring.options.Module.Destroy(secret)
-			clear(secret)
-		}
 		if err != nil {
+			l.ring.options.Log.Warn("the secret of a key that is no longer used cannot be opened: if a device made "+
+				"the key, its private half is still there", "kid", u.From.KID, "error", err)
+			continue
+		}
+		if err := l.ring.options.Module.Destroy(secret); err != nil {
 			l.ring.options.Log.Warn("a private half may be left in its module", "kid", u.From.KID, "error", err)
 		}
+		clear(secret)
 	}
 }
 

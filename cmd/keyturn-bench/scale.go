@@ -167,7 +167,10 @@ func (b *bench) measureScale(ctx context.Context) error {
 	if err := b.replicas(few); err != nil {
 		return err
 	}
-	b.scale.cleanUp, err = b.cleanUp(raw)
+	err = b.quietly(func() (err error) {
+		b.scale.cleanUp, err = b.cleanUp(raw)
+		return err
+	})
 	b.note("clean-up of a grant, CPU of the database", "", true, "%s", cleanUpText(b.scale.cleanUp))
 	return err
 }
@@ -269,11 +272,14 @@ func (b *bench) replicas(s *site) error {
 				return err
 			}
 		}
-		refresh, err := b.under(s.pids(), 2*b.o.slice, load{s.bases(), b.o.workers, 0, s.refresh(b.o.workers)})
-		if err != nil {
+		var refresh, seen sample
+		err := b.quietly(func() (err error) {
+			refresh, err = b.under(s.pids(), 2*b.o.slice, load{s.bases(), b.o.workers, 0, s.refresh(b.o.workers)})
+			if err == nil {
+				seen, err = b.under(s.pids(), 2*b.o.slice, load{s.bases(), b.o.workers, 0, s.introspectSeen})
+			}
 			return err
-		}
-		seen, err := b.under(s.pids(), 2*b.o.slice, load{s.bases(), b.o.workers, 0, s.introspectSeen})
+		})
 		if err != nil {
 			return err
 		}

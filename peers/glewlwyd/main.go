@@ -134,8 +134,10 @@ func prepare(address, database string, arguments []string) error {
 	}
 	defer once.Wait()
 	defer once.Process.Kill()
-	for !answers(address) {
-		time.Sleep(time.Millisecond)
+	for began := time.Now(); !answers(address); time.Sleep(time.Millisecond) {
+		if time.Since(began) > 10*time.Second {
+			return errors.New("glewlwyd does not answer: run it with the configuration in " + filepath.Dir(database))
+		}
 	}
 	return provision("http://" + address + "/api/")
 }

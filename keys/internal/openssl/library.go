@@ -17,6 +17,7 @@ const fileName = "libcrypto.so.3"
 
 // names are the functions of libcrypto that this package calls. See the manual pages of OpenSSL 3.
 var names = []string{
+	"CONF_modules_load_file",
 	"ERR_clear_error",
 	"ERR_error_string_n",
 	"ERR_get_error",
@@ -39,6 +40,8 @@ var names = []string{
 	"EVP_default_properties_is_fips_enabled",
 	"EVP_sha256",
 	"OPENSSL_cleanse",
+	"OPENSSL_init_crypto",
+	"OPENSSL_load_builtin_modules",
 	"OpenSSL_version",
 	"PKCS8_PRIV_KEY_INFO_free",
 	"d2i_PKCS8_PRIV_KEY_INFO",
@@ -63,8 +66,34 @@ var Load = sync.OnceValues(func() (*Library, error) {
 			return nil, fmt.Errorf("openssl: %s is not OpenSSL 3: %w", fileName, err)
 		}
 	}
-	return l, nil
+	return l, l.configure()
 })
+
+// ErrConfiguration means that the configuration of OpenSSL cannot be applied as a whole.
+var ErrConfiguration = errors.New("the configuration of OpenSSL (openssl.cnf) cannot be applied")
+
+// Flags of OPENSSL_init_crypto and CONF_modules_load_file, from the headers of OpenSSL 3.
+const (
+	noLoadConfig      = 0x80
+	ignoreMissingFile = 0x10
+	defaultSection    = 0x20
+)
+
+// configure applies the configuration of the system. By itself, OpenSSL would ignore all that follows the first error
+// in it, and that may be the demand for FIPS.
+func (l *Library) configure() error {
+	err := l.within("configuration", func() bool {
+		if !is1(l.call("OPENSSL_init_crypto", noLoadConfig, 0)) {
+			return false
+		}
+		l.call("OPENSSL_load_builtin_modules")
+		return int32(l.call("CONF_modules_load_file", 0, 0, ignoreMissingFile|defaultSection)) > 0
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrConfiguration, err)
+	}
+	return nil
+}
 
 // call calls a function. Write uintptr(unsafe.Pointer(&x)) in the call itself to pass memory of Go: the directive keeps
 // x alive and in place meanwhile.
