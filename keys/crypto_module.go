@@ -62,7 +62,8 @@ var ErrNoOpenSSL = errors.New("this build of keyturn cannot use OpenSSL: `make b
 var errUnsure = errors.New("the configuration of OpenSSL demands FIPS, or may do so: correct it, or set signer: go")
 
 // NewCryptoModule returns the module that a value of Config.Signer names. OpenSSL is tested before its first use. With
-var errUnsure = errors.New("the configuration of OpenSSL demands FIPS, or may do so: mend it, or set signer: go")
+// auto, Go replaces an OpenSSL that does not work, and the log says so, unless OpenSSL is, or may be, configured for
+// FIPS.
 func NewCryptoModule(signer string, log *slog.Logger) (CryptoModule, error) {
 	if signer == SignerGo {
 		return goModule{}, nil
