@@ -91,7 +91,16 @@ release-check:
 # deploy-check checks the files of deploy/ with Prometheus, systemd and the types of Kubernetes.
 deploy-check:
 	@sh ./.ci/tools deploy
-	go test -tags deploy -count=1 -timeout 10m -skip Release ./deploy
+	go test -tags deploy -count=1 -timeout 10m -skip 'Release|^TestRun' ./deploy
+
+# deploy-run runs what deploy/ has with real engines: podman, systemd, Patroni. It prints what it measured. The first run makes a Debian to
+# build images from.
+.PHONY: deploy-run
+deploy-run: tools
+	@sh ./.ci/tools deploy-run
+	@mkdir -p bin/deploy && rm -f bin/deploy/*.md
+	KEYTURN_TEST_POSTGRES=required go test -tags deploy -count=1 -timeout 25m -run '^TestRun' ./deploy
+	@cat bin/deploy/*.md
 
 # interop runs examples/, with third-party software, against a real keyturn. It prints how long each resource server trusted a revoked key when
 # it caches the JWKS for three seconds.

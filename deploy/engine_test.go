@@ -1,0 +1,236 @@
+//go:build deploy
+
+package deploy_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// engine is podman, with a storage of its own, in a network namespace of its own: whatever it publishes is reachable
+// there alone.
+type engine struct {
+	t      *testing.T
+	folder string // of its storage
+	env    []string
+	space  string // the network namespace
+}
+
+// images are built once, by the first test that needs an engine.
+var images sync.Once
+
+// newEngine makes a network namespace and builds the images.
+func newEngine(t *testing.T) *engine {
+	t.Helper()
+	folder, err := filepath.Abs("../bin/deploy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &engine{t: t, folder: folder, space: fmt.Sprintf("keyturn-%d-%s", os.Getpid(), strings.ToLower(t.Name()))}
+	e.configure()
+	images.Do(e.build)
+	if t.Failed() {
+		t.FailNow()
+	}
+	e.mustRun("ip", "netns", "add", e.space)
+	t.Cleanup(func() { exec.Command("ip", "netns", "del", e.space).Run() })
+	e.mustRun("ip", "-n", e.space, "link", "set", "lo", "up")
+	t.Cleanup(e.removeAll)
+	return e
+}
+
+// configure writes the configuration files of the engine. The limits and the runtime are those that also work inside of
+// another container.
+func (e *engine) configure() {
+	e.t.Helper()
+	storage := filepath.Join(e.folder, "storage")
+	for name, text := range map[string]string{
+		"containers.conf": "[containers]\ndefault_ulimits = [\"nofile=1024:4096\", \"nproc=1024:4096\"]\nlog_driver = \"k8s-file\"\n" +
+			"[engine]\nruntime = \"limited-runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n" +
+			"[engine.runtimes]\nlimited-runc = [\"" + e.folder + "/limited-runc\"]\n" +
+			"[network]\nnetwork_backend = \"netavark\"\n",
+		"storage.conf": fmt.Sprintf("[storage]\ndriver = \"overlay\"\ngraphroot = %q\nrunroot = %q\n", storage,
+			filepath.Join(e.folder, "run")),
+		"registries.conf": "unqualified-search-registries = []\n",
+		// podman kube play asks for 1,048,576 files, whatever containers.conf says. Only CAP_SYS_RESOURCE may raise a
+		// limit that far.
+		"limited-runc": "#!/bin/sh\ncase \" $* \" in *\" create \"*)\n" +
+			"  for word; do [ \"$before\" = --bundle ] && bundle=$word; before=$word; done\n" +
+			"  jq 'del(.process.rlimits)' \"$bundle/config.json\" >\"$bundle/config.new\" &&\n" +
+			"    mv \"$bundle/config.new\" \"$bundle/config.json\" ;;\nesac\nexec runc \"$@\"\n",
+	} {
+		if err := os.MkdirAll(e.folder, 0o755); err != nil {
+			e.t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(e.folder, name), []byte(text), 0o755); err != nil {
+			e.t.Fatal(err)
+		}
+	}
+	e.env = append(os.Environ(),
+		"CONTAINERS_CONF="+filepath.Join(e.folder, "containers.conf"),
+		"CONTAINERS_STORAGE_CONF="+filepath.Join(e.folder, "storage.conf"),
+		"CONTAINERS_REGISTRIES_CONF="+filepath.Join(e.folder, "registries.conf"),
+	)
+}
+
+// bases are the images that stand in for those of a registry, by the stage of testdata/images/Containerfile.
+var bases = map[string]string{
+	"golang":   "localhost/golang:stand-in",
+	"debian":   "localhost/debian:stand-in",
+	"postgres": "localhost/postgres:17",
+	"caddy":    "localhost/caddy:2",
+	"busybox":  "localhost/busybox:1.37",
+}
+
+// build makes the stand-ins of the base images from Debian's packages, and keyturn's images from them.
+func (e *engine) build() {
+	e.t.Helper()
+	root := filepath.Join(e.folder, "debian.tar")
+	if _, err := os.Stat(root); err != nil {
+		e.mustRun("mmdebstrap", "--quiet", "--variant=minbase", "--include="+strings.Join([]string{"ca-certificates",
+			"libssl3", "postgresql-15", "caddy", "busybox-static", "systemd-sysv", "dbus", "adduser", "passwd", "curl",
+			"wget"}, ","), "bookworm", root+".new")
+		if err := os.Rename(root+".new", root); err != nil {
+			e.t.Fatal(err)
+		}
+	}
+	if exec.Command("podman", "--version").Run() != nil {
+		e.t.Fatal("no podman: `make deploy-run` installs it")
+	}
+	if _, err := e.try("podman", "image", "exists", "localhost/keyturn-debian"); err != nil {
+		e.mustRun("podman", "import", "--quiet", root, "localhost/keyturn-debian")
+	}
+	context := filepath.Join(e.folder, "context")
+	goroot := strings.TrimSpace(e.mustRun("go", "env", "GOROOT"))
+	e.mustRun("rm", "-rf", context)
+	e.mustRun("mkdir", "-p", context)
+	e.mustRun("cp", "-a", "testdata/images/.", context)
+	e.mustRun("cp", "-aL", goroot, filepath.Join(context, "go"))
+	for stage, name := range bases {
+		e.mustRun("podman", "build", "--quiet", "--format=docker", "--target="+stage, "--tag="+name,
+			"--file="+filepath.Join(context, "Containerfile"), context)
+	}
+	e.mustRun("rm", "-rf", context)
+	modules := strings.TrimSpace(e.mustRun("go", "env", "GOMODCACHE")) + "/cache/download"
+	for target, tag := range map[string]string{"": "localhost/keyturn:latest", "openssl": "localhost/keyturn:openssl"} {
+		// The format of OCI images has no health check.
+		args := []string{"podman", "build", "--quiet", "--format=docker", "--file=Dockerfile",
+			"--ignorefile=Dockerfile.dockerignore", "--tag=" + tag,
+			"--build-arg=GO_IMAGE=" + bases["golang"], "--build-arg=DEBIAN_IMAGE=" + bases["debian"],
+			"--build-arg=VERSION=v0.0.0-test", "--build-arg=COMMIT=test", "--network=host",
+			"--volume=" + modules + ":/modules:ro"}
+		if target != "" {
+			args = append(args, "--target="+target)
+		}
+		e.mustRun(args[0], append(args[1:], "..")...)
+	}
+}
+
+// try runs a program with the configuration of the engine.
+func (e *engine) try(name string, args ...string) (string, error) {
+	c := exec.Command(name, args...)
+	c.Env = e.env
+	out, err := c.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, bytes.TrimSpace(out))
+	}
+	return string(out), err
+}
+
+func (e *engine) mustRun(name string, args ...string) string {
+	e.t.Helper()
+	out, err := e.try(name, args...)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return out
+}
+
+// inside runs a program in the network namespace.
+func (e *engine) inside(name string, args ...string) (string, error) {
+	return e.try("nsenter", append([]string{"--net=/run/netns/" + e.space, "--", name}, args...)...)
+}
+
+// podman runs podman in the network namespace.
+func (e *engine) podman(args ...string) string {
+	e.t.Helper()
+	out, err := e.inside("podman", args...)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return strings.TrimSpace(out)
+}
+
+// removeAll removes what a test has left in the engine.
+func (e *engine) removeAll() {
+	for _, args := range [][]string{{"pod", "rm", "--all", "--force", "--time=1"}, {"rm", "--all", "--force", "--time=1"},
+		{"volume", "rm", "--all", "--force"}, {"network", "prune", "--force"}, {"secret", "rm", "--all"}} {
+		e.inside("podman", args...)
+	}
+}
+
+// client returns an HTTP client that connects from the network namespace to the given address, whatever the URL says.
+func (e *engine) client(address string, base *http.Transport) *http.Client {
+	transport := base
+	if transport == nil {
+		transport = &http.Transport{}
+	}
+	transport.MaxIdleConnsPerHost = 100
+	transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return e.dial(ctx, network, address)
+	}
+	return &http.Client{Transport: transport, Timeout: 10 * time.Second}
+}
+
+// dial connects from the network namespace.
+func (e *engine) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	runtime.LockOSThread() // the thread ends with the goroutine if it cannot go back
+	own, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	defer own.Close()
+	other, err := os.Open("/run/netns/" + e.space)
+	if err != nil {
+		return nil, err
+	}
+	defer other.Close()
+	if err := unix.Setns(int(other.Fd()), unix.CLONE_NEWNET); err != nil {
+		return nil, err
+	}
+	conn, err = (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, address)
+	if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); back != nil {
+		return nil, back
+	}
+	runtime.UnlockOSThread()
+	return conn, err
+}
+
+// await waits until a condition holds.
+func await(t *testing.T, what string, within time.Duration, holds func() error) time.Duration {
+	t.Helper()
+	began := time.Now()
+	for {
+		err := holds()
+		if err == nil {
+			return time.Since(began)
+		}
+		if time.Since(began) > within {
+			t.Fatalf("%s: not within %v: %v", what, within, err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
