@@ -39,7 +39,7 @@ func newEngine(t *testing.T) *engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &engine{t: t, folder: folder, space: fmt.Sprintf("keyturn-%d-%s", os.Getpid(), strings.ToLower(t.Name()))}
+	e := &engine{t: t, folder: folder, space: fmt.Sprintf("keyturn-%d-%s", os.Getpid(), strings.ReplaceAll(strings.ToLower(t.Name()), "/", "-"))}
 	e.configure()
 	images.Do(e.build)
 	if t.Failed() {

@@ -97,7 +97,7 @@ func (c *Crowd) checkReuse(s *session) {
 func (c *Crowd) kids() map[string]bool {
 	kids := map[string]bool{}
 	for _, base := range c.Bases {
-		res, err := http.Get(base + "/.well-known/jwks.json")
+		res, err := c.client().Get(base + "/.well-known/jwks.json")
 		if err != nil {
 			c.report("JWKS: %v", err)
 			continue

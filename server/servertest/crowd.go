@@ -100,6 +100,13 @@ type answer struct {
 // unknown reports whether the client cannot know if the server acted.
 func (a answer) unknown() bool { return a.status == 0 || a.status == http.StatusServiceUnavailable }
 
+func (c *Crowd) client() *http.Client {
+	if c.HTTP == nil {
+		return patient
+	}
+	return c.HTTP
+}
+
 // patient is the default client.
 var patient = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
 
@@ -113,12 +120,8 @@ func (c *Crowd) post(path string, as Party, form url.Values) answer {
 	}
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	r.SetBasicAuth(url.QueryEscape(as.ID), url.QueryEscape(as.Secret))
-	client := c.HTTP
-	if client == nil {
-		client = patient
-	}
 	began := time.Now()
-	res, err := client.Do(r)
+	res, err := c.client().Do(r)
 	if err != nil {
 		c.Losses.Add(1)
 		if took := time.Since(began); c.Slow > 0 && took > c.Slow {

@@ -1,0 +1,288 @@
+//go:build deploy
+
+package deploy_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/server/servertest"
+)
+
+const composePassword, composeSecret = "correct horse battery staple", "the secret of a client, long enough"
+
+// project is a compose file that runs in a folder of its own.
+type project struct {
+	*engine
+	t       *testing.T
+	file    string
+	folder  string
+	servers []string // services
+	crowd   *servertest.Crowd
+	row     row
+}
+
+// Both compose files come up from the commands in their comments, and go on through what happens to them.
+func TestRunCompose(t *testing.T) {
+	for file, servers := range map[string][]string{
+		"compose.sqlite.yaml":   {"keyturn"},
+		"compose.postgres.yaml": {"keyturn-1", "keyturn-2"},
+	} {
+		t.Run(strings.Split(file, ".")[1], func(t *testing.T) {
+			e := newEngine(t)
+			p := &project{engine: e, t: t, file: file, folder: filepath.Join(t.TempDir(), "keyturn"), servers: servers, row: newRow(file)}
+			p.up()
+			p.restartEach()
+			p.renew()
+			p.stopServer()
+			p.restore()
+			p.row.done(t)
+		})
+	}
+}
+
+// sh runs a command in the folder of the project, with the programs of the engine under docker's name.
+func (p *project) sh(command string) (string, error) {
+	shims, err := filepath.Abs("testdata")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return p.inside("env", "-C", p.folder, "PATH="+shims+":"+os.Getenv("PATH"), "AUTH_HOST=localhost",
+		"sh", "-euc", command)
+}
+
+func (p *project) mustSh(command string) string {
+	p.t.Helper()
+	out, err := p.sh(command)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return out
+}
+
+// compose runs docker compose.
+func (p *project) compose(args string) string {
+	p.t.Helper()
+	return p.mustSh("docker compose -f " + p.file + " " + args)
+}
+
+// container returns the name of the container of a service.
+func container(service string) string { return "keyturn_" + service + "_1" }
+
+// comments returns the commands in the comments of the compose file: first those that prepare it and start it, then
+// those that upgrade it.
+func (p *project) comments() []string {
+	p.t.Helper()
+	text, err := os.ReadFile(p.file)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var blocks []string
+	block := ""
+	for line := range strings.Lines(string(text)) {
+		command, ok := strings.CutPrefix(line, "#   ")
+		switch {
+		case ok:
+			block += strings.ReplaceAll(command, "auth.example.com", "localhost")
+		case block != "" && strings.TrimSpace(line) != "#":
+			blocks, block = append(blocks, block), ""
+		}
+	}
+	return blocks
+}
+
+// lay copies the files. podman-compose takes the name of the project from the folder, ignores subnets, and has other
+// drivers for logs than docker.
+func (p *project) lay() {
+	p.t.Helper()
+	if err := os.Mkdir(p.folder, 0o755); err != nil {
+		p.t.Fatal(err)
+	}
+	for _, name := range []string{p.file, "Caddyfile"} {
+		text, err := os.ReadFile(name)
+		if err == nil {
+			text = bytes.Replace(text, []byte("driver: local"), []byte("driver: k8s-file"), 1)
+			err = os.WriteFile(filepath.Join(p.folder, name), text, 0o644)
+		}
+		if err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	p.podman("network", "create", "--internal", "--subnet=10.89.80.0/24", "keyturn_front")
+}
+
+// up starts the project as its comments say, and makes the parties of a crowd.
+func (p *project) up() {
+	p.t.Helper()
+	p.lay()
+	began := time.Now()
+	lines := strings.Split(strings.TrimSpace(p.comments()[0]), "\n")
+	p.mustSh(strings.Join(lines[:len(lines)-1], "\n"))
+	status := lines[len(lines)-1] // keys status, which wants a database that has answered
+	var client *http.Client
+	await(p.t, "it serves through the proxy", 20*time.Second, func() error {
+		root, err := p.sh("docker exec " + container("proxy") + " cat /data/caddy/pki/authorities/local/root.crt")
+		if err != nil {
+			return err
+		}
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM([]byte(root)) {
+			return errors.New("no certificate yet")
+		}
+		client = p.client("127.0.0.1:443", &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}})
+		return answers(client, "https://localhost/readyz")
+	})
+	p.row.set("starts", "%.0f s, with the proxy", time.Since(began).Seconds())
+	if out := p.mustSh(status); !strings.Contains(out, "Healthy") {
+		p.t.Errorf("%s: %s", status, out)
+	}
+	keyturn := "docker exec -i " + container(p.servers[0]) + " /usr/bin/keyturn "
+	p.mustSh("echo '" + composeSecret + "' | " + keyturn + "client create app --grant password --grant refresh_token " +
+		"--audience https://api.example.com --scope read --secret-stdin")
+	p.mustSh("echo '" + composeSecret + "' | " + keyturn +
+		"client create api --resource https://api.example.com --secret-stdin")
+	p.mustSh("echo '" + composePassword + "' | " + keyturn + "user create alice --password-stdin")
+	p.crowd = &servertest.Crowd{
+		Bases:  []string{"https://localhost"},
+		App:    servertest.Party{ID: "app", Secret: composeSecret},
+		Server: servertest.Party{ID: "api", Secret: composeSecret},
+		Users:  []servertest.Party{{ID: "alice", Secret: composePassword}},
+		HTTP:   client,
+		Pause:  5 * time.Millisecond,
+	}
+	p.crowd.Well(10 * time.Second)
+	p.row.set("serves", "yes, with TLS")
+	p.row.set("memory", "%s", memoryOf(p.t, p.engine, container(p.servers[0])))
+	checkProcess(p.t, p.podman("inspect", "--format={{.State.Pid}}", container(p.servers[0])))
+	p.checkSecrets()
+}
+
+// checkSecrets checks that each secret has the mode and the owner that the comments promise, also in its container.
+func (p *project) checkSecrets() {
+	p.t.Helper()
+	pid := p.podman("inspect", "--format={{.State.Pid}}", container(p.servers[0]))
+	names, err := filepath.Glob("/proc/" + pid + "/root/run/secrets/*")
+	if err != nil || len(names) == 0 {
+		p.t.Errorf("no secrets: %v", err)
+	}
+	for _, name := range names {
+		if out := p.mustRun("stat", "--format=%a %u", name); out != "400 65532\n" {
+			p.t.Errorf("%s: %s", name, out)
+		}
+	}
+}
+
+// under runs something while clients work.
+func (p *project) under(do func()) {
+	working, stop := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	all.Go(func() { p.crowd.Run(working, 2) })
+	time.Sleep(500 * time.Millisecond)
+	do()
+	time.Sleep(500 * time.Millisecond)
+	stop()
+	all.Wait()
+}
+
+// restartEach restarts each service. Nobody is logged out by it.
+func (p *project) restartEach() {
+	p.t.Helper()
+	services := append([]string{"proxy"}, p.servers...)
+	if strings.Contains(p.file, "postgres") {
+		services = append(services, "postgres")
+	}
+	session := newLogin(p.t, p.crowd)
+	var longest time.Duration
+	for _, service := range services {
+		began := time.Now()
+		p.compose("restart " + service)
+		await(p.t, service+" is back", time.Minute, func() error { return session.refresh() })
+		longest = max(longest, time.Since(began))
+	}
+	p.crowd.Check(p.t)
+	p.row.set("survives restart", "yes, each of %d services: %.1f s at most", len(services), longest.Seconds())
+}
+
+// renew replaces the servers one after the other, as for an upgrade.
+func (p *project) renew() {
+	p.t.Helper()
+	if len(p.servers) == 1 {
+		p.row.set("rolling renewal", "one server")
+		return
+	}
+	refused, lost, before := p.crowd.Refusals.Load(), p.crowd.Losses.Load(), p.crowd.Answers.Load()
+	upgrade := strings.Split(strings.TrimSpace(p.comments()[1]), "\n")
+	p.under(func() {
+		for i, service := range p.servers {
+			// podman-compose keeps a container whose image is new, docker compose replaces it.
+			p.podman("stop", container(service))
+			p.podman("rm", container(service))
+			p.mustSh(upgrade[i])
+			await(p.t, service+" is healthy", 30*time.Second, func() error { // --wait
+				_, err := p.inside("podman", "healthcheck", "run", container(service))
+				return err
+			})
+			time.Sleep(3 * time.Second) // the proxy asks every two seconds
+		}
+	})
+	failed := p.crowd.Refusals.Load() - refused + p.crowd.Losses.Load() - lost
+	p.row.set("rolling renewal", "%d of %d requests failed", failed, p.crowd.Answers.Load()-before+failed)
+	if failed > 0 {
+		p.t.Errorf("%d requests failed during a rolling renewal", failed)
+	}
+	p.crowd.Check(p.t)
+}
+
+// stopServer measures a stop.
+func (p *project) stopServer() {
+	p.t.Helper()
+	began := time.Now()
+	p.compose("stop -t 15 " + p.servers[0])
+	p.row.set("stop", "%.1f s", time.Since(began).Seconds())
+	p.compose("start " + p.servers[0])
+	p.crowd.Well(30 * time.Second)
+}
+
+// restore takes the volume of the database back to a backup, and brings the servers back as the manual says. Everybody
+// has to log in again, and can.
+func (p *project) restore() {
+	p.t.Helper()
+	volume := "keyturn_state"
+	if strings.Contains(p.file, "postgres") {
+		volume = "keyturn_database"
+	}
+	session := newLogin(p.t, p.crowd)
+	archive := filepath.Join(p.folder, "backup.tar")
+	p.compose("down")
+	p.podman("volume", "export", "--output="+archive, volume)
+	p.compose("up -d")
+	p.crowd.Well(time.Minute)
+	p.compose("down")
+	p.podman("volume", "rm", volume)
+	p.podman("volume", "create", volume)
+	p.podman("volume", "import", volume, archive)
+	if strings.Contains(p.file, "postgres") {
+		p.compose("up -d postgres")
+		time.Sleep(2 * time.Second)
+	}
+	p.mustSh(fmt.Sprintf("docker compose -f %s run --rm --no-deps %s restore --confirm --reason drill", p.file,
+		p.servers[0]))
+	p.compose("up -d")
+	p.crowd.Well(time.Minute)
+	if err := session.refresh(); err == nil {
+		p.t.Error("a login from before the restore goes on")
+	}
+	p.mustSh("docker exec " + container(p.servers[0]) + " /usr/bin/keyturn audit verify")
+	p.row.set("notes", "a volume is restored from a backup")
+}

@@ -1,0 +1,66 @@
+//go:build deploy
+
+package deploy_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/keyturn/keyturn/server/servertest"
+)
+
+// login is one login of the first user of a crowd.
+type login struct {
+	crowd *servertest.Crowd
+	token string // the newest refresh token
+}
+
+func newLogin(t *testing.T, c *servertest.Crowd) *login {
+	t.Helper()
+	l := &login{crowd: c}
+	if err := l.post(url.Values{"grant_type": {"password"}, "username": {c.Users[0].ID},
+		"password": {c.Users[0].Secret}}); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// refresh refreshes the login. The error is nil only if that worked.
+func (l *login) refresh() error {
+	return l.post(url.Values{"grant_type": {"refresh_token"}, "refresh_token": {l.token}})
+}
+
+func (l *login) post(form url.Values) error {
+	r, err := http.NewRequest(http.MethodPost, l.crowd.Bases[0]+"/token", strings.NewReader(form.Encode()))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.SetBasicAuth(url.QueryEscape(l.crowd.App.ID), url.QueryEscape(l.crowd.App.Secret))
+	client := l.crowd.HTTP
+	if client == nil {
+		client = http.DefaultClient
+	}
+	answer, err := client.Do(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return err
+	}
+	var got struct {
+		Token string `json:"refresh_token"`
+	}
+	if answer.StatusCode != http.StatusOK || json.Unmarshal(body, &got) != nil || got.Token == "" {
+		return fmt.Errorf("%s: %s", answer.Status, body)
+	}
+	l.token = got.Token
+	return nil
+}
