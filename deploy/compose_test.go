@@ -210,7 +210,6 @@ func (p *project) restartEach() {
 		await(p.t, service+" is back", time.Minute, func() error { return session.refresh() })
 		longest = max(longest, time.Since(began))
 	}
-	p.crowd.Check(p.t)
 	p.row.set("survives restart", "yes, each of %d services: %.1f s at most", len(services), longest.Seconds())
 }
 
@@ -218,28 +217,36 @@ func (p *project) restartEach() {
 func (p *project) renew() {
 	p.t.Helper()
 	if len(p.servers) == 1 {
+		p.under(func() {})
+		p.crowd.Check(p.t)
 		p.row.set("rolling renewal", "one server")
 		return
 	}
 	refused, lost, before := p.crowd.Refusals.Load(), p.crowd.Losses.Load(), p.crowd.Answers.Load()
 	upgrade := strings.Split(strings.TrimSpace(p.comments()[1]), "\n")
 	p.under(func() {
-		for i, service := range p.servers {
-			// podman-compose keeps a container whose image is new, docker compose replaces it.
-			p.podman("stop", container(service))
-			p.podman("rm", container(service))
-			p.mustSh(upgrade[i])
-			await(p.t, service+" is healthy", 30*time.Second, func() error { // --wait
-				_, err := p.inside("podman", "healthcheck", "run", container(service))
-				return err
-			})
-			time.Sleep(3 * time.Second) // the proxy asks every two seconds
+		for _, command := range upgrade {
+			words := strings.Fields(command)
+			service := words[len(words)-1]
+			if words[0] == "docker" {
+				// podman-compose keeps a container whose image is new, docker compose replaces it.
+				p.podman("stop", container(service))
+				p.podman("rm", container(service))
+			}
+			p.mustSh(command)
+			if words[0] == "docker" {
+				await(p.t, service+" is healthy", 30*time.Second, func() error { // --wait
+					_, err := p.inside("podman", "healthcheck", "run", container(service))
+					return err
+				})
+			}
 		}
 	})
 	failed := p.crowd.Refusals.Load() - refused + p.crowd.Losses.Load() - lost
 	p.row.set("rolling renewal", "%d of %d requests failed", failed, p.crowd.Answers.Load()-before+failed)
 	if failed > 0 {
 		p.t.Errorf("%d requests failed during a rolling renewal", failed)
+		p.explain()
 	}
 	p.crowd.Check(p.t)
 }

@@ -49,6 +49,7 @@ func newEngine(t *testing.T) *engine {
 	t.Cleanup(func() { exec.Command("ip", "netns", "del", e.space).Run() })
 	e.mustRun("ip", "-n", e.space, "link", "set", "lo", "up")
 	t.Cleanup(e.removeAll)
+	t.Cleanup(e.explain)
 	return e
 }
 
@@ -172,6 +173,19 @@ func (e *engine) podman(args ...string) string {
 		e.t.Fatal(err)
 	}
 	return strings.TrimSpace(out)
+}
+
+// explain logs the end of what each container printed, if the test failed.
+func (e *engine) explain() {
+	if !e.t.Failed() {
+		return
+	}
+	names, _ := e.inside("podman", "ps", "--all", "--format={{.Names}} {{.Status}}")
+	for line := range strings.Lines(names) {
+		name, _, _ := strings.Cut(line, " ")
+		log, _ := e.inside("podman", "logs", "--tail=30", name)
+		e.t.Logf("%s%s", line, log)
+	}
 }
 
 // removeAll removes what a test has left in the engine.
