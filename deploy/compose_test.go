@@ -144,9 +144,14 @@ func (p *project) up() {
 		return answers(client, "https://localhost/readyz")
 	})
 	p.row.set("starts", "%.0f s, with the proxy", time.Since(began).Seconds())
-	if out := p.mustSh(status); !strings.Contains(out, "Healthy") {
-		p.t.Errorf("%s: %s", status, out)
-	}
+	p.forgetNeighbours()
+	await(p.t, status, 30*time.Second, func() error { // as soon as the names of the network are known everywhere
+		out, err := p.sh(status)
+		if err == nil && !strings.Contains(out, "Healthy") {
+			err = errors.New(out)
+		}
+		return err
+	})
 	keyturn := "docker exec -i " + container(p.servers[0]) + " /usr/bin/keyturn "
 	p.mustSh("echo '" + composeSecret + "' | " + keyturn + "client create app --grant password --grant refresh_token " +
 		"--audience https://api.example.com --scope read --secret-stdin")
@@ -235,6 +240,7 @@ func (p *project) renew() {
 			}
 			p.mustSh(command)
 			if words[0] == "docker" {
+				p.forgetNeighbours()
 				await(p.t, service+" is healthy", 30*time.Second, func() error { // --wait
 					_, err := p.inside("podman", "healthcheck", "run", container(service))
 					return err
@@ -249,6 +255,15 @@ func (p *project) renew() {
 		p.explain()
 	}
 	p.crowd.Check(p.t)
+}
+
+// forgetNeighbours makes containers look for each other again. A new container has the address of the old one on another
+// device, and podman, unlike docker, announces that to nobody: packets would go to the old device for seconds.
+func (p *project) forgetNeighbours() {
+	for name := range strings.Lines(p.podman("ps", "--format={{.Names}}")) {
+		pid := p.podman("inspect", "--format={{.State.Pid}}", strings.TrimSpace(name))
+		p.try("nsenter", "--net=/proc/"+pid+"/ns/net", "--", "ip", "neigh", "flush", "all")
+	}
 }
 
 // stopServer measures a stop.
