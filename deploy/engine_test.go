@@ -67,12 +67,7 @@ func (e *engine) configure() {
 		"storage.conf": fmt.Sprintf("[storage]\ndriver = \"overlay\"\ngraphroot = %q\nrunroot = %q\n", storage,
 			filepath.Join(e.folder, "run")),
 		"registries.conf": "unqualified-search-registries = []\n",
-		// podman kube play asks for 1,048,576 files, whatever containers.conf says. Only CAP_SYS_RESOURCE may raise a
-		// limit that far.
-		"limited-runc": "#!/bin/sh\ncase \" $* \" in *\" create \"*)\n" +
-			"  for word; do [ \"$before\" = --bundle ] && bundle=$word; before=$word; done\n" +
-			"  jq 'del(.process.rlimits)' \"$bundle/config.json\" >\"$bundle/config.new\" &&\n" +
-			"    mv \"$bundle/config.new\" \"$bundle/config.json\" ;;\nesac\nexec runc \"$@\"\n",
+		"limited-runc":    limitedRunc,
 	} {
 		if err := os.MkdirAll(e.folder, 0o755); err != nil {
 			e.t.Fatal(err)
@@ -87,6 +82,21 @@ func (e *engine) configure() {
 		"CONTAINERS_REGISTRIES_CONF="+filepath.Join(e.folder, "registries.conf"),
 	)
 }
+
+// limitedRunc is runc without limits of resources. podman kube play asks for 1,048,576 files, whatever containers.conf
+// says, and only CAP_SYS_RESOURCE may raise a limit that far.
+const limitedRunc = `#!/bin/sh
+without() { jq "del(.process.rlimits, .rlimits)" "$1" >"$1.new" && cat "$1.new" >"$1"; }
+before=
+for word; do
+	case $before in
+	--bundle) without "$word/config.json" ;;
+	--process) without "$word" ;;
+	esac
+	before=$word
+done
+exec runc "$@"
+`
 
 // volumes returns the folder of the volumes: in memory, if there is one for that. The disk is busy with images, and a
 // commit that waits for it would count as a failed request.

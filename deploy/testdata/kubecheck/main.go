@@ -1,5 +1,5 @@
 // Kubecheck strictly decodes the manifests of a folder into the types of Kubernetes, first as kustomize builds them,
-// then each file alone. It fails at an unknown field, and at a pod that the restricted Pod Security Standard refuses.
+// then each file alone. With -print it prints what kustomize builds instead. It fails at an unknown field, and at a pod that the restricted Pod Security Standard refuses.
 package main
 
 import (
@@ -26,8 +26,17 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == "-print" {
+		built, err := build(os.Args[2])
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Stdout.Write(built)
+		return
+	}
 	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: kubecheck FOLDER")
+		fmt.Fprintln(os.Stderr, "usage: kubecheck [-print] FOLDER")
 		os.Exit(2)
 	}
 	n, err := checkFolder(os.Args[1])
@@ -41,12 +50,17 @@ func main() {
 // notManifests are files of a kustomization that never reach the API server.
 var notManifests = []string{"kustomization.yaml", "keyturn.yaml"}
 
-func checkFolder(folder string) (n int, err error) {
+// build returns what kustomize makes of a folder.
+func build(folder string) ([]byte, error) {
 	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), folder)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	text, err := built.AsYaml()
+	return built.AsYaml()
+}
+
+func checkFolder(folder string) (n int, err error) {
+	text, err := build(folder)
 	if err != nil {
 		return 0, err
 	}
