@@ -24,7 +24,7 @@ import (
 // there alone.
 type engine struct {
 	t      *testing.T
-	folder string // of its storage
+	folder string // of its storage; the go command ignores a name with an underscore
 	env    []string
 	space  string // the network namespace
 }
@@ -35,11 +35,12 @@ var images sync.Once
 // newEngine makes a network namespace and builds the images.
 func newEngine(t *testing.T) *engine {
 	t.Helper()
-	folder, err := filepath.Abs("../bin/deploy")
+	folder, err := filepath.Abs("../bin/_deploy")
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &engine{t: t, folder: folder, space: fmt.Sprintf("keyturn-%d-%s", os.Getpid(), strings.ReplaceAll(strings.ToLower(t.Name()), "/", "-"))}
+	e := &engine{t: t, folder: folder, space: fmt.Sprintf("keyturn-%d-%s", os.Getpid(),
+		strings.ReplaceAll(strings.ToLower(t.Name()), "/", "-"))}
 	e.configure()
 	images.Do(e.build)
 	if t.Failed() {

@@ -29,11 +29,11 @@ func (r row) done(t *testing.T) {
 	addLine(t, "deployments", columns, cells)
 }
 
-// addLine adds a line to a table in bin/deploy.
+// addLine adds a line to a table in bin/_deploy.
 func addLine(t *testing.T, table string, header, cells []string) {
 	t.Helper()
 	t.Log(cells)
-	path := "../bin/deploy/" + table + ".md"
+	path := "../bin/_deploy/" + table + ".md"
 	text, err := os.ReadFile(path)
 	if err != nil {
 		text = fmt.Appendf(nil, "| %s |\n|%s\n", strings.Join(header, " | "), strings.Repeat("---|", len(header)))
