@@ -10,7 +10,8 @@ import (
 )
 
 // columns are those of the table of deployments.
-var columns = []string{"deployment", "starts", "serves", "survives restart", "rolling renewal", "stop", "memory", "notes"}
+var columns = []string{"deployment", "starts", "serves", "survives restart", "rolling renewal", "stop", "memory",
+	"notes"}
 
 // row is a row of the table that `make deploy-run` prints.
 type row map[string]string

@@ -1,5 +1,7 @@
 // Kubecheck strictly decodes the manifests of a folder into the types of Kubernetes, first as kustomize builds them,
-// then each file alone. With -print it prints what kustomize builds instead. It fails at an unknown field, and at a pod that the restricted Pod Security Standard refuses.
+// then each file alone. With -print it prints what kustomize builds instead.
+//
+// It fails at an unknown field, and at a pod that the restricted Pod Security Standard refuses.
 package main
 
 import (

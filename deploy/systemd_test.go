@@ -1,0 +1,168 @@
+//go:build deploy
+
+package deploy_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The Debian package installs user, unit and folders. systemd runs the unit in its sandbox: start, reload, stop, a crash,
+// a wrong configuration, and an upgrade of the package while the server runs.
+func TestRunSystemd(t *testing.T) {
+	e := newEngine(t)
+	clone := filepath.Join(t.TempDir(), "clone")
+	run(t, "..", "git", "clone", "-q", "--no-hardlinks", ".", clone)
+	for _, version := range []string{"v0.1.0-test", "v0.2.0-test"} {
+		run(t, clone, "sh", "-euc", "mkdir -p dist; CGO_ENABLED=0 go build -trimpath -ldflags '-s -w "+
+			"-X github.com/keyturn/keyturn/server.version="+version+"' -o dist/keyturn ./cmd/keyturn; "+
+			"sh .ci/deb "+version+" amd64 dist/keyturn; rm dist/keyturn")
+	}
+	row := newRow("systemd, from the Debian package")
+	e.podman("run", "--detach", "--name=machine", "--network=none", "--privileged", "--systemd=always",
+		"--volume="+filepath.Join(clone, "dist")+":/dist:ro", bases["debian"], "/sbin/init")
+	m := &machine{e, t}
+	await(t, "systemd runs", 30*time.Second, func() error { return m.try("systemctl is-system-running") })
+	m.do("dpkg -i /dist/keyturn_0.1.0.test_amd64.deb")
+	for path, want := range map[string]string{
+		"/var/lib/keyturn":                        "700 keyturn",
+		"/var/lib/keyturn-anchor":                 "700 keyturn",
+		"/etc/keyturn":                            "755 root",
+		"/usr/lib/systemd/system/keyturn.service": "644 root",
+		"/usr/share/man/man1/keyturn-serve.1.gz":  "644 root",
+	} {
+		if got := m.do("stat -c '%a %U' " + path); got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+	m.do("openssl rand -base64 32 | install -m 0600 -o keyturn /dev/stdin /etc/keyturn/master.key")
+	m.configure("https://auth.example.com")
+	began := time.Now()
+	m.do("systemctl enable --now keyturn")
+	m.ready()
+	row.set("starts", "%.1f s", time.Since(began).Seconds())
+	m.checkSandbox()
+	keyturn := "runuser -u keyturn -- env KEYTURN_CONFIG=/etc/keyturn/keyturn.yaml keyturn "
+	m.do(keyturn + "keys status")
+	row.set("serves", "yes")
+	row.set("memory", "%s", m.do("awk '/VmRSS/ {printf \"%d MiB\", $2 / 1024}' /proc/$(systemctl show -P MainPID keyturn)/status"))
+	m.reload()
+	m.crash(row)
+	m.upgrade()
+	began = time.Now()
+	m.do("systemctl stop keyturn")
+	row.set("stop", "%.1f s", time.Since(began).Seconds())
+	m.refuse()
+	m.do("dpkg --purge keyturn && test -s /var/lib/keyturn/keyturn.db && test -s /etc/keyturn/master.key")
+	row.set("notes", "package of %s", m.do("stat -c %s /dist/keyturn_0.1.0.test_amd64.deb | numfmt --to=si")+"B")
+	row.done(t)
+}
+
+// machine is a container with systemd as its first process.
+type machine struct {
+	*engine
+	t *testing.T
+}
+
+func (m *machine) sh(command string) (string, error) {
+	out, err := m.inside("podman", "exec", "machine", "/usr/bin/env", "PATH=/usr/bin:/bin:/usr/sbin:/sbin",
+		"sh", "-euc", command)
+	return strings.TrimSpace(out), err
+}
+
+func (m *machine) try(command string) error {
+	_, err := m.sh(command)
+	return err
+}
+
+// do runs a command as root.
+func (m *machine) do(command string) string {
+	m.t.Helper()
+	out, err := m.sh(command)
+	if err != nil {
+		journal, _ := m.sh("journalctl -u keyturn --no-pager | tail -20")
+		m.t.Fatalf("%v\n%s", err, journal)
+	}
+	return out
+}
+
+func (m *machine) configure(issuer string) {
+	m.t.Helper()
+	m.do(fmt.Sprintf(`printf 'issuer: %%s\nbehind_proxy: true\ndatabase: sqlite:/var/lib/keyturn/keyturn.db
+master_key_file: /etc/keyturn/master.key\nanchor_file: /var/lib/keyturn-anchor/anchor\n' '%s' >/etc/keyturn/keyturn.yaml`,
+		issuer))
+}
+
+// ready waits until the server is ready.
+func (m *machine) ready() {
+	m.t.Helper()
+	await(m.t, "it is ready", 20*time.Second, func() error { return m.try("curl -sf http://127.0.0.1:8081/readyz") })
+}
+
+func (m *machine) pid() string { return m.do("systemctl show -P MainPID keyturn") }
+
+// checkSandbox checks what the kernel says of the running server.
+func (m *machine) checkSandbox() {
+	m.t.Helper()
+	status := m.do("cat /proc/" + m.pid() + "/status")
+	for _, want := range []string{"CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"} {
+		if !strings.Contains(status, want) {
+			m.t.Errorf("not %q:\n%s", want, status)
+		}
+	}
+	// It sees neither /home nor other processes, and can write nowhere but to its folders.
+	m.do("nsenter -m -t " + m.pid() + " sh -euc 'test ! -e /home/x; ! touch /etc/x; ! touch /usr/x' && " +
+		"test \"$(stat -c %U /proc/" + m.pid() + ")\" = keyturn")
+}
+
+// reload changes a setting, and keeps the old one where the new one is wrong.
+func (m *machine) reload() {
+	m.t.Helper()
+	before := m.pid()
+	m.do("echo 'access_ttl: 7m' >>/etc/keyturn/keyturn.yaml && systemctl reload keyturn")
+	m.do("echo 'access_ttl: soon' >>/etc/keyturn/keyturn.yaml")
+	if m.try("systemctl reload keyturn") == nil {
+		m.t.Error("a wrong configuration was reloaded")
+	}
+	m.configure("https://auth.example.com")
+	if m.ready(); m.pid() != before {
+		m.t.Error("the process changed")
+	}
+}
+
+// crash kills the server: systemd starts it again.
+func (m *machine) crash(r row) {
+	m.t.Helper()
+	before := m.pid()
+	began := time.Now()
+	m.do("kill -9 " + before)
+	await(m.t, "another process", 20*time.Second, func() error {
+		return m.try("test $(systemctl show -P MainPID keyturn) != " + before + " && curl -sf http://127.0.0.1:8081/readyz")
+	})
+	r.set("survives restart", "after kill -9: %.1f s", time.Since(began).Seconds())
+}
+
+// upgrade installs a newer package: the server goes on with it, and keeps its configuration and its database.
+func (m *machine) upgrade() {
+	m.t.Helper()
+	m.do("dpkg -i /dist/keyturn_0.2.0.test_amd64.deb")
+	m.ready()
+	if out := m.do("readlink /proc/" + m.pid() + "/exe && keyturn version"); !strings.Contains(out, "v0.2.0-test") ||
+		strings.Contains(out, "deleted") {
+		m.t.Errorf("after the upgrade: %s", out)
+	}
+}
+
+// refuse starts the server with a wrong configuration: it ends with 78, and systemd does not try again.
+func (m *machine) refuse() {
+	m.t.Helper()
+	m.configure("no URL")
+	m.do("systemctl start keyturn || true; sleep 3")
+	if out := m.do("systemctl show -P ExecMainStatus -P NRestarts -P ActiveState keyturn"); !strings.Contains(out, "78") ||
+		!strings.Contains(out, "failed") || !strings.Contains(out, "\n0") && !strings.HasPrefix(out, "0") {
+		m.t.Errorf("a wrong configuration: %s", out)
+	}
+}
