@@ -68,7 +68,7 @@ type machine struct {
 }
 
 func (m *machine) sh(command string) (string, error) {
-	out, err := m.inside("podman", "exec", "machine", "/usr/bin/env", "PATH=/usr/bin:/bin:/usr/sbin:/sbin",
+	out, err := m.inside("podman", "--log-level=error", "exec", "machine", "/usr/bin/env", "PATH=/usr/bin:/bin:/usr/sbin:/sbin",
 		"sh", "-euc", command)
 	return strings.TrimSpace(out), err
 }
