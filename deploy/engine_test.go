@@ -4,20 +4,14 @@ package deploy_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // engine is podman, with a storage of its own, in a network namespace of its own: whatever it publishes is reachable
@@ -26,7 +20,7 @@ type engine struct {
 	t      *testing.T
 	folder string // of its storage; the go command ignores a name with an underscore
 	env    []string
-	space  string // the network namespace
+	space
 }
 
 // images are built once, by the first test that needs an engine.
@@ -39,16 +33,13 @@ func newEngine(t *testing.T) *engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &engine{t: t, folder: folder, space: fmt.Sprintf("keyturn-%d-%s", os.Getpid(),
-		strings.ReplaceAll(strings.ToLower(t.Name()), "/", "-"))}
+	e := &engine{t: t, folder: folder}
 	e.configure()
 	images.Do(e.build)
 	if t.Failed() {
 		t.FailNow()
 	}
-	e.mustRun("ip", "netns", "add", e.space)
-	t.Cleanup(func() { exec.Command("ip", "netns", "del", e.space).Run() })
-	e.mustRun("ip", "-n", e.space, "link", "set", "lo", "up")
+	e.space = newSpace(t, "engine")
 	t.Cleanup(e.removeAll)
 	t.Cleanup(e.explain)
 	return e
@@ -183,7 +174,7 @@ func (e *engine) mustRun(name string, args ...string) string {
 
 // inside runs a program in the network namespace.
 func (e *engine) inside(name string, args ...string) (string, error) {
-	return e.try("nsenter", append([]string{"--net=/run/netns/" + e.space, "--", name}, args...)...)
+	return e.try("nsenter", append([]string{"--net=" + e.path(), "--", name}, args...)...)
 }
 
 // podman runs podman in the network namespace.
@@ -215,43 +206,6 @@ func (e *engine) removeAll() {
 		{"volume", "rm", "--all", "--force"}, {"network", "prune", "--force"}, {"secret", "rm", "--all"}} {
 		e.inside("podman", args...)
 	}
-}
-
-// client returns an HTTP client that connects from the network namespace to the given address, whatever the URL says.
-func (e *engine) client(address string, base *http.Transport) *http.Client {
-	transport := base
-	if transport == nil {
-		transport = &http.Transport{}
-	}
-	transport.MaxIdleConnsPerHost = 100
-	transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return e.dial(ctx, network, address)
-	}
-	return &http.Client{Transport: transport, Timeout: 10 * time.Second}
-}
-
-// dial connects from the network namespace.
-func (e *engine) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
-	runtime.LockOSThread() // the thread ends with the goroutine if it cannot go back
-	own, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return nil, err
-	}
-	defer own.Close()
-	other, err := os.Open("/run/netns/" + e.space)
-	if err != nil {
-		return nil, err
-	}
-	defer other.Close()
-	if err := unix.Setns(int(other.Fd()), unix.CLONE_NEWNET); err != nil {
-		return nil, err
-	}
-	conn, err = (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, address)
-	if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); back != nil {
-		return nil, back
-	}
-	runtime.UnlockOSThread()
-	return conn, err
 }
 
 // await waits until a condition holds.

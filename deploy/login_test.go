@@ -35,10 +35,32 @@ func (l *login) refresh() error {
 	return l.post(url.Values{"grant_type": {"refresh_token"}, "refresh_token": {l.token}})
 }
 
+// revoke ends the login.
+func (l *login) revoke() error {
+	_, err := l.send("/revoke", url.Values{"token": {l.token}})
+	return err
+}
+
 func (l *login) post(form url.Values) error {
-	r, err := http.NewRequest(http.MethodPost, l.crowd.Bases[0]+"/token", strings.NewReader(form.Encode()))
+	body, err := l.send("/token", form)
 	if err != nil {
 		return err
+	}
+	var got struct {
+		Token string `json:"refresh_token"`
+	}
+	if json.Unmarshal(body, &got) != nil || got.Token == "" {
+		return fmt.Errorf("no refresh token: %s", body)
+	}
+	l.token = got.Token
+	return nil
+}
+
+// send sends a form and returns the body of a 200.
+func (l *login) send(path string, form url.Values) ([]byte, error) {
+	r, err := http.NewRequest(http.MethodPost, l.crowd.Bases[0]+path, strings.NewReader(form.Encode()))
+	if err != nil {
+		return nil, err
 	}
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	r.SetBasicAuth(url.QueryEscape(l.crowd.App.ID), url.QueryEscape(l.crowd.App.Secret))
@@ -48,19 +70,12 @@ func (l *login) post(form url.Values) error {
 	}
 	answer, err := client.Do(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer answer.Body.Close()
 	body, err := io.ReadAll(answer.Body)
-	if err != nil {
-		return err
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", answer.Status, body)
 	}
-	var got struct {
-		Token string `json:"refresh_token"`
-	}
-	if answer.StatusCode != http.StatusOK || json.Unmarshal(body, &got) != nil || got.Token == "" {
-		return fmt.Errorf("%s: %s", answer.Status, body)
-	}
-	l.token = got.Token
-	return nil
+	return body, err
 }
