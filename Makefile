@@ -78,6 +78,15 @@ test-openssl: tools
 	CGO_ENABLED=0 KEYTURN_TEST_POSTGRES=required go test -tags openssl -timeout 10m ./cmd/keyturn \
 	  -run 'TestScripts/.*/(main_job|signer|keys|leak|rewrap|restore)$$'
 
+# test-postgres runs the tests of storage and server on other versions of PostgreSQL.
+POSTGRES = 13 18
+.PHONY: test-postgres
+test-postgres: tools
+	for version in $(POSTGRES); do \
+	  folder=$$(sh ./.ci/postgres $$version) && $$folder/postgres --version && PATH=$$folder:$$PATH KEYTURN_TEST_POSTGRES=required \
+	    go test -count=1 -shuffle=on -timeout 20m ./storage ./server || exit 1; \
+	done
+
 # release builds static binaries into dist/, with version, commit and date, checksums and bills of materials.
 VERSION = $(shell git describe --tags --always --dirty)
 PLATFORMS = linux/amd64 linux/arm64 darwin/arm64

@@ -17,12 +17,13 @@ import (
 // login is one login of the first user of a crowd.
 type login struct {
 	crowd *servertest.Crowd
+	base  string // URL of the server
 	token string // the newest refresh token
 }
 
 func newLogin(t *testing.T, c *servertest.Crowd) *login {
 	t.Helper()
-	l := &login{crowd: c}
+	l := &login{crowd: c, base: c.Bases[0]}
 	if err := l.post(url.Values{"grant_type": {"password"}, "username": {c.Users[0].ID},
 		"password": {c.Users[0].Secret}}); err != nil {
 		t.Fatal(err)
@@ -58,7 +59,7 @@ func (l *login) post(form url.Values) error {
 
 // send sends a form and returns the body of a 200.
 func (l *login) send(path string, form url.Values) ([]byte, error) {
-	r, err := http.NewRequest(http.MethodPost, l.crowd.Bases[0]+path, strings.NewReader(form.Encode()))
+	r, err := http.NewRequest(http.MethodPost, l.base+path, strings.NewReader(form.Encode()))
 	if err != nil {
 		return nil, err
 	}

@@ -1,8 +1,11 @@
 package storagetest
 
 import (
+	"errors"
+	"fmt"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -28,14 +31,14 @@ func NewPair(t testing.TB) *Pair {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := standby.run("pg_basebackup", "-h", primary.folder, "-U", "keyturn", "-D", standby.data(), "-R", "-X",
-		"stream", "--no-sync", "-c", "fast"); err != nil {
-		t.Fatal(err)
-	}
-	if err := standby.start(); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(standby.Stop)
+	primary.end(syscall.SIGINT)
+	if err := standby.follow(primary); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(primary.start(), standby.start()); err != nil {
+		t.Fatal(err)
+	}
 	p := &Pair{t, primary, standby}
 	p.exec(primary, `ALTER SYSTEM SET synchronous_standby_names = '*'`)
 	p.exec(primary, `SELECT pg_reload_conf()`)
@@ -52,6 +55,22 @@ func NewPair(t testing.TB) *Pair {
 	}
 	p.exec(primary, "CREATE DATABASE pair")
 	return p
+}
+
+// follow makes a standby of a copy of a primary that is stopped. Not every package of PostgreSQL has pg_basebackup.
+func (c *Cluster) follow(primary *Cluster) error {
+	if out, err := exec.Command("cp", "-a", primary.data(), c.data()).CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	for name, text := range map[string]string{
+		"standby.signal":       "",
+		"postgresql.auto.conf": fmt.Sprintf("primary_conninfo = 'host=%s user=keyturn'\n", primary.folder),
+	} {
+		if err := os.WriteFile(filepath.Join(c.data(), name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p *Pair) exec(c *Cluster, statement string) {

@@ -31,6 +31,7 @@ func AsRole(t testing.TB, databaseURL, attributes string) string {
 	if _, err := mustCluster(t).admin.Exec("CREATE ROLE " + role + " LOGIN " + attributes); err != nil {
 		t.Fatal(err)
 	}
+	MustExec(t, Raw(t, databaseURL), `REVOKE CREATE ON SCHEMA public FROM PUBLIC`) // the default since PostgreSQL 15
 	u.User = url.User(role)
 	return u.String()
 }
@@ -39,6 +40,8 @@ func AsRole(t testing.TB, databaseURL, attributes string) string {
 func AsOwner(t testing.TB, databaseURL, attributes string) string {
 	t.Helper()
 	owners := AsRole(t, databaseURL, attributes)
+	// The owner's right since PostgreSQL 15; before, everybody has it.
+	MustExec(t, Raw(t, databaseURL), `GRANT CREATE ON SCHEMA public TO PUBLIC`)
 	u, err := url.Parse(owners)
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,195 @@
+//go:build deploy
+
+package deploy_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/server/servertest"
+	"github.com/keyturn/keyturn/storage/storagetest"
+)
+
+// installation is a database and what runs on it.
+type installation struct {
+	t        *testing.T
+	folder   string
+	database string // URL
+	crowd    *servertest.Crowd
+}
+
+// What the last release has left goes on with this version: logins, keys that were rotated and revoked, the audit trail,
+// a backup. On PostgreSQL both versions serve at the same time.
+func TestRunUpgrade(t *testing.T) {
+	folder := t.TempDir()
+	before, now := filepath.Join(folder, "before"), filepath.Join(folder, "now")
+	release := buildRelease(t, before)
+	run(t, "..", "go", "build", "-o", now, "./cmd/keyturn")
+	for name, database := range map[string]string{
+		"sqlite":   "sqlite:" + filepath.Join(folder, "keyturn.db"),
+		"postgres": storagetest.PostgresURL(t),
+	} {
+		t.Run(name, func(t *testing.T) {
+			i := &installation{t: t, folder: t.TempDir(), database: database}
+			old, stopOld := i.serve(before)
+			i.fill(before, old)
+			goes, ended := newLogin(t, i.crowd), newLogin(t, i.crowd)
+			must(t, goes.refresh())
+			must(t, ended.revoke())
+			backup := filepath.Join(i.folder, "backup.db")
+			if name == "sqlite" {
+				i.command(before, "", "backup", backup)
+				stopOld() // an SQLite file has one server
+			}
+			working, stop := context.WithCancel(context.Background())
+			var all sync.WaitGroup
+			if name == "postgres" {
+				all.Go(func() { i.crowd.Run(working, 2) })
+			}
+			base, _ := i.serve(now)
+			goes.base, ended.base = base, base
+			must(t, goes.refresh())
+			if ended.refresh() == nil {
+				t.Error("a login that was revoked goes on after the upgrade")
+			}
+			if name == "postgres" { // and back: the versions share the database for a while
+				goes.base = old
+				must(t, goes.refresh())
+				goes.base = base
+				time.Sleep(time.Second)
+				stop()
+				all.Wait()
+				i.crowd.Check(t)
+				stopOld()
+			}
+			stop()
+			i.crowd.Bases = []string{base}
+			must(t, goes.refresh())
+			i.crowd.Well(10 * time.Second)
+			i.command(now, "", "keys", "rotate", "--force", "--reason=drill")
+			i.command(now, "", "audit", "verify")
+			if name == "sqlite" {
+				restored := &installation{t: t, folder: i.folder, database: "sqlite:" + filepath.Join(i.folder, "restored.db")}
+				restored.command(now, "", "restore", backup, "--confirm", "--reason=drill", "--anchor-file="+i.folder+"/a2")
+				restored.command(now, "", "audit", "verify", "--anchor-file="+i.folder+"/a2")
+			}
+			addLine(t, "upgrades", []string{"database", "from", "logins", "audit chain", "backup"},
+				[]string{name, release, "go on", "intact", map[string]string{"sqlite": "restores"}[name]})
+		})
+	}
+}
+
+// buildRelease builds the newest release that .ci/releases lists, from its commit.
+func buildRelease(t *testing.T, binary string) string {
+	t.Helper()
+	text, err := os.ReadFile("../.ci/releases")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	version, commit, _ := strings.Cut(lines[len(lines)-1], " ")
+	source := filepath.Join(t.TempDir(), "source")
+	run(t, "..", "git", "clone", "-q", "--no-hardlinks", "--no-checkout", ".", source)
+	run(t, source, "git", "checkout", "-q", commit)
+	run(t, source, "go", "build", "-o", binary, "./cmd/keyturn")
+	return version
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (i *installation) flags() []string {
+	flags := []string{"--database", i.database, "--master-key-file", filepath.Join(i.folder, "master.key")}
+	return flags
+}
+
+// command runs a command of a version.
+func (i *installation) command(binary, input string, args ...string) string {
+	i.t.Helper()
+	c := exec.Command(binary, append(args, i.flags()...)...)
+	c.Stdin, c.Env, c.Dir = strings.NewReader(input), storagetest.Environ(), i.folder
+	out, err := c.CombinedOutput()
+	if err != nil {
+		i.t.Fatalf("%s %v: %v\n%s", binary, args, err, out)
+	}
+	return string(out)
+}
+
+// serve starts a server of a version.
+func (i *installation) serve(binary string) (base string, stop func()) {
+	i.t.Helper()
+	master := filepath.Join(i.folder, "master.key")
+	if _, err := os.Stat(master); err != nil {
+		must(i.t, os.WriteFile(master, []byte("bm90IGEgc2VjcmV0LCB0aGlydHktdHdvIGJ5dGVzISE=\n"), 0o600))
+	}
+	listen, admin := freeAddress(i.t), freeAddress(i.t)
+	log, err := os.Create(filepath.Join(i.folder, filepath.Base(binary)+".log"))
+	must(i.t, err)
+	c := exec.Command(binary, append([]string{"serve", "--issuer", "http://127.0.0.1:8080", "--listen", listen,
+		"--admin-listen", admin, "--stop-delay", "0s"}, i.flags()...)...)
+	c.Stderr, c.Env, c.Dir = log, storagetest.Environ(), i.folder
+	must(i.t, c.Start())
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			c.Process.Signal(os.Interrupt)
+			c.Wait()
+			log.Close()
+		})
+	}
+	i.t.Cleanup(stop)
+	await(i.t, "it is ready", 20*time.Second, func() error {
+		err := answers(http.DefaultClient, "http://"+admin+"/readyz")
+		if err != nil {
+			text, _ := os.ReadFile(log.Name())
+			err = fmt.Errorf("%w\n%s", err, text)
+		}
+		return err
+	})
+	return "http://" + listen, stop
+}
+
+// freeAddress returns an address of loopback that nobody listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// fill makes parties, rotates the keys, and revokes one.
+func (i *installation) fill(binary, base string) {
+	i.t.Helper()
+	const secret, password = "a secret that is long enough", "correct horse battery staple"
+	i.command(binary, secret, "client", "create", "app", "--grant=password", "--grant=refresh_token",
+		"--audience=https://api.example.com", "--scope=read", "--secret-stdin")
+	i.command(binary, secret, "client", "create", "api", "--resource=https://api.example.com", "--secret-stdin")
+	i.command(binary, password, "user", "create", "alice", "--password-stdin")
+	i.crowd = &servertest.Crowd{
+		Bases:  []string{base},
+		App:    servertest.Party{ID: "app", Secret: secret},
+		Server: servertest.Party{ID: "api", Secret: secret},
+		Users:  []servertest.Party{{ID: "alice", Secret: password}},
+		Pause:  5 * time.Millisecond,
+	}
+	i.command(binary, "", "keys", "rotate", "--force", "--reason=drill")
+	var status struct{ Current string }
+	must(i.t, json.Unmarshal([]byte(i.command(binary, "", "keys", "status", "--json")), &status))
+	i.command(binary, "", "keys", "revoke", status.Current, "--reason=drill", "--yes")
+	i.crowd.Well(20 * time.Second)
+}
