@@ -107,9 +107,9 @@ deploy-check:
 .PHONY: deploy-run
 deploy-run: tools
 	@sh ./.ci/tools deploy-run
-	@mkdir -p bin/_deploy && rm -f bin/_deploy/*.md
+	@mkdir -p bin/deploy && rm -f bin/deploy/*.md
 	KEYTURN_TEST_POSTGRES=required go test -tags deploy -count=1 -timeout 25m -run '^TestRun' ./deploy
-	@cat bin/_deploy/*.md
+	@cat bin/deploy/*.md
 
 # interop runs examples/, with third-party software, against a real keyturn. It prints how long each resource server trusted a revoked key when
 # it caches the JWKS for three seconds.

@@ -41,7 +41,14 @@ func TestRunCompose(t *testing.T) {
 	} {
 		t.Run(strings.Split(file, ".")[1], func(t *testing.T) {
 			e := newEngine(t)
-			p := &project{engine: e, t: t, file: file, folder: filepath.Join(t.TempDir(), "keyturn"), servers: servers, row: newRow(file)}
+			p := &project{
+				engine:  e,
+				t:       t,
+				file:    file,
+				folder:  filepath.Join(t.TempDir(), "keyturn"),
+				servers: servers,
+				row:     newRow(file),
+			}
 			p.up()
 			p.restartEach()
 			p.renew()
@@ -257,8 +264,8 @@ func (p *project) renew() {
 	p.crowd.Check(p.t)
 }
 
-// forgetNeighbours makes containers look for each other again. A new container has the address of the old one on another
-// device, and podman, unlike docker, announces that to nobody: packets would go to the old device for seconds.
+// forgetNeighbours makes containers look for each other again. A new container has the address of the old one on
+// another device, and podman, unlike docker, announces that to nobody: packets would go to the old device for seconds.
 func (p *project) forgetNeighbours() {
 	for name := range strings.Lines(p.podman("ps", "--format={{.Names}}")) {
 		pid := p.podman("inspect", "--format={{.State.Pid}}", strings.TrimSpace(name))

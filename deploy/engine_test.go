@@ -18,7 +18,7 @@ import (
 // there alone.
 type engine struct {
 	t      *testing.T
-	folder string // of its storage; the go command ignores a name with an underscore
+	folder string // of its storage; outside of the sources, which it has copies of
 	env    []string
 	space
 }
@@ -29,11 +29,7 @@ var images sync.Once
 // newEngine makes a network namespace and builds the images.
 func newEngine(t *testing.T) *engine {
 	t.Helper()
-	folder, err := filepath.Abs("../bin/_deploy")
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := &engine{t: t, folder: folder}
+	e := &engine{t: t, folder: "/var/tmp/keyturn-deploy"}
 	e.configure()
 	images.Do(e.build)
 	if t.Failed() {
@@ -51,7 +47,8 @@ func (e *engine) configure() {
 	e.t.Helper()
 	storage := filepath.Join(e.folder, "storage")
 	for name, text := range map[string]string{
-		"containers.conf": "[containers]\ndefault_ulimits = [\"nofile=1024:4096\", \"nproc=1024:4096\"]\nlog_driver = \"k8s-file\"\n" +
+		"containers.conf": "[containers]\ndefault_ulimits = [\"nofile=1024:4096\", \"nproc=1024:4096\"]\n" +
+			"log_driver = \"k8s-file\"\n" +
 			"[engine]\nruntime = \"limited-runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n" +
 			"volume_path = \"" + e.volumes() + "\"\n" +
 			"[engine.runtimes]\nlimited-runc = [\"" + e.folder + "/limited-runc\"]\n" +
@@ -202,7 +199,9 @@ func (e *engine) explain() {
 
 // removeAll removes what a test has left in the engine.
 func (e *engine) removeAll() {
-	for _, args := range [][]string{{"pod", "rm", "--all", "--force", "--time=1"}, {"rm", "--all", "--force", "--time=1"},
+	for _, args := range [][]string{
+		{"pod", "rm", "--all", "--force", "--time=1"},
+		{"rm", "--all", "--force", "--time=1"},
 		{"volume", "rm", "--all", "--force"}, {"network", "prune", "--force"}, {"secret", "rm", "--all"}} {
 		e.inside("podman", args...)
 	}

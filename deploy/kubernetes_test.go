@@ -13,8 +13,8 @@ import (
 )
 
 // What kustomize makes of the manifests runs as far as podman knows their kinds: Deployment, ConfigMap, Secret, init
-// container and liveness. podman ignores Namespace, Service, NetworkPolicy and disruption budget. It publishes the ports
-// of each pod on the host, so that one replica has to do.
+// container and liveness. podman ignores Namespace, Service, NetworkPolicy and disruption budget. It publishes the
+// ports of each pod on the host, so that one replica has to do.
 func TestRunKubernetes(t *testing.T) {
 	e := newEngine(t)
 	folder := t.TempDir()
@@ -94,7 +94,8 @@ func (e *engine) secureDatabase(folder, name string) (ca string) {
 openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=authority -keyout ca.key -out ca.crt 2>/dev/null
 openssl req -newkey rsa:2048 -nodes -subj /CN=%[2]s -keyout server.key -out server.csr 2>/dev/null
 printf 'subjectAltName=DNS:%[2]s\n' >names
-openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 1 -extfile names -out server.crt 2>/dev/null
+openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 1 -extfile names \
+	-out server.crt 2>/dev/null
 echo database-password >password
 chown 999 server.key password && chmod 0400 server.key password && chmod 0755 . ..`, tls, name))
 	e.podman("network", "create", "kube")

@@ -114,7 +114,20 @@ func (c *cluster) network() {
 	ip("-n", string(c.hub), "link", "set", "br0", "up")
 	for i, name := range []string{"a", "b", "c"} {
 		n := &node{name, fmt.Sprintf("10.91.0.1%d", i+1), newSpace(c.t, name)}
-		ip("-n", string(c.hub), "link", "add", "to-"+name, "type", "veth", "peer", "name", "eth0", "netns", string(n.space))
+		ip(
+			"-n",
+			string(c.hub),
+			"link",
+			"add",
+			"to-"+name,
+			"type",
+			"veth",
+			"peer",
+			"name",
+			"eth0",
+			"netns",
+			string(n.space),
+		)
 		ip("-n", string(c.hub), "link", "set", "to-"+name, "master", "br0", "up")
 		ip("-n", string(n.space), "addr", "add", n.address+"/24", "dev", "eth0")
 		ip("-n", string(n.space), "link", "set", "eth0", "up")
@@ -147,8 +160,10 @@ func (c *cluster) start(s space, log string, name string, args ...string) *exec.
 		c.t.Fatal(err)
 	}
 	defer out.Close()
-	p := s.command("setpriv", append([]string{"--reuid", fmt.Sprint(c.uid), "--regid", fmt.Sprint(c.gid), "--clear-groups",
-		"--", name}, args...)...)
+	p := s.command(
+		"setpriv",
+		append([]string{"--reuid", fmt.Sprint(c.uid), "--regid", fmt.Sprint(c.gid), "--clear-groups",
+			"--", name}, args...)...)
 	p.Stdout, p.Stderr, p.Dir = out, out, c.folder
 	p.Env = append(os.Environ(), "HOME="+c.folder)
 	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -272,7 +287,10 @@ func (c *cluster) serve() {
 		c.t.Fatalf("%s", out)
 	}
 	leads, _ := c.leader()
-	for _, statement := range []string{"CREATE ROLE keyturn LOGIN PASSWORD 'pw'", "CREATE DATABASE keyturn OWNER keyturn"} {
+	for _, statement := range []string{
+		"CREATE ROLE keyturn LOGIN PASSWORD 'pw'",
+		"CREATE DATABASE keyturn OWNER keyturn",
+	} {
 		c.sql(leads, statement)
 	}
 	var hosts []string
@@ -291,10 +309,19 @@ func (c *cluster) serve() {
 			c.flags = flags
 		}
 		listen := fmt.Sprintf("127.0.0.1:%d", 8080+i)
-		c.start(c.hub, "keyturn-"+strconv.Itoa(i), c.keyturn, append([]string{"serve", "--issuer", "http://127.0.0.1:8080",
-			"--listen", listen, "--admin-listen", fmt.Sprintf("127.0.0.1:%d", 9080+i)}, flags...)...)
+		c.start(
+			c.hub,
+			"keyturn-"+strconv.Itoa(i),
+			c.keyturn,
+			append([]string{"serve", "--issuer", "http://127.0.0.1:8080",
+				"--listen", listen, "--admin-listen", fmt.Sprintf("127.0.0.1:%d", 9080+i)}, flags...)...)
 		client := c.hub.client(listen, nil)
-		await(c.t, listen+" is ready", 30*time.Second, func() error { return answers(client, "http://"+listen+"/readyz") })
+		await(
+			c.t,
+			listen+" is ready",
+			30*time.Second,
+			func() error { return answers(client, "http://"+listen+"/readyz") },
+		)
 	}
 	c.command("a secret that is long enough", "client", "create", "app", "--grant=password", "--grant=refresh_token",
 		"--audience=https://api.example.com", "--scope=read", "--secret-stdin")
@@ -345,7 +372,14 @@ func (c *cluster) trySQL(n *node, statement string) (string, error) {
 }
 
 // failures are the columns of the table of failures.
-var failures = []string{"replication", "failure", "time without a refresh", "sessions lost", "sessions revived", "audit chain"}
+var failures = []string{
+	"replication",
+	"failure",
+	"time without a refresh",
+	"sessions lost",
+	"sessions revived",
+	"audit chain",
+}
 
 func (c *cluster) mode() string {
 	return strings.TrimPrefix(filepath.Base(c.t.Name()), "TestRunPatroni/")
@@ -376,8 +410,14 @@ func (c *cluster) disturb(what string, do func()) {
 		"none seen", "intact"})
 	if c.mode() == "synchronous" {
 		c.crowd.Check(c.t) // every promise: no commit is lost
-		c.crowd = &servertest.Crowd{Bases: c.crowd.Bases, App: c.crowd.App, Server: c.crowd.Server, Users: c.crowd.Users,
-			HTTP: c.crowd.HTTP, Pause: c.crowd.Pause}
+		c.crowd = &servertest.Crowd{
+			Bases:  c.crowd.Bases,
+			App:    c.crowd.App,
+			Server: c.crowd.Server,
+			Users:  c.crowd.Users,
+			HTTP:   c.crowd.HTTP,
+			Pause:  c.crowd.Pause,
+		}
 	}
 }
 
@@ -440,8 +480,9 @@ func (c *cluster) leadsOther(before *node) error {
 
 func (c *cluster) killEtcd() {
 	for _, n := range c.nodes {
-		out, err := n.space.command("env", "ETCDCTL_API=3", "etcdctl", "--endpoints", n.address+":2379", "endpoint", "status",
-			"-w", "simple").CombinedOutput()
+		out, err := n.space.command("env", "ETCDCTL_API=3", "etcdctl", "--endpoints", n.address+":2379", "endpoint",
+			"status", "-w", "simple").
+			CombinedOutput()
 		if err == nil && strings.Contains(string(out), ", true, ") { // the first boolean: it leads
 			c.kill(n, "etcd", false)
 			time.Sleep(10 * time.Second)

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// The Debian package installs user, unit and folders. systemd runs the unit in its sandbox: start, reload, stop, a crash,
-// a wrong configuration, and an upgrade of the package while the server runs.
+// The Debian package installs user, unit and folders. systemd runs the unit in its sandbox: start, reload, stop, a
+// crash, a wrong configuration, and an upgrade of the package while the server runs.
 func TestRunSystemd(t *testing.T) {
 	e := newEngine(t)
 	clone := filepath.Join(t.TempDir(), "clone")
@@ -48,7 +48,11 @@ func TestRunSystemd(t *testing.T) {
 	keyturn := "runuser -u keyturn -- env KEYTURN_CONFIG=/etc/keyturn/keyturn.yaml keyturn "
 	m.do(keyturn + "keys status")
 	row.set("serves", "yes")
-	row.set("memory", "%s", m.do("awk '/VmRSS/ {printf \"%d MiB\", $2 / 1024}' /proc/$(systemctl show -P MainPID keyturn)/status"))
+	row.set(
+		"memory",
+		"%s",
+		m.do("awk '/VmRSS/ {printf \"%d MiB\", $2 / 1024}' /proc/$(systemctl show -P MainPID keyturn)/status"),
+	)
 	m.reload()
 	m.crash(row)
 	m.upgrade()
@@ -68,8 +72,17 @@ type machine struct {
 }
 
 func (m *machine) sh(command string) (string, error) {
-	out, err := m.inside("podman", "--log-level=error", "exec", "machine", "/usr/bin/env", "PATH=/usr/bin:/bin:/usr/sbin:/sbin",
-		"sh", "-euc", command)
+	out, err := m.inside(
+		"podman",
+		"--log-level=error",
+		"exec",
+		"machine",
+		"/usr/bin/env",
+		"PATH=/usr/bin:/bin:/usr/sbin:/sbin",
+		"sh",
+		"-euc",
+		command,
+	)
 	return strings.TrimSpace(out), err
 }
 
@@ -92,7 +105,8 @@ func (m *machine) do(command string) string {
 func (m *machine) configure(issuer string) {
 	m.t.Helper()
 	m.do(fmt.Sprintf(`printf 'issuer: %%s\nbehind_proxy: true\ndatabase: sqlite:/var/lib/keyturn/keyturn.db
-master_key_file: /etc/keyturn/master.key\nanchor_file: /var/lib/keyturn-anchor/anchor\n' '%s' >/etc/keyturn/keyturn.yaml`,
+master_key_file: /etc/keyturn/master.key\nanchor_file: /var/lib/keyturn-anchor/anchor\n' '%s' \
+	>/etc/keyturn/keyturn.yaml`,
 		issuer))
 }
 
@@ -108,7 +122,8 @@ func (m *machine) pid() string { return m.do("systemctl show -P MainPID keyturn"
 func (m *machine) checkSandbox() {
 	m.t.Helper()
 	status := m.do("cat /proc/" + m.pid() + "/status")
-	for _, want := range []string{"CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"} {
+	for _, want := range []string{"CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1",
+		"Seccomp:\t2"} {
 		if !strings.Contains(status, want) {
 			m.t.Errorf("not %q:\n%s", want, status)
 		}
@@ -140,7 +155,9 @@ func (m *machine) crash(r row) {
 	began := time.Now()
 	m.do("kill -9 " + before)
 	await(m.t, "another process", 20*time.Second, func() error {
-		return m.try("test $(systemctl show -P MainPID keyturn) != " + before + " && curl -sf http://127.0.0.1:8081/readyz")
+		return m.try(
+			"test $(systemctl show -P MainPID keyturn) != " + before + " && curl -sf http://127.0.0.1:8081/readyz",
+		)
 	})
 	r.set("survives restart", "after kill -9: %.1f s", time.Since(began).Seconds())
 }
@@ -161,8 +178,10 @@ func (m *machine) refuse() {
 	m.t.Helper()
 	m.configure("no URL")
 	m.do("systemctl start keyturn || true; sleep 3")
-	if out := m.do("systemctl show -P ExecMainStatus -P NRestarts -P ActiveState keyturn"); !strings.Contains(out, "78") ||
-		!strings.Contains(out, "failed") || !strings.Contains(out, "\n0") && !strings.HasPrefix(out, "0") {
+	out := m.do("systemctl show -P ExecMainStatus -P NRestarts -P ActiveState keyturn")
+	if !strings.Contains(out, "78") ||
+		!strings.Contains(out, "failed") ||
+		!strings.Contains(out, "\n0") && !strings.HasPrefix(out, "0") {
 		m.t.Errorf("a wrong configuration: %s", out)
 	}
 }

@@ -30,11 +30,12 @@ func (r row) done(t *testing.T) {
 	addLine(t, "deployments", columns, cells)
 }
 
-// addLine adds a line to a table in bin/_deploy.
+// addLine adds a line to a table in bin/deploy.
 func addLine(t *testing.T, table string, header, cells []string) {
 	t.Helper()
 	t.Log(cells)
-	path := "../bin/_deploy/" + table + ".md"
+	must(t, os.MkdirAll("../bin/deploy", 0o755))
+	path := "../bin/deploy/" + table + ".md"
 	text, err := os.ReadFile(path)
 	if err != nil {
 		text = fmt.Appendf(nil, "| %s |\n|%s\n", strings.Join(header, " | "), strings.Repeat("---|", len(header)))

@@ -28,8 +28,8 @@ type installation struct {
 	crowd    *servertest.Crowd
 }
 
-// What the last release has left goes on with this version: logins, keys that were rotated and revoked, the audit trail,
-// a backup. On PostgreSQL both versions serve at the same time.
+// What the last release has left goes on with this version: logins, keys that were rotated and revoked, the audit
+// trail, a backup. On PostgreSQL both versions serve at the same time.
 func TestRunUpgrade(t *testing.T) {
 	folder := t.TempDir()
 	before, now := filepath.Join(folder, "before"), filepath.Join(folder, "now")
@@ -79,8 +79,20 @@ func TestRunUpgrade(t *testing.T) {
 			i.command(now, "", "keys", "rotate", "--force", "--reason=drill")
 			i.command(now, "", "audit", "verify")
 			if name == "sqlite" {
-				restored := &installation{t: t, folder: i.folder, database: "sqlite:" + filepath.Join(i.folder, "restored.db")}
-				restored.command(now, "", "restore", backup, "--confirm", "--reason=drill", "--anchor-file="+i.folder+"/a2")
+				restored := &installation{
+					t:        t,
+					folder:   i.folder,
+					database: "sqlite:" + filepath.Join(i.folder, "restored.db"),
+				}
+				restored.command(
+					now,
+					"",
+					"restore",
+					backup,
+					"--confirm",
+					"--reason=drill",
+					"--anchor-file="+i.folder+"/a2",
+				)
 				restored.command(now, "", "audit", "verify", "--anchor-file="+i.folder+"/a2")
 			}
 			addLine(t, "upgrades", []string{"database", "from", "logins", "audit chain", "backup"},

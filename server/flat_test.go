@@ -20,7 +20,7 @@ func TestTablesStayFlat(t *testing.T) {
 		h.Provision()
 		raw := storagetest.Raw(t, databaseURL)
 		size := func() (bytes int64) {
-			query := `SELECT pg_table_size('grants')` // an emptied page of an index waits for all transactions of the cluster
+			query := `SELECT pg_table_size('grants')` // emptied pages of an index wait for other transactions
 			if storagetest.SQLiteFile(databaseURL) != "" {
 				query = `SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()`
 			}
