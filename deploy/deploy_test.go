@@ -66,13 +66,25 @@ func TestManifests(t *testing.T) {
 	t.Log(run(t, "testdata/kubecheck", "go", "run", ".", "../../kubernetes"))
 }
 
-// Two builds of a release are the same bytes, and the binary prints its version.
+// Two builds of a release are the same bytes, the binary prints its version, and the checksums are signed.
 func TestRelease(t *testing.T) {
+	key := filepath.Join(t.TempDir(), "keyturn-release")
+	run(t, ".", "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "release", "-f", key)
 	sums := func(clone string) string {
 		dir := filepath.Join(t.TempDir(), clone)
 		run(t, "..", "git", "clone", "-q", "--no-hardlinks", ".", dir)
 		// One platform is enough: each takes as long again.
-		out := run(t, dir, "sh", ".ci/release", "v0.0.0-test", "linux/amd64")
+		out := run(t, dir, "env", "RELEASE_KEY="+key, "sh", ".ci/release", "v0.0.0-test", "linux/amd64")
+		check := `echo "release@keyturn $(cat ` + key + `.pub)" >allowed_signers
+ssh-keygen -Y verify -f allowed_signers -I release@keyturn -n keyturn-release -s SHA256SUMS.sig <SHA256SUMS
+sha256sum --check --ignore-missing SHA256SUMS`
+		run(t, filepath.Join(dir, "dist"), "sh", "-euc", check)
+		if c := exec.Command("sh", "-euc", "echo x >>SHA256SUMS; "+check); c != nil {
+			c.Dir = filepath.Join(dir, "dist")
+			if c.Run() == nil {
+				t.Error("changed checksums are accepted")
+			}
+		}
 		said := run(t, dir, "dist/keyturn_v0.0.0-test_linux_amd64", "version", "--json")
 		if !regexp.MustCompile(`"version": "v0.0.0-test",\n  "commit": "[0-9a-f]{40}",\n  "date": "20`).
 			MatchString(said) {

@@ -297,6 +297,34 @@ func TestServeDoesNotWaitInVain(t *testing.T) {
 	}
 }
 
+// A PgBouncer in session mode is paused and restarted under load.
+func TestPgBouncerUnderLoad(t *testing.T) {
+	t.Parallel()
+	bouncer := storagetest.NewBouncer(t, storagetest.PostgresURL(t))
+	config := ConfigFor(bouncer.URL)
+	config.MasterKeyFile = MasterFile(t)
+	replica := serve(t, config, keystest.Module())
+	replica.Provision()
+	crowd := crowdOf(replica)
+	crowd.Slow = 10 * time.Second
+	working, stop := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	all.Go(func() { crowd.Run(working, 4) })
+	time.Sleep(300 * time.Millisecond)
+	bouncer.Pause()
+	time.Sleep(time.Duration(servertest.Times(int(2*time.Second), int(time.Minute))))
+	bouncer.Resume()
+	t.Logf("well %v after a pause", crowd.Well(20*time.Second).Round(time.Millisecond))
+	for range servertest.Times(1, 10) {
+		bouncer.Restart()
+		t.Logf("well %v after a restart", crowd.Well(20*time.Second).Round(time.Millisecond))
+	}
+	stop()
+	all.Wait()
+	crowd.Check(t)
+	Must(replica.Admin.Audit().Verify(ctx))
+}
+
 // PostgreSQL is stopped, stays away for longer than the retry window, and comes back.
 func TestPostgresIsRestarted(t *testing.T) {
 	t.Parallel()

@@ -14,7 +14,12 @@ import (
 
 // Bouncer is a PgBouncer in front of a PostgreSQL.
 type Bouncer struct {
-	URL string // of the database, through the pooler
+	URL     string // of the database, through the pooler
+	t       testing.TB
+	program string
+	cluster *Cluster // its folder and its user
+	server  *exec.Cmd
+	ended   chan error
 }
 
 // NewBouncer starts a PgBouncer with its default configuration and the given settings, name=value. It ends with the
@@ -38,7 +43,7 @@ func NewBouncer(t testing.TB, databaseURL string, settings ...string) *Bouncer {
 	}
 	t.Cleanup(func() { os.RemoveAll(c.folder) })
 	ini := fmt.Sprintf("[databases]\n* = host=%s port=5432\n[pgbouncer]\nunix_socket_dir = %s\nlisten_port = 6432\n"+
-		"auth_type = trust\nauth_file = %s\n", u.Query().Get("host"), c.folder, filepath.Join(c.folder, "users"))
+		"auth_type = trust\nadmin_users = keyturn\nauth_file = %s\n", u.Query().Get("host"), c.folder, filepath.Join(c.folder, "users"))
 	for _, setting := range settings {
 		ini += setting + "\n"
 	}
@@ -47,20 +52,58 @@ func NewBouncer(t testing.TB, databaseURL string, settings ...string) *Bouncer {
 			t.Fatal(err)
 		}
 	}
-	server := exec.Command(program, filepath.Join(c.folder, "ini"))
-	server.SysProcAttr, server.Dir = c.attr, c.folder
-	ended, err := onOwnThread(server)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		server.Process.Signal(syscall.SIGQUIT)
-		<-ended
-	})
 	q := url.Values{"host": {c.folder}, "port": {"6432"}, "sslmode": {"disable"}}
 	u.RawQuery = q.Encode()
-	mustAnswer(t, u.String())
-	return &Bouncer{u.String()}
+	b := &Bouncer{URL: u.String(), t: t, program: program, cluster: c}
+	b.start()
+	t.Cleanup(b.stop)
+	return b
+}
+
+func (b *Bouncer) start() {
+	b.t.Helper()
+	b.server = exec.Command(b.program, filepath.Join(b.cluster.folder, "ini"))
+	b.server.SysProcAttr, b.server.Dir = b.cluster.attr, b.cluster.folder
+	var err error
+	if b.ended, err = onOwnThread(b.server); err != nil {
+		b.t.Fatal(err)
+	}
+	mustAnswer(b.t, b.URL)
+}
+
+func (b *Bouncer) stop() {
+	b.server.Process.Signal(syscall.SIGQUIT)
+	<-b.ended
+}
+
+// Restart ends all connections.
+func (b *Bouncer) Restart() {
+	b.t.Helper()
+	b.stop()
+	b.start()
+}
+
+// Pause lets clients wait, until Resume.
+func (b *Bouncer) Pause() { b.admin("PAUSE") }
+
+// Resume ends a pause.
+func (b *Bouncer) Resume() { b.admin("RESUME") }
+
+// admin runs a command of its console. A pause waits for the sessions in use, and keyturn keeps its own: so the test
+// does not wait for it.
+func (b *Bouncer) admin(command string) {
+	b.t.Helper()
+	u, err := url.Parse(b.URL)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	u.Path = "/pgbouncer"
+	pool, err := sql.Open("postgres", u.String())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { pool.Close() })
+	go pool.Exec(command)
 }
 
 // mustAnswer waits until a server answers.
