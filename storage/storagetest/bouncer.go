@@ -43,7 +43,8 @@ func NewBouncer(t testing.TB, databaseURL string, settings ...string) *Bouncer {
 	}
 	t.Cleanup(func() { os.RemoveAll(c.folder) })
 	ini := fmt.Sprintf("[databases]\n* = host=%s port=5432\n[pgbouncer]\nunix_socket_dir = %s\nlisten_port = 6432\n"+
-		"auth_type = trust\nadmin_users = keyturn\nauth_file = %s\n", u.Query().Get("host"), c.folder, filepath.Join(c.folder, "users"))
+		"auth_type = trust\nadmin_users = keyturn\nauth_file = %s\n", u.Query().Get("host"), c.folder,
+		filepath.Join(c.folder, "users"))
 	for _, setting := range settings {
 		ini += setting + "\n"
 	}
