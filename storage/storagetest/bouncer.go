@@ -73,6 +73,9 @@ func (b *Bouncer) start() {
 }
 
 func (b *Bouncer) stop() {
+	if b.server.Process == nil {
+		return // it did not start
+	}
 	b.server.Process.Signal(syscall.SIGQUIT)
 	<-b.ended
 }
@@ -84,8 +87,36 @@ func (b *Bouncer) Restart() {
 	b.start()
 }
 
-// Pause lets clients wait, until Resume.
-func (b *Bouncer) Pause() { b.admin("PAUSE") }
+// Pause lets new clients wait, until Resume.
+func (b *Bouncer) Pause() {
+	b.t.Helper()
+	b.admin("PAUSE")
+	for began := time.Now(); b.answers(); time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > 10*time.Second {
+			b.t.Fatal("PgBouncer does not pause")
+		}
+	}
+}
+
+// answers reports whether a new client gets an answer in time. lib/pq waits for it beyond any deadline: until Resume.
+func (b *Bouncer) answers() bool {
+	b.t.Helper()
+	pool, err := sql.Open("postgres", b.URL)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	answered := make(chan bool, 1)
+	go func() {
+		answered <- pool.Ping() == nil
+		pool.Close()
+	}()
+	select {
+	case ok := <-answered:
+		return ok
+	case <-time.After(200 * time.Millisecond):
+		return false
+	}
+}
 
 // Resume ends a pause.
 func (b *Bouncer) Resume() { b.admin("RESUME") }

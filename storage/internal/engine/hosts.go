@@ -105,7 +105,7 @@ func (h *hosts) connect() (*session, error) {
 			next()
 		}
 	}
-	return nil, h.joined(failed)
+	return nil, h.joined(first, failed)
 }
 
 // closeAll closes the sessions of n attempts that nobody waits for.
@@ -117,17 +117,19 @@ func closeAll(ended <-chan attempt, n int) {
 	}
 }
 
-// joined returns one error, in one line, for those of all servers.
-func (h *hosts) joined(failed []error) (all error) {
+// joined returns one error, in one line, for those of all servers. Only the error of the server that was asked first
+// counts: it is probably the one that accepts writes. It is no permanent refusal while another server may still answer.
+func (h *hosts) joined(first int, failed []error) error {
+	permanent := true
+	all := fmt.Errorf("%s: %w", h.servers[first].name, failed[first])
 	for i, err := range failed {
-		if all == nil {
-			all = fmt.Errorf("%s: %w", h.servers[i].name, err)
-		} else {
-			all = fmt.Errorf("%w; %s: %w", all, h.servers[i].name, err)
+		var refused *refusedError
+		permanent = permanent && errors.As(err, &refused)
+		if i != first {
+			all = fmt.Errorf("%w; %s: %v", all, h.servers[i].name, err)
 		}
 	}
-	var refused *refusedError
-	if errors.As(all, &refused) {
+	if permanent {
 		return &refusedError{all}
 	}
 	return &connectError{all}
