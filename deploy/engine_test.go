@@ -29,7 +29,7 @@ var images sync.Once
 // newEngine makes a network namespace and builds the images.
 func newEngine(t *testing.T) *engine {
 	t.Helper()
-	e := &engine{t: t, folder: "/var/tmp/keyturn-deploy"}
+	e := &engine{t: t, folder: "/var/lib/keyturn-deploy-run"}
 	e.configure()
 	images.Do(e.build)
 	if t.Failed() {

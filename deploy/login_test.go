@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keyturn/keyturn/server/servertest"
 )
@@ -23,12 +24,28 @@ type login struct {
 
 func newLogin(t *testing.T, c *servertest.Crowd) *login {
 	t.Helper()
-	l := &login{crowd: c, base: c.Bases[0]}
-	if err := l.post(url.Values{"grant_type": {"password"}, "username": {c.Users[0].ID},
-		"password": {c.Users[0].Secret}}); err != nil {
+	l, err := tryLogin(c)
+	if err != nil {
 		t.Fatal(err)
 	}
 	return l
+}
+
+func tryLogin(c *servertest.Crowd) (*login, error) {
+	l := &login{crowd: c, base: c.Bases[0]}
+	return l, l.post(url.Values{"grant_type": {"password"}, "username": {c.Users[0].ID}, "password": {c.Users[0].Secret}})
+}
+
+// served waits until a login and its refresh succeed.
+func served(t *testing.T, c *servertest.Crowd, within time.Duration) {
+	t.Helper()
+	await(t, "clients are served", within, func() error {
+		l, err := tryLogin(c)
+		if err != nil {
+			return err
+		}
+		return l.refresh()
+	})
 }
 
 // refresh refreshes the login. The error is nil only if that worked.

@@ -25,7 +25,9 @@ func TestRunSystemd(t *testing.T) {
 	e.podman("run", "--detach", "--name=machine", "--network=none", "--privileged", "--systemd=always",
 		"--volume="+filepath.Join(clone, "dist")+":/dist:ro", bases["debian"], "/sbin/init")
 	m := &machine{e, t}
-	await(t, "systemd runs", 30*time.Second, func() error { return m.try("systemctl is-system-running") })
+	await(t, "systemd runs", 30*time.Second, func() error {
+		return m.try("systemctl is-system-running | grep -Eq 'running|degraded'")
+	})
 	m.do("dpkg -i /dist/keyturn_0.1.0.test_amd64.deb")
 	for path, want := range map[string]string{
 		"/var/lib/keyturn":                        "700 keyturn",
@@ -129,8 +131,8 @@ func (m *machine) checkSandbox() {
 		}
 	}
 	// It sees neither /home nor other processes, and can write nowhere but to its folders.
-	m.do("nsenter -m -t " + m.pid() + " sh -euc 'test ! -e /home/x; ! touch /etc/x; ! touch /usr/x' && " +
-		"test \"$(stat -c %U /proc/" + m.pid() + ")\" = keyturn")
+	m.do("touch /home/x && nsenter -m -t " + m.pid() + " sh -euc 'if test -e /home/x || touch /etc/x || touch /usr/x; then " +
+		"exit 1; fi; touch /var/lib/keyturn/x' && test \"$(stat -c %U /proc/" + m.pid() + ")\" = keyturn")
 }
 
 // reload changes a setting, and keeps the old one where the new one is wrong.
@@ -138,6 +140,9 @@ func (m *machine) reload() {
 	m.t.Helper()
 	before := m.pid()
 	m.do("echo 'access_ttl: 7m' >>/etc/keyturn/keyturn.yaml && systemctl reload keyturn")
+	await(m.t, "the new setting is in force", 10*time.Second, func() error {
+		return m.try("journalctl -u keyturn | grep -q 'config.reload.*access_ttl'")
+	})
 	m.do("echo 'access_ttl: soon' >>/etc/keyturn/keyturn.yaml")
 	if m.try("systemctl reload keyturn") == nil {
 		m.t.Error("a wrong configuration was reloaded")

@@ -75,7 +75,7 @@ func TestRunUpgrade(t *testing.T) {
 			stop()
 			i.crowd.Bases = []string{base}
 			must(t, goes.refresh())
-			i.crowd.Well(10 * time.Second)
+			served(i.t, i.crowd, 10*time.Second)
 			i.command(now, "", "keys", "rotate", "--force", "--reason=drill")
 			i.command(now, "", "audit", "verify")
 			if name == "sqlite" {
@@ -203,5 +203,5 @@ func (i *installation) fill(binary, base string) {
 	var status struct{ Current string }
 	must(i.t, json.Unmarshal([]byte(i.command(binary, "", "keys", "status", "--json")), &status))
 	i.command(binary, "", "keys", "revoke", status.Current, "--reason=drill", "--yes")
-	i.crowd.Well(20 * time.Second)
+	served(i.t, i.crowd, 20*time.Second)
 }
