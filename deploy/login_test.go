@@ -33,7 +33,8 @@ func newLogin(t *testing.T, c *servertest.Crowd) *login {
 
 func tryLogin(c *servertest.Crowd) (*login, error) {
 	l := &login{crowd: c, base: c.Bases[0]}
-	return l, l.post(url.Values{"grant_type": {"password"}, "username": {c.Users[0].ID}, "password": {c.Users[0].Secret}})
+	user := c.Users[0]
+	return l, l.post(url.Values{"grant_type": {"password"}, "username": {user.ID}, "password": {user.Secret}})
 }
 
 // served waits until a login and its refresh succeed.

@@ -422,7 +422,8 @@ func (c *cluster) disturb(what string, do func()) {
 		"intact",
 	})
 	if probe.lost || lost+revived > 0 {
-		c.t.Errorf("%s: %d logins are lost and %d revoked ones go on; the probe is lost: %v", what, lost, revived, probe.lost)
+		c.t.Errorf("%s: %d logins are lost, %d revoked ones go on; the probe is lost: %v", what, lost, revived,
+			probe.lost)
 	}
 	if c.mode() == "synchronous" {
 		c.crowd.Check(c.t) // every promise: no commit is lost
