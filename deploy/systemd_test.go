@@ -130,7 +130,7 @@ func (m *machine) checkSandbox() {
 			m.t.Errorf("not %q:\n%s", want, status)
 		}
 	}
-	// It sees neither /home nor other processes, and can write nowhere but to its folders.
+	// It does not see /home, and can write nowhere but to its folders.
 	m.do("touch /home/x && nsenter -m -t " + m.pid() + " sh -euc 'if test -e /home/x || touch /etc/x || " +
 		"touch /usr/x; then exit 1; fi; touch /var/lib/keyturn/x'")
 	m.do("test \"$(stat -c %U /proc/" + m.pid() + ")\" = keyturn")
