@@ -39,6 +39,12 @@ func TestRunImage(t *testing.T) {
 			t.Errorf("%s: %s", tag, state)
 		}
 		checkProcess(t, e.podman("inspect", "--format={{.State.Pid}}", "kt"))
+		await(t, "it says how to log in", 10*time.Second, func() error {
+			if !strings.Contains(e.podman("logs", "kt"), "/token") {
+				return errors.New("not yet")
+			}
+			return nil
+		})
 		devLogin(t, client, e.podman("logs", "kt"))
 		row.set("serves", "yes")
 		row.set("memory", "%s", memoryOf(t, e, "kt"))

@@ -80,7 +80,7 @@ func TestRunKubernetes(t *testing.T) {
 	await(t, "it is ready again", 30*time.Second, func() error { return answers(admin, "http://keyturn/readyz") })
 	row.set("survives restart", "%.1f s", time.Since(began).Seconds())
 	began = time.Now()
-	e.podman("kube", "down", file)
+	e.podman("pod", "stop", "keyturn-pod-0")
 	row.set("stop", "%.1f s", time.Since(began).Seconds())
 	row.done(t)
 }

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/server/servertest"
+	"github.com/keyturn/keyturn/storage/storagetest"
 )
 
 // cluster is three nodes with etcd, Patroni and PostgreSQL, each in a network namespace. HAProxy and two servers of
@@ -170,7 +171,7 @@ func (c *cluster) start(s space, log string, name string, args ...string) *exec.
 		append([]string{"--reuid", fmt.Sprint(c.uid), "--regid", fmt.Sprint(c.gid), "--clear-groups",
 			"--", name}, args...)...)
 	p.Stdout, p.Stderr, p.Dir = out, out, c.folder
-	p.Env = append(os.Environ(), "HOME="+c.folder)
+	p.Env = append(storagetest.Environ(), "HOME="+c.folder)
 	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.Start(); err != nil {
 		c.t.Fatal(err)
@@ -350,7 +351,7 @@ func (c *cluster) command(input string, args ...string) string {
 	c.t.Helper()
 	p := c.hub.command("setpriv", append([]string{"--reuid", fmt.Sprint(c.uid), "--regid", fmt.Sprint(c.gid),
 		"--clear-groups", "--", c.keyturn}, append(args, c.flags...)...)...)
-	p.Stdin = strings.NewReader(input)
+	p.Stdin, p.Env = strings.NewReader(input), storagetest.Environ()
 	out, err := p.CombinedOutput()
 	if err != nil {
 		c.t.Fatalf("keyturn %v: %v\n%s", args, err, out)

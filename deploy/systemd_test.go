@@ -28,7 +28,7 @@ func TestRunSystemd(t *testing.T) {
 	await(t, "systemd runs", 30*time.Second, func() error {
 		return m.try("systemctl is-system-running | grep -Eq 'running|degraded'")
 	})
-	m.do("dpkg -i /dist/keyturn_0.1.0.test_amd64.deb")
+	m.do("dpkg -i /dist/keyturn_0.1.0~test_amd64.deb")
 	for path, want := range map[string]string{
 		"/var/lib/keyturn":                        "700 keyturn",
 		"/var/lib/keyturn-anchor":                 "700 keyturn",
@@ -63,7 +63,7 @@ func TestRunSystemd(t *testing.T) {
 	row.set("stop", "%.1f s", time.Since(began).Seconds())
 	m.refuse()
 	m.do("dpkg --purge keyturn && test -s /var/lib/keyturn/keyturn.db && test -s /etc/keyturn/master.key")
-	row.set("notes", "package of %s", m.do("stat -c %s /dist/keyturn_0.1.0.test_amd64.deb | numfmt --to=si")+"B")
+	row.set("notes", "package of %s", m.do("stat -c %s /dist/keyturn_0.1.0~test_amd64.deb | numfmt --to=si")+"B")
 	row.done(t)
 }
 
@@ -171,7 +171,7 @@ func (m *machine) crash(r row) {
 // upgrade installs a newer package: the server goes on with it, and keeps its configuration and its database.
 func (m *machine) upgrade() {
 	m.t.Helper()
-	m.do("dpkg -i /dist/keyturn_0.2.0.test_amd64.deb")
+	m.do("dpkg -i /dist/keyturn_0.2.0~test_amd64.deb")
 	m.ready()
 	if out := m.do("readlink /proc/" + m.pid() + "/exe && keyturn version"); !strings.Contains(out, "v0.2.0-test") ||
 		strings.Contains(out, "deleted") {
