@@ -51,7 +51,10 @@ func TestRunKubernetes(t *testing.T) {
 	// It may try to remove an init container that has not quite ended, and fail. A second start goes on.
 	if _, err := e.inside("podman", "kube", "play", "--build=false", "--network=kube", file); err != nil {
 		t.Log(err)
-		e.podman("pod", "start", "keyturn-pod-0")
+		await(t, "the pod starts", 20*time.Second, func() error {
+			_, err := e.inside("podman", "pod", "start", "keyturn-pod-0")
+			return err
+		})
 	}
 	infra := e.podman("ps", "--filter=name=infra", "--format={{.Names}}")
 	address := func() string {
