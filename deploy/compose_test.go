@@ -184,7 +184,7 @@ func (p *project) up() {
 func (p *project) checkSecrets() {
 	p.t.Helper()
 	pid := p.podman("inspect", "--format={{.State.Pid}}", container(p.servers[0]))
-	names, err := filepath.Glob("/proc/" + pid + "/root/run/secrets/*")
+	names, err := filepath.Glob(filepath.Join("/proc", pid, "root", "run", "secrets", "*")) // as the container sees it
 	if err != nil || len(names) == 0 {
 		p.t.Errorf("no secrets: %v", err)
 	}
