@@ -82,6 +82,7 @@ test-openssl: tools
 POSTGRES = 13 18
 .PHONY: test-postgres
 test-postgres: tools
+	@sh ./.ci/tools postgres
 	for version in $(POSTGRES); do \
 	  folder=$$(sh ./.ci/postgres $$version) && $$folder/postgres --version && PATH=$$folder:$$PATH KEYTURN_TEST_POSTGRES=required \
 	    go test -count=1 -shuffle=on -timeout 20m ./storage ./server || exit 1; \
@@ -95,6 +96,7 @@ release:
 
 # release-check builds a release twice, from two clones, and compares the bytes.
 release-check:
+	@sh ./.ci/tools release
 	go test -tags deploy -count=1 -timeout 10m -run Release ./deploy
 
 # deploy-check checks the files of deploy/ with Prometheus, systemd and the types of Kubernetes.
