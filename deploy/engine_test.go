@@ -23,7 +23,7 @@ type engine struct {
 	space
 }
 
-// images are built once, by the first test that needs an engine.
+// images guards the images: the first test that needs an engine builds them.
 var images sync.Once
 
 // newEngine makes a network namespace and builds the images.
