@@ -1,6 +1,7 @@
 package storagetest
 
 import (
+	"context"
 	"database/sql"
 	"fmt"
 	"net/url"
@@ -87,10 +88,11 @@ func (b *Bouncer) Restart() {
 	b.start()
 }
 
-// Pause lets new clients wait, until Resume.
+// Pause lets new clients wait, until Resume. PgBouncer answers the command when no session is in use; keyturn keeps its
+// own, so nobody waits for the answer.
 func (b *Bouncer) Pause() {
 	b.t.Helper()
-	b.admin("PAUSE")
+	go b.admin("PAUSE")
 	for began := time.Now(); b.answers(); time.Sleep(10 * time.Millisecond) {
 		if time.Since(began) > 10*time.Second {
 			b.t.Fatal("PgBouncer does not pause")
@@ -113,29 +115,39 @@ func (b *Bouncer) answers() bool {
 	select {
 	case ok := <-answered:
 		return ok
-	case <-time.After(200 * time.Millisecond):
+	case <-time.After(500 * time.Millisecond):
 		return false
 	}
 }
 
-// Resume ends a pause.
-func (b *Bouncer) Resume() { b.admin("RESUME") }
-
-// admin runs a command of its console. A pause waits for the sessions in use, and keyturn keeps its own: so the test
-// does not wait for it.
-func (b *Bouncer) admin(command string) {
+// Resume ends a pause. It fails if there is none.
+func (b *Bouncer) Resume() {
 	b.t.Helper()
+	if err := b.admin("RESUME"); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// admin runs a command of its console, over a connection of its own. A pool would send a pause again, to the new
+// process, when a restart interrupts it.
+func (b *Bouncer) admin(command string) error {
 	u, err := url.Parse(b.URL)
 	if err != nil {
-		b.t.Fatal(err)
+		return err
 	}
 	u.Path = "/pgbouncer"
 	pool, err := sql.Open("postgres", u.String())
 	if err != nil {
-		b.t.Fatal(err)
+		return err
 	}
-	b.t.Cleanup(func() { pool.Close() })
-	go pool.Exec(command)
+	defer pool.Close()
+	console, err := pool.Conn(context.Background())
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	_, err = console.ExecContext(context.Background(), command)
+	return err
 }
 
 // mustAnswer waits until a server answers.
