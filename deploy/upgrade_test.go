@@ -46,59 +46,87 @@ func TestRunUpgrade(t *testing.T) {
 			goes, ended := newLogin(t, i.crowd), newLogin(t, i.crowd)
 			must(t, goes.refresh())
 			must(t, ended.revoke())
-			backup := filepath.Join(i.folder, "backup.db")
 			if name == "sqlite" {
+				backup := filepath.Join(i.folder, "backup.db")
 				i.command(before, "", "backup", backup)
 				stopOld() // an SQLite file has one server
-			}
-			working, stop := context.WithCancel(context.Background())
-			var all sync.WaitGroup
-			if name == "postgres" {
-				all.Go(func() { i.crowd.Run(working, 2) })
-			}
-			base, _ := i.serve(now)
-			goes.base, ended.base = base, base
-			must(t, goes.refresh())
-			if ended.refresh() == nil {
-				t.Error("a login that was revoked goes on after the upgrade")
-			}
-			if name == "postgres" { // and back: the versions share the database for a while
-				goes.base = old
-				must(t, goes.refresh())
-				goes.base = base
-				time.Sleep(time.Second)
-				stop()
-				all.Wait()
-				i.crowd.Check(t)
-				stopOld()
-			}
-			stop()
-			i.crowd.Bases = []string{base}
-			must(t, goes.refresh())
-			served(i.t, i.crowd, 10*time.Second)
-			i.command(now, "", "keys", "rotate", "--force", "--reason=drill")
-			i.command(now, "", "audit", "verify")
-			if name == "sqlite" {
-				restored := &installation{
-					t:        t,
-					folder:   i.folder,
-					database: "sqlite:" + filepath.Join(i.folder, "restored.db"),
+				base, _ := i.serve(now)
+				i.goOn(now, base, goes, ended)
+				i.restored("sqlite:"+filepath.Join(i.folder, "restored.db"), now, backup)
+			} else {
+				dump := run(t, ".", "pg_dump", database)
+				i.share(now, old, stopOld, goes, ended)
+				empty := storagetest.PostgresURL(t)
+				load := exec.Command("psql", "-qX", "-v", "ON_ERROR_STOP=1", empty)
+				load.Stdin = strings.NewReader(dump)
+				if out, err := load.CombinedOutput(); err != nil {
+					t.Fatalf("%v\n%s", err, out)
 				}
-				restored.command(
-					now,
-					"",
-					"restore",
-					backup,
-					"--confirm",
-					"--reason=drill",
-					"--anchor-file="+i.folder+"/a2",
-				)
-				restored.command(now, "", "audit", "verify", "--anchor-file="+i.folder+"/a2")
+				i.restored(empty, now)
 			}
 			addLine(t, "upgrades", []string{"database", "from", "logins", "audit chain", "backup"},
-				[]string{name, release, "go on", "intact", map[string]string{"sqlite": "restores"}[name]})
+				[]string{name, release, "go on", "intact", "restores"})
 		})
 	}
+}
+
+// share lets both versions serve on one database, under load, and then the new one alone.
+func (i *installation) share(now, old string, stopOld func(), goes, ended *login) {
+	i.t.Helper()
+	stop := i.load()
+	base, _ := i.serve(now) // migrates the schema under the old version
+	stop()
+	i.crowd.Bases = []string{old, base}
+	stop = i.load()
+	for range 3 {
+		for _, goes.base = range i.crowd.Bases {
+			must(i.t, goes.refresh())
+		}
+	}
+	time.Sleep(time.Second)
+	stop()
+	i.crowd.Check(i.t)
+	stopOld()
+	i.goOn(now, base, goes, ended)
+}
+
+// load lets clients work, until stop.
+func (i *installation) load() (stop func()) {
+	working, cancel := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	all.Go(func() { i.crowd.Run(working, 2) })
+	return func() {
+		cancel()
+		all.Wait()
+	}
+}
+
+// goOn checks that nobody is logged out or in, and that the new version works with what the old one left.
+func (i *installation) goOn(now, base string, goes, ended *login) {
+	i.t.Helper()
+	i.crowd.Bases = []string{base}
+	goes.base, ended.base = base, base
+	must(i.t, goes.refresh())
+	if ended.refresh() == nil {
+		i.t.Error("a login that was revoked goes on after the upgrade")
+	}
+	served(i.t, i.crowd, 10*time.Second)
+	i.command(now, "", "keys", "rotate", "--force", "--reason=drill")
+	i.command(now, "", "audit", "verify")
+}
+
+// restored checks that the new version restores what the old one had saved: from a file, or in the database already.
+func (i *installation) restored(database, now string, backup ...string) {
+	i.t.Helper()
+	r := &installation{t: i.t, folder: i.folder, database: database, crowd: i.crowd}
+	anchor := "--anchor-file=" + i.folder + "/restored.anchor"
+	restore := append([]string{"restore"}, backup...)
+	r.command(now, "", append(restore, "--confirm", "--reason=drill", anchor)...)
+	r.command(now, "", "audit", "verify", anchor)
+	base, stop := r.serve(now)
+	defer stop()
+	r.crowd.Bases = []string{base}
+	served(r.t, r.crowd, 10*time.Second)
 }
 
 // buildRelease builds the newest release that .ci/releases lists, from its commit.
