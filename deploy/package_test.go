@@ -10,10 +10,8 @@ import (
 	"time"
 )
 
-// The Debian package installs user, unit and folders. systemd runs the unit in its sandbox: start, reload, stop, a
-// crash, a wrong configuration, and an upgrade of the package while the server runs.
-func TestRunSystemd(t *testing.T) {
-	e := newEngine(t)
+// The Debian package works in a Debian without a running systemd, as in an image that is being built, and with one.
+func TestRunPackage(t *testing.T) {
 	clone := filepath.Join(t.TempDir(), "clone")
 	run(t, "..", "git", "clone", "-q", "--no-hardlinks", ".", clone)
 	for _, version := range []string{"v0.1.0-test", "v0.2.0-test"} {
@@ -21,21 +19,84 @@ func TestRunSystemd(t *testing.T) {
 			"-X github.com/keyturn/keyturn/server.version="+version+"' -o dist/keyturn ./cmd/keyturn; "+
 			"sh .ci/deb "+version+" amd64 dist/keyturn; rm dist/keyturn")
 	}
+	packages := filepath.Join(clone, "dist")
+	t.Run("chroot", func(t *testing.T) { installInChroot(t, packages) })
+	t.Run("systemd", func(t *testing.T) { runUnderSystemd(t, packages) })
+}
+
+// installed is what the package leaves: paths, and their mode and owner.
+var installed = map[string]string{
+	"/var/lib/keyturn":                        "700 keyturn",
+	"/var/lib/keyturn-anchor":                 "700 keyturn",
+	"/etc/keyturn":                            "755 root",
+	"/usr/bin/keyturn":                        "755 root",
+	"/usr/lib/systemd/system/keyturn.service": "644 root",
+	"/usr/share/man/man1/keyturn-serve.1.gz":  "644 root",
+}
+
+// installInChroot installs, upgrades and removes the package in the Debian that the images are made of.
+func installInChroot(t *testing.T, packages string) {
+	e := newEngine(t)
+	folder := t.TempDir()
+	run(t, ".", "tar", "-C", folder, "--exclude=./dev/*", "-xf", filepath.Join(e.folder, "debian.tar"))
+	run(t, ".", "cp", "-a", packages, filepath.Join(folder, "dist"))
+	run(t, folder, "sh", "-euc", "mkdir -p dev && mknod -m 666 dev/null c 1 3")
+	do := func(command string) string {
+		t.Helper()
+		out, err := e.command("chroot", folder, "/usr/bin/env", "-i", "PATH=/usr/bin:/bin:/usr/sbin:/sbin",
+			"DEBIAN_FRONTEND=noninteractive", "sh", "-euc", command).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", command, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	check := func(version string) {
+		t.Helper()
+		for path, want := range installed {
+			if got := do("stat -c '%a %U' " + path); got != want {
+				t.Errorf("%s: %s, want %s", path, got, want)
+			}
+		}
+		if out := do("keyturn version && dpkg --audit && dpkg --verify keyturn"); !strings.Contains(out, version) ||
+			strings.Contains(out, "/") {
+			t.Errorf("%s", out)
+		}
+	}
+	keyturn := "runuser -u keyturn -- keyturn --config /etc/keyturn/keyturn.yaml "
+	do("dpkg -i /dist/keyturn_0.1.0~test_amd64.deb")
+	check("v0.1.0-test")
+	do(`printf 'issuer: https://auth.example.com\nbehind_proxy: true\ndatabase: sqlite:/var/lib/keyturn/keyturn.db
+master_key_file: /etc/keyturn/master.key\n' >/etc/keyturn/keyturn.yaml
+umask 077; openssl rand -base64 32 >/etc/keyturn/master.key; chown keyturn /etc/keyturn/master.key`)
+	do("echo a secret that is long enough | " + keyturn + "client create api --resource=https://api.example.com " +
+		"--secret-stdin")
+	before := do(keyturn + "client list --json")
+	do("dpkg -i /dist/keyturn_0.2.0~test_amd64.deb")
+	check("v0.2.0-test")
+	if after := do(keyturn + "client list --json"); after != before || !strings.Contains(before, `"api"`) {
+		t.Errorf("clients: %s, before %s", after, before)
+	}
+	do("dpkg --purge keyturn && test -s /var/lib/keyturn/keyturn.db && test -s /etc/keyturn/master.key && " +
+		"! test -e /usr/bin/keyturn")
+	// A Debian without systemd: adduser makes the user.
+	do("userdel keyturn && rm -r /var/lib/keyturn* /etc/keyturn && rm /usr/bin/systemd-sysusers")
+	do("dpkg -i /dist/keyturn_0.2.0~test_amd64.deb")
+	check("v0.2.0-test")
+}
+
+// runUnderSystemd installs user, unit and folders. systemd runs the unit in its sandbox: start, reload, stop, a crash,
+// a wrong configuration, and an upgrade of the package while the server runs.
+func runUnderSystemd(t *testing.T, packages string) {
+	e := newEngine(t)
 	row := newRow("systemd, from the Debian package")
 	e.podman("run", "--detach", "--name=machine", "--network=none", "--privileged", "--systemd=always",
-		"--volume="+filepath.Join(clone, "dist")+":/dist:ro", bases["debian"], "/sbin/init")
+		"--volume="+packages+":/dist:ro", bases["debian"], "/sbin/init")
 	m := &machine{e, t}
 	await(t, "systemd runs", 30*time.Second, func() error {
 		return m.try("systemctl is-system-running | grep -Eq 'running|degraded'")
 	})
 	m.do("dpkg -i /dist/keyturn_0.1.0~test_amd64.deb")
-	for path, want := range map[string]string{
-		"/var/lib/keyturn":                        "700 keyturn",
-		"/var/lib/keyturn-anchor":                 "700 keyturn",
-		"/etc/keyturn":                            "755 root",
-		"/usr/lib/systemd/system/keyturn.service": "644 root",
-		"/usr/share/man/man1/keyturn-serve.1.gz":  "644 root",
-	} {
+	for path, want := range installed {
 		if got := m.do("stat -c '%a %U' " + path); got != want {
 			t.Errorf("%s: %s, want %s", path, got, want)
 		}
