@@ -47,7 +47,15 @@ func newCluster(t *testing.T, synchronous bool) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(folder) })
+	t.Cleanup(func() {
+		if t.Failed() { // its logs tell why
+			kept := "../bin/deploy/" + filepath.Base(t.Name())
+			run(t, ".", "sh", "-euc", "rm -rf "+kept+"; mkdir -p "+kept+"; cp "+folder+"/*.log "+kept+
+				"; for n in a b c; do cp -r "+folder+"/$n/postgres/log "+kept+"/postgres-$n || true; done")
+			t.Log("the logs are in bin/deploy/" + filepath.Base(t.Name()))
+		}
+		os.RemoveAll(folder)
+	})
 	postgres, err := user.Lookup("postgres")
 	if err != nil {
 		t.Fatal(err)
