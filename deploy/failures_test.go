@@ -186,7 +186,7 @@ func (c *cluster) killBeforeLate() {
 	c.t.Logf("%s lags by %s bytes", late.name, ahead)
 	c.kill(leads, "etcd", true)
 	await(c.t, "another leader", time.Minute, func() error { return c.leadsOther(leads) })
-	if now, _ := c.leader(); now == late {
+	if c.leadsOther(late) != nil {
 		c.t.Error("the standby that lags leads")
 	}
 	block("--delete")
@@ -195,7 +195,7 @@ func (c *cluster) killBeforeLate() {
 
 // leadsOther returns nil if another node leads.
 func (c *cluster) leadsOther(before *node) error {
-	all, err := c.members()
+	all, err := c.members(before)
 	for _, m := range all {
 		if m.Role == "leader" && m.Name != before.name && m.State == "running" {
 			return nil

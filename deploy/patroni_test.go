@@ -199,9 +199,12 @@ type member struct {
 	Name, Role, State string
 }
 
-// members asks any node that answers.
-func (c *cluster) members() (all []member, err error) {
+// members asks any node that answers, but not the given one: a node that is cut off tells what it knew before.
+func (c *cluster) members(but *node) (all []member, err error) {
 	for _, n := range c.nodes {
+		if n == but {
+			continue
+		}
 		client := n.space.client(n.address+":8008", nil)
 		client.Timeout = 2 * time.Second
 		answer, failed := client.Get("http://patroni/cluster")
@@ -220,7 +223,7 @@ func (c *cluster) members() (all []member, err error) {
 
 // whole returns nil if all nodes run, and one of them leads.
 func (c *cluster) whole() error {
-	all, err := c.members()
+	all, err := c.members(nil)
 	if err != nil {
 		return err
 	}
@@ -247,7 +250,7 @@ func (c *cluster) whole() error {
 // leader returns the node that leads, and another one.
 func (c *cluster) leader() (leads, follows *node) {
 	c.t.Helper()
-	all, err := c.members()
+	all, err := c.members(nil)
 	if err != nil {
 		c.t.Fatal(err)
 	}

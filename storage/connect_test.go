@@ -454,3 +454,23 @@ func TestSchemaVanishes(t *testing.T) {
 		}
 	})
 }
+
+// PostgreSQL answers a commit whose wait for the standby was cancelled as if it were done. A failover may lose it, so
+// the caller hears that its outcome is unknown.
+func TestCommitsWithoutTheirStandby(t *testing.T) {
+	t.Parallel()
+	pair := storagetest.NewPair(t)
+	db := storagetest.MustOpen(t, pair.URL())
+	pair.LoseStandby()
+	for name, write := range map[string]func() error{
+		"statement":   func() error { return db.Meta().SetTimestamp(ctx, "test", time.Now()) },
+		"transaction": func() error { return db.Clients().Create(ctx, admin, storage.Client{ID: "app"}) },
+	} {
+		ended := make(chan error, 1)
+		go func() { ended <- write() }()
+		pair.CancelWait()
+		if err := <-ended; !errors.Is(err, storage.ErrUnavailable) || !strings.Contains(err.Error(), "standby") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -99,6 +99,27 @@ func (p *Pair) FailOver() {
 	p.exec(p.standby, `SELECT pg_promote(true, 30)`)
 }
 
+// LoseStandby ends the standby: commits wait for it, forever.
+func (p *Pair) LoseStandby() { p.standby.end(syscall.SIGINT) }
+
+// CancelWait cancels the wait of a commit for the standby, once there is one, as an operator might.
+func (p *Pair) CancelWait() {
+	p.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		var n int
+		err := p.primary.admin.QueryRow(`SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
+			WHERE wait_event = 'SyncRep'`).Scan(&n)
+		switch {
+		case err != nil:
+			p.t.Fatal(err)
+		case n > 0:
+			return
+		case time.Now().After(deadline):
+			p.t.Fatal("no commit waits for the standby")
+		}
+	}
+}
+
 // Stoppable is a PostgreSQL that a test stops and starts.
 type Stoppable struct {
 	t       testing.TB

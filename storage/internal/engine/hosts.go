@@ -152,7 +152,9 @@ func (h *hosts) connectTo(s server) (*session, error) {
 		return nil, connectFault(err, h.opened)
 	}
 	prepared := &preparedConn{connection: conn, statements: map[string]statement{}}
-	return &session{preparedConn: prepared, wire: wire.Load()}, nil
+	opened := &session{preparedConn: prepared, wire: wire.Load()}
+	pq.SetNoticeHandler(conn, opened.hear)
+	return opened, nil
 }
 
 func runSetup(ctx context.Context, conn connection, query string) error {

@@ -80,6 +80,7 @@ var passing = []error{
 	context.Canceled,
 	sql.ErrTxDone,
 	sql.ErrConnDone,
+	errUnreplicated,
 }
 
 // isUnavailable reports whether the database cannot answer now. SQLSTATE classes: 08 connection, 25006 read-only (a

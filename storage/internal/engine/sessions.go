@@ -9,7 +9,10 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/lib/pq"
 )
 
 const (
@@ -54,6 +57,15 @@ type session struct {
 	generation int
 	rested     time.Time
 	lent       *lending // the pool that used it last
+	// A commit was answered before the standby had it.
+	unreplicated atomic.Bool
+}
+
+// hear notes a warning of PostgreSQL. Its text is in the language of the server, the name of its routine is not.
+func (s *session) hear(warning *pq.Error) {
+	if warning.Routine == "SyncRepWaitForLSN" {
+		s.unreplicated.Store(true)
+	}
 }
 
 // waiter waits for a session, or for the error of opening one.

@@ -88,8 +88,23 @@ func (d *DB) lent(turn context.Context, use func(*sqlx.Conn) error) error {
 			return err
 		}
 		defer conn.Close()
-		return use(conn)
+		if err := use(conn); err != nil {
+			return err
+		}
+		return conn.Raw(replicated)
 	})
+}
+
+// errUnreplicated means that somebody cancelled the wait of a commit for the standby. PostgreSQL then answers as if the
+// commit were done, but a failover may lose it.
+var errUnreplicated = errors.New("a commit did not wait for its standby: its outcome is unknown")
+
+// replicated returns errUnreplicated if PostgreSQL has warned so on a leased connection.
+func replicated(leasedConn any) error {
+	if leasedConn.(*leased).session.unreplicated.Swap(false) {
+		return errUnreplicated
+	}
+	return nil
 }
 
 // again runs a statement or transaction, and repeats it where that is safe: up to twice after a serialization failure
