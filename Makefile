@@ -78,14 +78,15 @@ test-openssl: tools
 	CGO_ENABLED=0 KEYTURN_TEST_POSTGRES=required go test -tags openssl -timeout 10m ./cmd/keyturn \
 	  -run 'TestScripts/.*/(main_job|signer|keys|leak|rewrap|restore)$$'
 
-# test-postgres runs the tests of storage and server on other versions of PostgreSQL.
+# test-postgres runs the tests of storage and server on other versions of PostgreSQL. CI runs those of storage.
 POSTGRES = 13 18
+PACKAGES = ./storage ./server
 .PHONY: test-postgres
 test-postgres: tools
 	@sh ./.ci/tools postgres
 	for version in $(POSTGRES); do \
 	  folder=$$(sh ./.ci/postgres $$version) && $$folder/postgres --version && PATH=$$folder:$$PATH KEYTURN_TEST_POSTGRES=required \
-	    go test -count=1 -shuffle=on -timeout 20m ./storage ./server || exit 1; \
+	    go test -count=1 -shuffle=on -timeout 20m $(PACKAGES) || exit 1; \
 	done
 
 # release builds static binaries into dist/, with version, commit and date, checksums and bills of materials.
@@ -103,6 +104,11 @@ release-check:
 deploy-check:
 	@sh ./.ci/tools deploy
 	go test -tags deploy -count=1 -timeout 10m -skip 'Release|^TestRun' ./deploy
+
+# upgrade goes from the last release to this version, on both databases. It needs the history of the sources.
+.PHONY: upgrade
+upgrade: tools
+	KEYTURN_TEST_POSTGRES=required go test -tags deploy -count=1 -timeout 10m -run '^TestRunUpgrade' ./deploy
 
 # deploy-run runs what deploy/ has with real engines: podman, systemd, Patroni. It prints what it measured. The first run makes a Debian to
 # build images from.
@@ -157,8 +163,10 @@ pages:
 
 # soak runs the long forms of the fault and abuse tests. It takes about an hour.
 soak: tools
-	KEYTURN_TEST_POSTGRES=required KEYTURN_SOAK=1 go test -count=1 -timeout 60m -v -run 'KilledUnderLoad|RewrapKilled|Misbehaves|Restarted|FailOver|SQLiteLocked|Guessing|IdleConnections|NeverReads|StayFlat|Rush|LargeTables|CapOfOpenGrants|LifeModel|OwnTokens|StatusModel|IndexesAreApart' ./cmd/keyturn ./keys ./server ./storage
+	KEYTURN_TEST_POSTGRES=required KEYTURN_SOAK=1 go test -count=1 -timeout 60m -v -run 'KilledUnderLoad|RewrapKilled|Misbehaves|Restarted|FailOver|SQLiteLocked|Guessing|IdleConnections|NeverReads|StayFlat|Rush|LargeTables|PgBouncerUnderLoad|CapOfOpenGrants|LifeModel|OwnTokens|StatusModel|IndexesAreApart' ./cmd/keyturn ./keys ./server ./storage
 	CGO_ENABLED=0 KEYTURN_SOAK=1 go test -tags openssl -count=1 -timeout 90m -v -run NothingIsLeft ./keys/internal/openssl
+	@sh ./.ci/tools deploy-run
+	KEYTURN_TEST_POSTGRES=required KEYTURN_SOAK=1 go test -tags deploy -count=1 -timeout 60m -v -run 'TestRunPatroni|TestRunCompose' ./deploy
 
 # fuzz fuzzes every parser for FUZZTIME each.
 FUZZTIME = 30s

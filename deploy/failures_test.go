@@ -179,7 +179,8 @@ func (c *cluster) killBeforeLate() {
 	c.sql(late, "SELECT pg_wal_replay_pause()")
 	block("--append")
 	time.Sleep(3 * time.Second) // clients work
-	ahead, err := c.trySQL(leads, "SELECT max(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)) FROM pg_stat_replication")
+	ahead, err := c.trySQL(leads,
+		"SELECT max(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)) FROM pg_stat_replication")
 	if err != nil || ahead == "0" {
 		c.t.Errorf("the standby %s does not lag: %s %v", late.name, ahead, err)
 	}
