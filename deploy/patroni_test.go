@@ -171,7 +171,7 @@ func (c *cluster) startEtcd(n *node, state string) {
 		peers += fmt.Sprintf("%s=http://%s:2380,", m.name, m.address)
 	}
 	client, peer := "http://"+n.address+":2379", "http://"+n.address+":2380"
-	c.start(n.space, "etcd-"+n.name, "etcd", "--name", n.name, "--data-dir", c.data(n)+"/etcd",
+	c.start(n.space, "etcd-"+n.name, "etcd", "--name", n.name, "--data-dir", c.data(n)+"/etcd", "--enable-v2",
 		"--listen-client-urls", client, "--advertise-client-urls", client,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
 		"--initial-cluster", strings.TrimSuffix(peers, ","), "--initial-cluster-state", state)
