@@ -1,4 +1,4 @@
-# make test runs all tests on SQLite and on a real PostgreSQL. CI runs make check, make deploy-check, make console and make interop.
+# make test runs all tests on SQLite and on a real PostgreSQL. CI runs .ci/run.
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
@@ -161,11 +161,12 @@ pages:
 	go test ./config -run TestManual -update
 	go test ./cmd/keyturn -run TestConfigurationPage -update
 
-# soak runs the long forms of the fault and abuse tests. It takes about an hour.
+# soak runs the long forms of the fault and abuse tests. It takes about two hours.
 soak: tools
 	KEYTURN_TEST_POSTGRES=required KEYTURN_SOAK=1 go test -count=1 -timeout 60m -v -run 'KilledUnderLoad|RewrapKilled|Misbehaves|Restarted|FailOver|SQLiteLocked|Guessing|IdleConnections|NeverReads|StayFlat|Rush|LargeTables|PgBouncerUnderLoad|CapOfOpenGrants|LifeModel|OwnTokens|StatusModel|IndexesAreApart' ./cmd/keyturn ./keys ./server ./storage
 	CGO_ENABLED=0 KEYTURN_SOAK=1 go test -tags openssl -count=1 -timeout 90m -v -run NothingIsLeft ./keys/internal/openssl
 	@sh ./.ci/tools deploy-run
+	@mkdir -p bin/deploy && rm -f bin/deploy/*.md
 	KEYTURN_TEST_POSTGRES=required KEYTURN_SOAK=1 go test -tags deploy -count=1 -timeout 60m -v -run 'TestRunPatroni|TestRunCompose' ./deploy
 
 # fuzz fuzzes every parser for FUZZTIME each.

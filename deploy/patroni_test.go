@@ -48,13 +48,13 @@ func newCluster(t *testing.T, synchronous bool) *cluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		defer os.RemoveAll(folder)
 		if t.Failed() { // its logs tell why
-			kept := "../bin/deploy/" + filepath.Base(t.Name())
-			run(t, ".", "sh", "-euc", "rm -rf "+kept+"; mkdir -p "+kept+"; cp "+folder+"/*.log "+kept+
-				"; for n in a b c; do cp -r "+folder+"/$n/postgres/log "+kept+"/postgres-$n || true; done")
-			t.Log("the logs are in bin/deploy/" + filepath.Base(t.Name()))
+			kept := "bin/deploy/" + filepath.Base(t.Name())
+			out, err := exec.Command("sh", "-euc", "cd ..; rm -rf "+kept+"; mkdir -p "+kept+"; cp "+folder+"/*.log "+
+				kept).CombinedOutput()
+			t.Logf("the logs are in %s: %s %v", kept, out, err)
 		}
-		os.RemoveAll(folder)
 	})
 	postgres, err := user.Lookup("postgres")
 	if err != nil {
@@ -239,7 +239,7 @@ func (c *cluster) whole() error {
 	if leaders != 1 || running != len(c.nodes) {
 		return fmt.Errorf("%+v", all)
 	}
-	leads, _ := c.leader()
+	leads, _ := c.roles(all)
 	n, err := c.trySQL(leads, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'")
 	if err == nil && n != strconv.Itoa(len(c.nodes)-1) {
 		err = fmt.Errorf("%s standbys follow", n)
@@ -254,6 +254,14 @@ func (c *cluster) leader() (leads, follows *node) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	if leads, follows = c.roles(all); leads == nil || follows == nil {
+		c.t.Fatalf("no leader: %+v", all)
+	}
+	return leads, follows
+}
+
+// roles returns the node that leads, and another one, if there is one: the synchronous standby first.
+func (c *cluster) roles(all []member) (leads, follows *node) {
 	for _, m := range all {
 		for _, n := range c.nodes {
 			switch {
@@ -263,9 +271,6 @@ func (c *cluster) leader() (leads, follows *node) {
 				follows = n
 			}
 		}
-	}
-	if leads == nil || follows == nil {
-		c.t.Fatalf("no leader: %+v", all)
 	}
 	return leads, follows
 }

@@ -3,6 +3,7 @@
 package deploy_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -54,11 +55,12 @@ func TestRunUpgrade(t *testing.T) {
 				i.goOn(now, base, goes, ended)
 				i.restored("sqlite:"+filepath.Join(i.folder, "restored.db"), now, backup)
 			} else {
-				dump := run(t, ".", "pg_dump", database)
+				dump, err := exec.Command("pg_dump", database).Output()
+				must(t, err)
 				i.share(now, old, stopOld, goes, ended)
 				empty := storagetest.PostgresURL(t)
 				load := exec.Command("psql", "-qX", "-v", "ON_ERROR_STOP=1", empty)
-				load.Stdin = strings.NewReader(dump)
+				load.Stdin = bytes.NewReader(dump)
 				if out, err := load.CombinedOutput(); err != nil {
 					t.Fatalf("%v\n%s", err, out)
 				}

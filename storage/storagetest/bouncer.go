@@ -92,29 +92,41 @@ func (b *Bouncer) Restart() {
 // own, so nobody waits for the answer.
 func (b *Bouncer) Pause() {
 	b.t.Helper()
-	go b.admin("PAUSE")
+	refused := make(chan error, 1)
+	go func() {
+		if err := b.admin("PAUSE"); err != nil {
+			refused <- err
+		}
+	}()
 	for began := time.Now(); b.answers(); time.Sleep(10 * time.Millisecond) {
+		select {
+		case err := <-refused:
+			b.t.Fatalf("PgBouncer does not pause: %v", err)
+		default:
+		}
 		if time.Since(began) > 10*time.Second {
 			b.t.Fatal("PgBouncer does not pause")
 		}
 	}
 }
 
-// answers reports whether a new client gets an answer in time. lib/pq waits for it beyond any deadline: until Resume.
+// answers reports whether a new client gets an answer, or an error, in time. lib/pq waits for it beyond any deadline:
+// until Resume.
 func (b *Bouncer) answers() bool {
 	b.t.Helper()
 	pool, err := sql.Open("postgres", b.URL)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	answered := make(chan bool, 1)
+	answered := make(chan struct{})
 	go func() {
-		answered <- pool.Ping() == nil
+		pool.Ping()
 		pool.Close()
+		close(answered)
 	}()
 	select {
-	case ok := <-answered:
-		return ok
+	case <-answered:
+		return true
 	case <-time.After(500 * time.Millisecond):
 		return false
 	}

@@ -204,5 +204,5 @@ func (schemaLock) SessionLock(ctx context.Context, conn *sql.Conn) error {
 // SessionUnlock implements [lock.SessionLocker].
 func (schemaLock) SessionUnlock(ctx context.Context, conn *sql.Conn) error {
 	_, err := conn.ExecContext(ctx, `SELECT pg_advisory_unlock($1)`, lock.DefaultLockID)
-	return err
+	return errors.Join(err, conn.Raw(replicated)) // the migrations ran on this connection
 }

@@ -406,6 +406,7 @@ func (l *lending) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	s.wire.patience.Store(int64(l.patience))
 	s.plain, s.lent, s.latest = l.plain, l, nil
+	s.unreplicated.Store(false)
 	return &leased{preparedConn: s.preparedConn, session: s, sessions: l.sessions}, nil
 }
 

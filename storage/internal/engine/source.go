@@ -454,9 +454,10 @@ func (s Source) FileProblems() (problems []error) {
 	return problems
 }
 
-// setup returns a statement that applies the settings to a new session.
+// setup returns a statement that applies the settings to a new session. A session also hears warnings, whatever the
+// role or the database says (see errUnreplicated).
 func (s *Source) setup() string {
-	var sets []string
+	sets := []string{"set_config('client_min_messages', 'warning', false)"}
 	for _, setting := range s.settings {
 		name, value := pq.QuoteLiteral(setting[0]), pq.QuoteLiteral(setting[1])
 		sets = append(sets, fmt.Sprintf("set_config(%s, %s, false)", name, value))

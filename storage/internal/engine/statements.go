@@ -101,7 +101,7 @@ var errUnreplicated = errors.New("a commit did not wait for its standby: its out
 
 // replicated returns errUnreplicated if PostgreSQL has warned so on a leased connection.
 func replicated(leasedConn any) error {
-	if leasedConn.(*leased).session.unreplicated.Swap(false) {
+	if leasedConn.(*leased).session.unreplicated.Load() {
 		return errUnreplicated
 	}
 	return nil
