@@ -98,7 +98,7 @@ func isUnavailable(err error) bool {
 		case "08", "40", "53", "55", "57", "58":
 			return true
 		}
-		return code == "25006"
+		return isReadOnly(err)
 	}
 	var network net.Error
 	return errors.As(err, &network) || slices.ContainsFunc(passing, func(e error) bool { return errors.Is(err, e) })
@@ -131,7 +131,7 @@ func RolledBack(err error) bool {
 // isReadOnly reports whether the server has become a standby.
 func isReadOnly(err error) bool {
 	code, ok := postgresCode(err)
-	return ok && code == "25006"
+	return ok && code == "25006" || errors.Is(err, errStandby)
 }
 
 func isUnique(err error) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 )
 
 // maxPrepared bounds the prepared statements of a connection. Package storage has fewer texts than that.
@@ -70,7 +71,19 @@ func (c *preparedConn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.
 	if c.plain {
 		c.latest = ctx
 	}
-	return c.connection.BeginTx(ctx, o)
+	t, err := c.connection.BeginTx(ctx, o)
+	return t, beginFault(err)
+}
+
+// errStandby means that the server of a session has become a standby.
+var errStandby = errors.New("the server has become a standby")
+
+// beginFault marks the error of a standby. PostgreSQL has the code of an unsupported feature for it.
+func beginFault(err error) error {
+	if code, _ := postgresCode(err); code == "0A000" {
+		return fmt.Errorf("%w: %w", errStandby, err)
+	}
+	return err
 }
 
 // prepared returns the prepared statement of a query; nil if the query should run unprepared.
