@@ -180,7 +180,7 @@ func (c *cluster) killBeforeLate() {
 	time.Sleep(3 * time.Second) // clients work
 	answer, err := c.trySQL(leads, "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), flush_lsn) FROM pg_stat_replication "+
 		"WHERE application_name = '"+late.name+"'")
-	if bytes, invalid := strconv.Atoi(answer); err != nil || invalid != nil || bytes < 10_000 {
+	if behind, invalid := strconv.Atoi(answer); err != nil || invalid != nil || behind < 10_000 {
 		c.t.Errorf("the standby %s lags by %s bytes: %v", late.name, answer, err)
 	}
 	c.kill(leads, "etcd", true)

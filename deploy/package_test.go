@@ -84,8 +84,8 @@ umask 077; openssl rand -base64 32 >/etc/keyturn/master.key; chown keyturn /etc/
 	check("v0.2.0-test")
 }
 
-// runUnderSystemd installs user, unit and folders. systemd runs the unit in its sandbox: start, reload, stop, a crash,
-// a wrong configuration, and an upgrade of the package while the server runs.
+// runUnderSystemd installs the package where systemd runs. The unit goes through a start in its sandbox, a reload, a
+// crash, an upgrade of the package while the server runs, a stop, and a wrong configuration.
 func runUnderSystemd(t *testing.T, packages string) {
 	e := newEngine(t)
 	row := newRow("systemd, from the Debian package")
