@@ -219,8 +219,12 @@ func (p *project) restartEach() {
 	for _, service := range services {
 		began := time.Now()
 		p.compose("restart " + service)
+		p.forgetNeighbours()
 		await(p.t, service+" is back", time.Minute, func() error { return session.refresh() })
 		longest = max(longest, time.Since(began))
+	}
+	for _, service := range p.servers {
+		p.healthy(service)
 	}
 	p.row.set("survives restart", "yes, each of %d services: %.1f s at most", len(services), longest.Seconds())
 }
@@ -248,10 +252,7 @@ func (p *project) renew() {
 			p.mustSh(command)
 			if words[0] == "docker" {
 				p.forgetNeighbours()
-				await(p.t, service+" is healthy", 30*time.Second, func() error { // --wait
-					_, err := p.inside("podman", "healthcheck", "run", container(service))
-					return err
-				})
+				p.healthy(service) // --wait
 			}
 		}
 	})
@@ -262,6 +263,15 @@ func (p *project) renew() {
 		p.explain()
 	}
 	p.crowd.Check(p.t)
+}
+
+// healthy waits for a service.
+func (p *project) healthy(service string) {
+	p.t.Helper()
+	await(p.t, service+" is healthy", 30*time.Second, func() error {
+		_, err := p.inside("podman", "healthcheck", "run", container(service))
+		return err
+	})
 }
 
 // forgetNeighbours makes containers look for each other again. A new container has the address of the old one on
