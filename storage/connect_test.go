@@ -474,3 +474,38 @@ func TestCommitsWithoutTheirStandby(t *testing.T) {
 		}
 	}
 }
+
+// A proxy, or a name, leads to a server that has become a standby. Nothing is an internal error, and all goes on once
+// it leads to the primary again.
+func TestStandbyBehindTheAddress(t *testing.T) {
+	t.Parallel()
+	pair := storagetest.NewPair(t)
+	proxy := storagetest.NewProxy(t, pair.Primary())
+	db := storagetest.MustOpen(t, proxy.URL)
+	client := mustClient(t, db, "app")
+	g := mustGrant(t, db, mustUser(t, db, "alice"), client)
+	calls := map[string]func(time.Time) error{
+		"statement":   func(at time.Time) error { return db.Meta().SetTimestamp(ctx, "test", at) },
+		"transaction": func(at time.Time) error { return db.Clients().Create(ctx, admin, storage.Client{ID: at.String()}) },
+		"refresh": func(at time.Time) error {
+			_, _, err := db.Grants().Rotate(ctx, refreshOf(g, 0), at)
+			return err
+		},
+	}
+	if err := proxy.Turn(pair.Standby()); err != nil {
+		t.Fatal(err)
+	}
+	for name, call := range calls {
+		if err := call(noon); !errors.Is(err, storage.ErrUnavailable) {
+			t.Errorf("%s at a standby: %v", name, err)
+		}
+	}
+	if err := proxy.Turn(pair.Primary()); err != nil {
+		t.Fatal(err)
+	}
+	for name, call := range calls {
+		if err := call(noon); err != nil {
+			t.Errorf("%s at the primary: %v", name, err)
+		}
+	}
+}

@@ -82,13 +82,20 @@ func (p *Pair) exec(c *Cluster, statement string) {
 }
 
 // URL names a database on both servers. keyturn has to find the one that accepts writes.
-func (p *Pair) URL() string {
-	q := url.Values{"host": {p.standby.folder + "," + p.primary.folder}, "sslmode": {"disable"}}
+func (p *Pair) URL() string { return pairURL(p.standby.folder + "," + p.primary.folder) }
+
+// Primary names the database on the primary.
+func (p *Pair) Primary() string { return pairURL(p.primary.folder) }
+
+// Standby names the database on the standby.
+func (p *Pair) Standby() string { return pairURL(p.standby.folder) }
+
+func pairURL(hosts string) string {
 	return (&url.URL{
 		Scheme:   "postgres",
 		User:     url.User("keyturn"),
 		Path:     "/pair",
-		RawQuery: q.Encode(),
+		RawQuery: url.Values{"host": {hosts}, "sslmode": {"disable"}}.Encode(),
 	}).String()
 }
 

@@ -27,7 +27,7 @@ const (
 // Proxy is between keyturn and a PostgreSQL, and disturbs connections on request.
 type Proxy struct {
 	URL    string // of the database, through the proxy
-	socket string
+	socket atomic.Pointer[string]
 	cut    atomic.Pointer[cut]
 	cuts   atomic.Int64
 	hole   atomic.Bool
@@ -59,7 +59,8 @@ func NewProxy(t testing.TB, databaseURL string) *Proxy {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	p := &Proxy{socket: filepath.Join(u.Query().Get("host"), ".s.PGSQL.5432"), conns: map[net.Conn]bool{}}
+	p := &Proxy{conns: map[net.Conn]bool{}}
+	p.aim(u)
 	p.LetThrough(math.MaxInt64)
 	u.Host = l.Addr().String()
 	u.RawQuery = "sslmode=disable"
@@ -74,6 +75,22 @@ func NewProxy(t testing.TB, databaseURL string) *Proxy {
 		}
 	}()
 	return p
+}
+
+// aim sets where connections go.
+func (p *Proxy) aim(database *url.URL) {
+	socket := filepath.Join(database.Query().Get("host"), ".s.PGSQL.5432")
+	p.socket.Store(&socket)
+}
+
+// Turn ends all connections and sends later ones to another server.
+func (p *Proxy) Turn(databaseURL string) error {
+	u, err := url.Parse(databaseURL)
+	if err == nil {
+		p.aim(u)
+		p.drop()
+	}
+	return err
 }
 
 // Cut cuts the next connections, so many times, over which a statement with the text goes.
@@ -140,7 +157,7 @@ func (p *Proxy) serve(client net.Conn) {
 		p.denied.Add(1)
 		return
 	}
-	server, err := net.Dial("unix", p.socket)
+	server, err := net.Dial("unix", *p.socket.Load())
 	if err != nil {
 		return
 	}
