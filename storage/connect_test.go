@@ -485,8 +485,10 @@ func TestStandbyBehindTheAddress(t *testing.T) {
 	client := mustClient(t, db, "app")
 	g := mustGrant(t, db, mustUser(t, db, "alice"), client)
 	calls := map[string]func(time.Time) error{
-		"statement":   func(at time.Time) error { return db.Meta().SetTimestamp(ctx, "test", at) },
-		"transaction": func(at time.Time) error { return db.Clients().Create(ctx, admin, storage.Client{ID: at.String()}) },
+		"statement": func(at time.Time) error { return db.Meta().SetTimestamp(ctx, "test", at) },
+		"transaction": func(at time.Time) error {
+			return db.Clients().Create(ctx, admin, storage.Client{ID: at.String()})
+		},
 		"refresh": func(at time.Time) error {
 			_, _, err := db.Grants().Rotate(ctx, refreshOf(g, 0), at)
 			return err
