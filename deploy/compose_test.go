@@ -79,9 +79,18 @@ func (p *project) mustSh(command string) string {
 }
 
 // compose runs docker compose.
-func (p *project) compose(args string) string {
+func (p *project) compose(args string) {
 	p.t.Helper()
-	return p.mustSh("docker compose -f " + p.file + " " + args)
+	p.mustSh("docker compose -f " + p.file + " " + args)
+	p.forgetNeighbours()
+}
+
+// keyturn runs a command of keyturn in the container of a server.
+func (p *project) keyturn(before, args string) string {
+	p.t.Helper()
+	return p.patiently(func() (string, error) {
+		return p.sh(before + "docker exec -i " + container(p.servers[0]) + " /usr/bin/keyturn " + args)
+	})
 }
 
 // container returns the name of the container of a service.
@@ -152,19 +161,14 @@ func (p *project) up() {
 	})
 	p.row.set("starts", "%.0f s, with the proxy", time.Since(began).Seconds())
 	p.forgetNeighbours()
-	await(p.t, status, 30*time.Second, func() error { // as soon as the names of the network are known everywhere
-		out, err := p.sh(status)
-		if err == nil && !strings.Contains(out, "Healthy") {
-			err = errors.New(out)
-		}
-		return err
-	})
-	keyturn := "docker exec -i " + container(p.servers[0]) + " /usr/bin/keyturn "
-	p.mustSh("echo '" + composeSecret + "' | " + keyturn + "client create app --grant password --grant refresh_token " +
-		"--audience https://api.example.com --scope read --secret-stdin")
-	p.mustSh("echo '" + composeSecret + "' | " + keyturn +
-		"client create api --resource https://api.example.com --secret-stdin")
-	p.mustSh("echo '" + composePassword + "' | " + keyturn + "user create alice --password-stdin")
+	if out := p.patiently(func() (string, error) { return p.sh(status) }); !strings.Contains(out, "Healthy") {
+		p.t.Errorf("%s: %s", status, out)
+	}
+	secret := "echo '" + composeSecret + "' | "
+	p.keyturn(secret, "client create app --grant password --grant refresh_token --audience https://api.example.com "+
+		"--scope read --secret-stdin")
+	p.keyturn(secret, "client create api --resource https://api.example.com --secret-stdin")
+	p.keyturn("echo '"+composePassword+"' | ", "user create alice --password-stdin")
 	p.crowd = &servertest.Crowd{
 		Bases:  []string{"https://localhost"},
 		App:    servertest.Party{ID: "app", Secret: composeSecret},
@@ -219,7 +223,6 @@ func (p *project) restartEach() {
 	for _, service := range services {
 		began := time.Now()
 		p.compose("restart " + service)
-		p.forgetNeighbours()
 		await(p.t, service+" is back", time.Minute, func() error { return session.refresh() })
 		longest = max(longest, time.Since(began))
 	}
@@ -313,15 +316,16 @@ func (p *project) restore() {
 	p.podman("volume", "import", volume, archive)
 	if strings.Contains(p.file, "postgres") {
 		p.compose("up -d postgres")
-		time.Sleep(2 * time.Second)
 	}
-	p.mustSh(fmt.Sprintf("docker compose -f %s run --rm --no-deps %s restore --confirm --reason drill", p.file,
-		p.servers[0]))
+	p.patiently(func() (string, error) {
+		return p.sh(fmt.Sprintf("docker compose -f %s run --rm --no-deps %s restore --confirm --reason drill", p.file,
+			p.servers[0]))
+	})
 	p.compose("up -d")
 	served(p.t, p.crowd, time.Minute)
 	if err := session.refresh(); err == nil || !strings.Contains(err.Error(), "invalid_grant") {
 		p.t.Errorf("a login from before the restore: %v", err)
 	}
-	p.mustSh("docker exec " + container(p.servers[0]) + " /usr/bin/keyturn audit verify")
+	p.keyturn("", "audit verify")
 	p.row.set("notes", "a volume is restored from a backup")
 }

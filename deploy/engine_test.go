@@ -48,7 +48,7 @@ func (e *engine) configure() {
 	storage := filepath.Join(e.folder, "storage")
 	for name, text := range map[string]string{
 		"containers.conf": "[containers]\ndefault_ulimits = [\"nofile=1024:4096\", \"nproc=1024:4096\"]\n" +
-			"log_driver = \"k8s-file\"\n" +
+			"log_driver = \"k8s-file\"\ndns_options = [\"timeout:1\", \"attempts:3\"]\n" +
 			"[engine]\nruntime = \"limited-runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n" +
 			"volume_path = \"" + e.volumes() + "\"\n" +
 			"[engine.runtimes]\nlimited-runc = [\"" + e.folder + "/limited-runc\"]\n" +
@@ -182,6 +182,19 @@ func (e *engine) podman(args ...string) string {
 		e.t.Fatal(err)
 	}
 	return strings.TrimSpace(out)
+}
+
+// patiently runs a command of keyturn again while it cannot reach its database. podman's name server loses questions
+// while containers come and go, and a resolver asks again after five seconds only.
+func (e *engine) patiently(do func() (string, error)) (out string) {
+	e.t.Helper()
+	await(e.t, "a command reaches the database", 30*time.Second, func() (err error) {
+		if out, err = do(); err != nil && !strings.Contains(err.Error(), "database unavailable") {
+			e.t.Fatal(err)
+		}
+		return err
+	})
+	return out
 }
 
 // explain logs the end of what each container printed, if the test failed.

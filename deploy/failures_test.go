@@ -10,10 +10,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,11 +30,9 @@ func TestRunPatroni(t *testing.T) {
 			c.serve()
 			c.disturb("planned switchover", c.switchOver)
 			c.disturb("kill of the leader", c.killLeader)
-			c.disturb("kill of the leader while a standby lags", c.killBeforeLate)
-			if mode == "synchronous" || servertest.Soak() {
-				c.disturb("kill of etcd's leader", c.killEtcd)
-				c.disturb("partition of the leader", c.partition)
-			}
+			c.disturb("kill of the leader while one standby lags and one replays late", c.killBeforeLate)
+			c.disturb("kill of etcd's leader", c.killEtcd)
+			c.disturb("partition of the leader", c.partition)
 			if mode == "asynchronous" {
 				c.loseCommits()
 			}
@@ -162,7 +162,8 @@ func (c *cluster) killLeader() {
 	c.startPatroni(leads)
 }
 
-// killBeforeLate kills the leader while one standby has none of the last commits: the other one must lead.
+// killBeforeLate kills the leader while one standby has none of the last commits, and the other one has not replayed
+// them: that one must lead, once it has.
 func (c *cluster) killBeforeLate() {
 	c.t.Helper()
 	leads, follows := c.leader()
@@ -177,19 +178,43 @@ func (c *cluster) killBeforeLate() {
 			"--source", leads.address, "--sport", "5432", "--jump", "DROP")
 	}
 	block("--append")
+	c.replay(follows, syscall.SIGSTOP)
 	time.Sleep(3 * time.Second) // clients work
-	answer, err := c.trySQL(leads, "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), flush_lsn) FROM pg_stat_replication "+
-		"WHERE application_name = '"+late.name+"'")
-	if behind, invalid := strconv.Atoi(answer); err != nil || invalid != nil || behind < 10_000 {
-		c.t.Errorf("the standby %s lags by %s bytes: %v", late.name, answer, err)
-	}
+	c.behind(leads, late, "pg_wal_lsn_diff(pg_current_wal_lsn(), flush_lsn)")
+	c.behind(leads, follows, "pg_wal_lsn_diff(flush_lsn, replay_lsn)")
 	c.kill(leads, "etcd", true)
+	time.Sleep(5 * time.Second)
+	c.replay(follows, syscall.SIGCONT)
 	await(c.t, "another leader", time.Minute, func() error { return c.leadsOther(leads) })
 	if c.leadsOther(late) != nil {
 		c.t.Error("the standby that lags leads")
 	}
 	block("--delete")
 	c.startPatroni(leads)
+}
+
+// behind checks that a standby is behind, by at least 10,000 bytes.
+func (c *cluster) behind(leads, standby *node, difference string) {
+	c.t.Helper()
+	answer, err := c.trySQL(leads, "SELECT "+difference+" FROM pg_stat_replication WHERE application_name = '"+
+		standby.name+"'")
+	if bytes, invalid := strconv.Atoi(answer); err != nil || invalid != nil || bytes < 10_000 {
+		c.t.Errorf("the standby %s is behind by %s bytes: %v", standby.name, answer, err)
+	}
+}
+
+// replay sends a signal to the process of a standby that replays.
+func (c *cluster) replay(standby *node, signal syscall.Signal) {
+	c.t.Helper()
+	for _, pid := range strings.Fields(run(c.t, ".", "ip", "netns", "pids", string(standby.space))) {
+		line, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+		if strings.HasPrefix(string(line), "postgres:") && strings.Contains(string(line), " startup ") {
+			id, _ := strconv.Atoi(pid)
+			must(c.t, syscall.Kill(id, signal))
+			return
+		}
+	}
+	c.t.Fatal("nothing replays at " + standby.name)
 }
 
 // leadsOther returns nil if another node leads.

@@ -72,7 +72,9 @@ func TestRunKubernetes(t *testing.T) {
 		}
 	}
 	checkProcess(t, e.podman("inspect", "--format={{.State.Pid}}", server))
-	e.podman("exec", server, "/usr/bin/keyturn", "keys", "status")
+	e.patiently(func() (string, error) {
+		return e.inside("podman", "exec", server, "/usr/bin/keyturn", "keys", "status")
+	})
 	row.set("memory", "%s", memoryOf(t, e, server))
 	began = time.Now()
 	e.podman("pod", "restart", "keyturn-pod-0")

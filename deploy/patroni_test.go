@@ -99,20 +99,8 @@ func (c *cluster) network() {
 	ip("-n", string(c.hub), "link", "set", "br0", "up")
 	for i, name := range []string{"a", "b", "c"} {
 		n := &node{name, fmt.Sprintf("10.91.0.1%d", i+1), newSpace(c.t, name)}
-		ip(
-			"-n",
-			string(c.hub),
-			"link",
-			"add",
-			"to-"+name,
-			"type",
-			"veth",
-			"peer",
-			"name",
-			"eth0",
-			"netns",
-			string(n.space),
-		)
+		ip("-n", string(c.hub), "link", "add", "to-"+name, "type", "veth",
+			"peer", "name", "eth0", "netns", string(n.space))
 		ip("-n", string(c.hub), "link", "set", "to-"+name, "master", "br0", "up")
 		ip("-n", string(n.space), "addr", "add", n.address+"/24", "dev", "eth0")
 		ip("-n", string(n.space), "link", "set", "eth0", "up")
@@ -150,10 +138,8 @@ func (c *cluster) start(s space, log string, name string, args ...string) *exec.
 		c.t.Fatal(err)
 	}
 	defer out.Close()
-	p := s.command(
-		"setpriv",
-		append([]string{"--reuid", fmt.Sprint(c.uid), "--regid", fmt.Sprint(c.gid), "--clear-groups",
-			"--", name}, args...)...)
+	p := s.command("setpriv", append([]string{"--reuid", fmt.Sprint(c.uid), "--regid", fmt.Sprint(c.gid),
+		"--clear-groups", "--", name}, args...)...)
 	p.Stdout, p.Stderr, p.Dir = out, out, c.folder
 	p.Env = append(storagetest.Environ(), "HOME="+c.folder)
 	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -307,19 +293,13 @@ func (c *cluster) serve() {
 			c.flags = flags
 		}
 		listen := fmt.Sprintf("127.0.0.1:%d", 8080+i)
-		c.start(
-			c.hub,
-			"keyturn-"+strconv.Itoa(i),
-			c.keyturn,
-			append([]string{"serve", "--issuer", "http://127.0.0.1:8080",
-				"--listen", listen, "--admin-listen", fmt.Sprintf("127.0.0.1:%d", 9080+i)}, flags...)...)
+		c.start(c.hub, "keyturn-"+strconv.Itoa(i), c.keyturn, append([]string{"serve", "--issuer",
+			"http://127.0.0.1:8080", "--listen", listen,
+			"--admin-listen", fmt.Sprintf("127.0.0.1:%d", 9080+i)}, flags...)...)
 		client := c.hub.client(listen, nil)
-		await(
-			c.t,
-			listen+" is ready",
-			30*time.Second,
-			func() error { return answers(client, "http://"+listen+"/readyz") },
-		)
+		await(c.t, listen+" is ready", 30*time.Second, func() error {
+			return answers(client, "http://"+listen+"/readyz")
+		})
 	}
 	c.command("a secret that is long enough", "client", "create", "app", "--grant=password", "--grant=refresh_token",
 		"--audience=https://api.example.com", "--scope=read", "--secret-stdin")
