@@ -75,7 +75,7 @@ func (c *Crowd) Check(t testing.TB) {
 // checkEnded checks that the tokens of a revoked grant are dead.
 func (c *Crowd) checkEnded(s *session) {
 	if a := c.send(s.refresh); a.status != http.StatusBadRequest {
-		c.report("a refresh token of a revoked grant: %d", a.status)
+		c.gone("a refresh token of a revoked grant: %d", a.status)
 	}
 	c.introspect(s)
 }
@@ -89,7 +89,7 @@ func (c *Crowd) checkReuse(s *session) {
 		c.report("a used refresh token: %d", a.status)
 	}
 	if a := c.send(s.refresh); a.status != http.StatusBadRequest {
-		c.report("the grant survives the reuse: %d", a.status)
+		c.gone("the grant survives the reuse: %d", a.status)
 	}
 }
 

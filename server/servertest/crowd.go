@@ -47,6 +47,7 @@ type Crowd struct {
 	Users  []Party
 	HTTP   *http.Client // nil: a client with a timeout of ten seconds
 
+	Lossy bool          // the database may lose its last commits: logins and revocations may be gone
 	Slow  time.Duration // limit of the duration of an answer; 0: no limit
 	Pause time.Duration // between two requests of a worker
 
@@ -88,6 +89,13 @@ func (c *Crowd) report(format string, args ...any) {
 	defer c.mu.Unlock()
 	if len(c.broken) < 20 {
 		c.broken = append(c.broken, fmt.Sprintf(format, args...))
+	}
+}
+
+// gone records a broken promise that the loss of commits would explain.
+func (c *Crowd) gone(format string, args ...any) {
+	if !c.Lossy {
+		c.report(format, args...)
 	}
 }
 
@@ -288,7 +296,7 @@ func (c *Crowd) renew(s *session) {
 		s.pending = true
 		time.Sleep(20 * time.Millisecond)
 	default:
-		c.report("a valid refresh is refused (retry: %v): %d %s", retry, a.status, a.body)
+		c.gone("a valid refresh is refused (retry: %v): %d %s", retry, a.status, a.body)
 		s.ending, s.ended = true, true
 	}
 }
@@ -313,7 +321,7 @@ func (c *Crowd) renewTwice(s *session) {
 		case x.unknown():
 			s.pending = true
 		default:
-			c.report("one of two simultaneous refreshes is refused: %d %s", x.status, x.body)
+			c.gone("one of two simultaneous refreshes is refused: %d %s", x.status, x.body)
 			s.ending, s.ended = true, true
 		}
 	}
@@ -339,9 +347,9 @@ func (c *Crowd) introspect(s *session) {
 	case !active &&
 		!s.ending &&
 		began.Before(t.expires):
-		c.report("introspection: a live token is inactive")
+		c.gone("introspection: a live token is inactive")
 	case active && s.ended:
-		c.report("introspection: a revoked token is active")
+		c.gone("introspection: a revoked token is active")
 	}
 }
 
