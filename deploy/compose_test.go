@@ -8,7 +8,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -147,7 +146,7 @@ func (p *project) up() {
 	p.mustSh(strings.Join(lines[:len(lines)-1], "\n"))
 	status := lines[len(lines)-1] // keys status, which wants a database that has answered
 	var client *http.Client
-	await(p.t, "it serves through the proxy", 20*time.Second, func() error {
+	await(p.t, "it serves through the proxy", time.Minute, func() error {
 		root, err := p.sh("docker exec " + container("proxy") + " cat /data/caddy/pki/authorities/local/root.crt")
 		if err != nil {
 			return err
@@ -184,18 +183,39 @@ func (p *project) up() {
 	p.checkSecrets()
 }
 
-// checkSecrets checks that each secret has the mode and the owner that the comments promise, also in its container.
+// checkSecrets checks that the secrets have the modes and owners that the comments promise, here and in the containers
+// that have them.
 func (p *project) checkSecrets() {
 	p.t.Helper()
-	pid := p.podman("inspect", "--format={{.State.Pid}}", container(p.servers[0]))
-	names, err := filepath.Glob(filepath.Join("/proc", pid, "root", "run", "secrets", "*")) // as the container sees it
-	if err != nil || len(names) == 0 {
-		p.t.Errorf("no secrets: %v", err)
+	owners := map[string]string{"master_key": "65532"}
+	services := []string{p.servers[0]}
+	if strings.Contains(p.file, "postgres") {
+		owners["database"], owners["postgres_password"] = "65532", "999"
+		services = append(services, "postgres")
 	}
-	for _, name := range names {
-		if out := p.mustRun("stat", "--format=%a %u", name); out != "400 65532\n" {
-			p.t.Errorf("%s: %s", name, out)
+	stat := func(path string) string { return strings.TrimSpace(p.mustRun("stat", "--format=%a %u", path)) }
+	if got := stat(filepath.Join(p.folder, "secrets")); got != "700 0" {
+		p.t.Errorf("secrets: %s", got)
+	}
+	for name, owner := range owners {
+		if got := stat(filepath.Join(p.folder, "secrets", name)); got != "400 "+owner {
+			p.t.Errorf("%s: %s", name, got)
 		}
+	}
+	seen := 0
+	for _, service := range services {
+		pid := p.podman("inspect", "--format={{.State.Pid}}", container(service))
+		names, err := filepath.Glob(filepath.Join("/proc", pid, "root/run/secrets/*")) // as the container sees them
+		must(p.t, err)
+		for _, path := range names {
+			if owner, ok := owners[filepath.Base(path)]; !ok || stat(path) != "400 "+owner {
+				p.t.Errorf("%s: %s", path, stat(path))
+			}
+			seen++
+		}
+	}
+	if seen != len(owners) {
+		p.t.Errorf("%d of %d secrets are in containers", seen, len(owners))
 	}
 }
 
@@ -271,7 +291,7 @@ func (p *project) renew() {
 // healthy waits for a service.
 func (p *project) healthy(service string) {
 	p.t.Helper()
-	await(p.t, service+" is healthy", 30*time.Second, func() error {
+	await(p.t, service+" is healthy", time.Minute, func() error {
 		_, err := p.inside("podman", "healthcheck", "run", container(service))
 		return err
 	})
@@ -296,32 +316,33 @@ func (p *project) stopServer() {
 	served(p.t, p.crowd, 30*time.Second)
 }
 
+// page returns the commands of docs/deployments.md that back the volume up and restore it, for this project as the page
+// says.
+func (p *project) page() string {
+	p.t.Helper()
+	text := strings.ReplaceAll(pageBlocks(p.t, "Compose")[0], "auth.example.com", "localhost")
+	if strings.Contains(p.file, "postgres") {
+		text = strings.NewReplacer("compose.sqlite.yaml", p.file, "keyturn_state", "keyturn_database",
+			"docker compose -f compose.sqlite.yaml run --rm --no-deps keyturn ", "docker compose -f "+p.file+
+				" up -d postgres\ndocker compose -f "+p.file+" run --rm --no-deps keyturn-1 ").Replace(text)
+	}
+	return text
+}
+
 // restore takes the volume of the database back to a backup, and brings the servers back as the manual says. Everybody
 // has to log in again, and can.
 func (p *project) restore() {
 	p.t.Helper()
-	volume := "keyturn_state"
-	if strings.Contains(p.file, "postgres") {
-		volume = "keyturn_database"
-	}
 	session := newLogin(p.t, p.crowd)
-	archive := filepath.Join(p.folder, "backup.tar")
-	p.compose("down")
-	p.podman("volume", "export", "--output="+archive, volume)
+	save, restore, _ := strings.Cut(p.page(), "\n\n")
+	p.mustSh(save)
 	p.compose("up -d")
 	served(p.t, p.crowd, time.Minute)
 	p.compose("down")
-	p.podman("volume", "rm", volume)
-	p.podman("volume", "create", volume)
-	p.podman("volume", "import", volume, archive)
-	if strings.Contains(p.file, "postgres") {
-		p.compose("up -d postgres")
+	for _, command := range commands(restore) {
+		p.patiently(func() (string, error) { return p.sh(command) })
+		p.forgetNeighbours()
 	}
-	p.patiently(func() (string, error) {
-		return p.sh(fmt.Sprintf("docker compose -f %s run --rm --no-deps %s restore --confirm --reason drill", p.file,
-			p.servers[0]))
-	})
-	p.compose("up -d")
 	served(p.t, p.crowd, time.Minute)
 	if err := session.refresh(); err == nil || !strings.Contains(err.Error(), "invalid_grant") {
 		p.t.Errorf("a login from before the restore: %v", err)

@@ -4,6 +4,7 @@ package deploy_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,17 +24,23 @@ type engine struct {
 	space
 }
 
-// images guards the images: the first test that needs an engine builds them.
-var images sync.Once
+// images is how the images were built: the first test that needs an engine builds them.
+var images struct {
+	sync.Once
+	built bool
+}
 
 // newEngine makes a network namespace and builds the images.
 func newEngine(t *testing.T) *engine {
 	t.Helper()
 	e := &engine{t: t, folder: "/var/lib/keyturn-deploy-run"}
 	e.configure()
-	images.Do(e.build)
-	if t.Failed() {
-		t.FailNow()
+	images.Do(func() {
+		e.build()
+		images.built = true
+	})
+	if !images.built {
+		t.Fatal("the images could not be built: see the first test that failed")
 	}
 	e.space = newSpace(t, "engine")
 	t.Cleanup(e.removeAll)
@@ -105,23 +112,32 @@ var bases = map[string]string{
 	"busybox":  "localhost/busybox:1.37",
 }
 
+// debianPackages are in the Debian that all stand-ins are made of.
+const debianPackages = "ca-certificates,libssl3,postgresql-15,caddy,busybox-static,systemd-sysv,dbus,adduser,passwd," +
+	"curl,wget"
+
+// debian is the archive of that Debian. Its name tells the packages.
+func (e *engine) debian() string {
+	sum := sha256.Sum256([]byte(debianPackages))
+	return filepath.Join(e.folder, fmt.Sprintf("debian-%x.tar", sum[:4]))
+}
+
 // build makes the stand-ins of the base images from Debian's packages, and keyturn's images from them.
 func (e *engine) build() {
 	e.t.Helper()
-	root := filepath.Join(e.folder, "debian.tar")
-	if _, err := os.Stat(root); err != nil {
-		e.mustRun("mmdebstrap", "--quiet", "--variant=minbase", "--include="+strings.Join([]string{"ca-certificates",
-			"libssl3", "postgresql-15", "caddy", "busybox-static", "systemd-sysv", "dbus", "adduser", "passwd", "curl",
-			"wget"}, ","), "bookworm", root+".new")
-		if err := os.Rename(root+".new", root); err != nil {
-			e.t.Fatal(err)
-		}
-	}
 	if exec.Command("podman", "--version").Run() != nil {
 		e.t.Fatal("no podman: `make deploy-run` installs it")
 	}
-	if _, err := e.try("podman", "image", "exists", "localhost/keyturn-debian"); err != nil {
-		e.mustRun("podman", "import", "--quiet", root, "localhost/keyturn-debian")
+	if _, err := os.Stat(e.debian()); err != nil {
+		draft := filepath.Join(e.folder, "draft.tar") // by its ending, mmdebstrap makes an archive
+		e.mustRun("mmdebstrap", "--quiet", "--variant=minbase", "--include="+debianPackages, "bookworm", draft)
+		if err := os.Rename(draft, e.debian()); err != nil {
+			e.t.Fatal(err)
+		}
+	}
+	base := "localhost/keyturn-" + strings.TrimSuffix(filepath.Base(e.debian()), ".tar")
+	if _, err := e.try("podman", "image", "exists", base); err != nil {
+		e.mustRun("podman", "import", "--quiet", e.debian(), base)
 	}
 	context := filepath.Join(e.folder, "context")
 	goroot := strings.TrimSpace(e.mustRun("go", "env", "GOROOT"))
@@ -131,7 +147,7 @@ func (e *engine) build() {
 	e.mustRun("cp", "-aL", goroot, filepath.Join(context, "go"))
 	for stage, name := range bases {
 		e.mustRun("podman", "build", "--quiet", "--format=docker", "--target="+stage, "--tag="+name,
-			"--file="+filepath.Join(context, "Containerfile"), context)
+			"--build-arg=DEBIAN="+base, "--file="+filepath.Join(context, "Containerfile"), context)
 	}
 	e.mustRun("rm", "-rf", context)
 	modules := strings.TrimSpace(e.mustRun("go", "env", "GOMODCACHE")) + "/cache/download"
@@ -188,7 +204,7 @@ func (e *engine) podman(args ...string) string {
 // while containers come and go, and a resolver asks again after five seconds only.
 func (e *engine) patiently(do func() (string, error)) (out string) {
 	e.t.Helper()
-	await(e.t, "a command reaches the database", 30*time.Second, func() (err error) {
+	await(e.t, "a command reaches the database", time.Minute, func() (err error) {
 		if out, err = do(); err != nil && !strings.Contains(err.Error(), "database unavailable") {
 			e.t.Fatal(err)
 		}
@@ -218,6 +234,7 @@ func (e *engine) removeAll() {
 		{"volume", "rm", "--all", "--force"}, {"network", "prune", "--force"}, {"secret", "rm", "--all"}} {
 		e.inside("podman", args...)
 	}
+	os.RemoveAll(e.volumes())
 }
 
 // await waits until a condition holds.

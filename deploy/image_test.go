@@ -27,10 +27,10 @@ func TestRunImage(t *testing.T) {
 		}
 		row := newRow("image, " + tag)
 		began := time.Now()
-		e.podman("run", "--detach", "--name=kt", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges",
-			"--publish=127.0.0.1:8080:8080", image, "dev", "--listen", "0.0.0.0:8080", "--allow-remote")
+		words := strings.NewReplacer("docker ", "", "--rm", "--detach --name=kt", " keyturn ", " "+image+" ")
+		e.podman(strings.Fields(words.Replace(pageCommands(t, "A container", "docker run")[0]))...)
 		client := e.client("127.0.0.1:8080", nil)
-		await(t, "it is healthy", 20*time.Second, func() error {
+		await(t, "it is healthy", time.Minute, func() error {
 			_, err := e.inside("podman", "healthcheck", "run", "kt")
 			return err
 		})
@@ -39,7 +39,7 @@ func TestRunImage(t *testing.T) {
 			t.Errorf("%s: %s", tag, state)
 		}
 		checkProcess(t, e.podman("inspect", "--format={{.State.Pid}}", "kt"))
-		await(t, "it says how to log in", 10*time.Second, func() error {
+		await(t, "it says how to log in", time.Minute, func() error {
 			if !strings.Contains(e.podman("logs", "kt"), "/token") {
 				return errors.New("not yet")
 			}
@@ -50,7 +50,7 @@ func TestRunImage(t *testing.T) {
 		row.set("memory", "%s", memoryOf(t, e, "kt"))
 		began = time.Now()
 		e.podman("restart", "kt")
-		await(t, "it serves again", 20*time.Second, func() error { return answers(client, "http://kt/readyz") })
+		await(t, "it serves again", time.Minute, func() error { return answers(client, "http://kt/readyz") })
 		row.set("survives restart", "%.1f s", time.Since(began).Seconds())
 		began = time.Now()
 		e.podman("stop", "kt")

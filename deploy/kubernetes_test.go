@@ -12,44 +12,18 @@ import (
 	"time"
 )
 
-// What kustomize makes of the manifests runs as far as podman knows their kinds: Deployment, ConfigMap, Secret, init
-// container and liveness. podman ignores Namespace, Service, NetworkPolicy and disruption budget. It publishes the
-// ports of each pod on the host, so that one replica has to do.
+// What kustomize makes of the manifests runs as far as podman knows their kinds: Deployment, ConfigMap, Secret and init
+// container. podman ignores Namespace, Service, NetworkPolicy and disruption budget. It makes a shell command with curl
+// of a probe, and the image has neither: the test asks what the probes ask.
 func TestRunKubernetes(t *testing.T) {
 	e := newEngine(t)
 	folder := t.TempDir()
-	ca := e.secureDatabase(folder, "db.example.com")
-	master := e.mustRun("openssl", "rand", "-base64", "32")
-	// podman 4.3 takes the data of a Secret as it comes, without decoding it.
-	secret := "apiVersion: v1\nkind: Secret\nmetadata:\n  name: keyturn\ntype: Opaque\ndata:\n"
-	for name, value := range map[string]string{
-		"master.key":      master,
-		"database-ca.crt": ca,
-		"database": "postgres://keyturn:database-password@db.example.com/keyturn" +
-			"?sslmode=verify-full&sslrootcert=/run/secrets/keyturn/database-ca.crt",
-	} {
-		secret += fmt.Sprintf("  %s: %q\n", name, value)
-	}
-	manifests := run(t, "testdata/kubecheck", "go", "run", ".", "-print", "../../kubernetes")
-	// podman 4.3 crashes at a volume from a Secret that does not say whether it is optional.
-	manifests = regexp.MustCompile(`(\s+)secretName: .*`).ReplaceAllString(manifests, "$0${1}optional: false")
-	manifests = strings.Replace(manifests, "replicas: 2", "replicas: 1", 1)
-	// podman removes an init container that has ended, unless told. On a busy machine it still takes it for running,
-	// and fails.
-	manifests = strings.Replace(manifests, "kind: Deployment\nmetadata:\n", "kind: Deployment\nmetadata:\n"+
-		"  annotations:\n    io.podman.annotations.init.container.type: always\n", 1)
+	manifests, probes := e.manifests()
 	file, secrets := filepath.Join(folder, "keyturn.yaml"), filepath.Join(folder, "secret.yaml")
-	for name, text := range map[string]string{file: manifests, secrets: secret} {
-		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	for name, text := range map[string]string{file: manifests, secrets: e.secret(folder)} {
+		must(t, os.WriteFile(name, []byte(text), 0o600))
 	}
 	e.podman("secret", "create", "keyturn", secrets)
-	// No registry: the images have the names that the manifests want.
-	for name, tag := range map[string]string{"localhost/keyturn:latest": "ghcr.io/keyturn/keyturn:v1.0.0",
-		"localhost/busybox:1.37": "docker.io/library/busybox:1.37"} {
-		e.podman("tag", name, tag)
-	}
 	row := newRow("kubernetes/, by podman kube play")
 	began := time.Now()
 	e.podman("kube", "play", "--build=false", "--network=kube", file)
@@ -58,19 +32,16 @@ func TestRunKubernetes(t *testing.T) {
 		return e.podman("inspect", "--format={{.NetworkSettings.Networks.kube.IPAddress}}", infra)
 	}
 	admin, public := e.client(address()+":8081", nil), e.client(address()+":8080", nil)
-	await(t, "it is ready", 30*time.Second, func() error { return answers(admin, "http://keyturn/readyz") })
+	await(t, "it is ready", time.Minute, func() error { return answers(admin, "http://keyturn/readyz") })
 	row.set("starts", "%.1f s", time.Since(began).Seconds())
+	for _, path := range probes {
+		must(t, answers(admin, "http://keyturn"+path))
+	}
 	if err := answers(public, "http://keyturn/.well-known/jwks.json"); err != nil {
 		t.Error(err)
 	}
 	row.set("serves", "yes")
-	name := strings.Fields(e.podman("ps", "--filter=name=keyturn-pod-", "--format={{.Names}}"))
-	var server string
-	for _, n := range name {
-		if !strings.Contains(n, "infra") {
-			server = n
-		}
-	}
+	const server = "keyturn-pod-0-keyturn"
 	checkProcess(t, e.podman("inspect", "--format={{.State.Pid}}", server))
 	e.patiently(func() (string, error) {
 		return e.inside("podman", "exec", server, "/usr/bin/keyturn", "keys", "status")
@@ -79,12 +50,60 @@ func TestRunKubernetes(t *testing.T) {
 	began = time.Now()
 	e.podman("pod", "restart", "keyturn-pod-0")
 	admin = e.client(address()+":8081", nil)
-	await(t, "it is ready again", 30*time.Second, func() error { return answers(admin, "http://keyturn/readyz") })
+	await(t, "it is ready again", time.Minute, func() error { return answers(admin, "http://keyturn/readyz") })
 	row.set("survives restart", "%.1f s", time.Since(began).Seconds())
 	began = time.Now()
 	e.podman("pod", "stop", "keyturn-pod-0")
 	row.set("stop", "%.1f s", time.Since(began).Seconds())
 	row.done(t)
+}
+
+// manifests returns what kustomize renders, as podman 4.3 can run it, and the paths that the probes ask for at the
+// admin listener. The images have the names that it wants.
+func (e *engine) manifests() (text string, probes []string) {
+	e.t.Helper()
+	text = run(e.t, "testdata/kubecheck", "go", "run", ".", "-print", "../../kubernetes")
+	probe := regexp.MustCompile(`(?m)^        (?:liveness|readiness|startup)Probe:\n(?:          .*\n)*?` +
+		` +path: (.*)\n +port: admin\n(?:          .*\n)*`)
+	for _, m := range probe.FindAllStringSubmatch(text, -1) {
+		probes = append(probes, m[1])
+	}
+	if len(probes) != 3 {
+		e.t.Errorf("probes: %v", probes)
+	}
+	text = probe.ReplaceAllString(text, "")
+	// podman crashes at a volume from a Secret that does not say whether it is optional.
+	text = regexp.MustCompile(`(\s+)secretName: .*`).ReplaceAllString(text, "$0${1}optional: false")
+	// It publishes the ports of each pod on the host, so that one replica has to do.
+	text = strings.Replace(text, "replicas: 2", "replicas: 1", 1)
+	// It removes an init container that has ended, unless told. On a busy machine it still takes it for running, and
+	// fails.
+	text = strings.Replace(text, "kind: Deployment\nmetadata:\n", "kind: Deployment\nmetadata:\n"+
+		"  annotations:\n    io.podman.annotations.init.container.type: always\n", 1)
+	image := regexp.MustCompile(`image: (ghcr\.io/keyturn/keyturn:\S+)`).FindStringSubmatch(text)
+	if image == nil {
+		e.t.Fatal("no image of keyturn")
+	}
+	e.podman("tag", "localhost/keyturn:latest", image[1])
+	e.podman("tag", "localhost/busybox:1.37", "docker.io/library/busybox:1.37")
+	return text, probes
+}
+
+// secret starts a database and returns the Secret with its URL. podman 4.3 takes the data of a Secret as it comes,
+// without decoding it.
+func (e *engine) secret(folder string) string {
+	e.t.Helper()
+	ca := e.secureDatabase(folder, "db.example.com")
+	text := "apiVersion: v1\nkind: Secret\nmetadata:\n  name: keyturn\ntype: Opaque\ndata:\n"
+	for name, value := range map[string]string{
+		"master.key":      e.mustRun("openssl", "rand", "-base64", "32"),
+		"database-ca.crt": ca,
+		"database": "postgres://keyturn:database-password@db.example.com/keyturn" +
+			"?sslmode=verify-full&sslrootcert=/run/secrets/keyturn/database-ca.crt",
+	} {
+		text += fmt.Sprintf("  %s: %q\n", name, value)
+	}
+	return text
 }
 
 // secureDatabase starts a PostgreSQL that takes TLS under a name, in the network kube, and returns the certificate of
@@ -105,7 +124,7 @@ chown 999 server.key password && chmod 0400 server.key password && chmod 0755 . 
 		"--tmpfs=/run/postgresql:mode=1777",
 		"--env=POSTGRES_USER=keyturn", "--env=POSTGRES_DB=keyturn", "--env=POSTGRES_PASSWORD_FILE=/tls/password",
 		bases["postgres"], "-c", "ssl=on", "-c", "ssl_cert_file=/tls/server.crt", "-c", "ssl_key_file=/tls/server.key")
-	await(e.t, "PostgreSQL answers", 30*time.Second, func() error {
+	await(e.t, "PostgreSQL answers", time.Minute, func() error {
 		_, err := e.inside("podman", "exec", "database", "pg_isready", "--host=127.0.0.1")
 		return err
 	})

@@ -24,29 +24,45 @@ type login struct {
 
 func newLogin(t *testing.T, c *servertest.Crowd) *login {
 	t.Helper()
-	l, err := tryLogin(c)
+	l, err := tryLogin(c, c.Bases[0])
 	if err != nil {
 		t.Fatal(err)
 	}
 	return l
 }
 
-func tryLogin(c *servertest.Crowd) (*login, error) {
-	l := &login{crowd: c, base: c.Bases[0]}
+func tryLogin(c *servertest.Crowd, base string) (*login, error) {
+	l := &login{crowd: c, base: base}
 	user := c.Users[0]
 	return l, l.post(url.Values{"grant_type": {"password"}, "username": {user.ID}, "password": {user.Secret}})
 }
 
-// served waits until a login and its refresh succeed.
+// served waits until a login and its refresh succeed at each server.
 func served(t *testing.T, c *servertest.Crowd, within time.Duration) {
 	t.Helper()
-	await(t, "clients are served", within, func() error {
-		l, err := tryLogin(c)
-		if err != nil {
-			return err
+	for _, base := range c.Bases {
+		await(t, "clients are served by "+base, within, func() error {
+			l, err := tryLogin(c, base)
+			if err != nil {
+				return err
+			}
+			return l.refresh()
+		})
+	}
+}
+
+// goesOn reports whether the login can be refreshed. It asks again while the answer does not tell.
+func (l *login) goesOn(t *testing.T) bool {
+	t.Helper()
+	ended := false
+	await(t, "an answer about a login", time.Minute, func() error {
+		err := l.refresh()
+		if ended = err != nil && strings.Contains(err.Error(), "invalid_grant"); ended {
+			return nil
 		}
-		return l.refresh()
+		return err
 	})
+	return !ended
 }
 
 // refresh refreshes the login. The error is nil only if that worked.

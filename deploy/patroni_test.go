@@ -23,15 +23,16 @@ import (
 // cluster is three nodes with etcd, Patroni and PostgreSQL, each in a network namespace. HAProxy and two servers of
 // keyturn are in another one: one reaches the leader through HAProxy, one has the URL of all nodes.
 type cluster struct {
-	t       *testing.T
-	folder  string
-	hub     space
-	nodes   []*node
-	uid     uint32
-	gid     uint32
-	keyturn string
-	flags   []string // of keyturn's commands
-	crowd   *servertest.Crowd
+	t           *testing.T
+	folder      string
+	hub         space
+	nodes       []*node
+	uid         uint32
+	gid         uint32
+	keyturn     string
+	flags       []string // of keyturn's commands, which have the URL with all nodes
+	synchronous bool
+	crowd       *servertest.Crowd
 }
 
 type node struct {
@@ -62,32 +63,46 @@ func newCluster(t *testing.T, synchronous bool) *cluster {
 	}
 	uid, _ := strconv.Atoi(postgres.Uid)
 	gid, _ := strconv.Atoi(postgres.Gid)
-	c := &cluster{t: t, folder: folder, hub: newSpace(t, "hub"), uid: uint32(uid), gid: uint32(gid)}
+	c := &cluster{t: t, folder: folder, hub: newSpace(t, "hub"), uid: uint32(uid), gid: uint32(gid),
+		synchronous: synchronous}
 	if err := os.Chown(folder, uid, gid); err != nil {
 		t.Fatal(err)
 	}
 	c.network()
-	mode := map[bool]string{true: "on", false: "off"}[synchronous]
-	binaries, err := filepath.Glob("/usr/lib/postgresql/*/bin")
-	if err != nil || len(binaries) == 0 {
-		t.Fatal("no PostgreSQL")
-	}
+	t.Cleanup(c.stop)
 	for _, n := range c.nodes {
 		if err := os.MkdirAll(c.data(n), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		os.Chown(c.data(n), uid, gid)
-		c.write("patroni/patroni.yml", n.name+".yml", "NODE", n.name, "ADDRESS", n.address, "SYNCHRONOUS", mode,
-			"BIN", binaries[len(binaries)-1], "DATA", c.data(n))
+		c.configure(n)
 		c.startEtcd(n, "new")
 	}
 	for _, n := range c.nodes {
 		c.startPatroni(n)
 	}
-	c.write("patroni/haproxy.cfg", "haproxy.cfg", "LISTEN", hubAddress)
-	c.start(c.hub, "haproxy", "haproxy", "-f", filepath.Join(folder, "haproxy.cfg"))
-	await(t, "all nodes follow a leader", time.Minute, c.whole)
+	haproxy := filepath.Join(folder, "haproxy.cfg")
+	run(t, "patroni", "sh", "-euc", strings.Replace(c.page("sed -e 's|@LISTEN@|")[0], "/etc/haproxy/haproxy.cfg",
+		haproxy, 1))
+	c.start(c.hub, "haproxy", "haproxy", "-f", haproxy)
+	await(t, "all nodes follow a leader", 2*time.Minute, c.whole)
 	return c
+}
+
+// stop stops PostgreSQL, so that it leaves nothing in shared memory.
+func (c *cluster) stop() {
+	for _, n := range c.nodes {
+		c.killAll(n, "patroni")
+		text, err := os.ReadFile(filepath.Join(c.data(n), "postgres", "postmaster.pid"))
+		pid, invalid := strconv.Atoi(strings.Split(string(text), "\n")[0])
+		if err != nil || invalid != nil {
+			continue // it is stopped already
+		}
+		syscall.Kill(pid, syscall.SIGQUIT)
+		for end := time.Now().Add(5 * time.Second); syscall.Kill(pid, 0) == nil && time.Now().Before(end); {
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
 }
 
 // network joins the nodes by a bridge in the hub.
@@ -110,24 +125,27 @@ func (c *cluster) network() {
 
 func (c *cluster) data(n *node) string { return filepath.Join(c.folder, n.name) }
 
-// write copies a file of this folder, with words replaced, and A, B and C by the addresses.
-func (c *cluster) write(from, to string, words ...string) {
+// page returns commands of docs/deployments.md. The page is about the node a; its addresses are those of this cluster.
+func (c *cluster) page(begin string) []string {
 	c.t.Helper()
-	text, err := os.ReadFile(from)
-	if err != nil {
-		c.t.Fatal(err)
+	return pageCommands(c.t, "High availability", begin)
+}
+
+// pageFolder is where the page has the data of a node.
+const pageFolder = "/var/lib/keyturn-patroni"
+
+// configure writes the configuration of a node, as the page says.
+func (c *cluster) configure(n *node) {
+	c.t.Helper()
+	binaries, err := filepath.Glob("/usr/lib/postgresql/*/bin")
+	if err != nil || len(binaries) == 0 {
+		c.t.Fatal("no PostgreSQL")
 	}
-	_, body, _ := strings.Cut(string(text), "\n\n") // the comment at the top names the words
-	for i := range words {
-		if i%2 == 0 {
-			words[i] = "@" + words[i] + "@"
-		}
-	}
-	body = strings.NewReplacer(append(words, "@A@", c.nodes[0].address, "@B@", c.nodes[1].address, "@C@",
-		c.nodes[2].address)...).Replace(body)
-	if err := os.WriteFile(filepath.Join(c.folder, to), []byte(body), 0o644); err != nil {
-		c.t.Fatal(err)
-	}
+	mode := map[bool]string{true: "on", false: "off"}[c.synchronous]
+	run(c.t, "patroni", "sh", "-euc", strings.NewReplacer("@NODE@|a|", "@NODE@|"+n.name+"|",
+		"@ADDRESS@|"+c.nodes[0].address, "@ADDRESS@|"+n.address, "|on|", "|"+mode+"|",
+		"/usr/lib/postgresql/15/bin", binaries[len(binaries)-1], pageFolder, c.data(n),
+		"/etc/patroni/a.yml", filepath.Join(c.folder, n.name+".yml")).Replace(c.page("sed -e 's|@NODE@|")[0]))
 }
 
 // start starts a program in a namespace, as the user postgres. Its output goes into a file.
@@ -150,17 +168,13 @@ func (c *cluster) start(s space, log string, name string, args ...string) *exec.
 	return p
 }
 
+// startEtcd starts etcd as the page says. state is whether the cluster is new.
 func (c *cluster) startEtcd(n *node, state string) {
 	c.t.Helper()
-	peers := ""
-	for _, m := range c.nodes {
-		peers += fmt.Sprintf("%s=http://%s:2380,", m.name, m.address)
-	}
-	client, peer := "http://"+n.address+":2379", "http://"+n.address+":2380"
-	c.start(n.space, "etcd-"+n.name, "etcd", "--name", n.name, "--data-dir", c.data(n)+"/etcd", "--enable-v2",
-		"--listen-client-urls", client, "--advertise-client-urls", client,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-		"--initial-cluster", strings.TrimSuffix(peers, ","), "--initial-cluster-state", state)
+	_, command, _ := strings.Cut(c.page("setpriv --reuid postgres --regid postgres --clear-groups etcd ")[0], "groups ")
+	args := strings.Fields(strings.NewReplacer("--name a ", "--name "+n.name+" ", pageFolder, c.data(n),
+		"urls http://"+c.nodes[0].address, "urls http://"+n.address, "state new", "state "+state).Replace(command))
+	c.start(n.space, "etcd-"+n.name, args[0], args[1:]...)
 }
 
 func (c *cluster) startPatroni(n *node) {
@@ -168,14 +182,23 @@ func (c *cluster) startPatroni(n *node) {
 	c.start(n.space, "patroni-"+n.name, "patroni", filepath.Join(c.folder, n.name+".yml"))
 }
 
-// kill kills the processes of a node whose names do, or do not, begin with a word.
-func (c *cluster) kill(n *node, word string, not bool) {
+// killAll kills the processes of a node whose names begin with a word.
+func (c *cluster) killAll(n *node, word string) {
 	c.t.Helper()
-	for _, pid := range strings.Fields(run(c.t, ".", "ip", "netns", "pids", string(n.space))) {
-		comm, _ := os.ReadFile("/proc/" + pid + "/comm")
-		if strings.HasPrefix(string(comm), word) != not {
-			id, _ := strconv.Atoi(pid)
-			syscall.Kill(id, syscall.SIGKILL)
+	c.killIf(n, func(name string) bool { return strings.HasPrefix(name, word) })
+}
+
+// killAllBut kills the other processes of a node.
+func (c *cluster) killAllBut(n *node, word string) {
+	c.t.Helper()
+	c.killIf(n, func(name string) bool { return !strings.HasPrefix(name, word) })
+}
+
+func (c *cluster) killIf(n *node, hit func(name string) bool) {
+	c.t.Helper()
+	for _, pid := range n.space.pids(c.t) {
+		if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err == nil && hit(string(name)) {
+			syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
 }
@@ -213,16 +236,19 @@ func (c *cluster) whole() error {
 	if err != nil {
 		return err
 	}
-	leaders, running := 0, 0
+	leaders, running, synchronous := 0, 0, 0
 	for _, m := range all {
 		if m.Role == "leader" {
 			leaders++
+		}
+		if m.Role == "sync_standby" {
+			synchronous++
 		}
 		if m.State == "running" || m.State == "streaming" {
 			running++
 		}
 	}
-	if leaders != 1 || running != len(c.nodes) {
+	if leaders != 1 || running != len(c.nodes) || c.synchronous && synchronous != 1 {
 		return fmt.Errorf("%+v", all)
 	}
 	leads, _ := c.roles(all)
@@ -271,41 +297,43 @@ func (c *cluster) serve() {
 		c.t.Fatalf("%s", out)
 	}
 	leads, _ := c.leader()
-	for _, statement := range []string{
-		"CREATE ROLE keyturn LOGIN PASSWORD 'pw'",
-		"CREATE DATABASE keyturn OWNER keyturn",
-	} {
-		c.sql(leads, statement)
-	}
-	var hosts []string
-	for _, n := range c.nodes {
-		hosts = append(hosts, n.address+":5432")
+	for _, command := range c.page("psql -h ") {
+		p := c.hub.command("sh", "-euc", c.page("export PGPASSWORD=")[0]+"; "+strings.Replace(command,
+			c.nodes[0].address, leads.address, 1))
+		if out, err := p.CombinedOutput(); err != nil {
+			c.t.Fatalf("%s: %v\n%s", command, err, out)
+		}
 	}
 	master := filepath.Join(c.folder, "master.key")
-	if err := os.WriteFile(master, []byte("bm90IGEgc2VjcmV0LCB0aGlydHktdHdvIGJ5dGVzISE=\n"), 0o600); err != nil {
-		c.t.Fatal(err)
-	}
-	os.Chown(master, int(c.uid), int(c.gid))
-	for i, where := range []string{hubAddress + ":5000", strings.Join(hosts, ",")} {
-		flags := []string{"--database", "postgres://keyturn:pw@" + where + "/keyturn?sslmode=disable",
-			"--allow-insecure-database", "--master-key-file", master, "--anchor-file", c.folder + "/anchor"}
-		if i == 1 {
-			c.flags = flags
-		}
+	must(c.t, os.WriteFile(master, []byte("bm90IGEgc2VjcmV0LCB0aGlydHktdHdvIGJ5dGVzISE=\n"), 0o600))
+	must(c.t, os.Chown(master, int(c.uid), int(c.gid)))
+	for i, command := range c.page("keyturn serve ") {
 		listen := fmt.Sprintf("127.0.0.1:%d", 8080+i)
-		c.start(c.hub, "keyturn-"+strconv.Itoa(i), c.keyturn, append([]string{"serve", "--issuer",
-			"http://127.0.0.1:8080", "--listen", listen,
-			"--admin-listen", fmt.Sprintf("127.0.0.1:%d", 9080+i)}, flags...)...)
+		command = strings.NewReplacer("keyturn serve", c.keyturn+" serve", "master.key", master).Replace(command)
+		c.start(c.hub, "keyturn-"+strconv.Itoa(i), "sh", "-euc", fmt.Sprintf("exec %s --listen %s --admin-listen "+
+			"127.0.0.1:%d --anchor-file %s/anchor", command, listen, 9080+i, c.folder))
 		client := c.hub.client(listen, nil)
-		await(c.t, listen+" is ready", 30*time.Second, func() error {
+		await(c.t, listen+" is ready", time.Minute, func() error {
 			return answers(client, "http://"+listen+"/readyz")
 		})
+		_, database, _ := strings.Cut(command, "--database '")
+		database, _, _ = strings.Cut(database, "'")
+		c.flags = []string{"--database", database, "--allow-insecure-database", "--master-key-file", master,
+			"--anchor-file", c.folder + "/anchor"}
 	}
 	c.command("a secret that is long enough", "client", "create", "app", "--grant=password", "--grant=refresh_token",
 		"--audience=https://api.example.com", "--scope=read", "--secret-stdin")
 	c.command("a secret that is long enough", "client", "create", "api", "--resource=https://api.example.com",
 		"--secret-stdin")
 	c.command("correct horse battery staple", "user", "create", "alice", "--password-stdin")
+	c.newCrowd()
+}
+
+// newCrowd makes clients without a history.
+func (c *cluster) newCrowd() {
+	if c.crowd != nil {
+		c.crowd.HTTP.CloseIdleConnections()
+	}
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
 	transport.DialContext = c.hub.dialTo
 	c.crowd = &servertest.Crowd{
@@ -314,31 +342,29 @@ func (c *cluster) serve() {
 		Server: servertest.Party{ID: "api", Secret: "a secret that is long enough"},
 		Users:  []servertest.Party{{ID: "alice", Secret: "correct horse battery staple"}},
 		HTTP:   &http.Client{Transport: transport, Timeout: 10 * time.Second},
+		Lossy:  !c.synchronous,
 		Pause:  10 * time.Millisecond,
 	}
 }
 
 // command runs a command of keyturn over the URL with all nodes.
-func (c *cluster) command(input string, args ...string) string {
+func (c *cluster) command(input string, args ...string) {
 	c.t.Helper()
+	must(c.t, c.try(input, args...))
+}
+
+func (c *cluster) try(input string, args ...string) error {
 	p := c.hub.command("setpriv", append([]string{"--reuid", fmt.Sprint(c.uid), "--regid", fmt.Sprint(c.gid),
 		"--clear-groups", "--", c.keyturn}, append(args, c.flags...)...)...)
 	p.Stdin, p.Env = strings.NewReader(input), storagetest.Environ()
 	out, err := p.CombinedOutput()
 	if err != nil {
-		c.t.Fatalf("keyturn %v: %v\n%s", args, err, out)
+		err = fmt.Errorf("keyturn %v: %w\n%s", args, err, out)
 	}
-	return string(out)
+	return err
 }
 
-// sql runs a statement at a node.
-func (c *cluster) sql(n *node, statement string) {
-	c.t.Helper()
-	if _, err := c.trySQL(n, statement); err != nil {
-		c.t.Fatal(err)
-	}
-}
-
+// trySQL runs a statement at a node and returns its answer.
 func (c *cluster) trySQL(n *node, statement string) (string, error) {
 	p := n.space.command("psql", "-h", c.data(n), "-U", "postgres", "-d", "postgres", "-AtXc", statement)
 	p.Env = append(os.Environ(), "PGPASSWORD=the password of the superuser")

@@ -10,7 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,11 +31,24 @@ func newSpace(t *testing.T, name string) space {
 	s := space(fmt.Sprintf("keyturn-%d-%d-%s", os.Getpid(), spaces.Add(1), name))
 	run(t, ".", "ip", "netns", "add", string(s))
 	t.Cleanup(func() {
-		exec.Command("sh", "-c", "ip netns pids "+string(s)+" | xargs -r kill -9").Run()
+		for _, pid := range s.pids(t) {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
 		exec.Command("ip", "netns", "del", string(s)).Run()
 	})
 	run(t, ".", "ip", "-n", string(s), "link", "set", "lo", "up")
 	return s
+}
+
+// pids returns the processes in the namespace, but this one, of which a thread may be there.
+func (s space) pids(t *testing.T) (pids []int) {
+	t.Helper()
+	for _, word := range strings.Fields(run(t, ".", "ip", "netns", "pids", string(s))) {
+		if pid, err := strconv.Atoi(word); err == nil && pid != os.Getpid() {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 func (s space) path() string { return "/run/netns/" + string(s) }

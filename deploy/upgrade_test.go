@@ -49,11 +49,16 @@ func TestRunUpgrade(t *testing.T) {
 			must(t, ended.revoke())
 			if name == "sqlite" {
 				backup := filepath.Join(i.folder, "backup.db")
+				stop := i.load()
 				i.command(before, "", "backup", backup)
+				time.Sleep(time.Second)
 				stopOld() // an SQLite file has one server
 				base, _ := i.serve(now)
+				stop()
+				i.crowd.Bases = []string{base}
+				i.crowd.Check(t)
 				i.goOn(now, base, goes, ended)
-				i.restored("sqlite:"+filepath.Join(i.folder, "restored.db"), now, backup)
+				i.restored("sqlite:"+filepath.Join(i.folder, "restored.db"), now, goes, backup)
 			} else {
 				dump, err := exec.Command("pg_dump", database).Output()
 				must(t, err)
@@ -64,7 +69,7 @@ func TestRunUpgrade(t *testing.T) {
 				if out, err := load.CombinedOutput(); err != nil {
 					t.Fatalf("%v\n%s", err, out)
 				}
-				i.restored(empty, now)
+				i.restored(empty, now, goes)
 			}
 			addLine(t, "upgrades", []string{"database", "from", "logins", "audit chain", "backup"},
 				[]string{name, release, "go on", "intact", "restores"})
@@ -109,7 +114,7 @@ func (i *installation) goOn(now, base string, goes, ended *login) {
 	i.crowd.Bases = []string{base}
 	goes.base, ended.base = base, base
 	must(i.t, goes.refresh())
-	if ended.refresh() == nil {
+	if ended.goesOn(i.t) {
 		i.t.Error("a login that was revoked goes on after the upgrade")
 	}
 	served(i.t, i.crowd, 10*time.Second)
@@ -118,7 +123,8 @@ func (i *installation) goOn(now, base string, goes, ended *login) {
 }
 
 // restored checks that the new version restores what the old one had saved: from a file, or in the database already.
-func (i *installation) restored(database, now string, backup ...string) {
+// People can log in; earlier logins have ended.
+func (i *installation) restored(database, now string, earlier *login, backup ...string) {
 	i.t.Helper()
 	r := &installation{t: i.t, folder: i.folder, database: database, crowd: i.crowd}
 	anchor := "--anchor-file=" + i.folder + "/restored.anchor"
@@ -127,8 +133,11 @@ func (i *installation) restored(database, now string, backup ...string) {
 	r.command(now, "", "audit", "verify", anchor)
 	base, stop := r.serve(now)
 	defer stop()
-	r.crowd.Bases = []string{base}
+	r.crowd.Bases, earlier.base = []string{base}, base
 	served(r.t, r.crowd, 10*time.Second)
+	if earlier.goesOn(r.t) {
+		r.t.Error("a login from before the restore goes on")
+	}
 }
 
 // buildRelease builds the newest release that .ci/releases lists, from its commit.
@@ -194,7 +203,7 @@ func (i *installation) serve(binary string) (base string, stop func()) {
 		})
 	}
 	i.t.Cleanup(stop)
-	await(i.t, "it is ready", 20*time.Second, func() error {
+	await(i.t, "it is ready", time.Minute, func() error {
 		err := answers(http.DefaultClient, "http://"+admin+"/readyz")
 		if err != nil {
 			text, _ := os.ReadFile(log.Name())
