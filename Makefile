@@ -114,7 +114,7 @@ upgrade: tools
 # build images from. SKIP is a pattern of tests to leave out.
 .PHONY: deploy-run
 deploy-run: tools
-	@sh ./.ci/tools deploy-run
+	@sh ./.ci/engines
 	@mkdir -p bin/deploy && rm -f bin/deploy/*.md
 	KEYTURN_TEST_POSTGRES=required go test -tags deploy -count=1 -timeout 25m -run '^TestRun' -skip '$(SKIP)' ./deploy
 	@cat bin/deploy/*.md
@@ -161,11 +161,12 @@ pages:
 	go test ./config -run TestManual -update
 	go test ./cmd/keyturn -run TestConfigurationPage -update
 
-# soak runs the long forms of the fault and abuse tests. It takes about two hours.
+# soak runs the long forms of the fault and abuse tests. It takes hours.
 soak: tools
 	KEYTURN_TEST_POSTGRES=required KEYTURN_SOAK=1 go test -count=1 -timeout 60m -v -run 'KilledUnderLoad|RewrapKilled|Misbehaves|Restarted|FailOver|SQLiteLocked|Guessing|IdleConnections|NeverReads|StayFlat|Rush|LargeTables|PgBouncerUnderLoad|CapOfOpenGrants|LifeModel|OwnTokens|StatusModel|IndexesAreApart' ./cmd/keyturn ./keys ./server ./storage
 	CGO_ENABLED=0 KEYTURN_SOAK=1 go test -tags openssl -count=1 -timeout 90m -v -run NothingIsLeft ./keys/internal/openssl
-	@sh ./.ci/tools deploy-run
+	$(MAKE) test-postgres POSTGRES="13 15 17 18"
+	@sh ./.ci/engines
 	@mkdir -p bin/deploy && rm -f bin/deploy/*.md
 	KEYTURN_TEST_POSTGRES=required go test -tags deploy -count=5 -timeout 90m -v -run 'TestRunPatroni|TestRunCompose' ./deploy
 
