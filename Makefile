@@ -108,12 +108,15 @@ deploy-check:
 # upgrade goes from the last release to this version, on both databases. It needs the history of the sources.
 .PHONY: upgrade
 upgrade: tools
+	@rm -f bin/deploy/upgrades.md
 	KEYTURN_TEST_POSTGRES=required go test -tags deploy -count=1 -timeout 10m -run '^TestRunUpgrade' ./deploy
+	@cat bin/deploy/upgrades.md
 
 # deploy-run runs what deploy/ has with real engines: podman, systemd, Patroni. It prints what it measured. The first run makes a Debian to
 # build images from. SKIP is a pattern of tests to leave out.
 .PHONY: deploy-run
 deploy-run: tools
+	@sh ./.ci/tools deploy-run
 	@sh ./.ci/engines
 	@mkdir -p bin/deploy && rm -f bin/deploy/*.md
 	KEYTURN_TEST_POSTGRES=required go test -tags deploy -count=1 -timeout 25m -run '^TestRun' -skip '$(SKIP)' ./deploy
@@ -166,9 +169,11 @@ soak: tools
 	KEYTURN_TEST_POSTGRES=required KEYTURN_SOAK=1 go test -count=1 -timeout 60m -v -run 'KilledUnderLoad|RewrapKilled|Misbehaves|Restarted|FailOver|SQLiteLocked|Guessing|IdleConnections|NeverReads|StayFlat|Rush|LargeTables|PgBouncerUnderLoad|CapOfOpenGrants|LifeModel|OwnTokens|StatusModel|IndexesAreApart' ./cmd/keyturn ./keys ./server ./storage
 	CGO_ENABLED=0 KEYTURN_SOAK=1 go test -tags openssl -count=1 -timeout 90m -v -run NothingIsLeft ./keys/internal/openssl
 	$(MAKE) test-postgres POSTGRES="13 15 17 18"
+	@sh ./.ci/tools deploy-run
 	@sh ./.ci/engines
 	@mkdir -p bin/deploy && rm -f bin/deploy/*.md
 	KEYTURN_TEST_POSTGRES=required go test -tags deploy -count=5 -timeout 90m -v -run 'TestRunPatroni|TestRunCompose' ./deploy
+	@cat bin/deploy/*.md
 
 # fuzz fuzzes every parser for FUZZTIME each.
 FUZZTIME = 30s

@@ -23,7 +23,6 @@ func TestRunArm64(t *testing.T) {
 	i := &installation{t: t, folder: folder, database: "sqlite:" + filepath.Join(folder, "keyturn.db")}
 	base, stop := i.serve(script)
 	i.fill(script, base)
-	i.crowd.HTTP = nil
 	l := newLogin(t, i.crowd)
 	must(t, l.refresh())
 	must(t, l.revoke())

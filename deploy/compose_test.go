@@ -60,6 +60,9 @@ func TestRunCompose(t *testing.T) {
 
 // sh runs a command in the folder of the project, with the programs of the engine under docker's name.
 func (p *project) sh(command string) (string, error) {
+	if strings.Contains(command, "docker compose") && !strings.Contains(command, " exec ") {
+		defer p.forgetNeighboursOften()()
+	}
 	shims, err := filepath.Abs("testdata")
 	if err != nil {
 		p.t.Fatal(err)
@@ -81,7 +84,6 @@ func (p *project) mustSh(command string) string {
 func (p *project) compose(args string) {
 	p.t.Helper()
 	p.mustSh("docker compose -f " + p.file + " " + args)
-	p.forgetNeighbours()
 }
 
 // keyturn runs a command of keyturn in the container of a server.
@@ -159,7 +161,6 @@ func (p *project) up() {
 		return answers(client, "https://localhost/readyz")
 	})
 	p.row.set("starts", "%.0f s, with the proxy", time.Since(began).Seconds())
-	p.forgetNeighbours()
 	if out := p.patiently(func() (string, error) { return p.sh(status) }); !strings.Contains(out, "Healthy") {
 		p.t.Errorf("%s: %s", status, out)
 	}
@@ -223,12 +224,12 @@ func (p *project) checkSecrets() {
 func (p *project) under(do func()) {
 	working, stop := context.WithCancel(context.Background())
 	var all sync.WaitGroup
+	defer all.Wait()
+	defer stop()
 	all.Go(func() { p.crowd.Run(working, 2) })
 	time.Sleep(500 * time.Millisecond)
 	do()
 	time.Sleep(500 * time.Millisecond)
-	stop()
-	all.Wait()
 }
 
 // restartEach restarts each service. Nobody is logged out by it.
@@ -274,7 +275,6 @@ func (p *project) renew() {
 			}
 			p.mustSh(command)
 			if words[0] == "docker" {
-				p.forgetNeighbours()
 				p.healthy(service) // --wait
 			}
 		}
@@ -300,9 +300,26 @@ func (p *project) healthy(service string) {
 // forgetNeighbours makes containers look for each other again. A new container has the address of the old one on
 // another device, and podman, unlike docker, announces that to nobody: packets would go to the old device for seconds.
 func (p *project) forgetNeighbours() {
-	for name := range strings.Lines(p.podman("ps", "--format={{.Names}}")) {
-		pid := p.podman("inspect", "--format={{.State.Pid}}", strings.TrimSpace(name))
+	pids, _ := p.inside("podman", "ps", "--format={{.Pid}}")
+	for _, pid := range strings.Fields(pids) { // some may have ended since
 		p.try("nsenter", "--net=/proc/"+pid+"/ns/net", "--", "ip", "neigh", "flush", "all")
+	}
+}
+
+// forgetNeighboursOften does so until stop, and then once more.
+func (p *project) forgetNeighboursOften() (stop func()) {
+	working, cancel := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	all.Go(func() {
+		for working.Err() == nil {
+			p.forgetNeighbours()
+			time.Sleep(200 * time.Millisecond)
+		}
+	})
+	return func() {
+		cancel()
+		all.Wait()
+		p.forgetNeighbours()
 	}
 }
 
@@ -324,7 +341,7 @@ func (p *project) page() string {
 	if strings.Contains(p.file, "postgres") {
 		text = strings.NewReplacer("compose.sqlite.yaml", p.file, "keyturn_state", "keyturn_database",
 			"docker compose -f compose.sqlite.yaml run --rm --no-deps keyturn ", "docker compose -f "+p.file+
-				" up -d postgres\ndocker compose -f "+p.file+" run --rm --no-deps keyturn-1 ").Replace(text)
+				" up -d --wait postgres\ndocker compose -f "+p.file+" run --rm --no-deps keyturn-1 ").Replace(text)
 	}
 	return text
 }
@@ -341,7 +358,6 @@ func (p *project) restore() {
 	p.compose("down")
 	for _, command := range commands(restore) {
 		p.patiently(func() (string, error) { return p.sh(command) })
-		p.forgetNeighbours()
 	}
 	served(p.t, p.crowd, time.Minute)
 	if err := session.refresh(); err == nil || !strings.Contains(err.Error(), "invalid_grant") {

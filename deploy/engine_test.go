@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// engine is podman, with a storage of its own, in a network namespace of its own: whatever it publishes is reachable
-// there alone.
+// engine is podman, with storage and networks of its own, in a network namespace of its own: whatever it publishes is
+// reachable there alone.
 type engine struct {
 	t      *testing.T
 	folder string // of its storage; outside of the sources, which it has copies of
@@ -43,6 +43,7 @@ func newEngine(t *testing.T) *engine {
 		t.Fatal("the images could not be built: see the first test that failed")
 	}
 	e.space = newSpace(t, "engine")
+	e.removeAll() // what a run has left that was killed
 	t.Cleanup(e.removeAll)
 	t.Cleanup(e.explain)
 	return e
@@ -59,7 +60,7 @@ func (e *engine) configure() {
 			"[engine]\nruntime = \"limited-runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n" +
 			"volume_path = \"" + e.volumes() + "\"\n" +
 			"[engine.runtimes]\nlimited-runc = [\"" + e.folder + "/limited-runc\"]\n" +
-			"[network]\nnetwork_backend = \"netavark\"\n",
+			"[network]\nnetwork_backend = \"netavark\"\nnetwork_config_dir = \"" + e.folder + "/networks\"\n",
 		"storage.conf": fmt.Sprintf("[storage]\ndriver = \"overlay\"\ngraphroot = %q\nrunroot = %q\n", storage,
 			filepath.Join(e.folder, "run")),
 		"registries.conf": "unqualified-search-registries = []\n",

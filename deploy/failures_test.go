@@ -27,15 +27,15 @@ func TestRunPatroni(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			c := newCluster(t, mode == "synchronous")
 			c.serve()
-			c.disturb("planned switchover", c.switchOver)
-			c.disturb("kill of the leader", c.killLeader)
-			c.disturb("kill of the leader; one standby lags, the other replays late", c.killBeforeLate)
-			c.disturb("kill of etcd's leader", c.killEtcd)
-			c.disturb("the leader is cut off from all", c.partition)
-			c.disturb("the leader is cut off from the nodes, not from clients", c.isolate)
+			c.disturb("planned switchover", false, c.switchOver)
 			if mode == "asynchronous" {
-				c.loseCommits()
+				c.loseCommits() // while the anchor is as the servers have made it
 			}
+			c.disturb("kill of the leader", true, c.killLeader)
+			c.disturb("kill of the leader; one standby lags, the other replays late", true, c.killBeforeLate)
+			c.disturb("kill of etcd's leader", true, c.killEtcd)
+			c.disturb("the leader is cut off from all", true, c.partition)
+			c.disturb("the leader is cut off from the nodes, not from clients", true, c.isolate)
 		})
 	}
 }
@@ -55,9 +55,18 @@ func (c *cluster) mode() string {
 	return strings.TrimPrefix(filepath.Base(c.t.Name()), "TestRunPatroni/")
 }
 
-// disturb lets something happen while clients work, and waits until the cluster is whole again.
-func (c *cluster) disturb(what string, do func()) {
+// disturb lets something happen while clients work, and waits until the cluster is whole again. Without synchronous
+// replication the last commits may be lost where loses is set.
+func (c *cluster) disturb(what string, loses bool, do func()) {
 	c.t.Helper()
+	c.newCrowd()
+	c.crowd.Lossy = loses && !c.synchronous
+	var probes []*interruption
+	for _, base := range c.crowd.Bases {
+		session := newLogin(c.t, c.crowd)
+		session.base = base
+		probes = append(probes, &interruption{session: session})
+	}
 	var goes, ended []*login
 	for range 5 {
 		goes, ended = append(goes, newLogin(c.t, c.crowd)), append(ended, newLogin(c.t, c.crowd))
@@ -69,12 +78,8 @@ func (c *cluster) disturb(what string, do func()) {
 	defer all.Wait()
 	defer stop()
 	all.Go(func() { c.crowd.Run(working, 2) })
-	var probes []*interruption
-	for _, base := range c.crowd.Bases {
-		probe, session := &interruption{}, newLogin(c.t, c.crowd)
-		session.base = base
-		probes = append(probes, probe)
-		all.Go(func() { probe.watch(working, session) })
+	for _, probe := range probes {
+		all.Go(func() { probe.watch(working) })
 	}
 	time.Sleep(time.Second)
 	do()
@@ -98,8 +103,7 @@ func (c *cluster) disturb(what string, do func()) {
 		c.t.Errorf("%s: %d logins are lost, %d revoked ones go on; the probes are lost: %v, %v", what, lost, revived,
 			probes[0].lost, probes[1].lost)
 	}
-	c.crowd.Check(c.t) // every promise; in synchronous mode no commit is lost
-	c.newCrowd()
+	c.crowd.Check(c.t)
 }
 
 // trail verifies the audit trail. Without synchronous replication it may lack a record that this host has seen: then it
@@ -134,15 +138,16 @@ func (c *cluster) count(goes, ended []*login) (lost, revived int) {
 
 // interruption is the longest time in which no refresh succeeded.
 type interruption struct {
+	session *login
 	longest time.Duration
 	lost    bool
 }
 
-func (i *interruption) watch(ctx context.Context, l *login) {
+func (i *interruption) watch(ctx context.Context) {
 	last := time.Now()
 	defer func() { i.longest = max(i.longest, time.Since(last)) }()
 	for ; ctx.Err() == nil; time.Sleep(20 * time.Millisecond) {
-		err := l.refresh()
+		err := i.session.refresh()
 		if err != nil && strings.Contains(err.Error(), "invalid_grant") {
 			i.lost = true
 			return
@@ -190,12 +195,9 @@ func (c *cluster) killBeforeLate() {
 			late = n
 		}
 	}
-	block := func(do string) {
-		run(c.t, ".", "ip", "netns", "exec", string(late.space), "iptables", do, "INPUT", "--protocol", "tcp",
-			"--source", leads.address, "--sport", "5432", "--jump", "DROP")
-	}
-	block("--append")
+	c.starve(late, leads, "--append")
 	c.replay(follows, syscall.SIGSTOP)
+	c.t.Cleanup(func() { c.replay(follows, syscall.SIGCONT) })
 	behind := func(n *node, difference string) func() error {
 		return func() error { // clients work
 			return c.differs(leads, "SELECT "+difference+" FROM pg_stat_replication WHERE application_name = '"+
@@ -206,7 +208,7 @@ func (c *cluster) killBeforeLate() {
 	await(c.t, "a standby replays late", time.Minute, behind(follows, "pg_wal_lsn_diff(flush_lsn, replay_lsn)"))
 	c.killAllBut(leads, "etcd")
 	await(c.t, "another leader", time.Minute, func() error { return c.leadsOther(leads) })
-	if c.leadsOther(late) != nil {
+	if now, _ := c.leader(); now == late {
 		c.t.Error("the standby that lags leads")
 	}
 	if err := c.differs(follows, "SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())"+
@@ -214,8 +216,15 @@ func (c *cluster) killBeforeLate() {
 		c.t.Errorf("the new leader has nothing to replay: %v", err)
 	}
 	c.replay(follows, syscall.SIGCONT)
-	block("--delete")
+	c.starve(late, leads, "--delete")
 	c.startPatroni(leads)
+}
+
+// starve lets a standby get nothing from the leader, or ends that.
+func (c *cluster) starve(standby, leads *node, do string) {
+	c.t.Helper()
+	run(c.t, ".", "ip", "netns", "exec", string(standby.space), "iptables", do, "INPUT", "--protocol", "tcp",
+		"--source", leads.address, "--sport", "5432", "--jump", "DROP")
 }
 
 // differs returns nil if a node answers with at least 10,000 bytes.
@@ -230,14 +239,16 @@ func (c *cluster) differs(n *node, query string) error {
 // replay sends a signal to the process of a standby that replays.
 func (c *cluster) replay(standby *node, signal syscall.Signal) {
 	c.t.Helper()
-	for _, pid := range standby.space.pids(c.t) {
+	for _, pid := range standby.space.pids() {
 		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if strings.HasPrefix(string(line), "postgres:") && strings.Contains(string(line), " startup ") {
 			must(c.t, syscall.Kill(pid, signal))
 			return
 		}
 	}
-	c.t.Fatal("nothing replays at " + standby.name)
+	if signal == syscall.SIGSTOP {
+		c.t.Fatal("nothing replays at " + standby.name)
+	}
 }
 
 // leadsOther returns nil if another node leads.
@@ -315,19 +326,16 @@ func (c *cluster) link(n *node, state string) {
 	run(c.t, ".", "ip", "-n", string(c.hub), "link", "set", "to-"+n.name, state)
 }
 
-// links sets the state of the links of all nodes but one.
-func (c *cluster) links(but *node, state string) {
-	c.t.Helper()
-	for _, n := range c.nodes {
-		if n != but {
-			c.link(n, state)
-		}
-	}
-}
-
 // caughtUp returns nil if all standbys have replayed everything.
 func (c *cluster) caughtUp() error {
-	leads, _ := c.leader()
+	all, err := c.members(nil)
+	if err != nil {
+		return err
+	}
+	leads, _ := c.roles(all)
+	if leads == nil {
+		return fmt.Errorf("no leader: %+v", all)
+	}
 	n, err := c.trySQL(leads, "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_lsn()")
 	if err == nil && n != strconv.Itoa(len(c.nodes)-1) {
 		err = fmt.Errorf("%s standbys have", n)
@@ -339,13 +347,21 @@ func (c *cluster) caughtUp() error {
 // trail that this host has seen. It does what docs/deployments.md says afterwards.
 func (c *cluster) loseCommits() {
 	c.t.Helper()
+	c.newCrowd()
 	var goes, ended []*login
 	for range 5 {
 		goes, ended = append(goes, newLogin(c.t, c.crowd)), append(ended, newLogin(c.t, c.crowd))
 	}
 	await(c.t, "the standbys have the logins", time.Minute, c.caughtUp)
 	leads, _ := c.leader()
-	c.links(leads, "down") // no standby gets anything from now on
+	starve := func(do string) {
+		for _, n := range c.nodes {
+			if n != leads {
+				c.starve(n, leads, do)
+			}
+		}
+	}
+	starve("--append") // no standby gets anything from now on
 	for i := range goes {
 		must(c.t, goes[i].refresh())
 		must(c.t, ended[i].revoke())
@@ -353,13 +369,11 @@ func (c *cluster) loseCommits() {
 	c.command("a secret that is long enough", "client", "create", "late", "--resource=https://late.example.com",
 		"--secret-stdin")
 	began := time.Now()
-	c.link(leads, "down") // nor anything that the kernel still has
 	c.killAllBut(leads, "etcd")
-	c.links(leads, "up")
 	await(c.t, "another leader", time.Minute, func() error { return c.leadsOther(leads) })
 	served(c.t, c.crowd, time.Minute)
 	took := time.Since(began)
-	c.link(leads, "up")
+	starve("--delete")
 	c.startPatroni(leads)
 	await(c.t, "the cluster is whole", 2*time.Minute, c.whole)
 	lost, revived := c.count(goes, ended)

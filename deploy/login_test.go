@@ -15,6 +15,9 @@ import (
 	"github.com/keyturn/keyturn/server/servertest"
 )
 
+// patient is the client of a crowd that has none.
+var patient = &http.Client{Timeout: 10 * time.Second}
+
 // login is one login of the first user of a crowd.
 type login struct {
 	crowd *servertest.Crowd
@@ -101,7 +104,7 @@ func (l *login) send(path string, form url.Values) ([]byte, error) {
 	r.SetBasicAuth(url.QueryEscape(l.crowd.App.ID), url.QueryEscape(l.crowd.App.Secret))
 	client := l.crowd.HTTP
 	if client == nil {
-		client = http.DefaultClient
+		client = patient
 	}
 	answer, err := client.Do(r)
 	if err != nil {

@@ -4,6 +4,7 @@ package deploy_test
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -39,7 +40,9 @@ var installed = map[string]string{
 // installInChroot installs, upgrades and removes the package in the Debian that the images are made of.
 func installInChroot(t *testing.T, packages string) {
 	e := newEngine(t)
-	folder := t.TempDir()
+	folder, err := os.MkdirTemp(e.folder, "chroot-")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(folder) })
 	run(t, ".", "tar", "-C", folder, "--exclude=./dev/*", "-xf", e.debian())
 	run(t, ".", "cp", "-a", packages, filepath.Join(folder, "dist"))
 	run(t, folder, "sh", "-euc", "mkdir -p dev && mknod -m 666 dev/null c 1 3")

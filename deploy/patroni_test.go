@@ -44,12 +44,19 @@ const hubAddress = "10.91.0.1"
 
 func newCluster(t *testing.T, synchronous bool) *cluster {
 	t.Helper()
-	folder, err := os.MkdirTemp("/dev/shm", "keyturn-patroni-")
-	if err != nil {
-		t.Fatal(err)
+	left, err := filepath.Glob("/dev/shm/keyturn-patroni-*") // by a run that was killed
+	must(t, err)
+	for _, folder := range left {
+		must(t, os.RemoveAll(folder))
 	}
+	folder, err := os.MkdirTemp("/dev/shm", "keyturn-patroni-")
+	must(t, err)
 	t.Cleanup(func() {
-		defer os.RemoveAll(folder)
+		defer func() {
+			if err := os.RemoveAll(folder); err != nil {
+				t.Error(err)
+			}
+		}()
 		if t.Failed() { // its logs tell why
 			kept := "bin/deploy/" + filepath.Base(t.Name())
 			out, err := exec.Command("sh", "-euc", "cd ..; rm -rf "+kept+"; mkdir -p "+kept+"; cp "+folder+"/*.log "+
@@ -82,14 +89,13 @@ func newCluster(t *testing.T, synchronous bool) *cluster {
 		c.startPatroni(n)
 	}
 	haproxy := filepath.Join(folder, "haproxy.cfg")
-	run(t, "patroni", "sh", "-euc", strings.Replace(c.page("sed -e 's|@LISTEN@|")[0], "/etc/haproxy/haproxy.cfg",
-		haproxy, 1))
+	c.write(c.page("sed -e 's|@LISTEN@|")[0], "/etc/haproxy/haproxy.cfg", haproxy)
 	c.start(c.hub, "haproxy", "haproxy", "-f", haproxy)
 	await(t, "all nodes follow a leader", 2*time.Minute, c.whole)
 	return c
 }
 
-// stop stops PostgreSQL, so that it leaves nothing in shared memory.
+// stop stops PostgreSQL, so that it leaves nothing in shared memory. It kills children that do not end in five seconds.
 func (c *cluster) stop() {
 	for _, n := range c.nodes {
 		c.killAll(n, "patroni")
@@ -99,7 +105,7 @@ func (c *cluster) stop() {
 			continue // it is stopped already
 		}
 		syscall.Kill(pid, syscall.SIGQUIT)
-		for end := time.Now().Add(5 * time.Second); syscall.Kill(pid, 0) == nil && time.Now().Before(end); {
+		for end := time.Now().Add(15 * time.Second); syscall.Kill(pid, 0) == nil && time.Now().Before(end); {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
@@ -142,10 +148,19 @@ func (c *cluster) configure(n *node) {
 		c.t.Fatal("no PostgreSQL")
 	}
 	mode := map[bool]string{true: "on", false: "off"}[c.synchronous]
-	run(c.t, "patroni", "sh", "-euc", strings.NewReplacer("@NODE@|a|", "@NODE@|"+n.name+"|",
-		"@ADDRESS@|"+c.nodes[0].address, "@ADDRESS@|"+n.address, "|on|", "|"+mode+"|",
-		"/usr/lib/postgresql/15/bin", binaries[len(binaries)-1], pageFolder, c.data(n),
-		"/etc/patroni/a.yml", filepath.Join(c.folder, n.name+".yml")).Replace(c.page("sed -e 's|@NODE@|")[0]))
+	c.write(c.page("sed -e 's|@NODE@|")[0], "@NODE@|a|", "@NODE@|"+n.name+"|", "@ADDRESS@|"+c.nodes[0].address,
+		"@ADDRESS@|"+n.address, "|on|", "|"+mode+"|", "/usr/lib/postgresql/15/bin", binaries[len(binaries)-1],
+		pageFolder, c.data(n), "/etc/patroni/a.yml", filepath.Join(c.folder, n.name+".yml"))
+}
+
+// write runs a command of the page that writes a file, with words replaced.
+func (c *cluster) write(command string, words ...string) {
+	c.t.Helper()
+	command = strings.NewReplacer(words...).Replace(command)
+	if strings.Contains(command, "/etc/") {
+		c.t.Fatalf("the command would write to this machine: %s", command)
+	}
+	run(c.t, "patroni", "sh", "-euc", command)
 }
 
 // start starts a program in a namespace, as the user postgres. Its output goes into a file.
@@ -196,7 +211,7 @@ func (c *cluster) killAllBut(n *node, word string) {
 
 func (c *cluster) killIf(n *node, hit func(name string) bool) {
 	c.t.Helper()
-	for _, pid := range n.space.pids(c.t) {
+	for _, pid := range n.space.pids() {
 		if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err == nil && hit(string(name)) {
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
@@ -298,8 +313,8 @@ func (c *cluster) serve() {
 	}
 	leads, _ := c.leader()
 	for _, command := range c.page("psql -h ") {
-		p := c.hub.command("sh", "-euc", c.page("export PGPASSWORD=")[0]+"; "+strings.Replace(command,
-			c.nodes[0].address, leads.address, 1))
+		p := c.hub.command("sh", "-euc", c.page("export PGPASSWORD=")[0]+"; "+strings.Replace(command, "LEADER",
+			leads.address, 1))
 		if out, err := p.CombinedOutput(); err != nil {
 			c.t.Fatalf("%s: %v\n%s", command, err, out)
 		}
@@ -342,7 +357,6 @@ func (c *cluster) newCrowd() {
 		Server: servertest.Party{ID: "api", Secret: "a secret that is long enough"},
 		Users:  []servertest.Party{{ID: "alice", Secret: "correct horse battery staple"}},
 		HTTP:   &http.Client{Transport: transport, Timeout: 10 * time.Second},
-		Lossy:  !c.synchronous,
 		Pause:  10 * time.Millisecond,
 	}
 }

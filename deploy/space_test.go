@@ -9,9 +9,11 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -23,27 +25,59 @@ import (
 // space is a network namespace of a test, by its name.
 type space string
 
-var spaces atomic.Int64
+var (
+	spaces  atomic.Int64
+	swept   sync.Once
+	ownName = regexp.MustCompile(`^keyturn-(\d+)-`)
+)
+
+// sweep removes the namespaces of runs that were killed.
+func sweep() {
+	names, _ := os.ReadDir("/run/netns")
+	for _, entry := range names {
+		m := ownName.FindStringSubmatch(entry.Name())
+		if m == nil {
+			continue
+		}
+		if pid, err := strconv.Atoi(m[1]); err == nil && syscall.Kill(pid, 0) == syscall.ESRCH {
+			space(entry.Name()).remove()
+		}
+	}
+}
+
+// remove ends what runs in the namespace, and the namespace.
+func (s space) remove() {
+	for range 100 {
+		pids := s.pids()
+		if len(pids) == 0 {
+			break
+		}
+		for _, pid := range pids {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	exec.Command("ip", "netns", "del", string(s)).Run()
+}
 
 // newSpace makes a network namespace with a loopback device. It ends with the test, and so does whatever runs in it.
 func newSpace(t *testing.T, name string) space {
 	t.Helper()
+	swept.Do(sweep)
 	s := space(fmt.Sprintf("keyturn-%d-%d-%s", os.Getpid(), spaces.Add(1), name))
 	run(t, ".", "ip", "netns", "add", string(s))
-	t.Cleanup(func() {
-		for _, pid := range s.pids(t) {
-			syscall.Kill(pid, syscall.SIGKILL)
-		}
-		exec.Command("ip", "netns", "del", string(s)).Run()
-	})
+	t.Cleanup(s.remove)
 	run(t, ".", "ip", "-n", string(s), "link", "set", "lo", "up")
 	return s
 }
 
 // pids returns the processes in the namespace, but this one, of which a thread may be there.
-func (s space) pids(t *testing.T) (pids []int) {
-	t.Helper()
-	for _, word := range strings.Fields(run(t, ".", "ip", "netns", "pids", string(s))) {
+func (s space) pids() (pids []int) {
+	out, err := exec.Command("ip", "netns", "pids", string(s)).Output()
+	if err != nil {
+		return nil
+	}
+	for _, word := range strings.Fields(string(out)) {
 		if pid, err := strconv.Atoi(word); err == nil && pid != os.Getpid() {
 			pids = append(pids, pid)
 		}

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -102,10 +101,12 @@ func (i *installation) load() (stop func()) {
 	working, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
 	all.Go(func() { i.crowd.Run(working, 2) })
-	return func() {
+	stop = func() {
 		cancel()
 		all.Wait()
 	}
+	i.t.Cleanup(stop)
+	return stop
 }
 
 // goOn checks that nobody is logged out or in, and that the new version works with what the old one left.
@@ -204,7 +205,7 @@ func (i *installation) serve(binary string) (base string, stop func()) {
 	}
 	i.t.Cleanup(stop)
 	await(i.t, "it is ready", time.Minute, func() error {
-		err := answers(http.DefaultClient, "http://"+admin+"/readyz")
+		err := answers(patient, "http://"+admin+"/readyz")
 		if err != nil {
 			text, _ := os.ReadFile(log.Name())
 			err = fmt.Errorf("%w\n%s", err, text)

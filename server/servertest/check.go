@@ -70,6 +70,11 @@ func (c *Crowd) Check(t testing.TB) {
 		c.Losses.Load(),
 		time.Duration(c.slowest.Load()).Round(time.Millisecond),
 	)
+	if n := c.lost.Load(); n > int64(len(c.sessions)) {
+		t.Errorf("%d promises are broken: more than a loss of the last commits explains", n)
+	} else if n > 0 {
+		t.Logf("%d promises went with lost commits", n)
+	}
 }
 
 // checkEnded checks that the tokens of a revoked grant are dead.

@@ -58,6 +58,7 @@ type Crowd struct {
 	Answers  atomic.Int64 // number of 200
 	Refusals atomic.Int64 // number of 503
 	Losses   atomic.Int64 // number of requests without an answer
+	lost     atomic.Int64 // number of promises that only a loss of commits explains
 }
 
 // session is the journal of one login.
@@ -94,7 +95,9 @@ func (c *Crowd) report(format string, args ...any) {
 
 // gone records a broken promise that the loss of commits would explain.
 func (c *Crowd) gone(format string, args ...any) {
-	if !c.Lossy {
+	if c.Lossy {
+		c.lost.Add(1)
+	} else {
 		c.report(format, args...)
 	}
 }
