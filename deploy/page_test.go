@@ -9,6 +9,17 @@ import (
 	"testing"
 )
 
+// The page has the tables as `make deploy-run` prints them.
+func TestTablesOnThePage(t *testing.T) {
+	text, err := os.ReadFile("../docs/deployments.md")
+	must(t, err)
+	for _, header := range [][]string{columns, failures, upgrades} {
+		if line := "\n| " + strings.Join(header, " | ") + " |\n"; !strings.Contains(string(text), line) {
+			t.Errorf("docs/deployments.md has no table with the header%s", line)
+		}
+	}
+}
+
 // pageBlocks returns the blocks of commands of a section of docs/deployments.md: what a person would type.
 func pageBlocks(t *testing.T, section string) []string {
 	t.Helper()

@@ -28,6 +28,9 @@ type installation struct {
 	crowd    *servertest.Crowd
 }
 
+// upgrades are the columns of the table of upgrades.
+var upgrades = []string{"database", "from", "logins", "audit trail", "backup"}
+
 // What the last release has left goes on with this version: logins, keys that were rotated and revoked, the audit
 // trail, a backup. On PostgreSQL both versions serve at the same time.
 func TestRunUpgrade(t *testing.T) {
@@ -70,8 +73,7 @@ func TestRunUpgrade(t *testing.T) {
 				}
 				i.restored(empty, now, goes)
 			}
-			addLine(t, "upgrades", []string{"database", "from", "logins", "audit chain", "backup"},
-				[]string{name, release, "go on", "intact", "restores"})
+			addLine(t, "upgrades", upgrades, []string{name, release, "go on", "intact", "restores"})
 		})
 	}
 }
