@@ -52,7 +52,10 @@ var failures = []string{
 }
 
 func (c *cluster) mode() string {
-	return strings.TrimPrefix(filepath.Base(c.t.Name()), "TestRunPatroni/")
+	if c.synchronous {
+		return "synchronous"
+	}
+	return "asynchronous"
 }
 
 // disturb lets something happen while clients work, and waits until the cluster is whole again. Without synchronous

@@ -480,7 +480,12 @@ func TestCommitsWithoutTheirStandby(t *testing.T) {
 func TestStandbyBehindTheAddress(t *testing.T) {
 	t.Parallel()
 	pair := storagetest.NewPair(t)
-	proxy := storagetest.NewProxy(t, pair.Primary())
+	proxy := storagetest.NewProxy(t, pair.Standby())
+	if _, err := storage.Open(ctx, storage.Options{Source: storagetest.MustSource(t, proxy.URL), Create: true,
+		Migrate: true}); !errors.Is(err, storage.ErrUnavailable) {
+		t.Errorf("migrations at a standby: %v", err)
+	}
+	must(t, proxy.Turn(pair.Primary()))
 	db := storagetest.MustOpen(t, proxy.URL)
 	client := mustClient(t, db, "app")
 	g := mustGrant(t, db, mustUser(t, db, "alice"), client)
@@ -494,17 +499,13 @@ func TestStandbyBehindTheAddress(t *testing.T) {
 			return err
 		},
 	}
-	if err := proxy.Turn(pair.Standby()); err != nil {
-		t.Fatal(err)
-	}
+	must(t, proxy.Turn(pair.Standby()))
 	for name, call := range calls {
 		if err := call(noon); !errors.Is(err, storage.ErrUnavailable) {
 			t.Errorf("%s at a standby: %v", name, err)
 		}
 	}
-	if err := proxy.Turn(pair.Primary()); err != nil {
-		t.Fatal(err)
-	}
+	must(t, proxy.Turn(pair.Primary()))
 	for name, call := range calls {
 		if err := call(noon); err != nil {
 			t.Errorf("%s at the primary: %v", name, err)

@@ -42,20 +42,27 @@ func NewPair(t testing.TB) *Pair {
 	p := &Pair{t, primary, standby}
 	p.exec(primary, `ALTER SYSTEM SET synchronous_standby_names = '*'`)
 	p.exec(primary, `SELECT pg_reload_conf()`)
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		var state string
-		if err := primary.admin.QueryRow(`SELECT sync_state FROM pg_stat_replication`).Scan(&state); err == nil &&
-			state == "sync" {
-			break
-		}
-		if time.Now().After(deadline) {
-			log, _ := os.ReadFile(filepath.Join(standby.folder, "log"))
-			t.Fatalf("the standby does not follow: %s", log)
-		}
-	}
+	p.await("sync_state = 'sync'")
 	p.exec(primary, "CREATE DATABASE pair")
 	p.exec(primary, "ALTER DATABASE pair SET client_min_messages = error") // keyturn must ask for warnings itself
+	p.await("replay_lsn = pg_current_wal_lsn()")
 	return p
+}
+
+// await waits until a condition on the standby holds, as the primary sees it.
+func (p *Pair) await(condition string) {
+	p.t.Helper()
+	query := `SELECT count(*) FROM pg_stat_replication WHERE ` + condition
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		var n int
+		if err := p.primary.admin.QueryRow(query).Scan(&n); err == nil && n > 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			log, _ := os.ReadFile(filepath.Join(p.standby.folder, "log"))
+			p.t.Fatalf("the standby does not follow (%s): %s", condition, log)
+		}
+	}
 }
 
 // follow makes a standby of a copy of a primary that is stopped. Not every package of PostgreSQL has pg_basebackup.

@@ -159,8 +159,10 @@ func (m migrator) migrate(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, migrationTimeout)
 	defer cancel()
-	if _, err := p.Up(ctx); err != nil {
-		return fmt.Errorf("migrate: %w", errors.Join(err, nil))
+	if _, err := p.Up(ctx); isUnavailable(err) {
+		return fmt.Errorf("migrate: %w: %w", ErrUnavailable, err)
+	} else if err != nil {
+		return fmt.Errorf("migrate: %w", err)
 	}
 	if m.kind != Postgres || m.schema.Tune == "" {
 		return nil
