@@ -267,8 +267,13 @@ func TestInventedHandles(t *testing.T) {
 		if n := len(o.fetches); n > maxObserved || o.named.Len() > maxObservedHandle+1 {
 			t.Errorf("%d entries, %d of them named", n, o.named.Len())
 		}
-		for range 20 {
-			Must(0, o.flush(ctx))
+		for flushed, tries := 0, 0; flushed < 20; tries++ {
+			switch err := o.flush(ctx); {
+			case err == nil:
+				flushed++
+			case !errors.Is(err, storage.ErrUnavailable) || tries > 100: // a busy machine: it has kept the rest
+				t.Fatal(err)
+			}
 		}
 		for more := true; more; {
 			more = Must(h.Server.db.Fetches().Clean(ctx, noon.Add(-storage.FetchAge), cleanUpBatch))
